@@ -1,0 +1,302 @@
+//! The durable life of one agent: a fold over its [`AgentEvent`]s, and the checks a step has to pass.
+//!
+//! ```text
+//!  Defined → Registered → Activated → Handshaken → Executing ⇄ Upgrading
+//!                ▲────────────┴────────────┴───────────┘ (stop, crash)
+//!  any of them → Quarantined → Activated | Terminated → Audited
+//! ```
+//!
+//! What an agent *does* after a failure is decided by its fault policy (`mesh_supervision_core::fault`); its record is
+//! kept here because it must survive the agent's actor and meshd itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use mesh_messages::agent::{ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView};
+use mesh_messages::events::AgentEvent;
+use mesh_messages::manifest::AgentManifest;
+use mesh_messages::{AgentId, Epoch, InstanceNo, RecordHeader, Timestamp};
+
+pub mod fault;
+mod machine;
+mod versions;
+
+pub use machine::{AgentCommand, AgentEffect, AgentMachine, AgentRefusal, Decision, StopKind};
+pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
+
+/// Failure texts kept per class; a crash loop must not grow the state.
+const ERROR_MESSAGE_MAX: usize = 500;
+
+/// A registered version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// As it was parsed.
+    pub manifest: AgentManifest,
+    /// Of the bundle.
+    pub digest: String,
+    /// When.
+    pub registered_at: Timestamp,
+    /// By whom.
+    pub registered_by: String,
+}
+
+/// One replica that exists or is being started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Its own stage: activated, handshaken or executing.
+    pub stage: Lifecycle,
+    /// The version it runs.
+    pub version: String,
+    /// When it was activated.
+    pub activated_at: Timestamp,
+    /// When it began to serve.
+    pub ready_at: Option<Timestamp>,
+    /// The hooks it named.
+    pub hooks: Vec<String>,
+}
+
+/// Everything durable about one agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct AgentState {
+    /// Registered versions by their text.
+    pub versions: BTreeMap<String, Version>,
+    /// The version in force.
+    pub current: Option<String>,
+    /// Versions that were in force before, oldest first.
+    pub past: Vec<String>,
+    /// Its stage.
+    pub stage: Option<Lifecycle>,
+    /// Whether it is to run.
+    pub running: bool,
+    /// Whether it is to take no work for now.
+    pub paused: bool,
+    /// How many replicas it is to have.
+    pub replicas: u32,
+    /// The last epoch given out.
+    pub epoch: Epoch,
+    /// Its replicas.
+    pub instances: BTreeMap<InstanceNo, Instance>,
+    /// What people see of its fault policy.
+    pub fault: Option<FaultView>,
+    /// The fault policy's own record.
+    pub fault_record: Option<Value>,
+    /// The quarantine it is in, or was last in.
+    pub quarantine: Option<QuarantineRecord>,
+    /// Its failures by class.
+    pub errors: BTreeMap<String, ErrorSummary>,
+    /// What was enforced at its last start.
+    pub sandbox: Option<SandboxView>,
+    /// Who registered it first.
+    pub owner: String,
+    /// When it was registered first.
+    pub created_at: Timestamp,
+    /// When something about it last changed.
+    pub updated_at: Timestamp,
+    /// Records that concern it.
+    pub records: u64,
+}
+
+impl AgentState {
+    /// The manifest in force.
+    pub fn manifest(&self) -> Option<&AgentManifest> {
+        self.version().map(|v| &v.manifest)
+    }
+
+    /// The version in force.
+    pub fn version(&self) -> Option<&Version> {
+        self.versions.get(self.current.as_deref()?)
+    }
+
+    /// Its stage; an agent without events is merely defined.
+    pub fn stage(&self) -> Lifecycle {
+        self.stage.unwrap_or(Lifecycle::Defined)
+    }
+
+    /// Instances that serve.
+    pub fn ready(&self) -> impl Iterator<Item = (InstanceNo, &Instance)> {
+        self.instances
+            .iter()
+            .filter(|(_, i)| i.stage == Lifecycle::Executing)
+            .map(|(no, i)| (*no, i))
+    }
+
+    /// The state of its fault policy.
+    pub fn fault_state(&self) -> FaultState {
+        self.fault.as_ref().map_or(FaultState::Stopped, |f| f.state)
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, header: &RecordHeader, event: &AgentEvent) {
+        self.records += 1;
+        self.updated_at = header.time;
+        match event {
+            AgentEvent::Created { .. } => {
+                self.owner.clone_from(&header.actor);
+                self.created_at = header.time;
+                self.stage = Some(Lifecycle::Defined);
+            }
+            AgentEvent::Registered { manifest, digest } => self.registered(header, manifest, digest),
+            AgentEvent::Activated { instance, epoch, version, sandbox } => {
+                self.epoch = self.epoch.max(*epoch);
+                self.instances.insert(
+                    *instance,
+                    Instance {
+                        epoch: *epoch,
+                        stage: Lifecycle::Activated,
+                        version: version.clone(),
+                        activated_at: header.time,
+                        ready_at: None,
+                        hooks: Vec::new(),
+                    },
+                );
+                if sandbox.is_some() {
+                    self.sandbox.clone_from(sandbox);
+                }
+                if self.stage() == Lifecycle::Quarantined {
+                    self.stage = Some(Lifecycle::Activated);
+                }
+                self.settle();
+            }
+            AgentEvent::Handshaken { instance, epoch, hooks } => {
+                self.with(*instance, *epoch, |i| {
+                    i.stage = Lifecycle::Handshaken;
+                    i.hooks.clone_from(hooks);
+                });
+            }
+            AgentEvent::Started { instance, epoch } => {
+                self.with(*instance, *epoch, |i| {
+                    i.stage = Lifecycle::Executing;
+                    i.ready_at = Some(header.time);
+                });
+            }
+            AgentEvent::InstanceStopped { instance, epoch, .. } => self.gone(*instance, *epoch),
+            AgentEvent::InstanceFailed { instance, epoch, failure } => {
+                self.gone(*instance, *epoch);
+                let message: String = failure.message.chars().take(ERROR_MESSAGE_MAX).collect();
+                let entry =
+                    self.errors.entry(failure.class.name().to_owned()).or_insert_with(|| ErrorSummary {
+                        kind: failure.class.name().to_owned(),
+                        count: 0,
+                        last_occurrence: header.time,
+                        message: String::new(),
+                    });
+                entry.count += 1;
+                entry.last_occurrence = header.time;
+                entry.message = message;
+            }
+            AgentEvent::FaultChanged { view, record } => {
+                self.fault = Some(view.clone());
+                self.fault_record = Some(record.clone());
+            }
+            AgentEvent::Quarantined { record } => {
+                self.quarantine = Some(record.clone());
+                self.stage = Some(Lifecycle::Quarantined);
+            }
+            AgentEvent::Recovered { .. } => self.quarantine = None,
+            AgentEvent::Upgraded { from, to, success, .. } => {
+                if *success {
+                    self.past.retain(|v| v != to);
+                    self.past.push(from.clone());
+                    self.current = Some(to.clone());
+                }
+            }
+            AgentEvent::DesiredChanged { running, paused, replicas } => {
+                self.running = *running;
+                self.paused = *paused;
+                self.replicas = *replicas;
+            }
+            AgentEvent::LifecycleChanged { to, .. } => self.stage = Some(*to),
+            AgentEvent::Terminated { .. } => {
+                self.stage = Some(Lifecycle::Terminated);
+                self.running = false;
+                self.instances.clear();
+            }
+            AgentEvent::Audited { .. } => self.stage = Some(Lifecycle::Audited),
+        }
+    }
+
+    fn registered(&mut self, header: &RecordHeader, manifest: &AgentManifest, digest: &str) {
+        let text = manifest.version.to_string();
+        let renewed = matches!(self.stage(), Lifecycle::Defined | Lifecycle::Terminated | Lifecycle::Audited);
+        if renewed {
+            // A new registration of a terminated agent begins a new life; its epochs go on.
+            self.versions.clear();
+            self.past.clear();
+            self.instances.clear();
+            self.fault = None;
+            self.fault_record = None;
+            self.quarantine = None;
+            self.paused = false;
+            self.stage = Some(Lifecycle::Registered);
+        }
+        if renewed || self.current.is_none() {
+            self.current = Some(text.clone());
+            self.replicas = manifest.replicas;
+        }
+        self.versions.insert(
+            text,
+            Version {
+                manifest: manifest.clone(),
+                digest: digest.to_owned(),
+                registered_at: header.time,
+                registered_by: header.actor.clone(),
+            },
+        );
+    }
+
+    fn with(&mut self, no: InstanceNo, epoch: Epoch, change: impl FnOnce(&mut Instance)) {
+        if let Some(instance) = self.instances.get_mut(&no).filter(|i| i.epoch == epoch) {
+            change(instance);
+            self.settle();
+        }
+    }
+
+    fn gone(&mut self, no: InstanceNo, epoch: Epoch) {
+        if self.instances.get(&no).is_some_and(|i| i.epoch == epoch) {
+            self.instances.remove(&no);
+            self.settle();
+        }
+    }
+
+    /// The agent is as far as its furthest instance; what is isolated, ended or being upgraded says so itself.
+    fn settle(&mut self) {
+        let furthest =
+            self.instances.values().map(|i| i.stage).max().unwrap_or(Lifecycle::Registered);
+        match self.stage() {
+            // What is over, isolated or being exchanged changes by an event of its own; ends of instances lead nowhere.
+            Lifecycle::Terminated
+            | Lifecycle::Audited
+            | Lifecycle::Defined
+            | Lifecycle::Quarantined
+            | Lifecycle::Upgrading => {}
+            Lifecycle::Registered
+            | Lifecycle::Activated
+            | Lifecycle::Handshaken
+            | Lifecycle::Executing => self.stage = Some(furthest),
+        }
+    }
+}
+
+/// A step that the lifecycle does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("agent {agent} is {from}; it cannot become {to}")]
+pub struct IllegalStep {
+    /// Who.
+    pub agent: AgentId,
+    /// Its stage.
+    pub from: Lifecycle,
+    /// The stage asked for.
+    pub to: Lifecycle,
+}
+
+/// Checks a step of the lifecycle.
+///
+/// # Errors
+/// [`IllegalStep`], naming both states.
+pub fn check_step(agent: &AgentId, from: Lifecycle, to: Lifecycle) -> Result<(), IllegalStep> {
+    if from.may_become(to) { Ok(()) } else { Err(IllegalStep { agent: agent.clone(), from, to }) }
+}

@@ -1,0 +1,141 @@
+//! The read side: what each record changes in the views that lists and look-ups are answered from.
+//!
+//! Views are named trees of keys and values. Everything here depends on the record and the view alone, so a view that is
+//! lost is made anew from the log. The store itself, and the content store in which large payloads lie, are the shell's.
+
+mod audit;
+mod key;
+mod read;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use mesh_messages::RecordHeader;
+use mesh_messages::events::{AgentEvent, KIND_VERSION, TaskEvent, partition};
+use serde::de::DeserializeOwned;
+
+use crate::agent::AgentState;
+
+pub use audit::{AuditIndex, audit_page};
+pub use read::{
+    Reader, Slice, TaskFilter, TaskPage, agent, task, task_by_key, task_counts, task_page,
+};
+pub use tasks::TaskRow;
+
+/// Version of what [`project`] makes. A view of another version has to be made anew.
+pub const PROJECTION_VERSION: u32 = 1;
+
+/// The trees of the view.
+pub mod tree {
+    /// Task id → [`TaskRow`](super::TaskRow).
+    pub const TASK: &str = "task";
+    /// Task id and `input` or `output` → that value, where it is too large for the row.
+    pub const TASK_DATA: &str = "task.data";
+    /// Facet, its value, and the submission's place, newest first → task id.
+    pub const TASK_INDEX: &str = "task.index";
+    /// State → how many tasks are in it.
+    pub const TASK_COUNT: &str = "task.count";
+    /// Submitter and idempotency key → task id.
+    pub const TASK_KEY: &str = "task.key";
+    /// Agent id → its [`AgentState`](crate::agent::AgentState).
+    pub const AGENT: &str = "agent";
+    /// Agent, task or kind, and a position → nothing.
+    pub const AUDIT: &str = "audit";
+}
+
+/// What is changed. Reads see the changes that were made before.
+pub trait View {
+    /// Why it could not be read.
+    type Error;
+    /// A value.
+    ///
+    /// # Errors
+    /// Whatever the store says; the projection stops.
+    fn get(&self, tree: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
+    /// Sets a value.
+    fn put(&mut self, tree: &'static str, key: &[u8], value: Vec<u8>);
+    /// Removes a key, if it is there.
+    fn delete(&mut self, tree: &'static str, key: &[u8]);
+}
+
+/// Why a record was not projected.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectFailure<E> {
+    /// The view failed.
+    #[error("the view failed")]
+    View(E),
+    /// The record, or what the view holds, is not what this version writes.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// Takes one record in.
+///
+/// `payload` is the record's, fetched from the content store if it lies there; `None` once it is erased, which leaves
+/// only the record's places in the audit.
+///
+/// # Errors
+/// [`ProjectFailure`]; the view may be half changed then and must be dropped.
+pub fn project<V: View>(
+    header: &RecordHeader,
+    payload: Option<&[u8]>,
+    view: &mut V,
+) -> Result<(), ProjectFailure<V::Error>> {
+    audit::index(header, view);
+    let Some(payload) = payload else {
+        return Ok(());
+    };
+    if header.partition == partition::TASKS {
+        let event = event::<TaskEvent, _>(header, payload)?;
+        if let Some(id) = &header.task {
+            return tasks::project(header, id, &event, view);
+        }
+    } else if header
+        .partition
+        .as_str()
+        .starts_with(partition::AGENT_PREFIX)
+        && let Some(id) = &header.agent
+    {
+        let event = event::<AgentEvent, _>(header, payload)?;
+        let held = view
+            .get(tree::AGENT, id.as_str().as_bytes())
+            .map_err(ProjectFailure::View)?;
+        let mut state: AgentState = match held {
+            Some(bytes) => read_back(&bytes)?,
+            None => AgentState::default(),
+        };
+        state.apply(header, &event);
+        view.put(tree::AGENT, id.as_str().as_bytes(), written(&state)?);
+    }
+    Ok(())
+}
+
+fn event<T: DeserializeOwned, E>(
+    header: &RecordHeader,
+    payload: &[u8],
+) -> Result<T, ProjectFailure<E>> {
+    let RecordHeader {
+        kind, kv, position, ..
+    } = header;
+    if *kv > KIND_VERSION {
+        let text = format!(
+            "record {position} of kind {kind} has version {kv}; this meshd knows {KIND_VERSION}"
+        );
+        return Err(ProjectFailure::Unreadable(text));
+    }
+    serde_json::from_slice(payload).map_err(|error| {
+        ProjectFailure::Unreadable(format!(
+            "record {position} of kind {kind} cannot be read: {error}"
+        ))
+    })
+}
+
+fn read_back<T: DeserializeOwned, E>(bytes: &[u8]) -> Result<T, ProjectFailure<E>> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ProjectFailure::Unreadable(format!("a row cannot be read: {error}")))
+}
+
+fn written<T: serde::Serialize, E>(value: &T) -> Result<Vec<u8>, ProjectFailure<E>> {
+    serde_json::to_vec(value)
+        .map_err(|error| ProjectFailure::Unreadable(format!("a row cannot be written: {error}")))
+}

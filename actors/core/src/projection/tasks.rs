@@ -1,0 +1,170 @@
+//! Tasks: a row each, found by id, by idempotency key, and by every facet that lists filter by.
+
+use std::collections::BTreeSet;
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::task::{Task, TaskState};
+use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ProjectFailure, View, key, read_back, tree, written};
+use crate::task::TaskRecord;
+
+/// Inputs and outputs above this many bytes of JSON lie beside the row, which every event writes anew.
+const DATA_INLINE_MAX: usize = 8 * 1024;
+
+/// A task as the view holds it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRow {
+    /// All about it, but for what lies beside the row.
+    pub record: TaskRecord,
+    /// Where its submission is in the log: the order of lists.
+    pub submitted: Position,
+    /// The last record that changed it.
+    pub updated: Position,
+    /// When that was.
+    pub updated_at: Timestamp,
+    /// Bytes of its input, when it lies beside the row.
+    pub(super) input: Option<usize>,
+    /// Bytes of its output, when it lies beside the row.
+    pub(super) output: Option<usize>,
+}
+
+/// The facets that tasks are listed by, each with its value.
+pub(super) fn facets(task: &Task) -> Vec<[&str; 2]> {
+    let mut facets = vec![
+        ["all", ""],
+        ["state", task.state.name()],
+        ["column", task.state.column()],
+        ["type", task.spec.action()],
+    ];
+    if let Some(assignment) = &task.assignment {
+        facets.push(["agent", assignment.agent_id.as_str()]);
+    }
+    facets
+}
+
+pub(super) fn data_key(id: &TaskId, which: &str) -> Vec<u8> {
+    key::prefix(&[id.as_str(), which])
+}
+
+pub(super) fn project<V: View>(
+    header: &RecordHeader,
+    id: &TaskId,
+    event: &TaskEvent,
+    view: &mut V,
+) -> Result<(), ProjectFailure<V::Error>> {
+    let held = view
+        .get(tree::TASK, id.as_str().as_bytes())
+        .map_err(ProjectFailure::View)?;
+    let before: Option<TaskRow> = held.map(|bytes| read_back(&bytes)).transpose()?;
+    let mut row = match before.clone() {
+        Some(mut row) => {
+            if row.record.fold(event).is_err() {
+                // The erased payload of an earlier record left a gap; the audit still shows this one.
+                return Ok(());
+            }
+            row
+        }
+        None => match TaskRecord::first(id, event) {
+            Ok(record) => TaskRow {
+                record,
+                submitted: header.position,
+                updated: header.position,
+                updated_at: header.time,
+                input: None,
+                output: None,
+            },
+            // Its submission was erased.
+            Err(_) => return Ok(()),
+        },
+    };
+    row.updated = header.position;
+    row.updated_at = header.time;
+    set_aside(id, &mut row, view)?;
+    if before.is_none() {
+        let task = &row.record.task;
+        if let Some(idempotency_key) = &task.spec.idempotency_key {
+            let key = key::prefix(&[&task.submitted_by, idempotency_key]);
+            view.put(tree::TASK_KEY, &key, id.as_str().as_bytes().to_vec());
+        }
+    }
+    let old = before.map(|before| before.record.task);
+    reindex(id, row.submitted, old.as_ref(), &row.record.task, view);
+    recount(old.map(|task| task.state), row.record.task.state, view)?;
+    view.put(tree::TASK, id.as_str().as_bytes(), written(&row)?);
+    Ok(())
+}
+
+/// Moves a large input or output out of the row.
+fn set_aside<V: View>(
+    id: &TaskId,
+    row: &mut TaskRow,
+    view: &mut V,
+) -> Result<(), ProjectFailure<V::Error>> {
+    let task = &mut row.record.task;
+    if let Some(size) = large(&task.spec.input) {
+        view.put(
+            tree::TASK_DATA,
+            &data_key(id, "input"),
+            written(&task.spec.input.take())?,
+        );
+        row.input = Some(size);
+    }
+    if let Some(size) = task.output.as_ref().and_then(large)
+        && let Some(output) = task.output.take()
+    {
+        view.put(tree::TASK_DATA, &data_key(id, "output"), written(&output)?);
+        row.output = Some(size);
+    }
+    Ok(())
+}
+
+fn large(value: &Value) -> Option<usize> {
+    let size = crate::task::json_len(value);
+    (size > DATA_INLINE_MAX).then_some(size)
+}
+
+fn reindex<V: View>(id: &TaskId, at: Position, old: Option<&Task>, new: &Task, view: &mut V) {
+    let keys = |task: &Task| -> BTreeSet<Vec<u8>> {
+        facets(task)
+            .iter()
+            .map(|facet| key::descending(facet, at))
+            .collect()
+    };
+    let (old, new) = (old.map(keys).unwrap_or_default(), keys(new));
+    for key in old.difference(&new) {
+        view.delete(tree::TASK_INDEX, key);
+    }
+    for key in new.difference(&old) {
+        view.put(tree::TASK_INDEX, key, id.as_str().as_bytes().to_vec());
+    }
+}
+
+fn recount<V: View>(
+    old: Option<TaskState>,
+    new: TaskState,
+    view: &mut V,
+) -> Result<(), ProjectFailure<V::Error>> {
+    if old == Some(new) {
+        return Ok(());
+    }
+    let mut add = |state: TaskState, change: i64| {
+        let key = state.name().as_bytes();
+        let held = view
+            .get(tree::TASK_COUNT, key)
+            .map_err(ProjectFailure::View)?;
+        let count: u64 = held.map_or(Ok(0), |bytes| read_back(&bytes))?;
+        view.put(
+            tree::TASK_COUNT,
+            key,
+            written(&count.saturating_add_signed(change))?,
+        );
+        Ok(())
+    };
+    if let Some(old) = old {
+        add(old, -1)?;
+    }
+    add(new, 1)
+}

@@ -1,0 +1,50 @@
+//! The task machine: what becomes of every task, from its submission to its one outcome.
+//!
+//! ```text
+//!            ┌─────────► Blocked ─────┐ (dependencies)
+//!  submitted ┤                        ▼
+//!            └──────────────────► Queued ⇄ Parked (no agent, agent down, breaker)
+//!                                  ▲  │      ▲
+//!                   Retrying(at) ──┘  ▼      │ (quota)
+//!                        ▲        Assigned → Running ──► Succeeded
+//!                        └───────────┴──────────┴──────► Failed | DeadLettered
+//!  any that has not ended ─────────────────────────────► Cancelled | DeadLettered (deadline)
+//! ```
+//!
+//! [`Tasks`] is a fold over the partition's events. [`Tasks::decide`] turns a [`Command`] into events and applies them;
+//! [`Tasks::apply`] replays them. What holds for one run of meshd only (the fleet, slots that are being released, who
+//! waits for a child) is in [`Live`]. Execution is at least once, the outcome is accepted exactly once: every report
+//! names its attempt and epoch, and what is over is refused as stale.
+//!
+//! Nobody here reads a clock, and the shell performs the [`Effect`]s.
+
+mod attempt;
+mod command;
+mod config;
+mod control;
+mod decide;
+mod dispatch;
+mod explain;
+mod index;
+mod lookups;
+mod record;
+mod state;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod tx;
+mod validate;
+
+pub use attempt::POISON_KILLS;
+pub use command::{
+    Answer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery, Effect,
+    FleetChange, Known, Live, Lookups, NewTask, Refusal,
+};
+pub use config::{
+    ATTEMPTS_MAX, QUOTA_PAUSE, QUOTA_SPREAD, RETRY_DELAY_MAX, RetryPolicy, TaskConfig,
+};
+pub use record::{Misfit, TaskRecord};
+pub use state::Tasks;
+pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX};
+pub(crate) use validate::json_len;
+pub use validate::{DEPENDENCIES_MAX, IDEMPOTENCY_KEY_MAX, LABELS_MAX, SCHEMA_MAX, SPAN_MS_MAX};

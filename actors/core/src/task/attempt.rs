@@ -1,0 +1,316 @@
+//! Attempts: their start, their end, and what follows a failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::failure::LOST_RETRIES_MAX;
+use mesh_messages::schema::Checker;
+use mesh_messages::task::{TASK_DATA_MAX, TaskState, WaitReason, WaitingFor};
+use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId};
+use serde_json::Value;
+
+use super::command::{Answer, AttemptRef, Effect, Refusal};
+use super::config::{QUOTA_PAUSE, QUOTA_SPREAD, below};
+use super::index::instance_of;
+use super::tx::{Slots, Tx};
+use super::validate::json_len;
+use crate::routing::{InstanceKey, Occupancy};
+
+/// After so many instances ended while they had a task and nothing else, the task is to blame.
+pub const POISON_KILLS: u32 = 2;
+
+/// Violations of an output schema that a failure's message names.
+const VIOLATIONS_NAMED_MAX: usize = 5;
+
+pub(crate) fn started(
+    tx: &mut Tx<'_>,
+    attempt: AttemptRef,
+    key: &InstanceKey,
+) -> Result<Answer, Refusal> {
+    let Some(state) = current(tx, &attempt, Some(key)) else {
+        return drop_stale(tx, attempt, key);
+    };
+    if state == TaskState::Assigned {
+        let event = TaskEvent::Started {
+            attempt: attempt.attempt,
+            at: tx.ctx.now,
+        };
+        tx.emit(&attempt.task, event);
+    }
+    Ok(Answer::Done)
+}
+
+/// An instance works on what nobody waits for: it is told to drop it, and its slot counts as taken until it has.
+fn drop_stale(tx: &mut Tx<'_>, stale: AttemptRef, key: &InstanceKey) -> Result<Answer, Refusal> {
+    let told = (stale.task.clone(), stale.attempt);
+    if !tx.live.fleet.has_instance(key)
+        || !tx
+            .live
+            .releasing
+            .entry(key.clone())
+            .or_default()
+            .insert(told)
+    {
+        return Err(Refusal::Stale(stale));
+    }
+    tx.effect(Effect::CancelAttempt {
+        key: key.clone(),
+        task: stale.task,
+        attempt: stale.attempt,
+        reason: "the attempt is over".to_owned(),
+    });
+    Ok(Answer::Stale)
+}
+
+pub(crate) fn ended(
+    tx: &mut Tx<'_>,
+    attempt: AttemptRef,
+    key: Option<&InstanceKey>,
+    result: Result<Value, Failure>,
+) -> Result<Answer, Refusal> {
+    if let Some(key) = key
+        && dropped(tx, &attempt, key)
+    {
+        tx.settle();
+        return Ok(Answer::Dropped);
+    }
+    if current(tx, &attempt, key).is_none() {
+        return Err(Refusal::Stale(attempt));
+    }
+    let id = attempt.task;
+    if key.is_none() {
+        tx.stop_attempt(&id, "its outcome was reported from outside");
+    }
+    match result.and_then(|output| conforming(tx, &id, output)) {
+        Ok(output) => succeed(tx, &id, output),
+        Err(failure) => {
+            // A scored failure ends its instance (DESIGN §5), so the attempt counts as having ended it.
+            let ended_instance = failure.class.is_scored();
+            let alone = is_alone(tx, &id);
+            fail(tx, &id, failure, ended_instance, alone);
+        }
+    }
+    tx.settle();
+    Ok(tx
+        .view(&id)
+        .map_or(Answer::Done, |task| Answer::Task(Box::new(task))))
+}
+
+/// Takes note that an instance dropped an attempt that had ended here before.
+fn dropped(tx: &mut Tx<'_>, attempt: &AttemptRef, key: &InstanceKey) -> bool {
+    let Some(held) = tx.live.releasing.get_mut(key) else {
+        return false;
+    };
+    let was_held = held.remove(&(attempt.task.clone(), attempt.attempt));
+    if held.is_empty() {
+        tx.live.releasing.remove(key);
+    }
+    was_held
+}
+
+/// The state of the attempt's task, if that very attempt is under way (on that instance, if one is named).
+fn current(tx: &Tx<'_>, named: &AttemptRef, key: Option<&InstanceKey>) -> Option<TaskState> {
+    let entry = tx.tasks.entry(&named.task)?;
+    let attempt = entry.record.attempt()?;
+    let same = attempt.number == named.attempt
+        && attempt.epoch == named.epoch
+        && key.is_none_or(|key| instance_of(entry).as_ref() == Some(key));
+    same.then_some(entry.task().state)
+}
+
+/// The output, if it satisfies the task's contract.
+fn conforming(tx: &Tx<'_>, id: &TaskId, output: Value) -> Result<Value, Failure> {
+    let broken = |message: String| Err(Failure::new(FailureClass::Contract, message));
+    let size = json_len(&output);
+    if size > TASK_DATA_MAX {
+        return broken(format!(
+            "the output has {size} bytes as JSON; at most {TASK_DATA_MAX} are accepted"
+        ));
+    }
+    let contract = tx
+        .tasks
+        .get(id)
+        .and_then(|task| task.spec.contract.as_ref());
+    let Some(schema) = contract.and_then(|contract| contract.output_schema.as_ref()) else {
+        return Ok(output);
+    };
+    match Checker::new(schema.clone()) {
+        Ok(checker) => {
+            let mut wrong = checker.check(&output);
+            if wrong.is_empty() {
+                return Ok(output);
+            }
+            wrong.truncate(VIOLATIONS_NAMED_MAX);
+            let wrong: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+            broken(format!(
+                "the output breaks its schema: {}",
+                wrong.join("; ")
+            ))
+        }
+        Err(error) => broken(format!("the output cannot be checked: {error}")),
+    }
+}
+
+fn succeed(tx: &mut Tx<'_>, id: &TaskId, output: Value) {
+    let Some((_, attempt)) = place(tx, id) else {
+        return;
+    };
+    tx.emit(
+        id,
+        TaskEvent::Succeeded {
+            attempt,
+            at: tx.ctx.now,
+            output,
+        },
+    );
+}
+
+fn place(tx: &Tx<'_>, id: &TaskId) -> Option<(InstanceKey, AttemptNo)> {
+    let entry = tx.tasks.entry(id)?;
+    Some((instance_of(entry)?, entry.record.last_attempt))
+}
+
+/// Whether nothing else is at work on the instance that has this task.
+pub(crate) fn is_alone(tx: &Tx<'_>, id: &TaskId) -> bool {
+    let Some((key, _)) = place(tx, id) else {
+        return false;
+    };
+    let slots = Slots {
+        tasks: tx.tasks,
+        live: tx.live,
+        kept: &BTreeSet::new(),
+    };
+    slots.on_instance(&key).at_work <= u32::from(tx.tasks.is_at_work(id))
+}
+
+/// Ends the attempt under way by a failure, and decides what follows.
+pub(crate) fn fail(
+    tx: &mut Tx<'_>,
+    id: &TaskId,
+    mut failure: Failure,
+    ended_instance: bool,
+    alone: bool,
+) {
+    let Some((_, attempt)) = place(tx, id) else {
+        return;
+    };
+    let at = tx.ctx.now;
+    let then = what_follows(tx, id, &mut failure, ended_instance && alone);
+    let resumes = matches!(&then, AfterFailure::Retry { at: next } if *next <= at);
+    tx.emit(
+        id,
+        TaskEvent::AttemptFailed {
+            attempt,
+            at,
+            failure,
+            ended_instance,
+            alone,
+            then,
+        },
+    );
+    if resumes {
+        tx.emit(
+            id,
+            TaskEvent::Waiting {
+                state: TaskState::Queued,
+                waiting_for: None,
+            },
+        );
+    }
+}
+
+fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool) -> AfterFailure {
+    let random = tx.random();
+    let now = tx.ctx.now;
+    let Some(record) = tx.tasks.record(id) else {
+        return AfterFailure::Fail;
+    };
+    if failure.class == FailureClass::Cancelled {
+        return AfterFailure::Cancel;
+    }
+    let kills = record.solo_kills + u32::from(solo && failure.class.is_scored());
+    if kills >= POISON_KILLS {
+        failure.message = format!(
+            "poison: {kills} instances ended while they had this task and nothing else; the last one: {failure}"
+        );
+        failure.class = FailureClass::Crash;
+        failure.retryable = false;
+        let last = record.attempt().map(|attempt| attempt.agent_id.clone());
+        let mut blamed: BTreeMap<AgentId, u32> = BTreeMap::new();
+        for agent in record.killed_on.iter().cloned().chain(last) {
+            *blamed.entry(agent).or_default() += 1;
+        }
+        for (agent, failures) in blamed {
+            tx.effect(Effect::RefundScore { agent, failures });
+        }
+        return AfterFailure::DeadLetter;
+    }
+    if !failure.retryable {
+        return AfterFailure::Fail;
+    }
+    match failure.class.consequence() {
+        TaskConsequence::Final => AfterFailure::Fail,
+        TaskConsequence::RetryFree if record.lost < LOST_RETRIES_MAX => {
+            // At once the first time; then with pauses, so that whatever loses it can find its feet.
+            let pause = match record.lost {
+                0 => Duration::ZERO,
+                lost => record.retry.delay(lost, random),
+            };
+            AfterFailure::Retry {
+                at: now.plus(pause),
+            }
+        }
+        TaskConsequence::RetryFree => {
+            failure.message = format!("lost {} times: {}", record.lost + 1, failure.message);
+            AfterFailure::DeadLetter
+        }
+        TaskConsequence::Park => {
+            let until = now.plus(QUOTA_PAUSE).plus(below(QUOTA_SPREAD, random));
+            AfterFailure::Park {
+                waiting_for: WaitingFor {
+                    reason: WaitReason::Quota,
+                    detail: format!("a provider's limit was reached: {}", failure.message),
+                    until: Some(until),
+                    agents: record
+                        .attempt()
+                        .map(|a| a.agent_id.clone())
+                        .into_iter()
+                        .collect(),
+                    tasks: Vec::new(),
+                },
+            }
+        }
+        TaskConsequence::Retry if record.used + 1 < record.retry.max_attempts => {
+            let pause = record.retry.delay(record.used + 1, random);
+            AfterFailure::Retry {
+                at: now.plus(pause),
+            }
+        }
+        TaskConsequence::Retry => AfterFailure::DeadLetter,
+    }
+}
+
+/// An incarnation is gone: so are its attempts, its slots and its place in the fleet.
+pub(crate) fn instance_down(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) -> Answer {
+    let had: Vec<_> = tx
+        .tasks
+        .in_flight_on(key)
+        .map(|id| (id.clone(), is_alone(tx, id)))
+        .collect();
+    tx.live.releasing.remove(key);
+    tx.live.fleet.remove_instance(key);
+    for (id, alone) in had {
+        // Ending a parent ends its children, which may have been on the same instance.
+        if tx
+            .tasks
+            .entry(&id)
+            .is_some_and(|entry| instance_of(entry).as_ref() == Some(key))
+        {
+            fail(tx, &id, failure.clone(), true, alone);
+            tx.carry_on();
+        }
+    }
+    tx.settle();
+    Answer::Done
+}

@@ -1,0 +1,396 @@
+//! What can be asked of the task machine, what it answers, and what is to be done outside of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schema::FieldError;
+use mesh_messages::task::{Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, TaskId, Timestamp};
+use serde_json::Value;
+
+use super::config::TaskConfig;
+use super::record::TaskRecord;
+use crate::routing::{Fleet, FleetAgent, InstanceKey};
+
+/// A task to be accepted, under the id that it shall get.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTask {
+    /// Its id, made by the caller.
+    pub id: TaskId,
+    /// As its submitter wrote it.
+    pub spec: TaskSpec,
+}
+
+/// One attempt, as whoever reports about it names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AttemptRef {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt's number.
+    pub attempt: AttemptNo,
+    /// The incarnation that has it.
+    pub epoch: Epoch,
+}
+
+/// An attempt that delegates, and how it names the delegation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// The delegating attempt.
+    pub parent: AttemptRef,
+    /// The instance that has it.
+    pub key: InstanceKey,
+    /// The id of the `TASK_REQUEST`; the reply names it.
+    pub request: String,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Accept tasks, all or none.
+    Submit {
+        /// In whose name: idempotency keys are kept apart by it.
+        by: String,
+        /// The tasks; later ones may depend on earlier ones.
+        tasks: Vec<NewTask>,
+    },
+    /// Accept a child of a task on behalf of the agent that has it.
+    Delegate {
+        /// Who asks, and how it will know the answer.
+        asker: Asker,
+        /// As the agent wrote it.
+        spec: Box<TaskSpec>,
+    },
+    /// An instance has begun an attempt. One that is over is not begun again: the instance is told to drop it.
+    AttemptStarted {
+        /// Which.
+        attempt: AttemptRef,
+        /// The instance that says so.
+        key: InstanceKey,
+    },
+    /// An attempt has ended.
+    AttemptEnded {
+        /// Which.
+        attempt: AttemptRef,
+        /// The instance that says so; `None` when it is reported from outside its channel.
+        key: Option<InstanceKey>,
+        /// How.
+        result: Result<Value, Failure>,
+    },
+    /// An incarnation is gone, and with it whatever it had in flight.
+    InstanceDown {
+        /// Which.
+        key: InstanceKey,
+        /// Why; the class decides what becomes of its tasks.
+        failure: Failure,
+    },
+    /// End a task.
+    Cancel {
+        /// Which.
+        task: TaskId,
+        /// Who and why.
+        reason: String,
+    },
+    /// Give a failed task another round of attempts.
+    Retry {
+        /// Which.
+        task: TaskId,
+    },
+    /// Time has passed.
+    Tick,
+    /// The fleet is different now.
+    Fleet(FleetChange),
+    /// meshd starts: every attempt of its last life is lost.
+    Recover,
+    /// These attempts, and no others, are in the hands of agents.
+    Reconcile {
+        /// Of this agent; of all agents when `None`.
+        agent: Option<AgentId>,
+        /// Each with the instance that has it.
+        present: BTreeSet<(InstanceKey, TaskId, AttemptNo)>,
+    },
+}
+
+impl Command {
+    /// Its name, for logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Submit { .. } => "submit",
+            Self::Delegate { .. } => "delegate",
+            Self::AttemptStarted { .. } => "attempt_started",
+            Self::AttemptEnded { .. } => "attempt_ended",
+            Self::InstanceDown { .. } => "instance_down",
+            Self::Cancel { .. } => "cancel",
+            Self::Retry { .. } => "retry",
+            Self::Tick => "tick",
+            Self::Fleet(_) => "fleet",
+            Self::Recover => "recover",
+            Self::Reconcile { .. } => "reconcile",
+        }
+    }
+}
+
+/// How the fleet changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FleetChange {
+    /// An agent is like this now.
+    Agent(AgentId, Box<FleetAgent>),
+    /// An agent was removed.
+    Gone(AgentId),
+    /// Every registered agent has been announced.
+    Complete,
+}
+
+/// What is true of this run of meshd only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Live {
+    /// The agents as they announce themselves. Changed by [`Command::Fleet`] and [`Command::InstanceDown`] alone.
+    pub(crate) fleet: Fleet,
+    /// Attempts that ended here but hold their instance's slot until the instance says that it has dropped them.
+    pub(crate) releasing: BTreeMap<InstanceKey, BTreeSet<(TaskId, AttemptNo)>>,
+    /// Who gets the outcome of a delegated child.
+    pub(crate) askers: BTreeMap<TaskId, Asker>,
+}
+
+impl Live {
+    /// The agents as they announced themselves.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+}
+
+/// What the read side knows of tasks that the machine no longer holds; see [`Tasks::lookups`](super::Tasks::lookups).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Known {
+    /// By id.
+    pub tasks: BTreeMap<TaskId, TaskRecord>,
+    /// By submitter and idempotency key.
+    pub keys: BTreeMap<(String, String), TaskRecord>,
+}
+
+/// What the read side has to be asked before a command is decided.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lookups {
+    /// Tasks by id.
+    pub tasks: BTreeSet<TaskId>,
+    /// Tasks by submitter and idempotency key.
+    pub keys: BTreeSet<(String, String)>,
+}
+
+/// What a decision may look at besides the state.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The time.
+    pub now: Timestamp,
+    /// Random bits; the decision draws all its chances from them.
+    pub random: u64,
+    /// The operator's settings.
+    pub config: &'a TaskConfig,
+    /// What the read side answered to the command's lookups.
+    pub known: &'a Known,
+}
+
+/// A task on its way to an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// The incarnation that is to have it.
+    pub key: InstanceKey,
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: AttemptNo,
+    /// What to do.
+    pub spec: TaskSpec,
+    /// Why this instance.
+    pub assignment: TaskAssignment,
+    /// When the attempt will be taken back: its time limit, or the task's deadline if that is earlier.
+    pub ends_at: Timestamp,
+}
+
+/// How an attempt ended, as far as its agent's fault policy cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// It succeeded.
+    Succeeded,
+    /// It ended in a way that does not count against the agent.
+    Unscored(FailureClass),
+}
+
+/// Something to be done once the events of its decision are durable, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Hand an attempt to an instance. An instance that is gone is reported by [`Command::InstanceDown`].
+    Deliver(Box<Delivery>),
+    /// Tell an instance to drop an attempt. It answers with [`Command::AttemptEnded`] or [`Command::InstanceDown`],
+    /// also when it never had the attempt: until then the slot stays taken.
+    CancelAttempt {
+        /// The instance.
+        key: InstanceKey,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: AttemptNo,
+        /// Why.
+        reason: String,
+    },
+    /// A task has ended: wake who waits for it.
+    TaskEnded(TaskId),
+    /// A delegated child has ended: answer the attempt that asked for it.
+    ChildEnded {
+        /// Who asked.
+        asker: Asker,
+        /// The child with its outcome.
+        child: Box<Task>,
+    },
+    /// Tell an agent's fault policy how an attempt ended. Scored failures reach it through its instance instead.
+    ReportToAgent {
+        /// Whose attempt it was.
+        key: InstanceKey,
+        /// Of which task.
+        task: TaskId,
+        /// How it ended.
+        outcome: AttemptOutcome,
+    },
+    /// Take these failures off an agent's score: a poisonous task caused them.
+    RefundScore {
+        /// The agent.
+        agent: AgentId,
+        /// How many.
+        failures: u32,
+    },
+    /// A task was dead-lettered: somebody has to look at it.
+    Escalate(TaskId),
+}
+
+/// What the caller is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Nothing.
+    Done,
+    /// The receipts of a submission, in its order.
+    Receipts {
+        /// One per task.
+        receipts: Vec<TaskReceipt>,
+        /// Whether all of them were there before.
+        replayed: bool,
+    },
+    /// The child that a delegation led to.
+    Child(TaskId),
+    /// The task as it is now.
+    Task(Box<Task>),
+    /// An instance began an attempt that is over. It is told to drop it; count it like [`Refusal::Stale`].
+    Stale,
+    /// An instance confirmed that it dropped an attempt. Whatever else it said of it was ignored.
+    Dropped,
+}
+
+/// What a command led to. Its events are applied to the state already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// What happened, in order; to be journalled as one group.
+    pub events: Vec<(TaskId, TaskEvent)>,
+    /// What to do when that is durable.
+    pub effects: Vec<Effect>,
+    /// What to tell the caller, also then.
+    pub answer: Answer,
+    /// Whether there is more to decide than one group holds: repeat a `Recover` or `Reconcile`, else send a `Tick` soon.
+    pub more: bool,
+}
+
+/// Why nothing was done. The state is as it was.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The tasks make no sense. Correct them.
+    #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid {
+        /// All that is wrong.
+        errors: Vec<FieldError>,
+    },
+    /// The submission is larger than one group of the journal. Split it.
+    #[error(
+        "the tasks have {bytes} bytes together, at most {limit} fit in one submission; split it"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What fits.
+        limit: usize,
+    },
+    /// Too many tasks have not ended. Try again later.
+    #[error("{live} tasks have not ended, and no more than {limit} are held")]
+    Full {
+        /// How many have not.
+        live: usize,
+        /// How many may be.
+        limit: usize,
+    },
+    /// The idempotency key stands for another task. Use another key.
+    #[error("idempotency key {key} belongs to task {task}, which has another content")]
+    KeyTaken {
+        /// The key.
+        key: String,
+        /// The task that has it.
+        task: TaskId,
+    },
+    /// A task has this id already. Choose another, or let one be made.
+    #[error("task {0} exists already")]
+    IdTaken(TaskId),
+    /// Nobody knows the task.
+    #[error("Task {0} not found")]
+    NotFound(TaskId),
+    /// The task has ended already.
+    #[error("task {task} has ended already: {}", state.name())]
+    Ended {
+        /// The task.
+        task: TaskId,
+        /// How.
+        state: TaskState,
+    },
+    /// The task cannot be given another round.
+    #[error("task {task} cannot be retried: {why}")]
+    NotRetryable {
+        /// The task.
+        task: TaskId,
+        /// Why not.
+        why: String,
+    },
+    /// The report concerns an attempt that is over, or never was. Count it and forget it.
+    #[error("attempt {} of task {} in epoch {} is not under way", .0.attempt, .0.task, .0.epoch)]
+    Stale(AttemptRef),
+    /// Agents may not delegate to agents here.
+    #[error("agents may not delegate to agents here (allow_cross_agent is false)")]
+    CrossAgent,
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::Invalid { errors } => {
+                let field = errors
+                    .first()
+                    .map(|error| error.path.clone())
+                    .unwrap_or_default();
+                let all = errors.iter().map(ToString::to_string).collect();
+                Self::invalid("invalid_task", field, detail).errors(all)
+            }
+            Refusal::TooLarge { .. } => {
+                Self::new(ProblemKind::TooLarge, "submission_too_large", detail)
+            }
+            Refusal::Full { .. } => Self::unavailable("too_many_tasks", detail),
+            Refusal::KeyTaken { .. } => {
+                Self::new(ProblemKind::Conflict, "idempotency_conflict", detail)
+                    .field("idempotencyKey")
+            }
+            Refusal::IdTaken(_) => Self::new(ProblemKind::Conflict, "task_exists", detail),
+            Refusal::NotFound(task) => Self::task_not_found(task.as_str()),
+            Refusal::Ended { .. } => Self::new(ProblemKind::Conflict, "task_ended", detail),
+            Refusal::NotRetryable { .. } => {
+                Self::new(ProblemKind::Conflict, "task_not_retryable", detail)
+            }
+            Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
+            Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),
+        }
+    }
+}

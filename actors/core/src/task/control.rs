@@ -1,0 +1,206 @@
+//! Orders from people, the passing of time, and finding back after a restart.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::task::{DEADLINE_DEFAULT_MS, TaskState};
+use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
+
+use super::attempt::{fail, is_alone};
+use super::command::{Answer, Effect, FleetChange, Refusal};
+use super::index::{Timer, instance_of};
+use super::tx::Tx;
+use crate::routing::InstanceKey;
+
+pub(crate) fn cancel(tx: &mut Tx<'_>, id: &TaskId, reason: String) -> Result<Answer, Refusal> {
+    match state_of(tx, id) {
+        None => Err(Refusal::NotFound(id.clone())),
+        Some(state) if state.is_terminal() => Err(Refusal::Ended {
+            task: id.clone(),
+            state,
+        }),
+        Some(_) => {
+            tx.cancel(id, reason);
+            tx.settle();
+            Ok(answer_with(tx, id))
+        }
+    }
+}
+
+fn state_of(tx: &Tx<'_>, id: &TaskId) -> Option<TaskState> {
+    let held = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id));
+    held.map(|record| record.task.state)
+}
+
+fn answer_with(tx: &Tx<'_>, id: &TaskId) -> Answer {
+    tx.view(id)
+        .map_or(Answer::Done, |task| Answer::Task(Box::new(task)))
+}
+
+/// Gives a failed task another round of attempts and a new deadline.
+pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
+    let held = tx.tasks.record(id).is_some();
+    let Some(record) = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id)) else {
+        return Err(Refusal::NotFound(id.clone()));
+    };
+    let refused = |why: String| {
+        Err(Refusal::NotRetryable {
+            task: id.clone(),
+            why,
+        })
+    };
+    let state = record.task.state;
+    if !matches!(state, TaskState::Failed | TaskState::DeadLettered) {
+        return refused(format!("it is {state}, neither failed nor dead_lettered"));
+    }
+    let spec = &record.task.spec;
+    let span = Duration::from_millis(spec.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS));
+    let mut deadline_at = tx.ctx.now.plus(span);
+    if let Some(parent) = &spec.parent {
+        match tx.tasks.live(parent) {
+            Some(parent) => deadline_at = deadline_at.min(parent.task().deadline_at),
+            None => return refused(format!("its parent {parent} has ended; retry that")),
+        }
+    }
+    let record = if held {
+        None
+    } else {
+        let value = serde_json::to_value(record);
+        Some(Box::new(value.expect("a task record has string keys only")))
+    };
+    tx.emit(
+        id,
+        TaskEvent::Retried {
+            at: tx.ctx.now,
+            deadline_at,
+            record,
+        },
+    );
+    tx.settle();
+    Ok(answer_with(tx, id))
+}
+
+/// Does what is due.
+pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
+    tx.catch_up();
+    while let Some((at, timer, id)) = tx.tasks.index().timers.first().cloned() {
+        if at > tx.ctx.now || tx.is_full() {
+            break;
+        }
+        match timer {
+            Timer::Deadline => {
+                let failure = Failure {
+                    class: FailureClass::Timeout,
+                    message: format!("its deadline {at} has passed"),
+                    retryable: false,
+                };
+                tx.stop_attempt(&id, &failure.message);
+                tx.emit(
+                    &id,
+                    TaskEvent::DeadLettered {
+                        at: tx.ctx.now,
+                        failure,
+                    },
+                );
+            }
+            Timer::Attempt => {
+                let failure = Failure::new(FailureClass::Timeout, "the attempt's time ran out");
+                let alone = is_alone(tx, &id);
+                tx.stop_attempt(&id, &failure.message);
+                fail(tx, &id, failure, false, alone);
+            }
+            Timer::Resume => {
+                tx.emit(
+                    &id,
+                    TaskEvent::Waiting {
+                        state: TaskState::Queued,
+                        waiting_for: None,
+                    },
+                );
+            }
+        }
+        tx.carry_on();
+    }
+    tx.settle();
+    Answer::Done
+}
+
+pub(crate) fn fleet(tx: &mut Tx<'_>, change: FleetChange) -> Answer {
+    match change {
+        FleetChange::Agent(id, agent) => tx.live.fleet.put(id, *agent),
+        FleetChange::Gone(id) => tx.live.fleet.remove(&id),
+        FleetChange::Complete => tx.live.fleet.set_complete(),
+    }
+    tx.settle();
+    Answer::Done
+}
+
+/// Ends every attempt of an earlier life of meshd as lost.
+pub(crate) fn recover(tx: &mut Tx<'_>) -> Answer {
+    reconcile(
+        tx,
+        None,
+        &BTreeSet::new(),
+        "meshd ended while it was under way",
+    )
+}
+
+/// Ends the attempts that no agent has, and has those dropped that should not be.
+pub(crate) fn reconcile(
+    tx: &mut Tx<'_>,
+    agent: Option<&AgentId>,
+    present: &BTreeSet<(InstanceKey, TaskId, AttemptNo)>,
+    why: &str,
+) -> Answer {
+    tx.catch_up();
+    let concerned = |key: &InstanceKey| agent.is_none_or(|agent| *agent == key.0);
+    let mut missing = Vec::new();
+    let mut expected = BTreeSet::new();
+    for (key, ids) in tx
+        .tasks
+        .index()
+        .in_flight
+        .iter()
+        .filter(|(key, _)| concerned(key))
+    {
+        for id in ids {
+            let Some(record) = tx.tasks.record(id) else {
+                continue;
+            };
+            let attempt = (key.clone(), id.clone(), record.last_attempt);
+            if present.contains(&attempt) {
+                expected.insert(attempt);
+            } else {
+                missing.push((key.clone(), id.clone()));
+            }
+        }
+    }
+    tx.live.releasing.retain(|key, _| !concerned(key));
+    for (key, task, attempt) in present.difference(&expected) {
+        let held = tx.live.releasing.entry(key.clone()).or_default();
+        held.insert((task.clone(), *attempt));
+        tx.effect(Effect::CancelAttempt {
+            key: key.clone(),
+            task: task.clone(),
+            attempt: *attempt,
+            reason: "the attempt is over".to_owned(),
+        });
+    }
+    for (key, id) in missing {
+        if tx.is_full() {
+            break;
+        }
+        let still = tx
+            .tasks
+            .entry(&id)
+            .is_some_and(|e| instance_of(e).as_ref() == Some(&key));
+        if still {
+            let alone = is_alone(tx, &id);
+            fail(tx, &id, Failure::new(FailureClass::Lost, why), true, alone);
+            tx.carry_on();
+        }
+    }
+    tx.settle();
+    Answer::Done
+}

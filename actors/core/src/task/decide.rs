@@ -1,0 +1,48 @@
+//! The one entrance to the machine.
+
+use super::command::{Command, Context, Decision, Live, Refusal};
+use super::state::Tasks;
+use super::tx::Tx;
+use super::{attempt, control, submit};
+
+impl Tasks {
+    /// Decides on a command, and applies the events that follow from it.
+    ///
+    /// The state that results is the one that replaying the events gives. `live` changes along with it.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then neither the state nor `live` has changed.
+    pub fn decide(
+        &mut self,
+        live: &mut Live,
+        command: Command,
+        ctx: Context<'_>,
+    ) -> Result<Decision, Refusal> {
+        let mut tx = Tx::new(self, live, ctx);
+        let answer = match command {
+            Command::Submit { by, tasks } => submit::submit(&mut tx, &by, tasks)?,
+            Command::Delegate { asker, spec } => submit::delegate(&mut tx, asker, *spec)?,
+            Command::AttemptStarted { attempt, key } => attempt::started(&mut tx, attempt, &key)?,
+            Command::AttemptEnded {
+                attempt,
+                key,
+                result,
+            } => attempt::ended(&mut tx, attempt, key.as_ref(), result)?,
+            Command::InstanceDown { key, failure } => {
+                attempt::instance_down(&mut tx, &key, &failure)
+            }
+            Command::Cancel { task, reason } => control::cancel(&mut tx, &task, reason)?,
+            Command::Retry { task } => control::retry(&mut tx, &task)?,
+            Command::Tick => control::tick(&mut tx),
+            Command::Fleet(change) => control::fleet(&mut tx, change),
+            Command::Recover => control::recover(&mut tx),
+            Command::Reconcile { agent, present } => control::reconcile(
+                &mut tx,
+                agent.as_ref(),
+                &present,
+                "no agent has it any more",
+            ),
+        };
+        Ok(tx.finish(answer))
+    }
+}

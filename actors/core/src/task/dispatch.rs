@@ -1,0 +1,247 @@
+//! Handing tasks out: who stands first in line gets the best free slot that it can have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::task::{TaskAssignment, TaskState, WaitReason, WaitingFor};
+use mesh_messages::{AgentId, AttemptNo, TaskId};
+
+use super::command::{Context, Delivery, Effect, Live};
+use super::config::TaskConfig;
+use super::index::{GroupKey, Rank, attempt_ends_at};
+use super::state::{Entry, Tasks};
+use super::tx::{EVENTS_MAX, Slots, Tx};
+use crate::routing::{Choice, Chosen, Demand, InstanceKey, Outlook, choose};
+
+impl Tx<'_> {
+    /// Brings everything that the last events changed to rest: follow-ups, assignments, reasons for waits.
+    pub(crate) fn settle(&mut self) {
+        self.carry_on();
+        self.dispatch();
+        self.mark_waits();
+    }
+
+    fn dispatch(&mut self) {
+        let mut free = free_slots(self.tasks, self.ctx.config);
+        let mut heads: BTreeMap<Rank, GroupKey> = BTreeMap::new();
+        for (key, group) in &self.tasks.index().ready {
+            if let Some(rank) = group.values().filter_map(BTreeSet::first).min() {
+                heads.insert(rank.clone(), key.clone());
+            }
+        }
+        let mut kept = BTreeSet::new();
+        while free > 0
+            && let Some((rank, key)) = heads.pop_first()
+        {
+            if self.is_full() {
+                return;
+            }
+            match self.choose_for(&rank.2, &kept) {
+                Choice::Take(chosen, candidates) => {
+                    self.assign(&rank.2, *chosen, candidates);
+                    free = free_slots(self.tasks, self.ctx.config);
+                    let group = self.tasks.index().ready.get(&key);
+                    let next = group.and_then(|g| g.values().filter_map(BTreeSet::first).min());
+                    if let Some(next) = next {
+                        heads.insert(next.clone(), key);
+                    }
+                }
+                Choice::Keep(instance) => {
+                    kept.insert(instance);
+                }
+                // Slots only become fewer in this loop, so the rest of this line waits, too.
+                Choice::Nobody => {}
+            }
+        }
+    }
+
+    fn choose_for(&self, id: &TaskId, kept: &BTreeSet<InstanceKey>) -> Choice {
+        let Some(entry) = self.tasks.entry(id) else {
+            return Choice::Nobody;
+        };
+        let slots = Slots {
+            tasks: self.tasks,
+            live: self.live,
+            kept,
+        };
+        let demand = demand(entry, self.ctx.config);
+        choose(
+            &self.live.fleet,
+            &slots,
+            self.tasks.stats(),
+            &demand,
+            self.ctx.now,
+        )
+    }
+
+    fn assign(
+        &mut self,
+        id: &TaskId,
+        chosen: Chosen,
+        candidates: Vec<mesh_messages::task::CandidateReport>,
+    ) {
+        let now = self.ctx.now;
+        let Some(entry) = self.tasks.entry(id) else {
+            return;
+        };
+        let attempt: AttemptNo = entry.record.last_attempt.next();
+        let (agent_id, instance, epoch) = chosen.key.clone();
+        let assignment = TaskAssignment {
+            task_id: id.clone(),
+            agent_id,
+            instance,
+            epoch,
+            attempt,
+            confidence: chosen.confidence,
+            reasoning: chosen.reasoning,
+            estimated_duration: chosen.estimated_duration,
+            risk_factors: chosen.risk_factors,
+            assigned_at: now,
+            expected_completion: chosen
+                .estimated_duration
+                .map(|ms| now.plus(Duration::from_millis(ms))),
+        };
+        self.emit(
+            id,
+            TaskEvent::Assigned {
+                assignment: assignment.clone(),
+                candidates,
+            },
+        );
+        let Some(entry) = self.tasks.entry(id) else {
+            return;
+        };
+        let deadline_at = entry.task().deadline_at;
+        let delivery = Delivery {
+            key: chosen.key,
+            task: id.clone(),
+            attempt,
+            spec: entry.task().spec.clone(),
+            assignment,
+            ends_at: attempt_ends_at(entry).map_or(deadline_at, |at| at.min(deadline_at)),
+        };
+        self.effect(Effect::Deliver(Box::new(delivery)));
+    }
+
+    /// Journals why tasks wait, where the reason has changed.
+    fn mark_waits(&mut self) {
+        let mut wrong: Vec<(TaskId, Option<WaitingFor>)> = Vec::new();
+        for (key, group) in &self.tasks.index().ready {
+            let waiting_for = outlook(self.live, self.ctx.config, key);
+            let mark = waiting_for.as_ref().map(|waiting| waiting.reason);
+            for (_, ranks) in group.iter().filter(|(other, _)| **other != mark) {
+                // One more than fits, so that it is noticed that there is more.
+                let some = ranks.iter().take(EVENTS_MAX + 1);
+                wrong.extend(some.map(|(_, _, id)| (id.clone(), waiting_for.clone())));
+            }
+        }
+        for (id, waiting_for) in wrong {
+            if self.is_full() {
+                return;
+            }
+            let state = if waiting_for.is_some() {
+                TaskState::Parked
+            } else {
+                TaskState::Queued
+            };
+            self.emit(&id, TaskEvent::Waiting { state, waiting_for });
+        }
+    }
+}
+
+fn free_slots(tasks: &Tasks, config: &TaskConfig) -> usize {
+    let limit = usize::try_from(config.max_parallel_tasks).unwrap_or(usize::MAX);
+    limit.saturating_sub(tasks.at_work())
+}
+
+/// The one agent that may have a task: the one that it names, or without fallback the one that failed it.
+fn only<'a>(
+    named: Option<&'a AgentId>,
+    failed_on: Option<&'a AgentId>,
+    config: &TaskConfig,
+) -> Option<&'a AgentId> {
+    named.or(failed_on.filter(|_| !config.fallback_on_error))
+}
+
+/// For what the tasks of a group are parked; `None` when they are queued.
+pub(crate) fn outlook(live: &Live, config: &TaskConfig, key: &GroupKey) -> Option<WaitingFor> {
+    let only = only(key.agent.as_ref(), key.failed_on.as_ref(), config);
+    match live.fleet.outlook(&key.needs, only) {
+        Outlook::Soon => None,
+        Outlook::Parked(waiting_for) => Some(waiting_for),
+    }
+}
+
+/// What a task asks of the router.
+pub(crate) fn demand<'a>(entry: &'a Entry, config: &TaskConfig) -> Demand<'a> {
+    let record = &entry.record;
+    Demand {
+        kind: record.task.spec.action(),
+        needs: &entry.needs,
+        only: only(
+            record.task.spec.agent.as_ref(),
+            record.last_failed_on.as_ref(),
+            config,
+        ),
+        avoid: &record.failed_on,
+        alone: record.is_suspect(),
+        deadline_at: record.task.deadline_at,
+    }
+}
+
+/// Why a queued task has not been handed out.
+pub(crate) fn why_queued(
+    tasks: &Tasks,
+    live: &Live,
+    ctx: Context<'_>,
+    entry: &Entry,
+) -> WaitingFor {
+    let demand = demand(entry, ctx.config);
+    let fleet = &live.fleet;
+    let capable: Vec<_> = fleet.capable(demand.needs, demand.only).collect();
+    let agents = capable
+        .iter()
+        .take(8)
+        .map(|(id, _)| (*id).clone())
+        .collect();
+    let (reason, detail) = if capable.is_empty() {
+        (
+            WaitReason::NoAgent,
+            "the agents are being started".to_owned(),
+        )
+    } else if capable.iter().all(|(_, agent)| agent.instances.is_empty()) {
+        let each = capable
+            .iter()
+            .take(8)
+            .map(|(id, agent)| format!("{id} is {}", agent.condition()));
+        (WaitReason::AgentDown, each.collect::<Vec<_>>().join("; "))
+    } else if free_slots(tasks, ctx.config) == 0 {
+        let limit = ctx.config.max_parallel_tasks;
+        (
+            WaitReason::ParallelLimit,
+            format!("{limit} tasks are at work, the mesh's max_parallel_tasks"),
+        )
+    } else if demand.alone {
+        let detail =
+            "an instance ended while it had this task; it waits for one without other work";
+        (WaitReason::Isolation, detail.to_owned())
+    } else {
+        (
+            WaitReason::Capacity,
+            "all slots of the capable instances are taken".to_owned(),
+        )
+    };
+    let until = capable
+        .iter()
+        .filter_map(|(_, agent)| agent.next_attempt_at)
+        .min();
+    let until = until.filter(|_| reason == WaitReason::AgentDown);
+    WaitingFor {
+        reason,
+        detail,
+        until,
+        agents,
+        tasks: Vec::new(),
+    }
+}

@@ -1,0 +1,72 @@
+//! Why a task is where it is.
+
+use std::collections::BTreeSet;
+
+use mesh_messages::TaskId;
+use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitingFor};
+
+use super::command::{Context, Live};
+use super::dispatch::{demand, outlook, why_queued};
+use super::index::{group_of, is_ready};
+use super::record::waiting_for_tasks;
+use super::state::{Entry, Tasks};
+use super::tx::{Slots, Tx};
+use crate::routing::reports;
+
+impl Tasks {
+    /// A task that is held, with the reason of its wait as of now.
+    pub fn view(&self, live: &Live, ctx: Context<'_>, id: &TaskId) -> Option<Task> {
+        let entry = self.entry(id)?;
+        Some(Task {
+            waiting_for: self.waiting_for(live, ctx, entry),
+            ..entry.task().clone()
+        })
+    }
+
+    /// Everything about why a task that is held is where it is.
+    ///
+    /// Candidates are those of the latest assignment; of now, while the task waits.
+    pub fn explain(&self, live: &Live, ctx: Context<'_>, id: &TaskId) -> Option<TaskExplanation> {
+        let entry = self.entry(id)?;
+        let mut explanation = entry.record.explanation();
+        explanation.waiting_for = self.waiting_for(live, ctx, entry);
+        let state = explanation.state;
+        if !state.is_in_flight() && !state.is_terminal() {
+            let slots = Slots {
+                tasks: self,
+                live,
+                kept: &BTreeSet::new(),
+            };
+            let demand = demand(entry, ctx.config);
+            explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);
+        }
+        Some(explanation)
+    }
+
+    fn waiting_for(&self, live: &Live, ctx: Context<'_>, entry: &Entry) -> Option<WaitingFor> {
+        match entry.task().state {
+            // What was journalled names the kind of wait; its details change without being journalled.
+            TaskState::Queued | TaskState::Parked if is_ready(entry) => {
+                let parked = outlook(live, ctx.config, &group_of(entry));
+                Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
+            }
+            TaskState::Blocked => Some(waiting_for_tasks(entry.pending.iter().cloned().collect())),
+            TaskState::Queued | TaskState::Parked | TaskState::Retrying => {
+                entry.task().waiting_for.clone()
+            }
+            TaskState::Assigned
+            | TaskState::Running
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Cancelled
+            | TaskState::DeadLettered => None,
+        }
+    }
+}
+
+impl Tx<'_> {
+    /// A task as it is shown.
+    pub(crate) fn view(&self, id: &TaskId) -> Option<Task> {
+        self.tasks.view(self.live, self.ctx, id)
+    }
+}

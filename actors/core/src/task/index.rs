@@ -1,0 +1,237 @@
+//! Ways to find tasks without looking at all of them. Each is a function of the entries and is never stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, Priority, TaskState, WaitReason};
+use mesh_messages::{AgentId, TaskId, Timestamp};
+
+use super::state::Entry;
+use crate::routing::InstanceKey;
+
+/// What becomes due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// The task must have ended.
+    Deadline,
+    /// Its attempt must have ended.
+    Attempt,
+    /// Its pause is over.
+    Resume,
+}
+
+/// Tasks that the same instances can have: they wait in one line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GroupKey {
+    /// Whether they must be alone on their instance.
+    pub(crate) alone: bool,
+    /// The capabilities, sorted.
+    pub(crate) needs: Arc<[String]>,
+    /// The one agent that their submitters allow.
+    pub(crate) agent: Option<AgentId>,
+    /// The agent that failed them last; without fallback no other may have them.
+    pub(crate) failed_on: Option<AgentId>,
+}
+
+/// Place in the line: virtual time, then order of submission.
+pub(crate) type Rank = (Timestamp, u64, TaskId);
+
+/// The line of one group, apart by the reason that was journalled for the wait (`None`: queued).
+pub(crate) type Group = BTreeMap<Option<WaitReason>, BTreeSet<Rank>>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Index {
+    pub(crate) timers: BTreeSet<(Timestamp, Timer, TaskId)>,
+    pub(crate) ready: BTreeMap<GroupKey, Group>,
+    pub(crate) in_flight: BTreeMap<InstanceKey, BTreeSet<TaskId>>,
+    /// Tasks that wait for a task.
+    pub(crate) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Children that have not ended, by parent.
+    pub(crate) children: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Blocked tasks that wait for nothing any more.
+    pub(crate) unblocked: BTreeSet<TaskId>,
+    /// Ended tasks by the number of their last event.
+    pub(crate) ended: BTreeSet<(u64, TaskId)>,
+    /// By submitter and idempotency key.
+    pub(crate) keys: BTreeMap<(String, String), TaskId>,
+    pub(crate) states: BTreeMap<TaskState, u64>,
+}
+
+/// How much later than its submission a task of this priority stands in line. A bound on how long it can be overtaken.
+const fn handicap(priority: Priority) -> Duration {
+    match priority {
+        Priority::Critical => Duration::ZERO,
+        Priority::High => Duration::from_mins(1),
+        Priority::Normal => Duration::from_mins(5),
+        Priority::Low => Duration::from_mins(15),
+    }
+}
+
+impl Index {
+    pub(crate) fn insert(&mut self, id: &TaskId, entry: &Entry) {
+        let task = &entry.record.task;
+        *self.states.entry(task.state).or_default() += 1;
+        if let Some(key) = &task.spec.idempotency_key {
+            self.keys
+                .insert((task.submitted_by.clone(), key.clone()), id.clone());
+        }
+        if task.state.is_terminal() {
+            self.ended.insert((entry.last_event, id.clone()));
+            return;
+        }
+        self.timers.extend(timers(id, entry));
+        if let Some(parent) = &task.spec.parent {
+            self.children
+                .entry(parent.clone())
+                .or_default()
+                .insert(id.clone());
+        }
+        if is_unblocked(entry) {
+            self.unblocked.insert(id.clone());
+        }
+        for dependency in &entry.pending {
+            self.dependents
+                .entry(dependency.clone())
+                .or_default()
+                .insert(id.clone());
+        }
+        if let Some(key) = instance_of(entry) {
+            self.in_flight.entry(key).or_default().insert(id.clone());
+        }
+        if let Some((group, mark)) = ready(entry) {
+            self.ready
+                .entry(group)
+                .or_default()
+                .entry(mark)
+                .or_default()
+                .insert(rank(id, entry));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &TaskId, entry: &Entry) {
+        let task = &entry.record.task;
+        if let Some(count) = self.states.get_mut(&task.state) {
+            *count -= 1;
+            if *count == 0 {
+                self.states.remove(&task.state);
+            }
+        }
+        if let Some(key) = &task.spec.idempotency_key {
+            self.keys.remove(&(task.submitted_by.clone(), key.clone()));
+        }
+        if task.state.is_terminal() {
+            self.ended.remove(&(entry.last_event, id.clone()));
+            return;
+        }
+        for timer in timers(id, entry) {
+            self.timers.remove(&timer);
+        }
+        if let Some(parent) = &task.spec.parent {
+            remove_from(&mut self.children, parent, id);
+        }
+        if is_unblocked(entry) {
+            self.unblocked.remove(id);
+        }
+        for dependency in &entry.pending {
+            remove_from(&mut self.dependents, dependency, id);
+        }
+        if let Some(key) = instance_of(entry) {
+            remove_from(&mut self.in_flight, &key, id);
+        }
+        if let Some((key, mark)) = ready(entry)
+            && let Some(group) = self.ready.get_mut(&key)
+        {
+            remove_from(group, &mark, &rank(id, entry));
+            if group.is_empty() {
+                self.ready.remove(&key);
+            }
+        }
+    }
+}
+
+fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(set) = map.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+fn is_unblocked(entry: &Entry) -> bool {
+    entry.task().state == TaskState::Blocked && entry.pending.is_empty()
+}
+
+pub(crate) fn instance_of(entry: &Entry) -> Option<InstanceKey> {
+    entry
+        .record
+        .attempt()
+        .map(|a| (a.agent_id.clone(), a.instance, a.epoch))
+}
+
+pub(crate) fn group_of(entry: &Entry) -> GroupKey {
+    GroupKey {
+        alone: entry.record.is_suspect(),
+        needs: Arc::clone(&entry.needs),
+        agent: entry.task().spec.agent.clone(),
+        failed_on: entry.record.last_failed_on.clone(),
+    }
+}
+
+/// The line in which a task stands, and the wait that was journalled for it.
+fn ready(entry: &Entry) -> Option<(GroupKey, Option<WaitReason>)> {
+    let task = &entry.record.task;
+    let mark = match (task.state, task.waiting_for.as_ref().map(|w| w.reason)) {
+        (TaskState::Queued, _) => None,
+        (
+            TaskState::Parked,
+            Some(r @ (WaitReason::NoAgent | WaitReason::AgentDown | WaitReason::Breaker)),
+        ) => Some(r),
+        _ => return None,
+    };
+    Some((group_of(entry), mark))
+}
+
+/// Whether a task stands in a line for the next slot that it can have.
+pub(crate) fn is_ready(entry: &Entry) -> bool {
+    ready(entry).is_some()
+}
+
+fn rank(id: &TaskId, entry: &Entry) -> Rank {
+    let task = &entry.record.task;
+    (
+        task.submitted_at.plus(handicap(task.spec.priority)),
+        entry.seq,
+        id.clone(),
+    )
+}
+
+fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {
+    let task = &entry.record.task;
+    let mut timers = vec![(task.deadline_at, Timer::Deadline, id.clone())];
+    if let Some(at) = attempt_ends_at(entry) {
+        timers.push((at, Timer::Attempt, id.clone()));
+    }
+    if let Some(waiting) = &task.waiting_for
+        && matches!(waiting.reason, WaitReason::Retry | WaitReason::Quota)
+        && let Some(until) = waiting.until
+    {
+        timers.push((until, Timer::Resume, id.clone()));
+    }
+    timers
+}
+
+/// When the attempt under way has taken too long.
+pub(crate) fn attempt_ends_at(entry: &Entry) -> Option<Timestamp> {
+    let limit = entry
+        .record
+        .task
+        .spec
+        .timeout_ms
+        .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS);
+    entry
+        .record
+        .attempt()
+        .map(|attempt| attempt.started_at.plus(Duration::from_millis(limit)))
+}

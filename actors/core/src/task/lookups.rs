@@ -1,0 +1,48 @@
+//! What has to be asked of the read side before a command can be decided.
+
+use super::command::{Command, Lookups, NewTask};
+use super::state::Tasks;
+use super::submit::child_id;
+
+impl Tasks {
+    /// Tasks that a command is about and that are not held; the read side may know them.
+    pub fn lookups(&self, command: &Command) -> Lookups {
+        let mut lookups = Lookups::default();
+        match command {
+            Command::Submit { by, tasks } => {
+                for NewTask { id, spec } in tasks {
+                    lookups.tasks.insert(id.clone());
+                    lookups.tasks.extend(spec.depends_on.iter().cloned());
+                    let key = spec
+                        .idempotency_key
+                        .iter()
+                        .map(|key| (by.clone(), key.clone()));
+                    lookups
+                        .keys
+                        .extend(key.filter(|key| !self.index().keys.contains_key(key)));
+                }
+            }
+            Command::Delegate { asker, spec } => {
+                let round = self
+                    .record(&asker.parent.task)
+                    .map_or(0, |record| record.round);
+                lookups
+                    .tasks
+                    .insert(child_id(&asker.parent.task, round, &asker.request));
+                lookups.tasks.extend(spec.depends_on.iter().cloned());
+            }
+            Command::Cancel { task, .. } | Command::Retry { task } => {
+                lookups.tasks.insert(task.clone());
+            }
+            Command::AttemptStarted { .. }
+            | Command::AttemptEnded { .. }
+            | Command::InstanceDown { .. }
+            | Command::Tick
+            | Command::Fleet(_)
+            | Command::Recover
+            | Command::Reconcile { .. } => {}
+        }
+        lookups.tasks.retain(|id| self.get(id).is_none());
+        lookups
+    }
+}

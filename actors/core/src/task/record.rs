@@ -1,0 +1,373 @@
+//! One task and how its events change it. The same fold serves the machine and the read side.
+
+use std::collections::BTreeSet;
+
+use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::task::{
+    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, Task, TaskExplanation, TaskSpec, TaskState,
+    WaitReason, WaitingFor,
+};
+use mesh_messages::{
+    AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::config::RetryPolicy;
+
+/// An event that cannot happen to a task in this state: its log has lost records, or this is a bug.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{event} does not fit a task that is {}", state.map_or("unknown", TaskState::name))]
+pub struct Misfit {
+    /// The event's kind.
+    pub event: &'static str,
+    /// The task's state; `None` when it is not known at all.
+    pub state: Option<TaskState>,
+}
+
+/// A task with what it takes to go on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskRecord {
+    /// As it is shown.
+    pub task: Task,
+    /// The retry policy in force.
+    pub retry: RetryPolicy,
+    /// How many delegations lie above it.
+    pub depth: u32,
+    /// Digest of its specification.
+    pub digest: String,
+    /// How often somebody gave it another round of attempts.
+    pub round: u32,
+    /// The last attempt's number; the first attempt is 1.
+    pub last_attempt: AttemptNo,
+    /// Attempts of this round that were used up.
+    pub used: u32,
+    /// How often this round's attempts were lost.
+    pub lost: u32,
+    /// The agents of which an instance ended while it had this task, once per instance.
+    pub killed_on: Vec<AgentId>,
+    /// How many of these instances had nothing else in hand.
+    pub solo_kills: u32,
+    /// Agents that failed it in this round.
+    pub failed_on: BTreeSet<AgentId>,
+    /// The last of them.
+    pub last_failed_on: Option<AgentId>,
+    /// Everybody who was looked at for the latest assignment.
+    pub candidates: Vec<CandidateReport>,
+}
+
+impl TaskRecord {
+    /// The task that a first event makes: a submission, or a new round for a task that was no longer held.
+    ///
+    /// # Errors
+    /// [`Misfit`] for every other event.
+    pub fn first(id: &TaskId, event: &TaskEvent) -> Result<Self, Misfit> {
+        let misfit = Misfit {
+            event: event.kind(),
+            state: None,
+        };
+        match event {
+            TaskEvent::Submitted {
+                spec,
+                by,
+                at,
+                deadline_at,
+                retry,
+                depth,
+                digest,
+            } => {
+                let retry = RetryPolicy::default().completed(Some(retry));
+                let task = new_task(id.clone(), spec, by, *at, *deadline_at);
+                Ok(Self {
+                    task,
+                    retry,
+                    depth: *depth,
+                    digest: digest.clone(),
+                    round: 0,
+                    last_attempt: AttemptNo(0),
+                    used: 0,
+                    lost: 0,
+                    killed_on: Vec::new(),
+                    solo_kills: 0,
+                    failed_on: BTreeSet::new(),
+                    last_failed_on: None,
+                    candidates: Vec::new(),
+                })
+            }
+            TaskEvent::Retried {
+                record: Some(record),
+                ..
+            } => {
+                let mut held: Self =
+                    serde_json::from_value((**record).clone()).map_err(|_| misfit)?;
+                held.fold(event)?;
+                Ok(held)
+            }
+            _ => Err(misfit),
+        }
+    }
+
+    /// Takes an event in.
+    ///
+    /// # Errors
+    /// [`Misfit`]; the task is unchanged then.
+    pub fn fold(&mut self, event: &TaskEvent) -> Result<(), Misfit> {
+        let state = self.task.state;
+        let misfit = || {
+            Err(Misfit {
+                event: event.kind(),
+                state: Some(state),
+            })
+        };
+        match event {
+            TaskEvent::Submitted { .. } => return misfit(),
+            TaskEvent::Waiting {
+                state: to,
+                waiting_for,
+            } => {
+                let legal = matches!(
+                    to,
+                    TaskState::Queued | TaskState::Blocked | TaskState::Parked
+                );
+                if !legal || state.is_terminal() || state.is_in_flight() {
+                    return misfit();
+                }
+                self.task.state = *to;
+                self.task.waiting_for.clone_from(waiting_for);
+            }
+            TaskEvent::Assigned {
+                assignment,
+                candidates,
+            } => {
+                let legal = matches!(state, TaskState::Queued | TaskState::Parked);
+                if !legal || assignment.attempt != self.last_attempt.next() {
+                    return misfit();
+                }
+                self.assigned(assignment, candidates);
+            }
+            TaskEvent::Started { attempt, .. } => {
+                if state != TaskState::Assigned || *attempt != self.last_attempt {
+                    return misfit();
+                }
+                self.task.state = TaskState::Running;
+            }
+            TaskEvent::AttemptFailed {
+                attempt,
+                at,
+                failure,
+                ended_instance,
+                alone,
+                then,
+            } => {
+                if !state.is_in_flight() || *attempt != self.last_attempt {
+                    return misfit();
+                }
+                self.attempt_failed(*at, failure, *ended_instance, *alone);
+                self.follow(*at, failure, then);
+            }
+            TaskEvent::Succeeded {
+                attempt,
+                at,
+                output,
+            } => {
+                if !state.is_in_flight() || *attempt != self.last_attempt {
+                    return misfit();
+                }
+                self.end_attempt(*at, None);
+                self.task.output = Some(output.clone());
+                self.end(*at, TaskState::Succeeded, None);
+            }
+            TaskEvent::Cancelled { at, reason } => {
+                if state.is_terminal() {
+                    return misfit();
+                }
+                let failure = Failure::new(FailureClass::Cancelled, reason.clone());
+                self.end_attempt(*at, Some(&failure));
+                self.end(*at, TaskState::Cancelled, Some(failure));
+            }
+            TaskEvent::DeadLettered { at, failure } => {
+                if state.is_terminal() {
+                    return misfit();
+                }
+                self.end_attempt(*at, Some(failure));
+                self.end(*at, TaskState::DeadLettered, Some(failure.clone()));
+            }
+            TaskEvent::Retried { deadline_at, .. } => {
+                if !matches!(state, TaskState::Failed | TaskState::DeadLettered) {
+                    return misfit();
+                }
+                self.retried(*deadline_at);
+            }
+        }
+        Ok(())
+    }
+
+    /// The attempt that is under way.
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.task
+            .attempts
+            .last()
+            .filter(|_| self.task.state.is_in_flight())
+    }
+
+    /// Whether it may have ended an instance; then it has to run alone.
+    pub fn is_suspect(&self) -> bool {
+        !self.killed_on.is_empty()
+    }
+
+    /// Why it is where it is, as far as its own record tells.
+    pub fn explanation(&self) -> TaskExplanation {
+        TaskExplanation {
+            task_id: self.task.id.clone(),
+            state: self.task.state,
+            requirements: self.task.spec.needs(),
+            waiting_for: self.task.waiting_for.clone(),
+            assignment: self.task.assignment.clone(),
+            candidates: self.candidates.clone(),
+        }
+    }
+
+    fn assigned(
+        &mut self,
+        assignment: &mesh_messages::task::TaskAssignment,
+        candidates: &[CandidateReport],
+    ) {
+        self.last_attempt = assignment.attempt;
+        if self.task.attempts.len() >= ATTEMPTS_KEPT_MAX {
+            self.task.attempts.remove(0);
+        }
+        self.task.attempts.push(Attempt {
+            number: assignment.attempt,
+            agent_id: assignment.agent_id.clone(),
+            instance: assignment.instance,
+            epoch: assignment.epoch,
+            started_at: assignment.assigned_at,
+            ended_at: None,
+            error: None,
+        });
+        self.task.state = TaskState::Assigned;
+        self.task.waiting_for = None;
+        self.task.progress = None;
+        self.task.assignment = Some(assignment.clone());
+        self.candidates = candidates.to_vec();
+    }
+
+    fn attempt_failed(&mut self, at: Timestamp, failure: &Failure, ended: bool, alone: bool) {
+        if failure.class != FailureClass::Lost
+            && let Some(attempt) = self.task.attempts.last()
+        {
+            self.failed_on.insert(attempt.agent_id.clone());
+            self.last_failed_on = Some(attempt.agent_id.clone());
+        }
+        self.end_attempt(at, Some(failure));
+        match failure.class.consequence() {
+            TaskConsequence::RetryFree => self.lost += 1,
+            TaskConsequence::Retry => self.used += 1,
+            TaskConsequence::Park | TaskConsequence::Final => {}
+        }
+        if ended && failure.class.is_scored() {
+            self.killed_on
+                .extend(self.task.attempts.last().map(|a| a.agent_id.clone()));
+            self.solo_kills += u32::from(alone);
+        }
+    }
+
+    fn follow(&mut self, at: Timestamp, failure: &Failure, then: &AfterFailure) {
+        match then {
+            AfterFailure::Retry { at: next } => {
+                self.task.state = TaskState::Retrying;
+                self.task.error = Some(failure.clone());
+                self.task.waiting_for = Some(WaitingFor {
+                    reason: WaitReason::Retry,
+                    detail: format!("pauses before its next attempt after {failure}"),
+                    until: Some(*next),
+                    agents: Vec::new(),
+                    tasks: Vec::new(),
+                });
+            }
+            AfterFailure::Park { waiting_for } => {
+                self.task.state = TaskState::Parked;
+                self.task.error = Some(failure.clone());
+                self.task.waiting_for = Some(waiting_for.clone());
+            }
+            AfterFailure::Fail => self.end(at, TaskState::Failed, Some(failure.clone())),
+            AfterFailure::DeadLetter => {
+                self.end(at, TaskState::DeadLettered, Some(failure.clone()));
+            }
+            AfterFailure::Cancel => self.end(at, TaskState::Cancelled, Some(failure.clone())),
+        }
+    }
+
+    fn end_attempt(&mut self, at: Timestamp, error: Option<&Failure>) {
+        let in_flight = self.task.state.is_in_flight();
+        if let Some(attempt) = self.task.attempts.last_mut().filter(|_| in_flight) {
+            attempt.ended_at = Some(at);
+            attempt.error = error.cloned();
+        }
+    }
+
+    fn end(&mut self, at: Timestamp, state: TaskState, error: Option<Failure>) {
+        self.task.state = state;
+        self.task.error = error;
+        self.task.waiting_for = None;
+        self.task.ended_at = Some(at);
+    }
+
+    fn retried(&mut self, deadline_at: Timestamp) {
+        self.round += 1;
+        self.used = 0;
+        self.lost = 0;
+        self.killed_on.clear();
+        self.solo_kills = 0;
+        self.failed_on.clear();
+        self.last_failed_on = None;
+        self.task.state = TaskState::Queued;
+        self.task.deadline_at = deadline_at;
+        self.task.ended_at = None;
+        self.task.progress = None;
+    }
+}
+
+fn new_task(
+    id: TaskId,
+    spec: &TaskSpec,
+    by: &str,
+    submitted_at: Timestamp,
+    deadline_at: Timestamp,
+) -> Task {
+    let blocked = !spec.depends_on.is_empty();
+    Task {
+        id,
+        state: if blocked {
+            TaskState::Blocked
+        } else {
+            TaskState::Queued
+        },
+        waiting_for: blocked.then(|| waiting_for_tasks(spec.depends_on.clone())),
+        spec: spec.clone(),
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+        progress: None,
+        assignment: None,
+        submitted_by: by.to_owned(),
+        submitted_at,
+        deadline_at,
+        ended_at: None,
+    }
+}
+
+/// A wait for other tasks.
+pub(crate) fn waiting_for_tasks(tasks: Vec<TaskId>) -> WaitingFor {
+    let detail = match tasks.as_slice() {
+        [one] => format!("task {one} has to succeed first"),
+        several => format!("{} tasks have to succeed first", several.len()),
+    };
+    WaitingFor {
+        reason: WaitReason::Dependency,
+        detail,
+        until: None,
+        agents: Vec::new(),
+        tasks,
+    }
+}

@@ -1,0 +1,291 @@
+//! The state of the partition `tasks/0`: a fold over its events, with indexes on top.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::task::{Task, TaskState};
+use mesh_messages::{TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::index::Index;
+use super::record::{Misfit, TaskRecord};
+use crate::routing::{InstanceKey, Stats};
+
+/// A task that the machine holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) record: TaskRecord,
+    /// Order of submission.
+    pub(crate) seq: u64,
+    /// Number of the last event that changed it, as [`Tasks::applied`] counts.
+    pub(crate) last_event: u64,
+    /// Tasks that still have to succeed before it can start.
+    pub(crate) pending: BTreeSet<TaskId>,
+    /// How many children it ever had in this round.
+    pub(crate) children: usize,
+    /// What its agent must be able to do, sorted.
+    pub(crate) needs: Arc<[String]>,
+}
+
+impl Entry {
+    fn new(record: TaskRecord, seq: u64) -> Self {
+        let mut needs = record.task.spec.needs();
+        needs.sort();
+        needs.dedup();
+        Self {
+            record,
+            seq,
+            last_event: 0,
+            pending: BTreeSet::new(),
+            children: 0,
+            needs: needs.into(),
+        }
+    }
+
+    pub(crate) fn task(&self) -> &Task {
+        &self.record.task
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        !self.record.task.state.is_terminal()
+    }
+}
+
+/// What a snapshot holds; the indexes are made anew.
+#[derive(Deserialize)]
+struct Stored {
+    entries: BTreeMap<TaskId, Entry>,
+    next_seq: u64,
+    applied: u64,
+    stats: Stats,
+}
+
+/// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "Stored")]
+pub struct Tasks {
+    entries: BTreeMap<TaskId, Entry>,
+    next_seq: u64,
+    applied: u64,
+    stats: Stats,
+    #[serde(skip)]
+    index: Index,
+}
+
+impl From<Stored> for Tasks {
+    fn from(stored: Stored) -> Self {
+        let mut index = Index::default();
+        for (id, entry) in &stored.entries {
+            index.insert(id, entry);
+        }
+        let Stored {
+            entries,
+            next_seq,
+            applied,
+            stats,
+        } = stored;
+        Self {
+            entries,
+            next_seq,
+            applied,
+            stats,
+            index,
+        }
+    }
+}
+
+impl Tasks {
+    /// Takes an event of a task in. Never decides.
+    ///
+    /// # Errors
+    /// [`Misfit`] when the event cannot happen to the task; nothing but the count of events changes then.
+    pub fn apply(&mut self, id: &TaskId, event: &TaskEvent) -> Result<(), Misfit> {
+        self.applied += 1;
+        if let Some(entry) = self.entries.get_mut(id) {
+            self.index.remove(id, entry);
+            let folded = entry.record.fold(event);
+            if folded.is_ok() {
+                entry.last_event = self.applied;
+                note_dependencies(entry, event);
+                note_success_or_failure(&mut self.stats, entry, event);
+            }
+            self.index.insert(id, entry);
+            folded?;
+        } else {
+            let mut entry = Entry::new(TaskRecord::first(id, event)?, self.next_seq);
+            self.next_seq += 1;
+            entry.last_event = self.applied;
+            note_dependencies(&mut entry, event);
+            self.index.insert(id, &entry);
+            if let (TaskEvent::Submitted { .. }, Some(parent)) = (event, &entry.task().spec.parent)
+                && let Some(parent) = self.entries.get_mut(parent)
+            {
+                parent.children += 1;
+            }
+            self.entries.insert(id.clone(), entry);
+        }
+        if let TaskEvent::Succeeded { .. } = event {
+            self.release_dependents(id);
+        }
+        Ok(())
+    }
+
+    fn release_dependents(&mut self, id: &TaskId) {
+        for dependent in self.index.dependents.get(id).cloned().unwrap_or_default() {
+            if let Some(entry) = self.entries.get_mut(&dependent) {
+                self.index.remove(&dependent, entry);
+                entry.pending.remove(id);
+                self.index.insert(&dependent, entry);
+            }
+        }
+    }
+
+    /// Events taken in so far. Equals the sequence number that the partition's next record will have, as long as the
+    /// state was folded over all of them.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Forgets the ended tasks whose last event is among the first `events`: the read side shows them by now.
+    pub fn evict(&mut self, events: u64) {
+        while let Some((last, id)) = self.index.ended.first().cloned() {
+            if last > events {
+                return;
+            }
+            if let Some(entry) = self.entries.remove(&id) {
+                self.index.remove(&id, &entry);
+            }
+        }
+    }
+
+    /// A task that is held, as it was journalled. See [`Tasks::view`] for one that explains its wait.
+    pub fn get(&self, id: &TaskId) -> Option<&Task> {
+        self.entries.get(id).map(Entry::task)
+    }
+
+    /// All that the machine knows of a task that it holds.
+    pub fn record(&self, id: &TaskId) -> Option<&TaskRecord> {
+        self.entries.get(id).map(|entry| &entry.record)
+    }
+
+    /// The ids of all tasks that are held, ended ones included.
+    pub fn ids(&self) -> impl Iterator<Item = &TaskId> {
+        self.entries.keys()
+    }
+
+    /// How many of the held tasks are in each state.
+    pub fn counts(&self) -> &BTreeMap<TaskState, u64> {
+        &self.index.states
+    }
+
+    /// Tasks that have not ended.
+    pub fn live_count(&self) -> usize {
+        self.entries.len() - self.index.ended.len()
+    }
+
+    /// When something becomes due by itself.
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.index.timers.first().map(|(at, ..)| *at)
+    }
+
+    /// What the past says of the agents.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The tasks that an incarnation has in flight, those that wait for their children included.
+    pub fn in_flight_on(&self, key: &InstanceKey) -> impl Iterator<Item = &TaskId> {
+        self.index.in_flight.get(key).into_iter().flatten()
+    }
+
+    /// Whether a task is in flight and does not merely wait for its children.
+    pub(crate) fn is_at_work(&self, id: &TaskId) -> bool {
+        !self.index.children.contains_key(id)
+            && self
+                .entries
+                .get(id)
+                .is_some_and(|e| e.task().state.is_in_flight())
+    }
+
+    /// How many tasks are at work in the whole mesh.
+    pub fn at_work(&self) -> usize {
+        let in_flight: usize = self.index.in_flight.values().map(BTreeSet::len).sum();
+        let waiting = self.index.children.keys().filter(|parent| {
+            self.entries
+                .get(*parent)
+                .is_some_and(|e| e.task().state.is_in_flight())
+        });
+        in_flight - waiting.count()
+    }
+
+    pub(crate) fn entry(&self, id: &TaskId) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    pub(crate) fn live(&self, id: &TaskId) -> Option<&Entry> {
+        self.entries.get(id).filter(|entry| entry.is_live())
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rebuilt(&self) -> Self {
+        let text = serde_json::to_string(self).expect("serialisable");
+        serde_json::from_str(&text).expect("readable")
+    }
+}
+
+fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
+    match event {
+        TaskEvent::Submitted { spec, .. } => {
+            entry.pending = spec.depends_on.iter().cloned().collect();
+        }
+        TaskEvent::Waiting {
+            state: TaskState::Blocked,
+            waiting_for: Some(waiting_for),
+        } => {
+            entry.pending = waiting_for.tasks.iter().cloned().collect();
+        }
+        TaskEvent::Retried { .. } => {
+            entry.pending.clear();
+            entry.children = 0;
+        }
+        TaskEvent::Waiting { .. }
+        | TaskEvent::Assigned { .. }
+        | TaskEvent::Started { .. }
+        | TaskEvent::AttemptFailed { .. }
+        | TaskEvent::Succeeded { .. }
+        | TaskEvent::Cancelled { .. }
+        | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
+    }
+}
+
+fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) {
+    let Some(attempt) = entry.task().attempts.last() else {
+        return;
+    };
+    let kind = entry.task().spec.action();
+    match event {
+        TaskEvent::Succeeded { at, .. } => {
+            let ms = at
+                .as_millis()
+                .saturating_sub(attempt.started_at.as_millis());
+            stats.succeeded(&attempt.agent_id, kind, ms);
+        }
+        TaskEvent::AttemptFailed { failure, then, .. } => {
+            if !matches!(then, AfterFailure::Cancel) {
+                stats.failed(&attempt.agent_id, kind, failure.class);
+            }
+        }
+        TaskEvent::Submitted { .. }
+        | TaskEvent::Waiting { .. }
+        | TaskEvent::Assigned { .. }
+        | TaskEvent::Started { .. }
+        | TaskEvent::Cancelled { .. }
+        | TaskEvent::DeadLettered { .. }
+        | TaskEvent::Retried { .. } => {}
+    }
+}

@@ -1,0 +1,399 @@
+//! Accepting tasks: from outside, and from agents that delegate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::record::PAYLOAD_INLINE_MAX;
+use mesh_messages::schema::FieldError;
+use mesh_messages::task::{
+    DEADLINE_DEFAULT_MS, TASKS_PER_SUBMIT_MAX, Task, TaskReceipt, TaskSpec, TaskState,
+};
+use mesh_messages::{TaskId, Timestamp};
+
+use super::command::{Answer, Asker, Effect, NewTask, Refusal};
+use super::config::RetryPolicy;
+use super::record::{TaskRecord, waiting_for_tasks};
+use super::tx::Tx;
+use super::validate::{Report, validate};
+
+/// Most tasks that have not ended: what start-up, memory and the eye can cope with.
+pub const LIVE_TASKS_MAX: usize = 100_000;
+/// Deepest delegation: a chain of agents that ask agents ends here.
+pub const DEPTH_MAX: u32 = 8;
+/// Most children of one task.
+pub const CHILDREN_MAX: usize = 1000;
+/// Largest submission in bytes of its specifications, those apart that are large enough to lie beside the journal: one
+/// append takes 4 MiB, and the records' heads and what follows from the submission have to fit in it, too.
+const SUBMISSION_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// A task that passed all checks.
+struct Accepted {
+    id: TaskId,
+    spec: TaskSpec,
+    digest: String,
+    depth: u32,
+    deadline_at: Timestamp,
+}
+
+/// What one task of a submission leads to.
+enum Item {
+    New(Box<Accepted>),
+    /// It was there before.
+    Held(TaskId),
+    /// It was there before, and is no longer held.
+    Past(Box<TaskReceipt>),
+}
+
+pub(crate) fn submit(tx: &mut Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Answer, Refusal> {
+    let items = admit(tx, by, tasks)?;
+    let replayed = !items.iter().any(|item| matches!(item, Item::New(_)));
+    let mut answers = Vec::with_capacity(items.len());
+    for item in items {
+        answers.push(match item {
+            Item::New(accepted) => {
+                let id = accepted.id.clone();
+                accept(tx, by, *accepted);
+                Ok(id)
+            }
+            Item::Held(id) => Ok(id),
+            Item::Past(receipt) => Err(*receipt),
+        });
+    }
+    tx.settle();
+    let receipts = answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            Ok(id) => tx.view(&id).map(|task| receipt_of(&task)),
+            Err(receipt) => Some(receipt),
+        })
+        .collect();
+    Ok(Answer::Receipts { receipts, replayed })
+}
+
+/// The id of the child that a task's `request` leads to; the same in every attempt, another one in every round.
+pub(crate) fn child_id(parent: &TaskId, round: u32, request: &str) -> TaskId {
+    let mut hash = blake3::Hasher::new();
+    for part in [parent.as_str(), &round.to_string(), request] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let hex = hash.finalize().to_hex();
+    TaskId::new(format!("c-{}", &hex[..40]))
+        .expect("a prefix and 40 hexadecimal digits are a task id")
+}
+
+pub(crate) fn delegate(
+    tx: &mut Tx<'_>,
+    asker: Asker,
+    mut spec: TaskSpec,
+) -> Result<Answer, Refusal> {
+    let parent = &asker.parent.task;
+    let current = tx.tasks.entry(parent).and_then(|entry| {
+        let attempt = entry.record.attempt()?;
+        let same = attempt.number == asker.parent.attempt
+            && (&attempt.agent_id, attempt.instance, attempt.epoch)
+                == (&asker.key.0, asker.key.1, asker.key.2);
+        same.then_some(entry.record.round)
+    });
+    let Some(round) = current else {
+        return Err(Refusal::Stale(asker.parent));
+    };
+    let id = child_id(parent, round, &asker.request);
+    if tx.tasks.live(&id).is_some() {
+        tx.live.askers.insert(id.clone(), asker);
+        return Ok(Answer::Child(id));
+    }
+    let ended = tx.tasks.record(&id).or_else(|| tx.ctx.known.tasks.get(&id));
+    if let Some(child) = ended.map(|record| Box::new(record.task.clone())) {
+        tx.effect(Effect::ChildEnded { asker, child });
+        return Ok(Answer::Child(id));
+    }
+    if spec.parent.get_or_insert_with(|| parent.clone()) != parent {
+        let error = FieldError::new(
+            "parent",
+            format!("must be {parent}, the task that delegates, or be left out"),
+        );
+        return Err(Refusal::Invalid {
+            errors: vec![error],
+        });
+    }
+    // The request's id says already which requests are the same.
+    spec.idempotency_key = None;
+    let by = format!("agent:{}", asker.key.0);
+    let items = admit(
+        tx,
+        &by,
+        vec![NewTask {
+            id: id.clone(),
+            spec,
+        }],
+    )?;
+    tx.live.askers.insert(id.clone(), asker);
+    for item in items {
+        if let Item::New(accepted) = item {
+            accept(tx, &by, *accepted);
+        }
+    }
+    tx.settle();
+    Ok(Answer::Child(id))
+}
+
+/// Checks a submission as a whole. Changes nothing.
+fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Vec<Item>, Refusal> {
+    let count = tasks.len();
+    if count == 0 || count > TASKS_PER_SUBMIT_MAX {
+        let message = format!("a submission has 1 to {TASKS_PER_SUBMIT_MAX} tasks, not {count}");
+        return Err(Refusal::Invalid {
+            errors: vec![FieldError::new("", message)],
+        });
+    }
+    let mut batch = Batch {
+        errors: Vec::new(),
+        bytes: 0,
+        keys: BTreeMap::new(),
+        children: BTreeMap::new(),
+        ids: BTreeSet::new(),
+    };
+    let mut items = Vec::with_capacity(count);
+    for (index, task) in tasks.into_iter().enumerate() {
+        let index = (count > 1).then_some(index);
+        if let Some(item) = admit_one(tx, by, task, index, &mut batch)? {
+            items.push(item);
+        }
+    }
+    if !batch.errors.is_empty() {
+        return Err(Refusal::Invalid {
+            errors: batch.errors,
+        });
+    }
+    if batch.bytes > SUBMISSION_BYTES_MAX {
+        return Err(Refusal::TooLarge {
+            bytes: batch.bytes,
+            limit: SUBMISSION_BYTES_MAX,
+        });
+    }
+    let live = tx.tasks.live_count();
+    if live + batch.ids.len() > LIVE_TASKS_MAX {
+        return Err(Refusal::Full {
+            live,
+            limit: LIVE_TASKS_MAX,
+        });
+    }
+    Ok(items)
+}
+
+/// What the earlier tasks of a submission mean for the later ones.
+struct Batch {
+    errors: Vec<FieldError>,
+    bytes: usize,
+    keys: BTreeMap<String, (TaskId, String)>,
+    children: BTreeMap<TaskId, usize>,
+    ids: BTreeSet<TaskId>,
+}
+
+fn admit_one(
+    tx: &Tx<'_>,
+    by: &str,
+    NewTask { id, spec }: NewTask,
+    index: Option<usize>,
+    batch: &mut Batch,
+) -> Result<Option<Item>, Refusal> {
+    let before = batch.errors.len();
+    let bytes = validate(&spec, &mut Report::new(index, &mut batch.errors));
+    if batch.errors.len() > before {
+        return Ok(None);
+    }
+    let digest = digest_of(&spec);
+    if let Some(key) = &spec.idempotency_key {
+        if let Some(item) = replayed(tx, by, key, &digest, batch)? {
+            return Ok(Some(item));
+        }
+        batch.keys.insert(key.clone(), (id.clone(), digest.clone()));
+    }
+    if batch.ids.contains(&id) || state_of(tx, &id).is_some() {
+        return Err(Refusal::IdTaken(id));
+    }
+    let mut report = Report::new(index, &mut batch.errors);
+    for (nth, dependency) in spec.depends_on.iter().enumerate() {
+        let field = format!("dependsOn[{nth}]");
+        if *dependency == id {
+            report.add(&field, "a task cannot depend on itself");
+        } else if !batch.ids.contains(dependency) && state_of(tx, dependency).is_none() {
+            report.add(&field, format!("task {dependency} is not known"));
+        }
+    }
+    let mut depth = 0;
+    let mut deadline_at = tx.ctx.now.plus(Duration::from_millis(
+        spec.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS),
+    ));
+    if let Some(parent) = &spec.parent {
+        let planned = batch.children.entry(parent.clone()).or_default();
+        *planned += 1;
+        match may_have_child(tx, parent, *planned, by) {
+            Ok(record) => {
+                depth = record.depth + 1;
+                deadline_at = deadline_at.min(record.task.deadline_at);
+            }
+            Err(ChildRefusal::CrossAgent) => return Err(Refusal::CrossAgent),
+            Err(ChildRefusal::Field(why)) => report.add("parent", why),
+        }
+    }
+    if batch.errors.len() > before {
+        return Ok(None);
+    }
+    // Larger payloads lie in the content store; the journal holds only their digest.
+    batch.bytes += if bytes > PAYLOAD_INLINE_MAX { 0 } else { bytes };
+    batch.ids.insert(id.clone());
+    Ok(Some(Item::New(Box::new(Accepted {
+        id,
+        spec,
+        digest,
+        depth,
+        deadline_at,
+    }))))
+}
+
+enum ChildRefusal {
+    CrossAgent,
+    Field(String),
+}
+
+fn may_have_child<'a>(
+    tx: &'a Tx<'_>,
+    parent: &TaskId,
+    planned: usize,
+    by: &str,
+) -> Result<&'a TaskRecord, ChildRefusal> {
+    if by.starts_with("agent:") && !tx.ctx.config.allow_cross_agent {
+        return Err(ChildRefusal::CrossAgent);
+    }
+    let field = |why: String| Err(ChildRefusal::Field(why));
+    let Some(entry) = tx.tasks.live(parent) else {
+        return field(format!("task {parent} is not known, or has ended"));
+    };
+    if entry.record.depth >= DEPTH_MAX {
+        return field(format!("tasks may be delegated {DEPTH_MAX} times at most"));
+    }
+    if entry.children + planned > CHILDREN_MAX {
+        return field(format!(
+            "task {parent} may have at most {CHILDREN_MAX} children"
+        ));
+    }
+    Ok(&entry.record)
+}
+
+/// The task for which an idempotency key stands already.
+fn replayed(
+    tx: &Tx<'_>,
+    by: &str,
+    key: &str,
+    digest: &str,
+    batch: &Batch,
+) -> Result<Option<Item>, Refusal> {
+    let full = (by.to_owned(), key.to_owned());
+    let held = tx
+        .tasks
+        .index()
+        .keys
+        .get(&full)
+        .and_then(|id| tx.tasks.record(id));
+    let (id, first, item) = if let Some((id, first)) = batch.keys.get(key) {
+        (id, first, Item::Held(id.clone()))
+    } else if let Some(record) = held {
+        (
+            &record.task.id,
+            &record.digest,
+            Item::Held(record.task.id.clone()),
+        )
+    } else if let Some(record) = tx.ctx.known.keys.get(&full) {
+        (
+            &record.task.id,
+            &record.digest,
+            Item::Past(Box::new(receipt_of(&record.task))),
+        )
+    } else {
+        return Ok(None);
+    };
+    if first != digest {
+        return Err(Refusal::KeyTaken {
+            key: key.to_owned(),
+            task: id.clone(),
+        });
+    }
+    Ok(Some(item))
+}
+
+fn state_of(tx: &Tx<'_>, id: &TaskId) -> Option<TaskState> {
+    let held = tx.tasks.get(id).map(|task| task.state);
+    held.or_else(|| tx.ctx.known.tasks.get(id).map(|record| record.task.state))
+}
+
+fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
+    let Accepted {
+        id,
+        spec,
+        digest,
+        depth,
+        deadline_at,
+    } = accepted;
+    let retry: RetryPolicy = tx.ctx.config.retry.completed(spec.retry.as_ref());
+    let depends_on = spec.depends_on.clone();
+    let event = TaskEvent::Submitted {
+        spec: Box::new(spec),
+        by: by.to_owned(),
+        at: tx.ctx.now,
+        deadline_at,
+        retry: retry.to_spec(),
+        depth,
+        digest,
+    };
+    tx.emit(&id, event);
+    let mut pending = Vec::new();
+    for dependency in &depends_on {
+        match state_of(tx, dependency) {
+            Some(TaskState::Succeeded) => {}
+            Some(state) if state.is_terminal() => {
+                return tx.cancel(
+                    &id,
+                    format!("task {dependency}, on which it depends, is {state}"),
+                );
+            }
+            _ => pending.push(dependency.clone()),
+        }
+    }
+    if pending.len() < depends_on.len() {
+        let event = if pending.is_empty() {
+            TaskEvent::Waiting {
+                state: TaskState::Queued,
+                waiting_for: None,
+            }
+        } else {
+            let waiting_for = Some(waiting_for_tasks(pending));
+            TaskEvent::Waiting {
+                state: TaskState::Blocked,
+                waiting_for,
+            }
+        };
+        tx.emit(&id, event);
+    }
+}
+
+/// Digest of what was submitted: the same text for the same content.
+fn digest_of(spec: &TaskSpec) -> String {
+    let value = serde_json::to_value(spec).expect("a task has string keys only");
+    format!(
+        "blake3:{}",
+        blake3::hash(&mesh_messages::json::canonical(&value)).to_hex()
+    )
+}
+
+/// The receipt of a task as it is.
+pub(crate) fn receipt_of(task: &Task) -> TaskReceipt {
+    TaskReceipt {
+        id: task.id.clone(),
+        state: task.state,
+        assignment: task.assignment.clone(),
+        waiting_for: task.waiting_for.clone(),
+    }
+}

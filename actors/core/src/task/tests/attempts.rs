@@ -1,0 +1,407 @@
+//! One accepted outcome each, and what follows every class of failure.
+
+use super::*;
+
+fn mesh() -> (World, TaskId) {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let id = world.submit(json!({"type": "x", "retry": {"jitter": false}}));
+    (world, id)
+}
+
+#[test]
+fn a_task_is_assigned_started_and_succeeds_once() {
+    let (mut world, id) = mesh();
+    let (attempt, key) = world.attempt(&id);
+    let started = Command::AttemptStarted {
+        attempt: attempt.clone(),
+        key: key.clone(),
+    };
+    assert_eq!(kinds(&world.run(started.clone())), ["t1 task.started"]);
+    assert_eq!(world.run(started.clone()).events, []);
+    let decision = world.succeed(&id);
+    assert_eq!(kinds(&decision), ["t1 task.succeeded"]);
+    assert!(decision.effects.contains(&Effect::TaskEnded(id.clone())));
+    assert_eq!(world.view(&id).output, Some(json!("done")));
+
+    for result in [
+        Ok(json!("again")),
+        Err(Failure::new(FailureClass::Crash, "late")),
+    ] {
+        let late = Command::AttemptEnded {
+            attempt: attempt.clone(),
+            key: Some(key.clone()),
+            result,
+        };
+        assert_eq!(world.refused(late), Refusal::Stale(attempt.clone()));
+    }
+    let decision = world.run(started.clone());
+    assert!(
+        matches!(&decision.effects[..], [Effect::CancelAttempt { .. }]),
+        "it is to drop it"
+    );
+    assert_eq!(decision.answer, Answer::Stale);
+    assert_eq!(
+        world.refused(started),
+        Refusal::Stale(attempt),
+        "it has been told"
+    );
+}
+
+#[test]
+fn reports_with_another_attempt_epoch_or_instance_are_stale() {
+    let (mut world, id) = mesh();
+    let (attempt, key) = world.attempt(&id);
+    let wrong = [
+        (
+            AttemptRef {
+                attempt: AttemptNo(2),
+                ..attempt.clone()
+            },
+            key.clone(),
+        ),
+        (
+            AttemptRef {
+                epoch: Epoch(2),
+                ..attempt.clone()
+            },
+            key.clone(),
+        ),
+        (
+            AttemptRef {
+                task: TaskId::new("other").unwrap(),
+                ..attempt.clone()
+            },
+            key.clone(),
+        ),
+        (attempt.clone(), (agent_id("b"), key.1, key.2)),
+        (attempt.clone(), (key.0.clone(), InstanceNo(9), key.2)),
+    ];
+    for (attempt, key) in wrong {
+        let ended = Command::AttemptEnded {
+            attempt: attempt.clone(),
+            key: Some(key.clone()),
+            result: Ok(Value::Null),
+        };
+        assert_eq!(world.refused(ended), Refusal::Stale(attempt.clone()));
+        let known = world.live.fleet().has_instance(&key);
+        let started = Command::AttemptStarted {
+            attempt: attempt.clone(),
+            key,
+        };
+        match world.decide(started) {
+            Ok(decision) => assert!(known && decision.events.is_empty()),
+            Err(refusal) => assert_eq!(refusal, Refusal::Stale(attempt)),
+        }
+    }
+}
+
+#[test]
+fn retryable_failures_pause_200_then_400_ms_and_three_attempts_are_all() {
+    let (mut world, id) = mesh();
+    for (attempt, pause) in [(1, 200), (2, 400)] {
+        assert_eq!(world.attempt(&id).0.attempt, AttemptNo(attempt));
+        world.fail(&id, FailureClass::Unavailable);
+        world.waits(&id, TaskState::Retrying, WaitReason::Retry);
+        let due = world.tasks.next_timer().unwrap();
+        assert_eq!(due.since(world.now), Duration::from_millis(pause));
+        world.pass(Duration::from_millis(pause - 1));
+        assert_eq!(world.state(&id), TaskState::Retrying);
+        assert_eq!(delivered(&world.next()), [format!("t1#{}", attempt + 1)]);
+    }
+    let decision = world.fail(&id, FailureClass::Unavailable);
+    assert_eq!(world.state(&id), TaskState::DeadLettered);
+    assert!(decision.effects.contains(&Effect::Escalate(id.clone())));
+    assert_eq!(world.view(&id).attempts.len(), 3);
+}
+
+#[test]
+fn every_class_has_the_consequence_of_the_table() {
+    use FailureClass as C;
+    for class in FailureClass::ALL {
+        let (mut world, id) = mesh();
+        world.fail(&id, class);
+        let expected = match class {
+            C::Crash
+            | C::Start
+            | C::Hang
+            | C::Resource
+            | C::Timeout
+            | C::Unavailable
+            | C::Contract => TaskState::Retrying,
+            C::Quota => TaskState::Parked,
+            C::Refusal | C::Auth | C::Policy => TaskState::Failed,
+            C::Cancelled => TaskState::Cancelled,
+            C::Lost => TaskState::Assigned,
+        };
+        assert_eq!(world.state(&id), expected, "{class}");
+    }
+}
+
+#[test]
+fn a_failure_that_calls_itself_final_is() {
+    let (mut world, id) = mesh();
+    let failure = Failure {
+        retryable: false,
+        ..Failure::new(FailureClass::Unavailable, "never")
+    };
+    world.end(&id, Err(failure));
+    assert_eq!(world.state(&id), TaskState::Failed);
+}
+
+#[test]
+fn a_quota_parks_for_half_a_minute_and_uses_up_no_attempt() {
+    let (mut world, id) = mesh();
+    for _ in 0..10 {
+        world.fail(&id, FailureClass::Quota);
+        world.waits(&id, TaskState::Parked, WaitReason::Quota);
+        let pause = world.tasks.next_timer().unwrap().since(world.now);
+        assert!(pause >= QUOTA_PAUSE && pause <= QUOTA_PAUSE + QUOTA_SPREAD);
+        world.next();
+        assert_eq!(world.state(&id), TaskState::Assigned);
+    }
+    assert_eq!(world.tasks.record(&id).unwrap().used, 0);
+}
+
+#[test]
+fn lost_attempts_are_free_up_to_twenty() {
+    let (mut world, id) = mesh();
+    for lost in 0..20 {
+        world.fail(&id, FailureClass::Lost);
+        if lost > 0 {
+            assert_eq!(
+                world.state(&id),
+                TaskState::Retrying,
+                "only the first time at once"
+            );
+            world.next();
+        }
+        assert_eq!(world.state(&id), TaskState::Assigned);
+    }
+    assert_eq!(world.tasks.record(&id).unwrap().used, 0);
+    world.fail(&id, FailureClass::Lost);
+    assert_eq!(world.state(&id), TaskState::DeadLettered);
+}
+
+#[test]
+fn an_attempt_that_takes_too_long_is_taken_back_and_its_slot_stays_taken_until_it_is_dropped() {
+    let (mut world, id) = mesh();
+    let (attempt, key) = world.attempt(&id);
+    let decision = world.pass(Duration::from_mins(10));
+    assert!(
+        decision
+            .effects
+            .iter()
+            .any(|e| matches!(e, Effect::CancelAttempt { .. }))
+    );
+    assert_eq!(world.view(&id).error.unwrap().class, FailureClass::Timeout);
+    world.pass(Duration::from_millis(200));
+    world.waits(&id, TaskState::Queued, WaitReason::Capacity);
+
+    let late = Command::AttemptEnded {
+        attempt,
+        key: Some(key),
+        result: Ok(json!("late")),
+    };
+    let decision = world.run(late);
+    assert_eq!(decision.answer, Answer::Dropped);
+    assert_eq!(delivered(&decision), ["t1#2"]);
+}
+
+#[test]
+fn a_deadline_ends_a_task_wherever_it_stands() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let running = world.submit(json!({"type": "x", "deadlineMs": 1000}));
+    let queued = world.submit(json!({"type": "x", "deadlineMs": 1000}));
+    let parked = world.submit(json!({"type": "nobody", "deadlineMs": 1000}));
+    let blocked = world.submit(json!({"type": "x", "deadlineMs": 1000, "dependsOn": [parked]}));
+    world.pass(Duration::from_millis(999));
+    let decision = world.pass(Duration::from_millis(1));
+    for id in [&running, &queued, &parked] {
+        assert_eq!(world.state(id), TaskState::DeadLettered);
+        assert!(decision.effects.contains(&Effect::Escalate(id.clone())));
+    }
+    assert!(world.state(&blocked).is_terminal());
+    let stopped = |e: &&Effect| matches!(e, Effect::CancelAttempt { task, .. } if *task == running);
+    assert_eq!(decision.effects.iter().filter(stopped).count(), 1);
+}
+
+#[test]
+fn cancelling_is_final_and_a_late_result_is_ignored() {
+    let (mut world, id) = mesh();
+    let (attempt, key) = world.attempt(&id);
+    let cancel = Command::Cancel {
+        task: id.clone(),
+        reason: "user:test changed its mind".to_owned(),
+    };
+    let decision = world.run(cancel.clone());
+    assert_eq!(kinds(&decision), ["t1 task.cancelled"]);
+    assert!(matches!(
+        &decision.effects[..],
+        [Effect::CancelAttempt { .. }, ..]
+    ));
+    let state = TaskState::Cancelled;
+    assert_eq!(
+        world.refused(cancel),
+        Refusal::Ended {
+            task: id.clone(),
+            state
+        }
+    );
+    let late = Command::AttemptEnded {
+        attempt: attempt.clone(),
+        key: Some(key.clone()),
+        result: Ok(Value::Null),
+    };
+    assert_eq!(world.run(late.clone()).answer, Answer::Dropped);
+    assert_eq!(world.refused(late), Refusal::Stale(attempt));
+    assert_eq!(world.state(&id), TaskState::Cancelled);
+    let unknown = TaskId::new("nobody").unwrap();
+    let cancel = Command::Cancel {
+        task: unknown.clone(),
+        reason: String::new(),
+    };
+    assert_eq!(world.refused(cancel), Refusal::NotFound(unknown));
+}
+
+#[test]
+fn an_output_that_breaks_its_schema_fails_the_attempt_as_contract() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let contract = json!({"outputSchema": {"type": "object", "required": ["sum"]}});
+    let id = world.submit(json!({"type": "x", "contract": contract}));
+    world.end(&id, Ok(json!({"total": 1})));
+    let error = world.view(&id).error.unwrap();
+    assert_eq!(error.class, FailureClass::Contract);
+    assert!(error.message.contains("sum"), "{error}");
+    world.next();
+    world.end(&id, Ok(json!({"sum": 1})));
+    assert_eq!(world.state(&id), TaskState::Succeeded);
+}
+
+#[test]
+fn an_outcome_from_outside_ends_the_attempt_and_stops_its_instance() {
+    let (mut world, id) = mesh();
+    let (attempt, _) = world.attempt(&id);
+    let decision = world.run(Command::AttemptEnded {
+        attempt,
+        key: None,
+        result: Ok(json!(1)),
+    });
+    assert_eq!(world.state(&id), TaskState::Succeeded);
+    assert!(matches!(
+        &decision.effects[..],
+        [Effect::CancelAttempt { .. }, ..]
+    ));
+}
+
+#[test]
+fn a_failed_task_gets_another_round_with_new_numbers_and_a_new_deadline() {
+    let (mut world, id) = mesh();
+    let retry = Command::Retry { task: id.clone() };
+    assert!(matches!(
+        world.refused(retry.clone()),
+        Refusal::NotRetryable { .. }
+    ));
+    world.fail(&id, FailureClass::Refusal);
+    world.pass(Duration::from_hours(1));
+    assert_eq!(delivered(&world.run(retry)), ["t1#2"]);
+    let record = world.tasks.record(&id).unwrap();
+    assert_eq!((record.round, record.used), (1, 0));
+    assert_eq!(
+        record.task.deadline_at,
+        world.now.plus(Duration::from_hours(24))
+    );
+}
+
+#[test]
+fn a_failed_task_that_is_no_longer_held_comes_back_as_it_was() {
+    let (mut world, id) = mesh();
+    world.fail(&id, FailureClass::Refusal);
+    let record = world.tasks.record(&id).unwrap().clone();
+    world.tasks.evict(world.tasks.applied());
+    world.replayed.evict(world.replayed.applied());
+    let retry = Command::Retry { task: id.clone() };
+    assert_eq!(world.refused(retry.clone()), Refusal::NotFound(id.clone()));
+    world.known.tasks.insert(id.clone(), record);
+    assert_eq!(delivered(&world.run(retry)), ["t1#2"]);
+    assert_eq!(world.view(&id).attempts.len(), 2);
+}
+
+#[test]
+fn a_task_that_ends_two_instances_alone_is_poison_and_the_score_is_refunded() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    world.agent("b", &["x"], &[1]);
+    let id = world.submit(json!({"type": "x", "retry": {"maxAttempts": 10}}));
+    assert_eq!(world.agent_of(&id), "a");
+    world.crash(&id);
+    world.next();
+    assert_eq!(
+        world.agent_of(&id),
+        "b",
+        "another agent is offered it first"
+    );
+    let decision = world.crash(&id);
+    let task = world.view(&id);
+    let error = task.error.unwrap();
+    assert_eq!(
+        (task.state, error.class),
+        (TaskState::DeadLettered, FailureClass::Crash)
+    );
+    assert!(error.message.contains("poison"), "{error}");
+    for agent in ["a", "b"] {
+        let refund = Effect::RefundScore {
+            agent: agent_id(agent),
+            failures: 1,
+        };
+        assert!(decision.effects.contains(&refund));
+    }
+}
+
+#[test]
+fn suspects_run_alone_so_that_the_innocent_are_cleared() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[3]);
+    let ids: Vec<_> = (0..3).map(|_| world.submit(json!({"type": "x"}))).collect();
+    world.crash(&ids[0]);
+    world.fleet("a", agent_view(FaultState::Running, &["x"], &[3], Epoch(2)));
+    world.pass(Duration::from_millis(200));
+    let at_work = |world: &World| {
+        ids.iter()
+            .filter(|id| world.state(id).is_in_flight())
+            .count()
+    };
+    assert_eq!(at_work(&world), 1);
+    let other = world.submit(json!({"type": "x"}));
+    world.waits(&other, TaskState::Queued, WaitReason::Capacity);
+    world.waits(&ids[1], TaskState::Queued, WaitReason::Isolation);
+    for id in &ids {
+        assert_eq!(at_work(&world), 1);
+        world.succeed(id);
+    }
+    assert_eq!(world.state(&other), TaskState::Assigned);
+}
+
+#[test]
+fn a_suspect_gets_an_instance_of_its_own_while_others_keep_it_busy() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[2]);
+    let (bad, good) = (
+        world.submit(json!({"type": "x"})),
+        world.submit(json!({"type": "x"})),
+    );
+    world.succeed(&good);
+    world.crash(&bad);
+    let long = world.submit(json!({"type": "x"}));
+    world.fleet("a", agent_view(FaultState::Running, &["x"], &[2], Epoch(2)));
+    assert_eq!(world.state(&long), TaskState::Assigned);
+    world.pass(Duration::from_millis(200));
+    let later = world.submit(json!({"type": "x"}));
+    world.waits(&bad, TaskState::Queued, WaitReason::Isolation);
+    world.waits(&later, TaskState::Queued, WaitReason::Capacity);
+    world.succeed(&long);
+    assert_eq!(world.state(&bad), TaskState::Assigned);
+    assert_eq!(world.state(&later), TaskState::Queued);
+}

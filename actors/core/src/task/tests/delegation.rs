@@ -1,0 +1,216 @@
+//! Tasks that agents give to agents.
+
+use super::*;
+
+fn asker(world: &World, parent: &TaskId, request: &str) -> Asker {
+    let (attempt, key) = world.attempt(parent);
+    Asker {
+        parent: attempt,
+        key,
+        request: request.to_owned(),
+    }
+}
+
+fn delegation(world: &World, parent: &TaskId, request: &str, spec: Value) -> Command {
+    let spec = Box::new(serde_json::from_value(spec).unwrap());
+    Command::Delegate {
+        asker: asker(world, parent, request),
+        spec,
+    }
+}
+
+fn delegate(world: &mut World, parent: &TaskId, request: &str, spec: Value) -> TaskId {
+    let command = delegation(world, parent, request, spec);
+    match world.run(command).answer {
+        Answer::Child(id) => id,
+        other => panic!("expected a child, got {other:?}"),
+    }
+}
+
+fn answers(decision: &Decision) -> Vec<(&str, TaskState)> {
+    let mut answers = Vec::new();
+    for effect in &decision.effects {
+        if let Effect::ChildEnded { asker, child } = effect {
+            answers.push((asker.request.as_str(), child.state));
+        }
+    }
+    answers
+}
+
+fn planner() -> (World, TaskId) {
+    let mut world = World::new();
+    world.agent("planner", &["plan"], &[1]);
+    world.agent("worker", &["work"], &[2]);
+    let parent = world.submit(json!({"type": "plan"}));
+    (world, parent)
+}
+
+#[test]
+fn the_outcome_of_a_child_reaches_the_attempt_that_asked() {
+    let (mut world, parent) = planner();
+    let child = delegate(&mut world, &parent, "r1", json!({"requirements": ["work"]}));
+    let record = world.tasks.record(&child).unwrap();
+    assert_eq!(
+        (record.depth, record.task.submitted_by.as_str()),
+        (1, "agent:planner")
+    );
+    let decision = world.succeed(&child);
+    assert_eq!(answers(&decision), [("r1", TaskState::Succeeded)]);
+}
+
+#[test]
+fn a_retried_parent_gets_the_first_child_again() {
+    let (mut world, parent) = planner();
+    let spec = json!({"requirements": ["work"]});
+    let ended = delegate(&mut world, &parent, "r1", spec.clone());
+    let running = delegate(&mut world, &parent, "r2", spec.clone());
+    world.succeed(&ended);
+    world.fail(&parent, FailureClass::Unavailable);
+    assert_eq!(
+        world.state(&running),
+        TaskState::Assigned,
+        "children survive a retry of their parent"
+    );
+    world.next();
+
+    let command = delegation(&world, &parent, "r1", spec.clone());
+    let decision = world.run(command);
+    assert_eq!(decision.answer, Answer::Child(ended));
+    assert_eq!(answers(&decision), [("r1", TaskState::Succeeded)]);
+    assert_eq!(delegate(&mut world, &parent, "r2", spec.clone()), running);
+    assert_eq!(
+        answers(&world.succeed(&running)),
+        [("r2", TaskState::Succeeded)]
+    );
+}
+
+#[test]
+fn an_ended_child_that_is_no_longer_held_is_answered_from_the_read_side() {
+    let (mut world, parent) = planner();
+    let spec = json!({"requirements": ["work"]});
+    let child = delegate(&mut world, &parent, "r1", spec.clone());
+    world.succeed(&child);
+    let record = world.tasks.record(&child).unwrap().clone();
+    world.tasks.evict(world.tasks.applied());
+    world.replayed.evict(world.replayed.applied());
+    let command = delegation(&world, &parent, "r1", spec);
+    assert_eq!(
+        world.tasks.lookups(&command).tasks,
+        BTreeSet::from([child.clone()])
+    );
+    world.known.tasks.insert(child, record);
+    assert_eq!(answers(&world.run(command)), [("r1", TaskState::Succeeded)]);
+}
+
+#[test]
+fn a_parent_that_waits_for_its_children_holds_no_slot() {
+    let mut world = World::with(TaskConfig {
+        max_parallel_tasks: 1,
+        ..TaskConfig::default()
+    });
+    world.agent("both", &["plan", "work"], &[1]);
+    let parent = world.submit(json!({"type": "plan"}));
+    let child = delegate(&mut world, &parent, "r1", json!({"requirements": ["work"]}));
+    assert_eq!(world.state(&child), TaskState::Assigned);
+    let grandchild = delegate(&mut world, &child, "r1", json!({"requirements": ["work"]}));
+    assert_eq!(world.state(&grandchild), TaskState::Assigned);
+    let other = world.submit(json!({"type": "work"}));
+    world.succeed(&grandchild);
+    world.succeed(&child);
+    world.waits(&other, TaskState::Queued, WaitReason::ParallelLimit);
+    world.succeed(&parent);
+    assert_eq!(world.state(&other), TaskState::Assigned);
+}
+
+#[test]
+fn children_end_with_their_parent_and_inherit_its_deadline() {
+    let mut world = World::new();
+    world.agent("planner", &["plan"], &[1]);
+    world.agent("worker", &["work"], &[2]);
+    let parent = world.submit(json!({"type": "plan", "deadlineMs": 5000}));
+    let child = delegate(&mut world, &parent, "r1", json!({"requirements": ["work"]}));
+    let waiting = delegate(
+        &mut world,
+        &parent,
+        "r2",
+        json!({"requirements": ["nobody"]}),
+    );
+    let deadline = world.view(&parent).deadline_at;
+    assert_eq!(world.view(&child).deadline_at, deadline);
+    let decision = world.run(Command::Cancel {
+        task: parent.clone(),
+        reason: "enough".to_owned(),
+    });
+    for id in [&child, &waiting] {
+        assert_eq!(world.state(id), TaskState::Cancelled);
+    }
+    let stopped = |e: &&Effect| matches!(e, Effect::CancelAttempt { .. });
+    assert_eq!(decision.effects.iter().filter(stopped).count(), 2);
+    assert_eq!(answers(&decision), []);
+}
+
+#[test]
+fn delegation_is_bounded_in_depth_and_number() {
+    let mut world = World::with(TaskConfig {
+        max_parallel_tasks: 100,
+        ..TaskConfig::default()
+    });
+    world.agent("a", &["x"], &[100]);
+    let spec = json!({"requirements": ["x"]});
+    let mut task = world.submit(spec.clone());
+    for _ in 0..DEPTH_MAX {
+        task = delegate(&mut world, &task, "r", spec.clone());
+    }
+    let command = delegation(&world, &task, "r", spec.clone());
+    assert!(matches!(world.refused(command), Refusal::Invalid { .. }));
+
+    let parent = world.submit(spec);
+    let child = json!({"type": "nobody", "parent": parent});
+    world.submit_all(vec![child.clone(); CHILDREN_MAX]);
+    let command = world.submission(vec![child]);
+    assert!(matches!(world.refused(command), Refusal::Invalid { .. }));
+}
+
+#[test]
+fn stale_attempts_cannot_delegate_and_nobody_can_when_it_is_off() {
+    let (mut world, parent) = planner();
+    let spec = json!({"requirements": ["work"]});
+    let stale = delegation(&world, &parent, "r1", spec.clone());
+    world.fail(&parent, FailureClass::Unavailable);
+    world.next();
+    assert!(matches!(world.refused(stale), Refusal::Stale(_)));
+    world.config.allow_cross_agent = false;
+    let command = delegation(&world, &parent, "r1", spec);
+    assert_eq!(world.refused(command), Refusal::CrossAgent);
+}
+
+#[test]
+fn another_round_of_a_parent_gets_new_children() {
+    let (mut world, parent) = planner();
+    let spec = json!({"requirements": ["work"]});
+    let first = delegate(&mut world, &parent, "r1", spec.clone());
+    world.fail(&first, FailureClass::Refusal);
+    world.fail(&parent, FailureClass::Refusal);
+    world.run(Command::Retry {
+        task: parent.clone(),
+    });
+    let second = delegate(&mut world, &parent, "r1", spec);
+    assert_ne!(first, second);
+    assert_eq!(world.state(&second), TaskState::Assigned);
+    let retry = Command::Retry { task: first };
+    assert_eq!(
+        delivered(&world.run(retry)).len(),
+        1,
+        "its parent lives again"
+    );
+}
+
+#[test]
+fn a_child_cannot_be_retried_after_its_parent() {
+    let (mut world, parent) = planner();
+    let child = delegate(&mut world, &parent, "r1", json!({"requirements": ["work"]}));
+    world.fail(&child, FailureClass::Refusal);
+    world.succeed(&parent);
+    let refusal = world.refused(Command::Retry { task: child });
+    assert!(refusal.to_string().contains(parent.as_str()), "{refusal}");
+}

@@ -1,0 +1,338 @@
+//! Random histories; [`World::check`] looks at every promise after every step.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A step, its operands being indexes into what is there when it comes.
+#[derive(Debug, Clone)]
+enum Step {
+    Submit {
+        kind: u8,
+        flavour: u8,
+        count: usize,
+    },
+    Delegate {
+        parent: usize,
+        kind: u8,
+        request: u8,
+    },
+    Start(usize),
+    End {
+        task: usize,
+        class: Option<FailureClass>,
+        outside: bool,
+    },
+    EndStale(usize),
+    InstanceDown {
+        agent: usize,
+        class: FailureClass,
+    },
+    Drop(usize),
+    Cancel(usize),
+    Retry(usize),
+    Pass(u64),
+    Fleet {
+        agent: usize,
+        fault: usize,
+        slots: Vec<u32>,
+        closed: bool,
+    },
+    Gone(usize),
+    Restart,
+    Reconcile {
+        agent: usize,
+        forget: bool,
+    },
+    Evict,
+}
+
+const AGENTS: [(&str, &[&str]); 3] = [("a", &["x", "y"]), ("b", &["x"]), ("c", &["y", "z"])];
+const KINDS: [&str; 4] = ["x", "y", "z", "nobody"];
+const FAULTS: [FaultState; 6] = [
+    FaultState::Running,
+    FaultState::Running,
+    FaultState::Backoff,
+    FaultState::Open,
+    FaultState::HalfOpen,
+    FaultState::Quarantined,
+];
+
+fn class() -> impl Strategy<Value = FailureClass> {
+    prop::sample::select(FailureClass::ALL.to_vec())
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = 0..64_usize;
+    prop_oneof![
+        6 => (0..4_u8, 0..8_u8, 1..4_usize)
+            .prop_map(|(kind, flavour, count)| Step::Submit { kind, flavour, count }),
+        3 => (index.clone(), 0..4_u8, 0..3_u8)
+            .prop_map(|(parent, kind, request)| Step::Delegate { parent, kind, request }),
+        3 => index.clone().prop_map(Step::Start),
+        8 => (index.clone(), prop::option::of(class()), any::<bool>())
+            .prop_map(|(task, class, outside)| Step::End { task, class, outside }),
+        1 => index.clone().prop_map(Step::EndStale),
+        2 => (0..3_usize, class()).prop_map(|(agent, class)| Step::InstanceDown { agent, class }),
+        3 => index.clone().prop_map(Step::Drop),
+        1 => index.clone().prop_map(Step::Cancel),
+        1 => index.clone().prop_map(Step::Retry),
+        4 => prop::sample::select(vec![1, 250, 1000, 60_000, 700_000, 4_000_000]).prop_map(Step::Pass),
+        5 => (0..3_usize, 0..6_usize, prop::collection::vec(0..4_u32, 0..3), any::<bool>())
+            .prop_map(|(agent, fault, slots, closed)| Step::Fleet { agent, fault, slots, closed }),
+        1 => (0..3_usize).prop_map(Step::Gone),
+        1 => Just(Step::Restart),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(agent, forget)| Step::Reconcile { agent, forget }),
+        1 => Just(Step::Evict),
+    ]
+}
+
+impl World {
+    fn pick(&self, index: usize, of: impl Fn(&Task) -> bool) -> Option<TaskId> {
+        let ids: Vec<_> = self
+            .tasks
+            .ids()
+            .filter(|id| of(self.tasks.get(id).unwrap()))
+            .collect();
+        (!ids.is_empty()).then(|| ids[index % ids.len()].clone())
+    }
+
+    fn spec(&self, kind: u8, flavour: u8) -> Value {
+        let mut spec = json!({"requirements": [KINDS[usize::from(kind) % 4]]});
+        match flavour {
+            1 => spec["priority"] = json!("critical"),
+            2 => spec["deadlineMs"] = json!(90_000),
+            3 => spec["timeoutMs"] = json!(500),
+            4 => spec["idempotencyKey"] = json!(format!("key-{kind}")),
+            5 => {
+                let dependency = self.pick(usize::from(kind), |_| true);
+                spec["dependsOn"] = json!(dependency.into_iter().collect::<Vec<_>>());
+            }
+            6 => spec["retry"] = json!({"maxAttempts": 1}),
+            _ => {}
+        }
+        spec
+    }
+
+    /// What the read side would know, as the shell asks it.
+    fn ask_and_decide(&mut self, archive: &BTreeMap<TaskId, TaskRecord>, command: Command) {
+        let wanted = self.tasks.lookups(&command);
+        self.known = Known::default();
+        for id in &wanted.tasks {
+            self.known
+                .tasks
+                .extend(archive.get(id).map(|record| (id.clone(), record.clone())));
+        }
+        for (by, key) in &wanted.keys {
+            let found = archive.values().find(|record| {
+                record.task.submitted_by == *by
+                    && record.task.spec.idempotency_key.as_ref() == Some(key)
+            });
+            self.known
+                .keys
+                .extend(found.map(|record| ((by.clone(), key.clone()), record.clone())));
+        }
+        let mut decision = self.decide(command);
+        while decision.is_ok_and(|decision| decision.more) {
+            decision = self.decide(Command::Tick);
+        }
+    }
+
+    fn command(&mut self, step: Step) -> Option<Command> {
+        let in_flight = |task: &Task| task.state.is_in_flight();
+        Some(match step {
+            Step::Submit {
+                kind,
+                flavour,
+                count,
+            } => {
+                let spec = self.spec(kind, flavour);
+                self.submission(vec![spec; count])
+            }
+            Step::Delegate {
+                parent,
+                kind,
+                request,
+            } => self.delegation(parent, kind, request)?,
+            Step::Start(task) => {
+                let (attempt, key) = self.attempt(&self.pick(task, in_flight)?);
+                Command::AttemptStarted { attempt, key }
+            }
+            Step::End {
+                task,
+                class,
+                outside,
+            } => {
+                let (attempt, key) = self.attempt(&self.pick(task, in_flight)?);
+                let result = match class {
+                    None => Ok(json!(1)),
+                    Some(class) => Err(Failure::new(class, "random")),
+                };
+                Command::AttemptEnded {
+                    attempt,
+                    key: (!outside).then_some(key),
+                    result,
+                }
+            }
+            Step::EndStale(task) => self.stale_report(task)?,
+            Step::InstanceDown { agent, class } => {
+                let id = agent_id(AGENTS[agent].0);
+                let (no, instance) = self.live.fleet.agent(&id)?.instances.iter().next()?;
+                let key = (id, *no, instance.epoch);
+                Command::InstanceDown {
+                    key,
+                    failure: Failure::new(class, "gone"),
+                }
+            }
+            Step::Drop(index) => self.drop_report(index)?,
+            Step::Cancel(task) => Command::Cancel {
+                task: self.pick(task, |_| true)?,
+                reason: "random".to_owned(),
+            },
+            Step::Retry(task) => Command::Retry {
+                task: self.pick(task, |_| true)?,
+            },
+            Step::Pass(ms) => {
+                self.now = self.now.plus(Duration::from_millis(ms));
+                Command::Tick
+            }
+            Step::Fleet {
+                agent,
+                fault,
+                slots,
+                closed,
+            } => self.announce(agent, fault, &slots, closed),
+            Step::Gone(agent) => Command::Fleet(FleetChange::Gone(agent_id(AGENTS[agent].0))),
+            Step::Restart => {
+                self.tasks = self.tasks.rebuilt();
+                self.live = Live::default();
+                Command::Recover
+            }
+            Step::Reconcile { agent, forget } => self.stock(agent, forget),
+            Step::Evict => unreachable!("done by the caller"),
+        })
+    }
+
+    fn delegation(&self, parent: usize, kind: u8, request: u8) -> Option<Command> {
+        let parent = self.pick(parent, |task| task.state.is_in_flight())?;
+        let (attempt, key) = self.attempt(&parent);
+        let spec: TaskSpec = serde_json::from_value(self.spec(kind, 0)).unwrap();
+        let request = format!("r{request}");
+        let asker = Asker {
+            parent: attempt,
+            key,
+            request,
+        };
+        Some(Command::Delegate {
+            asker,
+            spec: Box::new(spec),
+        })
+    }
+
+    /// What an old incarnation says of a first attempt.
+    fn stale_report(&self, task: usize) -> Option<Command> {
+        let id = self.pick(task, |task| !task.attempts.is_empty())?;
+        let first = self.tasks.get(&id)?.attempts.first()?.clone();
+        let attempt = AttemptRef {
+            task: id,
+            attempt: first.number,
+            epoch: Epoch(0),
+        };
+        let key = Some((first.agent_id, first.instance, first.epoch));
+        Some(Command::AttemptEnded {
+            attempt,
+            key,
+            result: Ok(json!("stale")),
+        })
+    }
+
+    /// An instance lets go of what it was told to drop.
+    fn drop_report(&self, index: usize) -> Option<Command> {
+        let releasing = self.live.releasing.iter();
+        let all: Vec<_> = releasing
+            .flat_map(|(key, held)| held.iter().map(move |(id, no)| (key, id, no)))
+            .collect();
+        let (key, task, number) = *all.get(index % all.len().max(1))?;
+        let attempt = AttemptRef {
+            task: task.clone(),
+            attempt: *number,
+            epoch: key.2,
+        };
+        Some(Command::AttemptEnded {
+            attempt,
+            key: Some(key.clone()),
+            result: Ok(json!("late")),
+        })
+    }
+
+    /// What an agent has in hand: all that it should, or nothing.
+    fn stock(&self, agent: usize, forget: bool) -> Command {
+        let agent = agent_id(AGENTS[agent].0);
+        let ids = self.tasks.ids().filter(|id| self.state(id).is_in_flight());
+        let present = ids
+            .map(|id| self.attempt(id))
+            .filter(|(_, key)| key.0 == agent && !forget)
+            .map(|(at, key)| (key, at.task, at.attempt))
+            .collect();
+        Command::Reconcile {
+            agent: Some(agent),
+            present,
+        }
+    }
+
+    /// An agent as its actor would announce it: an epoch per change of its instances.
+    fn announce(&mut self, agent: usize, fault: usize, slots: &[u32], closed: bool) -> Command {
+        let (name, capabilities) = AGENTS[agent];
+        let known = self.live.fleet.agent(&agent_id(name)).cloned();
+        self.ids += 1;
+        let mut view = agent_view(
+            FAULTS[fault],
+            capabilities,
+            slots,
+            Epoch(u64::from(self.ids)),
+        );
+        for (no, instance) in &mut view.instances {
+            if let Some(before) = known.as_ref().and_then(|known| known.instances.get(no)) {
+                // It is the same incarnation; only one that is gone makes way for another.
+                *instance = before.clone();
+            }
+        }
+        if let Some(known) = known {
+            view.instances.extend(known.instances);
+        }
+        for instance in view.instances.values_mut() {
+            instance.closed = closed.then(|| "draining".to_owned());
+        }
+        Command::Fleet(FleetChange::Agent(agent_id(name), Box::new(view)))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_promise_holds_after_every_step_of_a_random_history(
+        fallback in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut world = World::with(TaskConfig { fallback_on_error: fallback, ..TaskConfig::default() });
+        let mut archive = BTreeMap::new();
+        for step in steps {
+            if matches!(step, Step::Evict) {
+                for id in world.tasks.ids() {
+                    archive.insert(id.clone(), world.tasks.record(id).unwrap().clone());
+                }
+                world.tasks.evict(world.tasks.applied());
+                world.replayed.evict(world.replayed.applied());
+            } else if let Some(command) = world.command(step) {
+                world.ask_and_decide(&archive, command);
+            }
+        }
+        // Whatever happened before, every task comes to its end.
+        while let Some(at) = world.tasks.next_timer() {
+            world.now = world.now.max(at);
+            world.ask_and_decide(&archive, Command::Tick);
+        }
+        prop_assert_eq!(world.tasks.live_count(), 0);
+    }
+}

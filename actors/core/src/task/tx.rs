@@ -1,0 +1,295 @@
+//! One decision under way: events are applied as they are made, so that each step sees the ones before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_messages::events::TaskEvent;
+use mesh_messages::task::TaskState;
+use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
+
+use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live};
+use super::index::instance_of;
+use super::state::Tasks;
+use crate::routing::{InstanceKey, Load, Occupancy};
+
+/// Events after which a decision stops to look for more. Commands add up to some 2000 of their own, and one append of
+/// the journal holds 4096.
+pub(crate) const EVENTS_MAX: usize = 1024;
+
+pub(crate) struct Tx<'a> {
+    pub(crate) tasks: &'a mut Tasks,
+    pub(crate) live: &'a mut Live,
+    pub(crate) ctx: Context<'a>,
+    pub(crate) more: bool,
+    random: u64,
+    events: Vec<(TaskId, TaskEvent)>,
+    effects: Vec<Effect>,
+    ended: Vec<TaskId>,
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(tasks: &'a mut Tasks, live: &'a mut Live, ctx: Context<'a>) -> Self {
+        Self {
+            tasks,
+            live,
+            ctx,
+            more: false,
+            random: ctx.random,
+            events: Vec::new(),
+            effects: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// The next random bits (`SplitMix64` over the ones that the decision was given).
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Whether what else could be decided has to wait for the next decision. Notes that there is more.
+    pub(crate) fn is_full(&mut self) -> bool {
+        let full = self.events.len() >= EVENTS_MAX;
+        self.more |= full;
+        full
+    }
+
+    /// Makes an event happen.
+    pub(crate) fn emit(&mut self, id: &TaskId, event: TaskEvent) {
+        let had = self.tasks.entry(id).and_then(instance_of);
+        self.tasks
+            .apply(id, &event)
+            .expect("an event that was just decided fits its task");
+        self.report(had, id, &event);
+        self.events.push((id.clone(), event));
+        let Some(entry) = self.tasks.entry(id) else {
+            return;
+        };
+        let state = entry.task().state;
+        if state.is_terminal() {
+            self.ended.push(id.clone());
+            self.effects.push(Effect::TaskEnded(id.clone()));
+            if state == TaskState::DeadLettered {
+                self.effects.push(Effect::Escalate(id.clone()));
+            }
+            self.answer_asker(id);
+        }
+    }
+
+    /// Tells an agent that is still there how the attempt it had has ended, if it has.
+    fn report(&mut self, had: Option<InstanceKey>, id: &TaskId, event: &TaskEvent) {
+        let Some(key) = had.filter(|key| self.live.fleet.has_instance(key)) else {
+            return;
+        };
+        let class = match event {
+            TaskEvent::Succeeded { .. } => None,
+            TaskEvent::AttemptFailed { failure, .. } | TaskEvent::DeadLettered { failure, .. } => {
+                Some(failure.class)
+            }
+            TaskEvent::Cancelled { .. } => Some(FailureClass::Cancelled),
+            TaskEvent::Submitted { .. }
+            | TaskEvent::Waiting { .. }
+            | TaskEvent::Assigned { .. }
+            | TaskEvent::Started { .. }
+            | TaskEvent::Retried { .. } => return,
+        };
+        let outcome = match class {
+            None => AttemptOutcome::Succeeded,
+            Some(class) if class.is_scored() => return,
+            Some(class) => AttemptOutcome::Unscored(class),
+        };
+        let task = id.clone();
+        self.effects
+            .push(Effect::ReportToAgent { key, task, outcome });
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Tells whoever delegated a child how it ended, if that attempt is still under way.
+    pub(crate) fn answer_asker(&mut self, child: &TaskId) {
+        let Some(asker) = self.live.askers.remove(child) else {
+            return;
+        };
+        let current = self.tasks.entry(&asker.parent.task).is_some_and(|parent| {
+            parent
+                .record
+                .attempt()
+                .is_some_and(|a| a.number == asker.parent.attempt && a.epoch == asker.parent.epoch)
+        });
+        if current && let Some(child) = self.tasks.get(child) {
+            let child = Box::new(child.clone());
+            self.effects.push(Effect::ChildEnded { asker, child });
+        }
+    }
+
+    /// Asks the instance that has a task's attempt to drop it. Must come before the event that ends the attempt.
+    pub(crate) fn stop_attempt(&mut self, id: &TaskId, reason: &str) {
+        let Some(entry) = self.tasks.entry(id) else {
+            return;
+        };
+        let Some(key) = instance_of(entry) else {
+            return;
+        };
+        let attempt = entry.record.last_attempt;
+        if self.live.fleet.has_instance(&key) {
+            let held = self.live.releasing.entry(key.clone()).or_default();
+            held.insert((id.clone(), attempt));
+        }
+        let (task, reason) = (id.clone(), reason.to_owned());
+        self.effects.push(Effect::CancelAttempt {
+            key,
+            task,
+            attempt,
+            reason,
+        });
+    }
+
+    /// Ends a task that has not ended, for a reason that is not its own.
+    pub(crate) fn cancel(&mut self, id: &TaskId, reason: String) {
+        self.stop_attempt(id, &reason);
+        let at = self.ctx.now;
+        self.emit(id, TaskEvent::Cancelled { at, reason });
+    }
+
+    /// Carries the ends of tasks on to those that hang on them: children and dependents.
+    pub(crate) fn carry_on(&mut self) {
+        while let Some(ended) = self.ended.pop() {
+            self.end_children_of(&ended);
+            self.end_dependents_of(&ended);
+            if self.is_full() {
+                return;
+            }
+        }
+        while let Some(id) = self.tasks.index().unblocked.first().cloned() {
+            if self.is_full() {
+                return;
+            }
+            self.emit(
+                &id,
+                TaskEvent::Waiting {
+                    state: TaskState::Queued,
+                    waiting_for: None,
+                },
+            );
+        }
+    }
+
+    /// Does what earlier decisions left over because their group was full.
+    pub(crate) fn catch_up(&mut self) {
+        let index = self.tasks.index();
+        let upper = index.children.keys().chain(index.dependents.keys());
+        let gone: Vec<_> = upper
+            .filter(|id| self.tasks.live(id).is_none())
+            .cloned()
+            .collect();
+        self.ended.extend(gone);
+        self.carry_on();
+    }
+
+    fn end_children_of(&mut self, parent: &TaskId) {
+        for child in self
+            .tasks
+            .index()
+            .children
+            .get(parent)
+            .cloned()
+            .unwrap_or_default()
+        {
+            if self.is_full() {
+                return;
+            }
+            self.cancel(&child, format!("its parent {parent} has ended"));
+        }
+    }
+
+    fn end_dependents_of(&mut self, id: &TaskId) {
+        let state = match self
+            .tasks
+            .get(id)
+            .or_else(|| self.ctx.known.tasks.get(id).map(|r| &r.task))
+        {
+            Some(task) => task.state.name(),
+            None => "ended",
+        };
+        for dependent in self
+            .tasks
+            .index()
+            .dependents
+            .get(id)
+            .cloned()
+            .unwrap_or_default()
+        {
+            if self.is_full() {
+                return;
+            }
+            self.cancel(
+                &dependent,
+                format!("task {id}, on which it depends, is {state}"),
+            );
+        }
+    }
+
+    pub(crate) fn finish(self, answer: Answer) -> Decision {
+        Decision {
+            events: self.events,
+            effects: self.effects,
+            answer,
+            more: self.more,
+        }
+    }
+}
+
+/// Who holds which slots: the state's attempts, and those that instances have not dropped yet.
+pub(crate) struct Slots<'a> {
+    pub(crate) tasks: &'a Tasks,
+    pub(crate) live: &'a Live,
+    /// Instances that are kept free for tasks that have to be alone.
+    pub(crate) kept: &'a BTreeSet<InstanceKey>,
+}
+
+impl Slots<'_> {
+    fn at_work<'k>(&'k self, key: &'k InstanceKey) -> impl Iterator<Item = &'k TaskId> {
+        self.tasks
+            .in_flight_on(key)
+            .filter(|id| self.tasks.is_at_work(id))
+    }
+
+    fn count(&self, key: &InstanceKey) -> u32 {
+        let releasing = self.live.releasing.get(key).map_or(0, BTreeSet::len);
+        u32::try_from(self.at_work(key).count() + releasing).unwrap_or(u32::MAX)
+    }
+}
+
+impl Occupancy for Slots<'_> {
+    fn on_instance(&self, key: &InstanceKey) -> Load {
+        let has_suspect = self.at_work(key).any(|id| {
+            self.tasks
+                .entry(id)
+                .is_some_and(|entry| entry.record.is_suspect())
+        });
+        Load {
+            at_work: self.count(key),
+            kept: has_suspect || self.kept.contains(key),
+        }
+    }
+
+    fn on_agent(&self, agent: &AgentId) -> u32 {
+        let keys: BTreeSet<_> = keys_of(&self.tasks.index().in_flight, agent)
+            .chain(keys_of(&self.live.releasing, agent))
+            .collect();
+        keys.into_iter().map(|key| self.count(key)).sum()
+    }
+}
+
+fn keys_of<'m, V>(
+    map: &'m BTreeMap<InstanceKey, V>,
+    agent: &'m AgentId,
+) -> impl Iterator<Item = &'m InstanceKey> {
+    let first = (agent.clone(), InstanceNo(0), Epoch(0));
+    map.range(first..)
+        .map(|(key, _)| key)
+        .take_while(move |(id, ..)| id == agent)
+}

@@ -1,0 +1,317 @@
+//! Whether a task makes sense, apart from the tasks around it.
+
+use mesh_messages::schema::{Checker, FieldError};
+use mesh_messages::task::{REQUIREMENTS_MAX, RetrySpec, TASK_DATA_MAX, TaskContract, TaskSpec};
+
+use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
+
+/// Longest capability or type, as manifests have it.
+const NAME_MAX: usize = 128;
+/// Longest time that a task or an attempt may be given: 30 days. What runs longer should be several tasks.
+pub const SPAN_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Longest idempotency key, in bytes: a UUID or a digest with a prefix fits many times over.
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+/// Most tasks that one task may depend on.
+pub const DEPENDENCIES_MAX: usize = 256;
+/// Most labels of one task, and the longest key and value in bytes: they are marks, not data.
+pub const LABELS_MAX: (usize, usize, usize) = (64, 63, 256);
+/// Largest output schema in bytes of JSON: it is compiled for every result.
+pub const SCHEMA_MAX: usize = 64 * 1024;
+
+/// Collects what is wrong with one task of a submission.
+pub(crate) struct Report<'a> {
+    prefix: String,
+    errors: &'a mut Vec<FieldError>,
+}
+
+impl<'a> Report<'a> {
+    /// For the task at `index` of an array, or for a single task.
+    pub(crate) fn new(index: Option<usize>, errors: &'a mut Vec<FieldError>) -> Self {
+        Self {
+            prefix: index.map_or_else(String::new, |index| format!("[{index}].")),
+            errors,
+        }
+    }
+
+    pub(crate) fn add(&mut self, field: &str, message: impl Into<String>) {
+        self.errors
+            .push(FieldError::new(format!("{}{field}", self.prefix), message));
+    }
+}
+
+/// Checks everything that the specification alone tells. Returns its size in bytes of JSON.
+pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
+    names(spec, report);
+    spans(spec, report);
+    if let Some(retry) = &spec.retry {
+        retries(retry, report);
+    }
+    if let Some(contract) = &spec.contract {
+        check_contract(contract, report);
+    }
+    if spec.trust.is_some() {
+        report.add(
+            "trust",
+            "not supported by this version: no agent's trust is known; leave it out",
+        );
+    }
+    if spec.budget.is_some() {
+        report.add(
+            "budget",
+            "not supported by this version: costs are not metered; leave it out",
+        );
+    }
+    marks(spec, report);
+    let input = json_len(&spec.input);
+    if input > TASK_DATA_MAX {
+        report.add(
+            "input",
+            format!("has {input} bytes as JSON; at most {TASK_DATA_MAX} are accepted"),
+        );
+    }
+    json_len(spec)
+}
+
+fn names(spec: &TaskSpec, report: &mut Report<'_>) {
+    if spec.kind.is_none() && spec.requirements.is_empty() {
+        report.add("requirements", "name at least one capability, or a type");
+    }
+    if let Some(kind) = &spec.kind
+        && let Some(wrong) = not_a_name(kind)
+    {
+        report.add("type", wrong);
+    }
+    if spec.requirements.len() > REQUIREMENTS_MAX {
+        let count = spec.requirements.len();
+        report.add(
+            "requirements",
+            format!("has {count} entries; at most {REQUIREMENTS_MAX} are accepted"),
+        );
+    }
+    for (index, requirement) in spec.requirements.iter().take(REQUIREMENTS_MAX).enumerate() {
+        if let Some(wrong) = not_a_name(requirement) {
+            report.add(&format!("requirements[{index}]"), wrong);
+        }
+    }
+}
+
+fn not_a_name(text: &str) -> Option<String> {
+    let ok = !text.is_empty()
+        && text.len() <= NAME_MAX
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b));
+    (!ok).then(|| {
+        format!("must be 1 to {NAME_MAX} characters out of A-Z a-z 0-9 . _ : / -, starting with a letter or digit")
+    })
+}
+
+fn spans(spec: &TaskSpec, report: &mut Report<'_>) {
+    for (field, value) in [
+        ("deadlineMs", spec.deadline_ms),
+        ("timeoutMs", spec.timeout_ms),
+    ] {
+        if value.is_some_and(|ms| ms == 0 || ms > SPAN_MS_MAX) {
+            report.add(field, format!("must be from 1 to {SPAN_MS_MAX} (30 days)"));
+        }
+    }
+}
+
+fn retries(retry: &RetrySpec, report: &mut Report<'_>) {
+    if retry
+        .max_attempts
+        .is_some_and(|n| n == 0 || n > ATTEMPTS_MAX)
+    {
+        report.add(
+            "retry.maxAttempts",
+            format!("must be from 1 to {ATTEMPTS_MAX}"),
+        );
+    }
+    let longest = u64::try_from(RETRY_DELAY_MAX.as_millis()).unwrap_or(u64::MAX);
+    if retry.base_delay_ms.is_some_and(|ms| ms > longest) {
+        report.add("retry.baseDelayMs", format!("must be at most {longest}"));
+    }
+}
+
+fn check_contract(contract: &TaskContract, report: &mut Report<'_>) {
+    if !contract.checks.is_empty() {
+        report.add(
+            "contract.checks",
+            "not supported by this version; use outputSchema, or leave it out",
+        );
+    }
+    let Some(schema) = &contract.output_schema else {
+        return;
+    };
+    if json_len(schema) > SCHEMA_MAX {
+        report.add(
+            "contract.outputSchema",
+            format!("must have at most {SCHEMA_MAX} bytes as JSON"),
+        );
+    } else if let Err(error) = Checker::new(schema.clone()) {
+        report.add("contract.outputSchema", error.to_string());
+    }
+}
+
+fn marks(spec: &TaskSpec, report: &mut Report<'_>) {
+    if spec
+        .idempotency_key
+        .as_ref()
+        .is_some_and(|k| k.is_empty() || k.len() > IDEMPOTENCY_KEY_MAX)
+    {
+        report.add(
+            "idempotencyKey",
+            format!("must have 1 to {IDEMPOTENCY_KEY_MAX} bytes"),
+        );
+    }
+    if spec.depends_on.len() > DEPENDENCIES_MAX {
+        let count = spec.depends_on.len();
+        report.add(
+            "dependsOn",
+            format!("has {count} entries; at most {DEPENDENCIES_MAX} are accepted"),
+        );
+    }
+    let (count, key_max, value_max) = LABELS_MAX;
+    if spec.labels.len() > count {
+        report.add(
+            "labels",
+            format!(
+                "has {} entries; at most {count} are accepted",
+                spec.labels.len()
+            ),
+        );
+    }
+    for (key, value) in spec.labels.iter().take(count) {
+        if key.is_empty() || key.len() > key_max {
+            let shown: String = key.chars().take(key_max).collect();
+            report.add(
+                &format!("labels.{shown}"),
+                format!("a label's key must have 1 to {key_max} bytes"),
+            );
+        } else if value.len() > value_max {
+            report.add(
+                &format!("labels.{key}"),
+                format!("must have at most {value_max} bytes"),
+            );
+        }
+    }
+}
+
+/// Bytes of a value as JSON, without making the text.
+pub(crate) fn json_len(value: &impl serde::Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, value) {
+        Ok(()) => count.0,
+        // What cannot be written must not pass a bound.
+        Err(_) => usize::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn refused(spec: serde_json::Value, expected: &[&str]) {
+        let spec: TaskSpec = serde_json::from_value(spec).unwrap();
+        let mut errors = Vec::new();
+        validate(&spec, &mut Report::new(None, &mut errors));
+        let fields: Vec<_> = errors.iter().map(|e| e.path.as_str()).collect();
+        assert_eq!(fields, expected, "{errors:?}");
+    }
+
+    #[test]
+    fn a_plain_task_passes() {
+        refused(json!({"requirements": ["scrape.web/v2"]}), &[]);
+        refused(
+            json!({"type": "scrape", "input": {"a": [1, 2]}, "deadlineMs": 1}),
+            &[],
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named() {
+        refused(json!({}), &["requirements"]);
+        refused(
+            json!({"requirements": ["ok", "not ok", ""]}),
+            &["requirements[1]", "requirements[2]"],
+        );
+        refused(json!({"type": "-x"}), &["type"]);
+        refused(
+            json!({"type": "x", "requirements": vec!["y"; 33]}),
+            &["requirements"],
+        );
+        refused(
+            json!({"type": "x", "deadlineMs": 0, "timeoutMs": SPAN_MS_MAX + 1}),
+            &["deadlineMs", "timeoutMs"],
+        );
+        refused(
+            json!({"type": "x", "retry": {"maxAttempts": 0, "baseDelayMs": 600_001}}),
+            &["retry.maxAttempts", "retry.baseDelayMs"],
+        );
+        refused(
+            json!({"type": "x", "retry": {"maxAttempts": 101}}),
+            &["retry.maxAttempts"],
+        );
+        refused(
+            json!({"type": "x", "idempotencyKey": ""}),
+            &["idempotencyKey"],
+        );
+        refused(
+            json!({"type": "x", "labels": {"": "v", "k": "x".repeat(257)}}),
+            &["labels.", "labels.k"],
+        );
+        refused(
+            json!({"type": "x", "input": "x".repeat(TASK_DATA_MAX)}),
+            &["input"],
+        );
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        refused(
+            json!({"type": "x", "contract": {"checks": ["it works"]}, "trust": 0.5, "budget": {"usd": 1}}),
+            &["contract.checks", "trust", "budget"],
+        );
+    }
+
+    #[test]
+    fn an_output_schema_must_compile_and_stay_within_itself() {
+        let with =
+            |schema: serde_json::Value| json!({"type": "x", "contract": {"outputSchema": schema}});
+        refused(with(json!({"type": "object", "required": ["a"]})), &[]);
+        refused(
+            with(json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}})),
+            &[],
+        );
+        refused(
+            with(json!({"type": "no such type"})),
+            &["contract.outputSchema"],
+        );
+        refused(
+            with(json!({"$ref": "https://example.com/schema.json"})),
+            &["contract.outputSchema"],
+        );
+        refused(
+            with(json!({"$ref": "file:///etc/passwd"})),
+            &["contract.outputSchema"],
+        );
+        refused(
+            with(json!({"description": "x".repeat(SCHEMA_MAX)})),
+            &["contract.outputSchema"],
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! What passes between the orchestrator, an agent's actor and its instances.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use mesh_messages::klp::Envelope;
+use mesh_messages::task::{Priority, Progress};
+use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
+
+/// An attempt, on its way to an instance.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub attempt: AttemptNo,
+    /// The agent it is for.
+    pub agent: AgentId,
+    /// The replica.
+    pub instance: InstanceNo,
+    /// The incarnation; any other drops it.
+    pub epoch: Epoch,
+    /// What the agent sees as `action`.
+    pub action: String,
+    /// What it gets.
+    pub input: Arc<Value>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When the attempt's time is up.
+    pub attempt_until: Timestamp,
+}
+
+/// The outcome of a delegated task, on its way back to the instance that asked.
+#[derive(Debug, Clone)]
+pub struct ChildOutcome {
+    /// The task on whose behalf it was asked.
+    pub parent: TaskId,
+    /// The request's id, as the agent wrote it.
+    pub request: String,
+    /// The delegated task.
+    pub child: TaskId,
+    /// How it ended.
+    pub result: Result<Value, Failure>,
+}
+
+/// What an instance tells the orchestrator. Each names the incarnation and the attempt it speaks of.
+#[derive(Debug, Clone)]
+pub enum AttemptNews {
+    /// The agent has it.
+    Started {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+    },
+    /// How far it is. Never journalled.
+    Progress {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+        /// How far.
+        progress: Progress,
+    },
+    /// It ended.
+    Ended {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+        /// How.
+        result: Result<Value, Failure>,
+    },
+}
+
+/// Why mail could not be given to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MailError {
+    /// It is not running.
+    #[error("no instance of the agent is ready")]
+    NotReady,
+    /// It does not read.
+    #[error("the agent does not read its input")]
+    NotReading,
+}
+
+/// A message for an agent, and where its answer goes.
+#[derive(Debug)]
+pub struct Mail {
+    /// The message.
+    pub envelope: Box<Envelope>,
+    /// Where a message that says `in_reply_to` goes; without it nobody waits.
+    pub reply: Option<tokio::sync::oneshot::Sender<Envelope>>,
+}

@@ -1,0 +1,247 @@
+//! The attempts that an instance has in hand, and what it asks of the mesh on their behalf.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use mesh_messages::klp::{
+    ControlVerb, Envelope, ErrorCode, KlpDecodeError, KlpError, MemoryOp, MessageType, TaskRequest, TaskResult,
+};
+use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
+
+use super::session::problem;
+use super::{Flight, InstanceMessage, Phase, Session};
+use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
+use crate::agents::services::Delegation;
+use crate::clock::now;
+
+impl Session {
+    /// Takes an attempt in hand.
+    pub(super) fn deliver(&mut self, delivery: Delivery) {
+        if delivery.epoch != self.args.epoch || self.phase != Phase::Ready {
+            let failure = Failure::new(FailureClass::Lost, "the instance no longer takes work");
+            return self.report(AttemptNews::Ended {
+                task: delivery.task,
+                attempt: delivery.attempt,
+                epoch: delivery.epoch,
+                result: Err(failure),
+            });
+        }
+        let (task, attempt, epoch) = (delivery.task.clone(), delivery.attempt, self.args.epoch);
+        self.flights.insert(task.clone(), Flight { attempt, give_up: None });
+        self.show_flights();
+        self.report(AttemptNews::Started { task, attempt, epoch });
+        if self.child.is_none() {
+            return self.run(delivery);
+        }
+        let left = delivery.attempt_until.since(now());
+        let request = TaskRequest {
+            action: Some(delivery.action),
+            requirements: Vec::new(),
+            input: (*delivery.input).clone(),
+            deadline_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: None,
+        };
+        let payload = serde_json::to_value(request).unwrap_or_default();
+        let mut envelope = self.message(MessageType::TaskRequest, payload);
+        envelope.task_id = Some(delivery.task);
+        envelope.attempt = Some(delivery.attempt);
+        envelope.priority = delivery.priority;
+        self.send(&envelope);
+    }
+
+    pub(super) fn task_result(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
+        let missing = "Missing required field: task_id".to_owned();
+        let task = envelope
+            .task_id
+            .clone()
+            .ok_or_else(|| problem(ErrorCode::MissingField, Some("task_id"), missing))?;
+        let Some(flight) = self.flights.get(&task) else {
+            self.args.ctx.metrics.refused("stale_result");
+            return Err(problem(ErrorCode::Stale, Some("task_id"), format!("{task} is not in hand")));
+        };
+        if envelope.attempt.is_some_and(|attempt| attempt != flight.attempt) {
+            self.args.ctx.metrics.refused("stale_result");
+            let detail = format!("attempt {} is in hand", flight.attempt);
+            return Err(problem(ErrorCode::Stale, Some("attempt"), detail));
+        }
+        let (result, error) = match envelope.payload_as::<TaskResult>() {
+            Ok(TaskResult::Done { output }) => (Ok(output), None),
+            Ok(TaskResult::Failed { error }) => (Err(own_word(error)), None),
+            Err(error) => (Err(contract(&error)), Some(error)),
+        };
+        self.land(&task, result);
+        error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// A result that cannot be read as an envelope still ends its attempt, if its task can be found in it.
+    pub(super) fn unreadable_result(&mut self, line: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(line) else { return };
+        let task = value["task_id"].as_str().and_then(|t| TaskId::new(t).ok());
+        if let (Some("TASK_RESULT"), Some(task)) = (value["type"].as_str(), task) {
+            self.land(&task, Err(Failure::new(FailureClass::Contract, "its TASK_RESULT is malformed")));
+        }
+    }
+
+    /// An attempt has come to its end.
+    pub(super) fn land(&mut self, task: &TaskId, result: Result<Value, Failure>) {
+        let Some(flight) = self.flights.remove(task) else { return };
+        // Also of an attempt that was cancelled: its slot is free only now.
+        let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
+        self.report(AttemptNews::Ended { task, attempt, epoch, result });
+        self.after_flight();
+    }
+
+    /// Makes the agent let go of an attempt.
+    pub(super) fn cancel_attempt(&mut self, task: &TaskId, attempt: AttemptNo, reason: Failure) {
+        let limit = self.args.ctx.settings.cancel_timeout;
+        let Some(flight) = self.flights.get_mut(task).filter(|f| f.attempt == attempt) else {
+            // It has let go already; whoever cancels waits to hear so.
+            let (task, epoch) = (task.clone(), self.args.epoch);
+            return self.report(AttemptNews::Ended { task, attempt, epoch, result: Err(reason) });
+        };
+        flight.give_up = Some((now().plus(limit), reason));
+        if self.child.is_none() {
+            // Its own process, or its future, goes with the entry.
+            self.running.remove(task);
+            let failure = Failure::new(FailureClass::Cancelled, "was given up");
+            return self.land(task, Err(failure));
+        }
+        self.control(ControlVerb::Cancel, Value::Null, Some(task.clone()), Some(limit));
+    }
+
+    pub(super) fn report(&mut self, news: AttemptNews) {
+        let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
+        // Outlives this instance: what an attempt came to must arrive even if its agent dies right after.
+        let instance = self.args.instance;
+        ractor::concurrency::spawn(async move { services.report(&agent, instance, news).await });
+    }
+
+    pub(super) fn delegate(&mut self, envelope: &Envelope) -> Result<bool, KlpError> {
+        let task: TaskRequest = envelope.payload_as()?;
+        let parent = match (&envelope.task_id, self.flights.len()) {
+            (Some(parent), _) if self.flights.contains_key(parent) => Some(parent.clone()),
+            (Some(parent), _) => {
+                let detail = format!("{parent} is not in hand");
+                return Err(problem(ErrorCode::Stale, Some("task_id"), detail));
+            }
+            (None, 1) => self.flights.keys().next().cloned(),
+            (None, _) => None,
+        };
+        let Some(parent) = parent else {
+            let detail = format!(
+                "{} tasks are in hand; name the one on whose behalf this is",
+                self.flights.len()
+            );
+            return Err(problem(ErrorCode::MissingField, Some("task_id"), detail));
+        };
+        let request = envelope.id.clone();
+        let delegation = Delegation {
+            agent: self.args.agent.clone(),
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+            attempt: self.flights.get(&parent).map(|f| f.attempt).unwrap_or_default(),
+            parent,
+            request: request.clone(),
+            task,
+        };
+        let services = Arc::clone(&self.args.services);
+        self.aside(async move {
+            match services.delegate(delegation).await {
+                Ok(_) => None,
+                // A delegation that is refused has its outcome: so an agent waits for one kind of answer only.
+                Err(error) => {
+                    let failure = Failure::new(FailureClass::Refusal, error.detail);
+                    Some((MessageType::TaskResult, request, result_payload(&Err(failure))))
+                }
+            }
+        });
+        Ok(true)
+    }
+
+    /// Tells the agent how a delegated task ended.
+    pub(super) fn child_ended(&mut self, outcome: ChildOutcome) {
+        let mut envelope = self.message(MessageType::TaskResult, result_payload(&outcome.result));
+        envelope.in_reply_to = Some(outcome.request);
+        envelope.task_id = Some(outcome.child);
+        self.send(&envelope);
+    }
+
+    pub(super) fn memory(&mut self, envelope: &Envelope) -> Result<bool, KlpError> {
+        let op: MemoryOp = envelope.payload_as()?;
+        let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
+        let id = envelope.id.clone();
+        self.aside(async move {
+            let reply = services.memory(&agent, op).await;
+            Some((MessageType::Memory, id, serde_json::to_value(reply).unwrap_or_default()))
+        });
+        Ok(true)
+    }
+
+    /// Passes on what the agent says to others; true when a side task does it.
+    pub(super) fn pass_on(&mut self, envelope: Envelope) -> bool {
+        if let Some(waiting) = envelope.in_reply_to.as_ref().and_then(|id| self.mail.remove(id)) {
+            let _nobody_waits_any_more = waiting.send(envelope);
+            return false;
+        }
+        let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
+        let (epoch, id) = (self.args.epoch, envelope.id.clone());
+        self.aside(async move {
+            match services.pass_on(&agent, epoch, envelope).await {
+                Ok(None) => None,
+                Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
+                Err(error) => {
+                    Some((MessageType::Error, id, serde_json::to_value(error).unwrap_or_default()))
+                }
+            }
+        });
+        true
+    }
+
+    /// Does something that takes time beside the session, then writes the answer and gives the line's permit back.
+    fn aside(
+        &mut self,
+        work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,
+    ) {
+        let (me, lines) = (self.me.clone(), Arc::clone(&self.lines));
+        let mut answer = self.message(MessageType::Message, Value::Null);
+        self.spawn(async move {
+            if let Some((kind, in_reply_to, payload)) = work.await {
+                answer.kind = kind;
+                answer.payload = payload;
+                answer.in_reply_to = Some(in_reply_to);
+                let _gone = me.cast(InstanceMessage::Write(answer.to_line()));
+            }
+            lines.add_permits(1);
+        });
+    }
+}
+
+fn contract(error: &KlpDecodeError) -> Failure {
+    Failure::new(FailureClass::Contract, format!("its TASK_RESULT is malformed: {error}"))
+}
+
+/// An agent may say how its work failed, but not what only meshd can know.
+fn own_word(failure: Failure) -> Failure {
+    let class = match failure.class {
+        FailureClass::Crash | FailureClass::Start | FailureClass::Hang | FailureClass::Resource => {
+            FailureClass::Unavailable
+        }
+        FailureClass::Policy | FailureClass::Lost | FailureClass::Cancelled => FailureClass::Refusal,
+        FailureClass::Timeout
+        | FailureClass::Unavailable
+        | FailureClass::Contract
+        | FailureClass::Quota
+        | FailureClass::Refusal
+        | FailureClass::Auth => failure.class,
+    };
+    Failure { class, ..failure }
+}
+
+fn result_payload(result: &Result<Value, Failure>) -> Value {
+    let result = match result {
+        Ok(output) => TaskResult::Done { output: output.clone() },
+        Err(error) => TaskResult::Failed { error: error.clone() },
+    };
+    serde_json::to_value(result).unwrap_or_default()
+}

@@ -1,0 +1,366 @@
+//! The KLP conversation of an instance: what its lines mean, and what is written to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use mesh_messages::address::Address;
+use mesh_messages::klp::{
+    Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError, MessageType,
+    SessionLimits, Stamp, StatusUpdate, decode_with,
+};
+use mesh_messages::task::Progress;
+use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
+
+use super::{Asked, BAD_LINES_MAX, MUTE_MAX, Phase, Session};
+use crate::agents::agent::AgentMessage;
+use crate::agents::delivery::{AttemptNews, Mail};
+use crate::agents::lines::{Input, LINE_MAX};
+use crate::agents::policy::effective;
+use crate::clock::now;
+
+/// How often an agent with the `health` hook and no declared heartbeat is asked, and how long it may take.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+const HEALTH_TTL: Duration = Duration::from_secs(15);
+/// Answers that may be outstanding from one agent to those who wrote to it.
+const MAIL_MAX: usize = 256;
+
+impl Session {
+    pub(super) fn input(&mut self, input: Input) {
+        match input {
+            Input::Line(line) => {
+                self.last_life = now();
+                self.args.live.active(self.last_life);
+                // A side task that the line leads to gives the permit back itself.
+                if !self.line(&line) {
+                    self.lines.add_permits(1);
+                }
+            }
+            Input::TooLong => {
+                let detail = format!("a line has at most {LINE_MAX} bytes");
+                self.refuse(None, &problem(ErrorCode::TooLarge, None, detail));
+                self.lines.add_permits(1);
+            }
+            Input::End => {
+                if !matches!(self.phase, Phase::Stopping { .. }) {
+                    self.mute_until = Some(now().plus(MUTE_MAX));
+                }
+            }
+        }
+    }
+
+    /// Handles a line; true when a side task has taken over its permit.
+    fn line(&mut self, line: &[u8]) -> bool {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return false;
+        }
+        let envelope = match decode_with(line, &self.defaults()) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                self.unreadable_result(line);
+                self.refuse(error.id.clone(), &error.into());
+                return false;
+            }
+        };
+        if envelope.epoch.is_some_and(|epoch| epoch != self.args.epoch) {
+            self.args.ctx.metrics.refused("stale_epoch");
+            let detail = format!("this is epoch {}", self.args.epoch);
+            self.refuse(Some(envelope.id), &problem(ErrorCode::Stale, Some("epoch"), detail));
+            return false;
+        }
+        if envelope.kind != MessageType::Handshake && !self.shook {
+            let detail = "the first line is a HANDSHAKE".to_owned();
+            self.refuse(Some(envelope.id), &problem(ErrorCode::Unexpected, Some("type"), detail));
+            return false;
+        }
+        self.envelope(envelope)
+    }
+
+    fn envelope(&mut self, envelope: Envelope) -> bool {
+        let id = envelope.id.clone();
+        let done = match envelope.kind {
+            MessageType::Handshake => self.handshake(&envelope).map(|()| false),
+            MessageType::TaskResult => self.task_result(&envelope).map(|()| false),
+            MessageType::StatusUpdate => self.status_update(&envelope).map(|()| false),
+            MessageType::TaskRequest => self.delegate(&envelope),
+            MessageType::Memory => self.memory(&envelope),
+            MessageType::Message
+            | MessageType::Publish
+            | MessageType::Subscribe
+            | MessageType::CapabilityQuery
+            | MessageType::SecurityAlert => Ok(self.pass_on(envelope)),
+            MessageType::Error => {
+                let text = envelope.payload.to_string();
+                self.args.log.push(now(), self.args.instance, self.args.epoch, text.as_bytes());
+                Ok(false)
+            }
+            MessageType::Control | MessageType::CapabilityReply => {
+                let detail = format!("{} is meshd's to send", envelope.kind);
+                Err(problem(ErrorCode::Unexpected, Some("type"), detail))
+            }
+        };
+        done.unwrap_or_else(|problem| {
+            self.refuse(Some(id), &problem);
+            false
+        })
+    }
+
+    fn defaults(&self) -> Defaults {
+        Defaults {
+            id: None,
+            from: Some(Address::agent(self.args.agent.clone())),
+            to: Address::node(&self.args.ctx.node.did.to_string()).ok(),
+            timestamp: Some(now()),
+            epoch: Some(self.args.epoch),
+        }
+    }
+
+    /// Answers a line that cannot be acted upon, and counts it.
+    pub(super) fn refuse(&mut self, in_reply_to: Option<String>, problem: &KlpError) {
+        self.bad_lines += 1;
+        self.args.live.refused();
+        self.args.ctx.metrics.refused("agent_line");
+        if self.bad_lines > BAD_LINES_MAX {
+            let text = format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");
+            return self.kill(Some(Failure::new(FailureClass::Resource, text)));
+        }
+        let payload = serde_json::to_value(problem).unwrap_or_default();
+        let mut envelope = self.message(MessageType::Error, payload);
+        envelope.in_reply_to = in_reply_to;
+        self.send(&envelope);
+    }
+
+    pub(super) fn message(&mut self, kind: MessageType, payload: Value) -> Envelope {
+        self.next_id += 1;
+        let stamp = Stamp {
+            id: format!("m{}-{}", self.args.epoch, self.next_id),
+            timestamp: now(),
+            epoch: Some(self.args.epoch),
+        };
+        let to = Address::agent(self.args.agent.clone());
+        let from = Address::node(&self.args.ctx.node.did.to_string()).unwrap_or_else(|_| to.clone());
+        Envelope::new(kind, from, to, payload, stamp)
+    }
+
+    pub(super) fn send(&mut self, envelope: &Envelope) {
+        self.write(envelope.to_line());
+    }
+
+    pub(super) fn write(&mut self, line: Vec<u8>) {
+        let Some(out) = &self.out else { return };
+        if let Err(tokio::sync::mpsc::error::TrySendError::Full(_)) = out.try_send(line) {
+            self.kill(Some(Failure::new(FailureClass::Hang, "does not read its input")));
+        }
+    }
+
+    // ---- the start ----
+
+    fn handshake(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
+        if self.shook {
+            let detail = "hands were shaken already".to_owned();
+            return Err(problem(ErrorCode::Unexpected, Some("type"), detail));
+        }
+        let hello: Handshake = match envelope.payload_as() {
+            Ok(hello) => hello,
+            Err(error) => {
+                let text = format!("its handshake is malformed: {error}");
+                self.kill(Some(Failure::new(FailureClass::Start, text)));
+                return Ok(());
+            }
+        };
+        if let Some(surplus) = hello.capabilities.iter().find(|c| !self.args.manifest.has_capability(c)) {
+            let text = format!("its profile is wider than its manifest: {surplus}");
+            self.kill(Some(Failure::new(FailureClass::Start, text)));
+            return Ok(());
+        }
+        let capabilities: BTreeSet<String> = if hello.capabilities.is_empty() {
+            self.args.manifest.capabilities.iter().cloned().collect()
+        } else {
+            hello.capabilities.into_iter().collect()
+        };
+        self.hooks = hello.hooks.into_iter().collect();
+        let reply = serde_json::to_value(self.hello_reply()).unwrap_or_default();
+        let mut answer = self.message(MessageType::Handshake, reply);
+        answer.in_reply_to = Some(envelope.id.clone());
+        self.send(&answer);
+        self.shaken(capabilities);
+        // Popped from the end: `init` comes first.
+        for verb in [ControlVerb::Start, ControlVerb::Upgrade, ControlVerb::Init] {
+            let args = match (&self.args.upgraded_from, verb) {
+                (Some(from), ControlVerb::Upgrade) => json!({ "oldVersion": from }),
+                (None, ControlVerb::Upgrade) => continue,
+                _ => Value::Null,
+            };
+            if self.hooks.contains(&verb) {
+                self.opening.push((verb, args));
+            }
+        }
+        self.open_next();
+        Ok(())
+    }
+
+    /// Tells the owner that hands were shaken, and by what profile.
+    pub(super) fn shaken(&mut self, capabilities: BTreeSet<String>) {
+        self.shook = true;
+        let hooks = self.hooks.iter().map(|h| h.name().to_owned()).collect();
+        let _owner_gone = self.args.owner.cast(AgentMessage::InstanceShaken {
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+            hooks,
+            capabilities,
+        });
+    }
+
+    fn hello_reply(&self) -> HandshakeReply {
+        let limits = effective(&self.args.manifest, &self.args.ctx.settings).limits;
+        HandshakeReply {
+            node: self.args.ctx.node.did.to_string(),
+            agent: self.args.agent.clone(),
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+            limits: SessionLimits {
+                line_bytes: LINE_MAX as u64,
+                concurrency: self.args.manifest.concurrency.get(),
+                memory_bytes: limits.memory_bytes,
+                cpu_millicores: limits.cpu_millicores,
+                heartbeat_ttl_ms: self.args.manifest.heartbeat.map(|h| h.ttl.as_millis()),
+            },
+        }
+    }
+
+    /// Calls the next hook of the start; after the last one the agent is ready.
+    fn open_next(&mut self) {
+        match self.opening.pop() {
+            Some((verb, args)) => {
+                let limit = self.start_until.since(now());
+                self.control(verb, args, None, Some(limit));
+            }
+            None => self.ready(),
+        }
+    }
+
+    /// It serves from now on.
+    pub(super) fn ready(&mut self) {
+        self.phase = Phase::Ready;
+        self.last_life = now();
+        if self.hooks.contains(&ControlVerb::Health) {
+            self.next_health = Some(now().plus(self.health_interval()));
+        }
+        let _owner_gone = self.args.owner.cast(AgentMessage::InstanceReady {
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+        });
+    }
+
+    // ---- hooks ----
+
+    /// Sends a `CONTROL`. With a limit, its answer is waited for.
+    pub(super) fn control(
+        &mut self,
+        verb: ControlVerb,
+        args: Value,
+        task: Option<TaskId>,
+        limit: Option<Duration>,
+    ) {
+        let deadline_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX));
+        let payload = serde_json::to_value(Control { verb, args, deadline_ms }).unwrap_or_default();
+        let mut envelope = self.message(MessageType::Control, payload);
+        envelope.task_id = task;
+        // A shutdown is answered by the end, a cancellation by letting go of the task.
+        if let Some(limit) = limit.filter(|_| !verb.is_always_sent()) {
+            self.asked.insert(envelope.id.clone(), Asked { verb, until: now().plus(limit) });
+        }
+        self.send(&envelope);
+    }
+
+    fn answered(&mut self, verb: ControlVerb, update: &StatusUpdate) {
+        let opening = matches!(verb, ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade);
+        match &update.error {
+            Some(why) if opening => {
+                let text = format!("its {} hook failed: {why}", verb.name());
+                self.kill(Some(Failure::new(FailureClass::Start, text)));
+            }
+            None if opening => self.open_next(),
+            _ if verb == ControlVerb::Health => {
+                self.next_health = Some(now().plus(self.health_interval()));
+            }
+            _ => {}
+        }
+    }
+
+    /// A hook did not return in time.
+    pub(super) fn unanswered(&mut self, verb: ControlVerb) {
+        let (class, text) = match verb {
+            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade => {
+                (FailureClass::Start, format!("its {} hook did not return in time", verb.name()))
+            }
+            _ => (FailureClass::Hang, format!("did not answer `{}` in time", verb.name())),
+        };
+        self.kill(Some(Failure::new(class, text)));
+    }
+
+    fn health_interval(&self) -> Duration {
+        self.args.manifest.heartbeat.map_or(HEALTH_INTERVAL, |h| h.interval.duration())
+    }
+
+    /// Asks the agent how it is; its silence is a finding.
+    pub(super) fn ask_health(&mut self) {
+        self.next_health = None;
+        let ttl = self.args.manifest.heartbeat.map_or(HEALTH_TTL, |h| h.ttl.duration());
+        self.control(ControlVerb::Health, Value::Null, None, Some(ttl));
+    }
+
+    /// When silence becomes a finding: only where a heartbeat is declared, and not while a bounded call is in flight.
+    pub(super) fn silence_until(&self) -> Option<Timestamp> {
+        let heartbeat = self.args.manifest.heartbeat?;
+        let applies = self.phase == Phase::Ready && self.flights.is_empty() && self.child.is_some();
+        applies.then(|| self.last_life.plus(heartbeat.ttl.duration()))
+    }
+
+    fn status_update(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
+        let update: StatusUpdate = envelope.payload_as()?;
+        if let Some(health) = update.health.clone() {
+            self.args.live.set_health(health);
+        }
+        if let Some(asked) = envelope.in_reply_to.as_ref().and_then(|id| self.asked.remove(id)) {
+            self.answered(asked.verb, &update);
+        }
+        let Some(task) = &envelope.task_id else { return Ok(()) };
+        let Some(flight) = self.flights.get(task) else {
+            return Err(problem(ErrorCode::Stale, Some("task_id"), format!("{task} is not in hand")));
+        };
+        if flight.give_up.is_some() && update.progress.is_none() {
+            // It says that it has let go.
+            let task = task.clone();
+            self.land(&task, Err(Failure::new(FailureClass::Cancelled, "was given up")));
+            return Ok(());
+        }
+        if let Some(fraction) = update.progress {
+            let progress = Progress { fraction, note: update.note, at: now() };
+            let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
+            self.report(AttemptNews::Progress { task, attempt, epoch, progress });
+        }
+        Ok(())
+    }
+
+    /// Gives the agent a message, and remembers who waits for the answer.
+    pub(super) fn mail(&mut self, mail: Mail) {
+        if self.phase != Phase::Ready || self.out.is_none() {
+            return; // The dropped reply tells the sender.
+        }
+        if let Some(reply) = mail.reply {
+            self.mail.retain(|_, waiting| !waiting.is_closed());
+            if self.mail.len() >= MAIL_MAX {
+                return;
+            }
+            self.mail.insert(mail.envelope.id.clone(), reply);
+        }
+        self.send(&mail.envelope);
+    }
+}
+
+/// An `ERROR`'s payload.
+pub(super) fn problem(code: ErrorCode, field: Option<&str>, detail: String) -> KlpError {
+    KlpError { code: code.name().to_owned(), field: field.map(str::to_owned), detail }
+}

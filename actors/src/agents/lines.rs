@@ -1,0 +1,200 @@
+//! Lines from and to a process, bounded on every side.
+//!
+//! ```text
+//!  process stdout ──► reader task ──(permits)──► instance actor ──(bounded queue)──► writer task ──► process stdin
+//! ```
+//! The reader hands over one line at a time and waits for a permit before the next, so an agent that floods is slowed
+//! to the pace at which its lines are handled, and fills its own pipe. The writer never blocks the actor: a full queue
+//! or a write that takes too long means that the agent does not read, which is for the instance to judge.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::live::LOG_LINE_BYTES_MAX;
+
+/// Longest line that is taken, in bytes: one KLP envelope.
+pub(crate) const LINE_MAX: usize = 1024 * 1024;
+/// Lines of one agent that wait to be handled. The agent waits beyond that.
+pub(crate) const LINES_IN_MAX: usize = 64;
+/// Lines that wait to be written to one agent. One that lets more pile up does not read.
+pub(crate) const LINES_OUT_MAX: usize = 1024;
+/// How long one line may take to be written before the agent counts as not reading.
+pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// What a reader saw.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A line without its end.
+    Line(Vec<u8>),
+    /// A line beyond [`LINE_MAX`] was passed over.
+    TooLong,
+    /// Nothing more will come.
+    End,
+}
+
+/// Paces a reader: at most `rate` lines a second, and as many at once.
+fn pace(rate: u32) -> DefaultDirectRateLimiter {
+    RateLimiter::direct(Quota::per_second(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN)))
+}
+
+/// Reads lines until the end or until `take` says that nobody wants them; waits for a permit before handing one over,
+/// and hands over at most `rate` lines a second.
+pub(crate) async fn read_lines(
+    source: impl AsyncRead + Unpin + Send,
+    permits: Arc<Semaphore>,
+    rate: u32,
+    mut take: impl FnMut(Input) -> bool + Send,
+) {
+    let pace = pace(rate);
+    let mut reader = BufReader::with_capacity(16 * 1024, source);
+    let mut line = Vec::new();
+    let mut passing_over = false;
+    loop {
+        let Ok(chunk) = reader.fill_buf().await else { break };
+        if chunk.is_empty() {
+            break;
+        }
+        let newline = chunk.iter().position(|b| *b == b'\n');
+        let upto = newline.unwrap_or(chunk.len());
+        if !passing_over {
+            if line.len() + upto > LINE_MAX {
+                passing_over = true;
+                line = Vec::new();
+            } else {
+                line.extend_from_slice(&chunk[..upto]);
+            }
+        }
+        reader.consume(upto + usize::from(newline.is_some()));
+        if newline.is_none() {
+            continue;
+        }
+        let input = if std::mem::take(&mut passing_over) {
+            Input::TooLong
+        } else {
+            Input::Line(std::mem::take(&mut line))
+        };
+        pace.until_ready().await;
+        // The actor gives the permit back when it has handled the line.
+        let Ok(permit) = permits.acquire().await else { return };
+        permit.forget();
+        if !take(input) {
+            return;
+        }
+    }
+    if !line.is_empty() && !passing_over {
+        // A last line without its end is still a line.
+        let Ok(permit) = permits.acquire().await else { return };
+        permit.forget();
+        if !take(Input::Line(line)) {
+            return;
+        }
+    }
+    take(Input::End);
+}
+
+/// Reads an agent's log until its end, at most `rate` lines a second. Lines too long are cut into pieces.
+pub(crate) async fn read_log(
+    source: impl AsyncRead + Unpin + Send,
+    rate: u32,
+    mut sink: impl FnMut(Vec<u8>) + Send,
+) {
+    let pace = pace(rate);
+    let mut reader = BufReader::with_capacity(LOG_LINE_BYTES_MAX, source);
+    let mut line = Vec::new();
+    loop {
+        let Ok(chunk) = reader.fill_buf().await else { break };
+        if chunk.is_empty() {
+            break;
+        }
+        let newline = chunk.iter().position(|b| *b == b'\n');
+        let upto = newline.unwrap_or(chunk.len());
+        line.extend_from_slice(&chunk[..upto]);
+        reader.consume(upto + usize::from(newline.is_some()));
+        if newline.is_some() || line.len() >= LOG_LINE_BYTES_MAX {
+            pace.until_ready().await;
+            sink(std::mem::take(&mut line));
+        }
+    }
+    if !line.is_empty() {
+        sink(line);
+    }
+}
+
+/// Why lines can no longer be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteEnd {
+    /// The process closed its input, or everything was written.
+    Closed,
+    /// It does not read.
+    Stalled,
+}
+
+/// Writes queued lines, each with its newline, until the queue or the pipe closes.
+pub(crate) async fn write_lines(
+    mut sink: impl AsyncWrite + Unpin + Send,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+) -> WriteEnd {
+    while let Some(line) = queue.recv().await {
+        match tokio::time::timeout(WRITE_STALL_MAX, sink.write_all(&line)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return WriteEnd::Closed,
+            Err(_) => return WriteEnd::Stalled,
+        }
+    }
+    WriteEnd::Closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lines_of(bytes: &[u8]) -> Vec<String> {
+        let mut seen = Vec::new();
+        let permits = Arc::new(Semaphore::new(1000));
+        read_lines(bytes, permits, 1000, |input| {
+            seen.push(match input {
+                Input::Line(line) => String::from_utf8_lossy(&line).into_owned(),
+                Input::TooLong => "<too long>".to_owned(),
+                Input::End => "<end>".to_owned(),
+            });
+            true
+        })
+        .await;
+        seen
+    }
+
+    #[tokio::test]
+    async fn lines_are_cut_at_newlines_and_the_last_needs_none() {
+        assert_eq!(lines_of(b"a\n\nb").await, ["a", "", "b", "<end>"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_beyond_the_limit_is_passed_over_and_the_next_one_read() {
+        let mut bytes = vec![b'x'; LINE_MAX + 1];
+        bytes.extend_from_slice(b"\nok\n");
+        assert_eq!(lines_of(&bytes).await, ["<too long>", "ok", "<end>"]);
+    }
+
+    #[tokio::test]
+    async fn without_permits_nothing_is_handed_over() {
+        let permits = Arc::new(Semaphore::new(1));
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let reader = {
+            let permits = Arc::clone(&permits);
+            async move {
+                read_lines(&b"a\nb\n"[..], permits, 1000, |input| tx.send(matches!(input, Input::Line(_))).is_ok()).await;
+            }
+        };
+        let task = tokio::task::spawn(reader);
+        assert_eq!(rx.recv().await, Some(true));
+        assert!(rx.try_recv().is_err());
+        permits.add_permits(1);
+        assert_eq!(rx.recv().await, Some(true));
+        task.await.expect("reader ends");
+    }
+}

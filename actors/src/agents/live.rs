@@ -1,0 +1,136 @@
+//! What an instance is doing right now: written by its actor, read by everybody. Never journalled.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use mesh_messages::klp::ReportedHealth;
+use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
+use mesh_sandbox::ChildHandle;
+
+use crate::operations::LogLine;
+
+/// Lines of log kept per instance: enough to see why something died, little enough for a thousand instances.
+pub const LOG_LINES_MAX: usize = 200;
+/// Longest log line, in bytes; the rest is cut.
+pub const LOG_LINE_BYTES_MAX: usize = 4096;
+
+/// One instance, live.
+#[derive(Debug, Default)]
+pub struct InstanceLive(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    process: Option<ChildHandle>,
+    uid: Option<u32>,
+    tasks: Vec<(TaskId, AttemptNo)>,
+    last_activity: Option<Timestamp>,
+    refused: u64,
+    health: Option<ReportedHealth>,
+    // CPU time and when it was read, for the rate between two readings.
+    sample: Option<(Timestamp, u64)>,
+    cpu: Option<f64>,
+}
+
+/// A reading of [`InstanceLive`].
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// The process that meshd started, as the host numbers it.
+    pub pid: Option<u32>,
+    /// The user it runs as.
+    pub uid: Option<u32>,
+    /// What it has in hand.
+    pub tasks: Vec<TaskId>,
+    /// When it last said something.
+    pub last_activity: Option<Timestamp>,
+    /// Its messages that were refused.
+    pub refused: u64,
+    /// What it says of itself.
+    pub health: Option<ReportedHealth>,
+    /// Megabytes.
+    pub memory: Option<f64>,
+    /// Percent of one core since the last reading but one.
+    pub cpu: Option<f64>,
+}
+
+/// The shortest time between two readings of processor time that gives a rate worth showing.
+const SAMPLE_MIN_MS: u128 = 200;
+
+impl InstanceLive {
+    fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
+        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+    /// Its process, once it runs.
+    pub fn set_process(&self, process: Option<ChildHandle>, uid: Option<u32>) {
+        self.with(|i| (i.process, i.uid) = (process, uid));
+    }
+    /// What it has in hand.
+    pub fn set_tasks(&self, tasks: Vec<(TaskId, AttemptNo)>) {
+        self.with(|i| i.tasks = tasks);
+    }
+    /// The attempts that it has in hand.
+    pub fn attempts(&self) -> Vec<(TaskId, AttemptNo)> {
+        self.with(|i| i.tasks.clone())
+    }
+    /// It said something.
+    pub fn active(&self, at: Timestamp) {
+        self.with(|i| i.last_activity = Some(at));
+    }
+    /// A message of it was refused.
+    pub fn refused(&self) {
+        self.with(|i| i.refused += 1);
+    }
+    /// It said how it is.
+    pub fn set_health(&self, health: ReportedHealth) {
+        self.with(|i| i.health = Some(health));
+    }
+    /// Everything at once, measured now.
+    pub fn read(&self, now: Timestamp) -> Reading {
+        self.with(|i| {
+            let usage = i.process.as_ref().filter(|p| p.try_wait().is_none()).map(ChildHandle::usage);
+            if let Some(usage) = usage {
+                let (then, before) = *i.sample.get_or_insert((now, usage.cpu_ms));
+                let passed = now.since(then).as_millis();
+                if passed >= SAMPLE_MIN_MS {
+                    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a process fit a float")]
+                    let rate = usage.cpu_ms.saturating_sub(before) as f64 * 100.0 / passed as f64;
+                    i.cpu = Some(rate);
+                    i.sample = Some((now, usage.cpu_ms));
+                }
+            }
+            #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit a float")]
+            let memory = usage.map(|u| u.memory_bytes as f64 / (1024.0 * 1024.0));
+            Reading {
+                pid: i.process.as_ref().map(ChildHandle::pid),
+                uid: i.uid,
+                tasks: i.tasks.iter().map(|(task, _)| task.clone()).collect(),
+                last_activity: i.last_activity,
+                refused: i.refused,
+                health: i.health.clone(),
+                memory,
+                cpu: i.cpu,
+            }
+        })
+    }
+}
+
+/// The last lines of an agent's log, of all its instances.
+#[derive(Debug, Default)]
+pub struct LogTail(Mutex<VecDeque<LogLine>>);
+
+impl LogTail {
+    /// Adds a line, cut at [`LOG_LINE_BYTES_MAX`].
+    pub fn push(&self, time: Timestamp, instance: InstanceNo, epoch: Epoch, line: &[u8]) {
+        let cut = &line[..line.len().min(LOG_LINE_BYTES_MAX)];
+        let line = String::from_utf8_lossy(cut).into_owned();
+        let mut lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if lines.len() >= LOG_LINES_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(LogLine { time, instance, epoch, line });
+    }
+    /// The last `count` lines, oldest first.
+    pub fn tail(&self, count: usize) -> Vec<LogLine> {
+        let lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
+    }
+}

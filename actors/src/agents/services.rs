@@ -1,0 +1,62 @@
+//! What an agent's session can ask of the rest of the mesh.
+
+use async_trait::async_trait;
+
+use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest};
+use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId};
+
+use super::delivery::AttemptNews;
+use crate::directory::AgentEntry;
+
+/// A delegation as an agent asked for it.
+#[derive(Debug, Clone)]
+pub struct Delegation {
+    /// Who asks.
+    pub agent: AgentId,
+    /// Which replica.
+    pub instance: InstanceNo,
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// The task on whose behalf.
+    pub parent: TaskId,
+    /// The attempt at it that is in hand.
+    pub attempt: AttemptNo,
+    /// The request's id; the same id for the same parent is the same child.
+    pub request: String,
+    /// What is to be done.
+    pub task: TaskRequest,
+}
+
+/// What an agent's session can ask of the rest of the mesh. Each call waits for a part that is being restarted.
+#[async_trait]
+pub trait Services: Send + Sync + std::fmt::Debug + 'static {
+    /// Reports on an attempt. Returns when the task machine has it, or will never want it.
+    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: AttemptNews);
+    /// Has something done for a task; the outcome comes later as a `ChildOutcome`.
+    async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError>;
+    /// Reads or changes the agent's memory.
+    async fn memory(&self, agent: &AgentId, op: MemoryOp) -> MemoryReply;
+    /// Passes on what an agent says to others; the answer, if there is one at once.
+    async fn pass_on(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<Option<Envelope>, KlpError>;
+
+    /// The agent's condition has changed; the entry says how it stands.
+    fn fleet_changed(&self, entry: &AgentEntry);
+    /// The agent was removed.
+    fn fleet_gone(&self, agent: &AgentId);
+    /// Every registered agent has published its state.
+    fn fleet_complete(&self);
+    /// An instance of the agent serves from now on.
+    fn agent_ready(&self, agent: &AgentId);
+    /// An incarnation is gone; its attempts ended with this failure.
+    fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure);
+    /// The agent is isolated: its tokens are void, its mail is held.
+    fn isolate(&self, agent: &AgentId);
+    /// The agent is no longer isolated.
+    fn release(&self, agent: &AgentId);
+    /// The agent is terminated: its persistent memory is sealed, the rest dropped.
+    fn seal(&self, agent: &AgentId);
+    /// An essential agent is exhausted: the mesh fails with it.
+    fn escalate(&self, agent: &AgentId, reason: &str);
+    /// An upgrade has ended, with this error if it failed.
+    fn upgrade_done(&self, agent: &AgentId, error: Option<String>);
+}

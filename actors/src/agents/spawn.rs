@@ -1,0 +1,273 @@
+//! From a manifest to a sandbox plan: what is asked for, and what this machine and the operator allow.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use mesh_messages::agent::{ControlLevel, ControlView, SandboxView};
+use mesh_messages::manifest::{AgentManifest, Program as Wanted};
+use mesh_messages::problem::Problem;
+use mesh_messages::{AgentId, Epoch, InstanceNo};
+use mesh_sandbox::{
+    AllowedPath, BUNDLE_INSIDE, Ids, Level, NetworkAccess, Plan, PlanPolicy, Program, SandboxReport, SandboxSpec,
+    TempAccess, interpreter_paths, plan,
+};
+
+use super::bundle::bundle_dir;
+use super::policy::effective;
+use crate::context::{Context, Settings};
+
+/// Where programs are looked for inside the sandbox.
+const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Two starts must not be given the same user.
+static UIDS: Mutex<()> = Mutex::new(());
+
+/// Why a version cannot be started here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SpawnRefusal {
+    /// It asks for more than the operator grants.
+    #[error(
+        "security.networkAccess.allowOutbound: the agent asks for outbound network, and this version has no filtering \
+         proxy yet; name the agent in sandbox.open_network to grant it the host's network unfiltered, or take it out of the \
+         manifest"
+    )]
+    Network,
+    /// The machine cannot enforce what is demanded, or the manifest's wishes cannot be.
+    #[error("{0}")]
+    Sandbox(String),
+    /// Its interpreter is not here.
+    #[error("runtime.command: {0}")]
+    Interpreter(String),
+    /// Secrets cannot be delivered.
+    #[error("secrets: this version has no vault; take them out of the manifest")]
+    Secrets,
+    /// Its home or user could not be prepared.
+    #[error("its home cannot be prepared: {0}")]
+    Home(String),
+}
+
+impl From<SpawnRefusal> for Problem {
+    fn from(refusal: SpawnRefusal) -> Self {
+        let field = match &refusal {
+            SpawnRefusal::Network => "security.networkAccess.allowOutbound",
+            SpawnRefusal::Sandbox(_) | SpawnRefusal::Home(_) => "security",
+            SpawnRefusal::Interpreter(_) => "runtime.command",
+            SpawnRefusal::Secrets => "secrets",
+        };
+        Problem::invalid("start_refused", field, refusal.to_string())
+    }
+}
+
+/// One start.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<'a> {
+    /// The manifest to run.
+    pub(crate) manifest: &'a AgentManifest,
+    /// Its bundle.
+    pub(crate) digest: &'a str,
+    /// Which replica.
+    pub(crate) instance: InstanceNo,
+    /// Which incarnation.
+    pub(crate) epoch: Epoch,
+    /// Tells several processes of one incarnation apart, as the `command` runtime has them.
+    pub(crate) process: u64,
+}
+
+/// Plans the sandbox of a start. Looks at the disk, changes nothing.
+///
+/// # Errors
+/// [`SpawnRefusal`].
+pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnRefusal> {
+    let settings = &ctx.settings;
+    let manifest = start.manifest;
+    let policy = effective(manifest, settings);
+    if !manifest.secrets.is_empty() {
+        return Err(SpawnRefusal::Secrets);
+    }
+    let granted = settings.open_network.contains(&manifest.id);
+    let network = match (manifest.security.network_access.allow_outbound, granted) {
+        (false, _) => NetworkAccess::None,
+        (true, true) => NetworkAccess::Open,
+        (true, false) => return Err(SpawnRefusal::Network),
+    };
+    let runtime = manifest.resolved_runtime();
+    let (program, args, runtime_paths) = program(&runtime.program, runtime.args)?;
+    let home = home_dir(&settings.data, manifest, start.instance);
+    let files = &manifest.security.file_access;
+    let spec = SandboxSpec {
+        label: manifest.id.to_string(),
+        run_id: settings.run_id.clone(),
+        name: sandbox_name(&start),
+        program,
+        args,
+        env: environment(manifest, runtime.env),
+        workdir: Some(match runtime.workdir {
+            Some(dir) => Path::new(BUNDLE_INSIDE).join(dir),
+            None => PathBuf::from(BUNDLE_INSIDE),
+        }),
+        bundle: Some(bundle_dir(&settings.data, start.digest)),
+        ids: ids(ctx, &home)?,
+        home,
+        state: settings.data.clone(),
+        allowed_paths: files
+            .allowed_paths
+            .iter()
+            .map(|path| AllowedPath { path: PathBuf::from(path), read_only: files.read_only })
+            .collect(),
+        runtime_paths,
+        temp: if files.temp_file_access { TempAccess::Private } else { TempAccess::None },
+        network,
+        limits: policy.limits,
+    };
+    let demand =
+        PlanPolicy { required: policy.sandbox_required, degradable: settings.sandbox.degradable.clone() };
+    plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
+        let mut text = refused.to_string();
+        let mut source = std::error::Error::source(&refused);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        SpawnRefusal::Sandbox(text)
+    })
+}
+
+/// What would be enforced around a start, as the API shows it.
+pub(crate) fn sandbox_view(report: &SandboxReport) -> SandboxView {
+    SandboxView {
+        profile: report.profile.clone(),
+        controls: report
+            .controls
+            .iter()
+            .map(|e| ControlView {
+                control: e.control.name().to_owned(),
+                requested: e.requested.clone(),
+                mechanism: e.mechanism.clone(),
+                level: match e.level {
+                    Level::None => ControlLevel::None,
+                    Level::Advisory => ControlLevel::Advisory,
+                    Level::Kernel => ControlLevel::Kernel,
+                },
+                detail: e.detail.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// Agents' ids may hold upper-case letters, which names of sandboxes may not; the epoch keeps them apart all the same.
+fn sandbox_name(start: &Start<'_>) -> String {
+    let id = start.manifest.id.as_str().to_ascii_lowercase();
+    let tag = blake3::hash(start.manifest.id.as_str().as_bytes()).to_hex();
+    let Start { instance, epoch, process, .. } = start;
+    format!("{id}-{}-{instance}-{epoch}-{process}", &tag.as_str()[..6])
+}
+
+fn program(
+    wanted: &Wanted,
+    args: Vec<String>,
+) -> Result<(Program, Vec<String>, Vec<PathBuf>), SpawnRefusal> {
+    match wanted {
+        Wanted::Builtin(name) => {
+            let all = [crate::BUILTIN_VERB.to_owned(), name.clone()].into_iter().chain(args).collect();
+            Ok((Program::Image, all, Vec::new()))
+        }
+        Wanted::Bundle(path) => {
+            Ok((Program::Path(Path::new(BUNDLE_INSIDE).join(path)), args, Vec::new()))
+        }
+        Wanted::Host(name) => {
+            let search = search_path();
+            let found = interpreter_paths(name, OsStr::new(&search))
+                .map_err(|error| SpawnRefusal::Interpreter(error.to_string()))?;
+            Ok((Program::Path(found.program), args, found.paths))
+        }
+    }
+}
+
+/// The operator's own search path: agents get the programs that the operator has.
+#[expect(clippy::disallowed_methods, reason = "PATH is no setting of meshd but of the machine")]
+fn search_path() -> String {
+    std::env::var("PATH").unwrap_or_else(|_| PATH_INSIDE.to_owned())
+}
+
+fn environment(manifest: &AgentManifest, own: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), PATH_INSIDE.to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        // Interpreters that buffer their output would never answer.
+        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
+        ("MESH_AGENT".to_owned(), manifest.id.to_string()),
+        ("AGENT_CONFIG".to_owned(), format!("{BUNDLE_INSIDE}/manifest.json")),
+    ]);
+    env.extend(own);
+    env
+}
+
+/// Where an instance's home lies on the host. `#` is in no agent's id, so replicas cannot collide with other agents.
+pub(crate) fn home_dir(data: &Path, manifest: &AgentManifest, instance: InstanceNo) -> PathBuf {
+    let persona = serde_json::to_value(manifest.persona);
+    let persona = persona.as_ref().ok().and_then(|p| p.as_str()).unwrap_or("utility");
+    let name = match instance.0 {
+        0 => manifest.id.to_string(),
+        n => format!("{}#{n}", manifest.id),
+    };
+    data.join("home/agents").join(persona).join(name)
+}
+
+/// All homes of an agent.
+pub(crate) fn homes_of(data: &Path, agent: &AgentId) -> Vec<PathBuf> {
+    let ours = |name: &str| {
+        name == agent.as_str() || name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('#'))
+    };
+    all_homes(data)
+        .into_iter()
+        .filter(|home| home.file_name().and_then(OsStr::to_str).is_some_and(ours))
+        .collect()
+}
+
+fn all_homes(data: &Path) -> Vec<PathBuf> {
+    let entries = |dir: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).collect()
+    };
+    entries(&data.join("home/agents")).iter().flat_map(|persona| entries(persona)).collect()
+}
+
+/// The user of a home: its owner, else the first of the range that owns no home.
+fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+    let settings: &Settings = &ctx.settings;
+    if !ctx.launcher.probe().root {
+        return Ok(None);
+    }
+    let (first, count) = settings.uids;
+    let range = first..first.saturating_add(count);
+    let failed = |error: std::io::Error| SpawnRefusal::Home(format!("{}: {error}", home.display()));
+    let _one_at_a_time = UIDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Ok(meta) = std::fs::metadata(home)
+        && range.contains(&meta.uid())
+    {
+        return Ok(Some(Ids { uid: meta.uid(), gid: meta.gid() }));
+    }
+    let taken: std::collections::BTreeSet<u32> = all_homes(&settings.data)
+        .iter()
+        .filter_map(|home| Some(std::fs::metadata(home).ok()?.uid()))
+        .collect();
+    let uid = range
+        .clone()
+        .find(|uid| !taken.contains(uid))
+        .ok_or_else(|| SpawnRefusal::Home(format!("no user id is free in {range:?}; raise sandbox.uid_range.count")))?;
+    create_home(&settings.data, home).map_err(failed)?;
+    std::os::unix::fs::chown(home, Some(uid), Some(uid)).map_err(failed)?;
+    Ok(Some(Ids { uid, gid: uid }))
+}
+
+fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(home.parent().unwrap_or(data))?;
+    match std::fs::DirBuilder::new().mode(0o700).create(home) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700))
+}

@@ -1,0 +1,161 @@
+//! The only way to the bus.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use mesh_actors_core::bus::{RECENT_MAX, Seen};
+use mesh_messages::address::Address;
+use mesh_messages::identity::SigningKey;
+use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
+use mesh_messages::problem::Problem;
+use mesh_messages::system::Caller;
+use mesh_messages::{AgentId, Epoch, Timestamp};
+
+use super::answer::Asked;
+use super::check::{self, Vouched};
+use super::outside::Outside;
+use super::{Message, route};
+use crate::clock;
+use crate::sentinel::SentinelHandle;
+use crate::slot::Slot;
+
+/// How far the clocks of sender and receiver may differ, and for how long a message is known to have come before.
+const CLOCK_WINDOW: Duration = Duration::from_mins(5);
+
+/// Messages that are known to have come before. What survived a restart must leave room for what comes after it.
+const SEEN_MAX: usize = 2 * RECENT_MAX;
+
+/// This node, as the bus speaks for it.
+#[derive(Debug, Clone)]
+pub struct NodeSigner {
+    /// Its address.
+    pub address: Address,
+    /// Its key.
+    pub key: Arc<SigningKey>,
+}
+
+/// The only way to talk to the bus. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BusHandle {
+    pub(super) slot: Slot<Message>,
+    pub(super) outside: Outside,
+    pub(super) node: NodeSigner,
+    sentinel: SentinelHandle,
+    window: Arc<Mutex<ReplayWindow>>,
+}
+
+impl BusHandle {
+    /// A handle of a bus that is yet to be started.
+    pub fn new(outside: Outside, node: NodeSigner, sentinel: SentinelHandle) -> Self {
+        Self {
+            slot: Slot::new("bus"),
+            outside,
+            node,
+            sentinel,
+            window: Arc::new(Mutex::new(ReplayWindow::new(CLOCK_WINDOW, SEEN_MAX))),
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.slot.is_running()
+    }
+
+    /// How often it was restarted.
+    pub fn restarts(&self) -> u64 {
+        self.slot.restarts()
+    }
+
+    /// Takes one posted envelope, and answers with the reply, or with a receipt when none came in time, in the form in
+    /// which the envelope came.
+    ///
+    /// A receipt is `{accepted, id, status, agent?, taskId?, receivers?}`, its status `delivered`, `held`, `published`,
+    /// `recorded` or `running`.
+    ///
+    /// # Errors
+    /// What is wrong with the envelope, under the codes of the protocol; `address_unknown`; `mailbox_full`;
+    /// `agent_terminated`; what the task machine refuses.
+    pub async fn send(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem> {
+        let now = clock::now();
+        let parts = (&*self.outside.keys, &self.sentinel);
+        let vouched = check::posted(caller, envelope, parts, now)?;
+        self.admit(&vouched, now)?;
+        let asked = Asked::new(&vouched.envelope, now);
+        let envelope = check::sealed(vouched, &self.node.key);
+        let answer = route::route(self, &caller.name, envelope, &asked).await?;
+        Ok(asked.in_its_form(answer))
+    }
+
+    /// Passes on what an agent says to others on its own channel; the answer, if there is one at once.
+    ///
+    /// # Errors
+    /// As [`BusHandle::send`], and `forged_sender` when it speaks in another's name.
+    pub async fn from_agent(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        envelope: Envelope,
+    ) -> Result<Option<Envelope>, Problem> {
+        let parts = (&*self.outside.keys, &self.sentinel);
+        let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())?;
+        let envelope = check::sealed(vouched, &self.node.key);
+        route::from_agent(self, agent, envelope).await
+    }
+
+    /// An agent is up: what was held for it is brought to it. To be told on every start of an instance, and when a
+    /// quarantine ends.
+    pub fn agent_ready(&self, agent: &AgentId) {
+        // A bus that is being restarted looks at all held mail when it is back.
+        drop(self.slot.cast(Message::Back {
+            agent: agent.clone(),
+        }));
+    }
+
+    /// An agent was terminated: what was held for it is dead.
+    pub fn agent_gone(&self, agent: &AgentId) {
+        // Mail that outlives this is dead when somebody next writes to the agent.
+        drop(self.slot.cast(Message::GiveUp {
+            agent: agent.clone(),
+        }));
+    }
+
+    /// Refuses what came before. What is signed must also be of this time; what is not was sent by its caller just now,
+    /// whatever time it names.
+    fn admit(&self, vouched: &Vouched, now: Timestamp) -> Result<(), Problem> {
+        let envelope = &vouched.envelope;
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = if vouched.signed {
+            window.admit(envelope, now)
+        } else {
+            window.admit(
+                &head(envelope.from.clone(), envelope.epoch, &envelope.id, now),
+                now,
+            )
+        };
+        admitted.map_err(check::replayed)
+    }
+
+    /// Makes known what came before this process.
+    pub(super) fn remember<'a>(&self, recent: impl Iterator<Item = &'a Seen>) {
+        let now = clock::now();
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        for seen in recent {
+            if let Ok(from) = seen.from.parse() {
+                // What is known already, or too old to be a danger, is refused, which is right.
+                let _known = window.admit(&head(from, seen.epoch, &seen.id, seen.at), now);
+            }
+        }
+    }
+}
+
+/// As much of an envelope as its identity needs.
+fn head(from: Address, epoch: Option<Epoch>, id: &str, timestamp: Timestamp) -> Envelope {
+    let stamp = Stamp {
+        id: id.to_owned(),
+        timestamp,
+        epoch,
+    };
+    Envelope::new(MessageType::Message, from.clone(), from, Value::Null, stamp)
+}

@@ -1,0 +1,104 @@
+//! What the bus needs of the rest of the mesh, as traits: who there is, how to reach them, what becomes of tasks.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use mesh_actors_core::bus::Snapshot;
+use mesh_messages::address::Address;
+use mesh_messages::identity::DidKey;
+use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
+use mesh_messages::problem::Problem;
+use mesh_messages::task::TaskSpec;
+use mesh_messages::{AgentId, TaskId};
+
+/// Says who there is.
+pub trait Directory: Send + Sync + Debug + 'static {
+    /// All agents and this node's names. Never waits.
+    fn snapshot(&self) -> Arc<Snapshot>;
+}
+
+/// No instance of the agent takes mail now, whatever the directory said a moment ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no instance of the agent takes mail")]
+pub struct NoRoute;
+
+/// Hands messages to agents.
+pub trait Delivery: Send + Sync + Debug + 'static {
+    /// Hands a message to one ready instance of an agent. Never waits.
+    ///
+    /// `reply` gets the agent's message that names this one in `in_reply_to`; it is dropped when none will come.
+    ///
+    /// # Errors
+    /// [`NoRoute`]; the message was not handed over.
+    fn deliver(
+        &self,
+        agent: &AgentId,
+        envelope: Envelope,
+        reply: Option<oneshot::Sender<Envelope>>,
+    ) -> Result<(), NoRoute>;
+}
+
+/// A task that came as a message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskOrder {
+    /// Whom it is submitted by: the envelope's sender, such as `user:ada`.
+    pub by: String,
+    /// The task. Its idempotency key is the message's id, so that one message is one task.
+    pub spec: TaskSpec,
+    /// The agent that the message is addressed to by its own name; no other may get the task.
+    pub only: Option<AgentId>,
+    /// How long its sender waits.
+    pub wait: Duration,
+}
+
+/// How far a task came while its sender waited.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TaskAnswer {
+    /// It ended.
+    Ended(TaskId, TaskResult),
+    /// It goes on.
+    Running(TaskId),
+}
+
+/// Turns messages into tasks.
+#[async_trait]
+pub trait TaskGateway: Send + Sync + Debug + 'static {
+    /// Submits a task and waits for its end, at most [`TaskOrder::wait`].
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem>;
+}
+
+/// Knows whose key is whose.
+pub trait Keys: Send + Sync + Debug + 'static {
+    /// The key of an agent, a user or a node; `None` when it has none that is known.
+    fn key_of(&self, address: &Address) -> Option<DidKey>;
+    /// The token that a reference such as `vault://name@store` stands for; `None` when no vault holds it.
+    fn resolve(&self, reference: &str) -> Option<zeroize::Zeroizing<String>>;
+}
+
+/// Hears of alarms.
+pub trait Alarms: Send + Sync + Debug + 'static {
+    /// Somebody raised an alarm; it is journalled. Never waits.
+    fn alert(&self, from: &Address, alert: SecurityAlert);
+}
+
+/// All of them.
+#[derive(Debug, Clone)]
+pub struct Outside {
+    /// Who there is.
+    pub directory: Arc<dyn Directory>,
+    /// How to reach them.
+    pub delivery: Arc<dyn Delivery>,
+    /// What becomes of tasks.
+    pub tasks: Arc<dyn TaskGateway>,
+    /// Whose key is whose.
+    pub keys: Arc<dyn Keys>,
+    /// Who hears of alarms.
+    pub alarms: Arc<dyn Alarms>,
+}

@@ -1,0 +1,320 @@
+//! What is done with a message, by its type and address.
+//!
+//! | type | from outside | from an agent |
+//! |---|---|---|
+//! | `TASK_REQUEST` | becomes a task, answered by `TASK_RESULT` | (a delegation; its session has it) |
+//! | `MESSAGE`, `STATUS_UPDATE` | to the agent, the topic or the person addressed | the same |
+//! | `PUBLISH` | to whoever subscribed to its topic | the same |
+//! | `SUBSCRIBE` | only with an agent's token | for the agent |
+//! | `CAPABILITY_QUERY` | answered by `CAPABILITY_REPLY`, whatever the address | the same |
+//! | `SECURITY_ALERT` | journalled, and heard by the health checks, whatever the address | the same |
+//! | others | refused: they belong to an agent's own channel | refused |
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use mesh_actors_core::bus::{AddressUnknown, Destination, Mail, Snapshot};
+use mesh_messages::AgentId;
+use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::events::BusEvent;
+use mesh_messages::klp::{
+    CapabilityQuery, Envelope, ErrorCode, MessageType, Publish, SecurityAlert, Subscribe,
+};
+use mesh_messages::problem::{Problem, ProblemKind};
+
+use super::answer::{Answer, Asked, reply_to};
+use super::check::{refusal, unreadable};
+use super::{BusHandle, Message, Posted, Publication, agent_of, order};
+use crate::clock;
+
+/// How long the actor may take to journal a message: a restart of it and a slow disk fit in.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a sender waits for an agent's answer; then it gets a receipt.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Acts upon a message that was posted.
+pub(super) async fn route(
+    bus: &BusHandle,
+    by: &str,
+    envelope: Envelope,
+    asked: &Asked,
+) -> Result<Answer, Problem> {
+    match envelope.kind {
+        MessageType::TaskRequest => order::task(bus, by, &envelope, asked).await,
+        MessageType::Message => message(bus, by, envelope, asked).await,
+        MessageType::StatusUpdate | MessageType::Publish | MessageType::SecurityAlert => {
+            tell(bus, by, envelope, asked).await
+        }
+        MessageType::Subscribe => {
+            let subscriber = agent_of(&envelope.from).ok_or_else(|| {
+                let detail = "only agents subscribe; others read GET /v1/events";
+                refusal(ErrorCode::Unexpected, "type", detail)
+            })?;
+            subscribe(bus, &subscriber, &envelope).await?;
+            Ok(asked.receipt("recorded", Value::Null))
+        }
+        MessageType::CapabilityQuery => Ok(Answer::Reply(Box::new(query(bus, &envelope)?))),
+        MessageType::TaskResult
+        | MessageType::CapabilityReply
+        | MessageType::Handshake
+        | MessageType::Memory
+        | MessageType::Control
+        | MessageType::Error => Err(misplaced(envelope.kind)),
+    }
+}
+
+/// Acts upon a line of an agent.
+pub(super) async fn from_agent(
+    bus: &BusHandle,
+    agent: &AgentId,
+    envelope: Envelope,
+) -> Result<Option<Envelope>, Problem> {
+    let by = format!("agent:{agent}");
+    let asked = Asked::new(&envelope, clock::now());
+    match envelope.kind {
+        MessageType::Message
+        | MessageType::StatusUpdate
+        | MessageType::Publish
+        | MessageType::SecurityAlert => {
+            // Nothing waits here: an answer is a message of its own, to the agent.
+            tell(bus, &by, envelope, &asked).await.map(|_receipt| None)
+        }
+        MessageType::Subscribe => subscribe(bus, agent, &envelope).await.map(|()| None),
+        MessageType::CapabilityQuery => query(bus, &envelope).map(Some),
+        MessageType::TaskRequest
+        | MessageType::TaskResult
+        | MessageType::CapabilityReply
+        | MessageType::Handshake
+        | MessageType::Memory
+        | MessageType::Control
+        | MessageType::Error => Err(misplaced(envelope.kind)),
+    }
+}
+
+fn misplaced(kind: MessageType) -> Problem {
+    refusal(
+        ErrorCode::Unexpected,
+        "type",
+        format!("{kind} belongs to an agent's own channel"),
+    )
+}
+
+/// A message whose sender can use an answer.
+async fn message(
+    bus: &BusHandle,
+    by: &str,
+    envelope: Envelope,
+    asked: &Asked,
+) -> Result<Answer, Problem> {
+    let snapshot = bus.outside.directory.snapshot();
+    let Destination::Agent { id, .. } = find(bus, &snapshot, by, &envelope).await? else {
+        return tell(bus, by, envelope, asked).await;
+    };
+    let (sender, original) = (envelope.from.clone(), envelope.id.clone());
+    let (tx, rx) = oneshot::channel();
+    let posted = post(bus, by, (&id, envelope), Some(tx)).await?;
+    let more = json!({"agent": id.as_str()});
+    if posted == Posted::Held {
+        return Ok(asked.receipt("held", more));
+    }
+    match tokio::time::timeout(asked.wait(ANSWER_WAIT), rx).await {
+        Ok(Ok(mut answer)) => {
+            if answer
+                .auth
+                .as_ref()
+                .is_none_or(|auth| auth.signature.is_none())
+            {
+                answer.to = sender;
+                answer.in_reply_to = Some(original);
+                answer.sign(&bus.node.key);
+            }
+            Ok(Answer::Reply(Box::new(answer)))
+        }
+        // Not every message is answered.
+        Ok(Err(_)) | Err(_) => Ok(asked.receipt("delivered", more)),
+    }
+}
+
+/// A message that nobody answers.
+async fn tell(
+    bus: &BusHandle,
+    by: &str,
+    envelope: Envelope,
+    asked: &Asked,
+) -> Result<Answer, Problem> {
+    if envelope.kind == MessageType::Publish {
+        let topic = topic_of(&envelope)?;
+        return publish(bus, by, topic, envelope, asked).await;
+    }
+    if envelope.kind == MessageType::SecurityAlert {
+        let alert: SecurityAlert = envelope.payload_as().map_err(unreadable)?;
+        record(bus, by, sent(&envelope, &bus.node.address)).await?;
+        bus.outside.alarms.alert(&envelope.from, alert);
+        return Ok(asked.receipt("recorded", Value::Null));
+    }
+    let snapshot = bus.outside.directory.snapshot();
+    match find(bus, &snapshot, by, &envelope).await? {
+        Destination::Agent { id, .. } => {
+            let more = json!({"agent": id.as_str()});
+            let posted = post(bus, by, (&id, envelope), None).await?;
+            let status = match posted {
+                Posted::Delivered => "delivered",
+                Posted::Held => "held",
+            };
+            Ok(asked.receipt(status, more))
+        }
+        Destination::Topic(topic) => publish(bus, by, topic, envelope, asked).await,
+        Destination::Node if envelope.kind == MessageType::Message => {
+            let detail = "meshd itself holds no conversation; address an agent, a topic or a user";
+            Err(refusal(ErrorCode::Unexpected, "to", detail))
+        }
+        Destination::Node | Destination::Person => {
+            let to = envelope.to.clone();
+            record(bus, by, sent(&envelope, &to)).await?;
+            Ok(asked.receipt("recorded", Value::Null))
+        }
+    }
+}
+
+/// The topic of a publication; an address that is a topic, too, must not name another.
+fn topic_of(envelope: &Envelope) -> Result<TopicPattern, Problem> {
+    let Publish { topic, .. } = envelope.payload_as().map_err(unreadable)?;
+    match &envelope.to {
+        Address::Topic(addressed) if *addressed != topic => {
+            let detail = format!("is {addressed}, but payload.topic is {topic}");
+            Err(refusal(ErrorCode::InvalidField, "to", detail))
+        }
+        _ => Ok(topic),
+    }
+}
+
+async fn publish(
+    bus: &BusHandle,
+    by: &str,
+    topic: TopicPattern,
+    envelope: Envelope,
+    asked: &Asked,
+) -> Result<Answer, Problem> {
+    if !topic.is_concrete() {
+        let detail = format!("{topic} is a pattern; one publishes to one topic");
+        return Err(refusal(ErrorCode::InvalidField, "to", detail));
+    }
+    let publisher = agent_of(&envelope.from);
+    let publication = Box::new(Publication {
+        topic,
+        publisher,
+        envelope,
+    });
+    let by = by.to_owned();
+    let receivers = bus
+        .slot
+        .call(CALL_LIMIT, |reply| Message::Publish {
+            publication,
+            by,
+            reply,
+        })
+        .await??;
+    Ok(asked.receipt("published", json!({"receivers": receivers})))
+}
+
+async fn subscribe(bus: &BusHandle, agent: &AgentId, envelope: &Envelope) -> Result<(), Problem> {
+    let Subscribe { topic: pattern } = envelope.payload_as().map_err(unreadable)?;
+    let agent = agent.clone();
+    bus.slot
+        .call(CALL_LIMIT, |reply| Message::Subscribe {
+            agent,
+            pattern,
+            reply,
+        })
+        .await?
+}
+
+fn query(bus: &BusHandle, envelope: &Envelope) -> Result<Envelope, Problem> {
+    let query: CapabilityQuery = envelope.payload_as().map_err(unreadable)?;
+    let reply = bus.outside.directory.snapshot().query(&query);
+    let payload = serde_json::to_value(reply).map_err(|e| Problem::internal(e.to_string()))?;
+    Ok(reply_to(
+        bus,
+        envelope,
+        MessageType::CapabilityReply,
+        payload,
+    ))
+}
+
+/// Whom a message is for. One for nobody is a dead letter.
+pub(super) async fn find(
+    bus: &BusHandle,
+    snapshot: &Snapshot,
+    by: &str,
+    envelope: &Envelope,
+) -> Result<Destination, Problem> {
+    let unknown = match snapshot.resolve(&envelope.to) {
+        Ok(destination) => return Ok(destination),
+        Err(unknown) => unknown,
+    };
+    let reason = match &unknown {
+        AddressUnknown::Agent(_) | AddressUnknown::Nobody(_) => "address unknown",
+        AddressUnknown::Node(_) => "node unknown",
+    };
+    let dead = BusEvent::DeadLettered {
+        message: envelope.id.clone(),
+        from: envelope.from.to_string(),
+        to: envelope.to.to_string(),
+        reason: reason.to_owned(),
+    };
+    // The sender is told either way; the record is for everybody else.
+    if let Err(problem) = record(bus, by, dead).await {
+        tracing::warn!(message = envelope.id, %problem, "a dead letter could not be recorded");
+    }
+    let problem = Problem::new(
+        ProblemKind::NotFound,
+        "address_unknown",
+        unknown.to_string(),
+    );
+    Err(problem.field("to"))
+}
+
+async fn post(
+    bus: &BusHandle,
+    by: &str,
+    (to, envelope): (&AgentId, Envelope),
+    answer: Option<oneshot::Sender<Envelope>>,
+) -> Result<Posted, Problem> {
+    let mail = Box::new(Mail {
+        message: envelope.id.clone(),
+        from: envelope.from.clone(),
+        sender: agent_of(&envelope.from),
+        to: to.clone(),
+        kind: envelope.kind.name().to_owned(),
+        priority: envelope.priority,
+        envelope: envelope.to_value(),
+    });
+    let by = by.to_owned();
+    bus.slot
+        .call(CALL_LIMIT, |reply| Message::Post {
+            mail,
+            by,
+            answer,
+            reply,
+        })
+        .await?
+}
+
+async fn record(bus: &BusHandle, by: &str, event: BusEvent) -> Result<(), Problem> {
+    let by = by.to_owned();
+    bus.slot
+        .call(CALL_LIMIT, |reply| Message::Record { event, by, reply })
+        .await?
+}
+
+fn sent(envelope: &Envelope, to: &Address) -> BusEvent {
+    BusEvent::Sent {
+        message: envelope.id.clone(),
+        from: envelope.from.to_string(),
+        to: to.to_string(),
+        kind: envelope.kind.name().to_owned(),
+        envelope: envelope.to_value(),
+    }
+}

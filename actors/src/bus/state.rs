@@ -1,0 +1,326 @@
+//! What the bus actor does with each message.
+
+use std::time::Duration;
+
+use ractor::{ActorProcessingErr, RpcReplyPort};
+use tokio::sync::oneshot;
+
+use mesh_actors_core::bus::{BusRefusal, Mail, Posting, Presence};
+use mesh_messages::AgentId;
+use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::events::BusEvent;
+use mesh_messages::klp::{Defaults, Envelope, decode};
+use mesh_messages::problem::{Problem, ProblemKind};
+
+use super::{Effect, Message, Posted, Publication, Reply, State};
+use crate::clock;
+use crate::partition::{Cause, Entry};
+
+/// When mail that an agent could not take although it was up is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+impl State {
+    pub(super) async fn post(
+        &mut self,
+        mail: Box<Mail>,
+        by: &str,
+        answer: Option<oneshot::Sender<Envelope>>,
+        reply: Reply<Posted>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer_to(reply, Err(problem));
+            return Ok(());
+        }
+        let state = self.partition.state();
+        // What waits already goes first, so a newcomer joins it.
+        let presence = match self.presence(&mail.to) {
+            Presence::Up if state.held(&mail.to) > 0 => Presence::Away,
+            presence => presence,
+        };
+        let to = mail.to.clone();
+        match state.post(&mail, presence) {
+            Posting::Deliver(events) => {
+                let effect = Effect::Deliver {
+                    mail,
+                    answer,
+                    reply: Some(reply),
+                };
+                self.commit(events, by, vec![effect]).await
+            }
+            Posting::Hold(events) => {
+                self.commit(events, by, vec![Effect::Held { reply: Some(reply) }])
+                    .await?;
+                self.myself.cast(Message::Back { agent: to })?;
+                Ok(())
+            }
+            Posting::Refuse(events, refusal) => {
+                let effect = Effect::Refused {
+                    problem: refused(&refusal),
+                    reply,
+                };
+                self.commit(events, by, vec![effect]).await
+            }
+        }
+    }
+
+    pub(super) async fn publish(
+        &mut self,
+        publication: Publication,
+        by: &str,
+        reply: Reply<usize>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer_to(reply, Err(problem));
+            return Ok(());
+        }
+        let Publication {
+            topic,
+            publisher,
+            envelope,
+        } = publication;
+        let snapshot = self.handle.outside.directory.snapshot();
+        let up = |agent: &&AgentId| {
+            snapshot
+                .agents
+                .get(*agent)
+                .is_some_and(|entry| entry.presence == Presence::Up)
+        };
+        let wanted = self
+            .partition
+            .state()
+            .subscribers(&topic, publisher.as_ref());
+        let to: Vec<AgentId> = wanted.filter(up).cloned().collect();
+        let sent = BusEvent::Sent {
+            message: envelope.id.clone(),
+            from: envelope.from.to_string(),
+            to: Address::Topic(topic).to_string(),
+            kind: envelope.kind.name().to_owned(),
+            envelope: envelope.to_value(),
+        };
+        let received = to.iter().map(|agent| BusEvent::Received {
+            message: envelope.id.clone(),
+            from: envelope.from.to_string(),
+            to: Address::agent(agent.clone()).to_string(),
+            kind: envelope.kind.name().to_owned(),
+            // Once is enough: what was sent stands before it.
+            envelope: serde_json::Value::Null,
+        });
+        let events = std::iter::once(sent).chain(received).collect();
+        let effect = Effect::Published {
+            envelope: Box::new(envelope),
+            to,
+            reply,
+        };
+        self.commit(events, by, vec![effect]).await
+    }
+
+    pub(super) async fn subscribe(
+        &mut self,
+        agent: &AgentId,
+        pattern: &TopicPattern,
+        reply: Reply<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        match self.partition.state().subscribe(agent, pattern) {
+            Ok(event) => {
+                let events: Vec<_> = event.into_iter().collect();
+                if !events.is_empty()
+                    && let Err(problem) = self.writable()
+                {
+                    answer_to(reply, Err(problem));
+                    return Ok(());
+                }
+                self.commit(
+                    events,
+                    &format!("agent:{agent}"),
+                    vec![Effect::Done { reply }],
+                )
+                .await
+            }
+            Err(refusal) => {
+                answer_to(reply, Err(refused(&refusal)));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn back(&mut self, agent: &AgentId) -> Result<(), ActorProcessingErr> {
+        if self.presence(agent) != Presence::Up || self.partition.state().held(agent) == 0 {
+            return Ok(());
+        }
+        if self.writable().is_err() {
+            self.retry(agent);
+            return Ok(());
+        }
+        let release = self.partition.state().release(agent, clock::now());
+        let deliver = |mail| Effect::Deliver {
+            mail: Box::new(mail),
+            answer: None,
+            reply: None,
+        };
+        let effects = release.mail.into_iter().map(deliver).collect();
+        self.commit(release.events, "meshd", effects).await?;
+        if release.more {
+            self.myself.cast(Message::Back {
+                agent: agent.clone(),
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn presence(&self, agent: &AgentId) -> Presence {
+        let snapshot = self.handle.outside.directory.snapshot();
+        // Whoever was there and is not any more has been removed.
+        snapshot
+            .agents
+            .get(agent)
+            .map_or(Presence::Gone, |entry| entry.presence)
+    }
+
+    /// Tries again later to bring an agent its mail. The timer ends with the actor, whose next incarnation tries anyway.
+    pub(super) fn retry(&self, agent: &AgentId) {
+        let agent = agent.clone();
+        drop(
+            self.myself
+                .send_after(RETRY_PAUSE, move || Message::Back { agent }),
+        );
+    }
+
+    pub(super) fn writable(&self) -> Result<(), Problem> {
+        let admitted = self.partition.journal().admission();
+        admitted.map_err(|error| Problem::unavailable("read_only", error.to_string()))
+    }
+
+    pub(super) async fn commit(
+        &mut self,
+        events: Vec<BusEvent>,
+        by: &str,
+        effects: Vec<Effect>,
+    ) -> Result<(), ActorProcessingErr> {
+        let entry = |event| Entry {
+            agent: concerned(&event),
+            event,
+            task: None,
+        };
+        let entries = events.into_iter().map(entry).collect();
+        self.partition
+            .commit(entries, &Cause::by(by), effects)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn release(&mut self) -> Result<(), ActorProcessingErr> {
+        for effect in self.partition.released(self.durable) {
+            match effect {
+                Effect::Deliver {
+                    mail,
+                    answer,
+                    reply,
+                } => self.deliver(&mail, answer, reply).await?,
+                Effect::Held { reply: Some(reply) } => answer_to(reply, Ok(Posted::Held)),
+                Effect::Held { reply: None } => {}
+                Effect::Refused { problem, reply } => answer_to(reply, Err(problem)),
+                Effect::Published {
+                    envelope,
+                    to,
+                    reply,
+                } => {
+                    let outside = &self.handle.outside;
+                    let reached = to
+                        .iter()
+                        .filter(|agent| {
+                            outside
+                                .delivery
+                                .deliver(agent, (*envelope).clone(), None)
+                                .is_ok()
+                        })
+                        .count();
+                    answer_to(reply, Ok(reached));
+                }
+                Effect::Done { reply } => answer_to(reply, Ok(())),
+            }
+        }
+        self.partition.snapshot_when_due(self.durable);
+        Ok(())
+    }
+
+    pub(super) async fn deliver(
+        &mut self,
+        mail: &Mail,
+        answer: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Reply<Posted>>,
+    ) -> Result<(), ActorProcessingErr> {
+        // It was encoded from an envelope that was complete.
+        let envelope = decode(mail.envelope.clone(), &Defaults::default())?;
+        if self
+            .handle
+            .outside
+            .delivery
+            .deliver(&mail.to, envelope, answer)
+            .is_ok()
+        {
+            if let Some(reply) = reply {
+                answer_to(reply, Ok(Posted::Delivered));
+            }
+            return Ok(());
+        }
+        // It went away between the decision and now.
+        match self.partition.state().hold_again(mail) {
+            Posting::Deliver(events) | Posting::Hold(events) => {
+                self.commit(events, "meshd", vec![Effect::Held { reply }])
+                    .await?;
+                self.retry(&mail.to);
+                Ok(())
+            }
+            Posting::Refuse(events, refusal) => {
+                let refused = |reply| Effect::Refused {
+                    problem: refused(&refusal),
+                    reply,
+                };
+                let effects = reply.map(refused).into_iter().collect();
+                self.commit(events, "meshd", effects).await
+            }
+        }
+    }
+}
+
+/// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
+fn concerned(event: &BusEvent) -> Option<AgentId> {
+    let address = match event {
+        BusEvent::Sent { from, .. } => from,
+        BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
+        BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
+    };
+    address.parse().ok().as_ref().and_then(agent_of)
+}
+
+/// The agent that an address names by its own id.
+pub(super) fn agent_of(address: &Address) -> Option<AgentId> {
+    match address {
+        Address::Agent { id, .. } => Some(id.clone()),
+        // A replica, `agent:<id>#<n>`, is its agent.
+        Address::Role { role, name } if &**role == "agent" => {
+            AgentId::new(name.split('#').next()?).ok()
+        }
+        Address::Role { .. }
+        | Address::Node(_)
+        | Address::Kai(_)
+        | Address::Topic(_)
+        | Address::Policy(_) => None,
+    }
+}
+
+/// Answers a caller; one that does not wait any more need not be told.
+pub(super) fn answer_to<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
+    drop(reply.send(value));
+}
+
+fn refused(refusal: &BusRefusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        BusRefusal::MailboxFull(_) => Problem::unavailable("mailbox_full", detail),
+        BusRefusal::Gone(_) => Problem::new(ProblemKind::Conflict, "agent_terminated", detail),
+        BusRefusal::Subscriptions(_) => {
+            Problem::new(ProblemKind::Conflict, "too_many_subscriptions", detail)
+        }
+    }
+}

@@ -1,0 +1,788 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use mesh_actors_core::bus::{AgentEntry, Presence, Snapshot};
+use mesh_messages::address::Address;
+use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_messages::klp::{Defaults, MessageType, SecurityAlert, Stamp, TaskResult, decode};
+use mesh_messages::manifest::Persona;
+use mesh_messages::problem::ProblemKind;
+use mesh_messages::system::{Caller, Role};
+use mesh_messages::{Epoch, TaskId};
+use mesh_persistence::Journal as _;
+
+use super::*;
+use crate::clock;
+use crate::sentinel::{Quota, SentinelHandle, SentinelSettings};
+use crate::testing::{PATIENCE, Store, until};
+
+/// The rest of the mesh, as the tests make it.
+#[derive(Debug, Default)]
+struct World {
+    snapshot: Mutex<Arc<Snapshot>>,
+    delivered: Mutex<Vec<(String, Envelope)>>,
+    unreachable: Mutex<bool>,
+    /// Agents that answer every message with this payload.
+    answers: Mutex<BTreeMap<String, Value>>,
+    orders: Mutex<Vec<TaskOrder>>,
+    alerts: Mutex<Vec<SecurityAlert>>,
+    keys: Mutex<BTreeMap<String, DidKey>>,
+    vault: Mutex<BTreeMap<String, String>>,
+}
+
+impl Directory for World {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.lock().unwrap())
+    }
+}
+
+impl Delivery for World {
+    fn deliver(
+        &self,
+        agent: &AgentId,
+        envelope: Envelope,
+        reply: Option<oneshot::Sender<Envelope>>,
+    ) -> Result<(), NoRoute> {
+        if *self.unreachable.lock().unwrap() {
+            return Err(NoRoute);
+        }
+        if let (Some(reply), Some(payload)) =
+            (reply, self.answers.lock().unwrap().get(agent.as_str()))
+        {
+            let stamp = Stamp {
+                id: "answer".into(),
+                timestamp: clock::now(),
+                epoch: Some(Epoch(1)),
+            };
+            let from = Address::agent(agent.clone());
+            let to = envelope.from.clone();
+            reply
+                .send(Envelope::new(
+                    MessageType::Message,
+                    from,
+                    to,
+                    payload.clone(),
+                    stamp,
+                ))
+                .unwrap();
+        }
+        self.delivered
+            .lock()
+            .unwrap()
+            .push((agent.to_string(), envelope));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl TaskGateway for World {
+    async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
+        let id = TaskId::new("T1").unwrap();
+        let answer = if order.spec.input == Value::Null {
+            TaskAnswer::Running(id)
+        } else {
+            TaskAnswer::Ended(
+                id,
+                TaskResult::Done {
+                    output: order.spec.input.clone(),
+                },
+            )
+        };
+        self.orders.lock().unwrap().push(order);
+        Ok(answer)
+    }
+}
+
+impl Keys for World {
+    fn key_of(&self, address: &Address) -> Option<DidKey> {
+        self.keys.lock().unwrap().get(&address.to_string()).copied()
+    }
+    fn resolve(&self, reference: &str) -> Option<zeroize::Zeroizing<String>> {
+        self.vault
+            .lock()
+            .unwrap()
+            .get(reference)
+            .cloned()
+            .map(zeroize::Zeroizing::new)
+    }
+}
+
+impl Alarms for World {
+    fn alert(&self, _: &Address, alert: SecurityAlert) {
+        self.alerts.lock().unwrap().push(alert);
+    }
+}
+
+struct Fixture {
+    store: Store,
+    world: Arc<World>,
+    sentinel: SentinelHandle,
+    bus: BusHandle,
+}
+
+fn agent(id: &str) -> AgentId {
+    AgentId::new(id).unwrap()
+}
+
+fn caller(name: &str, role: Role) -> Caller {
+    Caller {
+        name: name.to_owned(),
+        role,
+        loopback: false,
+    }
+}
+
+fn ada() -> Caller {
+    caller("user:ada", Role::Operator)
+}
+
+fn node_key() -> SigningKey {
+    SigningKey::from_secret(&[9; 32])
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let requests = Quota::per_second(NonZeroU32::new(1000).unwrap());
+        let sentinel = SentinelHandle::new(SentinelSettings {
+            requests,
+            audit_all_actions: false,
+        });
+        let (store, world) = (Store::new(), Arc::new(World::default()));
+        crate::sentinel::tests::start(&sentinel, &store.cell).await;
+        let outside = Outside {
+            directory: Arc::clone(&world) as Arc<dyn Directory>,
+            delivery: Arc::clone(&world) as Arc<dyn Delivery>,
+            tasks: Arc::clone(&world) as Arc<dyn TaskGateway>,
+            keys: Arc::clone(&world) as Arc<dyn Keys>,
+            alarms: Arc::clone(&world) as Arc<dyn Alarms>,
+        };
+        let node = NodeSigner {
+            address: Address::node("here").unwrap(),
+            key: Arc::new(node_key()),
+        };
+        let bus = BusHandle::new(outside, node, sentinel.clone());
+        let fixture = Self {
+            store,
+            world,
+            sentinel,
+            bus,
+        };
+        for (id, presence) in [
+            ("webscraper", Presence::Up),
+            ("other", Presence::Up),
+            ("ill", Presence::Away),
+        ] {
+            fixture.set(id, Some(presence));
+        }
+        fixture.start().await;
+        fixture
+    }
+
+    async fn start(&self) {
+        let args = BusArgs {
+            handle: self.bus.clone(),
+            store: self.store.cell.clone(),
+        };
+        let (_actor, _join) = Actor::spawn(None, Bus, args).await.unwrap();
+        until("the bus", || self.bus.is_running()).await;
+    }
+
+    async fn stop(&self) {
+        let actor = self.bus.slot.current().unwrap();
+        actor.stop_and_wait(None, Some(PATIENCE)).await.unwrap();
+    }
+
+    fn set(&self, id: &str, presence: Option<Presence>) {
+        let mut snapshot = self.world.snapshot.lock().unwrap();
+        let mut changed = Snapshot {
+            node: vec!["here".to_owned()],
+            ..(**snapshot).clone()
+        };
+        changed.agents.remove(id);
+        if let Some(presence) = presence {
+            let capabilities = vec!["scrape".to_owned(), id.to_owned()];
+            let entry = AgentEntry {
+                version: "1.0.0".to_owned(),
+                persona: Persona::Utility,
+                capabilities,
+                presence,
+            };
+            changed.agents.insert(agent(id), entry);
+        }
+        *snapshot = Arc::new(changed);
+    }
+
+    async fn send(&self, envelope: Value) -> Result<Value, Problem> {
+        self.bus.send(&ada(), envelope).await
+    }
+
+    async fn line(
+        &self,
+        from: &str,
+        kind: MessageType,
+        to: &str,
+        payload: Value,
+    ) -> Result<Option<Envelope>, Problem> {
+        let stamp = Stamp {
+            id: uuid::Uuid::now_v7().to_string(),
+            timestamp: clock::now(),
+            epoch: Some(Epoch(1)),
+        };
+        let envelope = Envelope::new(
+            kind,
+            Address::agent(agent(from)),
+            to.parse().unwrap(),
+            payload,
+            stamp,
+        );
+        self.bus.from_agent(&agent(from), Epoch(1), envelope).await
+    }
+
+    fn delivered(&self) -> Vec<String> {
+        let delivered = self.world.delivered.lock().unwrap();
+        delivered
+            .iter()
+            .map(|(agent, e)| format!("{agent}:{}", e.id))
+            .collect()
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.store.kinds(&partition::BUS)
+    }
+
+    fn answer_with(&self, agent: &str, payload: Value) {
+        self.world
+            .answers
+            .lock()
+            .unwrap()
+            .insert(agent.to_owned(), payload);
+    }
+}
+
+fn message(id: &str, to: &str) -> Value {
+    json!({
+        "type": "MESSAGE", "id": id, "from": "user:ada", "to": to, "payload": {"text": "hi"},
+        "timestamp": clock::now()
+    })
+}
+
+#[tokio::test]
+async fn a_message_is_journalled_signed_delivered_and_its_answer_comes_back_signed() {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!({"text": "ho"}));
+    let reply = fixture
+        .send(message("m1", "kai://agent.webscraper"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            &reply["type"],
+            &reply["in_reply_to"],
+            &reply["payload"],
+            &reply["to"]
+        ),
+        (
+            &json!("MESSAGE"),
+            &json!("m1"),
+            &json!({"text": "ho"}),
+            &json!("user:ada")
+        )
+    );
+    let reply = decode(reply, &Defaults::default()).unwrap();
+    reply.verify(&node_key().public()).unwrap();
+    let (to, seen) = fixture.world.delivered.lock().unwrap()[0].clone();
+    assert_eq!(
+        (to.as_str(), seen.from.to_string().as_str()),
+        ("webscraper", "user:ada")
+    );
+    seen.verify(&node_key().public()).unwrap();
+    let records = fixture.store.records(&partition::BUS);
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].header.kind, "message_received");
+    assert_eq!(records[0].header.agent, Some(agent("webscraper")));
+    assert_eq!(records[0].header.actor, "user:ada");
+}
+
+#[tokio::test]
+async fn a_message_is_delivered_only_once_it_is_durable() {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!(1));
+    fixture.store.journal.hold();
+    let bus = fixture.bus.clone();
+    let sending =
+        tokio::spawn(async move { bus.send(&ada(), message("m1", "agent:webscraper")).await });
+    until("the record", || {
+        fixture.store.journal.next_seq(&partition::BUS) == 1
+    })
+    .await;
+    assert!(fixture.delivered().is_empty() && !sending.is_finished());
+    fixture.store.journal.release();
+    sending.await.unwrap().unwrap();
+    assert_eq!(fixture.delivered(), ["webscraper:m1"]);
+}
+
+#[tokio::test]
+async fn the_shorter_form_is_taken_and_answered_in_its_own_form() {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!({"seen": true}));
+    let root = caller("user:root", Role::Admin);
+    let envelope = json!({
+        "from": "kai://user.device.kai-core", "to": "kai://agent.webscraper", "intent": "analyze_image",
+        "payload": {"image": "x"}, "priority": "high", "auth": "vault://token@kai",
+        "timestamp": 1_718_000_000_000_u64, "messageId": "s1"
+    });
+    let reply = fixture.bus.send(&root, envelope).await.unwrap();
+    assert_eq!(reply["payload"], json!({"seen": true}));
+    assert_eq!(reply["intent"], "analyze_image");
+    assert_eq!(reply["context"], json!({"inReplyTo": "s1"}));
+    assert!(
+        reply["timestamp"].is_u64() && reply.get("type").is_none(),
+        "{reply}"
+    );
+}
+
+#[tokio::test]
+async fn what_misses_a_field_or_names_nobody_is_refused_with_the_field() {
+    let fixture = Fixture::new().await;
+    for field in ["from", "to", "intent", "payload"] {
+        let mut envelope = json!({
+            "from": "user:ada", "to": "agent:webscraper", "intent": "x", "payload": {},
+            "timestamp": clock::now().as_millis()
+        });
+        envelope.as_object_mut().unwrap().remove(field);
+        let problem = fixture.send(envelope).await.unwrap_err();
+        assert_eq!(problem.detail, format!("Missing required field: {field}"));
+        assert_eq!(problem.field.as_deref(), Some(field));
+    }
+    assert!(fixture.kinds().is_empty());
+    let unknown = fixture
+        .send(message("m1", "kai://agent.nobody"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (unknown.code, unknown.kind),
+        ("address_unknown", ProblemKind::NotFound)
+    );
+    assert_eq!(unknown.detail, "Agent nobody not found");
+    assert_eq!(fixture.kinds(), ["message.dead_lettered"]);
+}
+
+#[tokio::test]
+async fn nobody_speaks_in_another_name_but_an_admin_or_with_that_names_signature_or_token() {
+    let fixture = Fixture::new().await;
+    let mut foreign = message("m1", "agent:webscraper");
+    foreign["from"] = json!("user:bob");
+    let problem = fixture.send(foreign.clone()).await.unwrap_err();
+    assert_eq!(
+        (problem.code, problem.field.as_deref()),
+        ("not_allowed", Some("from"))
+    );
+    let root = caller("user:root", Role::Admin);
+    fixture.answer_with("webscraper", json!(1));
+    fixture.bus.send(&root, foreign.clone()).await.unwrap();
+
+    let token = fixture
+        .sentinel
+        .issue("t", Role::Viewer, Some("bob".to_owned()), None)
+        .await
+        .unwrap();
+    foreign["id"] = json!("m2");
+    foreign["auth"] = json!({"token": token.token});
+    fixture.send(foreign.clone()).await.unwrap();
+    let seen = fixture
+        .world
+        .delivered
+        .lock()
+        .unwrap()
+        .last()
+        .unwrap()
+        .1
+        .clone();
+    assert_eq!(
+        seen.auth.unwrap().token,
+        None,
+        "the token itself goes nowhere"
+    );
+    for record in fixture.store.records(&partition::BUS) {
+        let payload = String::from_utf8(record.body.unwrap().payload).unwrap();
+        assert!(!payload.contains(&token.token));
+    }
+
+    fixture
+        .world
+        .vault
+        .lock()
+        .unwrap()
+        .insert("vault://bob@kai".to_owned(), token.token.clone());
+    foreign["id"] = json!("m3");
+    foreign["auth"] = json!({"token": "vault://bob@kai"});
+    fixture.send(foreign.clone()).await.unwrap();
+    fixture.sentinel.revoke("t", &token.id).await.unwrap();
+    foreign["id"] = json!("m4");
+    let revoked = fixture.send(foreign).await.unwrap_err();
+    assert_eq!(
+        (revoked.detail.as_str(), revoked.field.as_deref()),
+        ("Invalid authentication", Some("auth.token"))
+    );
+}
+
+#[tokio::test]
+async fn signatures_hold_for_the_whole_envelope_and_the_senders_known_key() {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!(1));
+    let bob = SigningKey::from_secret(&[5; 32]);
+    let signed = |id: &str, key: &SigningKey| {
+        let mut raw = message(id, "agent:webscraper");
+        raw["from"] = json!("user:bob");
+        let mut envelope = decode(raw, &Defaults::default()).unwrap();
+        envelope.sign(key);
+        envelope
+    };
+    let unknown = fixture
+        .send(signed("m1", &bob).to_value())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (unknown.code, unknown.field.as_deref()),
+        ("bad_signature", Some("auth.key"))
+    );
+    fixture
+        .world
+        .keys
+        .lock()
+        .unwrap()
+        .insert("user:bob".to_owned(), bob.public());
+    fixture.send(signed("m1", &bob).to_value()).await.unwrap();
+    let seen = fixture
+        .world
+        .delivered
+        .lock()
+        .unwrap()
+        .last()
+        .unwrap()
+        .1
+        .clone();
+    seen.verify(&bob.public())
+        .expect("it arrives as it was signed");
+
+    let mut changed = signed("m2", &bob).to_value();
+    changed["payload"]["text"] = json!("ho");
+    let tampered = fixture.send(changed).await.unwrap_err();
+    assert_eq!(
+        (tampered.code, tampered.field.as_deref()),
+        ("bad_signature", Some("auth.signature"))
+    );
+    let other = fixture
+        .send(signed("m3", &node_key()).to_value())
+        .await
+        .unwrap_err();
+    assert_eq!(other.code, "bad_signature");
+}
+
+#[tokio::test]
+async fn a_message_is_taken_once_also_across_a_restart() {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!(1));
+    fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap();
+    let again = fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (again.code, again.kind),
+        ("replayed", ProblemKind::Conflict)
+    );
+    fixture.stop().await;
+    // A new process: nothing of the handle's memory is left.
+    let bus = BusHandle::new(
+        fixture.bus.outside.clone(),
+        fixture.bus.node.clone(),
+        fixture.sentinel.clone(),
+    );
+    let fixture = Fixture { bus, ..fixture };
+    fixture.start().await;
+    let again = fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap_err();
+    assert_eq!(again.code, "replayed");
+    assert_eq!(fixture.delivered(), ["webscraper:m1"]);
+}
+
+#[tokio::test]
+async fn expired_messages_are_refused() {
+    let fixture = Fixture::new().await;
+    let mut old = message("m1", "agent:webscraper");
+    old["expires"] = json!("2001-01-01T00:00:00Z");
+    assert_eq!(fixture.send(old).await.unwrap_err().code, "expired");
+}
+
+#[tokio::test]
+async fn mail_of_an_absent_agent_is_held_across_a_restart_and_brought_by_urgency() {
+    let fixture = Fixture::new().await;
+    for (id, priority) in [("low", "low"), ("urgent", "critical"), ("normal", "normal")] {
+        let mut envelope = message(id, "agent:ill");
+        envelope["priority"] = json!(priority);
+        let receipt = fixture.send(envelope).await.unwrap();
+        assert_eq!(
+            (&receipt["status"], &receipt["agent"]),
+            (&json!("held"), &json!("ill"))
+        );
+    }
+    assert!(fixture.delivered().is_empty());
+    fixture.stop().await;
+    fixture.start().await;
+    fixture.set("ill", Some(Presence::Up));
+    fixture.bus.agent_ready(&agent("ill"));
+    until("the mail", || fixture.delivered().len() == 3).await;
+    assert_eq!(fixture.delivered(), ["ill:urgent", "ill:normal", "ill:low"]);
+    let kinds = fixture.kinds();
+    assert_eq!(kinds[..3], ["message_sent"; 3]);
+    assert_eq!(kinds[3..], ["message_received"; 3]);
+}
+
+#[tokio::test]
+async fn mail_that_cannot_be_handed_over_after_all_is_held_and_tried_again() {
+    let fixture = Fixture::new().await;
+    *fixture.world.unreachable.lock().unwrap() = true;
+    let receipt = fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap();
+    assert_eq!(receipt["status"], "held");
+    *fixture.world.unreachable.lock().unwrap() = false;
+    until("the second try", || {
+        fixture.delivered() == ["webscraper:m1"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_terminated_agent_gets_nothing_and_what_waited_for_it_is_dead() {
+    let fixture = Fixture::new().await;
+    fixture.send(message("m1", "agent:ill")).await.unwrap();
+    fixture.set("ill", Some(Presence::Gone));
+    fixture.bus.agent_gone(&agent("ill"));
+    until("the dead letter", || {
+        fixture.kinds() == ["message_sent", "message.dead_lettered"]
+    })
+    .await;
+    let refused = fixture.send(message("m2", "agent:ill")).await.unwrap_err();
+    assert_eq!(refused.code, "agent_terminated");
+}
+
+#[tokio::test]
+async fn publications_reach_subscribers_whose_subscriptions_survive_a_restart() {
+    let fixture = Fixture::new().await;
+    let node = "kai://node.here";
+    for (who, pattern) in [("webscraper", "news.*"), ("other", "news.>")] {
+        fixture
+            .line(who, MessageType::Subscribe, node, json!({"topic": pattern}))
+            .await
+            .unwrap();
+    }
+    fixture.stop().await;
+    fixture.start().await;
+    fixture
+        .line(
+            "other",
+            MessageType::Publish,
+            node,
+            json!({"topic": "news.weather", "data": 7}),
+        )
+        .await
+        .unwrap();
+    until("the publication", || fixture.delivered().len() == 1).await;
+    let (to, envelope) = fixture.world.delivered.lock().unwrap()[0].clone();
+    assert_eq!(
+        (to.as_str(), &envelope.payload["data"]),
+        ("webscraper", &json!(7))
+    );
+    let mut publish = message("p1", "topic://news.sport");
+    publish["type"] = json!("PUBLISH");
+    publish["payload"] = json!({"topic": "news.sport", "data": 1});
+    assert_eq!(fixture.send(publish.clone()).await.unwrap()["receivers"], 2);
+    publish["id"] = json!("p2");
+    publish["payload"]["topic"] = json!("news.*");
+    publish["to"] = json!("topic://news.*");
+    assert_eq!(
+        fixture.send(publish).await.unwrap_err().code,
+        "invalid_field"
+    );
+}
+
+#[tokio::test]
+async fn a_task_request_becomes_a_task_and_its_result_the_reply() {
+    let fixture = Fixture::new().await;
+    let request = json!({
+        "type": "TASK_REQUEST", "from": "user:ada", "to": "kExecutor:webscraper", "task_id": "abc123",
+        "payload": {"action": "scrape", "target": "https://example.com", "params": {}},
+        "timestamp": "2025-06-20T22:04:00Z"
+    });
+    let reply = fixture.send(request).await.unwrap();
+    assert_eq!(reply["type"], "TASK_RESULT");
+    assert_eq!(
+        reply["payload"],
+        json!({"ok": true, "output": {"target": "https://example.com", "params": {}}})
+    );
+    assert_eq!(
+        (&reply["task_id"], &reply["from"]),
+        (&json!("abc123"), &json!("kai://node.here"))
+    );
+    assert_eq!(reply["context"]["taskId"], "T1");
+    decode(reply, &Defaults::default())
+        .unwrap()
+        .verify(&node_key().public())
+        .unwrap();
+    let order = fixture.world.orders.lock().unwrap()[0].clone();
+    assert_eq!(
+        (order.by.as_str(), order.only),
+        ("user:ada", Some(agent("webscraper")))
+    );
+    assert_eq!(
+        (order.spec.action(), order.spec.needs()),
+        ("scrape", vec!["scrape".to_owned()])
+    );
+    assert_eq!(order.spec.labels["klp.task_id"], "abc123");
+    assert!(order.spec.idempotency_key.unwrap().starts_with("klp:"));
+
+    let mut waiting = message("t2", "kExecutor:scrape");
+    waiting["type"] = json!("TASK_REQUEST");
+    waiting["payload"] = json!({"action": "dig"});
+    let receipt = fixture.send(waiting).await.unwrap();
+    assert_eq!(
+        (&receipt["status"], &receipt["taskId"]),
+        (&json!("running"), &json!("T1"))
+    );
+    let order = fixture.world.orders.lock().unwrap()[1].clone();
+    assert_eq!(
+        (order.spec.needs(), order.only),
+        (vec!["scrape".to_owned()], None)
+    );
+}
+
+#[tokio::test]
+async fn queries_are_answered_alerts_are_heard_and_the_rest_is_misplaced() {
+    let fixture = Fixture::new().await;
+    let of = |kind: &str, payload: Value| {
+        let mut envelope = message(&format!("of-{kind}"), "kSentinel:mesh");
+        envelope["type"] = json!(kind);
+        envelope["payload"] = payload;
+        envelope
+    };
+    let found = fixture
+        .send(of(
+            "CAPABILITY_QUERY",
+            json!({"capabilities": ["webscraper"]}),
+        ))
+        .await
+        .unwrap();
+    assert_eq!(found["type"], "CAPABILITY_REPLY");
+    assert_eq!(found["payload"]["agents"][0]["id"], "webscraper");
+    let alert = json!({"severity": "high", "description": "odd"});
+    let receipt = fixture.send(of("SECURITY_ALERT", alert)).await.unwrap();
+    assert_eq!(receipt["status"], "recorded");
+    assert_eq!(fixture.world.alerts.lock().unwrap()[0].description, "odd");
+    assert_eq!(fixture.kinds(), ["message_sent"]);
+    for kind in [
+        "TASK_RESULT",
+        "HANDSHAKE",
+        "MEMORY",
+        "CONTROL",
+        "ERROR",
+        "CAPABILITY_REPLY",
+        "SUBSCRIBE",
+    ] {
+        let problem = fixture.send(of(kind, json!({}))).await.unwrap_err();
+        assert_eq!(
+            (problem.code, problem.field.as_deref()),
+            ("unexpected", Some("type")),
+            "{kind}"
+        );
+    }
+    let mut status = message("st", "agent:webscraper");
+    status["type"] = json!("STATUS_UPDATE");
+    status["payload"] = json!({"progress": 0.5});
+    assert_eq!(fixture.send(status).await.unwrap()["status"], "delivered");
+}
+
+#[tokio::test]
+async fn an_agent_reaches_agents_and_people_in_its_own_name_only() {
+    let fixture = Fixture::new().await;
+    fixture
+        .line("other", MessageType::Message, "agent:webscraper", json!(1))
+        .await
+        .unwrap();
+    fixture
+        .line("other", MessageType::Message, "user:ada", json!(2))
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.kinds(),
+        ["message_sent", "message_received", "message_sent"]
+    );
+    let records = fixture.store.records(&partition::BUS);
+    let agents: Vec<_> = records
+        .iter()
+        .map(|r| r.header.agent.clone().unwrap().to_string())
+        .collect();
+    assert_eq!(agents, ["other", "webscraper", "other"]);
+
+    let forge = |from: &str, epoch| {
+        let stamp = Stamp {
+            id: "f".into(),
+            timestamp: clock::now(),
+            epoch: Some(Epoch(epoch)),
+        };
+        let to = "agent:webscraper".parse().unwrap();
+        Envelope::new(
+            MessageType::Message,
+            from.parse().unwrap(),
+            to,
+            json!(1),
+            stamp,
+        )
+    };
+    for (from, epoch, code) in [
+        ("kai://agent.webscraper", 1, "forged_sender"),
+        ("user:ada", 1, "forged_sender"),
+        ("agent:other", 7, "stale"),
+    ] {
+        let problem = fixture
+            .bus
+            .from_agent(&agent("other"), Epoch(1), forge(from, epoch))
+            .await;
+        assert_eq!(problem.unwrap_err().code, code, "{from}");
+    }
+    assert!(
+        fixture
+            .bus
+            .from_agent(&agent("other"), Epoch(1), forge("agent:other#2", 1))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_mail_and_says_so() {
+    let fixture = Fixture::new().await;
+    fixture
+        .store
+        .journal
+        .set_read_only(Some("the disk is full"));
+    let problem = fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (problem.code, problem.kind),
+        ("read_only", ProblemKind::Unavailable)
+    );
+}

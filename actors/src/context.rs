@@ -1,0 +1,120 @@
+//! What every actor of the tree is given: settings, the store, the places of the others.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use mesh_messages::AgentId;
+use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_messages::manifest::SandboxLevel;
+use mesh_messages::system::MeshEvent;
+use mesh_messages::task::RetrySpec;
+use mesh_sandbox::{Launcher, PlanPolicy};
+use mesh_supervision_core::fault::FaultConfig;
+
+use crate::agents::native::NativeAgents;
+use crate::directory::Directory;
+use crate::metrics::Metrics;
+use crate::store::StoreCell;
+
+/// Events that a slow reader of the live feed may lag behind before it has to resume from the journal.
+pub const EVENTS_KEPT: usize = 4096;
+
+/// What the tree needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Names this run.
+    pub run_id: String,
+    /// meshd's version.
+    pub version: String,
+    /// Retry policy of a task that names none, every field filled in.
+    pub retry: RetrySpec,
+    /// Whether a failed task is offered to another capable agent.
+    pub fallback_on_error: bool,
+    /// Whether agents may delegate to agents.
+    pub allow_cross_agent: bool,
+    /// Tasks in flight at once on this node.
+    pub max_parallel_tasks: u32,
+    /// Whether an agent that cannot be sandboxed as asked is refused.
+    pub sandbox_required: bool,
+    /// What the sandbox may degrade.
+    pub sandbox: PlanPolicy,
+    /// How strict the sandbox of an agent is whose manifest says nothing.
+    pub sandbox_level: SandboxLevel,
+    /// Agents that get the host's network, unfiltered, when they ask for outbound network.
+    pub open_network: BTreeSet<AgentId>,
+    /// First user id given to agents, and how many follow; used when meshd is root.
+    pub uids: (u32, u32),
+    /// Whether allowed actions are audited, too.
+    pub audit_all_actions: bool,
+    /// Fault policy of an agent that overrides nothing.
+    pub fault: FaultConfig,
+    /// Limits of an agent that overrides nothing.
+    pub limits: DefaultLimits,
+    /// Whether an agent without a signing key is refused.
+    pub crypto_required: bool,
+    /// How long an agent may take to start and shake hands.
+    pub start_timeout: Duration,
+    /// How long an agent may take to end what it was told to end.
+    pub stop_timeout: Duration,
+    /// How long an agent may take to answer a cancellation before its process is ended.
+    pub cancel_timeout: Duration,
+    /// How long a stop waits for work in flight.
+    pub drain_timeout: Duration,
+    /// Requests per second of one caller, and the burst on top.
+    pub api_rate: (u32, u32),
+    /// Lines per second of one agent.
+    pub agent_rate: u32,
+    /// Largest segment of the journal, in bytes.
+    pub journal_segment_bytes: u64,
+}
+
+/// Limits of an agent that overrides nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultLimits {
+    /// Thousandths of a core.
+    pub cpu_millicores: u32,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// Bytes.
+    pub disk_bytes: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Open descriptors of one process.
+    pub nofile: u32,
+}
+
+/// The node's identity.
+#[derive(Debug)]
+pub struct NodeIdentity {
+    /// Its public name.
+    pub did: DidKey,
+    /// Its key.
+    pub key: SigningKey,
+}
+
+/// What every actor is given.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration.
+    pub settings: Settings,
+    /// Who this node is.
+    pub node: NodeIdentity,
+    /// The open journal.
+    pub store: StoreCell,
+    /// Starts sandboxes.
+    pub launcher: Launcher,
+    /// Agents compiled into this binary.
+    pub natives: NativeAgents,
+    /// The agents and their actors.
+    pub directory: Directory,
+    /// The live feed.
+    pub events: broadcast::Sender<Arc<MeshEvent>>,
+    /// Counters and histograms.
+    pub metrics: Metrics,
+}

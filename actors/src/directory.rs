@@ -1,0 +1,188 @@
+//! The agents of this node and where their actors are: what reads are answered from.
+//!
+//! An entry holds the last *durable* state of its agent, published by the agent's actor; readers never wait for an actor,
+//! and never see what could still be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+
+use mesh_actors_core::agent::AgentState;
+use mesh_actors_core::routing::{FleetAgent, FleetInstance};
+use mesh_messages::agent::Lifecycle;
+use mesh_messages::{AgentId, Epoch, InstanceNo};
+
+use crate::agents::agent::AgentMessage;
+use crate::agents::live::{InstanceLive, LogTail};
+use crate::slot::Slot;
+
+/// One agent.
+#[derive(Debug)]
+pub struct AgentEntry {
+    /// Who.
+    pub id: AgentId,
+    /// Where its actor is.
+    pub(crate) slot: Slot<AgentMessage>,
+    /// Its log.
+    pub log: Arc<LogTail>,
+    state: ArcSwap<AgentState>,
+    live: Mutex<BTreeMap<InstanceNo, LiveInstance>>,
+    stopping: Mutex<BTreeSet<Epoch>>,
+}
+
+/// One instance, live.
+#[derive(Debug, Clone)]
+pub struct LiveInstance {
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// What it does.
+    pub live: Arc<InstanceLive>,
+    /// What it advertised.
+    pub capabilities: BTreeSet<String>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AgentEntry {
+    /// An entry for an agent whose state is not loaded yet.
+    pub(crate) fn new(id: AgentId) -> Self {
+        Self {
+            id,
+            slot: Slot::new("the agent's actor"),
+            log: Arc::default(),
+            state: ArcSwap::default(),
+            live: Mutex::default(),
+            stopping: Mutex::default(),
+        }
+    }
+
+    /// Its last durable state.
+    pub fn state(&self) -> Arc<AgentState> {
+        self.state.load_full()
+    }
+
+    pub(crate) fn publish(&self, state: Arc<AgentState>) {
+        self.state.store(state);
+    }
+
+    /// Its instances, live.
+    pub fn live(&self) -> BTreeMap<InstanceNo, LiveInstance> {
+        locked(&self.live).clone()
+    }
+
+    pub(crate) fn put_live(&self, instance: InstanceNo, live: LiveInstance) {
+        locked(&self.live).insert(instance, live);
+    }
+
+    pub(crate) fn advertise(&self, instance: InstanceNo, epoch: Epoch, capabilities: BTreeSet<String>) {
+        if let Some(live) = locked(&self.live).get_mut(&instance).filter(|l| l.epoch == epoch) {
+            live.capabilities = capabilities;
+        }
+    }
+
+    pub(crate) fn remove_live(&self, instance: InstanceNo, epoch: Epoch) {
+        let mut live = locked(&self.live);
+        if live.get(&instance).is_some_and(|l| l.epoch == epoch) {
+            live.remove(&instance);
+        }
+        locked(&self.stopping).remove(&epoch);
+    }
+
+    pub(crate) fn clear_live(&self) {
+        locked(&self.live).clear();
+        locked(&self.stopping).clear();
+    }
+
+    pub(crate) fn set_stopping(&self, epoch: Epoch) {
+        locked(&self.stopping).insert(epoch);
+    }
+
+    /// What the task machine may expect of it.
+    pub fn fleet(&self) -> FleetAgent {
+        let state = self.state();
+        let live = self.live();
+        let stopping = locked(&self.stopping).clone();
+        let declared: BTreeSet<String> =
+            state.manifest().map(|m| m.capabilities.iter().cloned().collect()).unwrap_or_default();
+        let concurrency = state.manifest().map_or(1, |m| m.concurrency.get());
+        let instances = state
+            .ready()
+            .filter(|(no, i)| live.get(no).is_some_and(|l| l.epoch == i.epoch))
+            .map(|(no, i)| {
+                let closed = if stopping.contains(&i.epoch) {
+                    Some("it is being stopped".to_owned())
+                } else if state.stage() == Lifecycle::Upgrading {
+                    Some("its version is being exchanged".to_owned())
+                } else {
+                    None
+                };
+                (no, FleetInstance { epoch: i.epoch, concurrency, closed })
+            })
+            .collect::<BTreeMap<_, _>>();
+        // What an agent declares and what it advertised: both are needed.
+        let capabilities = match instances.keys().filter_map(|no| live.get(no)).next() {
+            Some(advertised) => declared.intersection(&advertised.capabilities).cloned().collect(),
+            None => declared,
+        };
+        FleetAgent {
+            capabilities,
+            fault: state.fault_state(),
+            reason: state.fault.as_ref().and_then(|f| f.reason.clone()).filter(|_| {
+                state.fault_state() != mesh_messages::agent::FaultState::Running
+            }),
+            next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
+            paused: state.paused,
+            instances,
+        }
+    }
+}
+
+/// All agents of this node. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    agents: RwLock<BTreeMap<AgentId, Arc<AgentEntry>>>,
+    complete: AtomicBool,
+}
+
+impl Directory {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<AgentId, Arc<AgentEntry>>> {
+        self.0.agents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One agent.
+    pub fn get(&self, id: &str) -> Option<Arc<AgentEntry>> {
+        self.read().get(id).cloned()
+    }
+
+    /// All agents, by id.
+    pub fn all(&self) -> Vec<Arc<AgentEntry>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// The entry of an agent, made when there is none.
+    pub(crate) fn enter(&self, id: &AgentId) -> Arc<AgentEntry> {
+        let mut agents = self.0.agents.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(agents.entry(id.clone()).or_insert_with(|| Arc::new(AgentEntry::new(id.clone()))))
+    }
+
+    /// Forgets an agent.
+    pub(crate) fn leave(&self, id: &AgentId) {
+        self.0.agents.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Whether every registered agent has published its state at least once.
+    pub fn is_complete(&self) -> bool {
+        self.0.complete.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_complete(&self) {
+        self.0.complete.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,143 @@
+//! The journal's actor: opens the store, announces it, and ends when it fails, so that everything above it starts anew.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
+use tokio::task::JoinHandle;
+
+use mesh_messages::identity::SigningKey;
+use mesh_persistence::{
+    ContentStore, FileJournal, FileJournalOptions, Journal, OpenError, ProjectionStore,
+};
+
+use crate::clock::now;
+use crate::context::Context;
+use crate::projector::MeshProjector;
+use crate::store::{JournalNews, OpenStore, follow};
+
+/// How long a second opening waits for readers of the first to let go of it.
+const REOPEN_WAIT: Duration = Duration::from_secs(5);
+const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the journal lies below the data directory.
+const JOURNAL_DIR: &str = "journal";
+/// Where large content lies.
+const CONTENT_DIR: &str = "content";
+/// Where the projections lie.
+const PROJECTIONS_DIR: &str = "projections";
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The log could not be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The content store could not be opened.
+    #[error("failed to open the content store")]
+    Content(#[source] std::io::Error),
+    /// The projections could not be opened, nor made anew.
+    #[error("failed to open the projections")]
+    Projections(#[from] mesh_persistence::ProjectionError),
+}
+
+/// Opens everything that a node stores. Blocks on the disk.
+///
+/// # Errors
+/// [`StoreError`]; nothing stays open.
+pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
+    let data: &Path = &ctx.settings.data;
+    let options = FileJournalOptions {
+        segment_bytes: ctx.settings.journal_segment_bytes,
+        ..FileJournalOptions::default()
+    };
+    let key = SigningKey::from_secret(ctx.node.key.secret_bytes());
+    let journal = FileJournal::open(&data.join(JOURNAL_DIR), &options, key, Arc::new(now))?;
+    let journal: Arc<dyn Journal> = Arc::new(journal);
+    let content = Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
+    let size = journal.durable().borrow().size();
+    let projections =
+        Arc::new(ProjectionStore::open(
+        &data.join(PROJECTIONS_DIR),
+        MeshProjector::VERSION,
+        journal.log_id(),
+        size,
+    )?);
+    Ok(OpenStore { journal, content, projections })
+}
+
+/// What the journal's actor is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalArgs {
+    pub(crate) ctx: Arc<Context>,
+}
+
+/// What the journal's actor is told.
+#[derive(Debug, RactorMessage)]
+pub(crate) enum JournalMessage {
+    /// News of the journal.
+    Journal(JournalNews),
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct JournalActor;
+
+/// The state of the actor.
+#[derive(Debug)]
+pub(crate) struct JournalShell {
+    args: JournalArgs,
+    follower: JoinHandle<()>,
+}
+
+impl Actor for JournalActor {
+    type Msg = JournalMessage;
+    type State = JournalShell;
+    type Arguments = JournalArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<JournalMessage>,
+        args: JournalArgs,
+    ) -> Result<JournalShell, ActorProcessingErr> {
+        let started = tokio::time::Instant::now();
+        let store = loop {
+            let ctx = Arc::clone(&args.ctx);
+            match tokio::task::spawn_blocking(move || open_store(&ctx)).await? {
+                Ok(store) => break store,
+                // Our own last incarnation may still be read from.
+                Err(StoreError::Journal(OpenError::InUse { .. })) if started.elapsed() < REOPEN_WAIT => {
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let follower = follow(&store.journal, me, JournalMessage::Journal);
+        args.ctx.store.open(Arc::new(store));
+        Ok(JournalShell { args, follower })
+    }
+
+    async fn handle(
+        &self,
+        _me: ActorRef<JournalMessage>,
+        message: JournalMessage,
+        _state: &mut JournalShell,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JournalMessage::Journal(JournalNews::Durable(_)) => Ok(()),
+            JournalMessage::Journal(JournalNews::Failed(reason)) => {
+                tracing::error!(reason, "the journal failed; it is opened again");
+                Err(format!("the journal failed: {reason}").into())
+            }
+        }
+    }
+}
+
+impl Drop for JournalShell {
+    fn drop(&mut self) {
+        self.follower.abort();
+        self.args.ctx.store.close();
+    }
+}

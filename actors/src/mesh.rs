@@ -1,0 +1,328 @@
+//! A mesh on one node: assembles the tree, and is what the outside speaks to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::Quota;
+use tokio::sync::{broadcast, watch};
+
+use mesh_messages::Timestamp;
+use mesh_messages::address::Address;
+use mesh_messages::identity::SigningKey;
+use mesh_persistence::OpenError;
+use mesh_sandbox::{Launcher, LauncherConfig, StartError};
+use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle};
+
+use crate::agents::agent::AgentMessage;
+use crate::agents::native::NativeAgents;
+use crate::agents::services::Services;
+use crate::bus::{BusHandle, NodeSigner, Outside};
+use crate::clock::now;
+use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
+use crate::directory::Directory;
+use crate::health::HealthHandle;
+use crate::journal::{StoreError, open_store};
+use crate::memory::MemoryHandle;
+use crate::metrics::Metrics;
+use crate::operations::Operations;
+use crate::orchestrator::OrchestratorHandle;
+use crate::registry::RegistryHandle;
+use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
+use crate::slot::Slot;
+use crate::store::StoreCell;
+use crate::tree::{Parts, SupervisorPlace, tree};
+
+mod agents;
+mod audit;
+mod operations;
+mod services;
+mod tasks;
+
+use services::{BusOutside, MeshServices};
+
+/// How long the ordered end of the tree may take after the drain.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long the first start may take: replaying a long journal is the slowest.
+const START_LIMIT: Duration = Duration::from_secs(600);
+/// Where records of living sandboxes are kept below the data directory.
+const RUN_DIR: &str = "run";
+
+/// What a mesh is started with.
+#[derive(Debug)]
+pub struct MeshOptions {
+    /// What it needs to know of the configuration.
+    pub settings: Settings,
+    /// The node's key.
+    pub key: SigningKey,
+    /// Agents compiled into the binary.
+    pub natives: NativeAgents,
+}
+
+/// Why a mesh could not be started. Nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeshStartError {
+    /// Another meshd has the data directory.
+    #[error("the data directory is in use by another meshd")]
+    InUse(#[source] StoreError),
+    /// The data was written by a newer version.
+    #[error("the data directory was written by a newer meshd; use that version")]
+    Newer(#[source] StoreError),
+    /// The disk is full or cannot be written.
+    #[error("the data directory cannot be written")]
+    NotWritable(#[source] StoreError),
+    /// The stored data is damaged.
+    #[error("the stored data cannot be opened")]
+    Store(#[source] StoreError),
+    /// Sandboxes cannot be started.
+    #[error("sandboxes cannot be started on this machine")]
+    Sandbox(#[from] StartError),
+    /// The tree did not come up.
+    #[error("the tree did not come up: {0}")]
+    Tree(String),
+}
+
+/// A running mesh. Dropping it does not end it; use [`Mesh::stop`].
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) services: Arc<MeshServices>,
+    pub(crate) sentinel: SentinelHandle,
+    pub(crate) memory: MemoryHandle,
+    pub(crate) bus: BusHandle,
+    pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) registry: RegistryHandle,
+    pub(crate) registry_slot: Slot<crate::registry::RegistryMessage>,
+    pub(crate) health: HealthHandle,
+    pub(crate) started_at: Timestamp,
+    root: SupervisorHandle,
+    edge: SupervisorPlace,
+}
+
+impl Mesh {
+    /// Sweeps what an earlier life left, opens the store, and starts the tree.
+    ///
+    /// # Errors
+    /// [`MeshStartError`].
+    pub async fn start(options: MeshOptions) -> Result<Self, MeshStartError> {
+        let ctx = Arc::new(prepare(options).await?);
+        let sentinel = SentinelHandle::new(SentinelSettings {
+            requests: quota(ctx.settings.api_rate),
+            audit_all_actions: ctx.settings.audit_all_actions,
+        });
+        let memory = MemoryHandle::new(Arc::new(ContextRules(Arc::clone(&ctx))), sentinel.clone());
+        let orchestrator = OrchestratorHandle::default();
+        let services = Arc::new(MeshServices::new(
+            Arc::clone(&ctx),
+            sentinel.clone(),
+            memory.clone(),
+            orchestrator.clone(),
+        ));
+        let bus = bus_handle(&ctx, &orchestrator, &sentinel);
+        // Set once, here, before anybody can ask.
+        let _first = services.bus.set(bus.clone());
+        let registry_slot = Slot::new("registry");
+        let parts = Parts {
+            ctx: Arc::clone(&ctx),
+            services: Arc::clone(&services) as Arc<dyn Services>,
+            sentinel: sentinel.clone(),
+            memory: memory.clone(),
+            bus: bus.clone(),
+            orchestrator: orchestrator.clone(),
+            health: HealthHandle::default(),
+            registry: registry_slot.clone(),
+            agents: watch::Sender::new(None),
+            edge: watch::Sender::new(None),
+        };
+        let (root, _join) = Supervisor::spawn(crate::names::registered(&ctx, "mesh"), tree(&parts))
+            .await
+            .map_err(|error| MeshStartError::Tree(error.to_string()))?;
+        let up = tokio::time::timeout(START_LIMIT, root.ready()).await;
+        if let Err(why) = up.map_err(|_| "it took too long".to_owned()).and_then(|r| r.map_err(|e| format!("{e:?}"))) {
+            root.stop(STOP_LIMIT).await;
+            return Err(MeshStartError::Tree(why));
+        }
+        let mesh = Self {
+            ctx,
+            services,
+            sentinel,
+            memory,
+            bus,
+            orchestrator,
+            registry: RegistryHandle::new(registry_slot.clone()),
+            registry_slot,
+            health: parts.health,
+            started_at: now(),
+            root,
+            edge: parts.edge,
+        };
+        if let Err(error) = mesh.sentinel.ensure_admin_token(&mesh.ctx.settings.data).await {
+            mesh.stop().await;
+            return Err(MeshStartError::Tree(format!("the admin's token: {error}")));
+        }
+        Ok(mesh)
+    }
+
+    /// What the outside can ask of it.
+    pub fn operations(&self) -> Arc<dyn Operations> {
+        Arc::new(self.clone())
+    }
+
+    /// The file that holds the admin's token.
+    pub fn token_file(&self) -> PathBuf {
+        self.ctx.settings.data.join(TOKEN_FILE)
+    }
+
+    /// Hangs a child into the group `edge`, such as the API's listener.
+    ///
+    /// # Errors
+    /// As [`SupervisorHandle::add`].
+    pub async fn add_edge(&self, child: Child) -> Result<(), RequestError> {
+        let edge = self.edge.borrow().clone().ok_or(RequestError::NotRunning)?;
+        edge.add(child).await.map(drop)
+    }
+
+    /// Takes no new work, lets what is under way end until `limit`, then stops every agent in order.
+    pub async fn drain(&self, limit: Duration) {
+        self.orchestrator.close();
+        let until = tokio::time::Instant::now() + limit;
+        let mut ends = self.orchestrator.ends();
+        while self.at_work() && tokio::time::Instant::now() < until {
+            // Woken by an end of a task, or to look again.
+            let wait = until.min(tokio::time::Instant::now() + Duration::from_millis(200));
+            let _either = tokio::time::timeout_at(wait, ends.recv()).await;
+        }
+        let agents = self.ctx.directory.all();
+        let stop_limit = self.ctx.settings.stop_timeout + Duration::from_secs(1);
+        let closing = agents.iter().map(|entry| {
+            entry.slot.call(stop_limit, |reply| AgentMessage::Close { reply })
+        });
+        for closed in futures::future::join_all(closing).await {
+            if let Err(error) = closed {
+                tracing::debug!(%error, "an agent was not stopped in order; it is ended with the tree");
+            }
+        }
+        self.health.closing("ordered").await;
+    }
+
+    fn at_work(&self) -> bool {
+        self.ctx
+            .directory
+            .all()
+            .iter()
+            .any(|entry| entry.live().values().any(|i| !i.live.attempts().is_empty()))
+    }
+
+    /// Stops the tree, in order, within a limit.
+    pub async fn stop(&self) -> Ended {
+        self.root.stop(STOP_LIMIT).await
+    }
+
+    /// Waits until the tree has ended by itself, or an essential agent's failure has reached the root: the reason.
+    pub async fn failed(&self) -> String {
+        let mut escalated = self.services.escalated.subscribe();
+        tokio::select! {
+            ended = self.root.terminated() => format!("the tree ended: {ended:?}"),
+            Ok(reason) = escalated.wait_for(Option::is_some) => {
+                reason.clone().unwrap_or_else(|| "escalated".to_owned())
+            }
+        }
+    }
+}
+
+/// The directory's manifests as the memory's rules.
+#[derive(Debug)]
+struct ContextRules(Arc<Context>);
+
+impl crate::memory::MemoryRules for ContextRules {
+    fn rules(&self, agent: &mesh_messages::AgentId) -> Option<mesh_messages::manifest::MemoryConfig> {
+        let state = self.0.directory.get(agent.as_str())?.state();
+        Some(state.manifest()?.memory.clone())
+    }
+}
+
+fn quota((per_second, burst): (u32, u32)) -> Quota {
+    let least = std::num::NonZeroU32::MIN;
+    let per_second = std::num::NonZeroU32::new(per_second).unwrap_or(least);
+    Quota::per_second(per_second).allow_burst(std::num::NonZeroU32::new(burst).unwrap_or(per_second))
+}
+
+fn bus_handle(
+    ctx: &Arc<Context>,
+    orchestrator: &OrchestratorHandle,
+    sentinel: &SentinelHandle,
+) -> BusHandle {
+    let outside =
+        Arc::new(BusOutside { ctx: Arc::clone(ctx), orchestrator: orchestrator.clone() });
+    let outside = Outside {
+        directory: outside.clone(),
+        delivery: outside.clone(),
+        tasks: outside.clone(),
+        keys: outside.clone(),
+        alarms: outside,
+    };
+    let did = ctx.node.did.to_string();
+    let node = NodeSigner {
+        // A did:key is made of characters that every address may hold.
+        address: Address::node(&did).unwrap_or_else(|_| Address::Node(did.into())),
+        key: Arc::new(SigningKey::from_secret(ctx.node.key.secret_bytes())),
+    };
+    BusHandle::new(outside, node, sentinel.clone())
+}
+
+/// Everything that has to be there before the first actor: the store is tried, and what earlier runs left is ended.
+async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
+    tokio::task::spawn_blocking(move || {
+        let MeshOptions { settings, key, natives } = options;
+        let node = NodeIdentity { did: key.public(), key };
+        let tag = blake3::hash(settings.data.to_string_lossy().as_bytes()).to_hex();
+        let launcher = Launcher::start(LauncherConfig {
+            run_dir: settings.data.join(RUN_DIR),
+            run_id: settings.run_id.clone(),
+            tag: format!("meshd-{}", &tag.as_str()[..12]),
+            helper: None,
+        })?;
+        let ctx = Context {
+            settings,
+            node,
+            store: StoreCell::default(),
+            launcher,
+            natives,
+            directory: Directory::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            metrics: Metrics::default(),
+        };
+        // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
+        let store = open_store(&ctx).map_err(start_error)?;
+        let swept = ctx.launcher.sweep();
+        tracing::debug!(?swept, "swept what earlier runs left");
+        drop(store);
+        Ok(ctx)
+    })
+    .await
+    .map_err(|error| MeshStartError::Tree(error.to_string()))?
+}
+
+fn start_error(error: StoreError) -> MeshStartError {
+    let io = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::ReadOnlyFilesystem
+                | std::io::ErrorKind::PermissionDenied
+        )
+    };
+    let not_writable = std::iter::successors(
+        Some(&error as &(dyn std::error::Error + 'static)),
+        |error| error.source(),
+    )
+    .filter_map(|error| error.downcast_ref::<std::io::Error>())
+    .any(io);
+    match &error {
+        StoreError::Journal(OpenError::InUse { .. }) => MeshStartError::InUse(error),
+        StoreError::Journal(OpenError::Newer { .. }) => MeshStartError::Newer(error),
+        _ if not_writable => MeshStartError::NotWritable(error),
+        _ => MeshStartError::Store(error),
+    }
+}

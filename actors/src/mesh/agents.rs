@@ -1,0 +1,502 @@
+//! Agents, as the outside asks for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_actors_core::agent::{AgentCommand, AgentState};
+use mesh_messages::agent::{
+    Activity, AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, FaultState, HealthLevel, HealthStatus,
+    InstanceView, Lifecycle, Page, REPLICAS_MAX, RecoveryResult, SandboxView,
+};
+use mesh_messages::manifest::RuntimeKind;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{Caller, Role};
+use mesh_messages::{Epoch, InstanceNo, Timestamp};
+
+use super::Mesh;
+use super::audit::read_only;
+use crate::agents::agent::AgentMessage;
+use crate::agents::bundle;
+use crate::agents::policy::effective;
+use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
+use crate::clock::now;
+use crate::directory::AgentEntry;
+use crate::operations::{
+    AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
+    UpgradeResult, UpgradeType, VerbOutcome,
+};
+use crate::partition::Cause;
+
+/// How long an order to an agent may take to be durable.
+const ORDER_MAX: Duration = Duration::from_secs(30);
+/// How long a removal waits for the agent's instances to end.
+const REMOVE_MAX: Duration = Duration::from_secs(60);
+/// How long an upgrade may take: draining the old version and starting the new one.
+const UPGRADE_MAX: Duration = Duration::from_secs(120);
+
+fn persona(state: &AgentState) -> String {
+    state
+        .manifest()
+        .and_then(|m| serde_json::to_value(m.persona).ok())
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn status_kind(state: &AgentState) -> AgentStatusKind {
+    match state.stage() {
+        Lifecycle::Quarantined => AgentStatusKind::Quarantined,
+        Lifecycle::Terminated | Lifecycle::Audited => AgentStatusKind::Terminated,
+        _ if state.fault_state() == FaultState::Quarantined => AgentStatusKind::Quarantined,
+        _ => AgentStatusKind::Active,
+    }
+}
+
+fn activity(instances: &[InstanceView]) -> Activity {
+    let busy = instances.iter().any(|i| i.activity == Activity::Busy);
+    let idle = instances.iter().any(|i| i.activity == Activity::Idle);
+    match (busy, idle) {
+        (true, _) => Activity::Busy,
+        (false, true) => Activity::Idle,
+        (false, false) => Activity::Offline,
+    }
+}
+
+/// The instances of an agent, measured now.
+pub(super) fn instances(entry: &AgentEntry, at: Timestamp) -> Vec<InstanceView> {
+    let state = entry.state();
+    let live = entry.live();
+    state
+        .instances
+        .iter()
+        .map(|(no, instance)| {
+            let reading = live.get(no).filter(|l| l.epoch == instance.epoch).map(|l| l.live.read(at));
+            let reading = reading.unwrap_or_default();
+            let activity = match (instance.stage, reading.tasks.is_empty()) {
+                (Lifecycle::Executing, true) => Activity::Idle,
+                (Lifecycle::Executing, false) => Activity::Busy,
+                _ => Activity::Offline,
+            };
+            InstanceView {
+                instance: *no,
+                epoch: instance.epoch,
+                lifecycle: instance.stage,
+                activity,
+                pid: reading.pid,
+                uid: reading.uid,
+                started_at: instance.activated_at,
+                assigned_tasks: reading.tasks,
+                memory_usage: reading.memory,
+                cpu_usage: reading.cpu,
+                last_activity: reading.last_activity,
+                refused_messages: reading.refused,
+            }
+        })
+        .collect()
+}
+
+fn uptime(state: &AgentState, at: Timestamp) -> u64 {
+    let since = state.ready().filter_map(|(_, i)| i.ready_at).min();
+    since.map_or(0, |since| u64::try_from(at.since(since).as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The status of an agent, measured now.
+pub(super) fn status_of(entry: &AgentEntry, at: Timestamp) -> AgentStatus {
+    let state = entry.state();
+    if state.version().is_none() {
+        return AgentStatus::not_found();
+    }
+    let instances = instances(entry, at);
+    let said = entry
+        .live()
+        .values()
+        .filter_map(|l| l.live.read(at).health)
+        .map(|health| health.status)
+        .max()
+        .unwrap_or(HealthLevel::Healthy);
+    let seen = match state.fault_state() {
+        FaultState::Quarantined | FaultState::Open => HealthLevel::Critical,
+        FaultState::Backoff | FaultState::HalfOpen | FaultState::Recovering => HealthLevel::Warning,
+        FaultState::Running | FaultState::Stopped | FaultState::Terminated => HealthLevel::Healthy,
+    };
+    let health = HealthStatus {
+        status: said.max(seen),
+        uptime: uptime(&state, at),
+        memory_usage: instances.iter().filter_map(|i| i.memory_usage).sum(),
+        cpu_usage: instances.iter().filter_map(|i| i.cpu_usage).reduce(|a, b| a + b),
+        last_activity: instances.iter().filter_map(|i| i.last_activity).max(),
+        errors: state.errors.values().cloned().collect(),
+    };
+    AgentStatus {
+        status: status_kind(&state),
+        lifecycle: Some(state.stage()),
+        activity: Some(activity(&instances)),
+        epoch: Some(state.epoch),
+        uptime: Some(uptime(&state, at)),
+        version: state.current.clone(),
+        health: Some(health),
+        fault: state.fault.clone().or_else(|| Some(never_started())),
+        paused: Some(state.paused),
+        instances: Some(instances),
+    }
+}
+
+/// The fault view of an agent that was never started.
+fn never_started() -> mesh_messages::agent::FaultView {
+    mesh_messages::agent::FaultView {
+        state: FaultState::Stopped,
+        score: 0,
+        crashes_in_window: 0,
+        next_attempt_at: None,
+        reason: None,
+        quarantine: None,
+    }
+}
+
+impl Mesh {
+    /// An agent with a registered version.
+    pub(super) fn entry(&self, id: &str) -> Result<Arc<AgentEntry>, Problem> {
+        self.ctx
+            .directory
+            .get(id)
+            .filter(|entry| entry.state().version().is_some())
+            .ok_or_else(|| Problem::agent_not_found(id))
+    }
+
+    pub(super) fn agent_page(
+        &self,
+        filter: &AgentFilter,
+        page: PageRequest<'_>,
+    ) -> Page<AgentSummary> {
+        let at = now();
+        let mut rows = self
+            .ctx
+            .directory
+            .all()
+            .into_iter()
+            .filter(|entry| page.cursor.is_none_or(|cursor| entry.id.as_str() > cursor))
+            .filter_map(|entry| summary(&entry, at))
+            .filter(|row| {
+                filter.capability.as_ref().is_none_or(|c| row.capabilities.contains(c))
+                    && filter.persona.as_ref().is_none_or(|p| row.persona == *p)
+                    && filter.status.is_none_or(|s| row.status == s)
+                    && filter.tag.as_ref().is_none_or(|t| row.tags.contains(t))
+            });
+        let items: Vec<_> = rows.by_ref().take(page.limit).collect();
+        let more = rows.next().is_some();
+        let next_cursor = items.last().filter(|_| more).map(|row| row.id.to_string());
+        Page { items, next_cursor }
+    }
+
+    pub(super) fn profile(&self, entry: &AgentEntry, insights: AgentInsights) -> Result<AgentProfile, Problem> {
+        let state = entry.state();
+        let Some((version, manifest)) = state.version().map(|v| (v, &v.manifest)) else {
+            return Err(Problem::agent_not_found(entry.id.as_str()));
+        };
+        Ok(AgentProfile {
+            id: entry.id.clone(),
+            name: manifest.display_name().to_owned(),
+            kind: persona(&state),
+            version: manifest.version.to_string(),
+            versions: state.versions.keys().cloned().collect(),
+            capabilities: manifest.capabilities.clone(),
+            digest: version.digest.clone(),
+            manifest: serde_json::to_value(manifest).unwrap_or_default(),
+            performance: insights,
+            health: status_of(entry, now()),
+            owner: state.owner.clone(),
+            created_at: state.created_at,
+            updated_at: state.updated_at,
+        })
+    }
+
+    pub(super) async fn register(
+        &self,
+        caller: &Caller,
+        source: BundleSource,
+        start: bool,
+    ) -> Result<AgentRegistration, Problem> {
+        if let Some(full) = read_only(self) {
+            return Err(full);
+        }
+        let data = self.ctx.settings.data.clone();
+        let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
+        let stored =
+            stored.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))??;
+        let manifest = stored.manifest.manifest;
+        let mut notices: Vec<String> = stored.manifest.notices.iter().map(ToString::to_string).collect();
+        if let Err(refusal) = self.validate(&manifest, &stored.digest) {
+            // Registered without a start, it harms nobody; what a start would be refused for is said.
+            if start {
+                return Err(refusal);
+            }
+            notices.push(format!("it will not start: {}", refusal.detail));
+        }
+        let cause = Cause::by(&caller.name);
+        let id = manifest.id.clone();
+        self.registry.list(id.clone(), cause.clone()).await?;
+        let entry = self.ctx.directory.enter(&id);
+        let version = manifest.version.to_string();
+        let (changed, state) = entry
+            .slot
+            .call(ORDER_MAX, |reply| AgentMessage::Register {
+                manifest: Box::new(manifest),
+                digest: stored.digest.clone(),
+                cause: cause.clone(),
+                reply,
+            })
+            .await??;
+        if changed && state.versions.len() == 1 {
+            if let Err(problem) = self.memory.unseal(&caller.name, &id).await {
+                tracing::warn!(agent = %id, %problem, "its memory stays sealed");
+            }
+        }
+        let stopped = state.fault_state() == FaultState::Stopped && !state.running;
+        if start && stopped {
+            self.order(&entry, AgentCommand::Start, &cause).await?;
+        }
+        let state = entry.state();
+        Ok(AgentRegistration {
+            lifecycle: state.stage(),
+            instances_ready: u32::try_from(state.ready().count()).unwrap_or(u32::MAX),
+            instances_wanted: state.replicas,
+            registered_at: state.created_at,
+            digest: stored.digest,
+            version,
+            changed,
+            notices,
+            id,
+        })
+    }
+
+    /// What a start would be refused for. The security validator: nothing of the agent's has been run.
+    fn validate(&self, manifest: &mesh_messages::manifest::AgentManifest, digest: &str) -> Result<(), Problem> {
+        let settings = &self.ctx.settings;
+        if manifest.replicas > REPLICAS_MAX {
+            let text = format!("replicas: at most {REPLICAS_MAX} on one node");
+            return Err(Problem::invalid("invalid_manifest", "replicas", text));
+        }
+        if settings.sandbox_required && !manifest.security.sandbox {
+            let text = "security.sandbox: false is refused while sandbox_required is true";
+            return Err(Problem::invalid("policy_refused", "security.sandbox", text));
+        }
+        if settings.crypto_required && manifest.security.crypto == mesh_messages::manifest::Crypto::None {
+            let text = "security.crypto: none is refused while crypto_required is true";
+            return Err(Problem::invalid("policy_refused", "security.crypto", text));
+        }
+        let config = effective(manifest, settings).fault;
+        config.check().map_err(|error| Problem::invalid("invalid_manifest", "policy", format!("policy: {error}")))?;
+        if manifest.resolved_runtime().kind == RuntimeKind::Native {
+            let name = manifest.entry.as_deref().unwrap_or_default();
+            let name = name.strip_prefix("builtin:").unwrap_or(name);
+            return match self.ctx.natives.get(name) {
+                Some(_) => Ok(()),
+                None => {
+                    let text = format!("entry: this meshd brings no native agent `{name}`");
+                    Err(Problem::invalid("policy_refused", "entry", text))
+                }
+            };
+        }
+        let start = Start { manifest, digest, instance: InstanceNo(0), epoch: Epoch(0), process: 0 };
+        plan_start(&self.ctx, start).map(drop).map_err(Problem::from)
+    }
+
+    pub(super) async fn order(
+        &self,
+        entry: &AgentEntry,
+        command: AgentCommand,
+        cause: &Cause,
+    ) -> Result<Arc<AgentState>, Problem> {
+        let cause = cause.clone();
+        entry.slot.call(ORDER_MAX, |reply| AgentMessage::Order { command, cause, reply }).await?
+    }
+
+    pub(super) async fn verb(
+        &self,
+        caller: &Caller,
+        id: &str,
+        verb: AgentVerb,
+    ) -> Result<VerbOutcome, Problem> {
+        let entry = self.entry(id)?;
+        let cause = Cause::by(&caller.name);
+        let command = match verb {
+            AgentVerb::Start => {
+                self.startable(&entry)?;
+                AgentCommand::Start
+            }
+            AgentVerb::Stop => AgentCommand::Stop,
+            AgentVerb::Restart => AgentCommand::Restart,
+            AgentVerb::Pause => AgentCommand::Pause,
+            AgentVerb::Resume => AgentCommand::Resume,
+            AgentVerb::Terminate => AgentCommand::Terminate { reason: format!("ordered by {}", caller.name) },
+            AgentVerb::Quarantine(QuarantineOrder { kind, description, severity }) => {
+                let description =
+                    if description.is_empty() { format!("ordered by {}", caller.name) } else { description };
+                AgentCommand::Quarantine { kind, severity, description }
+            }
+            AgentVerb::Scale { replicas } => {
+                if replicas > REPLICAS_MAX {
+                    let text = format!("replicas: at most {REPLICAS_MAX} on one node");
+                    return Err(Problem::invalid("invalid_scale", "replicas", text));
+                }
+                AgentCommand::Scale { replicas }
+            }
+            AgentVerb::Recover { force } => return self.recover(caller, &entry, force, &cause).await,
+            AgentVerb::Upgrade(request) => return self.upgrade(&entry, request, false, &cause).await,
+            AgentVerb::Rollback(request) => return self.upgrade(&entry, request, true, &cause).await,
+        };
+        self.order(&entry, command, &cause).await?;
+        Ok(VerbOutcome::Status(Box::new(status_of(&entry, now()))))
+    }
+
+    /// A start that cannot succeed is refused before anything is counted.
+    fn startable(&self, entry: &AgentEntry) -> Result<(), Problem> {
+        let state = entry.state();
+        match state.version() {
+            Some(version) => self.validate(&version.manifest, &version.digest),
+            None => Err(Problem::agent_not_found(entry.id.as_str())),
+        }
+    }
+
+    async fn recover(
+        &self,
+        caller: &Caller,
+        entry: &AgentEntry,
+        force: bool,
+        cause: &Cause,
+    ) -> Result<VerbOutcome, Problem> {
+        if force && caller.role != Role::Admin {
+            return Err(Problem::new(ProblemKind::Forbidden, "forbidden", "Insufficient permissions"));
+        }
+        match self.order(entry, AgentCommand::Recover { force }, cause).await {
+            Ok(_) => Ok(VerbOutcome::Recovery(RecoveryResult { success: true, reason: None })),
+            Err(problem) if problem.code == "max_retries_exceeded" => {
+                Ok(VerbOutcome::Recovery(RecoveryResult { success: false, reason: Some(problem.detail) }))
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn upgrade(
+        &self,
+        entry: &AgentEntry,
+        request: UpgradeRequest,
+        rollback: bool,
+        cause: &Cause,
+    ) -> Result<VerbOutcome, Problem> {
+        if request.agent_id.as_ref().is_some_and(|id| *id != entry.id) {
+            let text = "agentId: is not the agent of the path";
+            return Err(Problem::invalid("invalid_upgrade", "agentId", text));
+        }
+        let rollback = rollback || request.kind == UpgradeType::Rollback;
+        // A process cannot exchange its code in place: soft means that the `upgrade` hook is called on the new version,
+        // which happens whenever it names it; without it, the upgrade is hard.
+        let hook = entry.state().instances.values().any(|i| i.hooks.iter().any(|h| h == "upgrade"));
+        let kind = match (rollback, request.kind) {
+            (true, _) => UpgradeType::Rollback,
+            (false, UpgradeType::Soft) if hook => UpgradeType::Soft,
+            (false, _) => UpgradeType::Hard,
+        };
+        let name = match kind {
+            UpgradeType::Soft => "soft",
+            UpgradeType::Hard => "hard",
+            UpgradeType::Rollback => "rollback",
+        };
+        let mut done = self.services.upgrades.subscribe();
+        let command = AgentCommand::Upgrade {
+            target: request.target_version,
+            forceful: request.forceful,
+            rollback,
+            kind: name.to_owned(),
+        };
+        self.order(entry, command, cause).await?;
+        let ended = tokio::time::timeout(UPGRADE_MAX, async {
+            loop {
+                match done.recv().await {
+                    Ok((agent, error)) if agent == entry.id => return error,
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => {
+                        return Some("meshd is shutting down".to_owned());
+                    }
+                }
+            }
+        })
+        .await;
+        let error = ended.unwrap_or_else(|_| Some("it goes on; it took longer than one waits for it".to_owned()));
+        Ok(VerbOutcome::Upgrade(UpgradeResult {
+            success: error.is_none(),
+            kind,
+            error,
+            rollback_available: !entry.state().past.is_empty(),
+        }))
+    }
+
+    pub(super) async fn remove(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
+        let entry = self.entry(id)?;
+        let cause = Cause::by(&caller.name);
+        let over = |state: &AgentState| matches!(state.stage(), Lifecycle::Terminated | Lifecycle::Audited);
+        if !over(&entry.state()) {
+            // Its work is drained first; what is quarantined has none.
+            if status_kind(&entry.state()) != AgentStatusKind::Quarantined {
+                self.order(&entry, AgentCommand::Stop, &cause).await?;
+            }
+            let closing = entry.slot.call(REMOVE_MAX, |reply| AgentMessage::Close { reply });
+            closing.await?;
+            let reason = format!("removed by {}", caller.name);
+            self.order(&entry, AgentCommand::Terminate { reason }, &cause).await?;
+        }
+        self.memory.purge(&caller.name, &entry.id).await?;
+        self.registry.unlist(entry.id.clone(), cause).await?;
+        let (data, agent) = (self.ctx.settings.data.clone(), entry.id.clone());
+        let homes = tokio::task::spawn_blocking(move || {
+            homes_of(&data, &agent).iter().try_for_each(std::fs::remove_dir_all)
+        });
+        if let Ok(Err(error)) = homes.await {
+            tracing::warn!(agent = id, %error, "its home could not be removed");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn sandbox(&self, id: &str) -> Result<SandboxView, Problem> {
+        let entry = self.entry(id)?;
+        let state = entry.state();
+        if let Some(view) = &state.sandbox {
+            return Ok(view.clone());
+        }
+        let mesh = self.clone();
+        let planned = tokio::task::spawn_blocking(move || {
+            let version = state.version().ok_or_else(|| Problem::agent_not_found(entry.id.as_str()))?;
+            if version.manifest.resolved_runtime().kind == RuntimeKind::Native {
+                return Ok(SandboxView { profile: "native".to_owned(), controls: Vec::new() });
+            }
+            let start = Start {
+                manifest: &version.manifest,
+                digest: &version.digest,
+                instance: InstanceNo(0),
+                epoch: Epoch(0),
+                process: 0,
+            };
+            plan_start(&mesh.ctx, start).map(|plan| sandbox_view(plan.report())).map_err(Problem::from)
+        });
+        planned.await.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
+    }
+}
+
+fn summary(entry: &AgentEntry, at: Timestamp) -> Option<AgentSummary> {
+    let state = entry.state();
+    let manifest = state.manifest()?;
+    Some(AgentSummary {
+        id: entry.id.clone(),
+        name: manifest.display_name().to_owned(),
+        version: manifest.version.to_string(),
+        persona: persona(&state),
+        capabilities: manifest.capabilities.clone(),
+        tags: manifest.metadata.tags.clone(),
+        status: status_kind(&state),
+        lifecycle: state.stage(),
+        activity: activity(&instances(entry, at)),
+        fault_state: state.fault_state(),
+        instances_ready: u32::try_from(state.ready().count()).unwrap_or(u32::MAX),
+        instances_wanted: state.replicas,
+        epoch: state.epoch,
+    })
+}

@@ -1,0 +1,170 @@
+//! The audit, its proofs and its export, as the outside asks for them.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use mesh_messages::agent::Page;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{AuditEntry, AuditFilter, MeshEvent};
+use mesh_messages::{AgentId, Position};
+use mesh_persistence::{ExportError, Hash, ProofError, export};
+
+use super::Mesh;
+use super::tasks::bad_cursor;
+use crate::operations::PageRequest;
+use crate::projector::event_of;
+use crate::reads::{self, LookupError};
+
+/// Chunks of an export that wait for a slow reader; beyond it the export waits.
+const EXPORT_CHUNKS_MAX: usize = 16;
+/// Bytes of a chunk.
+const EXPORT_CHUNK: usize = 64 * 1024;
+
+impl Mesh {
+    pub(super) async fn audit_page(
+        &self,
+        filter: AuditFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let after = page
+            .cursor
+            .map(|cursor| cursor.parse().map(Position).map_err(|_| bad_cursor()))
+            .transpose()?;
+        let limit = page.limit;
+        let (items, next) =
+            reads::blocking(store, move |store| reads::audit_page(store, &filter, after, limit)).await?;
+        Ok(Page { items, next_cursor: next.map(|position| position.to_string()) })
+    }
+
+    pub(super) async fn events_from(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<MeshEvent>, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::blocking(store, move |store| {
+            let from = after.map_or(Position(0), Position::next);
+            let records = store.journal.read(from).map_err(LookupError::from)?;
+            records
+                .take(limit)
+                .map(|record| Ok(event_of(&record.map_err(LookupError::from)?, &store.content)))
+                .collect()
+        })
+        .await
+    }
+
+    pub(super) async fn signed_checkpoint(&self) -> Result<String, Problem> {
+        let store = self.ctx.store.get()?;
+        let signed = tokio::task::spawn_blocking(move || store.journal.checkpoint()).await;
+        signed
+            .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
+            .map(|checkpoint| checkpoint.note)
+            .map_err(|error| Problem::internal(format!("no checkpoint: {error}")))
+    }
+
+    pub(super) async fn inclusion(&self, index: Position, size: Option<u64>) -> Result<Value, Problem> {
+        self.proof(move |journal| {
+            let size = size.unwrap_or_else(|| journal.durable().borrow().size());
+            let path = journal.inclusion_proof(index, size)?;
+            let root = journal.root(size)?;
+            Ok(json!({ "index": index, "size": size, "path": hashes(&path), "root": hash(&root) }))
+        })
+        .await
+    }
+
+    pub(super) async fn consistency(&self, from: u64, to: Option<u64>) -> Result<Value, Problem> {
+        self.proof(move |journal| {
+            let to = to.unwrap_or_else(|| journal.durable().borrow().size());
+            let path = journal.consistency_proof(from, to)?;
+            Ok(json!({ "from": from, "to": to, "path": hashes(&path) }))
+        })
+        .await
+    }
+
+    async fn proof(
+        &self,
+        make: impl FnOnce(&dyn mesh_persistence::Journal) -> Result<Value, ProofError> + Send + 'static,
+    ) -> Result<Value, Problem> {
+        let store = self.ctx.store.get()?;
+        tokio::task::spawn_blocking(move || make(&*store.journal))
+            .await
+            .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
+            .map_err(|error| match error {
+                ProofError::OutOfRange { .. } => {
+                    Problem::invalid("out_of_range", "index", error.to_string())
+                }
+                error => Problem::internal(format!("no proof: {error}")),
+            })
+    }
+
+    pub(super) fn export(
+        &self,
+        agent: Option<AgentId>,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
+        let store = self.ctx.store.get()?;
+        let (tx, rx) = mpsc::channel(EXPORT_CHUNKS_MAX);
+        tokio::task::spawn_blocking(move || {
+            let mut out = Chunks { tx: tx.clone(), buffer: Vec::with_capacity(EXPORT_CHUNK) };
+            let done = export(&*store.journal, agent.as_ref(), &mut out)
+                .and_then(|_| out.flush().map_err(ExportError::from));
+            if let Err(error) = done {
+                let problem = match error {
+                    ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),
+                    error => Problem::internal(format!("the export failed: {error}")),
+                };
+                let _reader_gone = tx.blocking_send(Err(problem));
+            }
+        });
+        Ok(rx)
+    }
+}
+
+/// Hands what is written on in chunks; a reader that is gone ends the writing.
+struct Chunks {
+    tx: mpsc::Sender<Result<Vec<u8>, Problem>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= EXPORT_CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(EXPORT_CHUNK));
+        self.tx.blocking_send(Ok(chunk)).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+fn hash(hash: &Hash) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(hash.0)
+}
+
+fn hashes(path: &[Hash]) -> Vec<String> {
+    path.iter().map(hash).collect()
+}
+
+/// A refusal to look for what cannot exist.
+pub(super) fn agent_id(text: &str) -> Result<AgentId, Problem> {
+    AgentId::new(text).map_err(|_| Problem::agent_not_found(text))
+}
+
+
+/// What a full disk answers to whatever would have to be written.
+pub(super) fn read_only(mesh: &Mesh) -> Option<Problem> {
+    let store = mesh.ctx.store.get().ok()?;
+    let full = store.journal.admission().err()?;
+    Some(Problem::new(ProblemKind::Unavailable, "read_only", full.to_string()).retry_after(5))
+}

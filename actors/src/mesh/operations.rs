@@ -1,0 +1,409 @@
+//! [`Operations`] by the parts of the mesh: each method finds its part and asks it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use mesh_actors_core::projection;
+use mesh_messages::agent::{
+    AgentRegistration, AgentStatus, AgentSummary, InstanceView, Page, PolicyValue, SandboxView,
+};
+use mesh_messages::problem::Problem;
+use mesh_messages::system::{
+    AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken, JournalStatus, MemoryEntry,
+    MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+};
+use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
+use mesh_messages::{AgentId, Position};
+
+use super::Mesh;
+use super::agents::{instances, status_of};
+use super::audit::agent_id;
+use super::tasks::{find, task_id, wait_ended};
+use crate::agents::policy::effective;
+use crate::clock::now;
+use crate::operations::{
+    Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, EventFeed, LogLine, Operations,
+    OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
+};
+use crate::reads::{self, LookupError, StoreReader};
+
+#[async_trait]
+impl Operations for Mesh {
+    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
+        self.sentinel.authenticate(bearer, loopback)
+    }
+
+    async fn authorize(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem> {
+        self.sentinel.authorize(caller, action, resource).await
+    }
+
+    async fn register_agent(
+        &self,
+        caller: &Caller,
+        bundle: BundleSource,
+        start: bool,
+    ) -> Result<AgentRegistration, Problem> {
+        self.register(caller, bundle, start).await
+    }
+
+    async fn agents(&self, filter: AgentFilter, page: PageRequest<'_>) -> Result<Page<AgentSummary>, Problem> {
+        Ok(self.agent_page(&filter, page))
+    }
+
+    async fn agent(&self, id: &str) -> Result<AgentProfile, Problem> {
+        let entry = self.entry(id)?;
+        let insights = self.agent_insights(id).await?;
+        self.profile(&entry, insights)
+    }
+
+    async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem> {
+        let entry = self.ctx.directory.get(id);
+        Ok(entry.map_or_else(AgentStatus::not_found, |entry| status_of(&entry, now())))
+    }
+
+    async fn remove_agent(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
+        self.remove(caller, id).await
+    }
+
+    async fn agent_verb(&self, caller: &Caller, id: &str, verb: AgentVerb) -> Result<VerbOutcome, Problem> {
+        self.verb(caller, id, verb).await
+    }
+
+    async fn agent_history(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+        let filter = AuditFilter { agent: Some(agent_id(id)?), ..AuditFilter::default() };
+        let history = self.audit_page(filter, page).await?;
+        // A removed agent still has its history; one that never was has none.
+        if history.items.is_empty() && page.cursor.is_none() {
+            self.entry(id)?;
+        }
+        Ok(history)
+    }
+
+    async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem> {
+        let entry = self.entry(id)?;
+        let by_type: Vec<TypeInsight> = self
+            .orchestrator
+            .stats(&entry.id)
+            .await?
+            .into_iter()
+            .map(|(kind, record)| TypeInsight {
+                kind,
+                attempts: record.attempts(),
+                succeeded: record.succeeded,
+                #[expect(clippy::cast_precision_loss, reason = "milliseconds of an attempt fit a float")]
+                mean_duration_ms: record.mean_duration_ms().map(|ms| ms as f64),
+            })
+            .collect();
+        Ok(AgentInsights {
+            attempts: by_type.iter().map(|t| t.attempts).sum(),
+            succeeded: by_type.iter().map(|t| t.succeeded).sum(),
+            by_type,
+        })
+    }
+
+    async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem> {
+        Ok(self.entry(id)?.log.tail(tail))
+    }
+
+    async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem> {
+        let state = self.entry(id)?.state();
+        let manifest = state.manifest().ok_or_else(|| Problem::agent_not_found(id))?;
+        Ok(effective(manifest, &self.ctx.settings).values)
+    }
+
+    async fn agent_instances(&self, id: &str) -> Result<Vec<InstanceView>, Problem> {
+        Ok(instances(&*self.entry(id)?, now()))
+    }
+
+    async fn agent_sandbox(&self, id: &str) -> Result<SandboxView, Problem> {
+        self.sandbox(id).await
+    }
+
+    async fn submit_tasks(&self, caller: &Caller, specs: Vec<TaskSpec>) -> Result<SubmitOutcome, Problem> {
+        let (receipts, replayed) = self.orchestrator.submit(&caller.name, specs).await?;
+        Ok(SubmitOutcome { receipts, replayed })
+    }
+
+    async fn tasks(&self, filter: TaskFilter, page: PageRequest<'_>) -> Result<Page<Task>, Problem> {
+        self.task_page(filter, page).await
+    }
+
+    async fn task(&self, id: &str) -> Result<Task, Problem> {
+        find(&self.ctx, &self.orchestrator, &task_id(id)?).await
+    }
+
+    async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem> {
+        let mut ends = self.orchestrator.ends();
+        wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task_id(id)?, wait).await
+    }
+
+    async fn cancel_task(&self, caller: &Caller, id: &str, reason: &str) -> Result<Task, Problem> {
+        self.orchestrator.cancel(&caller.name, task_id(id)?, reason).await
+    }
+
+    async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem> {
+        self.orchestrator.retry(&caller.name, task_id(id)?).await
+    }
+
+    async fn report_outcome(&self, caller: &Caller, id: &str, outcome: OutcomeReport) -> Result<Task, Problem> {
+        let task = task_id(id)?;
+        // An unknown task is not found, rather than a stale attempt.
+        find(&self.ctx, &self.orchestrator, &task).await?;
+        self.orchestrator.outcome(&caller.name, task.clone(), outcome).await?;
+        find(&self.ctx, &self.orchestrator, &task).await
+    }
+
+    async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
+        self.explanation(&task_id(id)?).await
+    }
+
+    async fn task_events(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+        let task = task_id(id)?;
+        find(&self.ctx, &self.orchestrator, &task).await?;
+        let filter = AuditFilter { task: Some(task), ..AuditFilter::default() };
+        self.audit_page(filter, page).await
+    }
+
+    async fn board(&self, cards: usize) -> Result<Board, Problem> {
+        self.board_of(cards).await
+    }
+
+    async fn send_message(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem> {
+        self.bus.send(caller, envelope).await
+    }
+
+    fn subscribe(&self) -> EventFeed {
+        self.ctx.events.subscribe()
+    }
+
+    async fn events_after(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<mesh_messages::system::MeshEvent>, Problem> {
+        self.events_from(after, limit).await
+    }
+
+    async fn audit(&self, filter: AuditFilter, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+        self.audit_page(filter, page).await
+    }
+
+    async fn checkpoint(&self) -> Result<String, Problem> {
+        self.signed_checkpoint().await
+    }
+
+    async fn inclusion_proof(&self, index: Position, size: Option<u64>) -> Result<Value, Problem> {
+        self.inclusion(index, size).await
+    }
+
+    async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem> {
+        self.consistency(from, to).await
+    }
+
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+    ) -> Result<tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
+        self.export(agent)
+    }
+
+    fn alive(&self) -> bool {
+        self.ctx.store.get().is_ok_and(|store| store.journal.durable().borrow().failed.is_none())
+    }
+
+    async fn status(&self) -> Result<SystemStatus, Problem> {
+        let store = self.ctx.store.get()?;
+        let health = self.health.report(&self.ctx);
+        let refusing = store.journal.admission().err().map(|full| full.to_string());
+        let size = store.journal.durable().borrow().size();
+        let mut refused = self.ctx.metrics.refusals();
+        refused.extend(self.sentinel.refused().into_iter().map(|(kind, n)| (kind.to_owned(), n)));
+        let at = now();
+        Ok(SystemStatus {
+            version: self.ctx.settings.version.clone(),
+            node: self.ctx.node.did.to_string(),
+            run_id: self.ctx.settings.run_id.clone(),
+            started_at: self.started_at,
+            uptime: u64::try_from(at.since(self.started_at).as_millis()).unwrap_or(u64::MAX),
+            health: health.status,
+            issues: health.issues,
+            accepting: refusing.is_none(),
+            refusing_because: refusing,
+            components: self.components(),
+            agents: self.agent_counts(),
+            tasks: self.task_counts().await?,
+            journal: JournalStatus {
+                records: size,
+                bytes: directory_bytes(&self.ctx.settings.data.join("journal")),
+                projected: store.projections.next_position().ok().and_then(|n| n.checked_sub(1)).map(Position),
+                checkpoint_size: size,
+            },
+            warnings: self.warnings(),
+            refused,
+        })
+    }
+
+    async fn health(&self) -> Result<HealthReport, Problem> {
+        Ok(self.health.report(&self.ctx))
+    }
+
+    async fn metrics(&self) -> Result<String, Problem> {
+        let tasks = self.task_counts().await?;
+        let records = self.ctx.store.get()?.journal.durable().borrow().size();
+        Ok(self.ctx.metrics.render(&self.agent_counts(), &tasks, records))
+    }
+
+    async fn insights(&self) -> Result<Value, Problem> {
+        let mut agents = Vec::new();
+        for entry in self.ctx.directory.all() {
+            if entry.state().version().is_some() {
+                let insights = self.agent_insights(entry.id.as_str()).await?;
+                agents.push(json!({ "agentId": entry.id, "performance": insights }));
+            }
+        }
+        Ok(json!({ "agents": agents, "timestamp": now() }))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem> {
+        let url = std::fs::read_to_string(self.ctx.settings.data.join("endpoint")).unwrap_or_default();
+        Ok(vec![NodeInfo {
+            id: self.ctx.node.did.to_string(),
+            state: "up".to_owned(),
+            version: self.ctx.settings.version.clone(),
+            url: url.trim().to_owned(),
+            agents: self.agent_counts().values().sum(),
+        }])
+    }
+
+    async fn memory_list(&self, agent: &str, page: PageRequest<'_>) -> Result<Page<MemoryEntry>, Problem> {
+        self.memory.list(agent, page).await
+    }
+
+    async fn memory_get(&self, agent: &str, key: &str) -> Result<MemoryEntry, Problem> {
+        self.memory.get(agent, key).await
+    }
+
+    async fn memory_set(
+        &self,
+        caller: &Caller,
+        agent: &str,
+        key: &str,
+        value: Value,
+        ttl: Option<Duration>,
+    ) -> Result<MemoryEntry, Problem> {
+        self.memory.set(caller, agent, key, value, ttl).await
+    }
+
+    async fn memory_delete(&self, caller: &Caller, agent: &str, key: &str) -> Result<bool, Problem> {
+        self.memory.delete(caller, agent, key).await
+    }
+
+    async fn memory_stats(&self, agent: &str) -> Result<MemoryStats, Problem> {
+        self.memory.stats(agent).await
+    }
+
+    async fn issue_token(
+        &self,
+        caller: &Caller,
+        role: Role,
+        subject: Option<String>,
+        ttl: Option<Duration>,
+    ) -> Result<IssuedToken, Problem> {
+        self.sentinel.issue(&caller.name, role, subject, ttl).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
+        self.sentinel.tokens().await
+    }
+
+    async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
+        self.sentinel.revoke(&caller.name, id).await
+    }
+}
+
+impl Mesh {
+    fn agent_counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        let at = now();
+        for entry in self.ctx.directory.all() {
+            let status = status_of(&entry, at).status;
+            if let Ok(Value::String(name)) = serde_json::to_value(status) {
+                *counts.entry(name).or_insert(0) += 1;
+            }
+        }
+        counts.remove("not_found");
+        counts
+    }
+
+    async fn task_counts(&self) -> Result<BTreeMap<String, u64>, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let counts = reads::blocking(store, |store| {
+            projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
+        })
+        .await?;
+        Ok(counts.into_iter().map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n)).collect())
+    }
+
+    fn components(&self) -> Vec<ComponentStatus> {
+        let part = |name: &str, parent: &str, running: bool, restarts: u64| ComponentStatus {
+            name: name.to_owned(),
+            parent: Some(parent.to_owned()),
+            running,
+            restarts,
+        };
+        let agents = self.ctx.directory.all();
+        let running = |slot: &crate::slot::Slot<crate::agents::agent::AgentMessage>| slot.is_running();
+        let mut parts = vec![
+            part("journal", "mesh", self.alive(), 0),
+            part("sentinel", "core", self.sentinel.is_running(), self.sentinel.restarts()),
+            part("registry", "core", self.registry_slot.is_running(), self.registry_slot.restarts()),
+            part("memory", "work", self.memory.is_running(), self.memory.restarts()),
+            part("bus", "work", self.bus.is_running(), self.bus.restarts()),
+            part("orchestrator", "work", self.orchestrator.is_running(), self.orchestrator.restarts()),
+        ];
+        parts.extend(agents.iter().map(|entry| {
+            part(&format!("agent:{}", entry.id), "agents", running(&entry.slot), entry.slot.restarts())
+        }));
+        parts
+    }
+
+    /// What the operator granted beyond the default, and what this machine does not enforce.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for entry in self.ctx.directory.all() {
+            let state = entry.state();
+            let Some(manifest) = state.manifest() else { continue };
+            if manifest.security.network_access.allow_outbound && state.running {
+                warnings.push(format!("agent {} has the host's network, unfiltered", entry.id));
+            }
+            let weak: Vec<_> = state
+                .sandbox
+                .iter()
+                .flat_map(|s| &s.controls)
+                .filter(|c| c.level != mesh_messages::agent::ControlLevel::Kernel)
+                .map(|c| c.control.as_str())
+                .collect();
+            if !weak.is_empty() {
+                warnings.push(format!("agent {}: not enforced by the kernel: {}", entry.id, weak.join(", ")));
+            }
+        }
+        warnings
+    }
+}
+
+/// Bytes of the files of a directory and its subdirectories.
+fn directory_bytes(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => directory_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}

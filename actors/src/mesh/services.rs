@@ -1,0 +1,281 @@
+//! What agents' sessions can ask of the mesh, answered by its parts; and what the bus needs of them.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
+use mesh_messages::address::Address;
+use mesh_messages::agent::{FaultState, Lifecycle};
+use mesh_messages::identity::DidKey;
+use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
+use mesh_messages::manifest::MemoryConfig;
+use mesh_messages::problem::Problem;
+use mesh_messages::task::TaskState;
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, TaskId};
+
+use crate::agents::agent::AgentMessage;
+use crate::agents::delivery::{AttemptNews, Mail};
+use crate::agents::services::{Delegation, Services};
+use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
+use crate::context::Context;
+use crate::directory::AgentEntry;
+use crate::memory::{MemoryHandle, MemoryRules};
+use crate::orchestrator::OrchestratorHandle;
+use crate::sentinel::SentinelHandle;
+
+/// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
+const UPGRADES_KEPT: usize = 256;
+
+/// The parts, as agents reach them.
+#[derive(Debug)]
+pub(crate) struct MeshServices {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) sentinel: SentinelHandle,
+    pub(crate) memory: MemoryHandle,
+    pub(crate) orchestrator: OrchestratorHandle,
+    // The bus needs the others to be made, so it comes last.
+    pub(crate) bus: OnceLock<BusHandle>,
+    pub(crate) escalated: watch::Sender<Option<String>>,
+    pub(crate) upgrades: broadcast::Sender<(AgentId, Option<String>)>,
+}
+
+impl MeshServices {
+    pub(crate) fn new(
+        ctx: Arc<Context>,
+        sentinel: SentinelHandle,
+        memory: MemoryHandle,
+        orchestrator: OrchestratorHandle,
+    ) -> Self {
+        Self {
+            ctx,
+            sentinel,
+            memory,
+            orchestrator,
+            bus: OnceLock::new(),
+            escalated: watch::Sender::new(None),
+            upgrades: broadcast::Sender::new(UPGRADES_KEPT),
+        }
+    }
+
+    /// Does something of an agent's end that may take a while; what fails is logged, since nobody waits for it.
+    fn aside(&self, what: &'static str, agent: &AgentId, work: impl Future<Output = Result<(), Problem>> + Send + 'static) {
+        let agent = agent.clone();
+        ractor::concurrency::spawn(async move {
+            if let Err(problem) = work.await {
+                tracing::error!(%agent, %problem, "failed to {what}");
+            }
+        });
+    }
+}
+
+fn klp_error(problem: Problem) -> KlpError {
+    KlpError { code: problem.code.to_owned(), field: problem.field, detail: problem.detail }
+}
+
+#[async_trait]
+impl Services for MeshServices {
+    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: AttemptNews) {
+        let epoch = match &news {
+            AttemptNews::Started { epoch, .. }
+            | AttemptNews::Progress { epoch, .. }
+            | AttemptNews::Ended { epoch, .. } => *epoch,
+        };
+        if let AttemptNews::Progress { task, progress, .. } = &news {
+            let data = serde_json::json!({ "task": task, "agent": agent, "progress": progress });
+            let event = mesh_messages::system::MeshEvent {
+                id: None,
+                topic: "task.progress".to_owned(),
+                time: progress.at,
+                data,
+            };
+            let _nobody_listens = self.ctx.events.send(Arc::new(event));
+        }
+        self.orchestrator.report((agent.clone(), instance, epoch), news).await;
+    }
+
+    async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError> {
+        let key = (delegation.agent.clone(), delegation.instance, delegation.epoch);
+        let attempt = delegation.attempt;
+        self.orchestrator.delegate(key, delegation, attempt).await.map_err(klp_error)
+    }
+
+    async fn memory(&self, agent: &AgentId, op: MemoryOp) -> MemoryReply {
+        self.memory.agent_op(agent, agent, op).await
+    }
+
+    async fn pass_on(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        envelope: Envelope,
+    ) -> Result<Option<Envelope>, KlpError> {
+        let Some(bus) = self.bus.get() else { return Ok(None) };
+        bus.from_agent(agent, epoch, envelope).await.map_err(klp_error)
+    }
+
+    fn fleet_changed(&self, entry: &AgentEntry) {
+        self.orchestrator.fleet(entry.id.clone(), entry.fleet());
+    }
+
+    fn fleet_gone(&self, agent: &AgentId) {
+        self.orchestrator.fleet_gone(agent.clone());
+    }
+
+    fn fleet_complete(&self) {
+        self.orchestrator.fleet_complete();
+    }
+
+    fn agent_ready(&self, agent: &AgentId) {
+        if let Some(bus) = self.bus.get() {
+            bus.agent_ready(agent);
+        }
+    }
+
+    fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
+        self.sentinel.revoke_session(agent, epoch);
+        self.orchestrator.instance_down((agent.clone(), instance, epoch), failure);
+    }
+
+    fn isolate(&self, agent: &AgentId) {
+        let (sentinel, isolated) = (self.sentinel.clone(), agent.clone());
+        self.aside("revoke the tokens of an isolated agent", agent, async move {
+            sentinel.revoke_agent("meshd", &isolated).await
+        });
+    }
+
+    fn release(&self, agent: &AgentId) {
+        self.agent_ready(agent);
+    }
+
+    fn seal(&self, agent: &AgentId) {
+        let (memory, sealed) = (self.memory.clone(), agent.clone());
+        self.aside("seal the memory of a terminated agent", agent, async move {
+            memory.seal("meshd", &sealed).await
+        });
+        if let Some(bus) = self.bus.get() {
+            bus.agent_gone(agent);
+        }
+    }
+
+    fn escalate(&self, agent: &AgentId, reason: &str) {
+        tracing::error!(%agent, reason, "an essential agent is exhausted: meshd ends");
+        self.escalated.send_replace(Some(format!("essential agent {agent} is exhausted: {reason}")));
+    }
+
+    fn upgrade_done(&self, agent: &AgentId, error: Option<String>) {
+        let _nobody_waits = self.upgrades.send((agent.clone(), error));
+    }
+}
+
+/// What the bus needs to know, answered from the directory and the task machine.
+#[derive(Debug, Clone)]
+pub(crate) struct BusOutside {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) orchestrator: OrchestratorHandle,
+}
+
+impl bus::Directory for BusOutside {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        let agents = self.ctx.directory.all();
+        let agents = agents
+            .iter()
+            .filter_map(|entry| {
+                let state = entry.state();
+                let manifest = state.manifest()?;
+                let presence = match (state.fault_state(), state.stage()) {
+                    (_, Lifecycle::Terminated | Lifecycle::Audited) => Presence::Gone,
+                    (FaultState::Quarantined, _) => Presence::Away,
+                    _ if state.ready().next().is_some() => Presence::Up,
+                    _ => Presence::Away,
+                };
+                let found = BusEntry {
+                    version: manifest.version.to_string(),
+                    persona: manifest.persona,
+                    capabilities: manifest.capabilities.clone(),
+                    presence,
+                };
+                Some((entry.id.clone(), found))
+            })
+            .collect();
+        Arc::new(Snapshot { agents, node: vec![self.ctx.node.did.to_string()] })
+    }
+}
+
+impl bus::Delivery for BusOutside {
+    fn deliver(
+        &self,
+        agent: &AgentId,
+        envelope: Envelope,
+        reply: Option<oneshot::Sender<Envelope>>,
+    ) -> Result<(), NoRoute> {
+        let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
+        if entry.state().ready().next().is_none() {
+            return Err(NoRoute);
+        }
+        let mail = Mail { envelope: Box::new(envelope), reply };
+        entry.slot.cast(AgentMessage::Mail(mail)).map_err(|_| NoRoute)
+    }
+}
+
+#[async_trait]
+impl bus::TaskGateway for BusOutside {
+    async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
+        let mut spec = order.spec;
+        spec.agent = order.only;
+        let mut ends = self.orchestrator.ends();
+        let (receipts, _) = self.orchestrator.submit(&order.by, vec![spec]).await?;
+        let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
+            return Err(Problem::internal("a submission without a receipt"));
+        };
+        let ended = super::tasks::wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task, order.wait).await?;
+        Ok(if ended.state.is_terminal() {
+            TaskAnswer::Ended(task, result_of(ended.state, ended.output, ended.error))
+        } else {
+            TaskAnswer::Running(task)
+        })
+    }
+}
+
+fn result_of(
+    state: TaskState,
+    output: Option<serde_json::Value>,
+    error: Option<Failure>,
+) -> TaskResult {
+    match (state, error) {
+        (TaskState::Succeeded, _) => TaskResult::Done { output: output.unwrap_or_default() },
+        (_, Some(error)) => TaskResult::Failed { error },
+        (state, None) => TaskResult::Failed {
+            error: Failure::new(FailureClass::Cancelled, format!("the task ended {state}")),
+        },
+    }
+}
+
+impl bus::Keys for BusOutside {
+    fn key_of(&self, address: &Address) -> Option<DidKey> {
+        // Agents are signed for on their channels; the node's is the only key that is known here.
+        match address {
+            Address::Node(name) if **name == *self.ctx.node.did.to_string() => Some(self.ctx.node.did),
+            _ => None,
+        }
+    }
+
+    fn resolve(&self, _reference: &str) -> Option<zeroize::Zeroizing<String>> {
+        // There is no vault, so no reference stands for anything.
+        None
+    }
+}
+
+impl bus::Alarms for BusOutside {
+    fn alert(&self, from: &Address, alert: SecurityAlert) {
+        tracing::warn!(%from, severity = ?alert.severity, description = alert.description, "security alert");
+    }
+}
+
+impl MemoryRules for Context {
+    fn rules(&self, agent: &AgentId) -> Option<MemoryConfig> {
+        let state = self.directory.get(agent.as_str())?.state();
+        Some(state.manifest()?.memory.clone())
+    }
+}

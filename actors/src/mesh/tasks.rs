@@ -1,0 +1,161 @@
+//! Tasks, as the outside asks for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use mesh_actors_core::projection;
+use mesh_messages::agent::Page;
+use mesh_messages::problem::Problem;
+use mesh_messages::system::{Board, BoardCard, BoardColumn};
+use mesh_messages::task::{Task, TaskExplanation, TaskState};
+use mesh_messages::TaskId;
+
+use super::Mesh;
+use crate::context::Context;
+use crate::operations::{PageRequest, TaskFilter};
+use crate::orchestrator::OrchestratorHandle;
+use crate::reads::{self, LookupError, StoreReader};
+
+/// The columns of the board, in order.
+const COLUMNS: [&str; 6] = ["Backlog", "Ready", "In progress", "Review", "Blocked", "Done"];
+/// How often a waiter looks for itself although nobody told it of an end.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// A task's id, or that there is no such task: what is no id is nobody's.
+pub(super) fn task_id(text: &str) -> Result<TaskId, Problem> {
+    TaskId::new(text).map_err(|_| Problem::task_not_found(text))
+}
+
+/// A task, from the machine that holds it, else from the read side.
+pub(super) async fn find(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+    id: &TaskId,
+) -> Result<Task, Problem> {
+    if let Some(task) = orchestrator.view(id).await? {
+        return Ok(task);
+    }
+    let store = ctx.store.get()?;
+    reads::caught_up(&store).await?;
+    let wanted = id.clone();
+    let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
+    row.map(|row| row.record.task).ok_or_else(|| Problem::task_not_found(id.as_str()))
+}
+
+/// The task once it has ended, or as it is when the time is up. `ends` was subscribed before the task could end.
+pub(super) async fn wait_ended(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+    ends: &mut broadcast::Receiver<TaskId>,
+    id: &TaskId,
+    wait: Duration,
+) -> Result<Task, Problem> {
+    let until = tokio::time::Instant::now() + wait;
+    loop {
+        let task = find(ctx, orchestrator, id).await?;
+        if task.state.is_terminal() || tokio::time::Instant::now() >= until {
+            return Ok(task);
+        }
+        let next_look = until.min(tokio::time::Instant::now() + LOOK_AGAIN);
+        loop {
+            match tokio::time::timeout_at(next_look, ends.recv()).await {
+                Ok(Ok(ended)) if ended != *id => {}
+                // It is the one, some were missed, or it is time to look.
+                _ => break,
+            }
+        }
+    }
+}
+
+impl Mesh {
+    pub(super) async fn task_page(
+        &self,
+        filter: TaskFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<Task>, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let filter = projection::TaskFilter {
+            state: filter.state,
+            kind: filter.kind,
+            agent: filter.agent,
+            column: filter.column,
+        };
+        let from = page.cursor.map(decode_cursor).transpose()?;
+        let limit = page.limit;
+        let found = reads::blocking(store, move |store| {
+            projection::task_page(&StoreReader(store), &filter, from.as_deref(), limit)
+                .map_err(LookupError::from)
+        })
+        .await?;
+        let items = found.rows.into_iter().map(|row| self.orchestrator.with_progress(row.record.task));
+        Ok(Page { items: items.collect(), next_cursor: found.next.map(hex::encode) })
+    }
+
+    pub(super) async fn explanation(&self, id: &TaskId) -> Result<TaskExplanation, Problem> {
+        if let Some(why) = self.orchestrator.explain(id).await? {
+            return Ok(why);
+        }
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let wanted = id.clone();
+        let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
+        row.map(|row| row.record.explanation()).ok_or_else(|| Problem::task_not_found(id.as_str()))
+    }
+
+    pub(super) async fn board_of(&self, cards: usize) -> Result<Board, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let counts = reads::blocking(Arc::clone(&store), |store| {
+            projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
+        })
+        .await?;
+        let mut columns = Vec::new();
+        for name in COLUMNS {
+            let filter = TaskFilter { column: Some(name.to_owned()), ..TaskFilter::default() };
+            let page = self.task_page(filter, PageRequest { limit: cards, cursor: None }).await?;
+            let mut shown = Vec::new();
+            for task in page.items {
+                // What is held says why it waits, which the read side cannot know.
+                let task = match task.state {
+                    TaskState::Queued => self.orchestrator.view(&task.id).await?.unwrap_or(task),
+                    _ => task,
+                };
+                shown.push(card(task));
+            }
+            let in_column = |state: &TaskState| state.column() == name;
+            let total = counts.iter().filter(|(state, _)| in_column(state)).map(|(_, n)| n).sum();
+            let wip = (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
+            columns.push(BoardColumn { name: name.to_owned(), wip, cards: shown, total });
+        }
+        Ok(Board { columns })
+    }
+}
+
+fn card(task: Task) -> BoardCard {
+    BoardCard {
+        kind: task.spec.action().to_owned(),
+        agent: task.assignment.map(|a| a.agent_id),
+        progress: task.progress.map(|p| p.fraction),
+        id: task.id,
+        state: task.state,
+        waiting_for: task.waiting_for,
+    }
+}
+
+/// A cursor is the place in the index, in hex: opaque to whoever gets it.
+fn decode_cursor(cursor: &str) -> Result<Vec<u8>, Problem> {
+    hex::decode(cursor).map_err(|_| bad_cursor())
+}
+
+/// The answer to a cursor that was never given out.
+pub(super) fn bad_cursor() -> Problem {
+    Problem::new(
+        mesh_messages::problem::ProblemKind::Malformed,
+        "invalid_cursor",
+        "cursor: is none that was given out; begin without one",
+    )
+    .field("cursor")
+}

@@ -1,0 +1,139 @@
+//! Counters and histograms, under the names of the documentation.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper edges of durations, in seconds: from a hundred microseconds to ten minutes.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: String,
+}
+
+/// All metrics of this node. What can be read from the state is set when it is asked for; the rest is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    tasks_total: Gauge,
+    tasks_completed: Gauge,
+    tasks_failed: Gauge,
+    routing: Histogram,
+    completion: Histogram,
+    starts: Counter,
+    refused: Family<Kind, Counter>,
+    agents: Family<State, Gauge>,
+    tasks: Family<State, Gauge>,
+    journal_records: Gauge,
+    // The same refusals in plain numbers, for `/status`.
+    refused_by_kind: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let histogram = || Histogram::new(SECONDS);
+        let metrics = Self {
+            tasks_total: Gauge::default(),
+            tasks_completed: Gauge::default(),
+            tasks_failed: Gauge::default(),
+            routing: histogram(),
+            completion: histogram(),
+            starts: Counter::default(),
+            refused: Family::default(),
+            agents: Family::default(),
+            tasks: Family::default(),
+            journal_records: Gauge::default(),
+            refused_by_kind: Mutex::default(),
+            registry: Mutex::default(),
+        };
+        registry.register("tasks_total", "Tasks that were accepted", metrics.tasks_total.clone());
+        registry.register("tasks_completed", "Tasks that ended well", metrics.tasks_completed.clone());
+        registry.register("tasks_failed", "Tasks that ended otherwise", metrics.tasks_failed.clone());
+        registry.register(
+            "task_routing_duration",
+            "Seconds from acceptance to the first assignment",
+            metrics.routing.clone(),
+        );
+        registry.register(
+            "task_completion_duration",
+            "Seconds from acceptance to the end",
+            metrics.completion.clone(),
+        );
+        registry.register("agent_starts", "Starts of instances", metrics.starts.clone());
+        registry.register("messages_refused", "Stale or malformed messages", metrics.refused.clone());
+        registry.register("agents", "Agents by status", metrics.agents.clone());
+        registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
+        registry.register("journal_records", "Durable records", metrics.journal_records.clone());
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+}
+
+impl Metrics {
+    /// A task was assigned for the first time, this long after it was accepted.
+    pub fn routed(&self, seconds: f64) {
+        self.routing.observe(seconds);
+    }
+    /// A task ended, this long after it was accepted.
+    pub fn ended(&self, seconds: f64) {
+        self.completion.observe(seconds);
+    }
+    /// An instance is being started.
+    pub fn started(&self) {
+        self.starts.inc();
+    }
+    /// A message was refused.
+    pub fn refused(&self, kind: &'static str) {
+        self.refused.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+        *self
+            .refused_by_kind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(kind)
+            .or_default() += 1;
+    }
+    /// Refusals since the start, by kind.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        let kinds = self.refused_by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect()
+    }
+    /// The whole registry as Prometheus text, after setting what is read from the state.
+    pub fn render(
+        &self,
+        agents: &BTreeMap<String, u64>,
+        tasks: &BTreeMap<String, u64>,
+        records: u64,
+    ) -> String {
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        for (family, counts) in [(&self.agents, agents), (&self.tasks, tasks)] {
+            for (state, count) in counts {
+                family.get_or_create(&State { state: state.clone() }).set(gauge(*count));
+            }
+        }
+        let of = |state: &str| gauge(tasks.get(state).copied().unwrap_or(0));
+        // Taken from the table itself, so that they agree with it also after a restart.
+        self.tasks_total.set(gauge(tasks.values().sum()));
+        self.tasks_completed.set(of("succeeded"));
+        self.tasks_failed.set(of("failed").saturating_add(of("dead_lettered")));
+        self.journal_records.set(gauge(records));
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String cannot fail.
+        let _infallible = encode(&mut text, &registry);
+        text
+    }
+}

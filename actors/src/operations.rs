@@ -1,0 +1,459 @@
+//! What can be asked of a mesh. The HTTP layer speaks to this trait and to nothing else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use mesh_messages::agent::{
+    AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue, RecoveryResult,
+    SandboxView,
+};
+use mesh_messages::problem::Problem;
+use mesh_messages::system::{
+    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats, MeshEvent, NodeInfo,
+    Role, SystemStatus, TokenInfo,
+};
+use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::{AgentId, Failure, Position, Severity};
+
+/// Something that a role permits or not. Each operation that changes or shows anything names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// See anything that is not a secret.
+    Read,
+    /// Submit tasks.
+    TaskSubmit,
+    /// Cancel, retry, approve tasks; report outcomes.
+    TaskControl,
+    /// Send messages.
+    MessageSend,
+    /// Register agents and versions.
+    AgentRegister,
+    /// Start, stop, restart, pause, resume, scale.
+    AgentControl,
+    /// Quarantine, recover, terminate, remove, upgrade, roll back.
+    AgentGovern,
+    /// Read and write agents' memory.
+    Memory,
+    /// Issue, list and revoke tokens.
+    Tokens,
+}
+
+impl Action {
+    /// The name in the audit, such as `task.submit`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::TaskSubmit => "task.submit",
+            Self::TaskControl => "task.control",
+            Self::MessageSend => "message.send",
+            Self::AgentRegister => "agent.register",
+            Self::AgentControl => "agent.control",
+            Self::AgentGovern => "agent.govern",
+            Self::Memory => "memory",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// Where a bundle comes from.
+#[derive(Debug, Clone)]
+pub enum BundleSource {
+    /// A tar archive.
+    Tar(Vec<u8>),
+    /// A manifest, and a directory of this host with the bundle's other files.
+    Manifest {
+        /// The manifest, JSON.
+        manifest: Value,
+        /// The directory; without it the bundle is the manifest alone.
+        path: Option<PathBuf>,
+    },
+}
+
+/// What to do with an agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AgentVerb {
+    /// Run it.
+    Start,
+    /// Stop it in order.
+    Stop,
+    /// Stop, then start it.
+    Restart,
+    /// Give it no work; it stays up.
+    Pause,
+    /// Give it work again.
+    Resume,
+    /// Isolate it.
+    Quarantine(QuarantineOrder),
+    /// Bring it back from quarantine.
+    Recover {
+        /// Also when its automatic recoveries are exhausted; an admin's right.
+        force: bool,
+    },
+    /// Exchange its version.
+    Upgrade(UpgradeRequest),
+    /// Go back to an earlier version.
+    Rollback(UpgradeRequest),
+    /// End it for good.
+    Terminate,
+    /// Change the number of replicas.
+    Scale {
+        /// How many.
+        replicas: u32,
+    },
+}
+
+/// The body of `quarantine`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QuarantineOrder {
+    /// The kind; `manual` when absent.
+    #[serde(rename = "type", default = "manual")]
+    pub kind: mesh_messages::agent::QuarantineKind,
+    /// Why.
+    #[serde(default)]
+    pub description: String,
+    /// How bad; `medium` when absent.
+    #[serde(default = "medium")]
+    pub severity: Severity,
+}
+
+fn manual() -> mesh_messages::agent::QuarantineKind {
+    mesh_messages::agent::QuarantineKind::Manual
+}
+fn medium() -> Severity {
+    Severity::Medium
+}
+
+/// How a version is exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpgradeType {
+    /// In place, when the agent has the `upgrade` hook; else hard.
+    #[default]
+    Soft,
+    /// Stop the old version, start the new one.
+    Hard,
+    /// Back to an earlier version.
+    Rollback,
+}
+
+/// The seed's `UpgradeRequest`; the agent is named by the path.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpgradeRequest {
+    /// May repeat the path's id; another id is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// The version to run; the newest registered one (for `rollback`: the previous one) when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_version: Option<String>,
+    /// How.
+    #[serde(rename = "type", default)]
+    pub kind: UpgradeType,
+    /// Also to an older version.
+    #[serde(default)]
+    pub forceful: bool,
+    /// Old versions are always kept, so this changes nothing; accepted because the seed names it.
+    #[serde(default)]
+    pub backup_current: bool,
+}
+
+/// The seed's `UpgradeResult`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeResult {
+    /// Whether the new version runs.
+    pub success: bool,
+    /// How it was done.
+    #[serde(rename = "type")]
+    pub kind: UpgradeType,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whether an earlier version is there.
+    pub rollback_available: bool,
+}
+
+/// What a verb led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VerbOutcome {
+    /// The agent's status afterwards.
+    Status(Box<AgentStatus>),
+    /// Of `recover`.
+    Recovery(RecoveryResult),
+    /// Of `upgrade` and `rollback`.
+    Upgrade(UpgradeResult),
+}
+
+/// `GET /v1/agents/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentProfile {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Its persona: the seed's `type`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The version in force.
+    pub version: String,
+    /// All registered versions.
+    pub versions: Vec<String>,
+    /// What it can do.
+    pub capabilities: Vec<String>,
+    /// Digest of the bundle in force.
+    pub digest: String,
+    /// The manifest in force.
+    pub manifest: Value,
+    /// Measured performance.
+    pub performance: AgentInsights,
+    /// Its status.
+    pub health: AgentStatus,
+    /// Who registered it.
+    pub owner: String,
+    /// When it was registered first.
+    pub created_at: mesh_messages::Timestamp,
+    /// When something about it last changed.
+    pub updated_at: mesh_messages::Timestamp,
+}
+
+/// What its past tasks say of an agent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentInsights {
+    /// Per task type.
+    pub by_type: Vec<TypeInsight>,
+    /// Attempts in all.
+    pub attempts: u64,
+    /// Attempts that succeeded.
+    pub succeeded: u64,
+}
+
+/// An agent's record with one type of task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeInsight {
+    /// The task type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Attempts.
+    pub attempts: u64,
+    /// Those that succeeded.
+    pub succeeded: u64,
+    /// Mean milliseconds of those that succeeded.
+    pub mean_duration_ms: Option<f64>,
+}
+
+/// Which agents to list.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// With this capability.
+    pub capability: Option<String>,
+    /// With this persona.
+    pub persona: Option<String>,
+    /// With this status.
+    pub status: Option<AgentStatusKind>,
+    /// With this tag.
+    pub tag: Option<String>,
+}
+
+/// Which tasks to list.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    /// In this state.
+    pub state: Option<TaskState>,
+    /// Of this type.
+    pub kind: Option<String>,
+    /// Last assigned to this agent.
+    pub agent: Option<AgentId>,
+    /// In this column of the board.
+    pub column: Option<String>,
+}
+
+/// Which page of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRequest<'a> {
+    /// Rows, 1 to [`PAGE_MAX`].
+    pub limit: usize,
+    /// Where the last page ended.
+    pub cursor: Option<&'a str>,
+}
+
+/// Rows of a page when the caller names no number.
+pub const PAGE_DEFAULT: usize = 100;
+/// Most rows of a page: more would make one answer megabytes.
+pub const PAGE_MAX: usize = 1000;
+
+/// What a submission led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubmitOutcome {
+    /// One per task, in the order of the submission.
+    pub receipts: Vec<TaskReceipt>,
+    /// Whether all of them were there before (same idempotency keys, same content).
+    pub replayed: bool,
+}
+
+/// The outcome that somebody reports for an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutcomeReport {
+    /// The attempt it is the outcome of.
+    pub attempt: mesh_messages::AttemptNo,
+    /// The epoch of the agent that made the attempt.
+    pub epoch: mesh_messages::Epoch,
+    /// The result, when it succeeded.
+    #[serde(default)]
+    pub output: Option<Value>,
+    /// The failure, when it did not.
+    #[serde(default)]
+    pub error: Option<Failure>,
+}
+
+/// A line of an agent's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// When meshd read it.
+    pub time: mesh_messages::Timestamp,
+    /// Of which replica.
+    pub instance: mesh_messages::InstanceNo,
+    /// Of which incarnation.
+    pub epoch: mesh_messages::Epoch,
+    /// The line, cut at a stated length.
+    pub line: String,
+}
+
+/// A live feed of events. When `recv` answers `Lagged`, the reader resumes from the journal by position.
+pub type EventFeed = tokio::sync::broadcast::Receiver<std::sync::Arc<MeshEvent>>;
+
+/// Everything that the outside can ask of a mesh.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
+    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
+    /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
+    async fn authorize(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem>;
+
+    /// Registers a bundle; starts it unless told not to.
+    async fn register_agent(
+        &self,
+        caller: &Caller,
+        bundle: BundleSource,
+        start: bool,
+    ) -> Result<AgentRegistration, Problem>;
+    /// Lists agents, ordered by id.
+    async fn agents(&self, filter: AgentFilter, page: PageRequest<'_>) -> Result<Page<AgentSummary>, Problem>;
+    /// One agent in full.
+    async fn agent(&self, id: &str) -> Result<AgentProfile, Problem>;
+    /// Its status; an unknown id is an answer, not an error.
+    async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem>;
+    /// Drains, stops and forgets it. Its audit stays.
+    async fn remove_agent(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
+    /// Does something with it and answers when it is done or under way as far as the verb promises.
+    async fn agent_verb(&self, caller: &Caller, id: &str, verb: AgentVerb) -> Result<VerbOutcome, Problem>;
+    /// Its records.
+    async fn agent_history(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    /// What its tasks say of it.
+    async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem>;
+    /// The last lines of its log, oldest first.
+    async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem>;
+    /// The policy in force and where each value came from.
+    async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem>;
+    /// Its replicas.
+    async fn agent_instances(&self, id: &str) -> Result<Vec<InstanceView>, Problem>;
+    /// What is enforced around it (as of its last start; before that, what a start would get).
+    async fn agent_sandbox(&self, id: &str) -> Result<SandboxView, Problem>;
+
+    /// Accepts tasks, all or none; answers when they are durable.
+    async fn submit_tasks(&self, caller: &Caller, specs: Vec<TaskSpec>) -> Result<SubmitOutcome, Problem>;
+    /// Lists tasks, newest first.
+    async fn tasks(&self, filter: TaskFilter, page: PageRequest<'_>) -> Result<Page<Task>, Problem>;
+    /// One task.
+    async fn task(&self, id: &str) -> Result<Task, Problem>;
+    /// The task once it has ended, or as it is when the time is up.
+    async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem>;
+    /// Ends it; its process, too. A task that has ended already is a conflict.
+    async fn cancel_task(&self, caller: &Caller, id: &str, reason: &str) -> Result<Task, Problem>;
+    /// Gives a failed or dead-lettered task another round.
+    async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem>;
+    /// Takes the outcome of an attempt from outside its channel.
+    async fn report_outcome(&self, caller: &Caller, id: &str, outcome: OutcomeReport) -> Result<Task, Problem>;
+    /// Why it was given to whom, or why it waits.
+    async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem>;
+    /// Its records.
+    async fn task_events(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    /// The board, with at most `cards` cards a column.
+    async fn board(&self, cards: usize) -> Result<Board, Problem>;
+
+    /// Takes one KLP envelope; answers with the reply, or with a receipt when none is expected.
+    async fn send_message(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem>;
+
+    /// The live feed, from now on.
+    fn subscribe(&self) -> EventFeed;
+    /// Events after a position, oldest first, at most `limit`: what a resuming reader missed.
+    async fn events_after(&self, after: Option<Position>, limit: usize) -> Result<Vec<MeshEvent>, Problem>;
+
+    /// Audit records, oldest first.
+    async fn audit(&self, filter: AuditFilter, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    /// A fresh signed checkpoint, as a C2SP note.
+    async fn checkpoint(&self) -> Result<String, Problem>;
+    /// `{index, size, path[], root}`: proof that the record at `index` is in the tree of `size` (the current one when absent).
+    async fn inclusion_proof(&self, index: Position, size: Option<u64>) -> Result<Value, Problem>;
+    /// `{from, to, path[]}`: proof that the tree of `to` extends that of `from`.
+    async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem>;
+    /// Starts an export; chunks of JSON Lines come through the channel, an error ends it.
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+    ) -> Result<tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem>;
+
+    /// Whether the journal takes writes and the tree runs; cheap, never waits.
+    fn alive(&self) -> bool;
+    /// `/status`.
+    async fn status(&self) -> Result<SystemStatus, Problem>;
+    /// `/v1/health`.
+    async fn health(&self) -> Result<HealthReport, Problem>;
+    /// `/metrics`, Prometheus text.
+    async fn metrics(&self) -> Result<String, Problem>;
+    /// Learned insights: per agent and type.
+    async fn insights(&self) -> Result<Value, Problem>;
+    /// This node.
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem>;
+
+    /// An agent's memory, ordered by key.
+    async fn memory_list(&self, agent: &str, page: PageRequest<'_>) -> Result<Page<MemoryEntry>, Problem>;
+    /// One entry.
+    async fn memory_get(&self, agent: &str, key: &str) -> Result<MemoryEntry, Problem>;
+    /// Writes one entry.
+    async fn memory_set(
+        &self,
+        caller: &Caller,
+        agent: &str,
+        key: &str,
+        value: Value,
+        ttl: Option<Duration>,
+    ) -> Result<MemoryEntry, Problem>;
+    /// Deletes one entry; false when it was not there.
+    async fn memory_delete(&self, caller: &Caller, agent: &str, key: &str) -> Result<bool, Problem>;
+    /// In numbers.
+    async fn memory_stats(&self, agent: &str) -> Result<MemoryStats, Problem>;
+
+    /// Issues a token.
+    async fn issue_token(
+        &self,
+        caller: &Caller,
+        role: Role,
+        subject: Option<String>,
+        ttl: Option<Duration>,
+    ) -> Result<IssuedToken, Problem>;
+    /// Lists tokens.
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
+    /// Voids a token.
+    async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
+
+}

@@ -1,0 +1,571 @@
+//! The orchestrator: the shell of the task machine.
+//!
+//! ```text
+//!  callers, instances, agents, timers ─► Tasks::decide ─► commit ─► durable ─► deliveries, cancellations, replies
+//! ```
+//!
+//! What an instance reports is answered when it is durable, so that a report whose answer is missing can be repeated; the
+//! machine refuses what it has already taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor_cluster::RactorMessage;
+use tokio::task::JoinHandle;
+
+use mesh_actors_core::projection::ProjectFailure;
+use mesh_actors_core::routing::InstanceKey;
+use mesh_actors_core::task::{
+    Answer, AttemptOutcome, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
+    TaskConfig, Tasks,
+};
+use mesh_messages::events::{TaskEvent, partition};
+use mesh_messages::problem::Problem;
+use mesh_messages::task::{Task, TaskExplanation};
+use mesh_messages::{AttemptNo, Failure, FailureClass, Position, RecordHeader, TaskId, Timestamp};
+
+use crate::agents::agent::AgentMessage;
+use crate::agents::delivery::{ChildOutcome, Delivery};
+use crate::clock::{now, random};
+use crate::context::Context;
+use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::reads::{self, LookupError};
+use crate::store::{JournalNews, OpenStore, follow};
+
+mod handle;
+
+pub use handle::OrchestratorHandle;
+
+impl Machine for Tasks {
+    type Event = TaskEvent;
+
+    fn kind(event: &TaskEvent) -> &'static str {
+        event.kind()
+    }
+
+    fn apply(&mut self, header: &RecordHeader, event: &TaskEvent) {
+        let Some(task) = &header.task else {
+            tracing::error!(position = %header.position, "a task's record names no task");
+            return;
+        };
+        if let Err(misfit) = Tasks::apply(self, task, event) {
+            tracing::error!(position = %header.position, %task, %misfit, "a record does not fit its task");
+        }
+    }
+}
+
+type Reply = RpcReplyPort<Result<Answer, Problem>>;
+
+/// What the orchestrator is told.
+#[derive(Debug, RactorMessage)]
+pub(crate) enum Message {
+    /// Decide on something; answered when it is durable.
+    Command {
+        /// What.
+        command: Box<Command>,
+        /// By whom.
+        cause: Cause,
+        /// For whoever waits.
+        reply: Option<Reply>,
+    },
+    /// Show a task that is held, with why it waits.
+    View {
+        /// Which.
+        task: TaskId,
+        /// `None` when it is not held.
+        reply: RpcReplyPort<Option<Task>>,
+    },
+    /// Explain a task that is held.
+    Explain {
+        /// Which.
+        task: TaskId,
+        /// `None` when it is not held.
+        reply: RpcReplyPort<Option<TaskExplanation>>,
+    },
+    /// Show an agent's record, by task type.
+    Stats {
+        /// Whose.
+        agent: mesh_messages::AgentId,
+        /// By type.
+        reply: RpcReplyPort<Vec<(String, mesh_actors_core::routing::TypeRecord)>>,
+    },
+    /// Take no new work from outside from now on, and give none out.
+    Close,
+    /// Something is due.
+    Due,
+    /// News of the journal.
+    Journal(JournalNews),
+}
+
+/// What is released when the journal has it.
+#[derive(Debug)]
+enum Released {
+    Effect(Box<Effect>),
+    Answer(Answer, Reply),
+    View(Option<Box<Task>>, RpcReplyPort<Option<Task>>),
+    Why(Option<Box<TaskExplanation>>, RpcReplyPort<Option<TaskExplanation>>),
+}
+
+/// What the orchestrator is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct OrchestratorArgs {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) handle: OrchestratorHandle,
+}
+
+/// The state of the actor.
+#[derive(Debug)]
+pub(crate) struct Shell {
+    args: OrchestratorArgs,
+    me: ActorRef<Message>,
+    store: Arc<OpenStore>,
+    config: TaskConfig,
+    partition: Partition<Tasks, Released>,
+    live: Live,
+    durable: Option<Position>,
+    // Records of the log whose tasks may have been forgotten here: only a read side that shows them all knows better.
+    forgotten: u64,
+    // The last position of each commit, and how many events of the partition lie before its end: what the read side
+    // shows can be forgotten here.
+    written: VecDeque<(Position, u64)>,
+    timer: Option<(Timestamp, JoinHandle<()>)>,
+    follower: JoinHandle<()>,
+    closed: bool,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct Orchestrator;
+
+impl Actor for Orchestrator {
+    type Msg = Message;
+    type State = Shell;
+    type Arguments = OrchestratorArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Message>,
+        args: OrchestratorArgs,
+    ) -> Result<Shell, ActorProcessingErr> {
+        let store = args.ctx.store.get()?;
+        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
+        let load = move || Partition::load(partition::TASKS, journal, content);
+        let partition: Partition<Tasks, Released> = tokio::task::spawn_blocking(load).await??;
+        let follower = follow(&store.journal, me.clone(), Message::Journal);
+        let written = partition.last().map(|last| (last, partition.state().applied()));
+        // A snapshot may have been taken after tasks were forgotten.
+        let forgotten = partition.last().map_or(0, |last| last.0 + 1);
+        Ok(Shell {
+            config: config_of(&args.ctx),
+            me,
+            store,
+            partition,
+            live: Live::default(),
+            durable: None,
+            forgotten,
+            written: written.into_iter().collect(),
+            timer: None,
+            follower,
+            closed: false,
+            args,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        me: ActorRef<Message>,
+        state: &mut Shell,
+    ) -> Result<(), ActorProcessingErr> {
+        // From here on the agents' announcements queue up behind this.
+        state.args.handle.slot.occupy(me);
+        state.take_stock().await
+    }
+
+    #[tracing::instrument(level = "debug", name = "orchestrator", skip_all)]
+    async fn handle(
+        &self,
+        _me: ActorRef<Message>,
+        message: Message,
+        state: &mut Shell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.take(message).await
+    }
+
+    async fn post_stop(
+        &self,
+        me: ActorRef<Message>,
+        state: &mut Shell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.args.handle.slot.vacate(&me);
+        Ok(())
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.follower.abort();
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+        self.args.handle.slot.vacate(&self.me);
+    }
+}
+
+fn config_of(ctx: &Context) -> TaskConfig {
+    let settings = &ctx.settings;
+    TaskConfig {
+        retry: mesh_actors_core::task::RetryPolicy::default().completed(Some(&settings.retry)),
+        max_parallel_tasks: settings.max_parallel_tasks,
+        fallback_on_error: settings.fallback_on_error,
+        allow_cross_agent: settings.allow_cross_agent,
+    }
+}
+
+impl Shell {
+    /// Sees what agents there are and what they have in hand; whatever else was under way is lost.
+    async fn take_stock(&mut self) -> Result<(), ActorProcessingErr> {
+        let directory = self.args.ctx.directory.clone();
+        let mut present = std::collections::BTreeSet::new();
+        for entry in directory.all() {
+            let change = FleetChange::Agent(entry.id.clone(), Box::new(entry.fleet()));
+            self.internal(Command::Fleet(change)).await?;
+            for (no, instance) in entry.live() {
+                let key: InstanceKey = (entry.id.clone(), no, instance.epoch);
+                present.extend(
+                    instance.live.attempts().into_iter().map(|(task, n)| (key.clone(), task, n)),
+                );
+            }
+        }
+        self.internal(Command::Reconcile { agent: None, present }).await?;
+        if directory.is_complete() {
+            self.internal(Command::Fleet(FleetChange::Complete)).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Command { command, cause, reply } => self.command(*command, &cause, reply).await,
+            // Both wait until what they say can no longer be lost.
+            Message::View { task, reply } => {
+                let known = Known::default();
+                let view = self.partition.state().view(&self.live, self.look(&known), &task);
+                self.reply_when_durable(Released::View(view.map(Box::new), reply)).await
+            }
+            Message::Explain { task, reply } => {
+                let known = Known::default();
+                let why = self.partition.state().explain(&self.live, self.look(&known), &task);
+                self.reply_when_durable(Released::Why(why.map(Box::new), reply)).await
+            }
+            Message::Stats { agent, reply } => {
+                let stats = self.partition.state().stats().agent(&agent);
+                let _caller_gone = reply.send(stats.map(|(kind, r)| (kind.to_owned(), *r)).collect());
+                Ok(())
+            }
+            Message::Close => {
+                self.closed = true;
+                Ok(())
+            }
+            Message::Due => {
+                self.timer = None;
+                self.internal(Command::Tick).await
+            }
+            Message::Journal(JournalNews::Durable(position)) => {
+                self.durable = Some(position);
+                self.release();
+                self.forget();
+                self.partition.snapshot_when_due(self.durable);
+                Ok(())
+            }
+            Message::Journal(JournalNews::Failed(reason)) => {
+                Err(format!("the journal failed: {reason}").into())
+            }
+        }
+    }
+
+    async fn reply_when_durable(&mut self, reply: Released) -> Result<(), ActorProcessingErr> {
+        self.partition.commit_applied(Vec::new(), &Cause::meshd(), vec![reply]).await?;
+        self.release();
+        Ok(())
+    }
+
+    fn look<'a>(&'a self, known: &'a Known) -> Look<'a> {
+        Look { now: now(), random: random(), config: &self.config, known }
+    }
+
+    async fn internal(&mut self, command: Command) -> Result<(), ActorProcessingErr> {
+        self.command(command, &Cause::meshd(), None).await
+    }
+
+    async fn command(
+        &mut self,
+        command: Command,
+        cause: &Cause,
+        mut reply: Option<Reply>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.admit(&command) {
+            answer(reply.take(), Err(problem));
+            return Ok(());
+        }
+        let mut next = Some(command);
+        while let Some(command) = next.take() {
+            let repeat = matches!(command, Command::Recover | Command::Reconcile { .. })
+                .then(|| command.clone());
+            let known = match self.known(&command) {
+                Ok(known) => known,
+                Err(error) => {
+                    answer(reply.take(), Err(error.into()));
+                    break;
+                }
+            };
+            let name = command.name();
+            let look = Look { now: now(), random: random(), config: &self.config, known: &known };
+            let decided = self.partition.state_mut().decide(&mut self.live, command, look);
+            let decision = match decided {
+                Ok(decision) => decision,
+                Err(refusal) => {
+                    self.note_refusal(name, &refusal);
+                    answer(reply.take(), Err(refusal.into()));
+                    break;
+                }
+            };
+            self.measure(&decision.events);
+            for (task, event) in &decision.events {
+                if matches!(event, TaskEvent::Started { .. }) {
+                    self.args.handle.under_way(task);
+                }
+            }
+            let entries: Vec<_> = decision
+                .events
+                .into_iter()
+                .map(|(task, event)| Entry { agent: agent_of(&event), task: Some(task), event })
+                .collect();
+            let mut effects: Vec<_> =
+                decision.effects.into_iter().map(|e| Released::Effect(Box::new(e))).collect();
+            if matches!(decision.answer, Answer::Stale) {
+                self.args.ctx.metrics.refused("stale_attempt");
+            }
+            if let Some(reply) = reply.take() {
+                effects.push(Released::Answer(decision.answer, reply));
+            }
+            if let Some(last) = self.partition.commit_applied(entries, cause, effects).await? {
+                self.written.push_back((last, self.partition.state().applied()));
+            }
+            if decision.more {
+                match repeat {
+                    Some(command) => next = Some(command),
+                    None => self.me.cast(Message::Due)?,
+                }
+            }
+        }
+        self.release();
+        self.arm();
+        Ok(())
+    }
+
+    /// New work is refused while the disk is full or meshd is about to end; what is under way goes on.
+    fn admit(&self, command: &Command) -> Result<(), Problem> {
+        let new_work =
+            matches!(command, Command::Submit { .. } | Command::Delegate { .. } | Command::Retry { .. });
+        if !new_work {
+            return Ok(());
+        }
+        if self.closed && !matches!(command, Command::Delegate { .. }) {
+            return Err(Problem::unavailable("shutting_down", "meshd is shutting down; try again"));
+        }
+        self.store
+            .journal
+            .admission()
+            .map_err(|full| Problem::unavailable("read_only", full.to_string()).retry_after(5))
+    }
+
+    /// What the read side knows of tasks that are no longer held here.
+    ///
+    /// # Errors
+    /// It does not know yet: it is being rebuilt.
+    fn known(&self, command: &Command) -> Result<Known, LookupError> {
+        let lookups = self.partition.state().lookups(command);
+        let mut known = Known::default();
+        if lookups.tasks.is_empty() && lookups.keys.is_empty() {
+            return Ok(known);
+        }
+        let shown = self.store.projections.next_position().map_err(ProjectFailure::View)?;
+        if shown < self.forgotten {
+            return Err(LookupError::Behind);
+        }
+        for task in lookups.tasks {
+            if let Some(record) = reads::task_record(&self.store, &task)? {
+                known.tasks.insert(task, record);
+            }
+        }
+        for (by, key) in lookups.keys {
+            if let Some(record) = reads::task_by_key(&self.store, &by, &key)? {
+                known.keys.insert((by, key), record);
+            }
+        }
+        Ok(known)
+    }
+
+    fn note_refusal(&self, command: &'static str, refusal: &Refusal) {
+        if matches!(refusal, Refusal::Stale(_)) {
+            self.args.ctx.metrics.refused("stale_attempt");
+        }
+        tracing::debug!(command, %refusal, "refused");
+    }
+
+    fn measure(&self, events: &[(TaskId, TaskEvent)]) {
+        let state = self.partition.state();
+        for (id, event) in events {
+            let Some(task) = state.get(id) else { continue };
+            let since = |at: Timestamp| at.since(task.submitted_at).as_secs_f64();
+            match event {
+                TaskEvent::Assigned { assignment, .. } if assignment.attempt == AttemptNo(1) => {
+                    self.args.ctx.metrics.routed(since(assignment.assigned_at));
+                }
+                _ => {
+                    if let (true, Some(at)) = (task.state.is_terminal(), task.ended_at) {
+                        self.args.ctx.metrics.ended(since(at));
+                    }
+                }
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        for released in self.partition.released(self.durable) {
+            match released {
+                Released::Answer(value, reply) => answer(Some(reply), Ok(value)),
+                Released::View(view, reply) => {
+                    let _caller_gone = reply.send(view.map(|view| *view));
+                }
+                Released::Why(why, reply) => {
+                    let _caller_gone = reply.send(why.map(|why| *why));
+                }
+                Released::Effect(effect) => self.perform(*effect),
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Deliver(delivery) => self.deliver(*delivery),
+            Effect::CancelAttempt { key, task, attempt, reason } => {
+                let class = FailureClass::Cancelled;
+                let reason = Failure::new(class, reason);
+                let message =
+                    AgentMessage::CancelAttempt { epoch: key.2, task, attempt, reason };
+                self.tell(&key, message);
+            }
+            Effect::TaskEnded(task) => self.args.handle.ended(&task),
+            Effect::ChildEnded { asker, child } => {
+                let result = match (child.state, child.output, child.error) {
+                    (mesh_messages::task::TaskState::Succeeded, output, _) => Ok(output.unwrap_or_default()),
+                    (_, _, Some(error)) => Err(error),
+                    (state, _, None) => {
+                        Err(Failure::new(FailureClass::Cancelled, format!("the delegated task ended {state}")))
+                    }
+                };
+                let outcome = Box::new(ChildOutcome {
+                    parent: asker.parent.task,
+                    request: asker.request,
+                    child: child.id,
+                    result,
+                });
+                self.tell(&asker.key, AgentMessage::Child { epoch: asker.key.2, outcome });
+            }
+            Effect::ReportToAgent { key, task, outcome } => {
+                let ok = outcome == AttemptOutcome::Succeeded;
+                self.tell(&key, AgentMessage::AttemptEnded { task, ok });
+            }
+            Effect::RefundScore { agent, failures } => {
+                if let Some(entry) = self.args.ctx.directory.get(agent.as_str()) {
+                    let _restarting = entry.slot.cast(AgentMessage::Refund { failures });
+                }
+            }
+            Effect::Escalate(task) => {
+                tracing::warn!(%task, "dead-lettered: somebody has to look at it (meshctl task show, task retry)");
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: mesh_actors_core::task::Delivery) {
+        let message = AgentMessage::Deliver(Box::new(Delivery {
+            action: delivery.spec.action().to_owned(),
+            input: Arc::new(delivery.spec.input),
+            priority: delivery.spec.priority,
+            task: delivery.task,
+            attempt: delivery.attempt,
+            agent: delivery.key.0.clone(),
+            instance: delivery.key.1,
+            epoch: delivery.key.2,
+            attempt_until: delivery.ends_at,
+        }));
+        self.tell(&delivery.key, message);
+    }
+
+    /// Tells an agent's actor. One that is not there has lost its instances, and what they had in hand.
+    fn tell(&self, key: &InstanceKey, message: AgentMessage) {
+        let entry = self.args.ctx.directory.get(key.0.as_str());
+        let told = entry.is_some_and(|entry| entry.slot.cast(message).is_ok());
+        if !told {
+            let failure = Failure::new(FailureClass::Lost, "its agent's actor is gone");
+            let command = Box::new(Command::InstanceDown { key: key.clone(), failure });
+            let _we_are_here =
+                self.me.cast(Message::Command { command, cause: Cause::meshd(), reply: None });
+        }
+    }
+
+    /// Forgets ended tasks that the read side shows by now.
+    fn forget(&mut self) {
+        let Ok(shown) = self.store.projections.next_position() else { return };
+        let mut events = None;
+        while self.written.front().is_some_and(|(last, _)| last.0 < shown) {
+            if let Some((last, count)) = self.written.pop_front() {
+                self.forgotten = self.forgotten.max(last.0 + 1);
+                events = Some(count);
+            }
+        }
+        if let Some(events) = events {
+            self.partition.state_mut().evict(events);
+        }
+    }
+
+    fn arm(&mut self) {
+        let due = self.partition.state().next_timer();
+        if self.timer.as_ref().map(|(at, _)| *at) == due {
+            return;
+        }
+        if let Some((_, timer)) = self.timer.take() {
+            timer.abort();
+        }
+        let Some(at) = due else { return };
+        let (me, wait) = (self.me.clone(), at.since(now()));
+        let timer = ractor::concurrency::spawn(async move {
+            // A millisecond more, because the clock counts whole ones.
+            tokio::time::sleep(wait + Duration::from_millis(1)).await;
+            let _gone = me.cast(Message::Due);
+        });
+        self.timer = Some((at, timer));
+    }
+}
+
+fn answer(reply: Option<Reply>, value: Result<Answer, Problem>) {
+    if let Some(reply) = reply {
+        let _caller_gone = reply.send(value);
+    }
+}
+
+/// Which agent an event of a task concerns.
+fn agent_of(event: &TaskEvent) -> Option<mesh_messages::AgentId> {
+    match event {
+        TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
+        _ => None,
+    }
+}
+
+/// Names an attempt as the machine does.
+pub(crate) fn attempt_ref(task: TaskId, attempt: AttemptNo, epoch: mesh_messages::Epoch) -> AttemptRef {
+    AttemptRef { task, attempt, epoch }
+}

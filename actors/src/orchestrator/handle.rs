@@ -1,0 +1,292 @@
+//! The only way to the orchestrator.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
+use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
+use mesh_messages::problem::Problem;
+use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
+use mesh_messages::{AgentId, Failure, TaskId};
+
+use super::{Message, attempt_ref};
+use crate::agents::delivery::AttemptNews;
+use crate::agents::services::Delegation;
+use crate::operations::OutcomeReport;
+use crate::partition::Cause;
+use crate::slot::{CallError, Slot};
+
+/// How long a caller waits for an answer: a restart of the actor and a slow disk fit in.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How often a report is repeated when its answer is missing, and the pause between. Beyond that its attempt is found
+/// to be nobody's when the orchestrator takes stock.
+const REPORTS_MAX: u32 = 20;
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
+/// Ends of tasks that a waiter may lag behind before it has to look for itself.
+const ENDS_KEPT: usize = 4096;
+
+/// The only way to talk to the orchestrator. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct OrchestratorHandle {
+    pub(super) slot: Slot<Message>,
+    ends: broadcast::Sender<TaskId>,
+    // Only of attempts that are under way, so it is as bounded as they are.
+    progress: Arc<Mutex<BTreeMap<TaskId, Option<Progress>>>>,
+}
+
+impl Default for OrchestratorHandle {
+    fn default() -> Self {
+        Self {
+            slot: Slot::new("orchestrator"),
+            ends: broadcast::Sender::new(ENDS_KEPT),
+            progress: Arc::default(),
+        }
+    }
+}
+
+impl OrchestratorHandle {
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.slot.is_running()
+    }
+
+    /// How often it was restarted.
+    pub fn restarts(&self) -> u64 {
+        self.slot.restarts()
+    }
+
+    async fn ask(&self, command: Command, cause: Cause) -> Result<Answer, Problem> {
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::Command {
+                command: Box::new(command),
+                cause,
+                reply: Some(reply),
+            })
+            .await?
+    }
+
+    fn tell(&self, command: Command) -> Result<(), CallError> {
+        let cause = Cause::meshd();
+        self.slot.cast(Message::Command { command: Box::new(command), cause, reply: None })
+    }
+
+    /// Accepts tasks, all or none; the receipts, and whether all of them were there before.
+    ///
+    /// # Errors
+    /// What is wrong with the tasks, or why none is accepted now.
+    pub async fn submit(
+        &self,
+        by: &str,
+        specs: Vec<TaskSpec>,
+    ) -> Result<(Vec<TaskReceipt>, bool), Problem> {
+        let tasks = specs.into_iter().map(|spec| NewTask { id: new_task_id(), spec }).collect();
+        let command = Command::Submit { by: by.to_owned(), tasks };
+        match self.ask(command, Cause::by(by)).await? {
+            Answer::Receipts { receipts, replayed } => Ok((receipts, replayed)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a task.
+    ///
+    /// # Errors
+    /// It is unknown, or has ended already.
+    pub async fn cancel(&self, by: &str, task: TaskId, reason: &str) -> Result<Task, Problem> {
+        let reason = if reason.is_empty() { format!("by {by}") } else { format!("by {by}: {reason}") };
+        self.task(Command::Cancel { task, reason }, Cause::by(by)).await
+    }
+
+    /// Gives a failed task another round.
+    ///
+    /// # Errors
+    /// It is unknown, or not failed.
+    pub async fn retry(&self, by: &str, task: TaskId) -> Result<Task, Problem> {
+        self.task(Command::Retry { task }, Cause::by(by)).await
+    }
+
+    async fn task(&self, command: Command, cause: Cause) -> Result<Task, Problem> {
+        match self.ask(command, cause).await? {
+            Answer::Task(task) => Ok(*task),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes the outcome of an attempt from outside its channel.
+    ///
+    /// # Errors
+    /// The attempt is over, or never was.
+    pub async fn outcome(&self, by: &str, task: TaskId, report: OutcomeReport) -> Result<(), Problem> {
+        let result = match (report.output, report.error) {
+            (None, Some(error)) => Err(error),
+            (output, None) => Ok(output.unwrap_or_default()),
+            (Some(_), Some(_)) => {
+                let detail = "output and error contradict each other";
+                return Err(Problem::invalid("invalid_outcome", "error", detail));
+            }
+        };
+        let attempt = attempt_ref(task, report.attempt, report.epoch);
+        self.ask(Command::AttemptEnded { attempt, key: None, result }, Cause::by(by)).await.map(drop)
+    }
+
+    /// A task that is held, with why it waits and how far it is; `None` when the read side has it.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn view(&self, task: &TaskId) -> Result<Option<Task>, Problem> {
+        let asked = task.clone();
+        let view = self.slot.call(CALL_LIMIT, |reply| Message::View { task: asked, reply }).await?;
+        Ok(view.map(|task| self.with_progress(task)))
+    }
+
+    /// Why a task that is held went to whom, or waits.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn explain(&self, task: &TaskId) -> Result<Option<TaskExplanation>, Problem> {
+        let task = task.clone();
+        Ok(self.slot.call(CALL_LIMIT, |reply| Message::Explain { task, reply }).await?)
+    }
+
+    /// An agent's record, by task type.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub(crate) async fn stats(&self, agent: &AgentId) -> Result<Vec<(String, TypeRecord)>, Problem> {
+        let agent = agent.clone();
+        Ok(self.slot.call(CALL_LIMIT, |reply| Message::Stats { agent, reply }).await?)
+    }
+
+    /// The task with what its agent last said of it.
+    pub fn with_progress(&self, task: Task) -> Task {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress.get(&task.id) {
+            Some(Some(progress)) => Task { progress: Some(progress.clone()), ..task },
+            Some(None) | None => task,
+        }
+    }
+
+    /// Hears of every task that ends from now on.
+    pub fn ends(&self) -> broadcast::Receiver<TaskId> {
+        self.ends.subscribe()
+    }
+
+    /// An attempt is under way: from now on its progress is kept.
+    pub(super) fn under_way(&self, task: &TaskId) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).entry(task.clone()).or_default();
+    }
+
+    pub(super) fn ended(&self, task: &TaskId) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+        let _nobody_waits = self.ends.send(task.clone());
+    }
+
+    /// Takes no new work from outside any more.
+    pub fn close(&self) {
+        let _ended_already = self.slot.cast(Message::Close);
+    }
+
+    // ---- for agents ----
+
+    /// Takes a report on an attempt; returns when the machine has it, or will never want it.
+    pub(crate) async fn report(&self, key: InstanceKey, news: AttemptNews) {
+        let command = match news {
+            AttemptNews::Started { task, attempt, epoch } => {
+                Command::AttemptStarted { attempt: attempt_ref(task, attempt, epoch), key }
+            }
+            AttemptNews::Ended { task, attempt, epoch, result } => {
+                let attempt = attempt_ref(task, attempt, epoch);
+                Command::AttemptEnded { attempt, key: Some(key), result }
+            }
+            AttemptNews::Progress { task, progress, .. } => {
+                let mut kept = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(last) = kept.get_mut(&task) {
+                    *last = Some(progress);
+                }
+                return;
+            }
+        };
+        for _ in 0..REPORTS_MAX {
+            let cause = Cause::meshd();
+            let sent = command.clone();
+            let answer = self
+                .slot
+                .call(CALL_LIMIT, |reply| Message::Command {
+                    command: Box::new(sent),
+                    cause,
+                    reply: Some(reply),
+                })
+                .await;
+            match answer {
+                // Taken, or refused for good.
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "a report was not answered; it is repeated");
+                    tokio::time::sleep(REPORT_PAUSE).await;
+                }
+            }
+        }
+        tracing::warn!(command = command.name(), "a report could not be delivered; its attempt will count as lost");
+    }
+
+    /// Accepts a delegation.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why it is not allowed.
+    pub(crate) async fn delegate(
+        &self,
+        key: InstanceKey,
+        delegation: Delegation,
+        parent: mesh_messages::AttemptNo,
+    ) -> Result<TaskId, Problem> {
+        let by = format!("agent:{}", delegation.agent);
+        let spec = TaskSpec {
+            kind: delegation.task.action,
+            requirements: delegation.task.requirements,
+            input: delegation.task.input,
+            deadline_ms: delegation.task.deadline_ms,
+            timeout_ms: delegation.task.timeout_ms,
+            ..TaskSpec::default()
+        };
+        let asker = Asker {
+            parent: attempt_ref(delegation.parent, parent, delegation.epoch),
+            key,
+            request: delegation.request,
+        };
+        match self.ask(Command::Delegate { asker, spec: Box::new(spec) }, Cause::by(by)).await? {
+            Answer::Child(task) => Ok(task),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An agent's condition has changed. One that is restarted looks for itself.
+    pub(crate) fn fleet(&self, agent: AgentId, fleet: FleetAgent) {
+        let _restarting = self.tell(Command::Fleet(FleetChange::Agent(agent, Box::new(fleet))));
+    }
+
+    /// An agent was removed.
+    pub(crate) fn fleet_gone(&self, agent: AgentId) {
+        let _restarting = self.tell(Command::Fleet(FleetChange::Gone(agent)));
+    }
+
+    /// Every registered agent has been announced.
+    pub(crate) fn fleet_complete(&self) {
+        let _restarting = self.tell(Command::Fleet(FleetChange::Complete));
+    }
+
+    /// An incarnation is gone.
+    pub(crate) fn instance_down(&self, key: InstanceKey, failure: Failure) {
+        let _restarting = self.tell(Command::InstanceDown { key, failure });
+    }
+}
+
+fn new_task_id() -> TaskId {
+    // A hyphenated UUID is a valid id by its alphabet and length.
+    TaskId::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is a valid task id")
+}
+
+fn unexpected(answer: &Answer) -> Problem {
+    Problem::internal(format!("the task machine answered {answer:?}"))
+}

@@ -1,0 +1,420 @@
+//! Owning a partition of the journal: decide, append, apply, release when durable.
+//!
+//! The owner is an actor. It decides against [`Partition::state`], calls [`Partition::commit`] with the events and the
+//! effects they allow, and performs the effects that [`Partition::released`] hands out once the journal says that their
+//! records are on the disk. When the journal fails the owner ends with an error; its next incarnation replays.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use mesh_messages::events::KIND_VERSION;
+use mesh_messages::record::PAYLOAD_INLINE_MAX;
+use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
+use mesh_persistence::{AppendError, ContentStore, Journal, Snapshot};
+
+/// First and last pause while the journal is busy or the disk is full. Callers see the wait as backpressure.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(1));
+
+/// Records after which a snapshot is worth its cost: about a second of replay.
+const SNAPSHOT_EVERY: u64 = 20_000;
+
+/// Key under which a payload names its place in the content store.
+const CONTENT_KEY: &str = "$content";
+
+/// A state that is a fold over its partition's events.
+pub trait Machine: Default + Serialize + DeserializeOwned + Send + 'static {
+    /// Everything that can happen to it.
+    type Event: Serialize + DeserializeOwned + Send;
+
+    /// The record kind of an event.
+    fn kind(event: &Self::Event) -> &'static str;
+
+    /// Takes an event in. Never decides, never fails: what is journalled has happened.
+    fn apply(&mut self, header: &RecordHeader, event: &Self::Event);
+}
+
+/// What an owner commits: an event and what its record's header shall say.
+#[derive(Debug, Clone)]
+pub struct Entry<E> {
+    /// What happened.
+    pub event: E,
+    /// Which agent it concerns.
+    pub agent: Option<AgentId>,
+    /// Which task it concerns.
+    pub task: Option<TaskId>,
+}
+
+/// Who and what led to a commit.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    /// Who caused it: `user:<name>`, `agent:<id>`, `meshd`.
+    pub actor: String,
+    /// The record that led to it.
+    pub cause: Option<Position>,
+    /// Ties together what one request led to.
+    pub correlation: Option<String>,
+}
+
+impl Cause {
+    /// meshd itself.
+    pub fn meshd() -> Self {
+        Self { actor: "meshd".to_owned(), cause: None, correlation: None }
+    }
+    /// Somebody by name.
+    pub fn by(actor: impl Into<String>) -> Self {
+        Self { actor: actor.into(), cause: None, correlation: None }
+    }
+}
+
+/// Why a partition could not be loaded or written. The owner ends; its supervisor decides.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// The journal cannot be read.
+    #[error("failed to read partition {0}")]
+    Read(PartitionId, #[source] mesh_persistence::ReadError),
+    /// Its snapshots cannot be looked for.
+    #[error("failed to look for snapshots of partition {0}")]
+    Snapshot(PartitionId, #[source] mesh_persistence::SnapshotError),
+    /// A record's kind or content is none that this version knows.
+    #[error("record {position} of kind {kind} (version {version}) is not one that this meshd knows: {detail}")]
+    Unknown {
+        /// Where.
+        position: Position,
+        /// Its kind.
+        kind: String,
+        /// Its version.
+        version: u16,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The content store failed.
+    #[error("failed to access content of partition {0}")]
+    Content(PartitionId, #[source] mesh_persistence::ContentError),
+    /// The journal refused for good.
+    #[error("failed to append to partition {0}")]
+    Append(PartitionId, #[source] AppendError),
+    /// An event cannot be serialised. A bug.
+    #[error("failed to encode an event of partition {0}")]
+    Encode(PartitionId, #[source] serde_json::Error),
+}
+
+/// A partition in the hands of its owner.
+pub struct Partition<M: Machine, E> {
+    id: PartitionId,
+    journal: Arc<dyn Journal>,
+    content: Arc<ContentStore>,
+    state: M,
+    next_seq: u64,
+    since_snapshot: u64,
+    last: Option<Position>,
+    // Invariant: positions never decrease.
+    pending: VecDeque<(Position, Vec<E>)>,
+}
+
+impl<M: Machine, E> std::fmt::Debug for Partition<M, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition")
+            .field("id", &self.id)
+            .field("next_seq", &self.next_seq)
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine, E> Partition<M, E> {
+    /// Loads the newest snapshot and replays what follows it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`PartitionError`].
+    pub fn load(
+        id: PartitionId,
+        journal: Arc<dyn Journal>,
+        content: Arc<ContentStore>,
+    ) -> Result<Self, PartitionError> {
+        let snapshot =
+            journal.load_snapshot(&id).map_err(|e| PartitionError::Snapshot(id.clone(), e))?;
+        let mut partition = Self {
+            state: M::default(),
+            next_seq: 0,
+            since_snapshot: 0,
+            last: None,
+            pending: VecDeque::new(),
+            id,
+            journal,
+            content,
+        };
+        let mut from = Position(0);
+        if let Some(Snapshot { next, next_seq, state }) = snapshot {
+            // A snapshot of an older version that no longer parses is worth nothing; the log is still there.
+            if let Ok(state) = serde_json::from_slice(&state) {
+                partition.state = state;
+                partition.next_seq = next_seq;
+                from = next;
+            }
+        }
+        let records = partition
+            .journal
+            .read_partition(&partition.id, from)
+            .map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
+        for record in records {
+            let record = record.map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
+            partition.replay(&record)?;
+        }
+        Ok(partition)
+    }
+
+    fn replay(&mut self, record: &Record) -> Result<(), PartitionError> {
+        self.next_seq = record.header.seq + 1;
+        self.since_snapshot += 1;
+        self.last = Some(record.header.position);
+        // An erased payload took its facts with it; only kinds that carry personal content can be erased.
+        if let Some(payload) = payload_of(record, &self.content)
+            .map_err(|e| PartitionError::Content(self.id.clone(), e))?
+        {
+            let event = decode::<M::Event>(&record.header, &payload)?;
+            self.state.apply(&record.header, &event);
+        }
+        Ok(())
+    }
+
+    /// The state, all commits applied.
+    pub fn state(&self) -> &M {
+        &self.state
+    }
+
+    /// The state, for what is volatile in it. Durable facts change through [`Partition::commit`] alone.
+    pub fn state_mut(&mut self) -> &mut M {
+        &mut self.state
+    }
+
+    /// The position of the partition's last record, durable or not.
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// The journal below.
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.journal
+    }
+
+    /// Appends events as one atomic group and applies them; `effects` are released when the group is durable.
+    ///
+    /// Waits while the journal is busy or the disk full. Without events, effects wait for what was committed before.
+    ///
+    /// # Errors
+    /// [`PartitionError`]: nothing was applied. The owner ends.
+    pub async fn commit(
+        &mut self,
+        entries: Vec<Entry<M::Event>>,
+        cause: &Cause,
+        effects: Vec<E>,
+    ) -> Result<Option<Position>, PartitionError> {
+        if entries.is_empty() {
+            self.after_last(effects);
+            return Ok(None);
+        }
+        let records = self.encode(&entries, cause)?;
+        let appended = self.append(records).await?;
+        for (offset, entry) in (0..).zip(&entries) {
+            let header = self.header_of(appended.first, offset, entry, cause);
+            self.state.apply(&header, &entry.event);
+        }
+        self.next_seq = appended.next_seq;
+        self.since_snapshot += entries.len() as u64;
+        self.last = Some(appended.last);
+        self.pending.push_back((appended.last, effects));
+        Ok(Some(appended.last))
+    }
+
+    /// The same for a core that applied its events to the state while it decided.
+    ///
+    /// # Errors
+    /// As [`Partition::commit`]; the state in memory is then ahead of the journal and must be dropped with its owner.
+    pub async fn commit_applied(
+        &mut self,
+        entries: Vec<Entry<M::Event>>,
+        cause: &Cause,
+        effects: Vec<E>,
+    ) -> Result<Option<Position>, PartitionError> {
+        if entries.is_empty() {
+            self.after_last(effects);
+            return Ok(None);
+        }
+        let count = entries.len() as u64;
+        let records = self.encode(&entries, cause)?;
+        let appended = self.append(records).await?;
+        self.next_seq = appended.next_seq;
+        self.since_snapshot += count;
+        self.last = Some(appended.last);
+        self.pending.push_back((appended.last, effects));
+        Ok(Some(appended.last))
+    }
+
+    fn after_last(&mut self, effects: Vec<E>) {
+        if !effects.is_empty() {
+            // Position 0 is durable as soon as anything is; a partition without records has nothing to wait for.
+            self.pending.push_back((self.last.unwrap_or_default(), effects));
+        }
+    }
+
+    /// The effects whose records are durable, in the order of their commits.
+    ///
+    /// A partition that has never been written releases at once.
+    pub fn released(&mut self, durable: Option<Position>) -> Vec<E> {
+        let mut out = Vec::new();
+        let fresh = self.last.is_none();
+        while self
+            .pending
+            .front()
+            .is_some_and(|(position, _)| fresh || durable.is_some_and(|d| d >= *position))
+        {
+            if let Some((_, effects)) = self.pending.pop_front() {
+                out.extend(effects);
+            }
+        }
+        out
+    }
+
+    /// Stores a snapshot when enough has happened since the last one and all of it is durable. Blocks on the disk.
+    pub fn snapshot_when_due(&mut self, durable: Option<Position>) {
+        let Some(last) = self.last else { return };
+        if self.since_snapshot < SNAPSHOT_EVERY || durable.is_none_or(|d| d < last) {
+            return;
+        }
+        self.snapshot_now(last);
+    }
+
+    fn snapshot_now(&mut self, last: Position) {
+        let Ok(state) = serde_json::to_vec(&self.state) else { return };
+        let snapshot = Snapshot { next: last.next(), next_seq: self.next_seq, state };
+        match self.journal.save_snapshot(&self.id, &snapshot) {
+            Ok(()) => self.since_snapshot = 0,
+            Err(error) => {
+                tracing::warn!(partition = %self.id, %error, "snapshot not saved; replay stays longer");
+                self.since_snapshot = SNAPSHOT_EVERY / 2;
+            }
+        }
+    }
+
+    fn encode(
+        &self,
+        entries: &[Entry<M::Event>],
+        cause: &Cause,
+    ) -> Result<Vec<NewRecord>, PartitionError> {
+        entries
+            .iter()
+            .map(|entry| {
+                let payload = serde_json::to_vec(&entry.event)
+                    .map_err(|e| PartitionError::Encode(self.id.clone(), e))?;
+                Ok(NewRecord {
+                    kind: M::kind(&entry.event).into(),
+                    kind_version: KIND_VERSION,
+                    agent: entry.agent.clone(),
+                    task: entry.task.clone(),
+                    actor: cause.actor.clone(),
+                    cause: cause.cause,
+                    correlation: cause.correlation.clone(),
+                    payload: store_large(payload, &self.content)
+                        .map_err(|e| PartitionError::Content(self.id.clone(), e))?,
+                })
+            })
+            .collect()
+    }
+
+    async fn append(
+        &mut self,
+        records: Vec<NewRecord>,
+    ) -> Result<mesh_persistence::Appended, PartitionError> {
+        let (mut pause, longest) = RETRY_PAUSE;
+        loop {
+            match self.journal.append(&self.id, self.next_seq, records.clone()) {
+                Ok(appended) => return Ok(appended),
+                Err(AppendError::Busy { .. } | AppendError::ReadOnly(_) | AppendError::Random(_)) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+                Err(error) => return Err(PartitionError::Append(self.id.clone(), error)),
+            }
+        }
+    }
+
+    fn header_of(
+        &self,
+        first: Position,
+        offset: u64,
+        entry: &Entry<M::Event>,
+        cause: &Cause,
+    ) -> RecordHeader {
+        RecordHeader {
+            v: mesh_messages::record::RECORD_FORMAT,
+            ns: "default".into(),
+            log: String::new(),
+            position: Position(first.0 + offset),
+            partition: self.id.clone(),
+            seq: self.next_seq + offset,
+            time: crate::clock::now(),
+            lc: 0,
+            kind: M::kind(&entry.event).into(),
+            kv: KIND_VERSION,
+            agent: entry.agent.clone(),
+            task: entry.task.clone(),
+            actor: cause.actor.clone(),
+            cause: cause.cause,
+            correlation: cause.correlation.clone(),
+            payload: String::new(),
+        }
+    }
+}
+
+fn decode<E: DeserializeOwned>(header: &RecordHeader, payload: &[u8]) -> Result<E, PartitionError> {
+    let unknown = |detail: String| PartitionError::Unknown {
+        position: header.position,
+        kind: header.kind.to_string(),
+        version: header.kv,
+        detail,
+    };
+    if header.kv > KIND_VERSION {
+        return Err(unknown(format!("this version reads up to {KIND_VERSION}")));
+    }
+    serde_json::from_slice(payload).map_err(|e| unknown(e.to_string()))
+}
+
+/// Puts a payload that is too large for a record into the content store and gives its reference instead.
+fn store_large(
+    payload: Vec<u8>,
+    content: &ContentStore,
+) -> Result<Vec<u8>, mesh_persistence::ContentError> {
+    if payload.len() <= PAYLOAD_INLINE_MAX {
+        return Ok(payload);
+    }
+    let size = payload.len();
+    let digest = content.put(&payload)?;
+    Ok(format!(r#"{{"{CONTENT_KEY}":"{digest}","size":{size}}}"#).into_bytes())
+}
+
+/// The payload of a record, fetched from the content store if it lies there; `None` once erased.
+///
+/// # Errors
+/// [`mesh_persistence::ContentError`] when the content is missing or damaged.
+pub fn payload_of(
+    record: &Record,
+    content: &ContentStore,
+) -> Result<Option<Vec<u8>>, mesh_persistence::ContentError> {
+    #[derive(serde::Deserialize)]
+    struct Reference {
+        #[serde(rename = "$content")]
+        digest: String,
+    }
+    let Some(body) = &record.body else { return Ok(None) };
+    if body.payload.starts_with(br#"{"$content":"#)
+        && let Ok(reference) = serde_json::from_slice::<Reference>(&body.payload)
+    {
+        let digest = reference.digest.parse()?;
+        return content.get(&digest).map(Some);
+    }
+    Ok(Some(body.payload.clone()))
+}

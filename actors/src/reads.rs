@@ -1,0 +1,193 @@
+//! The read side: answers from the projections and the journal, as of everything that was acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_actors_core::projection::{self, AuditIndex, ProjectFailure, Reader, Slice, TaskRow};
+use mesh_actors_core::task::TaskRecord;
+use mesh_messages::problem::Problem;
+use mesh_messages::system::{AuditEntry, AuditFilter};
+use mesh_messages::{Position, Record, TaskId};
+use mesh_persistence::{ProjectionError, ReadError};
+
+use crate::partition::payload_of;
+use crate::store::OpenStore;
+
+/// How long a read waits for the projections to catch up with what was acknowledged.
+const CATCH_UP_MAX: Duration = Duration::from_secs(5);
+/// Records that one filtered page of the audit looks at; beyond it answers with what it found and a cursor.
+const AUDIT_SCAN_MAX: usize = 20_000;
+
+/// The store as the core reads it.
+#[derive(Debug)]
+pub(crate) struct StoreReader<'a>(pub(crate) &'a OpenStore);
+
+impl Reader for StoreReader<'_> {
+    type Error = ProjectionError;
+
+    fn get(&self, tree: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
+        self.0.projections.get(tree, key)
+    }
+
+    fn scan(
+        &self,
+        tree: &'static str,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Slice, ProjectionError> {
+        let page = self.0.projections.scan(tree, prefix, from, limit)?;
+        Ok(Slice { entries: page.entries, next: page.cursor })
+    }
+}
+
+/// Why the read side could not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// The projections failed; they are being rebuilt.
+    #[error("the projections could not be read: {0}")]
+    Projection(#[from] ProjectFailure<ProjectionError>),
+    /// The journal could not be read.
+    #[error("the journal could not be read")]
+    Journal(#[from] ReadError),
+    /// The projections lag too far behind.
+    #[error("the projections are behind what was acknowledged; try again")]
+    Behind,
+}
+
+impl From<LookupError> for Problem {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Journal(error) => Problem::internal(format!("{error}")),
+            LookupError::Projection(_) | LookupError::Behind => {
+                Problem::unavailable("reads_behind", error.to_string())
+            }
+        }
+    }
+}
+
+/// Waits until the projections show everything that is durable now.
+///
+/// # Errors
+/// [`LookupError::Behind`].
+pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
+    let size = store.journal.durable().borrow().size();
+    store.projections.wait_for(size, CATCH_UP_MAX).await.map_err(|_| LookupError::Behind)
+}
+
+/// A task's row, ended or not.
+pub(crate) fn task_row(store: &OpenStore, task: &TaskId) -> Result<Option<TaskRow>, LookupError> {
+    Ok(projection::task(&StoreReader(store), task)?)
+}
+
+/// What the task machine needs to know of a task that it no longer holds.
+pub(crate) fn task_record(store: &OpenStore, task: &TaskId) -> Result<Option<TaskRecord>, LookupError> {
+    Ok(task_row(store, task)?.map(|row| row.record))
+}
+
+/// The task that a submitter's idempotency key stands for.
+pub(crate) fn task_by_key(
+    store: &OpenStore,
+    by: &str,
+    key: &str,
+) -> Result<Option<TaskRecord>, LookupError> {
+    Ok(projection::task_by_key(&StoreReader(store), by, key)?)
+}
+
+/// A record as the audit shows it.
+pub(crate) fn audit_entry(store: &OpenStore, record: &Record) -> AuditEntry {
+    let header = &record.header;
+    let payload = payload_of(record, &store.content)
+        .ok()
+        .flatten()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .map(|event: serde_json::Value| match event {
+            // The tag is the kind, which the entry says.
+            serde_json::Value::Object(map) if map.len() == 1 => {
+                map.into_iter().next().map(|(_, content)| content).unwrap_or_default()
+            }
+            other => other,
+        });
+    AuditEntry {
+        position: header.position,
+        time: header.time,
+        kind: header.kind.to_string(),
+        agent: header.agent.clone(),
+        task: header.task.clone(),
+        actor: header.actor.clone(),
+        cause: header.cause,
+        correlation: header.correlation.clone(),
+        commitment: header.payload.clone(),
+        payload,
+    }
+}
+
+/// Audit records that match, oldest first, and where the next page begins. Blocks on the disk.
+pub(crate) fn audit_page(
+    store: &OpenStore,
+    filter: &AuditFilter,
+    after: Option<Position>,
+    limit: usize,
+) -> Result<(Vec<AuditEntry>, Option<Position>), LookupError> {
+    let matches = |entry: &AuditEntry| {
+        filter.agent.as_ref().is_none_or(|a| entry.agent.as_ref() == Some(a))
+            && filter.task.as_ref().is_none_or(|t| entry.task.as_ref() == Some(t))
+            && filter.kind.as_ref().is_none_or(|k| entry.kind == *k)
+            && filter.since.is_none_or(|since| entry.time >= since)
+            && filter.until.is_none_or(|until| entry.time <= until)
+    };
+    let index = filter
+        .task
+        .as_ref()
+        .map(AuditIndex::Task)
+        .or_else(|| filter.agent.as_ref().map(AuditIndex::Agent))
+        .or_else(|| filter.kind.as_deref().map(AuditIndex::Kind));
+    let mut found = Vec::new();
+    let mut seen = after;
+    if let Some(index) = index {
+        let mut scanned = 0;
+        loop {
+            let step = limit.max(1);
+            let positions = projection::audit_page(&StoreReader(store), index, seen, step)
+                .map_err(ProjectFailure::View)?;
+            let last_page = positions.len() < step;
+            for position in positions {
+                if found.len() >= limit || scanned >= AUDIT_SCAN_MAX {
+                    return Ok((found, seen));
+                }
+                scanned += 1;
+                seen = Some(position);
+                if let Some(record) = store.journal.get(position)? {
+                    found.extend(Some(audit_entry(store, &record)).filter(&matches));
+                }
+            }
+            if last_page {
+                return Ok((found, None));
+            }
+        }
+    }
+    let from = after.map_or(Position(0), Position::next);
+    for (scanned, record) in store.journal.read(from)?.enumerate() {
+        if found.len() >= limit || scanned >= AUDIT_SCAN_MAX {
+            return Ok((found, seen));
+        }
+        let record = record?;
+        seen = Some(record.header.position);
+        found.extend(Some(audit_entry(store, &record)).filter(&matches));
+    }
+    Ok((found, None))
+}
+
+/// Runs a read that blocks on the disk where that holds nobody up.
+///
+/// # Errors
+/// What the read says; or that the runtime is ending.
+pub(crate) async fn blocking<T: Send + 'static>(
+    store: Arc<OpenStore>,
+    read: impl FnOnce(&OpenStore) -> Result<T, LookupError> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(move || read(&store))
+        .await
+        .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
+        .map_err(Problem::from)
+}

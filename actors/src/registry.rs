@@ -1,0 +1,326 @@
+//! The registry: gives agents' ids out and takes them back, and sees to it that each has its actor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor_cluster::RactorMessage;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use mesh_actors_core::registry::RegistryState;
+use mesh_messages::events::{RegistryEvent, partition};
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{AgentId, Position, RecordHeader};
+use mesh_supervision::{Child, RequestError, Refusal, Started, SupervisorHandle};
+
+use crate::agents::agent::{AgentActor, AgentArgs};
+use crate::agents::services::Services;
+use crate::context::Context;
+use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::slot::{CallError, Slot};
+use crate::store::{JournalNews, follow};
+
+/// How long a caller waits for the registry.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+impl Machine for RegistryState {
+    type Event = RegistryEvent;
+    fn kind(event: &RegistryEvent) -> &'static str {
+        event.kind()
+    }
+    fn apply(&mut self, _header: &RecordHeader, event: &RegistryEvent) {
+        RegistryState::apply(self, event);
+    }
+}
+
+/// The only way to talk to the registry. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RegistryHandle {
+    slot: Slot<RegistryMessage>,
+}
+
+impl RegistryHandle {
+    /// A handle whose actor is still to come.
+    pub(crate) fn new(slot: Slot<RegistryMessage>) -> Self {
+        Self { slot }
+    }
+
+    /// Gives an id out, if it is not, and waits until its agent's actor runs.
+    ///
+    /// # Errors
+    /// The directory is full, or the registry is not there.
+    pub(crate) async fn list(&self, agent: AgentId, cause: Cause) -> Result<(), Problem> {
+        self.slot.call(ANSWER_MAX, |reply| RegistryMessage::List { agent, cause, reply }).await?
+    }
+
+    /// Takes an id back and ends its agent's actor.
+    ///
+    /// # Errors
+    /// The registry is not there.
+    pub(crate) async fn unlist(&self, agent: AgentId, cause: Cause) -> Result<(), CallError> {
+        self.slot.call(ANSWER_MAX, |reply| RegistryMessage::Unlist { agent, cause, reply }).await
+    }
+}
+
+/// What the registry is told.
+#[derive(Debug, RactorMessage)]
+pub(crate) enum RegistryMessage {
+    /// Give an id out.
+    List {
+        /// Which.
+        agent: AgentId,
+        /// By whom.
+        cause: Cause,
+        /// When its actor runs.
+        reply: RpcReplyPort<Result<(), Problem>>,
+    },
+    /// Take an id back.
+    Unlist {
+        /// Which.
+        agent: AgentId,
+        /// By whom.
+        cause: Cause,
+        /// When its actor is gone.
+        reply: RpcReplyPort<()>,
+    },
+    /// There is a (new) supervisor of agents, without children.
+    AgentsUp,
+    /// All agents that were listed at its start have their actors.
+    Populated,
+    /// News of the journal.
+    Journal(JournalNews),
+}
+
+/// What a commit of the registry leads to.
+#[derive(Debug)]
+enum Released {
+    Listed(AgentId, RpcReplyPort<Result<(), Problem>>),
+    Unlisted(AgentId, RpcReplyPort<()>),
+}
+
+/// What the registry is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistryArgs {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) services: Arc<dyn Services>,
+    pub(crate) slot: Slot<RegistryMessage>,
+    pub(crate) agents: watch::Receiver<Option<SupervisorHandle>>,
+}
+
+/// The state of the actor.
+#[derive(Debug)]
+pub(crate) struct RegistryShell {
+    args: RegistryArgs,
+    me: ActorRef<RegistryMessage>,
+    partition: Partition<RegistryState, Released>,
+    durable: Option<Position>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct RegistryActor;
+
+impl Actor for RegistryActor {
+    type Msg = RegistryMessage;
+    type State = RegistryShell;
+    type Arguments = RegistryArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<RegistryMessage>,
+        args: RegistryArgs,
+    ) -> Result<RegistryShell, ActorProcessingErr> {
+        let store = args.ctx.store.get()?;
+        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
+        let partition = tokio::task::spawn_blocking(move || {
+            Partition::load(partition::REGISTRY, journal, content)
+        })
+        .await??;
+        let follower = follow(&store.journal, me.clone(), RegistryMessage::Journal);
+        let mut agents = args.agents.clone();
+        let told = me.clone();
+        let watcher = ractor::concurrency::spawn(async move {
+            loop {
+                if agents.borrow_and_update().is_some() && told.cast(RegistryMessage::AgentsUp).is_err() {
+                    return;
+                }
+                if agents.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(RegistryShell { me, args, partition, durable: None, tasks: vec![follower, watcher] })
+    }
+
+    async fn post_start(
+        &self,
+        me: ActorRef<RegistryMessage>,
+        state: &mut RegistryShell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.args.slot.occupy(me);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _me: ActorRef<RegistryMessage>,
+        message: RegistryMessage,
+        state: &mut RegistryShell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.take(message).await
+    }
+
+    async fn post_stop(
+        &self,
+        me: ActorRef<RegistryMessage>,
+        state: &mut RegistryShell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.args.slot.vacate(&me);
+        Ok(())
+    }
+}
+
+impl Drop for RegistryShell {
+    fn drop(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        self.args.slot.vacate(&self.me);
+    }
+}
+
+impl RegistryShell {
+    async fn take(&mut self, message: RegistryMessage) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistryMessage::List { agent, cause, reply } => {
+                let event = match self.partition.state().list(&agent) {
+                    Ok(event) => event,
+                    Err(full) => {
+                        let problem =
+                            Problem::new(ProblemKind::Conflict, "directory_full", full.to_string());
+                        let _caller_gone = reply.send(Err(problem));
+                        return Ok(());
+                    }
+                };
+                self.commit(event, &cause, Released::Listed(agent, reply)).await?;
+            }
+            RegistryMessage::Unlist { agent, cause, reply } => {
+                let event = self.partition.state().unlist(&agent);
+                self.commit(event, &cause, Released::Unlisted(agent, reply)).await?;
+            }
+            RegistryMessage::AgentsUp => self.populate(),
+            RegistryMessage::Populated => {
+                self.args.ctx.directory.set_complete();
+                self.args.services.fleet_complete();
+            }
+            RegistryMessage::Journal(JournalNews::Durable(position)) => {
+                self.durable = Some(position);
+                self.release();
+            }
+            RegistryMessage::Journal(JournalNews::Failed(reason)) => {
+                return Err(format!("the journal failed: {reason}").into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &mut self,
+        event: Option<RegistryEvent>,
+        cause: &Cause,
+        then: Released,
+    ) -> Result<(), ActorProcessingErr> {
+        let entries = event
+            .map(|event| {
+                let (RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent }) = &event;
+                Entry { agent: Some(agent.clone()), task: None, event }
+            })
+            .into_iter()
+            .collect();
+        self.partition.commit(entries, cause, vec![then]).await?;
+        self.release();
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        for released in self.partition.released(self.durable) {
+            let args = self.args.clone();
+            self.tasks.retain(|t| !t.is_finished());
+            self.tasks.push(ractor::concurrency::spawn(async move {
+                match released {
+                    Released::Listed(agent, reply) => {
+                        let _caller_gone = reply.send(start_agent(&args, &agent).await);
+                    }
+                    Released::Unlisted(agent, reply) => {
+                        stop_agent(&args, &agent).await;
+                        let _caller_gone = reply.send(());
+                    }
+                }
+            }));
+        }
+    }
+
+    /// Starts every listed agent's actor, one after the other: what they start in turn is many processes.
+    fn populate(&mut self) {
+        let (args, me) = (self.args.clone(), self.me.clone());
+        let agents: Vec<_> = self.partition.state().agents.iter().cloned().collect();
+        self.tasks.push(ractor::concurrency::spawn(async move {
+            for agent in agents {
+                if let Err(problem) = start_agent(&args, &agent).await {
+                    tracing::error!(%agent, %problem, "the agent's actor could not be started");
+                }
+            }
+            let _gone = me.cast(RegistryMessage::Populated);
+        }));
+    }
+}
+
+/// The name of an agent's actor in the tree.
+fn child_name(agent: &AgentId) -> String {
+    format!("agent:{agent}")
+}
+
+async fn start_agent(args: &RegistryArgs, agent: &AgentId) -> Result<(), Problem> {
+    let entry = args.ctx.directory.enter(agent);
+    let supervisor = {
+        let mut agents = args.agents.clone();
+        let up = tokio::time::timeout(ANSWER_MAX, agents.wait_for(Option::is_some)).await;
+        let up = up.ok().and_then(|up| up.ok().and_then(|handle| handle.clone()));
+        up.ok_or_else(|| Problem::unavailable("component_restarting", "the agents' supervisor is not up"))?
+    };
+    let agent_args =
+        AgentArgs { ctx: Arc::clone(&args.ctx), services: Arc::clone(&args.services), entry };
+    let child = Child::worker(child_name(agent), move |context| {
+        let args = agent_args.clone();
+        async move {
+            let spawned = AgentActor::spawn_linked(None, AgentActor, args, context.supervisor).await?;
+            Ok(Started::from(spawned))
+        }
+    });
+    match supervisor.add(child).await {
+        Ok(_) | Err(RequestError::Refused(Refusal::AlreadyStarted { .. })) => Ok(()),
+        Err(error) => {
+            let mut text = error.to_string();
+            if let Some(cause) = std::error::Error::source(&error) {
+                text = format!("{text}: {cause}");
+            }
+            Err(Problem::unavailable("component_restarting", text))
+        }
+    }
+}
+
+async fn stop_agent(args: &RegistryArgs, agent: &AgentId) {
+    let handle = args.agents.borrow().clone();
+    if let Some(supervisor) = handle {
+        let name = child_name(agent);
+        // A pool forgets a child that it stops; either way it is gone afterwards.
+        if let Err(error) = supervisor.terminate_child(name.as_str()).await {
+            tracing::debug!(%agent, %error, "its actor was gone already");
+        }
+        let _gone_already = supervisor.delete_child(name.as_str()).await;
+    }
+    args.ctx.directory.leave(agent);
+    args.services.fleet_gone(agent);
+}

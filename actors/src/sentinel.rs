@@ -1,0 +1,218 @@
+//! The sentinel: who comes in, as whom, how often, and what is remembered of refusals ("kSentinel").
+//!
+//! Tokens are durable facts of the partition `sentinel`. What a request needs, identity and rate, is decided at the
+//! `Door`, in the caller's own task; the actor is asked only to issue, to revoke and to write the audit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+use mesh_actors_core::sentinel::SentinelState;
+use mesh_messages::events::{SentinelEvent, partition};
+use mesh_messages::problem::Problem;
+use mesh_messages::system::{IssuedToken, Role, TokenInfo};
+use mesh_messages::{AgentId, Position, RecordHeader};
+
+use crate::partition::{Cause, Machine, Partition};
+use crate::store::{JournalNews, StoreCell, follow};
+
+mod admin;
+mod door;
+mod handle;
+mod matrix;
+mod state;
+mod token;
+
+pub use admin::{AdminTokenError, TOKEN_FILE};
+pub use governor::Quota;
+pub use handle::SentinelHandle;
+pub use matrix::permits;
+
+use state::{answer, not_found};
+
+/// What the sentinel goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct SentinelSettings {
+    /// Requests of one caller.
+    pub requests: Quota,
+    /// Whether allowed actions that change something are audited, too.
+    pub audit_all_actions: bool,
+}
+
+/// What the sentinel is started with.
+#[derive(Debug, Clone)]
+pub struct SentinelArgs {
+    /// Its place.
+    pub handle: SentinelHandle,
+    /// Where the journal is found.
+    pub store: StoreCell,
+}
+
+type Reply<T> = RpcReplyPort<Result<T, Problem>>;
+
+/// What the sentinel is sent.
+#[derive(Debug, ractor_cluster::RactorMessage)]
+pub(crate) enum Message {
+    /// Issue a token.
+    Issue {
+        by: String,
+        role: Role,
+        subject: Option<String>,
+        ttl: Option<Duration>,
+        reply: Reply<IssuedToken>,
+    },
+    /// Make a token void. Idempotent.
+    Revoke {
+        by: String,
+        id: String,
+        reply: Reply<()>,
+    },
+    /// Make void all tokens of an agent. Idempotent.
+    RevokeAgent {
+        by: String,
+        agent: AgentId,
+        reply: Reply<()>,
+    },
+    /// Show the tokens.
+    List { reply: RpcReplyPort<Vec<TokenInfo>> },
+    /// Write to the audit; answered when the record has its place.
+    Audit {
+        event: SentinelEvent,
+        reply: Option<Reply<()>>,
+    },
+    /// The journal advanced or failed.
+    Journal(JournalNews),
+}
+
+/// Done when what led to it is durable.
+#[derive(Debug)]
+enum Effect {
+    Issued {
+        token: IssuedToken,
+        reply: Reply<IssuedToken>,
+    },
+    Done {
+        reply: Reply<()>,
+    },
+    Listed {
+        tokens: Vec<TokenInfo>,
+        reply: RpcReplyPort<Vec<TokenInfo>>,
+    },
+}
+
+impl Machine for SentinelState {
+    type Event = SentinelEvent;
+
+    fn kind(event: &SentinelEvent) -> &'static str {
+        event.kind()
+    }
+
+    fn apply(&mut self, header: &RecordHeader, event: &SentinelEvent) {
+        Self::apply(self, header, event);
+    }
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct Sentinel;
+
+/// What the actor holds.
+#[derive(Debug)]
+pub(crate) struct State {
+    partition: Partition<SentinelState, Effect>,
+    durable: Option<Position>,
+    handle: SentinelHandle,
+}
+
+impl Actor for Sentinel {
+    type Msg = Message;
+    type State = State;
+    type Arguments = SentinelArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Message>,
+        args: SentinelArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let store = args.store.get()?;
+        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
+        let _follower = follow(&store.journal, myself, Message::Journal);
+        let load = move || Partition::load(partition::SENTINEL, journal, content);
+        let partition: Partition<SentinelState, Effect> =
+            tokio::task::spawn_blocking(load).await??;
+        args.handle.door.load(partition.state());
+        Ok(State {
+            partition,
+            durable: None,
+            handle: args.handle,
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle.slot.occupy(myself);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<Message>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle.slot.vacate(&myself);
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Message>,
+        message: Message,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Issue {
+                by,
+                role,
+                subject,
+                ttl,
+                reply,
+            } => {
+                state.issue(&by, (role, subject, ttl), reply).await?;
+            }
+            Message::Revoke { by, id, reply } => match state.partition.state().revoke(&id) {
+                Ok(event) => {
+                    state
+                        .revoke(&by, event.into_iter().collect(), reply)
+                        .await?;
+                }
+                Err(unknown) => answer(reply, Err(not_found(&unknown))),
+            },
+            Message::RevokeAgent { by, agent, reply } => {
+                let events = state.partition.state().revoke_agent(&agent);
+                state.revoke(&by, events, reply).await?;
+            }
+            Message::List { reply } => {
+                let tokens = state.partition.state().list();
+                state
+                    .commit(
+                        Vec::new(),
+                        &Cause::meshd(),
+                        vec![Effect::Listed { tokens, reply }],
+                    )
+                    .await?;
+            }
+            Message::Audit { event, reply } => state.audit(event, reply).await?,
+            Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
+            Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),
+        }
+        state.release();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

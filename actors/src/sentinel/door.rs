@@ -1,0 +1,234 @@
+//! What decides at the door, without asking the actor: digests of durable tokens, tokens of running agents, rates.
+//!
+//! It outlives the actor's incarnations, so that callers are known while the actor is being restarted.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use zeroize::Zeroizing;
+
+use mesh_actors_core::sentinel::{SentinelState, Token};
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{Caller, Role};
+use mesh_messages::{AgentId, Epoch, Timestamp};
+
+use super::token::{self, SecretDigest};
+
+/// Session tokens of one agent: one for each replica and incarnation that still runs.
+const SESSIONS_PER_AGENT_MAX: usize = 256;
+
+/// Refusals of one caller that are journalled: a mistake or an attack shows itself within the first ones, and the rest
+/// must not fill the disk. They are counted, all of them.
+const DENIALS_PER_CALLER: Quota = Quota::per_second(ONE).allow_burst(TWENTY);
+/// The same for callers who could not say who they are, all together.
+const DENIALS_OF_STRANGERS: Quota = Quota::per_minute(TWENTY).allow_burst(TWENTY);
+const ONE: NonZeroU32 = NonZeroU32::MIN;
+const TWENTY: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
+
+/// What a token opens.
+#[derive(Debug, Clone)]
+struct Pass {
+    digest: SecretDigest,
+    caller: String,
+    role: Role,
+    expires_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Session {
+    agent: AgentId,
+    epoch: Epoch,
+    pass: Pass,
+}
+
+#[derive(Debug, Default)]
+struct Passes {
+    tokens: BTreeMap<String, Pass>,
+    sessions: BTreeMap<String, Session>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Door {
+    passes: RwLock<Passes>,
+    requests: DefaultKeyedRateLimiter<String>,
+    denials: DefaultKeyedRateLimiter<String>,
+    strangers: DefaultDirectRateLimiter,
+    pub(super) counts: Counts,
+}
+
+/// What was refused since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) unauthenticated: AtomicU64,
+    pub(super) forbidden: AtomicU64,
+    pub(super) rate_limited: AtomicU64,
+    pub(super) unrecorded: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A token was not accepted. Who asked learns no more than that; the audit learns what is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejected {
+    /// The bearer of the token that was meant, when there is one.
+    pub(super) claimed: Option<String>,
+}
+
+impl Door {
+    pub(super) fn new(requests: Quota) -> Self {
+        Self {
+            passes: RwLock::default(),
+            requests: RateLimiter::keyed(requests),
+            denials: RateLimiter::keyed(DENIALS_PER_CALLER),
+            strangers: RateLimiter::direct(DENIALS_OF_STRANGERS),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Replaces the durable tokens by those of a state that was just loaded.
+    pub(super) fn load(&self, state: &SentinelState) {
+        let tokens = state
+            .tokens()
+            .filter_map(|(id, t)| Some((id.to_owned(), pass(t)?)))
+            .collect();
+        self.write().tokens = tokens;
+    }
+
+    /// Lets a token in: it is durable.
+    pub(super) fn admit(&self, id: &str, token: &Token) {
+        if let Some(pass) = pass(token) {
+            self.write().tokens.insert(id.to_owned(), pass);
+        }
+        self.forget_idle();
+    }
+
+    /// Lets a token in no more.
+    pub(super) fn expel(&self, id: &str) {
+        self.write().tokens.remove(id);
+        self.forget_idle();
+    }
+
+    /// Lets an incarnation of an agent in, until it is [expelled](Door::expel_sessions).
+    pub(super) fn open_session(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+    ) -> Result<Zeroizing<String>, getrandom::Error> {
+        let fresh = token::generate()?;
+        let pass = Pass {
+            digest: fresh.digest,
+            caller: format!("agent:{agent}"),
+            role: Role::Agent,
+            expires_at: None,
+        };
+        let mut passes = self.write();
+        let of_agent = passes.sessions.iter().filter(|(_, s)| s.agent == *agent);
+        let oldest = of_agent
+            .clone()
+            .min_by_key(|(_, s)| s.epoch)
+            .map(|(id, _)| id.clone());
+        if of_agent.count() >= SESSIONS_PER_AGENT_MAX
+            && let Some(oldest) = oldest
+        {
+            passes.sessions.remove(&oldest);
+        }
+        passes.sessions.insert(
+            fresh.id,
+            Session {
+                agent: agent.clone(),
+                epoch,
+                pass,
+            },
+        );
+        Ok(fresh.text)
+    }
+
+    /// Lets an agent in no more: all of its incarnations, or one.
+    pub(super) fn expel_sessions(&self, agent: &AgentId, epoch: Option<Epoch>) {
+        self.write()
+            .sessions
+            .retain(|_, s| s.agent != *agent || epoch.is_some_and(|epoch| epoch != s.epoch));
+    }
+
+    /// Whose token this is.
+    pub(super) fn identify(
+        &self,
+        text: &str,
+        loopback: bool,
+        now: Timestamp,
+    ) -> Result<Caller, Rejected> {
+        let (id, digest) = token::split(text).ok_or(Rejected { claimed: None })?;
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        let pass = passes
+            .tokens
+            .get(id)
+            .or_else(|| passes.sessions.get(id).map(|session| &session.pass))
+            .ok_or(Rejected { claimed: None })?;
+        let valid = pass.digest.matches(&digest) & pass.expires_at.is_none_or(|end| now < end);
+        if !valid {
+            return Err(Rejected {
+                claimed: Some(pass.caller.clone()),
+            });
+        }
+        Ok(Caller {
+            name: pass.caller.clone(),
+            role: pass.role,
+            loopback,
+        })
+    }
+
+    /// Charges one request to a caller.
+    pub(super) fn charge(&self, caller: &str) -> Result<(), Problem> {
+        let Err(early) = self.requests.check_key(&caller.to_owned()) else {
+            return Ok(());
+        };
+        count(&self.counts.rate_limited);
+        let wait = early.wait_time_from(DefaultClock::default().now());
+        let seconds = u32::try_from(wait.as_secs())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        let detail = format!("too many requests; try again in {seconds} s");
+        Err(Problem::new(ProblemKind::RateLimited, "rate_limited", detail).retry_after(seconds))
+    }
+
+    /// Whether one more refusal is worth a record; `None` stands for callers who are not known.
+    pub(super) fn is_worth_recording(&self, caller: Option<&str>) -> bool {
+        let worth = match caller {
+            Some(caller) => self.denials.check_key(&caller.to_owned()).is_ok(),
+            None => self.strangers.check().is_ok(),
+        };
+        if !worth {
+            count(&self.counts.unrecorded);
+        }
+        worth
+    }
+
+    /// Forgets the rates of those who have been quiet. Names come with tokens, so this is when their number changes.
+    fn forget_idle(&self) {
+        self.requests.retain_recent();
+        self.denials.retain_recent();
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Passes> {
+        // Each change is a single insertion or removal, so a panic elsewhere leaves nothing half done.
+        self.passes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a durable token opens; nothing once it is revoked, or when its record is not one that this version wrote.
+fn pass(token: &Token) -> Option<Pass> {
+    let digest = SecretDigest::from_hex(&token.digest).filter(|_| !token.revoked)?;
+    Some(Pass {
+        digest,
+        caller: token.bearer(),
+        role: token.role,
+        expires_at: token.expires_at,
+    })
+}

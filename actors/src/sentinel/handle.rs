@@ -1,0 +1,257 @@
+//! The only way to the sentinel.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use mesh_messages::events::SentinelEvent;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
+use mesh_messages::{AgentId, Epoch};
+
+use super::door::{Door, count};
+use super::state::no_randomness;
+use super::{Message, SentinelSettings, permits};
+use crate::clock;
+use crate::operations::Action;
+use crate::slot::Slot;
+
+/// How long a caller waits for the sentinel: a restart of it and a slow disk fit in.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest resource in a record; it can come from a URL, and whoever is refused chose it.
+const RESOURCE_CHARS_MAX: usize = 256;
+
+/// The only way to talk to the sentinel. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SentinelHandle {
+    pub(super) slot: Slot<Message>,
+    pub(super) door: Arc<Door>,
+    audit_all_actions: bool,
+}
+
+impl SentinelHandle {
+    /// A handle of a sentinel that is yet to be started.
+    pub fn new(settings: SentinelSettings) -> Self {
+        Self {
+            slot: Slot::new("sentinel"),
+            door: Arc::new(Door::new(settings.requests)),
+            audit_all_actions: settings.audit_all_actions,
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.slot.is_running()
+    }
+
+    /// How often it was restarted.
+    pub fn restarts(&self) -> u64 {
+        self.slot.restarts()
+    }
+
+    /// What was refused since the start, by kind.
+    pub fn refused(&self) -> BTreeMap<&'static str, u64> {
+        let counts = &self.door.counts;
+        [
+            ("unauthenticated", &counts.unauthenticated),
+            ("forbidden", &counts.forbidden),
+            ("rate_limited", &counts.rate_limited),
+            ("denials_not_recorded", &counts.unrecorded),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+        .into()
+    }
+
+    /// Who presents this bearer token. Never waits.
+    ///
+    /// # Errors
+    /// Always `Invalid authentication`, whatever is wrong.
+    pub fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
+        let claimed = match bearer.map(|text| self.door.identify(text, loopback, clock::now())) {
+            Some(Ok(caller)) => return Ok(caller),
+            Some(Err(rejected)) => rejected.claimed,
+            None => None,
+        };
+        count(&self.door.counts.unauthenticated);
+        self.record_stranger(claimed);
+        Err(Problem::new(
+            ProblemKind::Unauthenticated,
+            "unauthenticated",
+            "Invalid authentication",
+        ))
+    }
+
+    /// Whether the caller may do this: charges its rate, asks the [matrix](permits), audits.
+    ///
+    /// # Errors
+    /// `rate_limited`, `forbidden`, or that the audit cannot be written.
+    pub async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem> {
+        self.door.charge(&caller.name)?;
+        if !permits(caller.role, action) {
+            count(&self.door.counts.forbidden);
+            let detail = "Insufficient permissions";
+            self.record_denied(&caller.name, action.name(), resource, detail);
+            return Err(Problem::new(ProblemKind::Forbidden, "forbidden", detail));
+        }
+        if self.audit_all_actions && action != Action::Read {
+            self.record_allowed(&caller.name, action.name(), resource)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Audits a refusal. One more of a caller that was refused too often lately is only counted.
+    pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
+        if self.door.is_worth_recording(Some(user)) {
+            self.cast_denied(user, action, resource, reason);
+        }
+    }
+
+    fn record_stranger(&self, claimed: Option<String>) {
+        if self.door.is_worth_recording(None) {
+            let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
+            self.cast_denied(&user, "authenticate", "", "Invalid authentication");
+        }
+    }
+
+    fn cast_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
+        let event = SentinelEvent::Denied {
+            action: action.to_owned(),
+            resource: cut(resource),
+            user: user.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if self
+            .slot
+            .cast(Message::Audit { event, reply: None })
+            .is_err()
+        {
+            // The refusal stands all the same.
+            count(&self.door.counts.unrecorded);
+        }
+    }
+
+    /// Audits that something was allowed; answers when the record stands in the log before all that follows.
+    ///
+    /// # Errors
+    /// That it cannot be written now; then it must not be done.
+    pub async fn record_allowed(
+        &self,
+        user: &str,
+        action: &str,
+        resource: &str,
+    ) -> Result<(), Problem> {
+        let event = SentinelEvent::Allowed {
+            action: action.to_owned(),
+            resource: cut(resource),
+            user: user.to_owned(),
+        };
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::Audit {
+                event,
+                reply: Some(reply),
+            })
+            .await
+            .map_err(Problem::from)?
+    }
+
+    /// Issues a token; answers when it is durable.
+    ///
+    /// # Errors
+    /// `invalid_subject`, `invalid_ttl`, `too_many_tokens`, or that it cannot be written now.
+    pub async fn issue(
+        &self,
+        by: &str,
+        role: Role,
+        subject: Option<String>,
+        ttl: Option<Duration>,
+    ) -> Result<IssuedToken, Problem> {
+        let by = by.to_owned();
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::Issue {
+                by,
+                role,
+                subject,
+                ttl,
+                reply,
+            })
+            .await
+            .map_err(Problem::from)?
+    }
+
+    /// Makes a token void, at once; answers when that is durable.
+    ///
+    /// # Errors
+    /// `token_not_found`, or that it cannot be written now.
+    pub async fn revoke(&self, by: &str, id: &str) -> Result<(), Problem> {
+        let (by, id) = (by.to_owned(), id.to_owned());
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::Revoke { by, id, reply })
+            .await
+            .map_err(Problem::from)?
+    }
+
+    /// Makes void all that an agent was ever given: its sessions at once and without fail, its durable tokens when this
+    /// answers. For quarantine and termination.
+    ///
+    /// # Errors
+    /// That it cannot be written now.
+    pub async fn revoke_agent(&self, by: &str, agent: &AgentId) -> Result<(), Problem> {
+        self.revoke_sessions(agent);
+        let (by, agent) = (by.to_owned(), agent.clone());
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::RevokeAgent {
+                by,
+                agent,
+                reply,
+            })
+            .await
+            .map_err(Problem::from)?
+    }
+
+    /// All tokens, without their secrets.
+    ///
+    /// # Errors
+    /// That the sentinel is not there.
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::List { reply })
+            .await?)
+    }
+
+    /// A token for one incarnation of an agent. It is kept in memory only and ends with meshd.
+    ///
+    /// # Errors
+    /// That the system gives no randomness.
+    pub fn issue_session(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+    ) -> Result<Zeroizing<String>, Problem> {
+        self.door.open_session(agent, epoch).map_err(no_randomness)
+    }
+
+    /// Makes void the session tokens of an agent.
+    pub fn revoke_sessions(&self, agent: &AgentId) {
+        self.door.expel_sessions(agent, None);
+    }
+
+    /// Makes void the session token of one incarnation.
+    pub fn revoke_session(&self, agent: &AgentId, epoch: Epoch) {
+        self.door.expel_sessions(agent, Some(epoch));
+    }
+}
+
+fn cut(resource: &str) -> String {
+    resource.chars().take(RESOURCE_CHARS_MAX).collect()
+}

@@ -1,0 +1,181 @@
+//! What the sentinel does with each message.
+
+use std::time::Duration;
+
+use ractor::{ActorProcessingErr, RpcReplyPort};
+
+use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
+use mesh_messages::events::SentinelEvent;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{IssuedToken, Role};
+
+use super::door::count;
+use super::{Effect, Reply, State, token};
+use crate::clock;
+use crate::partition::{Cause, Entry};
+
+impl State {
+    pub(super) async fn issue(
+        &mut self,
+        by: &str,
+        (role, subject, ttl): (Role, Option<String>, Option<Duration>),
+        reply: Reply<IssuedToken>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer(reply, Err(problem));
+            return Ok(());
+        }
+        let fresh = match token::generate() {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                answer(reply, Err(no_randomness(error)));
+                return Ok(());
+            }
+        };
+        let now = clock::now();
+        let expires_at = ttl.map(|ttl| now.plus(ttl));
+        let digest = fresh.digest.to_hex();
+        let new = NewToken {
+            id: fresh.id.clone(),
+            digest,
+            role,
+            subject,
+            expires_at,
+        };
+        match self.partition.state().issue(now, new) {
+            Ok(events) => {
+                let token = IssuedToken {
+                    id: fresh.id,
+                    token: fresh.text.to_string(),
+                    role,
+                    expires: expires_at,
+                };
+                let effects = vec![Effect::Issued { token, reply }];
+                self.commit(events, &Cause::by(by), effects).await
+            }
+            Err(refusal) => {
+                answer(reply, Err(not_issued(&refusal)));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn revoke(
+        &mut self,
+        by: &str,
+        events: Vec<SentinelEvent>,
+        reply: Reply<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        if !events.is_empty()
+            && let Err(problem) = self.writable()
+        {
+            answer(reply, Err(problem));
+            return Ok(());
+        }
+        self.commit(events, &Cause::by(by), vec![Effect::Done { reply }])
+            .await
+    }
+
+    pub(super) async fn audit(
+        &mut self,
+        event: SentinelEvent,
+        reply: Option<Reply<()>>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. }) = &event
+        else {
+            return Ok(());
+        };
+        let cause = Cause::by(user.clone());
+        let written = match self.writable() {
+            Ok(()) => {
+                self.commit(vec![event], &cause, Vec::new()).await?;
+                // The log becomes durable in order: what this allows cannot survive without this record.
+                Ok(())
+            }
+            Err(problem) => {
+                count(&self.handle.door.counts.unrecorded);
+                Err(problem)
+            }
+        };
+        if let Some(reply) = reply {
+            answer(reply, written);
+        }
+        Ok(())
+    }
+
+    pub(super) fn writable(&self) -> Result<(), Problem> {
+        let admitted = self.partition.journal().admission();
+        admitted.map_err(|error| Problem::unavailable("read_only", error.to_string()))
+    }
+
+    pub(super) async fn commit(
+        &mut self,
+        events: Vec<SentinelEvent>,
+        cause: &Cause,
+        effects: Vec<Effect>,
+    ) -> Result<(), ActorProcessingErr> {
+        for event in &events {
+            if let SentinelEvent::TokenRevoked { id } = event {
+                // Before it is durable: closing the door early harms nobody.
+                self.handle.door.expel(id);
+            }
+        }
+        let entry = |event| Entry {
+            event,
+            agent: None,
+            task: None,
+        };
+        let entries = events.into_iter().map(entry).collect();
+        self.partition.commit(entries, cause, effects).await?;
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self) {
+        for effect in self.partition.released(self.durable) {
+            match effect {
+                Effect::Issued { token, reply } => {
+                    if let Some(kept) = self.partition.state().token(&token.id) {
+                        self.handle.door.admit(&token.id, kept);
+                    }
+                    answer(reply, Ok(token));
+                }
+                Effect::Done { reply } => answer(reply, Ok(())),
+                Effect::Listed { tokens, reply } => answer(reply, tokens),
+            }
+        }
+        self.partition.snapshot_when_due(self.durable);
+    }
+}
+
+/// Answers a caller; one that does not wait any more need not be told.
+pub(super) fn answer<T: Send + 'static>(reply: RpcReplyPort<T>, value: T) {
+    drop(reply.send(value));
+}
+
+fn not_issued(refusal: &IssueRefusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        IssueRefusal::Subject | IssueRefusal::AgentSubject => {
+            Problem::invalid("invalid_subject", "subject", detail)
+        }
+        IssueRefusal::Expired => Problem::invalid("invalid_ttl", "ttl", detail),
+        IssueRefusal::TooMany => Problem::new(ProblemKind::Conflict, "too_many_tokens", detail),
+        // Two random ids of 64 bits met.
+        IssueRefusal::Taken(_) => Problem::unavailable("try_again", detail),
+    }
+}
+
+pub(super) fn not_found(unknown: &UnknownToken) -> Problem {
+    Problem::new(
+        ProblemKind::NotFound,
+        "token_not_found",
+        unknown.to_string(),
+    )
+}
+
+pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
+    Problem::unavailable(
+        "no_randomness",
+        format!("the system gives no randomness: {error}"),
+    )
+}

@@ -1,0 +1,90 @@
+//! Where the actors find the open journal, and how they follow its durability.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use ractor::{ActorRef, Message};
+
+use mesh_messages::Position;
+use mesh_messages::problem::Problem;
+use mesh_persistence::{ContentStore, Durability, Journal, ProjectionStore};
+
+/// What the journal actor opened. Replaced as a whole when it opens again.
+#[derive(Debug)]
+pub struct OpenStore {
+    /// The log.
+    pub journal: Arc<dyn Journal>,
+    /// Large payloads and bundles.
+    pub content: Arc<ContentStore>,
+    /// The read side.
+    pub projections: Arc<ProjectionStore>,
+}
+
+/// The place of the open store; empty while the journal actor is starting.
+#[derive(Debug, Clone, Default)]
+pub struct StoreCell(Arc<ArcSwapOption<OpenStore>>);
+
+/// The journal is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal is not open")]
+pub struct NotOpen;
+
+impl StoreCell {
+    /// Announces an open store.
+    pub fn open(&self, store: Arc<OpenStore>) {
+        self.0.store(Some(store));
+    }
+    /// Takes it back.
+    pub fn close(&self) {
+        self.0.store(None);
+    }
+    /// The open store.
+    ///
+    /// # Errors
+    /// [`NotOpen`] while the journal actor is starting.
+    pub fn get(&self) -> Result<Arc<OpenStore>, NotOpen> {
+        self.0.load_full().ok_or(NotOpen)
+    }
+}
+
+impl From<NotOpen> for Problem {
+    fn from(error: NotOpen) -> Self {
+        Problem::unavailable("component_restarting", error.to_string())
+    }
+}
+
+/// What a partition's owner hears of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalNews {
+    /// Everything up to here is on the disk.
+    Durable(Position),
+    /// The journal failed; what is not durable must be forgotten. The owner ends with an error.
+    Failed(String),
+}
+
+/// Tells an actor of every advance of durability, for as long as both live.
+///
+/// Advances that happen while the actor is busy are told as one.
+pub fn follow<M: Message>(
+    journal: &Arc<dyn Journal>,
+    actor: ActorRef<M>,
+    wrap: impl Fn(JournalNews) -> M + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let mut durable = journal.durable();
+    ractor::concurrency::spawn(async move {
+        loop {
+            let Durability { upto, failed } = durable.borrow_and_update().clone();
+            let told = match (failed, upto) {
+                (Some(failed), _) => {
+                    let _gone = actor.cast(wrap(JournalNews::Failed(failed.reason.to_string())));
+                    return;
+                }
+                (None, Some(position)) => actor.cast(wrap(JournalNews::Durable(position))),
+                (None, None) => Ok(()),
+            };
+            if told.is_err() || durable.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}

@@ -1,0 +1,149 @@
+//! The tree, as it is assembled.
+//!
+//! ```text
+//! mesh                rest_for_one
+//! ├─ journal
+//! ├─ core             one_for_one     projector, sentinel, registry
+//! ├─ work             one_for_one     memory, bus, agents (dynamic), orchestrator
+//! └─ edge             one_for_one     health, and what the composition root adds (the API)
+//! ```
+//!
+//! The order is that of dependence: a later group may use an earlier one, and is restarted with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr};
+use tokio::sync::watch;
+
+use mesh_supervision::{
+    Child, ChildSpec, Flags, StartContext, Started, Strategy, Supervisor, SupervisorHandle, SupervisorSpec,
+};
+
+use crate::agents::services::Services;
+use crate::bus::{Bus, BusArgs, BusHandle};
+use crate::context::Context;
+use crate::health::{HealthActor, HealthArgs, HealthHandle};
+use crate::journal::{JournalActor, JournalArgs};
+use crate::memory::{Memory, MemoryArgs, MemoryHandle};
+use crate::names::registered;
+use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorHandle};
+use crate::projector::{ProjectorActor, ProjectorArgs};
+use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
+use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
+use crate::slot::Slot;
+
+/// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
+/// handful of unlucky requests must not.
+const INTENSITY: u32 = 10;
+const PERIOD: Duration = Duration::from_secs(60);
+/// How long a start may take: replaying a long journal without a snapshot is the slowest.
+const START_LIMIT: Duration = Duration::from_secs(600);
+
+/// Where a supervisor announces itself, for those who add children to it.
+pub(crate) type SupervisorPlace = watch::Sender<Option<SupervisorHandle>>;
+
+/// Everything that the tree is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) services: Arc<dyn Services>,
+    pub(crate) sentinel: SentinelHandle,
+    pub(crate) memory: MemoryHandle,
+    pub(crate) bus: BusHandle,
+    pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) health: HealthHandle,
+    pub(crate) registry: Slot<RegistryMessage>,
+    pub(crate) agents: SupervisorPlace,
+    pub(crate) edge: SupervisorPlace,
+}
+
+fn flags(strategy: Strategy) -> Flags {
+    Flags { strategy, intensity: INTENSITY, period: PERIOD, ..Flags::default() }
+}
+
+/// A worker that is started with a copy of its arguments each time.
+fn worker<A>(parts: &Parts, name: &'static str, actor: fn() -> A, args: A::Arguments) -> Child
+where
+    A: Actor,
+    A::Arguments: Clone + Sync,
+{
+    let registered = registered(&parts.ctx, name);
+    Child::worker(name, move |context: StartContext| {
+        let (args, registered) = (args.clone(), registered.clone());
+        async move { Ok(Started::from(A::spawn_linked(registered, actor(), args, context.supervisor).await?)) }
+    })
+    .start_limit(START_LIMIT)
+}
+
+/// A group, which announces itself when it has a place for that.
+fn group(
+    parts: &Parts,
+    name: &'static str,
+    place: Option<SupervisorPlace>,
+    spec: impl Fn() -> SupervisorSpec + Send + Sync + 'static,
+) -> Child {
+    let registered = registered(&parts.ctx, name);
+    Child::new(ChildSpec::supervisor(name), move |context: StartContext| {
+        let (spec, registered, place) = (spec(), registered.clone(), place.clone());
+        async move {
+            let (handle, join) = Supervisor::spawn_linked(registered, spec, context.supervisor)
+                .await
+                .map_err(|error| -> ActorProcessingErr { error.into() })?;
+            if let Some(place) = place {
+                place.send_replace(Some(handle.clone()));
+            }
+            Ok(Started::supervisor(handle, join))
+        }
+    })
+    .start_limit(START_LIMIT)
+}
+
+/// The whole tree.
+pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
+    let all = parts.clone();
+    let core = group(parts, "core", None, move || core(&all));
+    let all = parts.clone();
+    let work = group(parts, "work", None, move || work(&all));
+    let all = parts.clone();
+    let edge = group(parts, "edge", Some(parts.edge.clone()), move || {
+        let health = HealthArgs { ctx: Arc::clone(&all.ctx), handle: all.health.clone() };
+        SupervisorSpec::new(flags(Strategy::OneForOne)).child(worker(&all, "health", || HealthActor, health))
+    });
+    let journal = JournalArgs { ctx: Arc::clone(&parts.ctx) };
+    SupervisorSpec::new(flags(Strategy::RestForOne))
+        .child(worker(parts, "journal", || JournalActor, journal))
+        .child(core)
+        .child(work)
+        .child(edge)
+}
+
+fn core(parts: &Parts) -> SupervisorSpec {
+    let projector = ProjectorArgs { ctx: Arc::clone(&parts.ctx) };
+    let sentinel = SentinelArgs { handle: parts.sentinel.clone(), store: parts.ctx.store.clone() };
+    let registry = RegistryArgs {
+        ctx: Arc::clone(&parts.ctx),
+        services: Arc::clone(&parts.services),
+        slot: parts.registry.clone(),
+        agents: parts.agents.subscribe(),
+    };
+    SupervisorSpec::new(flags(Strategy::OneForOne))
+        .child(worker(parts, "projector", || ProjectorActor, projector))
+        .child(worker(parts, "sentinel", || Sentinel, sentinel))
+        .child(worker(parts, "registry", || RegistryActor, registry))
+}
+
+fn work(parts: &Parts) -> SupervisorSpec {
+    let memory = MemoryArgs { handle: parts.memory.clone(), store: parts.ctx.store.clone() };
+    let bus = BusArgs { handle: parts.bus.clone(), store: parts.ctx.store.clone() };
+    let orchestrator =
+        OrchestratorArgs { ctx: Arc::clone(&parts.ctx), handle: parts.orchestrator.clone() };
+    let agents = group(parts, "agents", Some(parts.agents.clone()), || {
+        SupervisorSpec::new(flags(Strategy::Dynamic))
+    });
+    SupervisorSpec::new(flags(Strategy::OneForOne))
+        .child(worker(parts, "memory", || Memory, memory))
+        .child(worker(parts, "bus", || Bus, bus))
+        .child(agents)
+        .child(worker(parts, "orchestrator", || Orchestrator, orchestrator))
+}

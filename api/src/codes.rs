@@ -1,0 +1,156 @@
+//! Every stable `code` that an answer may bear, in one place; `docs/errors.md` is rendered from it.
+
+/// One code: what it means and what whoever gets it should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProblemCode {
+    /// The code. Never renamed, never given another meaning.
+    pub code: &'static str,
+    /// The HTTP status it comes with.
+    pub status: u16,
+    /// What it means, in a few words; the answer's `title`.
+    pub title: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+const fn code(
+    code: &'static str,
+    status: u16,
+    title: &'static str,
+    remedy: &'static str,
+) -> ProblemCode {
+    ProblemCode {
+        code,
+        status,
+        title,
+        remedy,
+    }
+}
+
+/// All codes, by status and name.
+#[rustfmt::skip]
+pub const CODES: &[ProblemCode] = &[
+    code("invalid_header", 400, "A header makes no sense", "Correct the header that `field` names."),
+    code("invalid_query", 400, "A query parameter makes no sense", "Correct the parameter that `field` names; `detail` says what is expected."),
+    code("malformed_bundle", 400, "The bundle is not a readable tar archive", "Pack the bundle's directory anew as an uncompressed tar."),
+    code("malformed_json", 400, "The body is not acceptable JSON", "Correct the text at the byte, line and column that `detail` names. Duplicate keys, numbers beyond 2^53, NaN and trailing bytes are refused, too."),
+    code("malformed_path", 400, "The path is not UTF-8", "Percent-encode the path's segments as UTF-8."),
+    code("unknown_parameter", 400, "Unknown query parameter", "Leave the parameter out, or use the one that `detail` suggests."),
+    code("unauthenticated", 401, "Not authenticated", "Send `Authorization: Bearer <token>` with a token that is neither expired nor revoked."),
+    code("cross_agent_off", 403, "Agents may not delegate to agents here", "Set `orchestrator.allow_cross_agent`, or submit the task as an operator."),
+    code("forbidden", 403, "Not permitted", "Use a token whose role permits this; `errors` says what else is asked for."),
+    code("forged_sender", 403, "The message speaks for somebody else", "Leave `from` out, or name yourself; an admin may name anybody."),
+    code("memory_not_shared", 403, "The agent does not share its memory", "Ask its owner to share it in the manifest."),
+    code("memory_not_yours", 403, "The memory is another agent's", "Write to the agent's own memory."),
+    code("agent_not_found", 404, "No such agent", "Check the id; `GET /v1/agents` lists the agents."),
+    code("memory_key_not_found", 404, "No such key", "Check the key; `GET /v1/memory/{agent}` lists the keys. It may have expired."),
+    code("task_not_found", 404, "No such task", "Check the id; `GET /v1/tasks` lists the tasks."),
+    code("token_not_found", 404, "No such token", "Check the id; `GET /v1/tokens` lists the tokens."),
+    code("unknown_path", 404, "No such path", "Check the path against `/openapi.json`."),
+    code("method_not_allowed", 405, "The path does not take this method", "Use one of the methods that the `Allow` header names."),
+    code("request_timeout", 408, "The request came too slowly", "Send it again, faster or in smaller pieces."),
+    code("agent_terminated", 409, "The agent has ended for good", "Register it again, or address another agent."),
+    code("directory_full", 409, "Too many agents are registered", "Remove some."),
+    code("idempotency_conflict", 409, "The idempotency key belongs to another task", "Use another key for another task."),
+    code("memory_full", 409, "The agent's memory is full", "Delete entries, or raise the limit in its manifest."),
+    code("memory_sealed", 409, "The agent's memory is sealed", "Register the agent again: its memory was sealed when it was terminated."),
+    code("not_waiting_for_approval", 409, "The task waits for no approval", "Nothing: there is nothing to approve."),
+    code("stale_attempt", 409, "The attempt is over, or never was", "Drop the outcome: the task has gone on without it."),
+    code("task_ended", 409, "The task has ended already", "Nothing, or `retry` it."),
+    code("task_not_retryable", 409, "The task cannot be given another round", "Submit it anew; `detail` says why."),
+    code("too_many_subscriptions", 409, "The agent has too many subscriptions", "Drop some, or use one pattern for several topics."),
+    code("too_many_tokens", 409, "Too many tokens", "Revoke the ones that are not needed."),
+    code("version_exists", 409, "The version is registered with other content", "Give the new content a new version."),
+    code("body_too_large", 413, "The body is too large", "Send less at once; `detail` names the limit."),
+    code("submission_too_large", 413, "The tasks are too large together", "Split the submission."),
+    code("value_too_large", 413, "The value is too large", "Store less under one key; `detail` names the limit."),
+    code("unsupported_media_type", 415, "The body is of another type than expected", "Send one of the types that `detail` names."),
+    code("unknown_host", 421, "The Host header names another host", "Use `localhost` or the address that meshd listens on. This refuses web pages that point their own name at this host."),
+    code("agent_id_mismatch", 422, "Body and path name different agents", "Leave `agentId` out of the body, or repeat the path's."),
+    code("empty_submission", 422, "The array of tasks is empty", "Submit at least one task."),
+    code("idempotency_key_for_array", 422, "One idempotency key for several tasks", "Give each task of the array an `idempotencyKey` of its own."),
+    code("idempotency_key_mismatch", 422, "Two different idempotency keys", "Send the key in the header or in the body, not a different one in each."),
+    code("invalid_bundle", 422, "The bundle makes no sense", "Correct what `field` and `detail` name."),
+    code("invalid_key", 422, "The memory key makes no sense", "Correct the key as `detail` says."),
+    code("invalid_manifest", 422, "The manifest makes no sense", "Correct all that `errors` lists."),
+    code("invalid_subject", 422, "The token's subject makes no sense", "Correct `subject` as `detail` says."),
+    code("invalid_task", 422, "The task makes no sense", "Correct all that `errors` lists."),
+    code("invalid_ttl", 422, "The lifetime makes no sense", "Correct `ttl` as `detail` says."),
+    code("invalid_value", 422, "A field's value makes no sense", "Correct the field that `field` names; `detail` says what is expected."),
+    code("missing_field", 422, "A field is missing", "Add the field that `field` names."),
+    code("start_refused", 422, "The agent cannot be started as its manifest asks", "Change what `field` names, or the host, as `detail` says."),
+    code("too_many_in_array", 422, "Too many tasks at once", "Submit at most 1000 tasks in one array."),
+    code("unknown_event", 422, "The event to resume after is not in this log", "Connect without `Last-Event-ID`: the data directory is another one than before."),
+    code("unknown_field", 422, "A field is unknown", "Leave the field out, or use the one that `detail` suggests."),
+    code("rate_limited", 429, "Too many requests", "Slow down; try again after `Retry-After` seconds."),
+    code("internal", 500, "A bug of meshd", "Report it with the answer's `X-Request-Id` and the log around it."),
+    code("busy", 503, "meshd has too much to do", "Try again after `Retry-After` seconds."),
+    code("component_restarting", 503, "A part of meshd is being restarted", "Try again after `Retry-After` seconds."),
+    code("erase_failed", 503, "Memory is not erased yet", "Try again; meshd goes on trying, too."),
+    code("mailbox_full", 503, "The agent's mailbox is full", "Try again after `Retry-After` seconds, when it has read some."),
+    code("no_randomness", 503, "The system gives no randomness", "See to the host's random source, then try again."),
+    code("not_alive", 503, "meshd cannot serve", "See meshd's log; its supervisor should restart it."),
+    code("read_only", 503, "meshd cannot write", "See to the disk that holds the data directory; meshd takes writes again when it does."),
+    code("too_many_streams", 503, "Too many open streams", "Close some, or try again after `Retry-After` seconds."),
+    code("too_many_tasks", 503, "Too many tasks have not ended", "Try again after `Retry-After` seconds, when some have ended."),
+    code("try_again", 503, "It did not work this once", "Try again."),
+    code("timed_out", 504, "It took too long", "What was asked may still happen; look before asking again. With an idempotency key, asking again is safe."),
+];
+
+/// The entry of a code.
+pub fn find(code: &str) -> Option<&'static ProblemCode> {
+    CODES.iter().find(|entry| entry.code == code)
+}
+
+/// The text of `docs/errors.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(HEAD);
+    for entry in CODES {
+        let ProblemCode {
+            code,
+            status,
+            title,
+            remedy,
+        } = entry;
+        text.extend([
+            "| `",
+            code,
+            "` | ",
+            &status.to_string(),
+            " | ",
+            title,
+            " | ",
+            remedy,
+            " |\n",
+        ]);
+    }
+    text
+}
+
+const HEAD: &str = "\
+# Errors
+
+Every refusal over HTTP is an RFC 9457 `application/problem+json`:
+
+```json
+{
+  \"type\": \"urn:meshd:problem:agent_not_found\",
+  \"title\": \"No such agent\",
+  \"status\": 404,
+  \"detail\": \"Agent echo not found\",
+  \"code\": \"agent_not_found\"
+}
+```
+
+- `code` is stable: programs decide by it. `detail` is for people and may change.
+- `field`, where present, is the path of what is wrong: `requirements[1]`, `[3].priority`, a query parameter, a header.
+- `errors`, where present, lists everything that is wrong, not only the first of it.
+- `Retry-After`, where present, says after how many seconds trying again makes sense.
+- `X-Request-Id` names the request in meshd's log. A request may bring its own.
+- A refused request has changed nothing, with one exception: after `timed_out` and `internal`, look.
+
+`meshctl` turns the status into its exit code: 400, 422 → 1; 404 → 3; 401, 403 → 4; 409 → 5; 429, 503 → 75.
+
+| code | status | meaning | what to do |
+|---|---|---|---|
+";

@@ -1,0 +1,254 @@
+//! From a request to its handler. In this order: who asks, may they, what do they ask; only then is the body read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::RequestExt;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawPathParams, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use mesh_messages::system::Caller;
+use tokio::time::timeout;
+
+use crate::problem::{Answer, Refusal};
+use crate::query::Query;
+use crate::route::{BodyRule, Call, Handler, JSON, Route};
+use crate::routes::tasks::{WAIT, WAIT_MAX};
+use crate::shared::{Peer, Shared};
+
+/// Longest resource name in the audit of an authorisation; a longer path names nothing that exists.
+const RESOURCE_MAX: usize = 256;
+/// Most of an unwanted body that is read and thrown away: a client that is still sending when the connection
+/// closes never sees why.
+const DISCARD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest time for that.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Serves one request by its route.
+pub(crate) async fn dispatch(shared: Arc<Shared>, route: Arc<Route>, request: Request) -> Response {
+    let mut body = None;
+    let answer = answer(shared, &route, request, &mut body).await;
+    if let (true, Some(body)) = (answer.is_err(), body) {
+        discard(body).await;
+    }
+    answer.unwrap_or_else(Refusal::into_response)
+}
+
+/// Answers what no route serves. Which paths exist is not for everybody.
+pub(crate) async fn unknown(shared: Arc<Shared>, request: Request, code: &'static str) -> Response {
+    let detail = match code {
+        "method_not_allowed" => format!(
+            "{} does not take {}",
+            request.uri().path(),
+            request.method()
+        ),
+        _ => format!("nothing at {}; see /openapi.json", request.uri().path()),
+    };
+    let (parts, body) = request.into_parts();
+    let refusal = authenticate(&shared, &parts)
+        .err()
+        .unwrap_or_else(|| Refusal::new(code, detail));
+    discard(body).await;
+    refusal.into_response()
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    route: &Route,
+    mut request: Request,
+    rest: &mut Option<Body>,
+) -> Answer {
+    let params = request.extract_parts::<RawPathParams>().await;
+    let (parts, body) = request.into_parts();
+    let body = rest.insert(body);
+    let (action, run) = match &route.handler {
+        Handler::Open(run) => return run(&shared),
+        Handler::Guarded(action, run) => (*action, run),
+    };
+    let caller = authenticate(&shared, &parts)?;
+    let path = parts.uri.path();
+    shared
+        .ops
+        .authorize(
+            &caller,
+            action,
+            &path[..path.floor_char_boundary(RESOURCE_MAX)],
+        )
+        .await?;
+
+    let params = params.map_err(|error| Refusal::new("malformed_path", error.body_text()))?;
+    let params = params
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let query = Query::parse(parts.uri.query().unwrap_or_default(), route.query)?;
+    let (body, media) = match &route.body {
+        Some(rule) => {
+            let read = read(&shared, rule, &parts.headers, body).await?;
+            *rest = None;
+            read
+        }
+        None => (Bytes::new(), JSON),
+    };
+    let waits = route.query.iter().any(|param| param.name == WAIT.name);
+    let limit = shared.config.answer_timeout + if waits { WAIT_MAX } else { Duration::ZERO };
+    let call = Call {
+        shared: Arc::clone(&shared),
+        caller,
+        params,
+        query,
+        headers: parts.headers,
+        body,
+        media,
+    };
+    match timeout(limit, run(call)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Refusal::new(
+            "timed_out",
+            format!("no answer within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+fn authenticate(shared: &Shared, parts: &Parts) -> Result<Caller, Refusal> {
+    let caller = shared
+        .ops
+        .authenticate(bearer(&parts.headers), loopback(parts));
+    caller.map_err(|problem| match Refusal::from(problem) {
+        refusal if refusal.is_unauthenticated() => Refusal::unauthenticated(),
+        refusal => refusal,
+    })
+}
+
+/// The token. Two of them are none: which one counts would be a guess.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Whether the caller sits on this host. What a proxy on this host forwards does not.
+fn loopback(parts: &Parts) -> bool {
+    let forwarded = [
+        header::FORWARDED.as_str(),
+        "x-forwarded-for",
+        "x-real-ip",
+        header::VIA.as_str(),
+    ];
+    let peer = parts
+        .extensions
+        .get::<Peer>()
+        .is_some_and(|peer| peer.0.ip().to_canonical().is_loopback());
+    peer && !forwarded
+        .iter()
+        .any(|name| parts.headers.contains_key(*name))
+}
+
+async fn read(
+    shared: &Shared,
+    rule: &BodyRule,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<(Bytes, &'static str), Refusal> {
+    let media = media(rule, headers)?;
+    let limit = rule.size.bytes_max(&shared.config);
+    let too_large = || Refusal::new("body_too_large", format!("the body exceeds {limit} bytes"));
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(too_large());
+    }
+    let bytes = match timeout(
+        shared.config.body_timeout,
+        Limited::new(&mut *body, limit).collect(),
+    )
+    .await
+    {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Ok(Err(error)) => {
+            return Err(Refusal::new(
+                "malformed_json",
+                format!("the body broke off: {error}"),
+            ));
+        }
+        Err(_) => {
+            let seconds = shared.config.body_timeout.as_secs_f64();
+            return Err(Refusal::new(
+                "request_timeout",
+                format!("the body did not arrive within {seconds} s"),
+            ));
+        }
+    };
+    match media {
+        Some(media) => Ok((bytes, media)),
+        None if bytes.is_empty() && rule.optional => Ok((bytes, JSON)),
+        None => Err(unsupported(rule)),
+    }
+}
+
+/// The body's media type, one of the rule's; none when the request names another.
+///
+/// Without `Content-Type` a body is taken for JSON where nothing else is possible.
+fn media(rule: &BodyRule, headers: &HeaderMap) -> Result<Option<&'static str>, Refusal> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return if let [(only, _)] = rule.media[..] {
+            Ok(Some(only))
+        } else {
+            Err(unsupported(rule))
+        };
+    };
+    let essence = value
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let named = if essence.ends_with("+json") {
+        JSON
+    } else {
+        essence.as_str()
+    };
+    let known = rule
+        .media
+        .iter()
+        .map(|(media, _)| *media)
+        .find(|media| *media == named);
+    // A client that sends nothing may still name a type; that is for whoever reads the body to judge.
+    if known.is_none() && !rule.optional {
+        Err(unsupported(rule))
+    } else {
+        Ok(known)
+    }
+}
+
+fn unsupported(rule: &BodyRule) -> Refusal {
+    let names: Vec<_> = rule.media.iter().map(|(media, _)| *media).collect();
+    Refusal::new(
+        "unsupported_media_type",
+        format!("expected Content-Type {}", names.join(" or ")),
+    )
+    .field("Content-Type")
+}
+
+/// Reads what the client is still sending, within bounds, so that it comes to read the answer.
+async fn discard(body: Body) {
+    let read = Limited::new(body, DISCARD_BYTES_MAX);
+    let drained = timeout(DISCARD_TIME_MAX, async move {
+        let mut read = std::pin::pin!(read);
+        while let Some(Ok(_)) = read.frame().await {}
+    });
+    if drained.await.is_err() {
+        tracing::debug!("a client kept sending the body of a refused request");
+    }
+}

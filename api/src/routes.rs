@@ -1,0 +1,57 @@
+//! The route table, a module per subject.
+
+mod agents;
+mod audit;
+mod memory;
+mod stream;
+mod system;
+pub(crate) mod tasks;
+mod tokens;
+mod verbs;
+
+use mesh_actors::operations::PageRequest;
+use mesh_messages::agent::Page;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Refusal;
+use crate::query;
+use crate::route::Route;
+
+/// Every route.
+pub(crate) fn table() -> Vec<Route> {
+    [
+        system::routes(),
+        agents::routes(),
+        verbs::routes(),
+        tasks::routes(),
+        stream::routes(),
+        audit::routes(),
+        memory::routes(),
+        tokens::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The body of a verb that takes none: `{}`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// A page of a list that is in memory anyway; its cursor is the index of the next row.
+fn page_of<T: Clone>(rows: Vec<T>, page: PageRequest<'_>) -> Result<Page<T>, Refusal> {
+    let start = match page.cursor {
+        None => 0,
+        Some(text) => text
+            .parse()
+            .map_err(|_| query::invalid("cursor", "not one of this list's"))?,
+    };
+    let end = rows.len().min(page.limit.saturating_add(start));
+    let next_cursor = (end < rows.len()).then(|| end.to_string());
+    Ok(Page {
+        items: rows.get(start..end).unwrap_or_default().to_vec(),
+        next_cursor,
+    })
+}

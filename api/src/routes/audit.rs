@@ -1,0 +1,152 @@
+//! The audit: records, checkpoints, proofs, export.
+
+use axum::body::{Body, Bytes};
+use mesh_messages::agent::Page;
+use mesh_messages::system::{AuditEntry, AuditFilter};
+use mesh_messages::{AgentId, Position, TaskId, Timestamp};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::stream::place;
+use crate::problem::Answer;
+use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
+use crate::route::{Call, Route, ok, text};
+
+/// The media type of JSON Lines.
+const JSON_LINES: &str = "application/x-ndjson";
+/// A C2SP note is text.
+const NOTE: &str = "text/plain; charset=utf-8";
+
+const AGENT: Param = Param {
+    name: "agent",
+    about: "Only records of this agent.",
+    shape: Shape::of::<AgentId>(),
+};
+const TASK: Param = Param {
+    name: "task",
+    about: "Only records of this task.",
+    shape: Shape::of::<TaskId>(),
+};
+const KIND: Param = Param {
+    name: "kind",
+    about: "Only records of this kind.",
+    shape: Shape::Text,
+};
+const SINCE: Param = Param {
+    name: "since",
+    about: "Not before this time.",
+    shape: Shape::of::<Timestamp>(),
+};
+const UNTIL: Param = Param {
+    name: "until",
+    about: "Not after this time.",
+    shape: Shape::of::<Timestamp>(),
+};
+const INDEX: Param = Param {
+    name: "index",
+    about: "Proves that this record is in the tree.",
+    shape: Shape::Integer(0, u64::MAX),
+};
+const SIZE: Param = Param {
+    name: "size",
+    about: "With `index`: the size of the tree; the current one when absent.",
+    shape: Shape::Integer(1, u64::MAX),
+};
+const FROM: Param = Param {
+    name: "from",
+    about: "Proves that the tree of this size is the beginning of the one of size `to`.",
+    shape: Shape::Integer(0, u64::MAX),
+};
+const TO: Param = Param {
+    name: "to",
+    about: "With `from`: the size of the larger tree; the current one when absent.",
+    shape: Shape::Integer(0, u64::MAX),
+};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/audit", "listAudit", "Lists audit records", list)
+            .query(&[AGENT, TASK, KIND, SINCE, UNTIL, LIMIT, CURSOR])
+            .answers::<Page<AuditEntry>>(200, "A page of records, oldest first."),
+        Route::get(
+            "/v1/audit/checkpoint",
+            "getCheckpoint",
+            "A fresh signed checkpoint",
+            checkpoint,
+        )
+        .answers_as(NOTE, "A C2SP note."),
+        Route::get(
+            "/v1/audit/proof",
+            "getProof",
+            "Proves that a record is in the tree, or that a tree grew",
+            proof,
+        )
+        .query(&[INDEX, SIZE, FROM, TO])
+        .answers::<Value>(200, "`{index, size, path, root}`, or `{from, to, path}`.")
+        .refuses(&[404, 422]),
+        Route::get(
+            "/v1/audit/export",
+            "exportAudit",
+            "The log for checking offline",
+            export,
+        )
+        .query(&[AGENT])
+        .answers_as(
+            JSON_LINES,
+            "A record each; the last line is the checkpoint. Without it, the export broke off.",
+        ),
+    ]
+}
+
+async fn list(call: Call) -> Answer {
+    let filter = AuditFilter {
+        agent: call.query.read(&AGENT)?,
+        task: call.query.read(&TASK)?,
+        kind: call.query.name(&KIND)?,
+        since: call.query.read(&SINCE)?,
+        until: call.query.read(&UNTIL)?,
+    };
+    ok(&call.ops().audit(filter, call.query.page()?).await?)
+}
+
+async fn checkpoint(call: Call) -> Answer {
+    text(NOTE, call.ops().checkpoint().await?)
+}
+
+async fn proof(call: Call) -> Answer {
+    let (index, size) = (call.query.integer(&INDEX)?, call.query.integer(&SIZE)?);
+    let (from, to) = (call.query.integer(&FROM)?, call.query.integer(&TO)?);
+    match (index, size, from, to) {
+        (Some(index), size, None, None) => {
+            ok(&call.ops().inclusion_proof(Position(index), size).await?)
+        }
+        (None, None, Some(from), to) => ok(&call.ops().consistency_proof(from, to).await?),
+        (None, ..) if from.is_none() => Err(invalid(
+            INDEX.name,
+            "expected index (and size), or from (and to)",
+        )),
+        _ => Err(invalid(
+            FROM.name,
+            "expected either index (and size) or from (and to), not both",
+        )),
+    }
+}
+
+async fn export(call: Call) -> Answer {
+    let agent = call.query.read(&AGENT)?;
+    let permit = place(&call.shared)?;
+    let chunks = call.ops().export_audit(agent).await?;
+    let patience = call.shared.config.answer_timeout;
+    // An error in the midst of it breaks the connection off, so that a part is not taken for the whole.
+    let body = futures::stream::unfold((chunks, permit), move |(mut chunks, permit)| async move {
+        let chunk = match timeout(patience, chunks.recv()).await {
+            Ok(chunk) => chunk?.map(Bytes::from).map_err(std::io::Error::other),
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+        };
+        if let Err(error) = &chunk {
+            tracing::warn!(%error, "an export broke off");
+        }
+        Some((chunk, (chunks, permit)))
+    });
+    text(JSON_LINES, Body::from_stream(body))
+}

@@ -1,0 +1,621 @@
+//! A mesh of one agent, `echo`, that remembers what it was asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mesh_actors::operations::*;
+use mesh_messages::agent::*;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::*;
+use mesh_messages::task::*;
+use mesh_messages::{AgentId, Epoch, Position, TaskId, Timestamp};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc};
+
+/// Live events that a slow reader may fall behind by.
+pub(crate) const FEED_CAPACITY: usize = 8;
+
+pub(crate) struct Fake {
+    pub(crate) calls: Mutex<Vec<String>>,
+    pub(crate) alive: AtomicBool,
+    tasks: Mutex<BTreeMap<TaskId, Task>>,
+    journal: Mutex<Vec<MeshEvent>>,
+    feed: broadcast::Sender<Arc<MeshEvent>>,
+    memory: Mutex<BTreeMap<String, Value>>,
+}
+
+impl Fake {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            calls: Mutex::default(),
+            alive: AtomicBool::new(true),
+            tasks: Mutex::default(),
+            journal: Mutex::default(),
+            feed: broadcast::channel(FEED_CAPACITY).0,
+            memory: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Journals an event, then shows it, as meshd does.
+    pub(crate) fn publish(&self, topic: &str) -> Position {
+        let mut journal = self.journal.lock().unwrap();
+        let id = Position(journal.len() as u64);
+        let event = MeshEvent {
+            id: Some(id),
+            topic: topic.into(),
+            time: Timestamp::ZERO,
+            data: json!({}),
+        };
+        journal.push(event.clone());
+        // Fails when nobody listens.
+        let _ = self.feed.send(Arc::new(event));
+        id
+    }
+
+    /// Shows an event that no journal holds.
+    pub(crate) fn publish_volatile(&self, topic: &str) {
+        let event = MeshEvent {
+            id: None,
+            topic: topic.into(),
+            time: Timestamp::ZERO,
+            data: json!({"progress": 0.5}),
+        };
+        let _ = self.feed.send(Arc::new(event));
+    }
+
+    pub(crate) fn readers(&self) -> usize {
+        self.feed.receiver_count()
+    }
+
+    fn note(&self, call: impl Into<String>) {
+        self.calls.lock().unwrap().push(call.into());
+    }
+
+    fn task_of(&self, id: &str) -> Result<Task, Problem> {
+        let tasks = self.tasks.lock().unwrap();
+        tasks
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Problem::task_not_found(id))
+    }
+
+    fn known(id: &str) -> Result<(), Problem> {
+        if id == "echo" {
+            Ok(())
+        } else {
+            Err(Problem::agent_not_found(id))
+        }
+    }
+}
+
+pub(crate) fn status() -> AgentStatus {
+    AgentStatus {
+        status: AgentStatusKind::Active,
+        epoch: Some(Epoch(1)),
+        ..AgentStatus::not_found()
+    }
+}
+
+fn task(id: TaskId, spec: TaskSpec) -> Task {
+    Task {
+        id,
+        state: TaskState::Queued,
+        spec,
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+        progress: None,
+        waiting_for: None,
+        assignment: None,
+        submitted_by: "user:admin".into(),
+        submitted_at: Timestamp::ZERO,
+        deadline_at: Timestamp::ZERO,
+        ended_at: None,
+    }
+}
+
+fn entry(key: &str, value: Value) -> MemoryEntry {
+    MemoryEntry {
+        key: key.into(),
+        value,
+        updated_at: Timestamp::ZERO,
+        expires_at: None,
+        persistent: true,
+    }
+}
+
+#[async_trait]
+impl Operations for Fake {
+    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
+        let role = match bearer {
+            Some("admin") => Role::Admin,
+            Some("viewer") => Role::Viewer,
+            Some(_) => {
+                return Err(Problem::new(
+                    ProblemKind::Unauthenticated,
+                    "unauthenticated",
+                    "token expired",
+                ));
+            }
+            None => {
+                return Err(Problem::new(
+                    ProblemKind::Unauthenticated,
+                    "unauthenticated",
+                    "no token",
+                ));
+            }
+        };
+        Ok(Caller {
+            name: format!("user:{}", role.name()),
+            role,
+            loopback,
+        })
+    }
+
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem> {
+        self.note(format!("authorize {} {resource}", action.name()));
+        if caller.role == Role::Viewer && action != Action::Read {
+            return Err(Problem::new(
+                ProblemKind::Forbidden,
+                "forbidden",
+                "Insufficient permissions",
+            ));
+        }
+        Ok(())
+    }
+
+    async fn register_agent(
+        &self,
+        _: &Caller,
+        bundle: BundleSource,
+        start: bool,
+    ) -> Result<AgentRegistration, Problem> {
+        let changed = match &bundle {
+            BundleSource::Tar(bytes) => bytes.as_slice() != b"same",
+            BundleSource::Manifest { .. } => true,
+        };
+        self.note(format!("register start={start} {bundle:?}"));
+        Ok(AgentRegistration {
+            id: AgentId::new("echo").unwrap(),
+            version: "1.0.0".into(),
+            digest: "blake3:00".into(),
+            lifecycle: Lifecycle::Registered,
+            instances_ready: 0,
+            instances_wanted: 1,
+            registered_at: Timestamp::ZERO,
+            changed,
+            notices: Vec::new(),
+        })
+    }
+
+    async fn agents(
+        &self,
+        filter: AgentFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AgentSummary>, Problem> {
+        self.note(format!("agents {filter:?} {page:?}"));
+        Ok(Page {
+            items: Vec::new(),
+            next_cursor: None,
+        })
+    }
+
+    async fn agent(&self, id: &str) -> Result<AgentProfile, Problem> {
+        match id {
+            "panics" => panic!("a bug"),
+            "hangs" => std::future::pending().await,
+            "restarting" => Err(Problem::unavailable(
+                "component_restarting",
+                "the registry is being restarted",
+            )),
+            _ => Err(Problem::agent_not_found(id)),
+        }
+    }
+
+    async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem> {
+        Ok(if id == "echo" {
+            status()
+        } else {
+            AgentStatus::not_found()
+        })
+    }
+
+    async fn remove_agent(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        Self::known(id)
+    }
+
+    async fn agent_verb(
+        &self,
+        _: &Caller,
+        id: &str,
+        verb: AgentVerb,
+    ) -> Result<VerbOutcome, Problem> {
+        Self::known(id)?;
+        self.note(format!("{verb:?}"));
+        Ok(match verb {
+            AgentVerb::Recover { .. } => VerbOutcome::Recovery(RecoveryResult {
+                success: true,
+                reason: None,
+            }),
+            AgentVerb::Upgrade(_) | AgentVerb::Rollback(_) => VerbOutcome::Upgrade(UpgradeResult {
+                success: true,
+                kind: UpgradeType::Soft,
+                error: None,
+                rollback_available: true,
+            }),
+            _ => VerbOutcome::Status(Box::new(status())),
+        })
+    }
+
+    async fn agent_history(
+        &self,
+        id: &str,
+        _: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
+        Self::known(id)?;
+        Ok(Page {
+            items: Vec::new(),
+            next_cursor: None,
+        })
+    }
+
+    async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem> {
+        Self::known(id).map(|()| AgentInsights::default())
+    }
+
+    async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem> {
+        self.note(format!("logs {tail}"));
+        Self::known(id).map(|()| Vec::new())
+    }
+
+    async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem> {
+        Self::known(id)?;
+        let value = |key: &str| PolicyValue {
+            key: key.into(),
+            value: json!(1),
+            origin: "default".into(),
+        };
+        Ok(["a", "b", "c"].map(value).to_vec())
+    }
+
+    async fn agent_instances(&self, id: &str) -> Result<Vec<InstanceView>, Problem> {
+        Self::known(id).map(|()| Vec::new())
+    }
+
+    async fn agent_sandbox(&self, id: &str) -> Result<SandboxView, Problem> {
+        Self::known(id).map(|()| SandboxView {
+            profile: "standard".into(),
+            controls: Vec::new(),
+        })
+    }
+
+    async fn submit_tasks(
+        &self,
+        _: &Caller,
+        specs: Vec<TaskSpec>,
+    ) -> Result<SubmitOutcome, Problem> {
+        self.note(format!("submit {}", specs.len()));
+        let mut tasks = self.tasks.lock().unwrap();
+        let mut receipts = Vec::new();
+        let mut replayed = true;
+        for spec in specs {
+            let same = |old: &&Task| {
+                spec.idempotency_key.is_some() && old.spec.idempotency_key == spec.idempotency_key
+            };
+            let id = if let Some(old) = tasks.values().find(same) {
+                if old.spec != spec {
+                    return Err(Problem::new(
+                        ProblemKind::Conflict,
+                        "idempotency_conflict",
+                        "another body",
+                    ));
+                }
+                old.id.clone()
+            } else {
+                replayed = false;
+                let id = TaskId::new(format!("T{}", tasks.len())).unwrap();
+                tasks.insert(id.clone(), task(id.clone(), spec));
+                id
+            };
+            receipts.push(TaskReceipt {
+                id,
+                state: TaskState::Queued,
+                assignment: None,
+                waiting_for: None,
+            });
+        }
+        Ok(SubmitOutcome { receipts, replayed })
+    }
+
+    async fn tasks(
+        &self,
+        filter: TaskFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<Task>, Problem> {
+        self.note(format!("tasks {filter:?} {page:?}"));
+        Ok(Page {
+            items: self.tasks.lock().unwrap().values().cloned().collect(),
+            next_cursor: None,
+        })
+    }
+
+    async fn task(&self, id: &str) -> Result<Task, Problem> {
+        self.task_of(id)
+    }
+
+    /// Tasks of type `quick` end at once, others never.
+    async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem> {
+        let mut task = self.task_of(id)?;
+        if task.spec.kind.as_deref() == Some("quick") {
+            task.state = TaskState::Succeeded;
+            task.output = Some(json!({"done": true}));
+        } else {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(task)
+    }
+
+    async fn cancel_task(&self, _: &Caller, id: &str, reason: &str) -> Result<Task, Problem> {
+        self.note(format!("cancel {reason}"));
+        self.task_of(id)
+    }
+
+    async fn retry_task(&self, _: &Caller, id: &str) -> Result<Task, Problem> {
+        self.task_of(id)
+    }
+
+    async fn report_outcome(
+        &self,
+        _: &Caller,
+        id: &str,
+        outcome: OutcomeReport,
+    ) -> Result<Task, Problem> {
+        self.note(format!("outcome {}", outcome.attempt));
+        self.task_of(id)
+    }
+
+    async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
+        let task = self.task_of(id)?;
+        Ok(TaskExplanation {
+            task_id: task.id,
+            state: task.state,
+            requirements: task.spec.needs(),
+            waiting_for: None,
+            assignment: None,
+            candidates: Vec::new(),
+        })
+    }
+
+    async fn task_events(&self, id: &str, _: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+        self.task_of(id).map(|_| Page {
+            items: Vec::new(),
+            next_cursor: None,
+        })
+    }
+
+    async fn board(&self, cards: usize) -> Result<Board, Problem> {
+        self.note(format!("board {cards}"));
+        Ok(Board {
+            columns: Vec::new(),
+        })
+    }
+
+    async fn send_message(&self, _: &Caller, envelope: Value) -> Result<Value, Problem> {
+        match envelope.get("to") {
+            Some(to) => Ok(json!({"delivered": to})),
+            None => Err(Problem::invalid(
+                "klp_invalid",
+                "to",
+                "Missing required field: to",
+            )),
+        }
+    }
+
+    fn subscribe(&self) -> EventFeed {
+        self.feed.subscribe()
+    }
+
+    async fn events_after(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<MeshEvent>, Problem> {
+        self.note(format!("events_after {after:?}"));
+        let journal = self.journal.lock().unwrap();
+        Ok(journal
+            .iter()
+            .filter(|event| event.id > after)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    async fn audit(
+        &self,
+        filter: AuditFilter,
+        _: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
+        self.note(format!("audit {filter:?}"));
+        Ok(Page {
+            items: Vec::new(),
+            next_cursor: None,
+        })
+    }
+
+    async fn checkpoint(&self) -> Result<String, Problem> {
+        Ok("meshd/test\n1\nAAAA\n\n— meshd/test AAAA\n".into())
+    }
+
+    async fn inclusion_proof(&self, index: Position, size: Option<u64>) -> Result<Value, Problem> {
+        Ok(json!({"index": index, "size": size, "path": []}))
+    }
+
+    async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem> {
+        Ok(json!({"from": from, "to": to, "path": []}))
+    }
+
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
+        let (chunks, export) = mpsc::channel(2);
+        let last = match agent {
+            Some(_) => Err(Problem::internal("disk")),
+            None => Ok(b"{\"checkpoint\":\"\"}\n".to_vec()),
+        };
+        tokio::spawn(async move {
+            chunks
+                .send(Ok(b"{\"record\":\"\"}\n".to_vec()))
+                .await
+                .unwrap();
+            chunks.send(last).await.unwrap();
+        });
+        Ok(export)
+    }
+
+    fn alive(&self) -> bool {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    async fn status(&self) -> Result<SystemStatus, Problem> {
+        Ok(SystemStatus {
+            version: "0.0.0".into(),
+            node: "did:key:z6Mk".into(),
+            run_id: "run".into(),
+            started_at: Timestamp::ZERO,
+            uptime: 0,
+            health: OverallHealth::Healthy,
+            issues: Vec::new(),
+            accepting: true,
+            refusing_because: None,
+            components: Vec::new(),
+            agents: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            journal: JournalStatus {
+                records: self.journal.lock().unwrap().len() as u64,
+                bytes: 0,
+                projected: None,
+                checkpoint_size: 0,
+            },
+            warnings: Vec::new(),
+            refused: BTreeMap::new(),
+        })
+    }
+
+    async fn health(&self) -> Result<HealthReport, Problem> {
+        Ok(HealthReport {
+            status: OverallHealth::Healthy,
+            checks: Vec::new(),
+            issues: Vec::new(),
+            timestamp: Timestamp::ZERO,
+        })
+    }
+
+    async fn metrics(&self) -> Result<String, Problem> {
+        Ok("# TYPE tasks_total counter\ntasks_total 0\n".into())
+    }
+
+    async fn insights(&self) -> Result<Value, Problem> {
+        Ok(json!({"agents": []}))
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn memory_list(
+        &self,
+        agent: &str,
+        _: PageRequest<'_>,
+    ) -> Result<Page<MemoryEntry>, Problem> {
+        Self::known(agent)?;
+        let memory = self.memory.lock().unwrap();
+        Ok(Page {
+            items: memory
+                .iter()
+                .map(|(key, value)| entry(key, value.clone()))
+                .collect(),
+            next_cursor: None,
+        })
+    }
+
+    async fn memory_get(&self, agent: &str, key: &str) -> Result<MemoryEntry, Problem> {
+        Self::known(agent)?;
+        let memory = self.memory.lock().unwrap();
+        let value = memory.get(key).cloned();
+        let value = value
+            .ok_or_else(|| Problem::new(ProblemKind::NotFound, "memory_key_not_found", key))?;
+        Ok(entry(key, value))
+    }
+
+    async fn memory_set(
+        &self,
+        _: &Caller,
+        agent: &str,
+        key: &str,
+        value: Value,
+        ttl: Option<Duration>,
+    ) -> Result<MemoryEntry, Problem> {
+        Self::known(agent)?;
+        self.note(format!("set {key} {ttl:?}"));
+        self.memory
+            .lock()
+            .unwrap()
+            .insert(key.into(), value.clone());
+        Ok(entry(key, value))
+    }
+
+    async fn memory_delete(&self, _: &Caller, agent: &str, key: &str) -> Result<bool, Problem> {
+        Self::known(agent)?;
+        Ok(self.memory.lock().unwrap().remove(key).is_some())
+    }
+
+    async fn memory_stats(&self, agent: &str) -> Result<MemoryStats, Problem> {
+        Self::known(agent)?;
+        Ok(MemoryStats {
+            id: AgentId::new(agent).unwrap(),
+            kind: "hybrid".into(),
+            backend: "embedded".into(),
+            size: 0.0,
+            entry_count: 0,
+            last_accessed: None,
+        })
+    }
+
+    async fn issue_token(
+        &self,
+        _: &Caller,
+        role: Role,
+        subject: Option<String>,
+        ttl: Option<Duration>,
+    ) -> Result<IssuedToken, Problem> {
+        self.note(format!("issue {subject:?} {ttl:?}"));
+        Ok(IssuedToken {
+            id: "k1".into(),
+            token: "secret".into(),
+            role,
+            expires: None,
+        })
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn revoke_token(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        self.note(format!("revoke {id}"));
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! The HTTP surface against a mesh that remembers what it was asked.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod access;
+mod agents;
+mod bodies;
+mod document;
+mod errors;
+mod events;
+mod fake;
+mod reads;
+mod server;
+mod support;
+mod tasks;

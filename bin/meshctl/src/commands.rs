@@ -1,0 +1,42 @@
+//! What each command does: a module per group, each with its arguments, its requests and its screens.
+
+pub(crate) mod agent;
+pub(crate) mod audit;
+pub(crate) mod events;
+pub(crate) mod key;
+pub(crate) mod memory;
+pub(crate) mod send;
+pub(crate) mod system;
+pub(crate) mod task;
+pub(crate) mod token;
+
+use clap::CommandFactory as _;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+use crate::session::Session;
+
+/// Runs a command once.
+pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
+    match command {
+        Command::Status => system::status(session),
+        Command::Health => system::health(session),
+        Command::Doctor => system::doctor(session),
+        Command::Top => system::top(session),
+        Command::Agent(command) => agent::run(command, session),
+        Command::Task(command) => task::run(command, session),
+        Command::Board => task::board(session),
+        Command::Send(arguments) => send::run(arguments, session),
+        Command::Events(arguments) => events::run(arguments, session),
+        Command::Memory(command) => memory::run(command, session),
+        Command::Audit(command) => audit::run(command, session),
+        Command::Token(command) => token::run(command, session),
+        Command::Key(command) => key::run(command, session),
+        Command::Node(system::NodeCommand::List) => system::nodes(session),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "meshctl", &mut script);
+            Ok(session.out.write(&script)?)
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! `meshctl agent`: deploying, watching and controlling agents.
+
+mod control;
+mod deploy;
+mod logs;
+mod show;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::exit::Failure;
+use crate::session::Session;
+
+/// Commands about agents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check a bundle or a manifest, without a daemon
+    #[command(
+        after_help = "Examples:\n  meshctl agent validate ./echo\n  meshctl agent validate ./echo/manifest.yaml"
+    )]
+    Validate {
+        /// A bundle's directory, or a manifest
+        path: PathBuf,
+    },
+    /// Register a bundle and start its agent
+    #[command(after_help = DEPLOY_HELP)]
+    Deploy(deploy::Deploy),
+    /// List agents
+    #[command(
+        after_help = "Examples:\n  meshctl agent list\n  meshctl agent list --capability echo -o name"
+    )]
+    List(show::List),
+    /// Show an agent's profile
+    #[command(
+        after_help = "Examples:\n  meshctl agent show echo\n  meshctl agent show echo -o yaml"
+    )]
+    Show(Id),
+    /// Show an agent's stage, supervision, health and instances
+    #[command(after_help = "Example:\n  meshctl agent status echo --watch")]
+    Status(Id),
+    /// Start a stopped agent
+    #[command(after_help = "Example:\n  meshctl agent start echo")]
+    Start(Id),
+    /// Stop an agent; it stays registered
+    #[command(after_help = "Example:\n  meshctl agent stop echo")]
+    Stop(Id),
+    /// Stop an agent and start it again
+    #[command(after_help = "Example:\n  meshctl agent restart echo")]
+    Restart(Id),
+    /// Give an agent no more work; it keeps running
+    #[command(after_help = "Example:\n  meshctl agent pause echo")]
+    Pause(Id),
+    /// Give a paused agent work again
+    #[command(after_help = "Example:\n  meshctl agent resume echo")]
+    Resume(Id),
+    /// Isolate an agent: it executes nothing, receives nothing and holds no valid token
+    #[command(
+        after_help = "Example:\n  meshctl agent quarantine echo --reason 'answers look wrong' --severity high"
+    )]
+    Quarantine(control::Quarantine),
+    /// Bring an agent back from quarantine
+    #[command(
+        after_help = "Examples:\n  meshctl agent recover echo\n  meshctl agent recover echo --force"
+    )]
+    Recover {
+        #[command(flatten)]
+        agent: Id,
+        /// Also when its recoveries are used up; takes an admin's token
+        #[arg(long)]
+        force: bool,
+    },
+    /// Run another registered version of an agent
+    #[command(
+        after_help = "Examples:\n  meshctl agent upgrade echo\n  meshctl agent upgrade echo --to 1.1.0 --type hard"
+    )]
+    Upgrade(control::Upgrade),
+    /// Go back to an earlier version of an agent
+    #[command(
+        after_help = "Examples:\n  meshctl agent rollback echo\n  meshctl agent rollback echo --to 1.0.0"
+    )]
+    Rollback {
+        #[command(flatten)]
+        agent: Id,
+        /// The version; without it, the one before
+        #[arg(long, value_name = "VERSION")]
+        to: Option<String>,
+    },
+    /// Change how many instances an agent has
+    #[command(after_help = "Example:\n  meshctl agent scale echo 3")]
+    Scale {
+        #[command(flatten)]
+        agent: Id,
+        /// How many
+        replicas: u32,
+    },
+    /// End an agent for good; its persistent memory is sealed
+    #[command(after_help = "Example:\n  meshctl agent terminate echo")]
+    Terminate(Id),
+    /// Drain, stop and forget an agent; its audit stays
+    #[command(after_help = "Example:\n  meshctl agent remove echo")]
+    Remove(Id),
+    /// Show what an agent wrote to standard error
+    #[command(
+        after_help = "Examples:\n  meshctl agent logs echo --tail 20\n  meshctl agent logs echo -f"
+    )]
+    Logs(logs::Logs),
+    /// Show an agent's records
+    #[command(after_help = "Example:\n  meshctl agent history echo --limit 20")]
+    History(History),
+    /// Show what an agent's past tasks say of it
+    #[command(after_help = "Example:\n  meshctl agent insights echo")]
+    Insights(Id),
+    /// Show the policy in force for an agent, and where each value comes from
+    #[command(after_help = "Example:\n  meshctl agent policy echo")]
+    Policy(Id),
+    /// Show an agent's instances
+    #[command(after_help = "Example:\n  meshctl agent instances echo --watch")]
+    Instances(Id),
+    /// Show what is enforced around an agent
+    #[command(after_help = "Example:\n  meshctl agent sandbox echo")]
+    Sandbox(Id),
+}
+
+const DEPLOY_HELP: &str = "\
+PATH is a bundle's directory with manifest.json or manifest.yaml in it, or a manifest; that file and
+its entry are then the bundle. The same content again is nothing to do; other content under the same
+version is a conflict (exit 5).
+
+Examples:
+  meshctl agent deploy ./echo
+  meshctl agent deploy ./echo/manifest.yaml --no-start";
+
+/// The agent meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Id {
+    /// The agent's id
+    pub(crate) id: String,
+}
+
+/// Which records.
+#[derive(Debug, clap::Args)]
+pub(crate) struct History {
+    #[command(flatten)]
+    agent: Id,
+    /// Rows to show at most
+    #[arg(long, default_value = "1000", value_name = "N")]
+    limit: NonZeroUsize,
+}
+
+impl Command {
+    /// Whether it shows a state.
+    pub(crate) fn is_watchable(&self) -> bool {
+        matches!(
+            self,
+            Self::List(_)
+                | Self::Show(_)
+                | Self::Status(_)
+                | Self::Insights(_)
+                | Self::Policy(_)
+                | Self::Instances(_)
+                | Self::Sandbox(_)
+        )
+    }
+}
+
+/// Runs one of them.
+pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
+    use control::Verb;
+    match command {
+        Command::Validate { path } => deploy::validate(path, session),
+        Command::Deploy(arguments) => deploy::deploy(arguments, session),
+        Command::List(arguments) => show::list(arguments, session),
+        Command::Show(agent) => show::profile(&agent.id, session),
+        Command::Status(agent) => show::status(&agent.id, session),
+        Command::Start(agent) => control::order(&agent.id, Verb::Start, session),
+        Command::Stop(agent) => control::order(&agent.id, Verb::Stop, session),
+        Command::Restart(agent) => control::order(&agent.id, Verb::Restart, session),
+        Command::Pause(agent) => control::order(&agent.id, Verb::Pause, session),
+        Command::Resume(agent) => control::order(&agent.id, Verb::Resume, session),
+        Command::Terminate(agent) => control::order(&agent.id, Verb::Terminate, session),
+        Command::Scale { agent, replicas } => control::order(
+            &agent.id,
+            Verb::Scale {
+                replicas: *replicas,
+            },
+            session,
+        ),
+        Command::Quarantine(arguments) => control::quarantine(arguments, session),
+        Command::Recover { agent, force } => control::recover(&agent.id, *force, session),
+        Command::Upgrade(arguments) => control::upgrade(arguments, session),
+        Command::Rollback { agent, to } => control::rollback(&agent.id, to.as_deref(), session),
+        Command::Remove(agent) => control::remove(&agent.id, session),
+        Command::Logs(arguments) => logs::run(arguments, session),
+        Command::History(History { agent, limit }) => super::audit::records(
+            &["v1", "agents", &agent.id, "history"],
+            limit.get(),
+            session,
+        ),
+        Command::Insights(agent) => show::insights(&agent.id, session),
+        Command::Policy(agent) => show::policy(&agent.id, session),
+        Command::Instances(agent) => show::instances(&agent.id, session),
+        Command::Sandbox(agent) => show::sandbox(&agent.id, session),
+    }
+}

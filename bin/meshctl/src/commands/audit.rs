@@ -1,0 +1,92 @@
+//! `meshctl audit`: reading, exporting and verifying the log.
+
+mod export;
+mod tail;
+mod verify;
+
+use clap::Subcommand;
+use mesh_messages::system::AuditEntry;
+use serde_json::json;
+
+use crate::client::{Answer, Request};
+use crate::exit::Failure;
+use crate::output::{Screen, Table};
+use crate::session::Session;
+
+/// Commands about the audit log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the last records
+    #[command(
+        after_help = "Examples:\n  meshctl audit tail\n  meshctl audit tail --agent echo -n 50\n  meshctl audit tail -f"
+    )]
+    Tail(tail::Tail),
+    /// Export the log as JSON Lines, with proofs and a signed checkpoint, for checking it elsewhere
+    #[command(
+        after_help = "Examples:\n  meshctl audit export --out audit.jsonl\n  meshctl audit export --agent echo > echo.jsonl"
+    )]
+    Export(export::Export),
+    /// Verify an export; needs no daemon
+    #[command(after_help = VERIFY_HELP)]
+    Verify(verify::Verify),
+    /// Print a fresh signed checkpoint, for a witness to keep
+    #[command(after_help = "Example:\n  meshctl audit checkpoint > witness.note")]
+    Checkpoint,
+}
+
+const VERIFY_HELP: &str = "\
+Prints `verified N records, root …`, or names the first bad record and exits with 1. Give it the node's key
+(`meshctl key show`, noted down before), or it can only show that the file agrees with itself. A witness is a
+checkpoint that somebody else kept: it shows that the log's end was not cut off.
+
+Examples:
+  meshctl audit verify audit.jsonl
+  meshctl audit verify audit.jsonl --key did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK --witness witness.note";
+
+/// Runs one of them.
+pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
+    match command {
+        Command::Tail(arguments) => tail::run(arguments, session),
+        Command::Export(arguments) => export::run(arguments, session),
+        Command::Verify(arguments) => verify::run(arguments, session),
+        Command::Checkpoint => checkpoint(session),
+    }
+}
+
+/// The note is text; as a document it is wrapped.
+fn checkpoint(session: &mut Session) -> Result<(), Failure> {
+    let answer = session.send(&Request::get(&["v1", "audit", "checkpoint"]))?;
+    let note = answer.text().to_owned();
+    let document = Answer::from_value(&json!({ "checkpoint": note }));
+    session.out.show(&document, || {
+        Ok(Screen::new().line(note.trim_end_matches('\n')))
+    })
+}
+
+/// A listing of records, such as an agent's history.
+pub(super) fn records(path: &[&str], limit: usize, session: &mut Session) -> Result<(), Failure> {
+    let answer = session.pages(&Request::get(path), limit)?;
+    session
+        .out
+        .show(&answer, || Ok(record_screen(&answer.rows()?)))
+}
+
+fn record_screen(entries: &[AuditEntry]) -> Screen {
+    if entries.is_empty() {
+        return Screen::new().line("no records").named(Vec::<String>::new());
+    }
+    let mut table = Table::new(&["POSITION", "TIME", "KIND", "AGENT", "TASK", "ACTOR"]);
+    for entry in entries {
+        table.row([
+            entry.position.to_string().into(),
+            entry.time.to_string().into(),
+            entry.kind.as_str().into(),
+            entry.agent.as_ref().into(),
+            entry.task.as_ref().into(),
+            entry.actor.as_str().into(),
+        ]);
+    }
+    Screen::new()
+        .table(table)
+        .named(entries.iter().map(|entry| entry.position.to_string()))
+}

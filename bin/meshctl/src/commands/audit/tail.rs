@@ -1,0 +1,156 @@
+//! The last records, and those that follow.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use mesh_messages::Timestamp;
+use mesh_messages::system::{AuditEntry, SystemStatus};
+use serde_json::json;
+
+use crate::client::{Answer, Listing, Request};
+use crate::exit::Failure;
+use crate::output::{Format, Screen};
+use crate::session::Session;
+use crate::watch::Wakeups;
+
+/// Records of one request.
+const PAGE_ROWS: usize = 1000;
+/// Longest time between two looks when following.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// How far back to look, further each time, until there are enough records. The log is listed oldest first, so
+/// starting at its beginning would cost as much as its history is long.
+const WINDOWS: [Duration; 4] = [
+    Duration::from_mins(1),
+    Duration::from_hours(1),
+    Duration::from_hours(24),
+    Duration::from_hours(30 * 24),
+];
+
+/// Which records.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tail {
+    /// How many records
+    #[arg(short = 'n', long, default_value = "20", value_name = "N")]
+    lines: NonZeroU16,
+    /// Go on with new records as they appear
+    #[arg(short, long)]
+    follow: bool,
+    /// Only records of this agent
+    #[arg(long, value_name = "ID")]
+    agent: Option<String>,
+    /// Only records of this task
+    #[arg(long, value_name = "ID")]
+    task: Option<String>,
+    /// Only records of this kind, such as quarantined
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
+}
+
+pub(super) fn run(arguments: &Tail, session: &mut Session) -> Result<(), Failure> {
+    let request = Request::get(&["v1", "audit"])
+        .query("agent", arguments.agent.as_deref())
+        .query("task", arguments.task.as_deref())
+        .query("kind", arguments.kind.as_deref());
+    let wakeups = arguments
+        .follow
+        .then(|| Wakeups::new(session))
+        .transpose()?;
+    let entries = last(&request, usize::from(arguments.lines.get()), session)?;
+    let Some(wakeups) = wakeups else {
+        let answer = Answer::from_value(&json!({ "items": entries, "nextCursor": null }));
+        return session
+            .out
+            .show(&answer, || Ok(super::record_screen(&entries)));
+    };
+    let mut seen = entries.last().map(|entry| (entry.position, entry.time));
+    print(&entries, session)?;
+    loop {
+        wakeups.wait(LOOK_MAX);
+        let since = seen.map(|(_, time)| time);
+        let mut new = Vec::new();
+        // Times may be equal, positions are not.
+        each(&request, since, session, |entry| {
+            if seen.is_none_or(|(position, _)| entry.position > position) {
+                new.push(entry);
+            }
+        })?;
+        seen = new
+            .last()
+            .map(|entry| (entry.position, entry.time))
+            .or(seen);
+        print(&new, session)?;
+    }
+}
+
+/// The last `count` records that match.
+fn last(request: &Request, count: usize, session: &Session) -> Result<Vec<AuditEntry>, Failure> {
+    let status: SystemStatus = session.send(&Request::get(&["status"]))?.read()?;
+    // The daemon's clock, not ours: it is what the records bear.
+    let now = status.started_at.plus(Duration::from_millis(status.uptime));
+    let starts = WINDOWS.map(|window| Some(now.minus(window)));
+    let mut found = VecDeque::new();
+    for since in starts.into_iter().chain([None]) {
+        found.clear();
+        each(request, since, session, |entry| {
+            found.push_back(entry);
+            if found.len() > count {
+                found.pop_front();
+            }
+        })?;
+        if found.len() == count {
+            break;
+        }
+    }
+    Ok(found.into())
+}
+
+/// Hands over every record that matches, oldest first.
+fn each(
+    request: &Request,
+    since: Option<Timestamp>,
+    session: &Session,
+    mut take: impl FnMut(AuditEntry),
+) -> Result<(), Failure> {
+    let request = request
+        .clone()
+        .query("limit", Some(PAGE_ROWS))
+        .query("since", since);
+    let mut cursor: Option<String> = None;
+    loop {
+        let page: Listing<AuditEntry> = session
+            .send(&request.clone().query("cursor", cursor.as_deref()))?
+            .read()?;
+        let is_empty = page.items.is_empty();
+        page.items.into_iter().for_each(&mut take);
+        match page.next_cursor {
+            Some(next) if !is_empty => cursor = Some(next),
+            Some(_) | None => return Ok(()),
+        }
+    }
+}
+
+/// A line per record: a table cannot grow.
+fn print(entries: &[AuditEntry], session: &mut Session) -> Result<(), Failure> {
+    for entry in entries {
+        let document = Answer::from_value(&json!(entry));
+        match session.out.format() {
+            Format::Json => session.out.line(document.text())?,
+            Format::Yaml | Format::Name | Format::Table => session.out.show(&document, || {
+                let about = [
+                    entry.agent.as_ref().map(ToString::to_string),
+                    entry.task.as_ref().map(ToString::to_string),
+                ];
+                let about = about.into_iter().flatten().collect::<Vec<_>>().join(" ");
+                let line = format!(
+                    "{} {} {} {about} by {}",
+                    entry.position, entry.time, entry.kind, entry.actor
+                );
+                Ok(Screen::new()
+                    .line(line.replace("  ", " "))
+                    .named([entry.position.to_string()]))
+            })?,
+        }
+    }
+    session.out.flush()
+}

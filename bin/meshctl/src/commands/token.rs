@@ -1,0 +1,109 @@
+//! `meshctl token`: who may do what.
+
+use clap::Subcommand;
+use mesh_messages::system::{IssuedToken, Role, TokenInfo};
+use mesh_messages::units::Span;
+use serde_json::{Map, Value};
+
+use crate::client::Request;
+use crate::exit::Failure;
+use crate::output::{Screen, Table};
+use crate::session::Session;
+
+/// Commands about tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Issue a token and print it, this once
+    #[command(
+        after_help = "Examples:\n  meshctl token issue --role viewer --ttl 1h\n  \
+        meshctl token issue --role operator --subject ci > ci.token"
+    )]
+    Issue {
+        /// What its bearer may do: viewer, operator, admin, agent or publisher
+        #[arg(long, value_name = "ROLE")]
+        role: Role,
+        /// Its bearer's name in the audit
+        #[arg(long, value_name = "NAME")]
+        subject: Option<String>,
+        /// How long it is valid
+        #[arg(long, value_name = "TIME")]
+        ttl: Option<Span>,
+    },
+    /// List tokens, without their secrets
+    #[command(after_help = "Example:\n  meshctl token list")]
+    List,
+    /// Void a token
+    #[command(after_help = "Example:\n  meshctl token revoke 01932c07")]
+    Revoke {
+        /// The token's id, as the list shows it
+        id: String,
+    },
+}
+
+impl Command {
+    /// Whether it shows a state.
+    pub(crate) fn is_watchable(&self) -> bool {
+        matches!(self, Self::List)
+    }
+}
+
+/// Runs one of them.
+pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
+    match command {
+        Command::Issue { role, subject, ttl } => issue(*role, subject.as_deref(), *ttl, session),
+        Command::List => list(session),
+        Command::Revoke { id } => {
+            let answer = session.send(&Request::delete(&["v1", "tokens", id]))?;
+            session.out.show(&answer, || {
+                Ok(Screen::confirmation(format!("token {id} revoked"), id))
+            })
+        }
+    }
+}
+
+fn issue(
+    role: Role,
+    subject: Option<&str>,
+    ttl: Option<Span>,
+    session: &mut Session,
+) -> Result<(), Failure> {
+    let mut body = Map::new();
+    body.insert("role".to_owned(), role.name().into());
+    body.extend(subject.map(|subject| ("subject".to_owned(), subject.into())));
+    body.extend(ttl.map(|ttl| ("ttl".to_owned(), ttl.to_string().into())));
+    let answer = session.send(&Request::post(&["v1", "tokens"]).json(&Value::Object(body)))?;
+    let issued: IssuedToken = answer.read()?;
+    let until = issued
+        .expires
+        .map_or_else(|| "for good".to_owned(), |end| format!("until {end}"));
+    session.out.note(&format!(
+        "token {} for the role {}, valid {until}; it is not shown again",
+        issued.id,
+        issued.role.name()
+    ));
+    session.out.show(&answer, || {
+        Ok(Screen::new()
+            .line(&issued.token)
+            .named([issued.id.as_str()]))
+    })
+}
+
+fn list(session: &mut Session) -> Result<(), Failure> {
+    let answer = session.pages(&Request::get(&["v1", "tokens"]), usize::MAX)?;
+    session.out.show(&answer, || {
+        let tokens: Vec<TokenInfo> = answer.rows()?;
+        let mut table = Table::new(&["ID", "ROLE", "SUBJECT", "EXPIRES", "REVOKED"]);
+        for token in &tokens {
+            table.row([
+                token.id.as_str().into(),
+                token.role.name().into(),
+                token.subject.as_str().into(),
+                token.expires.into(),
+                if token.revoked { "yes" } else { "no" }.into(),
+            ]);
+        }
+        Ok(Screen::new()
+            .table(table)
+            .named(tokens.iter().map(|token| token.id.as_str())))
+    })
+}

@@ -1,0 +1,111 @@
+//! Documents that users hand us: as text, `@FILE`, or `-` for standard input.
+
+use std::io::Read;
+use std::path::Path;
+
+use mesh_messages::json;
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+
+/// Largest document that is read. meshd takes no message above 1 MiB, so what is larger would be refused anyway.
+const INPUT_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Reads a JSON document out of an argument.
+///
+/// # Errors
+/// Wrong usage when the argument itself is no JSON; a failure when the file is none.
+pub(crate) fn document(argument: &str, stdin: &mut dyn Read) -> Result<Value, Failure> {
+    let (name, bytes) = match argument.strip_prefix('@') {
+        Some(path) => (path.to_owned(), file(Path::new(path))?),
+        None if argument == "-" => ("standard input".to_owned(), read(stdin, "standard input")?),
+        None => {
+            return json::parse(argument.as_bytes()).map_err(|error| {
+                Failure::usage(format!("{argument:?} is not JSON: {error}"))
+                    .hint("quote it for the shell: '{\"text\": \"hi\"}'; @FILE reads a file, - standard input")
+            });
+        }
+    };
+    json::parse(&bytes)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{name} is not JSON: {error}")))
+}
+
+fn file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut file = std::fs::File::open(path).map_err(|error| Failure::file(path, &error))?;
+    read(&mut file, &path.display().to_string())
+}
+
+fn read(stream: &mut dyn Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    stream
+        .take(INPUT_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{name}: {error}")))?;
+    if bytes.len() as u64 > INPUT_BYTES_MAX {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{name} is larger than {INPUT_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Reads `key=value`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("must be key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_is_an_argument_a_file_or_standard_input() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in.json");
+        std::fs::write(&path, "{\"a\": 2}").unwrap();
+        let at = format!("@{}", path.display());
+        for (argument, expected) in [("{\"a\": 1}", 1), (at.as_str(), 2), ("-", 3)] {
+            assert_eq!(
+                document(argument, &mut "{\"a\": 3}".as_bytes()).unwrap(),
+                json!({"a": expected})
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_argument_is_wrong_usage_and_a_bad_file_a_failure() {
+        assert_eq!(
+            document("{", &mut "".as_bytes()).unwrap_err().exit,
+            Exit::Usage
+        );
+        assert_eq!(
+            document("{\"a\":1,\"a\":2}", &mut "".as_bytes())
+                .unwrap_err()
+                .exit,
+            Exit::Usage
+        );
+        assert_eq!(
+            document("-", &mut "{".as_bytes()).unwrap_err().exit,
+            Exit::Failed
+        );
+        assert_eq!(
+            document("@/nowhere/x", &mut "".as_bytes())
+                .unwrap_err()
+                .exit,
+            Exit::Failed
+        );
+        let long = vec![b' '; 1024 * 1024 + 1];
+        assert!(
+            document("-", &mut long.as_slice())
+                .unwrap_err()
+                .message
+                .contains("larger")
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! Showing something again whenever the mesh reports that anything happened.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::{Client, EventReader, Request};
+use crate::exit::Failure;
+use crate::session::Session;
+
+/// Shortest time between two looks: more often than this nobody can read, and a busy mesh reports all the time.
+const LOOK_MIN: Duration = Duration::from_millis(500);
+/// Longest time between two looks: what changes without an event, such as memory use, is seen by then.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
+
+/// Runs `show` again and again until it fails. A terminal is redrawn; elsewhere, what did not change is not repeated.
+///
+/// # Errors
+/// What `show` fails with.
+pub(crate) fn repeat(
+    session: &mut Session,
+    mut show: impl FnMut(&mut Session) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let wakeups = Wakeups::new(session)?;
+    let mut last = Vec::new();
+    loop {
+        show(session)?;
+        let shown = session.out.take();
+        if shown != last {
+            if session.out.style().terminal {
+                session.out.write(CLEAR)?;
+            }
+            session.out.write(&shown)?;
+            last = shown;
+        }
+        thread::sleep(LOOK_MIN);
+        wakeups.wait(LOOK_MAX);
+    }
+}
+
+/// Tells when something happened in the mesh, so that a look is worth its while.
+#[derive(Debug)]
+pub(crate) struct Wakeups(Receiver<()>);
+
+impl Wakeups {
+    /// Listens from now on. Where events cannot be had, only time passes.
+    ///
+    /// # Errors
+    /// When no daemon can be named; that it does not answer shows elsewhere.
+    pub(crate) fn new(session: &Session) -> Result<Self, Failure> {
+        let client = session.another_client()?;
+        // One pending wake-up says all there is to say.
+        let (send, receive) = sync_channel(1);
+        thread::spawn(move || {
+            listen(&client, |()| {
+                !matches!(send.try_send(()), Err(TrySendError::Disconnected(())))
+            });
+        });
+        Ok(Self(receive))
+    }
+
+    /// Waits until something happened, but not longer than `most`.
+    pub(crate) fn wait(&self, most: Duration) {
+        if self.0.recv_timeout(most) == Err(RecvTimeoutError::Disconnected) {
+            thread::sleep(most);
+        }
+    }
+}
+
+/// Ends when the stream does; whoever waits then goes by the clock.
+fn listen(client: &Client, mut wake: impl FnMut(()) -> bool) {
+    let Ok(stream) = client.stream(&Request::get(&["v1", "events"])) else {
+        return;
+    };
+    for event in EventReader::new(stream) {
+        if event.is_err() || !wake(()) {
+            return;
+        }
+    }
+}

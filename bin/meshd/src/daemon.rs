@@ -1,0 +1,306 @@
+//! The daemon's life: start, serve, wait for a signal, drain, end.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
+use mesh_api::{Drained, ServeError};
+use mesh_config::Config;
+use mesh_messages::identity::SigningKey;
+use mesh_messages::system::{Caller, Role};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::cli::RunArgs;
+use crate::endpoint::Endpoint;
+use crate::exit::{Exit, Failure};
+use crate::telemetry::{self, Export, Resource};
+use crate::{bundles, identity, natives, settings, show};
+
+/// What parts may still take for their end when nobody wants to wait for it.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// `meshd run`.
+///
+/// # Errors
+/// Why it does not run, with the exit code.
+pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let (config, _) = show::load(args)?;
+    let node = Node::open(config)?;
+    let export = node.telemetry()?;
+    for notice in node.config.notices() {
+        tracing::warn!("{notice}");
+    }
+    if identity::is_open_to_others(&node.data) {
+        tracing::warn!(data = %node.data.display(), "others may look into the data directory; consider chmod 700");
+    }
+    raise_descriptor_limit();
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let serving = Serving::start(node).await?;
+        serving.deploy().await;
+        announce(&serving.url);
+        Ok(serving.until_signal(&mut signals, &export).await)
+    });
+    // A blocked thread, as of a disk that hangs, must not keep meshd from ending.
+    runtime.shutdown_timeout(AT_ONCE);
+    export.flush();
+    outcome
+}
+
+/// Everything that is known before anything runs.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) data: PathBuf,
+    pub(crate) key: SigningKey,
+    run_id: String,
+}
+
+impl Node {
+    /// Opens the data directory and the key.
+    pub(crate) fn open(config: Config) -> Result<Self, Failure> {
+        let data = identity::data_dir(&config.data)?;
+        let key = identity::node_key(&data)?;
+        let run_id = uuid::Uuid::now_v7().simple().to_string();
+        Ok(Self {
+            config,
+            data,
+            key,
+            run_id,
+        })
+    }
+
+    /// Starts logging and exporting.
+    pub(crate) fn telemetry(&self) -> Result<Export, Failure> {
+        let named = self.config.node.name.clone();
+        let node = named.unwrap_or_else(|| self.key.public().to_string());
+        telemetry::start(&self.config.telemetry, Resource { node })
+            .map_err(|error| Failure::new(Exit::Config, error))
+    }
+}
+
+/// The runtime of everything that is asynchronous.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    let built = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("meshd")
+        .build();
+    built.map_err(|error| Failure::io("cannot start the runtime", error))
+}
+
+/// A mesh that is reachable.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) url: String,
+    pub(crate) mesh: Mesh,
+    config: Config,
+    server: JoinHandle<Result<Drained, ServeError>>,
+    close: oneshot::Sender<()>,
+    endpoint: Endpoint,
+}
+
+impl Serving {
+    /// Takes the address, starts the mesh, and serves.
+    ///
+    /// # Errors
+    /// Why not, with the exit code; nothing runs then.
+    pub(crate) async fn start(node: Node) -> Result<Self, Failure> {
+        let Node {
+            config,
+            data,
+            key,
+            run_id,
+        } = node;
+        // Before anything is recorded: a second daemon on the same port leaves no trace in the log.
+        let (listener, address) = bind(&config.listen).await?;
+        let options = MeshOptions {
+            settings: settings::tree(&config, data.clone(), run_id),
+            key,
+            natives: natives::all(),
+        };
+        let mesh = Mesh::start(options).await.map_err(start_failure)?;
+        let url = format!("http://{address}");
+        let endpoint = Endpoint::publish(&data, &url).map_err(|error| {
+            Failure::io(format!("cannot write {}/endpoint", data.display()), error)
+        })?;
+        let (close, closed) = oneshot::channel();
+        let operations = mesh.operations();
+        let server = mesh_api::serve(listener, operations, settings::api(&config), async {
+            // An error means that nobody can close any more, which is the same.
+            let _ = closed.await;
+        });
+        let server = tokio::spawn(server);
+        Ok(Self {
+            url,
+            mesh,
+            config,
+            server,
+            close,
+            endpoint,
+        })
+    }
+
+    /// Deploys the bundles of the configured directory, all at once. One that fails does not stop the others.
+    pub(crate) async fn deploy(&self) {
+        let Some(dir) = &self.config.agents else {
+            return;
+        };
+        let found = match bundles::find(dir) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "cannot read the directory of agents");
+                return;
+            }
+        };
+        if found.is_empty() {
+            tracing::warn!(dir = %dir.display(), "there is no bundle in the directory of agents");
+        }
+        let mut deployments = JoinSet::new();
+        for path in found {
+            let operations = self.mesh.operations();
+            deployments
+                .spawn(async move { bundles::deploy(&*operations, &operator(), path).await });
+        }
+        while deployments.join_next().await.is_some() {}
+    }
+
+    /// Serves until a signal comes or the mesh ends by itself.
+    pub(crate) async fn until_signal(mut self, signals: &mut Signals, export: &Export) -> Exit {
+        let operations = self.mesh.operations();
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping; a second signal does not wait for work in progress");
+            }
+            reason = self.mesh.failed() => {
+                tracing::error!(reason, "the mesh has failed");
+                self.stop_at_once().await;
+                return Exit::Escalated;
+            }
+            served = &mut self.server => {
+                tracing::error!(?served, "the HTTP surface has ended");
+                self.stop_at_once().await;
+                return Exit::Escalated;
+            }
+            () = export.measure(operations) => {}
+        }
+        self.stop(signals).await;
+        Exit::Ok
+    }
+
+    async fn stop_at_once(&self) {
+        if tokio::time::timeout(AT_ONCE, self.mesh.stop())
+            .await
+            .is_err()
+        {
+            // Sandboxes end with this process, whatever they are doing.
+            tracing::warn!("not everything ended in order");
+        }
+    }
+
+    /// Ends in order: work in progress, then connections, then the tree. A signal cuts it short.
+    pub(crate) async fn stop(self, signals: &mut Signals) {
+        let limit = self.config.api.drain_timeout.duration();
+        let (mesh, close, server) = (self.mesh.clone(), self.close, self.server);
+        let in_order = async move {
+            // While agents finish, whoever waits for their results can still get them.
+            mesh.drain(limit).await;
+            // Fails only when the server has ended already.
+            let _ = close.send(());
+            match server.await {
+                Ok(Ok(Drained { cut: 0 })) => {}
+                Ok(Ok(Drained { cut })) => tracing::warn!(cut, "connections were cut"),
+                Ok(Err(error)) => tracing::error!(%error, "the HTTP surface failed"),
+                Err(error) => tracing::error!(%error, "the HTTP surface panicked"),
+            }
+            mesh.stop().await
+        };
+        tokio::select! {
+            ended = in_order => tracing::info!(?ended, "stopped"),
+            name = signals.next() => tracing::warn!(signal = name, "stopping at once"),
+        }
+        drop(self.endpoint);
+    }
+}
+
+/// Who deploys what the operator's own configuration names.
+pub(crate) fn operator() -> Caller {
+    Caller {
+        name: "user:operator".to_owned(),
+        role: Role::Admin,
+        loopback: true,
+    }
+}
+
+/// The two signals that end meshd.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer kill.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::io("cannot listen for signals", error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one's name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
+    let failed = |error| Failure::io(format!("listen: cannot serve on {listen}"), error);
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "reachable from other hosts without encryption; put a TLS proxy in front");
+    }
+    Ok((listener, address))
+}
+
+/// The line that scripts wait for.
+fn announce(url: &str) {
+    let mut stdout = io::stdout();
+    if let Err(error) = writeln!(stdout, "meshd ready at {url}").and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "nobody hears that meshd is ready");
+    }
+    tracing::info!(url, "ready");
+}
+
+/// A fleet needs more descriptors than the usual soft limit of 1024; raising it up to the hard one is anybody's right.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open descriptors stays");
+    }
+}
+
+fn start_failure(error: MeshStartError) -> Failure {
+    let exit = match &error {
+        MeshStartError::InUse(_) => Exit::InUse,
+        MeshStartError::Newer(_) | MeshStartError::Store(_) => Exit::Config,
+        MeshStartError::NotWritable(_) => Exit::TryAgain,
+        // What this machine cannot do, and what is a bug; `meshd doctor` tells them apart.
+        _ => Exit::Escalated,
+    };
+    Failure::new(exit, error)
+}

@@ -1,0 +1,40 @@
+//! The daemon. This file is the order of things; each step has a module of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod builtin;
+mod bundles;
+mod cli;
+mod daemon;
+mod demo;
+mod doctor;
+mod endpoint;
+mod exit;
+mod identity;
+mod natives;
+mod settings;
+mod show;
+mod telemetry;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Sandboxes are built by this very image, before it has a second thread.
+    if mesh_sandbox::is_helper_invocation() {
+        mesh_sandbox::sandbox_main();
+    }
+    if let Some(agent) = builtin::asked_for() {
+        return builtin::run(&agent);
+    }
+    let cli = Cli::parse();
+    exit::finish(match cli.command {
+        None => daemon::run(&cli.run),
+        Some(Command::Run(args)) => daemon::run(&args),
+        Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Config(args)) => show::config(&args),
+        Some(Command::Schema { format }) => show::schema(format),
+    })
+}

@@ -1,0 +1,144 @@
+//! From the configuration, as an operator writes it, to what the tree and the HTTP surface take.
+
+use std::path::PathBuf;
+
+use mesh_actors::context::{DefaultLimits, Settings};
+use mesh_config::{Config, Degradable};
+use mesh_messages::task::RetrySpec;
+use mesh_messages::units::ByteCount;
+use mesh_sandbox::PlanPolicy;
+use mesh_supervision_core::fault::{FaultConfig, Ladder};
+
+/// What the tree needs to know; `data` is the data directory, absolute, and `run_id` names this run.
+pub(crate) fn tree(config: &Config, data: PathBuf, run_id: String) -> Settings {
+    let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
+    let (retry, uids) = (&orchestrator.retry, config.sandbox.uid_range);
+    Settings {
+        data,
+        run_id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        retry: RetrySpec {
+            max_attempts: Some(retry.max_attempts),
+            delay_strategy: Some(retry.delay_strategy),
+            base_delay_ms: Some(retry.base_delay_ms),
+            jitter: Some(retry.jitter),
+        },
+        fallback_on_error: orchestrator.policies.fallback_on_error,
+        allow_cross_agent: orchestrator.policies.allow_cross_agent,
+        max_parallel_tasks: orchestrator.policies.max_parallel_tasks,
+        sandbox_required: orchestrator.security.sandbox_required,
+        sandbox: sandbox(config),
+        sandbox_level: config.default_policy.security.sandbox_level,
+        open_network: config.sandbox.open_network.iter().cloned().collect(),
+        uids: (uids.first, uids.count),
+        audit_all_actions: orchestrator.security.audit_all_actions,
+        fault: fault(config),
+        limits: limits(config),
+        crypto_required: config.default_policy.security.crypto_required,
+        start_timeout: supervision.start_timeout.duration(),
+        stop_timeout: supervision.stop_timeout.duration(),
+        cancel_timeout: supervision.cancel_timeout.duration(),
+        drain_timeout: config.api.drain_timeout.duration(),
+        api_rate: (
+            config.api.rate_limit.per_second,
+            config.api.rate_limit.burst,
+        ),
+        agent_rate: supervision.lines_per_second,
+        journal_segment_bytes: config.journal.segment_size.bytes(),
+    }
+}
+
+/// What the operator demands of every sandbox.
+pub(crate) fn sandbox(config: &Config) -> PlanPolicy {
+    let degradable = |control: &Degradable| match control {
+        Degradable::Cpu => mesh_sandbox::Degradable::Cpu,
+        Degradable::Memory => mesh_sandbox::Degradable::Memory,
+        Degradable::Pids => mesh_sandbox::Degradable::Pids,
+        Degradable::Disk => mesh_sandbox::Degradable::Disk,
+        Degradable::User => mesh_sandbox::Degradable::User,
+    };
+    PlanPolicy {
+        required: config.orchestrator.security.sandbox_required,
+        degradable: config.sandbox.degradable.iter().map(degradable).collect(),
+    }
+}
+
+/// Bounds of an agent whose manifest names none.
+pub(crate) fn limits(config: &Config) -> DefaultLimits {
+    let limits = &config.default_policy.resource_limits;
+    DefaultLimits {
+        cpu_millicores: limits.cpu.millicores(),
+        memory_bytes: limits.memory.bytes(),
+        disk_bytes: limits.disk.bytes(),
+        pids: config.sandbox.pids,
+        nofile: config.sandbox.open_files,
+    }
+}
+
+fn fault(config: &Config) -> FaultConfig {
+    let (lifecycle, supervision) = (&config.default_policy.lifecycle, &config.supervision);
+    FaultConfig {
+        max_crashes: lifecycle.max_crashes,
+        crash_window: supervision.crash_window.duration(),
+        quarantine_threshold: lifecycle.quarantine_threshold,
+        auto_restart: lifecycle.auto_restart,
+        hourly_max: supervision.hourly_max,
+        backoff: Ladder {
+            base: supervision.backoff_base.duration(),
+            cap: supervision.backoff_max.duration(),
+        },
+        cool_down: Ladder {
+            base: supervision.cool_down_base.duration(),
+            cap: supervision.cool_down_max.duration(),
+        },
+        half_open_idle: supervision.half_open_idle.duration(),
+        stable_min: supervision.stable_after.duration(),
+        recovering: supervision.recovering.duration(),
+        // Only a manifest can say that the mesh cannot do without its agent.
+        essential: false,
+    }
+}
+
+/// The bounds of the HTTP surface.
+pub(crate) fn api(config: &Config) -> mesh_api::ApiConfig {
+    let api = &config.api;
+    let bytes = |size: ByteCount| usize::try_from(size.bytes()).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    mesh_api::ApiConfig {
+        body_bytes_max: bytes(api.body_size_max),
+        bundle_bytes_max: bytes(api.bundle_size_max),
+        header_timeout: api.header_timeout.duration(),
+        body_timeout: api.body_timeout.duration(),
+        answer_timeout: api.answer_timeout.duration(),
+        streams_max: count(api.streams_max),
+        connections_max: count(api.connections_max),
+        ping_interval: api.ping_interval.duration(),
+        stall_timeout: api.stall_timeout.duration(),
+        drain_timeout: api.drain_timeout.duration(),
+        hosts: api.hosts.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_that_each_part_ships_with() {
+        let config = Config::default();
+        assert_eq!(fault(&config), FaultConfig::default());
+        assert_eq!(api(&config), mesh_api::ApiConfig::default());
+        fault(&config).check().unwrap();
+    }
+
+    #[test]
+    fn what_may_degrade_is_what_the_file_says() {
+        let mut config = Config::default();
+        assert_eq!(sandbox(&config).degradable.len(), 5);
+        config.sandbox.degradable = vec![Degradable::Memory];
+        assert_eq!(
+            sandbox(&config).degradable,
+            [mesh_sandbox::Degradable::Memory]
+        );
+    }
+}

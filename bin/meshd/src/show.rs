@@ -1,0 +1,89 @@
+//! `meshd config` and `meshd schema`: what can be said without running anything.
+
+use std::io::{self, Write};
+
+use mesh_config::{Config, Origins, config_schema};
+use mesh_messages::klp::klp_schema;
+use mesh_messages::manifest::manifest_schema;
+use mesh_messages::task::TaskSpec;
+use serde_json::Value;
+
+use crate::cli::{ConfigArgs, RunArgs, SchemaOf};
+use crate::exit::{Exit, Failure};
+
+/// Joins file, environment and flags.
+///
+/// # Errors
+/// A failure of [`Exit::Config`] that names everything that is wrong.
+pub(crate) fn load(args: &RunArgs) -> Result<(Config, Origins), Failure> {
+    let sources = args
+        .sources()
+        .map_err(|error| Failure::new(Exit::Config, error))?;
+    Config::load(&sources).map_err(|errors| {
+        let error = anyhow::anyhow!("the configuration is not valid\n{errors}");
+        Failure::new(Exit::Config, error)
+    })
+}
+
+/// `meshd config`.
+///
+/// # Errors
+/// See [`load`].
+pub(crate) fn config(args: &ConfigArgs) -> Result<Exit, Failure> {
+    let (config, origins) = load(&args.run)?;
+    for notice in config.notices() {
+        print(&mut io::stderr(), &format!("meshd: {notice}\n"))?;
+    }
+    if args.check {
+        return Ok(Exit::Ok);
+    }
+    let text = if args.origin {
+        origins.to_string()
+    } else {
+        serde_saphyr::to_string(&config).map_err(|error| Failure::new(Exit::Escalated, error))?
+    };
+    print(&mut io::stdout(), &text)
+}
+
+/// `meshd schema`.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn schema(of: SchemaOf) -> Result<Exit, Failure> {
+    let task;
+    let schema: &Value = match of {
+        SchemaOf::Manifest => manifest_schema(),
+        SchemaOf::Klp => klp_schema(),
+        SchemaOf::Config => config_schema(),
+        SchemaOf::Task => {
+            task = schemars::schema_for!(TaskSpec).to_value();
+            &task
+        }
+    };
+    print(&mut io::stdout(), &format!("{schema:#}\n"))
+}
+
+fn print(to: &mut dyn Write, text: &str) -> Result<Exit, Failure> {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Ok),
+        Err(error) => Err(Failure::new(Exit::Failed, error)),
+        Ok(()) => Ok(Exit::Ok),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_configuration_loads_as_the_same() {
+        let config = Config::default();
+        let text = serde_saphyr::to_string(&config).unwrap();
+        let sources = mesh_config::Sources {
+            file: Some(("printed.yaml".into(), text.into_bytes())),
+            ..mesh_config::Sources::default()
+        };
+        assert_eq!(Config::load(&sources).unwrap().0, config);
+    }
+}

@@ -1,0 +1,592 @@
+//! Everything that is journalled: the durable facts of agents, tasks, messages, memory and access.
+//!
+//! Each enum is the whole vocabulary of one kind of partition. A variant's serialised tag is the record's `kind`; its
+//! content is the payload. Lifecycle events bear the seed's eleven names. Variants are only ever added; a change of
+//! content raises [`KIND_VERSION`] and gets an upcast.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::agent::{FaultView, Lifecycle, QuarantineRecord, SandboxView};
+use crate::failure::Failure;
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position};
+use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
+use crate::time::Timestamp;
+
+/// Version of every payload that this build writes.
+pub const KIND_VERSION: u16 = 1;
+
+/// Names of the partitions.
+pub mod partition {
+    use crate::ids::AgentId;
+    use crate::record::PartitionId;
+
+    /// The directory of agents: ids given out and taken back.
+    pub const REGISTRY: PartitionId = PartitionId::from_static("registry");
+    /// The task machine.
+    pub const TASKS: PartitionId = PartitionId::from_static("tasks/0");
+    /// Messages and topics.
+    pub const BUS: PartitionId = PartitionId::from_static("bus");
+    /// Persistent memory of agents.
+    pub const MEMORY: PartitionId = PartitionId::from_static("memory");
+    /// Tokens, denials.
+    pub const SENTINEL: PartitionId = PartitionId::from_static("sentinel");
+    /// Starts and stops of meshd itself, health alerts.
+    pub const NODE: PartitionId = PartitionId::from_static("node");
+    /// Prefix of the partitions that hold one agent each.
+    pub const AGENT_PREFIX: &str = "agent/";
+
+    /// The partition of one agent.
+    pub fn agent(id: &AgentId) -> PartitionId {
+        PartitionId(format!("{AGENT_PREFIX}{id}").into())
+    }
+}
+
+macro_rules! kinds {
+    ($name:ident { $($variant:ident => $kind:literal),+ $(,)? }) => {
+        impl $name {
+            /// The record kind of this event.
+            pub const fn kind(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $kind),+ }
+            }
+        }
+    };
+}
+
+/// The life of one agent. Partition `agent/<id>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum AgentEvent {
+    /// A definition was seen for the first time.
+    #[serde(rename = "created")]
+    Created {
+        /// Its human name.
+        name: String,
+    },
+    /// A version was accepted. The first one is in force at once; a later one waits for `upgrade`.
+    #[serde(rename = "registered")]
+    Registered {
+        /// The manifest as it was parsed.
+        manifest: Box<crate::manifest::AgentManifest>,
+        /// Digest of the bundle, `blake3:` + hex.
+        digest: String,
+    },
+    /// A process and its sandbox are about to exist. Written before anything starts.
+    #[serde(rename = "activated")]
+    Activated {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Its new incarnation.
+        epoch: Epoch,
+        /// The version it runs.
+        version: String,
+        /// What is enforced around it; absent for native agents.
+        sandbox: Option<SandboxView>,
+    },
+    /// It advertised its profile.
+    #[serde(rename = "handshaken")]
+    Handshaken {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// The hooks it named.
+        hooks: Vec<String>,
+    },
+    /// It serves.
+    #[serde(rename = "started")]
+    Started {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+    },
+    /// An incarnation ended as it was told to.
+    #[serde(rename = "instance.stopped")]
+    InstanceStopped {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Why it was stopped.
+        reason: String,
+    },
+    /// An incarnation failed.
+    #[serde(rename = "error")]
+    InstanceFailed {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// How.
+        failure: Failure,
+    },
+    /// The fault policy moved.
+    #[serde(rename = "fault.changed")]
+    FaultChanged {
+        /// What people see.
+        view: FaultView,
+        /// The policy machine's own record; opaque to everyone else.
+        record: Value,
+    },
+    /// It was isolated.
+    #[serde(rename = "quarantined")]
+    Quarantined {
+        /// The record.
+        record: QuarantineRecord,
+    },
+    /// It left quarantine for good.
+    #[serde(rename = "recovered")]
+    Recovered {
+        /// Its score before it was forgiven.
+        score: u32,
+    },
+    /// Another version is in force.
+    #[serde(rename = "upgraded")]
+    Upgraded {
+        /// From.
+        from: String,
+        /// To.
+        to: String,
+        /// `soft`, `hard` or `rollback`.
+        kind: String,
+        /// Whether it holds; false when the new version failed and the old one is back.
+        success: bool,
+        /// Why not.
+        error: Option<String>,
+    },
+    /// It is to run, or to be stopped.
+    #[serde(rename = "desired.changed")]
+    DesiredChanged {
+        /// Whether it is to run.
+        running: bool,
+        /// Whether it is to take no work for now.
+        paused: bool,
+        /// How many replicas.
+        replicas: u32,
+    },
+    /// The lifecycle took a step that no other event implies.
+    #[serde(rename = "lifecycle.changed")]
+    LifecycleChanged {
+        /// From.
+        from: Lifecycle,
+        /// To.
+        to: Lifecycle,
+    },
+    /// It ended for good.
+    #[serde(rename = "terminated")]
+    Terminated {
+        /// Why.
+        reason: String,
+    },
+    /// Its final trace is complete; nothing follows but a new registration.
+    #[serde(rename = "audited")]
+    Audited {
+        /// Records that concern it, up to here.
+        records: u64,
+    },
+}
+
+kinds!(AgentEvent {
+    Created => "created",
+    Registered => "registered",
+    Activated => "activated",
+    Handshaken => "handshaken",
+    Started => "started",
+    InstanceStopped => "instance.stopped",
+    InstanceFailed => "error",
+    FaultChanged => "fault.changed",
+    Quarantined => "quarantined",
+    Recovered => "recovered",
+    Upgraded => "upgraded",
+    DesiredChanged => "desired.changed",
+    LifecycleChanged => "lifecycle.changed",
+    Terminated => "terminated",
+    Audited => "audited",
+});
+
+/// The directory. Partition `registry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RegistryEvent {
+    /// An id was given out.
+    #[serde(rename = "agent.listed")]
+    Listed {
+        /// To whom.
+        agent: AgentId,
+    },
+    /// An id was taken back: the agent was removed.
+    #[serde(rename = "agent.unlisted")]
+    Unlisted {
+        /// From whom.
+        agent: AgentId,
+    },
+}
+
+kinds!(RegistryEvent { Listed => "agent.listed", Unlisted => "agent.unlisted" });
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterFailure {
+    /// Another attempt, not before `at`.
+    Retry {
+        /// When.
+        at: Timestamp,
+    },
+    /// A wait for something outside.
+    Park {
+        /// For what.
+        waiting_for: WaitingFor,
+    },
+    /// The task failed.
+    Fail,
+    /// The task is dead-lettered.
+    DeadLetter,
+    /// The task had been cancelled; the attempt's end ends it.
+    Cancel,
+}
+
+/// The life of tasks. Partition `tasks/<n>`; the record's header names the task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TaskEvent {
+    /// Accepted.
+    #[serde(rename = "task.submitted")]
+    Submitted {
+        /// As it was written.
+        spec: Box<TaskSpec>,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+        /// When it must have ended.
+        deadline_at: Timestamp,
+        /// The retry policy in force, every field filled in.
+        retry: RetrySpec,
+        /// How many delegations lie above it.
+        depth: u32,
+        /// Digest of the specification, to tell a replayed submission from another one under the same key.
+        digest: String,
+    },
+    /// It waits, or waits no more (`queued` without a reason).
+    #[serde(rename = "task.waiting")]
+    Waiting {
+        /// Queued, blocked or parked.
+        state: TaskState,
+        /// For what.
+        waiting_for: Option<WaitingFor>,
+    },
+    /// An agent was chosen; the attempt exists.
+    #[serde(rename = "task.assigned")]
+    Assigned {
+        /// Who and why.
+        assignment: TaskAssignment,
+        /// Everybody who was looked at.
+        candidates: Vec<CandidateReport>,
+    },
+    /// The agent has it.
+    #[serde(rename = "task.started")]
+    Started {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+    },
+    /// An attempt failed.
+    #[serde(rename = "task.attempt_failed")]
+    AttemptFailed {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// How.
+        failure: Failure,
+        /// Whether the attempt's instance ended with it.
+        ended_instance: bool,
+        /// Whether it was the only task that the instance had in flight.
+        alone: bool,
+        /// What follows.
+        then: AfterFailure,
+    },
+    /// It ended well.
+    #[serde(rename = "task.succeeded")]
+    Succeeded {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// The result.
+        output: Value,
+    },
+    /// Somebody ended it.
+    #[serde(rename = "task.cancelled")]
+    Cancelled {
+        /// When.
+        at: Timestamp,
+        /// Who and why.
+        reason: String,
+    },
+    /// It ended without a last attempt: its time was up, or a dependency failed.
+    #[serde(rename = "task.dead_lettered")]
+    DeadLettered {
+        /// When.
+        at: Timestamp,
+        /// Why.
+        failure: Failure,
+    },
+    /// Somebody gave a failed task another round of attempts.
+    #[serde(rename = "task.retried")]
+    Retried {
+        /// When.
+        at: Timestamp,
+        /// Its new deadline.
+        deadline_at: Timestamp,
+        /// The machine's own record of it, when it no longer held the task; opaque to everyone else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<Box<Value>>,
+    },
+}
+
+kinds!(TaskEvent {
+    Submitted => "task.submitted",
+    Waiting => "task.waiting",
+    Assigned => "task.assigned",
+    Started => "task.started",
+    AttemptFailed => "task.attempt_failed",
+    Succeeded => "task.succeeded",
+    Cancelled => "task.cancelled",
+    DeadLettered => "task.dead_lettered",
+    Retried => "task.retried",
+});
+
+/// Messages between agents, and between people and agents. Partition `bus`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum BusEvent {
+    /// An agent is about to get a message.
+    #[serde(rename = "message_received")]
+    Received {
+        /// The envelope's id.
+        message: String,
+        /// Its sender.
+        from: String,
+        /// Its addressee.
+        to: String,
+        /// Its KLP type.
+        kind: String,
+        /// The whole envelope.
+        envelope: Value,
+    },
+    /// An agent said something to others.
+    #[serde(rename = "message_sent")]
+    Sent {
+        /// The envelope's id.
+        message: String,
+        /// Its sender.
+        from: String,
+        /// Its addressee.
+        to: String,
+        /// Its KLP type.
+        kind: String,
+        /// The whole envelope.
+        envelope: Value,
+    },
+    /// Nobody could get it.
+    #[serde(rename = "message.dead_lettered")]
+    DeadLettered {
+        /// The envelope's id.
+        message: String,
+        /// Its sender.
+        from: String,
+        /// Its addressee.
+        to: String,
+        /// Why.
+        reason: String,
+    },
+    /// An agent wants a topic.
+    #[serde(rename = "topic.subscribed")]
+    Subscribed {
+        /// Who.
+        agent: AgentId,
+        /// The pattern.
+        pattern: String,
+    },
+}
+
+kinds!(BusEvent {
+    Received => "message_received",
+    Sent => "message_sent",
+    DeadLettered => "message.dead_lettered",
+    Subscribed => "topic.subscribed",
+});
+
+/// Persistent memory. Partition `memory`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum MemoryEvent {
+    /// A value was written.
+    #[serde(rename = "memory.set")]
+    Set {
+        /// Whose.
+        agent: AgentId,
+        /// Where.
+        key: String,
+        /// What.
+        value: Value,
+        /// Until when it can be read.
+        expires_at: Option<Timestamp>,
+        /// When it was written.
+        at: Timestamp,
+    },
+    /// A value was deleted, or expired.
+    #[serde(rename = "memory.deleted")]
+    Deleted {
+        /// Whose.
+        agent: AgentId,
+        /// Where.
+        key: String,
+    },
+    /// All of an agent's values became unreadable (it was terminated), or readable again.
+    #[serde(rename = "memory.sealed")]
+    Sealed {
+        /// Whose.
+        agent: AgentId,
+        /// Whether they are sealed.
+        sealed: bool,
+    },
+    /// All of an agent's values are gone.
+    #[serde(rename = "memory.purged")]
+    Purged {
+        /// Whose.
+        agent: AgentId,
+    },
+}
+
+kinds!(MemoryEvent {
+    Set => "memory.set",
+    Deleted => "memory.deleted",
+    Sealed => "memory.sealed",
+    Purged => "memory.purged",
+});
+
+/// Who may do what. Partition `sentinel`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SentinelEvent {
+    /// A token was issued. Only its digest is kept.
+    #[serde(rename = "token.issued")]
+    TokenIssued {
+        /// Its public id.
+        id: String,
+        /// SHA-256 of the secret, hex.
+        digest: String,
+        /// Its role.
+        role: String,
+        /// Its bearer.
+        subject: String,
+        /// When it ends.
+        expires_at: Option<Timestamp>,
+    },
+    /// A token is void.
+    #[serde(rename = "token.revoked")]
+    TokenRevoked {
+        /// Its public id.
+        id: String,
+    },
+    /// Something was allowed.
+    #[serde(rename = "access.allowed")]
+    Allowed {
+        /// What.
+        action: String,
+        /// On what.
+        resource: String,
+        /// To whom.
+        user: String,
+    },
+    /// Something was refused.
+    #[serde(rename = "access.denied")]
+    Denied {
+        /// What.
+        action: String,
+        /// On what.
+        resource: String,
+        /// To whom.
+        user: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+kinds!(SentinelEvent {
+    TokenIssued => "token.issued",
+    TokenRevoked => "token.revoked",
+    Allowed => "access.allowed",
+    Denied => "access.denied",
+});
+
+/// meshd itself. Partition `node`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum NodeEvent {
+    /// meshd started on this log.
+    #[serde(rename = "node.started")]
+    Started {
+        /// Its version.
+        version: String,
+        /// Names this run, to tell its processes from those of another.
+        run_id: String,
+        /// The last position that was there.
+        after: Option<Position>,
+        /// Whether the run before ended in order.
+        clean: bool,
+    },
+    /// meshd stops in order.
+    #[serde(rename = "node.stopped")]
+    Stopped {
+        /// Which run.
+        run_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system's health changed.
+    #[serde(rename = "health.changed")]
+    HealthChanged {
+        /// From.
+        from: String,
+        /// To.
+        to: String,
+        /// Why.
+        issues: Vec<String>,
+    },
+    /// A liveness finding and what was done about it.
+    #[serde(rename = "health.finding")]
+    Finding {
+        /// What was found.
+        finding: String,
+        /// What was done.
+        action: String,
+    },
+}
+
+kinds!(NodeEvent {
+    Started => "node.started",
+    Stopped => "node.stopped",
+    HealthChanged => "health.changed",
+    Finding => "health.finding",
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_an_event_is_its_serialised_tag() {
+        let events = [
+            AgentEvent::Created { name: "a".into() },
+            AgentEvent::Audited { records: 1 },
+            AgentEvent::InstanceFailed {
+                instance: InstanceNo(0),
+                epoch: Epoch(1),
+                failure: Failure::new(crate::FailureClass::Crash, "x"),
+            },
+        ];
+        for event in events {
+            let value = serde_json::to_value(&event).expect("serialisable");
+            assert!(value.get(event.kind()).is_some(), "{} in {value}", event.kind());
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The payloads of each type, typed. Their keys are refused when unknown, but for a task's: that is its author's.
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Envelope;
+use super::error::{ErrorCode, KlpDecodeError};
+use crate::address::TopicPattern;
+use crate::agent::HealthLevel;
+use crate::failure::Severity;
+use crate::ids::{AgentId, Epoch, InstanceNo};
+use crate::manifest::Persona;
+
+mod task;
+
+pub use task::{TaskRequest, TaskResult};
+
+impl Envelope {
+    /// The payload as the typed one of its kind, such as [`Handshake`] for `HANDSHAKE`.
+    ///
+    /// # Errors
+    /// `invalid_payload` or `missing_field`, naming the field within the payload.
+    pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T, KlpDecodeError> {
+        serde_path_to_error::deserialize(&self.payload).map_err(|error| {
+            let path = match error.path().to_string().as_str() {
+                "." => "payload".to_owned(),
+                path => format!("payload.{path}"),
+            };
+            let inner = error.inner().to_string();
+            let missing = inner
+                .strip_prefix("missing field `")
+                .and_then(|rest| rest.strip_suffix('`'));
+            let error = match missing {
+                Some(field) => KlpDecodeError::missing(&format!("{path}.{field}")),
+                None => KlpDecodeError::new(
+                    ErrorCode::InvalidPayload,
+                    path.clone(),
+                    format!("{path}: {inner}"),
+                ),
+            };
+            KlpDecodeError {
+                id: Some(self.id.clone()),
+                ..error
+            }
+        })
+    }
+}
+
+/// `HANDSHAKE` of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Handshake {
+    /// What it calls itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it can do: capabilities of its manifest.
+    pub capabilities: Vec<String>,
+    /// The hooks that it wants to be sent, beside `cancel` and `shutdown`, which always are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<ControlVerb>,
+}
+
+/// `HANDSHAKE` of meshd, in answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HandshakeReply {
+    /// The node's `did:key`.
+    pub node: String,
+    /// Who the agent is.
+    pub agent: AgentId,
+    /// Which replica.
+    pub instance: InstanceNo,
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// What bounds it.
+    pub limits: SessionLimits,
+}
+
+/// What bounds an agent's session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionLimits {
+    /// Largest line, in bytes.
+    pub line_bytes: u64,
+    /// Tasks sent to it at once.
+    pub concurrency: u32,
+    /// Memory in bytes, when it is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Processor time in thousandths of a core, when it is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<u32>,
+    /// Longest silence, when the manifest declares a heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ttl_ms: Option<u64>,
+}
+
+/// `STATUS_UPDATE`: progress of a task, health, or the answer to a `CONTROL`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StatusUpdate {
+    /// How much of the task is done, 0 to 1.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "fraction"
+    )]
+    #[schemars(range(min = 0, max = 1))]
+    pub progress: Option<f64>,
+    /// What it is doing, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// How it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<ReportedHealth>,
+    /// Why it could not do what a `CONTROL` asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What `save_state` asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Value>,
+}
+
+fn fraction<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Option<f64>, D::Error> {
+    let number = Option::<f64>::deserialize(reader)?;
+    if number.is_some_and(|number| !(0.0..=1.0).contains(&number)) {
+        return Err(serde::de::Error::custom("expected a number from 0 to 1"));
+    }
+    Ok(number)
+}
+
+/// An agent's health by its own account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReportedHealth {
+    /// The level.
+    pub status: HealthLevel,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A verb of `CONTROL`; the hooks have the same names.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlVerb {
+    /// Prepare.
+    Init,
+    /// Begin.
+    Start,
+    /// Say how you are.
+    Health,
+    /// You are a newer version now; `args` names the old one.
+    Upgrade,
+    /// Finish and exit.
+    Shutdown,
+    /// Take no more work.
+    Pause,
+    /// Take work again.
+    Resume,
+    /// Give up the task named by `task_id`.
+    Cancel,
+    /// Say what is to be kept across a restart.
+    SaveState,
+    /// This was kept; `args` holds it.
+    RestoreState,
+    /// Something of yours failed; `args` says what.
+    Error,
+}
+
+impl ControlVerb {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Start => "start",
+            Self::Health => "health",
+            Self::Upgrade => "upgrade",
+            Self::Shutdown => "shutdown",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+            Self::SaveState => "save_state",
+            Self::RestoreState => "restore_state",
+            Self::Error => "error",
+        }
+    }
+
+    /// Sent even to an agent that did not name it in its handshake.
+    pub const fn is_always_sent(self) -> bool {
+        matches!(self, Self::Cancel | Self::Shutdown)
+    }
+}
+
+/// `CONTROL`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Control {
+    /// What to do.
+    pub verb: ControlVerb,
+    /// What the verb needs.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub args: Value,
+    /// Time for it; afterwards the process is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// `MEMORY` of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MemoryOp {
+    /// What to do.
+    pub op: MemoryOpKind,
+    /// The key; with `list`, what the keys begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// With `set`: the value.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub value: Value,
+    /// With `set`: seconds until it is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
+}
+
+/// What to do with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryOpKind {
+    /// Answers the value, `null` when there is none.
+    Get,
+    /// Writes a value.
+    Set,
+    /// Removes a key.
+    Delete,
+    /// Answers the keys.
+    List,
+}
+
+/// `MEMORY` of meshd, in answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MemoryReply {
+    /// Whether it was done.
+    pub ok: bool,
+    /// The value, or the list of keys.
+    #[serde(default)]
+    pub value: Value,
+    /// Why it was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// `PUBLISH`: from an agent to a topic, and from meshd to those who subscribed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Publish {
+    /// The topic; without wildcards.
+    pub topic: TopicPattern,
+    /// What is published.
+    #[serde(default)]
+    pub data: Value,
+}
+
+/// `SUBSCRIBE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Subscribe {
+    /// The topic, `*` standing for one segment and a last `>` for the rest.
+    pub topic: TopicPattern,
+}
+
+/// `ERROR`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KlpError {
+    /// What is wrong: an [`ErrorCode`]'s name, or an agent's own.
+    pub code: String,
+    /// The field that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What is wrong, for people.
+    #[serde(default)]
+    pub detail: String,
+}
+
+impl From<KlpDecodeError> for KlpError {
+    fn from(error: KlpDecodeError) -> Self {
+        Self {
+            code: error.code.name().to_owned(),
+            field: error.field,
+            detail: error.detail,
+        }
+    }
+}
+
+/// `CAPABILITY_QUERY`: who can do all of this? Without capabilities: who can do what?
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CapabilityQuery {
+    /// All of them are needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// Only agents of this persona.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persona: Option<Persona>,
+}
+
+/// `CAPABILITY_REPLY`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CapabilityReply {
+    /// Who can.
+    pub agents: Vec<FoundAgent>,
+}
+
+/// One agent that can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FoundAgent {
+    /// Who.
+    pub id: AgentId,
+    /// Its version.
+    pub version: String,
+    /// All that it can do.
+    pub capabilities: Vec<String>,
+    /// What kind of helper it is.
+    pub persona: Persona,
+}
+
+/// `SECURITY_ALERT`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecurityAlert {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What happened, for people.
+    pub description: String,
+    /// The agent that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// What shows it.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub evidence: Value,
+}

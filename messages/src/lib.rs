@@ -1,0 +1,25 @@
+//! The shared nouns of meshd: identifiers, time, failure classes, records, the KLP envelope, manifests, tasks, events.
+//!
+//! Data only. No clock, no randomness, no I/O, no async; whatever crosses from one crate to another is a type of this one.
+
+pub mod agent;
+pub mod problem;
+pub mod system;
+pub mod task;
+pub mod address;
+pub mod events;
+pub mod failure;
+pub mod identity;
+pub mod ids;
+pub mod json;
+pub mod klp;
+pub mod manifest;
+pub mod record;
+pub mod schema;
+pub mod time;
+pub mod units;
+
+pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
+pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId};
+pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
+pub use time::Timestamp;

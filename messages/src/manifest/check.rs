@@ -1,0 +1,384 @@
+//! What a schema cannot say: contradictions, paths, versions, references between parts.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::read::part;
+use super::runtime::{builtin, stays_inside};
+use super::{
+    AgentManifest, AgentMetadata, AgentPolicy, Budget, Crypto, Dependency, DependencyType,
+    Heartbeat, MemoryBackend, MemoryConfig, MemoryType, RuntimeKind, RuntimeSpec, SecretMode,
+    SecretSpec, SecurityConfig,
+};
+use crate::ids::AgentId;
+use crate::schema::{Checker, FieldError};
+
+type Errors = Vec<FieldError>;
+
+/// Checks a manifest whose every part could be read.
+pub(super) fn check(manifest: &AgentManifest, errors: &mut Errors, notices: &mut Errors) {
+    start(manifest.entry.as_deref(), manifest.runtime.as_ref(), errors);
+    memory(&manifest.memory, errors, notices);
+    security(&manifest.security, errors, notices);
+    dependencies(&manifest.dependencies, Some(&manifest.id), errors);
+    metadata(&manifest.metadata, errors);
+    profiles(manifest, errors);
+    heartbeat(manifest.heartbeat.as_ref(), errors);
+    manifest.policy.check(&manifest.id, errors);
+    budget(manifest.budget.as_ref(), errors);
+    secrets(&manifest.secrets, errors);
+}
+
+/// Checks those parts that can be read when others cannot, so that one report names everything.
+pub(super) fn check_readable_parts(source: &Value, errors: &mut Errors) {
+    let ignored = &mut Vec::new();
+    let id: Option<AgentId> = source
+        .get("id")
+        .and_then(|id| serde::Deserialize::deserialize(id).ok());
+    if let (Some(entry), Some(runtime)) = (
+        part::<Option<String>>(source, "entry"),
+        part(source, "runtime"),
+    ) {
+        start(
+            entry.as_deref(),
+            Option::<RuntimeSpec>::as_ref(&runtime),
+            errors,
+        );
+    }
+    if let Some(config) = part(source, "memory") {
+        memory(&config, errors, ignored);
+    }
+    if let Some(config) = part(source, "security") {
+        security(&config, errors, ignored);
+    }
+    if let Some(list) = part::<Vec<Dependency>>(source, "dependencies") {
+        dependencies(&list, id.as_ref(), errors);
+    }
+    if let Some(config) = part(source, "metadata") {
+        metadata(&config, errors);
+    }
+    if let Some(config) = part::<Option<Heartbeat>>(source, "heartbeat") {
+        heartbeat(config.as_ref(), errors);
+    }
+    if let (Some(id), Some(policy)) = (id, part::<AgentPolicy>(source, "policy")) {
+        policy.check(&id, errors);
+    }
+    if let Some(config) = part::<Option<Budget>>(source, "budget") {
+        budget(config.as_ref(), errors);
+    }
+    if let Some(list) = part::<Vec<SecretSpec>>(source, "secrets") {
+        secrets(&list, errors);
+    }
+}
+
+fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors) {
+    let command = runtime.and_then(|runtime| runtime.command.as_deref());
+    if entry.is_none() && command.is_none() {
+        errors.push(FieldError::new(
+            "entry",
+            "required, but missing; give entry, or runtime with a command",
+        ));
+    }
+    match entry.map(|entry| (entry, builtin(entry))) {
+        Some((_, Some(name))) => {
+            let named = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+            if !named {
+                errors.push(FieldError::new(
+                    "entry",
+                    "after builtin: a name out of A-Z a-z 0-9 - _ is expected",
+                ));
+            }
+            if command.is_some() {
+                errors.push(FieldError::new(
+                    "runtime.command",
+                    "contradicts entry, which names a part of meshd",
+                ));
+            }
+        }
+        Some((entry, None)) if !stays_inside(entry) => {
+            let message =
+                format!("{entry:?} leaves the bundle; give a path relative to it, without ..");
+            errors.push(FieldError::new("entry", message));
+        }
+        Some(_) | None => {}
+    }
+    let Some(runtime) = runtime else { return };
+    if runtime.kind == RuntimeKind::Native && entry.and_then(builtin).is_none() {
+        errors.push(FieldError::new(
+            "runtime.kind",
+            "native runs parts of meshd only; entry must be builtin:<name>",
+        ));
+    }
+    if let Some(path) = command
+        .and_then(|command| command.strip_prefix("./"))
+        .filter(|path| !stays_inside(path))
+    {
+        errors.push(FieldError::new(
+            "runtime.command",
+            format!("{path:?} leaves the bundle"),
+        ));
+    } else if command
+        .is_some_and(|command| !command.starts_with(['.', '/']) && command.contains('/'))
+    {
+        let message =
+            "expected a program's name, an absolute path, or ./ and a path within the bundle";
+        errors.push(FieldError::new("runtime.command", message));
+    } else if command.is_some_and(|command| command.contains("..") || command.contains('\0')) {
+        errors.push(FieldError::new("runtime.command", "must not contain .."));
+    }
+    if let Some(workdir) = runtime
+        .workdir
+        .as_deref()
+        .filter(|path| !stays_inside(path))
+    {
+        errors.push(FieldError::new(
+            "runtime.workdir",
+            format!("{workdir:?} leaves the bundle"),
+        ));
+    }
+    for (name, value) in &runtime.env {
+        let head = name
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !head
+            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            || value.contains('\0')
+        {
+            let message = "not an environment variable; expected A-Z a-z 0-9 _ in its name and no NUL in its value";
+            errors.push(FieldError::new(format!("runtime.env.{name}"), message));
+        }
+    }
+    if let Some(index) = runtime.args.iter().position(|arg| arg.contains('\0')) {
+        errors.push(FieldError::new(
+            format!("runtime.args[{index}]"),
+            "must not contain NUL",
+        ));
+    }
+}
+
+fn memory(config: &MemoryConfig, errors: &mut Errors, notices: &mut Errors) {
+    let (kind, durable) = match config.kind {
+        MemoryType::Volatile => ("volatile", false),
+        MemoryType::Persistent => ("persistent", true),
+        MemoryType::Hybrid => ("hybrid", true),
+    };
+    if let Some(persistent) = config
+        .persistent
+        .filter(|persistent| *persistent != durable)
+    {
+        errors.push(FieldError::new(
+            "memory.persistent",
+            format!("{persistent} contradicts type {kind}"),
+        ));
+    }
+    match config.backend {
+        Some(MemoryBackend::Memory) if durable => {
+            errors.push(FieldError::new(
+                "memory.backend",
+                format!("memory does not survive what type {kind} promises"),
+            ));
+        }
+        Some(MemoryBackend::Memory) | None => {}
+        Some(_) if !durable => {
+            errors.push(FieldError::new(
+                "memory.backend",
+                "a durable backend contradicts type volatile",
+            ));
+        }
+        Some(MemoryBackend::Embedded) => {}
+        Some(MemoryBackend::Indexeddb) => notices.push(FieldError::new(
+            "memory.backend",
+            "indexeddb lives in browsers; meshd keeps this memory in its embedded durable store",
+        )),
+        Some(MemoryBackend::Sqlite | MemoryBackend::Redis) => notices.push(FieldError::new(
+            "memory.backend",
+            "no such server is used; meshd keeps this memory in its embedded durable store",
+        )),
+    }
+}
+
+fn security(config: &SecurityConfig, errors: &mut Errors, notices: &mut Errors) {
+    if !config.sandbox {
+        notices.push(FieldError::new(
+            "security.sandbox",
+            "without a sandbox; refused where policy requires one",
+        ));
+    }
+    match config.crypto {
+        Crypto::Ed25519 => {}
+        Crypto::None => {
+            notices.push(FieldError::new("security.crypto", "signs nothing; refused where policy requires signatures"));
+        }
+        Crypto::Secp256k1 => notices.push(FieldError::new(
+            "security.crypto",
+            "secp256k1 is only verified, for agents that bring their own key; meshd signs with ed25519",
+        )),
+    }
+    let network = &config.network_access;
+    let allowed = network.allowed_domains.as_deref().unwrap_or_default();
+    let blocked: BTreeSet<_> = network
+        .blocked_domains
+        .iter()
+        .flatten()
+        .map(|domain| domain.to_ascii_lowercase())
+        .collect();
+    if !network.allow_outbound && !allowed.is_empty() {
+        let message = "has no effect while allowOutbound is false";
+        notices.push(FieldError::new(
+            "security.networkAccess.allowedDomains",
+            message,
+        ));
+    }
+    for (index, domain) in allowed.iter().enumerate() {
+        if blocked.contains(&domain.to_ascii_lowercase()) {
+            let path = format!("security.networkAccess.allowedDomains[{index}]");
+            errors.push(FieldError::new(
+                path,
+                format!("{domain} is in blockedDomains, too"),
+            ));
+        }
+    }
+    for (index, path) in config.file_access.allowed_paths.iter().enumerate() {
+        if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..")
+        {
+            let at = format!("security.fileAccess.allowedPaths[{index}]");
+            errors.push(FieldError::new(
+                at,
+                format!("{path:?} is not an absolute path without .."),
+            ));
+        }
+    }
+}
+
+fn dependencies(list: &[Dependency], id: Option<&AgentId>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (index, dependency) in list.iter().enumerate() {
+        if let Err(error) = semver::VersionReq::parse(&dependency.version) {
+            let message = format!(
+                "{:?} is not a version requirement such as ^2.29.0: {error}",
+                dependency.version
+            );
+            errors.push(FieldError::new(
+                format!("dependencies[{index}].version"),
+                message,
+            ));
+        }
+        let kind = match dependency.kind {
+            DependencyType::Module => 0,
+            DependencyType::Service => 1,
+            DependencyType::Agent => 2,
+        };
+        if !seen.insert((kind, &dependency.name)) {
+            errors.push(FieldError::new(
+                format!("dependencies[{index}]"),
+                format!("{} is listed twice", dependency.name),
+            ));
+        }
+        if dependency.kind == DependencyType::Agent
+            && id.is_some_and(|id| id.as_str() == dependency.name)
+        {
+            errors.push(FieldError::new(
+                format!("dependencies[{index}].name"),
+                "an agent cannot depend on itself",
+            ));
+        }
+    }
+}
+
+fn metadata(config: &AgentMetadata, errors: &mut Errors) {
+    if let (Some(created), Some(updated)) = (config.created, config.updated)
+        && updated < created
+    {
+        errors.push(FieldError::new(
+            "metadata.updated",
+            format!("{updated} is before created, {created}"),
+        ));
+    }
+}
+
+fn profiles(manifest: &AgentManifest, errors: &mut Errors) {
+    for (name, profile) in &manifest.profiles {
+        if !manifest.has_capability(name) {
+            errors.push(FieldError::new(
+                format!("profiles.{name}"),
+                "not a capability of this manifest",
+            ));
+        }
+        for (field, schema) in [("input", &profile.input), ("output", &profile.output)] {
+            if let Some(Err(error)) = schema.clone().map(Checker::new) {
+                errors.push(FieldError::new(
+                    format!("profiles.{name}.{field}"),
+                    error.to_string(),
+                ));
+            }
+        }
+        if profile
+            .timeout
+            .is_some_and(|timeout| timeout.as_millis() == 0)
+        {
+            errors.push(FieldError::new(
+                format!("profiles.{name}.timeout"),
+                "must be longer than nothing",
+            ));
+        }
+    }
+}
+
+fn heartbeat(config: Option<&Heartbeat>, errors: &mut Errors) {
+    let Some(Heartbeat { interval, ttl }) = config else {
+        return;
+    };
+    if interval.as_millis() == 0 {
+        errors.push(FieldError::new(
+            "heartbeat.interval",
+            "must be longer than nothing",
+        ));
+    }
+    if ttl <= interval {
+        errors.push(FieldError::new(
+            "heartbeat.ttl",
+            format!("{ttl} is not longer than the interval, {interval}"),
+        ));
+    }
+}
+
+fn budget(config: Option<&Budget>, errors: &mut Errors) {
+    if config.is_some_and(|budget| budget.window.as_millis() == 0) {
+        errors.push(FieldError::new(
+            "budget.window",
+            "must be longer than nothing",
+        ));
+    }
+}
+
+fn secrets(list: &[SecretSpec], errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (index, secret) in list.iter().enumerate() {
+        let is_file_name = secret
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if !is_file_name || secret.name.starts_with('.') {
+            let message = "expected A-Z a-z 0-9 - _ ., not starting with a full stop";
+            errors.push(FieldError::new(format!("secrets[{index}].name"), message));
+        }
+        if !seen.insert(&secret.name) {
+            errors.push(FieldError::new(
+                format!("secrets[{index}].name"),
+                format!("{} is listed twice", secret.name),
+            ));
+        }
+        if secret.mode == SecretMode::Brokered && secret.domains.is_empty() {
+            let message = "a brokered secret names the domains whose requests it is added to";
+            errors.push(FieldError::new(
+                format!("secrets[{index}].domains"),
+                message,
+            ));
+        }
+    }
+}

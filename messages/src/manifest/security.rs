@@ -1,0 +1,233 @@
+//! What an agent may touch, what it is told, and who vouches for it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::pattern;
+use crate::identity::{BadSignature, DidKey, SignatureText};
+use crate::json;
+
+/// What an agent may touch. Absent: a sandbox with no network, no files and no permissions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecurityConfig {
+    /// Runs isolated. `false` is refused where policy requires the sandbox.
+    #[serde(default = "SecurityConfig::sandboxed")]
+    pub sandbox: bool,
+    /// Actions that it may ask the mesh for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub permissions: Vec<Permission>,
+    /// How it signs.
+    #[serde(default)]
+    pub crypto: Crypto,
+    /// What it may reach.
+    #[serde(default)]
+    pub network_access: NetworkPolicy,
+    /// Which files it may use.
+    #[serde(default)]
+    pub file_access: FileAccessPolicy,
+}
+
+impl SecurityConfig {
+    const fn sandboxed() -> bool {
+        true
+    }
+}
+
+impl Default for SecurityConfig {
+    fn default() -> Self {
+        Self {
+            sandbox: true,
+            permissions: Vec::new(),
+            crypto: Crypto::default(),
+            network_access: NetworkPolicy::default(),
+            file_access: FileAccessPolicy::default(),
+        }
+    }
+}
+
+/// Actions on a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Permission {
+    /// Resource type, such as `file`, `network`, `memory` or a service's.
+    #[schemars(with = "pattern::Resource")]
+    pub resource: String,
+    /// What may be done with it.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub actions: Vec<Action>,
+    /// Narrows it, for example to one path or one record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// What a permission allows.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Looking at it.
+    Read,
+    /// Changing or creating it.
+    Write,
+    /// Running or calling it.
+    Execute,
+    /// Removing it.
+    Delete,
+}
+
+/// How an agent signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Crypto {
+    /// With an ed25519 key.
+    #[default]
+    Ed25519,
+    /// With a secp256k1 key: foreign agents only, and only to verify.
+    Secp256k1,
+    /// Not at all; policy decides whether that is allowed.
+    None,
+}
+
+/// What an agent may reach. Absent: nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkPolicy {
+    /// Whether it may open connections at all.
+    #[serde(default)]
+    pub allow_outbound: bool,
+    /// The only domains that it may reach; absent: any that is not blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<pattern::Domain>>", length(max = 256))]
+    pub allowed_domains: Option<Vec<String>>,
+    /// Domains that it may not reach, even when allowed above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<pattern::Domain>>", length(max = 256))]
+    pub blocked_domains: Option<Vec<String>>,
+    /// Connections that may be open at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_connections: Option<u32>,
+}
+
+/// Which files an agent may use, beside its own home. Absent: none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileAccessPolicy {
+    /// Absolute paths of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub allowed_paths: Vec<String>,
+    /// Only reading is allowed there.
+    #[serde(default = "FileAccessPolicy::read_only_by_default")]
+    pub read_only: bool,
+    /// Gives it a private directory for temporary files.
+    #[serde(default)]
+    pub temp_file_access: bool,
+}
+
+impl FileAccessPolicy {
+    const fn read_only_by_default() -> bool {
+        true
+    }
+}
+
+impl Default for FileAccessPolicy {
+    fn default() -> Self {
+        Self {
+            allowed_paths: Vec::new(),
+            read_only: true,
+            temp_file_access: false,
+        }
+    }
+}
+
+/// A secret that the agent needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretSpec {
+    /// Its name for the agent; a file's name when mounted.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Where it comes from.
+    #[schemars(with = "pattern::VaultReference")]
+    pub from: String,
+    /// How the agent gets to use it.
+    #[serde(default)]
+    pub mode: SecretMode,
+    /// With `brokered`: the domains whose requests it is added to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<pattern::Domain>", length(max = 64))]
+    pub domains: Vec<String>,
+}
+
+/// How an agent gets to use a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretMode {
+    /// meshd adds it to requests on their way out; the agent never sees it.
+    #[default]
+    Brokered,
+    /// A read-only file in the sandbox. The agent can read it, and therefore leak it.
+    Mount,
+}
+
+/// A publisher's signature of a manifest and of the bundle it lies in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ManifestSignature {
+    /// The publisher.
+    pub key: DidKey,
+    /// Digest of the bundle's other files, so that they are vouched for, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<pattern::Blake3>")]
+    pub bundle: Option<String>,
+    /// Over `meshd-manifest/1\n` and the RFC 8785 form of the manifest without this field.
+    pub signature: SignatureText,
+}
+
+/// Why a manifest's signature is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestSignatureError {
+    /// It has none. Whether that is acceptable is for policy to say.
+    #[error("the manifest is not signed")]
+    Missing,
+    /// The signature object has another form.
+    #[error("signature: not of the form {{key, bundle, signature}}")]
+    Form,
+    /// It does not hold.
+    #[error("signature: {0}")]
+    Bad(#[from] BadSignature),
+}
+
+/// What a publisher signs: `meshd-manifest/1\n` and the canonical manifest without `signature.signature`.
+pub fn manifest_signing_input(manifest: &Value) -> Vec<u8> {
+    let mut unsigned = manifest.clone();
+    if let Some(signature) = unsigned.get_mut("signature").and_then(Value::as_object_mut) {
+        signature.remove("signature");
+    }
+    let mut input = b"meshd-manifest/1\n".to_vec();
+    input.extend(json::canonical(&unsigned));
+    input
+}
+
+/// Checks the signature of a manifest as it was read ([`super::ParsedManifest::source`]) and names the publisher.
+///
+/// # Errors
+/// [`ManifestSignatureError`] when there is none, or when it does not hold.
+pub fn verify_manifest_signature(
+    manifest: &Value,
+) -> Result<ManifestSignature, ManifestSignatureError> {
+    let signature = manifest
+        .get("signature")
+        .ok_or(ManifestSignatureError::Missing)?;
+    let signature =
+        ManifestSignature::deserialize(signature).map_err(|_| ManifestSignatureError::Form)?;
+    signature
+        .key
+        .verify(&manifest_signing_input(manifest), &signature.signature)?;
+    Ok(signature)
+}

@@ -1,0 +1,392 @@
+//! What the mesh says of itself: status, health, events, audit, tokens, memory, nodes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::agent::HealthLevel;
+use crate::ids::{AgentId, Position, TaskId};
+use crate::time::Timestamp;
+
+/// `GET /v1/health` and part of `/status`: aggregates know four levels.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum OverallHealth {
+    /// No warning.
+    Healthy,
+    /// One or two warnings.
+    Degraded,
+    /// More than two warnings.
+    Warning,
+    /// Anything critical.
+    Critical,
+}
+
+impl OverallHealth {
+    /// The seed's cut-offs: any critical is critical, more than two warnings a warning, one or two degraded.
+    pub fn of(levels: impl IntoIterator<Item = HealthLevel>) -> Self {
+        let (mut warnings, mut criticals) = (0_usize, 0_usize);
+        for level in levels {
+            match level {
+                HealthLevel::Healthy => {}
+                HealthLevel::Warning => warnings += 1,
+                HealthLevel::Critical => criticals += 1,
+            }
+        }
+        match (criticals, warnings) {
+            (1.., _) => Self::Critical,
+            (0, 3..) => Self::Warning,
+            (0, 1..) => Self::Degraded,
+            (0, 0) => Self::Healthy,
+        }
+    }
+}
+
+/// One health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// What was checked: `journal`, `projections`, `disk`, `agent:<id>`.
+    pub name: String,
+    /// The result.
+    pub status: HealthLevel,
+    /// In words.
+    pub detail: String,
+}
+
+/// `GET /v1/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthReport {
+    /// All checks together.
+    pub status: OverallHealth,
+    /// Each check.
+    pub checks: Vec<HealthCheck>,
+    /// The checks that are not healthy, in words.
+    pub issues: Vec<String>,
+    /// When it was made.
+    pub timestamp: Timestamp,
+}
+
+/// `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemStatus {
+    /// `meshd`'s version.
+    pub version: String,
+    /// The node's key, `did:key:…`.
+    pub node: String,
+    /// Names this run.
+    pub run_id: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Milliseconds.
+    pub uptime: u64,
+    /// All together.
+    pub health: OverallHealth,
+    /// What keeps it from being healthy.
+    pub issues: Vec<String>,
+    /// Whether new work is taken; if not, why.
+    pub accepting: bool,
+    /// Why new work is not taken.
+    pub refusing_because: Option<String>,
+    /// Actors of the tree, by name, and whether they run.
+    pub components: Vec<ComponentStatus>,
+    /// Agents by `AgentStatus.status`.
+    pub agents: BTreeMap<String, u64>,
+    /// Tasks by state.
+    pub tasks: BTreeMap<String, u64>,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// What the operator granted beyond the default, and what this machine cannot enforce.
+    pub warnings: Vec<String>,
+    /// Stale messages that were refused since the start, by kind.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// One actor of the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComponentStatus {
+    /// Its registered name.
+    pub name: String,
+    /// Its supervisor's name.
+    pub parent: Option<String>,
+    /// Whether it runs.
+    pub running: bool,
+    /// How often it was restarted.
+    pub restarts: u64,
+}
+
+/// The journal's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalStatus {
+    /// Records that are durable.
+    pub records: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// How far the projections are.
+    pub projected: Option<Position>,
+    /// The last checkpoint's size.
+    pub checkpoint_size: u64,
+}
+
+/// One record as the audit shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    /// Its index in the log.
+    pub position: Position,
+    /// When.
+    pub time: Timestamp,
+    /// What happened; for lifecycle events one of the seed's eleven names.
+    pub kind: String,
+    /// Which agent it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// Which task it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// Who caused it.
+    pub actor: String,
+    /// The record that led to it.
+    pub cause: Option<Position>,
+    /// What one request led to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<String>,
+    /// The payload's commitment.
+    pub commitment: String,
+    /// The payload; absent once erased.
+    pub payload: Option<Value>,
+}
+
+/// Which audit records to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditFilter {
+    /// Only of this agent.
+    pub agent: Option<AgentId>,
+    /// Only of this task.
+    pub task: Option<TaskId>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Not after.
+    pub until: Option<Timestamp>,
+}
+
+/// One event of the live stream; `id` is what `Last-Event-ID` takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshEvent {
+    /// The record's position; absent for volatile events such as progress.
+    pub id: Option<Position>,
+    /// `agent.<id>.<kind>`, `task.<kind>`, `node.<kind>`…
+    pub topic: String,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub data: Value,
+}
+
+/// A role. Each includes what the one before may do, save `agent` and `publisher`, which stand apart.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads, submits and cancels tasks, starts and stops agents.
+    Operator,
+    /// Everything.
+    Admin,
+    /// What an agent may do: submit, report, send.
+    Agent,
+    /// Registers agents.
+    Publisher,
+}
+
+impl Role {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+            Self::Agent => "agent",
+            Self::Publisher => "publisher",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        [Self::Viewer, Self::Operator, Self::Admin, Self::Agent, Self::Publisher]
+            .into_iter()
+            .find(|r| r.name() == s)
+            .ok_or_else(|| "must be one of viewer, operator, admin, agent, publisher".to_owned())
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name in the audit, such as `user:admin`.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Whether it sits on this host.
+    pub loopback: bool,
+}
+
+/// A token, given out once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuedToken {
+    /// Its public id, for `revoke`.
+    pub id: String,
+    /// The secret. Shown now and never again.
+    pub token: String,
+    /// Its role.
+    pub role: Role,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+/// A token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenInfo {
+    /// Its public id.
+    pub id: String,
+    /// Its role.
+    pub role: Role,
+    /// Its bearer.
+    pub subject: String,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+/// One entry of an agent's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryEntry {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: Value,
+    /// When it was written.
+    pub updated_at: Timestamp,
+    /// Until when it can be read.
+    pub expires_at: Option<Timestamp>,
+    /// Whether it is on disk.
+    pub persistent: bool,
+}
+
+/// An agent's memory in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryStats {
+    /// The context's id: the agent's.
+    pub id: AgentId,
+    /// `volatile`, `persistent`, `hybrid`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The backend named in the manifest.
+    pub backend: String,
+    /// Megabytes.
+    pub size: f64,
+    /// Entries.
+    pub entry_count: u64,
+    /// When it was last used.
+    pub last_accessed: Option<Timestamp>,
+}
+
+/// This node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// Its key.
+    pub id: String,
+    /// Its state: `up`.
+    pub state: String,
+    /// Its version.
+    pub version: String,
+    /// Its address.
+    pub url: String,
+    /// Its agents.
+    pub agents: u64,
+}
+
+/// One column of the board.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BoardColumn {
+    /// Its name.
+    pub name: String,
+    /// Its work-in-progress limit, if it has one.
+    pub wip: Option<u64>,
+    /// Its cards, newest last.
+    pub cards: Vec<BoardCard>,
+    /// How many cards there are, shown or not.
+    pub total: u64,
+}
+
+/// One card of the board.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BoardCard {
+    /// The task.
+    pub id: TaskId,
+    /// What kind of work.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where it stands.
+    pub state: crate::task::TaskState,
+    /// Who has it.
+    pub agent: Option<AgentId>,
+    /// Why it waits.
+    pub waiting_for: Option<crate::task::WaitingFor>,
+    /// 0 to 1.
+    pub progress: Option<f64>,
+}
+
+/// `GET /v1/board`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Board {
+    /// Backlog, Ready, In progress, Review, Blocked, Done.
+    pub columns: Vec<BoardColumn>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use HealthLevel::{Critical, Healthy, Warning};
+
+    #[test]
+    fn overall_health_has_exactly_the_seeds_cut_offs() {
+        let cases: [(&[HealthLevel], OverallHealth); 7] = [
+            (&[], OverallHealth::Healthy),
+            (&[Healthy, Healthy], OverallHealth::Healthy),
+            (&[Warning], OverallHealth::Degraded),
+            (&[Warning, Warning, Healthy], OverallHealth::Degraded),
+            (&[Warning, Warning, Warning], OverallHealth::Warning),
+            (&[Critical], OverallHealth::Critical),
+            (&[Warning, Warning, Warning, Critical], OverallHealth::Critical),
+        ];
+        for (levels, expected) in cases {
+            assert_eq!(OverallHealth::of(levels.iter().copied()), expected, "{levels:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Checkpoints as C2SP signed notes, signed with the node's ed25519 key.
+//!
+//! Origin and key name are both the log's id, the node's `did:key`, so a note names the key that must have signed it.
+
+use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
+use mesh_messages::identity::{DidKey, SigningKey};
+use signed_note::{Note, Verifier, VerifierList};
+use tlog_tiles::{Checkpoint, Hash};
+
+/// Algorithm byte of an ed25519 signature in a signed note.
+const ALG_ED25519: u8 = 1;
+
+/// Why a note is not a checkpoint of the log it should be of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointInvalid {
+    /// Not a C2SP signed note with a checkpoint in it.
+    #[error("it is not a signed checkpoint: {0}")]
+    Malformed(String),
+    /// Of another log.
+    #[error("it is of log {found}, not of {expected}")]
+    OtherLog {
+        /// Whose it should be.
+        expected: String,
+        /// Whose it is.
+        found: String,
+    },
+    /// The key did not sign it.
+    #[error("it does not bear a valid signature by {0}")]
+    Signature(String),
+}
+
+/// What a valid checkpoint says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CheckpointClaim {
+    /// How many records it covers.
+    pub size: u64,
+    /// The root of the tree over them.
+    pub root: Hash,
+}
+
+/// Makes the signed note for a tree.
+pub(crate) fn sign(key: &SigningKey, claim: CheckpointClaim) -> Result<String, String> {
+    let public = key.public();
+    let name = public.to_string();
+    let text = Checkpoint::new(&name, claim.size, claim.root, "")
+        .map_err(|e| e.to_string())?
+        .to_bytes();
+    let key = ed25519_dalek::SigningKey::from_bytes(key.secret_bytes());
+    let signature = key.sign(&text).to_bytes().to_vec();
+    let id = key_id(&name, &public);
+    let signature = signed_note::Signature::new(name, id, signature).map_err(|e| e.to_string())?;
+    let note = Note::new(&text, &[signature]).map_err(|e| e.to_string())?;
+    String::from_utf8(note.to_bytes()).map_err(|e| e.to_string())
+}
+
+/// Checks that `note` is a checkpoint of the log whose id is `key`, signed by that key.
+///
+/// # Errors
+/// [`CheckpointInvalid`].
+pub fn verify_checkpoint(note: &str, key: &DidKey) -> Result<CheckpointClaim, CheckpointInvalid> {
+    let malformed = |detail: String| CheckpointInvalid::Malformed(detail);
+    let name = key.to_string();
+    let note = Note::from_bytes(note.as_bytes()).map_err(|e| malformed(e.to_string()))?;
+    let claim = Checkpoint::from_bytes(note.text()).map_err(|e| malformed(e.to_string()))?;
+    if claim.origin() != name {
+        return Err(CheckpointInvalid::OtherLog {
+            expected: name,
+            found: claim.origin().to_owned(),
+        });
+    }
+    let verifier = NodeVerifier {
+        id: key_id(&name, key),
+        name: name.clone(),
+        key: *key,
+    };
+    note.verify(&VerifierList::new(vec![Box::new(verifier)]))
+        .map_err(|_| CheckpointInvalid::Signature(name))?;
+    Ok(CheckpointClaim {
+        size: claim.size(),
+        root: *claim.hash(),
+    })
+}
+
+fn key_id(name: &str, key: &DidKey) -> u32 {
+    let mut encoded = [ALG_ED25519; 33];
+    encoded[1..].copy_from_slice(&key.to_bytes());
+    signed_note::key_id(name, &encoded)
+}
+
+/// Verifies strictly, as everything else here does; the verifier of `signed_note` accepts more.
+struct NodeVerifier {
+    name: String,
+    id: u32,
+    key: DidKey,
+}
+
+impl Verifier for NodeVerifier {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn key_id(&self) -> u32 {
+        self.id
+    }
+    fn verify(&self, msg: &[u8], sig: &[u8]) -> bool {
+        let (Ok(signature), Ok(key)) = (
+            Signature::from_slice(sig),
+            VerifyingKey::from_bytes(&self.key.to_bytes()),
+        ) else {
+            return false;
+        };
+        key.verify_strict(msg, &signature).is_ok()
+    }
+}

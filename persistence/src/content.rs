@@ -1,0 +1,313 @@
+//! Content too large for a record, addressed by its BLAKE3 digest.
+//!
+//! A file is written aside, synced and renamed, so whatever has its final name is complete; it is checked against its name
+//! whenever it is read.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::fsio;
+
+/// How much is copied at once.
+const CHUNK: usize = 64 * 1024;
+
+/// Most content that is held in memory at once; larger content is streamed.
+pub const CONTENT_IN_MEMORY_MAX: u64 = 64 * 1024 * 1024;
+
+/// The BLAKE3 digest of some content: its address. As text, 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentDigest(pub [u8; 32]);
+
+impl fmt::Display for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContentDigest({self})")
+    }
+}
+
+/// A text is no digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be 64 lower-case hex digits")]
+pub struct InvalidDigest;
+
+impl FromStr for ContentDigest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(InvalidDigest);
+        }
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text, &mut digest).map_err(|_| InvalidDigest)?;
+        Ok(Self(digest))
+    }
+}
+
+/// Why content was not stored or not returned. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// A reference to content does not parse.
+    #[error("not a content digest")]
+    Digest(#[from] InvalidDigest),
+    /// There is more of it than allowed. Refuse it, or use the methods that stream.
+    #[error("content exceeds the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// There is no such content.
+    #[error("no content {0}")]
+    Missing(ContentDigest),
+    /// What is stored is not what was stored. Put it again, or restore it from a copy.
+    #[error("content {0} is damaged")]
+    Damaged(ContentDigest),
+    /// The source could not be read.
+    #[error("failed to read the content to store")]
+    Source(#[source] io::Error),
+    /// It could not be written. A full disk is told by the source's kind; retry later.
+    #[error("failed to write content to {path}")]
+    Write {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be read.
+    #[error("failed to read content {digest}")]
+    Read {
+        /// Which.
+        digest: ContentDigest,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Files by digest: `<dir>/ab/cdef…`.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    dir: PathBuf,
+    aside: PathBuf,
+}
+
+impl ContentStore {
+    /// Opens the store in `dir`; makes an empty one when there is none.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let aside = dir.join("aside");
+        fsio::create_dir(&aside)?;
+        // What is there was being written when meshd ended.
+        for entry in fs::read_dir(&aside)? {
+            fs::remove_file(entry?.path())?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            aside,
+        })
+    }
+
+    /// Stores some bytes durably, at most [`CONTENT_IN_MEMORY_MAX`] of them. The same content is stored once.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn put(&self, bytes: &[u8]) -> Result<ContentDigest, ContentError> {
+        self.put_stream(bytes, CONTENT_IN_MEMORY_MAX)
+    }
+
+    /// Stores what `source` yields, at most `limit` bytes of it, durably. The same content is stored once.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn put_stream(
+        &self,
+        mut source: impl Read,
+        limit: u64,
+    ) -> Result<ContentDigest, ContentError> {
+        let write = |source| ContentError::Write {
+            path: self.aside.display().to_string(),
+            source,
+        };
+        let mut aside = tempfile::NamedTempFile::new_in(&self.aside).map_err(write)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; CHUNK];
+        let mut size = 0;
+        loop {
+            let len = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => len,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(ContentError::Source(e)),
+            };
+            size += len as u64;
+            if size > limit {
+                return Err(ContentError::TooLarge { limit });
+            }
+            hasher.update(&buffer[..len]);
+            aside.write_all(&buffer[..len]).map_err(write)?;
+        }
+        let digest = ContentDigest(*hasher.finalize().as_bytes());
+        // A damaged copy is replaced.
+        if self
+            .hash_of(&digest)
+            .is_ok_and(|stored| stored == Some(digest))
+        {
+            return Ok(digest);
+        }
+        aside.as_file().sync_all().map_err(write)?;
+        let path = self.path(&digest);
+        let name = || -> io::Result<()> {
+            let dir = path.parent().unwrap_or(&self.dir);
+            fsio::create_dir(dir)?;
+            aside.persist(&path).map_err(|e| e.error)?;
+            fsio::sync_dir(dir)
+        };
+        name().map_err(|source| ContentError::Write {
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(digest)
+    }
+
+    /// All of some content, checked, if it has at most [`CONTENT_IN_MEMORY_MAX`] bytes.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn get(&self, digest: &ContentDigest) -> Result<Vec<u8>, ContentError> {
+        let file = self.file(digest)?;
+        let mut bytes = Vec::new();
+        file.take(CONTENT_IN_MEMORY_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| ContentError::Read {
+                digest: *digest,
+                source,
+            })?;
+        if bytes.len() as u64 > CONTENT_IN_MEMORY_MAX {
+            return Err(ContentError::TooLarge {
+                limit: CONTENT_IN_MEMORY_MAX,
+            });
+        }
+        if *blake3::hash(&bytes).as_bytes() != digest.0 {
+            return Err(ContentError::Damaged(*digest));
+        }
+        Ok(bytes)
+    }
+
+    /// A file with some content of any size, checked before it is returned, to read from its beginning.
+    ///
+    /// # Errors
+    /// [`ContentError`].
+    pub fn open_checked(&self, digest: &ContentDigest) -> Result<File, ContentError> {
+        let failed = |source| ContentError::Read {
+            digest: *digest,
+            source,
+        };
+        if self.hash_of(digest).map_err(failed)? == Some(*digest) {
+            self.file(digest)
+        } else if self.contains(digest) {
+            Err(ContentError::Damaged(*digest))
+        } else {
+            Err(ContentError::Missing(*digest))
+        }
+    }
+
+    fn file(&self, digest: &ContentDigest) -> Result<File, ContentError> {
+        File::open(self.path(digest)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ContentError::Missing(*digest),
+            _ => ContentError::Read {
+                digest: *digest,
+                source,
+            },
+        })
+    }
+
+    /// Whether there is such content. Its bytes are checked when they are read, not here.
+    pub fn contains(&self, digest: &ContentDigest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Digest of what is stored under a digest.
+    fn hash_of(&self, digest: &ContentDigest) -> io::Result<Option<ContentDigest>> {
+        let mut file = match File::open(self.path(digest)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(&mut file)?;
+        Ok(Some(ContentDigest(*hasher.finalize().as_bytes())))
+    }
+
+    fn path(&self, digest: &ContentDigest) -> PathBuf {
+        let text = digest.to_string();
+        let (shard, rest) = text.split_at(2);
+        self.dir.join(shard).join(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, ContentStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(&dir.path().join("content")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn content_is_found_under_its_digest_and_stored_once() {
+        let (_dir, store) = store();
+        let bytes = vec![7; 3 * CHUNK + 1];
+        let digest = store.put(&bytes).unwrap();
+        assert_eq!(digest.0, *blake3::hash(&bytes).as_bytes());
+        assert_eq!(store.put(&bytes).unwrap(), digest);
+        assert!(store.contains(&digest));
+        assert_eq!(store.get(&digest).unwrap(), bytes);
+        let mut streamed = Vec::new();
+        store
+            .open_checked(&digest)
+            .unwrap()
+            .read_to_end(&mut streamed)
+            .unwrap();
+        assert_eq!(streamed, bytes);
+        assert_eq!(fs::read_dir(&store.aside).unwrap().count(), 0);
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+    }
+
+    #[test]
+    fn too_large_content_leaves_nothing_behind() {
+        let (_dir, store) = store();
+        let error = store.put_stream([1; 11].as_slice(), 10).unwrap_err();
+        assert!(matches!(error, ContentError::TooLarge { limit: 10 }));
+        assert_eq!(fs::read_dir(&store.aside).unwrap().count(), 0);
+        assert!(store.put_stream([1; 10].as_slice(), 10).is_ok());
+    }
+
+    #[test]
+    fn damage_is_told_and_mended_by_storing_again() {
+        let (_dir, store) = store();
+        let digest = store.put(b"hello").unwrap();
+        fs::write(store.path(&digest), b"hellp").unwrap();
+        assert!(matches!(store.get(&digest), Err(ContentError::Damaged(_))));
+        assert!(matches!(
+            store.open_checked(&digest),
+            Err(ContentError::Damaged(_))
+        ));
+        assert_eq!(store.put(b"hello").unwrap(), digest);
+        assert_eq!(store.get(&digest).unwrap(), b"hello");
+        assert!(matches!(
+            store.get(&ContentDigest([0; 32])),
+            Err(ContentError::Missing(_))
+        ));
+    }
+}

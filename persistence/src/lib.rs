@@ -1,0 +1,41 @@
+//! What meshd remembers, and how it proves it.
+//!
+//! The [`Journal`] is the truth: an append-only log of records with group commit, one fsync per group. Everything else
+//! is derived from it or hangs on it: snapshots shorten replay, projections are disposable views, the content store
+//! holds what is too large for a record, and checkpoints with proofs let others check the log offline.
+
+mod checkpoint;
+mod clock;
+mod content;
+mod export;
+mod file;
+mod fsio;
+mod journal;
+mod memory;
+mod projection;
+mod seal;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod verify;
+
+pub use checkpoint::{CheckpointClaim, CheckpointInvalid, verify_checkpoint};
+pub use clock::Clock;
+pub use content::{
+    CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentStore, InvalidDigest,
+};
+pub use export::{ExportError, Exported, export};
+pub use file::{FileJournal, FileJournalOptions, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use journal::{
+    APPEND_BYTES_MAX, APPEND_RECORDS_MAX, AppendError, Appended, CheckpointError, Durability,
+    EraseError, Failed, Journal, PARTITION_NAME_MAX, ProofError, ReadError, ReadOnly, RecordReader,
+    SignedCheckpoint, Snapshot, SnapshotError, wait_durable,
+};
+pub use memory::MemoryJournal;
+pub use projection::{
+    FollowError, PAGE_MAX, Page, ProjectError, ProjectionBatch, ProjectionError, ProjectionStore,
+    Projector, View, WaitError, catch_up, follow,
+};
+pub use tlog_tiles::Hash;
+pub use verify::{VerifyError, VerifyReport, verify};

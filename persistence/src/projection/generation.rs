@@ -1,0 +1,78 @@
+//! Generations of the store: a directory each, so that a new one never meets the files of one that was given up.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::store::{ProjectionError, io_error};
+use crate::fsio;
+
+/// sled's cache. It takes several times that much memory, and what matters is in the operating system's cache anyway.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// How often sled flushes by itself. Nothing depends on it.
+const FLUSH_EVERY_MS: u64 = 1000;
+/// Names the generation that was closed in order.
+const CLEAN: &str = "clean";
+/// Where the last store that could not be trusted lies, for whoever wants to know why.
+const SET_ASIDE: &str = "set-aside";
+
+/// Says that a generation was closed in order.
+pub(super) fn mark_clean(dir: &Path, generation: u64) -> io::Result<()> {
+    fsio::replace(&dir.join(CLEAN), generation.to_string().as_bytes())
+}
+
+fn generation_name(generation: u64) -> String {
+    format!("generation-{generation}")
+}
+
+pub(super) fn open_sled(dir: &Path, generation: u64) -> Result<sled::Db, ProjectionError> {
+    let path = dir.join(generation_name(generation));
+    fsio::create_dir(&path).map_err(|e| io_error(&path, &e))?;
+    let open = || {
+        sled::Config::new()
+            .path(&path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .open()
+    };
+    // sled panics on some damage.
+    catch_unwind(AssertUnwindSafe(open))
+        .map_err(|_| ProjectionError::Damaged("sled panicked".into()))?
+        .map_err(ProjectionError::from)
+}
+
+/// The newest generation, and whether it was closed in order. From now on it counts as not closed.
+pub(super) fn newest_generation(dir: &Path) -> io::Result<(u64, bool)> {
+    let mut newest = 0;
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("generation-"));
+        newest = newest.max(number.and_then(|number| number.parse().ok()).unwrap_or(0));
+    }
+    let path = dir.join(CLEAN);
+    let clean = fsio::read_if_exists(&path)?;
+    if clean.is_some() {
+        fs::remove_file(&path)?;
+        fsio::sync_dir(dir)?;
+    }
+    Ok((
+        newest,
+        clean.is_some_and(|clean| clean == newest.to_string().as_bytes()),
+    ))
+}
+
+/// Moves a generation out of the way, replacing what was set aside before.
+pub(super) fn set_aside(dir: &Path, generation: u64) -> io::Result<()> {
+    let (from, to) = (dir.join(generation_name(generation)), dir.join(SET_ASIDE));
+    if to.exists() {
+        fs::remove_dir_all(&to)?;
+    }
+    if from.exists() {
+        fs::rename(from, to)
+    } else {
+        Ok(())
+    }
+}

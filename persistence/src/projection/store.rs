@@ -1,0 +1,440 @@
+//! The store of projections, over sled.
+//!
+//! One sled tree, keys prefixed with the name of their tree: so a batch with its position is one atomic write. sled
+//! loses data silently when its files are damaged, so the store keeps the number of its entries and the sum of their hashes, and
+//! compares them with what is there whenever it was not closed in order.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::View;
+use super::generation::{mark_clean, newest_generation, open_sled, set_aside};
+use super::meta::{Meta, entry_hash};
+use crate::fsio;
+
+/// Most entries of one page.
+pub const PAGE_MAX: usize = 1000;
+
+/// Where the store keeps what it knows about itself. No tree has an empty name.
+const META_KEY: &[u8] = b"\0meta";
+/// Ends a tree's name within a key.
+const SEPARATOR: u8 = 0;
+/// Why the store did not answer. It is being rebuilt, or will be; retry.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectionError {
+    /// sled failed.
+    #[error("the store of the projections failed: {0}")]
+    Store(String),
+    /// What is stored makes no sense.
+    #[error("the store of the projections is damaged: {0}")]
+    Damaged(String),
+    /// The directory cannot be used.
+    #[error("failed to access {path}: {reason}")]
+    Io {
+        /// The directory.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why waiting for a position ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The deadline passed. Retry, or answer that it is not known yet.
+    #[error("the projections have not got there in time")]
+    Timeout,
+}
+
+impl From<sled::Error> for ProjectionError {
+    fn from(error: sled::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Some entries in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Keys (without the tree's name) and values.
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the next page begins; `None` when this is the last.
+    pub cursor: Option<Vec<u8>>,
+}
+
+/// Named trees of keys and values, and the position of the log that they reflect.
+pub struct ProjectionStore {
+    dir: PathBuf,
+    empty: Meta,
+    // `None` while it could not be opened.
+    open: RwLock<Option<Open>>,
+    // Taken by the one batch that is being made.
+    writer: Mutex<()>,
+    next: watch::Sender<u64>,
+}
+
+struct Open {
+    generation: u64,
+    db: sled::Db,
+}
+
+impl ProjectionStore {
+    /// Opens the store in `dir` for a log of `journal_size` records.
+    ///
+    /// A store that is damaged, of another `version` or log, or ahead of the log, is set aside and begun anew. So is one that
+    /// cannot be opened; when not even a new one can be made (a full disk), the store answers with errors until
+    /// [`ProjectionStore::reset`] succeeds.
+    ///
+    /// # Errors
+    /// [`ProjectionError::Io`] when `dir` cannot be made.
+    pub fn open(
+        dir: &Path,
+        version: u32,
+        log_id: &str,
+        journal_size: u64,
+    ) -> Result<Self, ProjectionError> {
+        fsio::create_dir(dir).map_err(|e| io_error(dir, &e))?;
+        let mut log = [0; 16];
+        log.copy_from_slice(&blake3::hash(log_id.as_bytes()).as_bytes()[..16]);
+        let empty = Meta {
+            version,
+            log,
+            next: 0,
+            entries: 0,
+            sum: 0,
+        };
+        let (next, _) = watch::channel(0);
+        let store = Self {
+            dir: dir.to_owned(),
+            empty,
+            open: RwLock::new(None),
+            writer: Mutex::new(()),
+            next,
+        };
+        let (generation, clean) = newest_generation(dir).map_err(|e| io_error(dir, &e))?;
+        match store.open_checked(generation, clean, journal_size) {
+            Ok((db, meta)) => {
+                *store.open.write().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Open { generation, db });
+                store.next.send_replace(meta.next);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the projections cannot be used; they are rebuilt from the log");
+                store.begin_anew(generation);
+            }
+        }
+        Ok(store)
+    }
+
+    /// How many records of the log the store reflects.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn next_position(&self) -> Result<u64, ProjectionError> {
+        self.with(read_meta).map(|meta| meta.next)
+    }
+
+    /// Waits until the store reflects the first `size` records.
+    ///
+    /// # Errors
+    /// [`WaitError::Timeout`] after `timeout`.
+    pub async fn wait_for(&self, size: u64, timeout: Duration) -> Result<(), WaitError> {
+        let mut next = self.next.subscribe();
+        let waited = tokio::time::timeout(timeout, next.wait_for(|&next| next >= size)).await;
+        // The sender lives as long as `self`.
+        waited.map(|_| ()).map_err(|_| WaitError::Timeout)
+    }
+
+    /// A value.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
+        self.with(|db| Ok(db.get(full_key(tree, key))?.map(|value| value.to_vec())))
+    }
+
+    /// The entries whose keys begin with `prefix`, at most `limit` (and [`PAGE_MAX`]) of them, from `cursor` on.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn scan(
+        &self,
+        tree: &str,
+        prefix: &[u8],
+        cursor: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page, ProjectionError> {
+        let from = cursor.map_or(prefix, |cursor| cursor.max(prefix));
+        self.page(tree, from, limit, |key| key.starts_with(prefix))
+    }
+
+    /// The entries from key `from` up to but without key `to`, at most `limit` (and [`PAGE_MAX`]) of them.
+    ///
+    /// The next page is the range from the page's cursor.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn range(
+        &self,
+        tree: &str,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+    ) -> Result<Page, ProjectionError> {
+        self.page(tree, from, limit, |key| key < to)
+    }
+
+    /// Begins a batch. There is one at a time.
+    pub fn begin(&self) -> ProjectionBatch<'_> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        ProjectionBatch {
+            next: *self.next.borrow(),
+            store: self,
+            changes: BTreeMap::new(),
+            _writer: writer,
+        }
+    }
+
+    /// Sets the store aside and begins an empty one.
+    pub fn reset(&self) {
+        let generation = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            open.as_ref().map(|open| open.generation)
+        };
+        let newest = newest_generation(&self.dir).map_or(0, |(generation, _)| generation);
+        self.begin_anew(generation.unwrap_or(newest).max(newest));
+    }
+
+    fn begin_anew(&self, generation: u64) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // Ends sled's threads before their files move.
+        *open = None;
+        if let Err(error) = set_aside(&self.dir, generation) {
+            tracing::warn!(%error, "the old projections were not set aside");
+        }
+        let generation = generation + 1;
+        match self.create(generation) {
+            Ok(db) => *open = Some(Open { generation, db }),
+            Err(error) => tracing::error!(%error, "no store for the projections can be made"),
+        }
+        self.next.send_replace(0);
+    }
+
+    fn create(&self, generation: u64) -> Result<sled::Db, ProjectionError> {
+        let db = open_sled(&self.dir, generation)?;
+        db.insert(META_KEY, self.empty.encode())?;
+        Ok(db)
+    }
+
+    /// Opens a generation and checks everything that could make it useless.
+    fn open_checked(
+        &self,
+        generation: u64,
+        clean: bool,
+        journal_size: u64,
+    ) -> Result<(sled::Db, Meta), ProjectionError> {
+        let db = open_sled(&self.dir, generation)?;
+        if db.is_empty() && generation == 0 {
+            db.insert(META_KEY, self.empty.encode())?;
+            return Ok((db, self.empty));
+        }
+        let meta = read_meta(&db)?;
+        let useless = |detail: &str| Err(ProjectionError::Damaged(detail.to_owned()));
+        if (meta.version, meta.log) != (self.empty.version, self.empty.log) {
+            return useless("it is of another version or of another log");
+        }
+        if meta.next > journal_size {
+            return useless("it is ahead of the log");
+        }
+        if !clean {
+            let check = || -> Result<bool, ProjectionError> {
+                let mut found = Meta {
+                    entries: 0,
+                    sum: 0,
+                    ..meta
+                };
+                for entry in db.iter() {
+                    let (key, value) = entry?;
+                    if key.as_ref() != META_KEY {
+                        found.add(entry_hash(&key, &value));
+                    }
+                }
+                Ok(found == meta)
+            };
+            // sled panics on some damage.
+            let whole = catch_unwind(AssertUnwindSafe(check))
+                .map_err(|_| ProjectionError::Damaged("sled panicked".into()))??;
+            if !whole {
+                return useless("entries are missing or changed");
+            }
+        }
+        Ok((db, meta))
+    }
+
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&sled::Db) -> Result<T, ProjectionError>,
+    ) -> Result<T, ProjectionError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        match &*open {
+            Some(open) => read(&open.db),
+            None => Err(ProjectionError::Store("it is not open".into())),
+        }
+    }
+
+    fn page(
+        &self,
+        tree: &str,
+        from: &[u8],
+        limit: usize,
+        belongs: impl Fn(&[u8]) -> bool,
+    ) -> Result<Page, ProjectionError> {
+        let limit = limit.min(PAGE_MAX);
+        let name = full_key(tree, b"");
+        self.with(|db| {
+            let mut page = Page::default();
+            for entry in db.range(full_key(tree, from)..) {
+                let (key, value) = entry?;
+                let Some(key) = key.strip_prefix(name.as_slice()).filter(|key| belongs(key)) else {
+                    break;
+                };
+                if page.entries.len() == limit {
+                    page.cursor = Some(key.to_vec());
+                    break;
+                }
+                page.entries.push((key.to_vec(), value.to_vec()));
+            }
+            Ok(page)
+        })
+    }
+}
+
+impl Drop for ProjectionStore {
+    fn drop(&mut self) {
+        let open = self
+            .open
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Open { generation, db }) = open else {
+            return;
+        };
+        match db.flush() {
+            Ok(_) => {
+                let clean = mark_clean(&self.dir, generation);
+                if let Err(error) = clean {
+                    tracing::warn!(%error, "the projections are checked at the next start");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the projections are rebuilt at the next start"),
+        }
+    }
+}
+
+impl std::fmt::Debug for ProjectionStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProjectionStore")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Changes that become visible together.
+pub struct ProjectionBatch<'a> {
+    store: &'a ProjectionStore,
+    next: u64,
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    _writer: MutexGuard<'a, ()>,
+}
+
+impl ProjectionBatch<'_> {
+    /// How many records the store reflected when the batch began.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Makes the changes and the position that they reflect visible, all at once.
+    ///
+    /// # Errors
+    /// [`ProjectionError`]; then nothing changed, and the store should be reset.
+    pub fn commit(self, next: u64) -> Result<(), ProjectionError> {
+        self.store.with(|db| {
+            let mut meta = Meta {
+                next,
+                ..read_meta(db)?
+            };
+            let mut batch = sled::Batch::default();
+            for (key, value) in self.changes {
+                if let Some(old) = db.get(&key)? {
+                    meta.remove(entry_hash(&key, &old));
+                }
+                match value {
+                    Some(value) => {
+                        meta.add(entry_hash(&key, &value));
+                        batch.insert(key, value);
+                    }
+                    None => batch.remove(key),
+                }
+            }
+            batch.insert(META_KEY, meta.encode());
+            db.apply_batch(batch)?;
+            Ok(())
+        })?;
+        self.store.next.send_replace(next);
+        Ok(())
+    }
+}
+
+impl View for ProjectionBatch<'_> {
+    fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
+        match self.changes.get(&full_key(tree, key)) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.store.get(tree, key),
+        }
+    }
+
+    fn put(&mut self, tree: &str, key: &[u8], value: Vec<u8>) {
+        self.changes.insert(full_key(tree, key), Some(value));
+    }
+
+    fn delete(&mut self, tree: &str, key: &[u8]) {
+        self.changes.insert(full_key(tree, key), None);
+    }
+}
+
+impl std::fmt::Debug for ProjectionBatch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProjectionBatch")
+            .field("changes", &self.changes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
+    let mut full = Vec::with_capacity(tree.len() + 1 + key.len());
+    full.extend_from_slice(tree.as_bytes());
+    full.push(SEPARATOR);
+    full.extend_from_slice(key);
+    full
+}
+
+fn read_meta(db: &sled::Db) -> Result<Meta, ProjectionError> {
+    db.get(META_KEY)?
+        .as_deref()
+        .and_then(Meta::decode)
+        .ok_or_else(|| ProjectionError::Damaged("its position is missing".into()))
+}
+
+pub(super) fn io_error(path: &Path, error: &io::Error) -> ProjectionError {
+    ProjectionError::Io {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
+}

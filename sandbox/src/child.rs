@@ -1,0 +1,293 @@
+//! A running sandbox.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::cgroup::Group;
+use crate::launch::Inner;
+use crate::plan::{Level, SandboxReport};
+use crate::spec::Limits;
+use crate::wire::{self, Control};
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitStatus {
+    /// What it returned, when it returned.
+    pub code: Option<i32>,
+    /// The signal that ended it, when one did.
+    pub signal: Option<i32>,
+    /// Whether the kernel ended any of its processes for want of memory.
+    pub oom: bool,
+}
+
+impl ExitStatus {
+    /// Whether it returned zero.
+    #[must_use]
+    pub const fn success(&self) -> bool {
+        matches!(self.code, Some(0))
+    }
+}
+
+/// What a sandbox uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Processor time so far, in milliseconds.
+    pub cpu_ms: u64,
+    /// Memory now, in bytes.
+    pub memory_bytes: u64,
+    /// Processes and threads now, the two of the sandbox itself included.
+    pub pids: u64,
+}
+
+/// What control over a living sandbox goes through.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) control: OwnedFd,
+    /// Pid 1 of the sandbox, by descriptor: ids are reused.
+    pub(crate) init: OwnedFd,
+    pub(crate) init_pid: u32,
+    pub(crate) group: Group,
+}
+
+/// A running sandbox. Dropping it ends the sandbox.
+#[derive(Debug)]
+pub struct Child {
+    /// The agent's standard input; never blocks. Dropping it is end of file for the agent.
+    pub stdin: Option<OwnedFd>,
+    /// The agent's standard output; never blocks.
+    pub stdout: Option<OwnedFd>,
+    /// The agent's standard error; never blocks.
+    pub stderr: Option<OwnedFd>,
+    handle: ChildHandle,
+    report: SandboxReport,
+}
+
+/// Control over a running sandbox. Cheap to clone; it does not keep the sandbox alive.
+#[derive(Debug, Clone)]
+pub struct ChildHandle {
+    shared: Arc<Shared>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    // Keeps the spawner thread, whose end would be the helper's.
+    _launcher: Arc<Inner>,
+}
+
+impl Child {
+    pub(crate) fn new(
+        launcher: Arc<Inner>,
+        shared: Arc<Shared>,
+        stdio: [OwnedFd; 3],
+        ended: watch::Receiver<Option<ExitStatus>>,
+        report: SandboxReport,
+    ) -> Self {
+        let [stdin, stdout, stderr] = stdio.map(Some);
+        let handle = ChildHandle {
+            shared,
+            ended,
+            _launcher: launcher,
+        };
+        Self {
+            stdin,
+            stdout,
+            stderr,
+            handle,
+            report,
+        }
+    }
+
+    /// Control over it from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ChildHandle {
+        self.handle.clone()
+    }
+
+    /// What is enforced in it.
+    #[must_use]
+    pub const fn report(&self) -> &SandboxReport {
+        &self.report
+    }
+}
+
+impl std::ops::Deref for Child {
+    type Target = ChildHandle;
+
+    fn deref(&self) -> &ChildHandle {
+        &self.handle
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        self.handle.kill().ok();
+    }
+}
+
+impl ChildHandle {
+    /// Pid 1 of the sandbox as the host sees it. For people to look at; never signal it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.shared.init_pid
+    }
+
+    /// Waits for the end. When it returns, no process of the sandbox is alive and its groups are gone.
+    pub async fn wait(&self) -> ExitStatus {
+        let mut ended = self.ended.clone();
+        let answer = ended.wait_for(Option::is_some).await;
+        // The publisher is the conductor thread, which publishes before it ends unless it panicked.
+        let status = answer.ok().and_then(|status| *status);
+        status.unwrap_or(ExitStatus {
+            code: None,
+            signal: Some(libc::SIGKILL),
+            oom: false,
+        })
+    }
+
+    /// How it ended, when it has.
+    #[must_use]
+    pub fn try_wait(&self) -> Option<ExitStatus> {
+        *self.ended.borrow()
+    }
+
+    /// Asks the agent to end: `SIGTERM` to its first process. No error when it already has.
+    ///
+    /// # Errors
+    /// When the sandbox does not take messages although it lives.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.tell(&Control::Terminate)
+    }
+
+    /// Ends every process of the sandbox. Returns at once; [`ChildHandle::wait`] says when it is done. May be called
+    /// any number of times.
+    ///
+    /// # Errors
+    /// When the kernel refuses the signal.
+    pub fn kill(&self) -> io::Result<()> {
+        let killed = match pidfd_send_signal(&self.shared.init, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        };
+        self.shared.group.release();
+        killed
+    }
+
+    /// Stops every process; [`ChildHandle::thaw`] lets them go on. Answers who enforces it: without a control
+    /// group the processes get `SIGSTOP`, and one being born meanwhile may slip through.
+    ///
+    /// # Errors
+    /// When the kernel did not stop them in time, or the sandbox is gone.
+    pub fn freeze(&self) -> io::Result<Level> {
+        self.set_frozen(true)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As [`ChildHandle::freeze`].
+    pub fn thaw(&self) -> io::Result<Level> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> io::Result<Level> {
+        if self.shared.group.freeze(frozen)? {
+            return Ok(Level::Kernel);
+        }
+        self.tell(if frozen {
+            &Control::Stop
+        } else {
+            &Control::Continue
+        })?;
+        Ok(Level::Advisory)
+    }
+
+    /// Changes the limits of processor, memory and processes, where a control group holds them. Those that are
+    /// `None` stay as they are.
+    ///
+    /// # Errors
+    /// When the kernel refuses a value, e.g. a limit of memory below what is in use.
+    pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        self.shared.group.limit(limits)
+    }
+
+    /// What it uses now. From the control groups, else summed over the processes that live.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let group = &self.shared.group;
+        let from_group = (group.cpu_time(), group.memory(), group.tasks());
+        let summed = match from_group {
+            (Some(_), Some(_), Some(_)) => Usage {
+                cpu_ms: 0,
+                memory_bytes: 0,
+                pids: 0,
+            },
+            _ => summed(self.shared.init_pid),
+        };
+        let (cpu, memory, pids) = from_group;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Usage {
+            cpu_ms: cpu.map_or(summed.cpu_ms, millis),
+            memory_bytes: memory.unwrap_or(summed.memory_bytes),
+            pids: pids.unwrap_or(summed.pids),
+        }
+    }
+
+    fn tell(&self, message: &Control) -> io::Result<()> {
+        match wire::send(self.shared.control.as_fd(), message, &[]) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            answer => answer,
+        }
+    }
+}
+
+/// Adds up pid 1 and all its descendants, as far as they can be seen.
+fn summed(init: u32) -> Usage {
+    /// More processes than any sandbox should have; a bound for the walk, not a limit.
+    const WALK_MAX: usize = 65_536;
+    let page = rustix::param::page_size() as u64;
+    let tick = 1000 / rustix::param::clock_ticks_per_second().max(1);
+    let mut usage = Usage {
+        cpu_ms: 0,
+        memory_bytes: 0,
+        pids: 0,
+    };
+    let mut open = vec![init];
+    let mut walked = 0;
+    while let Some(pid) = open.pop() {
+        walked += 1;
+        if walked > WALK_MAX || Pid::from_raw(pid.cast_signed()).is_none() {
+            break;
+        }
+        let Some((ticks, threads, pages)) = stat(pid) else {
+            continue;
+        };
+        usage.cpu_ms += ticks * tick;
+        usage.memory_bytes += pages * page;
+        usage.pids += threads;
+        let children =
+            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        open.extend(
+            children
+                .split_whitespace()
+                .filter_map(|child| child.parse::<u32>().ok()),
+        );
+    }
+    usage
+}
+
+/// Processor ticks (its own and its ended children's), threads and resident pages of a process.
+fn stat(pid: u32) -> Option<(u64, u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let ticks = (11..=14).filter_map(number).sum();
+    Some((ticks, number(17)?, number(21)?))
+}

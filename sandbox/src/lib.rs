@@ -1,0 +1,41 @@
+//! Runs an untrusted program in a sandbox: an own user, own namespaces, a read-only root with only what was
+//! granted, Landlock, seccomp, no privileges, bounded resources; and ends its whole tree, however meshd ends.
+//!
+//! Three steps, each usable without the next:
+//!
+//! 1. [`Launcher::start`] finds out what the machine gives, by doing it ([`Probe`]).
+//! 2. [`plan`] decides how a [`SandboxSpec`] is enforced here, or refuses ([`Refused`]). Pure.
+//! 3. [`Launcher::launch`] builds exactly that ([`Child`]), or fails without having run the program.
+//!
+//! The sandbox is built by this very binary, executed anew ([`sandbox_main`]): between `fork` and `execve` a
+//! process with threads may do next to nothing, and the helper has to do a lot.
+
+mod cgroup;
+mod child;
+mod helper;
+mod interpreter;
+mod launch;
+mod order;
+mod plan;
+mod probe;
+mod seccomp;
+mod spec;
+mod sweep;
+mod sys;
+mod wire;
+
+pub use child::{Child, ChildHandle, ExitStatus, Usage};
+pub use helper::{is_helper_invocation, sandbox_main};
+pub use interpreter::{Interpreter, InterpreterError, interpreter_paths};
+pub use launch::{LaunchError, Launcher, LauncherConfig, StartError};
+pub use plan::{
+    Control, Degradable, Enforcement, Level, NotDegradable, Plan, PlanPolicy, Refused,
+    SandboxReport, Shortfall, plan,
+};
+pub use probe::{CgroupKind, Controller, Finding, Probe};
+pub use spec::{
+    AllowedPath, BUNDLE_INSIDE, HOME_INSIDE, Ids, Limits, NetworkAccess, Program, SandboxSpec,
+    SpecError, TempAccess,
+};
+pub use sweep::SweepReport;
+pub use wire::Stage;

@@ -1,0 +1,177 @@
+//! Turns a plan into the helper's order: what is where in the sandbox. Looks at the host's files, changes none.
+
+mod layout;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use crate::launch::{LaunchError, NOFILE_DEFAULT};
+use crate::plan::Plan;
+use crate::seccomp;
+use crate::spec::{HOME_INSIDE, NetworkAccess, Program, SandboxSpec, TempAccess};
+use crate::wire::{LandlockOrder, Limit, Order};
+
+use layout::Layout;
+
+/// Memory that one process may lock: enough for secrets, too little to starve the host.
+const MEMLOCK_BYTES: u64 = 8 << 20;
+
+/// Signals that may wait for the user's processes; each costs kernel memory.
+const SIGPENDING: u64 = 1_024;
+
+/// Bytes of POSIX message queues: the kernel's own default.
+const MSGQUEUE_BYTES: u64 = 819_200;
+
+/// Works out everything that the helper of `plan` is to do.
+pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
+    let spec = &plan.spec;
+    let layout = Layout::of(spec)?;
+    let image = spec.program == Program::Image;
+    let name = match &spec.program {
+        Program::Path(path) => path.display().to_string(),
+        Program::Image => "meshd".to_owned(),
+    };
+    let program = match &spec.program {
+        Program::Path(path) => Some(path.clone()),
+        Program::Image => None,
+    };
+    let filters = seccomp::filters().map_err(|error| LaunchError::Prepare {
+        what: "the system call filters".to_owned(),
+        source: io::Error::other(error),
+    })?;
+    let instruction = |i: &seccompiler::sock_filter| [i.code.into(), i.jt.into(), i.jf.into(), i.k];
+    Ok(Order {
+        hostname: hostname(&spec.label),
+        ids: spec.ids,
+        user_namespace: plan.user_namespace,
+        own_network: spec.network == NetworkAccess::None,
+        landlock: LandlockOrder {
+            abi: plan.landlock_abi,
+            rules: layout.rules(),
+            image,
+        },
+        root: layout.finish(),
+        limits: limits(plan),
+        filters: filters
+            .iter()
+            .map(|filter| filter.iter().map(instruction).collect())
+            .collect(),
+        program,
+        args: std::iter::once(name)
+            .chain(spec.args.iter().cloned())
+            .collect(),
+        env: environment(spec),
+        workdir: spec.workdir.clone().unwrap_or_else(|| HOME_INSIDE.into()),
+    })
+}
+
+fn environment(spec: &SandboxSpec) -> Vec<String> {
+    let mut env: BTreeMap<&str, &str> = BTreeMap::from([
+        ("HOME", HOME_INSIDE),
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+    ]);
+    if spec.temp == TempAccess::Private {
+        env.insert("TMPDIR", "/tmp");
+    }
+    env.extend(
+        spec.env
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str())),
+    );
+    env.into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
+
+/// A label as a host name: what DNS allows, and never empty.
+fn hostname(label: &str) -> String {
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let name: String = label.chars().take(63).map(legal).collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() {
+        "agent".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
+
+fn limits(plan: &Plan) -> Vec<(Limit, u64)> {
+    let asked = &plan.spec.limits;
+    let mut limits = vec![
+        // A dump would write the agent's secrets to the disk.
+        (Limit::Core, 0),
+        (Limit::Nofile, asked.nofile.unwrap_or(NOFILE_DEFAULT).into()),
+        (Limit::Memlock, MEMLOCK_BYTES),
+        (Limit::Sigpending, SIGPENDING),
+        (Limit::Msgqueue, MSGQUEUE_BYTES),
+        (Limit::Nice, 0),
+        (Limit::Rtprio, 0),
+    ];
+    limits.extend(asked.disk_bytes.map(|bytes| (Limit::Fsize, bytes)));
+    if !plan.pids_by_group {
+        limits.extend(asked.pids.map(|pids| (Limit::Nproc, pids.into())));
+    }
+    if !plan.memory_by_group {
+        limits.extend(asked.memory_bytes.map(|bytes| (Limit::Data, bytes)));
+    }
+    limits
+}
+
+/// Makes the agent's home when it is missing and sees to it that it is the agent's.
+pub(crate) fn prepare_home(spec: &SandboxSpec) -> Result<(), LaunchError> {
+    use std::os::unix::fs::{DirBuilderExt, chown};
+    let home = &spec.home;
+    let error = |source| LaunchError::Path {
+        path: home.clone(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home)
+        .map_err(error)?;
+    let Some(ids) = spec.ids else { return Ok(()) };
+    let meta = fs::symlink_metadata(home).map_err(error)?;
+    if !meta.is_dir() {
+        return Err(error(io::ErrorKind::NotADirectory.into()));
+    }
+    if meta.uid() == ids.uid {
+        return Ok(());
+    }
+    let empty = fs::read_dir(home).map_err(error)?.next().is_none();
+    if meta.uid() != 0 || !empty {
+        // Whatever another user left there may be links and programs meant for this one.
+        return Err(LaunchError::HomeOwner {
+            home: home.clone(),
+            owner: meta.uid(),
+            wanted: ids.uid,
+        });
+    }
+    chown(home, Some(ids.uid), Some(ids.gid)).map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_label_becomes_a_host_name() {
+        for (label, expected) in [
+            ("echo", "echo"),
+            ("Web Scraper!", "web-scraper"),
+            ("日本", "agent"),
+            ("", "agent"),
+        ] {
+            assert_eq!(hostname(label), expected);
+        }
+        assert!(hostname(&"x".repeat(200)).len() <= 63);
+    }
+}

@@ -1,0 +1,266 @@
+//! The system calls that no agent makes. Pure: it compiles filters and installs none.
+//!
+//! A list of what is refused rather than of what is allowed, because any interpreter and any native
+//! program must run; what is listed reaches parts of the kernel that a sandbox has no use for.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Cmp, SeccompCondition,
+    SeccompFilter, SeccompRule, sock_filter,
+};
+
+/// Why the filters could not be compiled: a bug, or an architecture that the compiler does not know.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum FilterError {
+    /// The compiler refused.
+    #[error("cannot compile the system call filters for {arch}")]
+    Compile {
+        /// This program's architecture.
+        arch: &'static str,
+        source: seccompiler::BackendError,
+    },
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters in the order to install them; the kernel takes the strictest answer of all.
+pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
+    let arch = std::env::consts::ARCH;
+    let compile = || -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
+        let target = arch.try_into()?;
+        let program = |rules: Rules, errno: i32| -> Result<BpfProgram, seccompiler::BackendError> {
+            let refuse = SeccompAction::Errno(errno.unsigned_abs());
+            SeccompFilter::new(rules, SeccompAction::Allow, refuse, target)?.try_into()
+        };
+        // `clone3` keeps its flags in memory, where a filter cannot see them; told that it does not
+        // exist, the C library falls back to `clone`.
+        let missing = Rules::from([(libc::SYS_clone3, Vec::new())]);
+        Ok(vec![
+            program(missing, libc::ENOSYS)?,
+            program(refused()?, libc::EPERM)?,
+        ])
+    };
+    let mut filters = compile().map_err(|source| FilterError::Compile { arch, source })?;
+    if cfg!(target_arch = "x86_64") {
+        filters.push(no_x32());
+    }
+    Ok(filters)
+}
+
+/// The x32 call numbers are the usual ones with a bit set, and would pass every rule by number.
+fn no_x32() -> BpfProgram {
+    const X32_BIT: u32 = 0x4000_0000;
+    // BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JGE|BPF_K and BPF_RET|BPF_K in the field's own width.
+    const LOAD_NUMBER: u16 = 0x20;
+    const JUMP_AT_LEAST: u16 = 0x35;
+    const ANSWER: u16 = 0x06;
+    let missing = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    let op = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    vec![
+        op(LOAD_NUMBER, 0, 0, 0),
+        op(JUMP_AT_LEAST, 0, 1, X32_BIT),
+        op(ANSWER, 0, 0, missing),
+        op(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}
+
+fn refused() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
+    #[cfg(target_arch = "x86_64")]
+    rules.extend(ALWAYS_X86.iter().map(|call| (*call, Vec::new())));
+    rules.insert(libc::SYS_clone, namespace_flags()?);
+    rules.insert(libc::SYS_socket, sockets()?);
+    rules.insert(libc::SYS_socketpair, sockets()?);
+    rules.insert(libc::SYS_ioctl, terminals()?);
+    // A filter of its own may only tighten; one that asks the agent for each answer has no use here.
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    rules.insert(
+        libc::SYS_seccomp,
+        vec![when(1, Cmp::MaskedEq(listener), listener)?],
+    );
+    // Asking is harmless, and some programs ask.
+    let asking = SeccompCondition::new(0, Len::Dword, Cmp::Ne, 0xffff_ffff)?;
+    let plain = SeccompCondition::new(0, Len::Dword, Cmp::Ne, 0)?;
+    rules.insert(
+        libc::SYS_personality,
+        vec![SeccompRule::new(vec![asking, plain])?],
+    );
+    Ok(rules)
+}
+
+fn when(arg: u8, cmp: Cmp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(arg, Len::Dword, cmp, value)?])
+}
+
+/// No new namespace by `clone`.
+fn namespace_flags() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let flags = [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ];
+    flags
+        .into_iter()
+        .map(|flag| u64::from(flag.unsigned_abs()))
+        .map(|flag| when(0, Cmp::MaskedEq(flag), flag))
+        .collect()
+}
+
+/// Only streams and datagrams of Unix, IPv4 and IPv6, over TCP and UDP.
+fn sockets() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    /// `SOCK_CLOEXEC` and `SOCK_NONBLOCK` share the argument with the type.
+    const TYPE_MASK: u64 = 0xf;
+    let number = |value: i32| u64::from(value.unsigned_abs());
+    let not = |arg, value| SeccompCondition::new(arg, Len::Dword, Cmp::Ne, number(value));
+    let mut rules = vec![
+        SeccompRule::new(vec![
+            not(0, libc::AF_UNIX)?,
+            not(0, libc::AF_INET)?,
+            not(0, libc::AF_INET6)?,
+        ])?,
+        SeccompRule::new(vec![
+            not(0, libc::AF_UNIX)?,
+            not(2, 0)?,
+            not(2, libc::IPPROTO_TCP)?,
+            not(2, libc::IPPROTO_UDP)?,
+        ])?,
+    ];
+    for kind in 0..=TYPE_MASK {
+        let local = kind == number(libc::SOCK_SEQPACKET);
+        if kind == number(libc::SOCK_STREAM) || kind == number(libc::SOCK_DGRAM) {
+            continue;
+        }
+        let mut conditions = vec![SeccompCondition::new(
+            1,
+            Len::Dword,
+            Cmp::MaskedEq(TYPE_MASK),
+            kind,
+        )?];
+        if local {
+            conditions.push(not(0, libc::AF_UNIX)?);
+        }
+        rules.push(SeccompRule::new(conditions)?);
+    }
+    Ok(rules)
+}
+
+/// No typing into somebody else's terminal. The kernel looks at 32 bits of the request, so does the filter.
+fn terminals() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    [
+        libc::TIOCSTI,
+        libc::TIOCLINUX,
+        libc::TIOCSETD,
+        libc::TIOCCONS,
+    ]
+    .into_iter()
+    .map(|request| when(1, Cmp::Eq, request & 0xffff_ffff))
+    .collect()
+}
+
+/// Refused whatever the arguments.
+const ALWAYS: &[i64] = &[
+    // Namespaces, mounts and roots.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
+    libc::SYS_fanotify_init,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    // Other processes' memory and descriptors.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // Large parts of the kernel with a history of flaws.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_vhangup,
+    // Keyrings have no namespace.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    // The machine itself.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_clock_settime,
+    libc::SYS_settimeofday,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_nfsservctl,
+    libc::SYS_lookup_dcookie,
+    // Placing memory on nodes disturbs neighbours.
+    libc::SYS_mbind,
+    libc::SYS_set_mempolicy,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+];
+
+/// Refused on x86 besides.
+#[cfg(target_arch = "x86_64")]
+const ALWAYS_X86: &[i64] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_modify_ldt,
+    libc::SYS_kexec_file_load,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_compile_and_fit_the_kernels_bound() {
+        let filters = filters().unwrap();
+        assert!(filters.len() >= 2);
+        for filter in filters {
+            // BPF_MAXINSNS of the kernel.
+            assert!(
+                (1..=4096).contains(&filter.len()),
+                "{} instructions",
+                filter.len()
+            );
+        }
+    }
+
+    #[test]
+    fn no_call_is_listed_twice() {
+        let mut seen = std::collections::BTreeSet::new();
+        assert!(ALWAYS.iter().all(|call| seen.insert(*call)));
+    }
+}

@@ -1,0 +1,326 @@
+//! What one sandbox is asked to be. Pure data with one check; nothing here touches the machine.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the agent's bundle appears inside the sandbox, read-only.
+pub const BUNDLE_INSIDE: &str = "/agent";
+
+/// Where the agent's home appears inside the sandbox; `HOME` points here.
+pub const HOME_INSIDE: &str = "/home/agent";
+
+/// Longest name of a run or an instance. They become file names, and a file name holds 255 bytes.
+const NAME_MAX: usize = 100;
+
+/// Trees that the sandbox lays out itself, so no grant may replace, hold or reach into them.
+const OWN_TREES: [&str; 8] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc",
+    "/run",
+    "/boot",
+    "/agent",
+    "/home/agent",
+];
+
+/// Trees of the system that every sandbox sees read-only; a grant inside them may only be read-only.
+pub(crate) const SYSTEM_TREES: [&str; 7] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+];
+
+/// Everything that one sandboxed process is to get. What is not named here, it does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SandboxSpec {
+    /// The agent's id, for logs and as the host name inside. Not trusted as a file name.
+    pub label: String,
+    /// Which run of meshd this belongs to; a later run's sweep ends what an earlier one left.
+    pub run_id: String,
+    /// Unique among the living sandboxes of the run, e.g. `echo-0-7`. Lower-case letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// What to execute.
+    pub program: Program,
+    /// Arguments after the program's name.
+    pub args: Vec<String>,
+    /// The exact environment; nothing is inherited. `HOME`, `PATH` and `TMPDIR` are added unless given.
+    pub env: BTreeMap<String, String>,
+    /// Working directory inside; [`HOME_INSIDE`] by default.
+    pub workdir: Option<PathBuf>,
+    /// The agent's bundle on the host, shown read-only as [`BUNDLE_INSIDE`]. Its modes must let the
+    /// agent's user read it.
+    pub bundle: Option<PathBuf>,
+    /// The agent's home on the host, shown writable as [`HOME_INSIDE`]. Created when missing.
+    pub home: PathBuf,
+    /// Directory of meshd's own state. No grant may hold it or reach into it.
+    pub state: PathBuf,
+    /// Host paths that the agent may use, shown under the same path.
+    pub allowed_paths: Vec<AllowedPath>,
+    /// Read-only trees that the program needs to run, e.g. from [`crate::interpreter_paths`].
+    pub runtime_paths: Vec<PathBuf>,
+    /// Whether it gets a private `/tmp`.
+    pub temp: TempAccess,
+    /// Whether it reaches a network.
+    pub network: NetworkAccess,
+    /// Its limits.
+    pub limits: Limits,
+    /// The unprivileged user to run as. Required when meshd is root, and only usable then.
+    pub ids: Option<Ids>,
+}
+
+/// What is executed inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Program {
+    /// An absolute path as seen inside the sandbox.
+    Path(PathBuf),
+    /// The image that [`crate::Launcher`] was started with: meshd itself, running one of its built-in agents.
+    Image,
+}
+
+/// A host path that the agent may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AllowedPath {
+    /// Absolute and without symbolic links.
+    pub path: PathBuf,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// Whether the agent may use temporary files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TempAccess {
+    /// An own `/tmp` in memory that vanishes with the sandbox.
+    Private,
+    /// No `/tmp` to write to.
+    None,
+}
+
+/// Whether the agent reaches a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NetworkAccess {
+    /// Only its own loopback.
+    None,
+    /// The host's network, unfiltered, because the operator granted it.
+    Open,
+}
+
+/// Upper bounds; `None` asks for no bound of that kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_millicores: Option<u32>,
+    /// Memory of all its processes together, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads together.
+    pub pids: Option<u32>,
+    /// Open descriptors of one process.
+    pub nofile: Option<u32>,
+    /// Bytes on disk.
+    pub disk_bytes: Option<u64>,
+}
+
+/// An unprivileged user and group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ids {
+    /// User id; never 0.
+    pub uid: u32,
+    /// Group id; never 0.
+    pub gid: u32,
+}
+
+/// Why a specification is not acceptable on any machine. Correct it; retrying is useless.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// A name that could not be a file name of ours.
+    #[error(
+        "{field}: `{value}` must be 1 to {NAME_MAX} of a-z, 0-9, `-`, `_`, `.`, not starting with `.`"
+    )]
+    Name {
+        /// Which field.
+        field: &'static str,
+        /// What it held.
+        value: String,
+    },
+    /// A path that is not absolute, not plain, or not text.
+    #[error("{field}: `{}` must be an absolute path without `.`, `..` or NUL, in UTF-8", path.display())]
+    Path {
+        /// Which field.
+        field: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// A path that would open what the sandbox closes.
+    #[error("{field}: `{}` cannot be granted: {why}", path.display())]
+    Forbidden {
+        /// Which field.
+        field: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// An argument or variable that `execve` cannot carry.
+    #[error("{field}: must not hold a NUL byte, nor a variable's name an `=` or nothing")]
+    Text {
+        /// Which field.
+        field: &'static str,
+    },
+    /// User or group 0.
+    #[error("ids: user and group 0 are never given to an agent")]
+    Root,
+    /// A limit under which nothing can start.
+    #[error("limits.{field}: {value} is too small, at least {least} is needed")]
+    Limit {
+        /// Which limit.
+        field: &'static str,
+        /// What it was.
+        value: u64,
+        /// The least accepted.
+        least: u64,
+    },
+}
+
+impl SandboxSpec {
+    /// Checks everything that can be judged without looking at the machine.
+    ///
+    /// # Errors
+    /// The first [`SpecError`] found, naming the field.
+    pub fn check(&self) -> Result<(), SpecError> {
+        name("name", &self.name)?;
+        name("runId", &self.run_id)?;
+        self.check_paths()?;
+        if self.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(SpecError::Text { field: "args" });
+        }
+        let bad = |(key, value): (&String, &String)| {
+            key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+        };
+        if self.env.iter().any(bad) {
+            return Err(SpecError::Text { field: "env" });
+        }
+        if self.ids.is_some_and(|ids| ids.uid == 0 || ids.gid == 0) {
+            return Err(SpecError::Root);
+        }
+        self.limits.check()
+    }
+
+    fn check_paths(&self) -> Result<(), SpecError> {
+        plain("home", &self.home)?;
+        plain("state", &self.state)?;
+        if let Program::Path(path) = &self.program {
+            plain("program", path)?;
+        }
+        for (field, path) in [("bundle", &self.bundle), ("workdir", &self.workdir)] {
+            path.as_deref().map_or(Ok(()), |path| plain(field, path))?;
+        }
+        for path in &self.runtime_paths {
+            grantable("runtimePaths", path)?;
+            self.outside_state("runtimePaths", path)?;
+        }
+        for allowed in &self.allowed_paths {
+            grantable("allowedPaths", &allowed.path)?;
+            self.outside_state("allowedPaths", &allowed.path)?;
+            let system = SYSTEM_TREES
+                .iter()
+                .any(|tree| allowed.path.starts_with(tree));
+            if system && !allowed.read_only {
+                let why = "it belongs to the system and is only ever read-only";
+                return Err(forbidden("allowedPaths", &allowed.path, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn outside_state(&self, field: &'static str, path: &Path) -> Result<(), SpecError> {
+        if path.starts_with(&self.state) || self.state.starts_with(path) {
+            return Err(forbidden(field, path, "meshd's own state lies there"));
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), SpecError> {
+        // Below these the helper itself or the loader of any program fails.
+        let bounds = [
+            ("cpuMillicores", self.cpu_millicores.map(u64::from), 10),
+            ("memoryBytes", self.memory_bytes, 4 << 20),
+            ("pids", self.pids.map(u64::from), 4),
+            ("nofile", self.nofile.map(u64::from), 16),
+            ("diskBytes", self.disk_bytes, 4096),
+        ];
+        for (field, value, least) in bounds {
+            if let Some(value) = value.filter(|value| *value < least) {
+                return Err(SpecError::Limit {
+                    field,
+                    value,
+                    least,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forbidden(field: &'static str, path: &Path, why: &'static str) -> SpecError {
+    SpecError::Forbidden {
+        field,
+        path: path.to_owned(),
+        why,
+    }
+}
+
+fn name(field: &'static str, value: &str) -> Result<(), SpecError> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if value.is_empty()
+        || value.len() > NAME_MAX
+        || value.starts_with('.')
+        || !value.chars().all(legal)
+    {
+        return Err(SpecError::Name {
+            field,
+            value: value.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn plain(field: &'static str, path: &Path) -> Result<(), SpecError> {
+    let text = path.to_str().is_some_and(|text| {
+        // `components` hides a `.` in the middle and a doubled slash; comparing the text does not.
+        !text.contains('\0') && !text.split('/').any(|part| part == "." || part == "..")
+    });
+    let normal = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if text && path.is_absolute() && path.components().all(normal) {
+        return Ok(());
+    }
+    Err(SpecError::Path {
+        field,
+        path: path.to_owned(),
+    })
+}
+
+fn grantable(field: &'static str, path: &Path) -> Result<(), SpecError> {
+    plain(field, path)?;
+    if path == Path::new("/") {
+        return Err(forbidden(field, path, "it is the whole file system"));
+    }
+    for tree in OWN_TREES {
+        if path.starts_with(tree) || Path::new(tree).starts_with(path) {
+            return Err(forbidden(field, path, "the sandbox makes its own there"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

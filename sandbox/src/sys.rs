@@ -1,0 +1,257 @@
+//! The system calls that no safe wrapper offers. All of the crate's `unsafe` is here.
+//!
+//! Most of it is only sound in a process with one thread, which the helper is: it runs before `main`
+//! of meshd does anything else.
+
+use std::convert::Infallible;
+use std::ffi::{CString, c_char, c_int};
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+/// Turns the usual "-1 and errno" into a result.
+fn checked(answer: c_int) -> io::Result<c_int> {
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer)
+    }
+}
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub(crate) enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id.
+    Parent(Pid),
+}
+
+/// Splits the process in two.
+pub(crate) fn fork() -> io::Result<Fork> {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: the helper has one thread, so the child inherits no lock that another thread holds.
+    let pid = checked(unsafe { libc::fork() })?;
+    Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent))
+}
+
+/// Leaves the given namespaces for new ones.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    #[expect(
+        unsafe_code,
+        reason = "unsharing descriptors could break other threads' ownership"
+    )]
+    // SAFETY: no caller passes `FILES`, and the helper has one thread.
+    unsafe {
+        rustix::thread::unshare_unsafe(flags)?;
+    }
+    Ok(())
+}
+
+/// Attributes of a mount, as `mount_setattr(2)` names them.
+pub(crate) mod attr {
+    pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+    pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+    pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+    pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+}
+
+/// Sets attributes of the mount behind `mount`, and of all below it.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    set_attributes(mount, set, libc::AT_RECURSIVE)
+}
+
+/// Sets attributes of the mount behind `mount` alone.
+pub(crate) fn mount_setattr_one(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    set_attributes(mount, set, 0)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, set: u64, depth: c_int) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: the path is a valid C string, and `attributes` lives during the call and is as long as said.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | depth,
+            ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Brings the loopback of this network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    #[expect(unsafe_code, reason = "plain C data")]
+    // SAFETY: `ifreq` is a C structure for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
+        *to = from.cast_signed() as c_char;
+    }
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which lives during the call.
+    let answer = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS,
+            ptr::from_ref(&request),
+        )
+    };
+    checked(answer).map(drop)
+}
+
+/// The Landlock version of the running kernel.
+pub(crate) fn landlock_abi() -> io::Result<i32> {
+    const CREATE_RULESET_VERSION: c_int = 1;
+    #[expect(unsafe_code, reason = "the crate keeps the number to itself")]
+    // SAFETY: with this flag the kernel reads no memory.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            ptr::null::<u8>(),
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(answer).map_err(io::Error::other)
+}
+
+/// Closes every descriptor from `first` on.
+pub(crate) fn close_from(first: u32) -> io::Result<()> {
+    #[expect(
+        unsafe_code,
+        reason = "closes descriptors whose owners cannot be known"
+    )]
+    // SAFETY: called before the helper has opened anything, so what is closed here has no owner in this process.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes ended children readable from a descriptor instead of interrupting.
+pub(crate) fn child_signals() -> io::Result<OwnedFd> {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: the set is initialised by `sigemptyset` before use and lives during the calls; the
+    // descriptor is new and owned by nobody else.
+    unsafe {
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        checked(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const set,
+            ptr::null_mut(),
+        ))?;
+        let fd = checked(libc::signalfd(
+            -1,
+            &raw const set,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Gives every signal its default meaning and blocks none, as a fresh program expects.
+///
+/// Rust ignores `SIGPIPE` in `main`, and ignored signals stay ignored across `execve`.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: installing the default installs no handler; signals that cannot be changed answer with an
+    // error that does not matter. The set lives during the call.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut set);
+        checked(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const set,
+            ptr::null_mut(),
+        ))?;
+    }
+    Ok(())
+}
+
+/// What [`execute`] turns this process into.
+#[derive(Debug)]
+pub(crate) enum Target<'a> {
+    /// The file at a path.
+    Path(CString),
+    /// The file behind a descriptor.
+    Descriptor(BorrowedFd<'a>),
+}
+
+/// Arguments and environment, made ready while allocation and formatting are still harmless.
+#[derive(Debug)]
+pub(crate) struct Image<'a> {
+    /// The program.
+    pub(crate) target: Target<'a>,
+    /// All arguments, the name first.
+    pub(crate) args: Vec<CString>,
+    /// `NAME=value`, all of them.
+    pub(crate) env: Vec<CString>,
+}
+
+/// Becomes the program. Returns only when that failed.
+pub(crate) fn execute(image: &Image<'_>) -> io::Result<Infallible> {
+    let pointers = |list: &[CString]| -> Vec<*const c_char> {
+        list.iter()
+            .map(|text| text.as_ptr())
+            .chain([ptr::null()])
+            .collect()
+    };
+    let (args, env) = (pointers(&image.args), pointers(&image.env));
+    #[expect(unsafe_code, reason = "the standard library would fork first")]
+    // SAFETY: both lists end with a null pointer and hold pointers to C strings that `image` keeps alive.
+    unsafe {
+        match &image.target {
+            Target::Path(path) => libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()),
+            Target::Descriptor(fd) => libc::fexecve(fd.as_raw_fd(), args.as_ptr(), env.as_ptr()),
+        };
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// The descriptor that the launcher left as standard input, duplicated to above 2 and close-on-exec.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?)
+}
+
+/// Signals every process of this process namespace but the caller. For pid 1 only.
+pub(crate) fn kill_all(signal: rustix::process::Signal) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "no safe wrapper takes -1")]
+    // SAFETY: `kill` touches no memory.
+    checked(unsafe { libc::kill(-1, signal.as_raw()) }).map(drop)
+}

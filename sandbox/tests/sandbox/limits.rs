@@ -1,0 +1,164 @@
+//! Limits hold, and what is used is told.
+
+use std::time::{Duration, Instant};
+
+use mesh_sandbox::{Level, Limits, SandboxSpec};
+
+use crate::bench::{Bench, await_text, eventually, finish};
+use crate::{Test, Verdict};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("too_much_memory_ends_the_agent_and_is_told_as_such", memory),
+    ("processes_and_threads_stay_below_their_limit", pids),
+    (
+        "a_fork_bomb_stays_below_its_limit_and_dies_whole",
+        fork_bomb,
+    ),
+    ("descriptors_stay_below_their_limit", descriptors),
+    ("processor_time_is_dealt_out", cpu),
+    ("usage_is_told", usage),
+    ("files_stay_below_the_disk_limit", file_size),
+];
+
+fn limited(spec: SandboxSpec, limits: Limits) -> SandboxSpec {
+    SandboxSpec { limits, ..spec }
+}
+
+fn memory() -> Verdict {
+    let bench = Bench::new();
+    let limits = Limits {
+        memory_bytes: Some(64 << 20),
+        ..Limits::default()
+    };
+    let spec = limited(bench.attack(&["memory", "256"]), limits);
+    let outcome = bench.run(&spec);
+    assert!(!outcome.stdout.contains("ESCAPED"), "{outcome:?}");
+    assert!(!outcome.status.success());
+    // Without a group the process is refused memory instead of being ended.
+    assert_eq!(
+        outcome.status.oom,
+        bench.launcher.probe().memory.finding.works,
+        "{outcome:?}"
+    );
+    Verdict::Passed
+}
+
+fn pids() -> Verdict {
+    let bench = Bench::new();
+    let limits = Limits {
+        pids: Some(20),
+        memory_bytes: Some(256 << 20),
+        ..Limits::default()
+    };
+    let outcome = bench.run(&limited(bench.attack(&["threads"]), limits));
+    let said = outcome.stdout.strip_prefix("HELD ").unwrap_or_default();
+    let threads: u32 = said.trim().parse().unwrap_or(u32::MAX);
+    assert!((1..20).contains(&threads), "{outcome:?}");
+    Verdict::Passed
+}
+
+fn fork_bomb() -> Verdict {
+    let bench = Bench::new();
+    let limits = Limits {
+        pids: Some(20),
+        memory_bytes: Some(128 << 20),
+        ..Limits::default()
+    };
+    let spec = limited(
+        bench.shell("echo up; bomb() { bomb | bomb & }; bomb; sleep 1000"),
+        limits,
+    );
+    // The gate: a bomb only where the limit is seen to be the kernel's.
+    let plan = bench.plan(&spec);
+    let level = plan
+        .report()
+        .controls
+        .iter()
+        .find(|one| one.control.name() == "pids")
+        .unwrap()
+        .level;
+    if level != Level::Kernel {
+        return Verdict::Skipped(format!("the limit of processes is {level:?} here"));
+    }
+    let mut child = bench.start(&spec);
+    let stdout = child.stdout.take().unwrap();
+    await_text(&stdout, "up");
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        let usage = child.usage();
+        assert!(usage.pids <= 22, "{usage:?}");
+    }
+    child.kill().unwrap();
+    finish_quietly(child, stdout);
+    Verdict::Passed
+}
+
+fn finish_quietly(mut child: mesh_sandbox::Child, stdout: std::os::fd::OwnedFd) {
+    child.stdout = Some(stdout);
+    let outcome = finish(child);
+    assert_eq!(outcome.status.signal, Some(libc::SIGKILL), "{outcome:?}");
+}
+
+fn descriptors() -> Verdict {
+    let bench = Bench::new();
+    let limits = Limits {
+        nofile: Some(32),
+        ..Limits::default()
+    };
+    let outcome = bench.run(&limited(
+        bench.shell("ulimit -n; ulimit -Hn; ulimit -n 33 2>/dev/null || echo held"),
+        limits,
+    ));
+    assert_eq!(outcome.stdout, "32\n32\nheld\n");
+    Verdict::Passed
+}
+
+fn cpu() -> Verdict {
+    let bench = Bench::new();
+    if !bench.launcher.probe().cpu.finding.works {
+        return Verdict::Skipped(bench.launcher.probe().cpu.finding.detail.clone());
+    }
+    let limits = Limits {
+        cpu_millicores: Some(100),
+        ..Limits::default()
+    };
+    let child = bench.start(&limited(bench.attack(&["spin"]), limits));
+    eventually("some processor time used", || child.usage().cpu_ms >= 20);
+    let (start, before) = (Instant::now(), child.usage().cpu_ms);
+    eventually("more processor time used", || {
+        child.usage().cpu_ms >= before + 100
+    });
+    // A tenth of a core needs a second for 100 ms; unlimited needs a tenth of one.
+    let took = start.elapsed();
+    assert!(
+        took > Duration::from_millis(500),
+        "100 ms of processor time within {took:?}"
+    );
+    Verdict::Passed
+}
+
+fn usage() -> Verdict {
+    let bench = Bench::new();
+    let mut child = bench.start(&bench.shell("echo up; sleep 1000 & sleep 1000"));
+    await_text(&child.stdout.take().unwrap(), "up");
+    // The shell, two sleeps and the helpers.
+    eventually("all processes counted", || child.usage().pids >= 4);
+    let usage = child.usage();
+    assert!(
+        usage.memory_bytes > 100 << 10 && usage.pids <= 8,
+        "{usage:?}"
+    );
+    Verdict::Passed
+}
+
+fn file_size() -> Verdict {
+    let bench = Bench::new();
+    let limits = Limits {
+        disk_bytes: Some(1 << 20),
+        ..Limits::default()
+    };
+    let script = "(head -c 8m /dev/zero > big) 2>/dev/null; stat -c %s big";
+    let outcome = bench.run(&limited(bench.shell(script), limits));
+    assert_eq!(outcome.stdout.trim(), (1 << 20).to_string(), "{outcome:?}");
+    Verdict::Passed
+}

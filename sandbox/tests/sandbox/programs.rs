@@ -1,0 +1,355 @@
+//! What must work: ordinary programs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use mesh_sandbox::{AllowedPath, LaunchError, Level, Program, SandboxSpec, TempAccess};
+
+use crate::bench::{Bench, IDS, Outcome, interpreter, is_root};
+use crate::{Test, Verdict};
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_program_runs_and_its_exit_code_and_output_come_back",
+        exit_code,
+    ),
+    ("death_by_a_signal_is_told_from_an_exit_code", signal),
+    ("standard_input_arrives", stdin),
+    ("standard_streams_can_be_opened_by_name", streams),
+    ("the_environment_is_exactly_what_was_asked_for", environment),
+    ("home_is_writable_kept_and_the_agents_own", home),
+    ("the_bundle_is_shown_read_only", bundle),
+    ("a_grant_to_read_reads_and_a_grant_to_write_writes", grants),
+    (
+        "a_grant_below_tmp_is_not_covered_by_the_private_tmp",
+        grant_below_tmp,
+    ),
+    ("tmp_is_private_or_absent", tmp),
+    (
+        "a_missing_program_is_told_from_a_failed_set_up",
+        missing_program,
+    ),
+    ("a_home_of_another_user_is_refused", foreign_home),
+    ("a_granted_path_that_is_a_link_is_refused", linked_grant),
+    ("python_runs_with_threads_processes_and_sockets", python),
+    ("node_runs", node),
+    ("meshds_own_image_runs_inside", image),
+    ("the_probe_and_the_report_are_honest_here", report),
+];
+
+#[track_caller]
+fn expect(outcome: &Outcome, stdout: &str) {
+    assert_eq!(
+        (outcome.stdout.trim(), outcome.status.code),
+        (stdout, Some(0)),
+        "{outcome:?}"
+    );
+}
+
+fn exit_code() -> Verdict {
+    let bench = Bench::new();
+    let outcome = bench.run(&bench.shell("echo out; echo err >&2; exit 3"));
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    assert_eq!(
+        (outcome.status.code, outcome.status.signal),
+        (Some(3), None)
+    );
+    Verdict::Passed
+}
+
+fn signal() -> Verdict {
+    let bench = Bench::new();
+    let outcome = bench.run(&bench.shell("kill -SEGV $$"));
+    assert_eq!(
+        (outcome.status.code, outcome.status.signal),
+        (None, Some(11)),
+        "{outcome:?}"
+    );
+    assert!(!outcome.status.oom);
+    Verdict::Passed
+}
+
+fn stdin() -> Verdict {
+    let bench = Bench::new();
+    let mut child = bench.start(&bench.spec("/bin/cat", &[]));
+    let stdin = child.stdin.take().unwrap();
+    rustix::io::write(&stdin, b"hello").unwrap();
+    drop(stdin);
+    expect(&crate::bench::finish(child), "hello");
+    Verdict::Passed
+}
+
+fn streams() -> Verdict {
+    let bench = Bench::new();
+    let outcome = bench.run(&bench.shell("echo out > /dev/stdout; echo err > /dev/stderr"));
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    Verdict::Passed
+}
+
+fn environment() -> Verdict {
+    let bench = Bench::new();
+    let mut spec = bench.spec("/usr/bin/env", &[]);
+    spec.env.insert("GREETING".into(), "hi there".into());
+    let outcome = bench.run(&spec);
+    let mut lines: Vec<&str> = outcome.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "GREETING=hi there",
+            "HOME=/home/agent",
+            "PATH=/usr/bin:/bin",
+            "TMPDIR=/tmp"
+        ]
+    );
+    Verdict::Passed
+}
+
+fn home() -> Verdict {
+    let bench = Bench::new();
+    let spec = bench.shell("pwd; echo kept > ~/file; stat -c %u ~; id -u");
+    let outcome = bench.run(&spec);
+    let own = if is_root() {
+        IDS.uid
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    expect(&outcome, &format!("/home/agent\n{own}\n{own}"));
+    assert_eq!(
+        fs::read_to_string(spec.home.join("file")).unwrap(),
+        "kept\n"
+    );
+    Verdict::Passed
+}
+
+fn bundle() -> Verdict {
+    let bench = Bench::new();
+    let bundle = bench.dir.path().join("bundle");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("main.sh"), "echo from the bundle").unwrap();
+    let script = "sh /agent/main.sh; touch /agent/x 2>/dev/null || echo read-only";
+    let outcome = bench.run(&SandboxSpec {
+        bundle: Some(bundle),
+        ..bench.shell(script)
+    });
+    expect(&outcome, "from the bundle\nread-only");
+    Verdict::Passed
+}
+
+/// Two directories of the host, open to everybody by their modes: only the sandbox keeps the agent out.
+fn open_directories(bench: &Bench) -> [String; 2] {
+    ["in", "out"].map(|name| {
+        let path = fs::canonicalize(bench.dir.path()).unwrap().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), name).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(path.join("file"), fs::Permissions::from_mode(0o666)).unwrap();
+        path.to_str().unwrap().to_owned()
+    })
+}
+
+fn granted(bench: &Bench, script: &str, grants: &[(&str, bool)]) -> Outcome {
+    let allowed = |(path, read_only): &(&str, bool)| AllowedPath {
+        path: path.into(),
+        read_only: *read_only,
+    };
+    let allowed_paths = grants.iter().map(allowed).collect();
+    bench.run(&SandboxSpec {
+        allowed_paths,
+        ..bench.shell(script)
+    })
+}
+
+fn grants() -> Verdict {
+    let bench = Bench::new();
+    let [read, write] = open_directories(&bench);
+    let script = format!(
+        "cat {read}/file; echo; (echo x > {read}/file) 2>/dev/null || echo refused; \
+         chmod 600 {read}/file 2>/dev/null || echo refused; echo new > {write}/made; cat {write}/made"
+    );
+    let outcome = granted(&bench, &script, &[(&read, true), (&write, false)]);
+    expect(&outcome, "in\nrefused\nrefused\nnew");
+    let outcome = granted(
+        &bench,
+        &format!("ls {read} 2>/dev/null || echo hidden"),
+        &[(&write, false)],
+    );
+    expect(&outcome, "hidden");
+    Verdict::Passed
+}
+
+fn grant_below_tmp() -> Verdict {
+    let bench = Bench::new();
+    let [read, _] = open_directories(&bench);
+    if !read.starts_with("/tmp/") {
+        return Verdict::Skipped(format!("temporary files lie at {read}, not below /tmp"));
+    }
+    let outcome = granted(
+        &bench,
+        &format!("cat {read}/file && echo && ls /tmp | wc -l"),
+        &[(&read, true)],
+    );
+    expect(&outcome, "in\n1");
+    Verdict::Passed
+}
+
+fn tmp() -> Verdict {
+    let bench = Bench::new();
+    expect(
+        &bench.run(&bench.shell("ls -A /tmp | wc -l; echo x > /tmp/x && cat /tmp/x")),
+        "0\nx",
+    );
+    let without = SandboxSpec {
+        temp: TempAccess::None,
+        ..bench.shell("touch /tmp/x 2>/dev/null || echo none")
+    };
+    expect(&bench.run(&without), "none");
+    Verdict::Passed
+}
+
+fn missing_program() -> Verdict {
+    let bench = Bench::new();
+    let launch = |spec: &SandboxSpec| bench.launcher.launch_blocking(bench.plan(spec)).map(drop);
+    let answer = launch(&bench.spec("/usr/bin/no-such-program", &[]));
+    assert!(
+        matches!(answer, Err(LaunchError::Program { .. })),
+        "{answer:?}"
+    );
+    let workdir = Some("/no/such/directory".into());
+    let answer = launch(&SandboxSpec {
+        workdir,
+        ..bench.shell("true")
+    });
+    assert!(
+        matches!(answer, Err(LaunchError::Setup { .. })),
+        "{answer:?}"
+    );
+    Verdict::Passed
+}
+
+fn foreign_home() -> Verdict {
+    if !is_root() {
+        return Verdict::Skipped("only root gives agents users of their own".into());
+    }
+    let bench = Bench::new();
+    let spec = bench.shell("true");
+    fs::create_dir_all(&spec.home).unwrap();
+    fs::write(spec.home.join("planted"), "").unwrap();
+    let answer = bench.launcher.launch_blocking(bench.plan(&spec)).map(drop);
+    assert!(
+        matches!(answer, Err(LaunchError::HomeOwner { .. })),
+        "{answer:?}"
+    );
+    Verdict::Passed
+}
+
+fn linked_grant() -> Verdict {
+    let bench = Bench::new();
+    let link = fs::canonicalize(bench.dir.path()).unwrap().join("link");
+    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    let allowed_paths = vec![AllowedPath {
+        path: link,
+        read_only: true,
+    }];
+    let spec = SandboxSpec {
+        allowed_paths,
+        ..bench.shell("true")
+    };
+    let answer = bench.launcher.launch_blocking(bench.plan(&spec)).map(drop);
+    assert!(
+        matches!(answer, Err(LaunchError::Path { .. })),
+        "{answer:?}"
+    );
+    Verdict::Passed
+}
+
+const PYTHON: &str = "
+import hashlib, multiprocessing, os, socket, ssl, subprocess, threading
+subprocess.run(['true'], check=True)
+thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+process = multiprocessing.Process(target=print, args=('child',)); process.start(); process.join()
+assert process.exitcode == 0
+socket.socketpair()
+unix = socket.socket(socket.AF_UNIX); unix.bind('own.sock')
+server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen()
+socket.create_connection(server.getsockname())
+assert len(os.urandom(8)) == 8
+print('parent')
+";
+
+fn python() -> Verdict {
+    let bench = Bench::new();
+    let Some(spec) = interpreter(&bench, "python3", &["-c", PYTHON]) else {
+        return Verdict::Skipped("no python3 on this machine".into());
+    };
+    expect(&bench.run(&spec), "child\nparent");
+    Verdict::Passed
+}
+
+fn node() -> Verdict {
+    let bench = Bench::new();
+    let script = "require('child_process').execSync('true'); console.log('ran')";
+    let Some(spec) = interpreter(&bench, "node", &["-e", script]) else {
+        return Verdict::Skipped("no node on this machine".into());
+    };
+    expect(&bench.run(&spec), "ran");
+    Verdict::Passed
+}
+
+fn image() -> Verdict {
+    let bench = Bench::new();
+    let spec = bench.attack(&["hello"]);
+    assert_eq!(spec.program, Program::Image);
+    expect(&bench.run(&spec), "hello from the image");
+    Verdict::Passed
+}
+
+fn report() -> Verdict {
+    let bench = Bench::new();
+    let probe = bench.launcher.probe();
+    assert_eq!(probe.root, is_root());
+    let plan = bench.plan(&bench.shell("true"));
+    let level = |name: &str| {
+        let controls = &plan.report().controls;
+        controls
+            .iter()
+            .find(|control| control.control.name() == name)
+            .unwrap()
+            .level
+    };
+    for name in [
+        "filesystem",
+        "processes",
+        "network",
+        "ipc",
+        "privileges",
+        "syscalls",
+        "descriptors",
+        "environment",
+    ] {
+        assert_eq!(level(name), Level::Kernel, "{name}");
+    }
+    assert_eq!(
+        level("user"),
+        if is_root() {
+            Level::Kernel
+        } else {
+            Level::None
+        }
+    );
+    assert_eq!(level("memory") == Level::Kernel, probe.memory.finding.works);
+    for finding in [
+        &probe.cpu.finding,
+        &probe.memory.finding,
+        &probe.pids.finding,
+    ] {
+        assert_eq!(finding.works, finding.remedy.is_none(), "{finding:?}");
+    }
+    Verdict::Passed
+}

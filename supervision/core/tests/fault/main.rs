@@ -1,0 +1,12 @@
+//! The fault policy: every row of its table, whole stories, and random histories.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper that gives up fails its test"
+)]
+
+mod bench;
+mod histories;
+mod orders;
+mod rows;
+mod stories;

@@ -1,0 +1,13 @@
+//! Real ractor actors under a real supervisor, in virtual time.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper that gives up fails its test"
+)]
+
+mod admin;
+mod bench;
+mod restarts;
+mod stopping;
+mod traps;
+mod trees;

@@ -1,0 +1,32 @@
+//! How many daemons run at once.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// Enough to keep two cores busy, few enough that deadlines hold on them.
+const DAEMONS_MAX: usize = 4;
+
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static FREED: Condvar = Condvar::new();
+
+/// The right to run a daemon, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(());
+
+impl Slot {
+    /// Waits for a free one.
+    pub(crate) fn take() -> Self {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = FREED
+            .wait_while(taken, |taken| *taken >= DAEMONS_MAX)
+            .unwrap_or_else(PoisonError::into_inner);
+        *taken += 1;
+        Self(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        FREED.notify_one();
+    }
+}

@@ -1,0 +1,16 @@
+//! What meshd must do, seen from outside: its binaries, its files, its HTTP surface, its agents' conversation.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
+mod agents;
+mod contract;
+mod crash;
+mod demo;
+mod faults;
+mod hooks;
+mod sandbox;
+mod tidy;
