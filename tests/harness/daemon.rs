@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +18,7 @@ use crate::slots::Slot;
 use crate::wait::eventually;
 
 /// A start replays the log and tries out the sandbox; on a busy machine that takes seconds.
-const READY_MAX: Duration = Duration::from_secs(60);
+const READY_MAX: Duration = Duration::from_mins(1);
 /// Longest orderly end: drain and stop of agents are shortened in [`CONFIG`].
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// Time for an agent to be ready: an interpreter's start, several at once.
@@ -157,21 +157,6 @@ impl Home {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub fn start(self) -> Daemon {
-        match self.try_start() {
-            Ok(daemon) => daemon,
-            Err((home, code)) => panic!(
-                "meshd ended with {code} before it was ready\n{}",
-                home.log_tail()
-            ),
-        }
-    }
-
-    /// Starts the daemon; gives the home back with the exit code when it ends instead of being ready.
-    ///
-    /// # Errors
-    /// The home and the exit code.
-    #[track_caller]
-    pub fn try_start(self) -> Result<Daemon, (Self, i32)> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -184,35 +169,26 @@ impl Home {
             .spawn()
             .expect("meshd starts");
         let lines = read_lines(child.stdout.take().expect("its standard output"));
-        match lines.recv_timeout(READY_MAX) {
-            Ok(line) => {
-                let url = line.strip_prefix(READY);
-                let url =
-                    url.unwrap_or_else(|| panic!("an unexpected line on standard output: {line}"));
-                let url = url.trim_end().to_owned();
-                let token = fs::read_to_string(self.data.join("token"))
-                    .expect("the token of the first start");
-                let client = Client::new(&url, Some(token.trim().to_owned()));
-                Ok(Daemon {
-                    home: Some(self),
-                    child,
-                    url,
-                    client,
-                    lines,
-                })
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                let status = child.wait().expect("its end");
-                Err((self, code(status)))
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                drop(child.kill());
-                drop(child.wait());
+        let line = match lines.recv_timeout(READY_MAX) {
+            Ok(line) => line,
+            Err(why) => {
+                let ended = wait(&mut child, Duration::from_millis(100)).map(code);
+                let log = self.log_tail();
                 panic!(
-                    "meshd was not ready within {READY_MAX:?}\n{}",
-                    self.log_tail()
+                    "meshd was not ready within {READY_MAX:?} ({why}); its exit code is {ended:?}\n{log}"
                 );
             }
+        };
+        let url = line.strip_prefix(READY).map(str::trim_end);
+        let url = url.unwrap_or_else(|| panic!("an unexpected line on standard output: {line}"));
+        let token = fs::read_to_string(self.data.join("token")).expect("the first start's token");
+        let client = Client::new(url, Some(token.trim().to_owned()));
+        Daemon {
+            url: url.to_owned(),
+            home: Some(self),
+            child,
+            client,
+            lines,
         }
     }
 
@@ -543,7 +519,8 @@ impl Daemon {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            drop(kill_process(pid, signal));
+            // It may have ended by itself; whoever sent the signal waits for the end and sees.
+            let _gone_already = kill_process(pid, signal);
         }
     }
 }
@@ -571,6 +548,6 @@ impl Drop for Daemon {
         }
         // In order where it can be had, so that what it made outside its directory (groups) is taken away.
         self.signal(Signal::TERM);
-        drop(wait(&mut self.child, STOP_MAX));
+        let _killed_if_late = wait(&mut self.child, STOP_MAX);
     }
 }

@@ -218,7 +218,7 @@ fn finish(daemon: &Daemon, ledger: Ledger, marker: &Marker) {
         "the load must bite: {}",
         ledger.acknowledged.len()
     );
-    eventually("every task has ended", Duration::from_secs(300), || {
+    eventually("every task has ended", Duration::from_mins(5), || {
         let counts = daemon.client().get("/status").ok(200)["tasks"].clone();
         let open: u64 = [
             "queued", "assigned", "running", "blocked", "parked", "retrying",

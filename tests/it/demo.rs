@@ -23,7 +23,7 @@ fn the_demo_reports_on_real_files_survives_its_crashes_and_proves_what_it_did() 
     fs::create_dir(&temp).unwrap();
     let mut demo = home.command();
     demo.env("TMPDIR", &temp).arg("demo").arg(&tree);
-    let ended = Ended::of(demo, Duration::from_secs(180)).exits(0);
+    let ended = Ended::of(demo, Duration::from_mins(3)).exits(0);
 
     let told = &ended.out;
     for expected in [
@@ -62,7 +62,7 @@ fn a_demo_on_nothing_says_so() {
     let home = Home::new();
     let mut demo = home.command();
     demo.arg("demo").arg(home.scratch().join("nowhere"));
-    let ended = Ended::of(demo, Duration::from_secs(60));
+    let ended = Ended::of(demo, Duration::from_mins(1));
     assert_ne!(ended.code, 0);
     assert!(ended.err.contains("nowhere"), "{ended:?}");
 }

@@ -231,7 +231,7 @@ fn a_full_disk_refuses_new_work_with_its_reason_loses_nothing_and_resumes_by_its
     disk.fill();
     let mut acknowledged = vec![before];
     let big = json!({"requirements": ["echo"], "input": "x".repeat(20_000)});
-    let refused = eventually("new work is refused", Duration::from_secs(60), || {
+    let refused = eventually("new work is refused", Duration::from_mins(1), || {
         let answer = daemon.client().post("/v1/tasks", &big);
         match answer.status {
             202 => {
@@ -256,7 +256,7 @@ fn a_full_disk_refuses_new_work_with_its_reason_loses_nothing_and_resumes_by_its
         .exits(75);
 
     disk.free();
-    let after = eventually("it resumes by itself", Duration::from_secs(60), || {
+    let after = eventually("it resumes by itself", Duration::from_mins(1), || {
         let answer = daemon.client().post(
             "/v1/tasks",
             &json!({"requirements": ["echo"], "input": "after"}),
@@ -270,7 +270,7 @@ fn a_full_disk_refuses_new_work_with_its_reason_loses_nothing_and_resumes_by_its
     acknowledged.push(after.json()["id"].as_str().unwrap().to_owned());
     for id in &acknowledged {
         assert_eq!(
-            daemon.ended(id, Duration::from_secs(60))["state"],
+            daemon.ended(id, Duration::from_mins(1))["state"],
             "succeeded"
         );
     }

@@ -14,13 +14,13 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentRefusal, AgentState, StopKind};
-use mesh_messages::agent::SandboxView;
+use mesh_messages::agent::{QuarantineKind, SandboxView};
 use mesh_messages::events::{AgentEvent, partition};
 use mesh_messages::klp::ControlVerb;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{
-    AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, TaskId,
+    AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, Severity, TaskId,
 };
 
 use super::delivery::{AttemptNews, ChildOutcome, Delivery, Mail};
@@ -140,6 +140,13 @@ pub(crate) enum AgentMessage {
     },
     /// A message for the agent; any instance will do.
     Mail(Mail),
+    /// An instance broke a rule of the mesh that nobody breaks by accident.
+    Violation {
+        /// Which incarnation.
+        epoch: Epoch,
+        /// What it did.
+        description: String,
+    },
     /// meshd is about to end: stop everything in order, start nothing.
     Close {
         /// Answered when no instance is left.
@@ -349,6 +356,17 @@ impl AgentShell {
                 }
                 Ok(())
             }
+            AgentMessage::Violation { epoch, description } => {
+                if !self.running.contains_key(&epoch) {
+                    return Ok(());
+                }
+                self.internal(AgentCommand::Quarantine {
+                    kind: QuarantineKind::SecurityViolation,
+                    severity: Severity::Critical,
+                    description,
+                })
+                .await
+            }
             AgentMessage::Close { reply } => {
                 self.closers.push(reply);
                 self.internal(AgentCommand::Close).await?;
@@ -388,6 +406,9 @@ impl AgentShell {
         self.running.remove(&epoch);
         self.args.entry.remove_live(instance, epoch);
         self.internal(AgentCommand::Ended { instance, epoch, failure }).await?;
+        if self.running.is_empty() && self.partition.state().instances.is_empty() {
+            self.args.services.idle(&self.args.entry.id);
+        }
         self.answer_closers();
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::operations::BundleSource;
 /// Most files of a bundle: each is hashed and stored on its own.
 const ENTRIES_MAX: usize = 10_000;
 /// Largest bundle, in bytes of its files.
-const BYTES_MAX: u64 = 256 * 1024 * 1024;
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Longest path within a bundle, in bytes: what tar's oldest form holds.
 const PATH_MAX: usize = 255;
 /// Names under which a manifest is looked for, in this order.

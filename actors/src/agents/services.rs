@@ -34,8 +34,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     async fn report(&self, agent: &AgentId, instance: InstanceNo, news: AttemptNews);
     /// Has something done for a task; the outcome comes later as a `ChildOutcome`.
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError>;
-    /// Reads or changes the agent's memory.
-    async fn memory(&self, agent: &AgentId, op: MemoryOp) -> MemoryReply;
+    /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.
+    async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply;
     /// Passes on what an agent says to others; the answer, if there is one at once.
     async fn pass_on(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<Option<Envelope>, KlpError>;
 
@@ -49,6 +49,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn agent_ready(&self, agent: &AgentId);
     /// An incarnation is gone; its attempts ended with this failure.
     fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure);
+    /// No instance of the agent is left: what it remembered for this run is forgotten.
+    fn idle(&self, agent: &AgentId);
     /// The agent is isolated: its tokens are void, its mail is held.
     fn isolate(&self, agent: &AgentId);
     /// The agent is no longer isolated.

@@ -10,7 +10,6 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
-use mesh_messages::manifest::MemoryConfig;
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
 use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, TaskId};
@@ -21,7 +20,7 @@ use crate::agents::services::{Delegation, Services};
 use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
-use crate::memory::{MemoryHandle, MemoryRules};
+use crate::memory::MemoryHandle;
 use crate::orchestrator::OrchestratorHandle;
 use crate::sentinel::SentinelHandle;
 
@@ -101,8 +100,8 @@ impl Services for MeshServices {
         self.orchestrator.delegate(key, delegation, attempt).await.map_err(klp_error)
     }
 
-    async fn memory(&self, agent: &AgentId, op: MemoryOp) -> MemoryReply {
-        self.memory.agent_op(agent, agent, op).await
+    async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {
+        self.memory.agent_op(agent, owner, op).await
     }
 
     async fn pass_on(
@@ -136,6 +135,13 @@ impl Services for MeshServices {
     fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
         self.sentinel.revoke_session(agent, epoch);
         self.orchestrator.instance_down((agent.clone(), instance, epoch), failure);
+    }
+
+    fn idle(&self, agent: &AgentId) {
+        let (memory, idle) = (self.memory.clone(), agent.clone());
+        self.aside("clear the volatile memory of a stopped agent", agent, async move {
+            memory.clear_volatile(&idle).await
+        });
     }
 
     fn isolate(&self, agent: &AgentId) {
@@ -270,12 +276,5 @@ impl bus::Keys for BusOutside {
 impl bus::Alarms for BusOutside {
     fn alert(&self, from: &Address, alert: SecurityAlert) {
         tracing::warn!(%from, severity = ?alert.severity, description = alert.description, "security alert");
-    }
-}
-
-impl MemoryRules for Context {
-    fn rules(&self, agent: &AgentId) -> Option<MemoryConfig> {
-        let state = self.directory.get(agent.as_str())?.state();
-        Some(state.manifest()?.memory.clone())
     }
 }

@@ -140,9 +140,13 @@ pub(crate) async fn deploy(operations: &dyn Operations, caller: &Caller, path: P
     };
     match operations.register_agent(caller, bundle, true).await {
         Ok(there) => {
-            let (agent, ready) = (&there.id, there.instances_ready);
-            let wanted = there.instances_wanted;
-            tracing::info!(%agent, version = there.version, "deployed, {ready} of {wanted} instances ready");
+            let agent = &there.id;
+            let what = if there.changed {
+                "deployed"
+            } else {
+                "deployed already"
+            };
+            tracing::info!(%agent, version = there.version, "{what}");
             for notice in there.notices {
                 tracing::warn!(%agent, "{notice}");
             }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use mesh_actors::Operations;
 use mesh_actors::operations::BundleSource;
 use mesh_config::Config;
+use mesh_messages::agent::Lifecycle;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskSpec, TaskState};
@@ -34,6 +35,8 @@ use story::Story;
 
 /// How long the report may take; a tree of the largest size that the planner takes needs a tenth.
 const LIMIT: Duration = Duration::from_mins(3);
+/// How long the fleet may take to be ready; longer than one start may take.
+const START_LIMIT: Duration = Duration::from_secs(15);
 /// How often the screen is brought up to date: often enough to look alive.
 const REFRESH: Duration = Duration::from_millis(60);
 /// How long the fragile agent's breaker first stays open: short enough to see what follows.
@@ -115,6 +118,29 @@ fn outside(root: &Path, data: &Path) -> anyhow::Result<()> {
 
 fn told(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
+}
+
+/// Waits until all instances of an agent serve.
+async fn await_ready(operations: &dyn Operations, agent: &str, wanted: u32) -> anyhow::Result<()> {
+    let limit = tokio::time::Instant::now() + START_LIMIT;
+    loop {
+        let status = operations.agent_status(agent).await.map_err(told)?;
+        let instances = status.instances.unwrap_or_default();
+        let serving = instances
+            .iter()
+            .filter(|one| one.lifecycle == Lifecycle::Executing)
+            .count();
+        if u32::try_from(serving).is_ok_and(|serving| serving >= wanted) {
+            return Ok(());
+        }
+        let why = status.fault.and_then(|fault| fault.reason);
+        anyhow::ensure!(
+            tokio::time::Instant::now() < limit,
+            "{agent} did not start: {}; see `meshd doctor`",
+            why.as_deref().unwrap_or("no handshake came")
+        );
+        tokio::time::sleep(REFRESH).await;
+    }
 }
 
 struct Demo {
@@ -210,12 +236,8 @@ impl Demo {
                 .map_err(told)
                 .context("an agent could not be deployed; see `meshd doctor`")?;
             agents += 1;
-            ready += there.instances_ready;
-            let (id, wanted) = (&there.id, there.instances_wanted);
-            anyhow::ensure!(
-                there.instances_ready == wanted,
-                "{id} did not start; see `meshd doctor`"
-            );
+            ready += there.instances_wanted;
+            await_ready(operations, there.id.as_str(), there.instances_wanted).await?;
         }
         self.screen.event(&format!(
             "{ready} processes of {agents} agents are ready, each in a sandbox of its own"

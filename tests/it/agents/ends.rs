@@ -31,7 +31,7 @@ fn one_that_is_killed_is_restarted_and_its_task_done_again() {
         .status()
         .unwrap();
     assert!(ran.success());
-    let task = daemon.ended(&task, Duration::from_secs(60));
+    let task = daemon.ended(&task, Duration::from_mins(1));
     assert_eq!(task["state"], "succeeded", "{task}");
     assert_eq!(classes(&task), ["crash"], "{task}");
     assert_eq!(task["attempts"].as_array().unwrap().len(), 2);
@@ -53,7 +53,7 @@ fn a_task_that_kills_whoever_takes_it_is_dead_lettered_after_two_and_the_agent_i
     let task = fleet
         .daemon
         .submit(&bounded("victim", &json!("die"), 10, 30_000));
-    let task = fleet.daemon.ended(&task, Duration::from_secs(60));
+    let task = fleet.daemon.ended(&task, Duration::from_mins(1));
     assert_eq!(task["state"], "dead_lettered", "{task}");
     assert_eq!(classes(&task), ["crash", "crash"], "{task}");
     assert_eq!(fleet.errors().len(), 2);

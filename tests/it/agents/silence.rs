@@ -14,7 +14,7 @@ fn one_that_never_answers_times_out_and_is_not_blamed_for_a_crash() {
     }
     let fleet = Fleet::serving(&Bundle::rogue("mute", "mute"));
     let task = fleet.daemon.submit(&bounded("mute", &json!(1), 2, 500));
-    let task = fleet.daemon.ended(&task, Duration::from_secs(60));
+    let task = fleet.daemon.ended(&task, Duration::from_mins(1));
     assert_eq!(task["state"], "dead_lettered", "{task}");
     assert_eq!(classes(&task), ["timeout", "timeout"], "{task}");
     assert_eq!(fleet.daemon.status("mute")["fault"]["score"], 0);
@@ -31,7 +31,7 @@ fn one_that_never_reads_blocks_nobody_but_itself() {
     let big = "x".repeat(900_000);
     let task = fleet.daemon.submit(&bounded("deaf", &json!(big), 1, 1000));
     fleet.others_are_unaffected();
-    let task = fleet.daemon.ended(&task, Duration::from_secs(60));
+    let task = fleet.daemon.ended(&task, Duration::from_mins(1));
     assert_eq!(task["state"], "dead_lettered", "{task}");
     assert!(["timeout", "hang"].contains(&classes(&task)[0]), "{task}");
     fleet.others_are_unaffected();

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use mesh_tests::{Bundle, Daemon, Ran, meshctl};
 use serde_json::{Value, json};
 
+/// What somebody does to the lines of an export.
+type Tampering<'a> = &'a dyn Fn(&mut Vec<String>);
+
 /// A daemon that has done something, and its exported log.
 struct Exported {
     daemon: Daemon,
@@ -117,20 +120,20 @@ fn change_deletion_reordering_and_insertion_are_detected() {
         assert_ne!(lines, exported.lines, "the tampering must bite");
         exported.verify(&lines, &key)
     };
-    let cases: [(&str, &dyn Fn(&mut Vec<String>)); 8] = [
+    let cases: [(&str, Tampering<'_>); 8] = [
         ("a changed payload", &|lines| {
-            lines[at] = lines[at].replace(r#"\"n\":"#, r#"\"m\":"#)
+            lines[at] = lines[at].replace(r#"\"n\":"#, r#"\"m\":"#);
         }),
         ("a changed header", &|lines| {
-            lines[at] = lines[at].replace("task.submitted", "task.submutted")
+            lines[at] = lines[at].replace("task.submitted", "task.submutted");
         }),
         ("a deleted record", &|lines| drop(lines.remove(at))),
         ("swapped records", &|lines| lines.swap(at, at + 1)),
         ("a doubled record", &|lines| {
-            lines.insert(at, lines[at].clone())
+            lines.insert(at, lines[at].clone());
         }),
         ("a missing end", &|lines| {
-            drop(lines.remove(lines.len() - 2))
+            drop(lines.remove(lines.len() - 2));
         }),
         ("a missing checkpoint", &|lines| drop(lines.pop())),
         ("garbage", &|lines| lines[at] = "garbage".to_owned()),

@@ -144,8 +144,9 @@ fn issue(daemon: &Daemon, role: &str) -> Client {
 fn two_clients_at_once_with_one_key_get_one_task() {
     let daemon = with_echo();
     let body = json!({"requirements": ["echo"], "input": "x", "idempotencyKey": "race"});
+    let client = daemon.client();
     let answers: Vec<_> = std::thread::scope(|scope| {
-        let post = || daemon.client().post("/v1/tasks", &body);
+        let post = || client.post("/v1/tasks", &body);
         let racers: Vec<_> = (0..8).map(|_| scope.spawn(post)).collect();
         racers
             .into_iter()
@@ -190,7 +191,7 @@ fn an_array_is_taken_whole_or_not_at_all() {
         .client()
         .post("/v1/tasks", &more)
         .problem(422, "too_many_in_array");
-    eventually("all have succeeded", Duration::from_secs(120), || {
+    eventually("all have succeeded", Duration::from_mins(2), || {
         let tasks = daemon.client().get("/status").ok(200)["tasks"].clone();
         if tasks["succeeded"] == 1000 {
             Ok(())

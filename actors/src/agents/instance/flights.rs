@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use mesh_messages::address::Address;
 use mesh_messages::klp::{
     ControlVerb, Envelope, ErrorCode, KlpDecodeError, KlpError, MemoryOp, MessageType, TaskRequest, TaskResult,
 };
@@ -11,9 +12,13 @@ use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
 use super::session::problem;
 use super::{Flight, InstanceMessage, Phase, Session};
+use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::services::Delegation;
 use crate::clock::now;
+
+/// The code under which the bus refuses a message in somebody else's name.
+const FORGED: &str = "forged_sender";
 
 impl Session {
     /// Takes an attempt in hand.
@@ -171,8 +176,13 @@ impl Session {
         let op: MemoryOp = envelope.payload_as()?;
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let id = envelope.id.clone();
+        // Addressed to another agent, it is about that agent's memory.
+        let owner = match &envelope.to {
+            Address::Agent { id, .. } => id.clone(),
+            _ => agent.clone(),
+        };
         self.aside(async move {
-            let reply = services.memory(&agent, op).await;
+            let reply = services.memory(&agent, &owner, op).await;
             Some((MessageType::Memory, id, serde_json::to_value(reply).unwrap_or_default()))
         });
         Ok(true)
@@ -186,11 +196,16 @@ impl Session {
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id) = (self.args.epoch, envelope.id.clone());
+        let owner = self.args.owner.clone();
         self.aside(async move {
             match services.pass_on(&agent, epoch, envelope).await {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
                 Err(error) => {
+                    if error.code == FORGED {
+                        let description = format!("forged its sender: {}", error.detail);
+                        let _ended = owner.cast(AgentMessage::Violation { epoch, description });
+                    }
                     Some((MessageType::Error, id, serde_json::to_value(error).unwrap_or_default()))
                 }
             }

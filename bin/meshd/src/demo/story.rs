@@ -34,8 +34,9 @@ pub(super) struct Story {
     breakers: u64,
     quarantines: u64,
     faults: BTreeMap<String, FaultState>,
-    /// The crash that the fault policy has not answered yet, in words.
-    crash: BTreeMap<String, String>,
+    /// Crashes that the fault policy has not answered yet, and answers whose crash is not known yet, in words.
+    unanswered: BTreeMap<String, String>,
+    answers: BTreeMap<String, String>,
 }
 
 impl Story {
@@ -62,10 +63,7 @@ impl Story {
                 self.restarts += u64::from(!first);
                 None
             }
-            "error" => {
-                self.crashed(agent, payload);
-                None
-            }
+            "error" => self.crashed(agent, payload),
             "fault.changed" => self.fault(agent, event.time, &read(&payload["view"])?),
             _ => None,
         }
@@ -127,7 +125,8 @@ impl Story {
         relative.display().to_string()
     }
 
-    fn crashed(&mut self, agent: String, payload: &Value) {
+    /// An instance failed. Told together with what the fault policy made of it, whichever of the two is recorded first.
+    fn crashed(&mut self, agent: String, payload: &Value) -> Option<String> {
         self.crashes += 1;
         let at = (agent, number(payload, "instance"), number(payload, "epoch"));
         let subject = self
@@ -138,46 +137,51 @@ impl Story {
             .map(|subject| format!(" on {subject}"))
             .unwrap_or_default();
         let why =
-            read::<Failure>(&payload["failure"]).map(|failure| format!(" ({})", failure.message));
-        let agent = at.0;
-        self.crash.insert(
-            agent.clone(),
-            format!("{agent} crashed{on}{}", why.unwrap_or_default()),
-        );
+            read::<Failure>(&payload["failure"]).map(|failure| format!(", {}", failure.message));
+        let crash = format!("{} crashed{on}{}", at.0, why.unwrap_or_default());
+        match self.answers.remove(&at.0) {
+            Some(answer) => Some(format!("{crash}: {answer}")),
+            None => {
+                self.unanswered.insert(at.0, crash);
+                None
+            }
+        }
     }
 
     fn fault(&mut self, agent: String, now: Timestamp, view: &FaultView) -> Option<String> {
         let before = self.faults.insert(agent.clone(), view.state);
         let wait = view.next_attempt_at.map(|at| seconds(at.since(now)));
         let wait = wait.unwrap_or_else(|| "a while".to_owned());
-        let crash = self.crash.remove(&agent);
-        let told = crash.clone().unwrap_or_else(|| agent.clone());
-        match view.state {
-            FaultState::Backoff if crash.is_some() => Some(format!("{told}: restarts in {wait}")),
+        let answer = match view.state {
+            FaultState::Backoff => format!("restarts in {wait}"),
             FaultState::Open if before != Some(FaultState::Open) => {
                 self.breakers += 1;
-                Some(format!(
-                    "{told}: its breaker opens, no start for {wait}; the others take its work"
-                ))
-            }
-            FaultState::HalfOpen if before != Some(FaultState::HalfOpen) => {
-                Some(format!("{agent}: on probation, with one task"))
+                format!("its breaker opens, no start for {wait}, the others take its work")
             }
             FaultState::Quarantined if before != Some(FaultState::Quarantined) => {
                 self.quarantines += 1;
-                Some(format!("{told}: quarantined; it executes nothing any more"))
+                "quarantined, it executes nothing any more".to_owned()
+            }
+            FaultState::HalfOpen if before != Some(FaultState::HalfOpen) => {
+                return Some(format!("{agent} is on probation, with one task"));
             }
             FaultState::Running if before == Some(FaultState::HalfOpen) => {
-                Some(format!("{agent}: trusted again"))
+                return Some(format!("{agent} did it, and is trusted again"));
             }
             FaultState::Running
-            | FaultState::Backoff
             | FaultState::Open
             | FaultState::HalfOpen
             | FaultState::Quarantined
             | FaultState::Recovering
             | FaultState::Stopped
-            | FaultState::Terminated => None,
+            | FaultState::Terminated => return None,
+        };
+        match self.unanswered.remove(&agent) {
+            Some(crash) => Some(format!("{crash}: {answer}")),
+            None => {
+                self.answers.insert(agent, answer);
+                None
+            }
         }
     }
 
@@ -194,9 +198,9 @@ impl Story {
             ),
         };
         let attempts = match self.attempts_failed {
-            0 => format!("{}, none of them failed", self.attempts),
+            0 => format!("{}, none failed", self.attempts),
             failed => format!(
-                "{}; {failed} failed and the task went to another agent",
+                "{}, of which {failed} failed and were repeated",
                 self.attempts
             ),
         };
@@ -247,7 +251,8 @@ fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
 
 fn seconds(time: Duration) -> String {
     match time.as_millis() {
-        ms @ 0..1000 => format!("{ms} ms"),
+        // So that 999 ms reads as the second that it is.
+        ms @ 0..950 => format!("{ms} ms"),
         _ => format!("{:.1} s", time.as_secs_f64()),
     }
 }
@@ -320,22 +325,23 @@ mod tests {
             crash(),
             fault("open", 1_001_000),
             fault("half_open", 1_000_000),
-            crash(),
+            // Whichever is recorded first.
             fault("quarantined", 1_000_000),
+            crash(),
         ]
         .iter()
         .filter_map(|event| story.see(event))
         .collect();
-        let crashed = "fragile crashed on src/a.rs (ended by signal 6 (abort))";
+        let crashed = "fragile crashed on src/a.rs, ended by signal 6 (abort)";
         assert_eq!(
             lines,
             [
                 format!("{crashed}: restarts in 180 ms"),
                 format!(
-                    "{crashed}: its breaker opens, no start for 1.0 s; the others take its work"
+                    "{crashed}: its breaker opens, no start for 1.0 s, the others take its work"
                 ),
-                "fragile: on probation, with one task".to_owned(),
-                format!("{crashed}: quarantined; it executes nothing any more"),
+                "fragile is on probation, with one task".to_owned(),
+                format!("{crashed}: quarantined, it executes nothing any more"),
             ]
         );
         let agents = "agents     3 crashes, 0 restarts, 1 breaker opened, 1 quarantine";
