@@ -25,6 +25,10 @@ pub const EVENTS_KEPT: usize = 4096;
 
 /// What the tree needs to know of the configuration.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the configuration"
+)]
 pub struct Settings {
     /// The data directory.
     pub data: PathBuf,

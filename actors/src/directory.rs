@@ -78,8 +78,16 @@ impl AgentEntry {
         locked(&self.live).insert(instance, live);
     }
 
-    pub(crate) fn advertise(&self, instance: InstanceNo, epoch: Epoch, capabilities: BTreeSet<String>) {
-        if let Some(live) = locked(&self.live).get_mut(&instance).filter(|l| l.epoch == epoch) {
+    pub(crate) fn advertise(
+        &self,
+        instance: InstanceNo,
+        epoch: Epoch,
+        capabilities: BTreeSet<String>,
+    ) {
+        if let Some(live) = locked(&self.live)
+            .get_mut(&instance)
+            .filter(|l| l.epoch == epoch)
+        {
             live.capabilities = capabilities;
         }
     }
@@ -106,8 +114,10 @@ impl AgentEntry {
         let state = self.state();
         let live = self.live();
         let stopping = locked(&self.stopping).clone();
-        let declared: BTreeSet<String> =
-            state.manifest().map(|m| m.capabilities.iter().cloned().collect()).unwrap_or_default();
+        let declared: BTreeSet<String> = state
+            .manifest()
+            .map(|m| m.capabilities.iter().cloned().collect())
+            .unwrap_or_default();
         let concurrency = state.manifest().map_or(1, |m| m.concurrency.get());
         let instances = state
             .ready()
@@ -120,20 +130,32 @@ impl AgentEntry {
                 } else {
                     None
                 };
-                (no, FleetInstance { epoch: i.epoch, concurrency, closed })
+                (
+                    no,
+                    FleetInstance {
+                        epoch: i.epoch,
+                        concurrency,
+                        closed,
+                    },
+                )
             })
             .collect::<BTreeMap<_, _>>();
         // What an agent declares and what it advertised: both are needed.
-        let capabilities = match instances.keys().filter_map(|no| live.get(no)).next() {
-            Some(advertised) => declared.intersection(&advertised.capabilities).cloned().collect(),
+        let capabilities = match instances.keys().find_map(|no| live.get(no)) {
+            Some(advertised) => declared
+                .intersection(&advertised.capabilities)
+                .cloned()
+                .collect(),
             None => declared,
         };
         FleetAgent {
             capabilities,
             fault: state.fault_state(),
-            reason: state.fault.as_ref().and_then(|f| f.reason.clone()).filter(|_| {
-                state.fault_state() != mesh_messages::agent::FaultState::Running
-            }),
+            reason: state
+                .fault
+                .as_ref()
+                .and_then(|f| f.reason.clone())
+                .filter(|_| state.fault_state() != mesh_messages::agent::FaultState::Running),
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
             instances,
@@ -157,27 +179,42 @@ impl Directory {
     }
 
     /// One agent.
+    #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<AgentEntry>> {
         self.read().get(id).cloned()
     }
 
     /// All agents, by id.
+    #[must_use]
     pub fn all(&self) -> Vec<Arc<AgentEntry>> {
         self.read().values().cloned().collect()
     }
 
     /// The entry of an agent, made when there is none.
     pub(crate) fn enter(&self, id: &AgentId) -> Arc<AgentEntry> {
-        let mut agents = self.0.agents.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(agents.entry(id.clone()).or_insert_with(|| Arc::new(AgentEntry::new(id.clone()))))
+        let mut agents = self
+            .0
+            .agents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(
+            agents
+                .entry(id.clone())
+                .or_insert_with(|| Arc::new(AgentEntry::new(id.clone()))),
+        )
     }
 
     /// Forgets an agent.
     pub(crate) fn leave(&self, id: &AgentId) {
-        self.0.agents.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.0
+            .agents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 
     /// Whether every registered agent has published its state at least once.
+    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.0.complete.load(Ordering::Acquire)
     }

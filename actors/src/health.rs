@@ -62,16 +62,23 @@ pub struct HealthHandle {
 impl HealthHandle {
     /// The last report; one made now when there is none yet.
     pub fn report(&self, ctx: &Context) -> HealthReport {
-        self.last.load_full().map_or_else(|| examine(ctx), |report| (*report).clone())
+        self.last
+            .load_full()
+            .map_or_else(|| examine(ctx), |report| (*report).clone())
     }
 
     /// Writes down that this run ends in order; returns when that is durable or cannot be had any more.
     pub(crate) async fn closing(&self, reason: &str) {
         /// The journal is the last part to end; its slowest sync fits in.
         const LIMIT: Duration = Duration::from_secs(5);
-        let Some(actor) = self.slot.load_full() else { return };
+        let Some(actor) = self.slot.load_full() else {
+            return;
+        };
         let (tx, rx) = ractor::concurrency::oneshot();
-        let message = HealthMessage::Closing { reason: reason.to_owned(), reply: tx.into() };
+        let message = HealthMessage::Closing {
+            reason: reason.to_owned(),
+            reply: tx.into(),
+        };
         if actor.cast(message).is_ok() {
             let _late = tokio::time::timeout(LIMIT, rx).await;
         }
@@ -91,7 +98,9 @@ pub fn examine(ctx: &Context) -> HealthReport {
         let essential = state.manifest().is_some_and(|m| m.policy.essential);
         let (level, detail) = match (fault, state.stage()) {
             (_, Lifecycle::Terminated | Lifecycle::Audited | Lifecycle::Defined) => return None,
-            (FaultState::Quarantined, _) if essential => (HealthLevel::Critical, "in quarantine, and essential"),
+            (FaultState::Quarantined, _) if essential => {
+                (HealthLevel::Critical, "in quarantine, and essential")
+            }
             (FaultState::Quarantined, _) => (HealthLevel::Warning, "in quarantine"),
             (FaultState::Open, _) => (HealthLevel::Warning, "breaker open"),
             _ => (HealthLevel::Healthy, "ok"),
@@ -117,7 +126,11 @@ pub fn examine(ctx: &Context) -> HealthReport {
 }
 
 fn check(name: &str, status: HealthLevel, detail: &str) -> HealthCheck {
-    HealthCheck { name: name.to_owned(), status, detail: detail.to_owned() }
+    HealthCheck {
+        name: name.to_owned(),
+        status,
+        detail: detail.to_owned(),
+    }
 }
 
 fn journal(store: &OpenStore) -> HealthCheck {
@@ -137,9 +150,17 @@ fn projections(store: &OpenStore) -> HealthCheck {
         }
         Ok(next) => {
             let lag = size.saturating_sub(next);
-            check("projections", HealthLevel::Warning, &format!("{lag} records behind"))
+            check(
+                "projections",
+                HealthLevel::Warning,
+                &format!("{lag} records behind"),
+            )
         }
-        Err(error) => check("projections", HealthLevel::Warning, &format!("being rebuilt: {error}")),
+        Err(error) => check(
+            "projections",
+            HealthLevel::Warning,
+            &format!("being rebuilt: {error}"),
+        ),
     }
 }
 
@@ -154,7 +175,11 @@ fn disk(ctx: &Context) -> HealthCheck {
                 check("disk", HealthLevel::Healthy, "enough room")
             }
         }
-        Err(error) => check("disk", HealthLevel::Warning, &format!("cannot be measured: {error}")),
+        Err(error) => check(
+            "disk",
+            HealthLevel::Warning,
+            &format!("cannot be measured: {error}"),
+        ),
     }
 }
 
@@ -221,7 +246,13 @@ impl Actor for HealthActor {
                 }
             }
         });
-        Ok(HealthShell { args, partition, durable: None, last: None, tasks: [follower, ticker] })
+        Ok(HealthShell {
+            args,
+            partition,
+            durable: None,
+            last: None,
+            tasks: [follower, ticker],
+        })
     }
 
     async fn post_start(
@@ -242,7 +273,9 @@ impl Actor for HealthActor {
             HealthMessage::Look => state.look().await,
             HealthMessage::Closing { reason, reply } => {
                 let run_id = state.args.ctx.settings.run_id.clone();
-                state.commit(NodeEvent::Stopped { run_id, reason }, vec![reply]).await
+                state
+                    .commit(NodeEvent::Stopped { run_id, reason }, vec![reply])
+                    .await
             }
             HealthMessage::Journal(JournalNews::Durable(position)) => {
                 state.durable = Some(position);
@@ -292,11 +325,22 @@ impl HealthShell {
             return Ok(());
         }
         let name = |level: OverallHealth| {
-            serde_json::to_value(level).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+            serde_json::to_value(level)
+                .ok()
+                .and_then(|v| v.as_str().map(str::to_owned))
+                .unwrap_or_default()
         };
         tracing::warn!(issues = ?report.issues, "health is now {}", name(to));
         let from = from.map_or_else(String::new, name);
-        self.commit(NodeEvent::HealthChanged { from, to: name(to), issues: report.issues }, Vec::new()).await
+        self.commit(
+            NodeEvent::HealthChanged {
+                from,
+                to: name(to),
+                issues: report.issues,
+            },
+            Vec::new(),
+        )
+        .await
     }
 
     async fn commit(
@@ -304,8 +348,14 @@ impl HealthShell {
         event: NodeEvent,
         then: Vec<ractor::RpcReplyPort<()>>,
     ) -> Result<(), ActorProcessingErr> {
-        let entry = Entry { event, agent: None, task: None };
-        self.partition.commit(vec![entry], &Cause::meshd(), then).await?;
+        let entry = Entry {
+            event,
+            agent: None,
+            task: None,
+        };
+        self.partition
+            .commit(vec![entry], &Cause::meshd(), then)
+            .await?;
         self.release();
         Ok(())
     }

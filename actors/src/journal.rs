@@ -51,21 +51,24 @@ pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
     let data: &Path = &ctx.settings.data;
     let options = FileJournalOptions {
         segment_bytes: ctx.settings.journal_segment_bytes,
-        ..FileJournalOptions::default()
     };
     let key = SigningKey::from_secret(ctx.node.key.secret_bytes());
     let journal = FileJournal::open(&data.join(JOURNAL_DIR), &options, key, Arc::new(now))?;
     let journal: Arc<dyn Journal> = Arc::new(journal);
-    let content = Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
+    let content =
+        Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
     let size = journal.durable().borrow().size();
-    let projections =
-        Arc::new(ProjectionStore::open(
+    let projections = Arc::new(ProjectionStore::open(
         &data.join(PROJECTIONS_DIR),
         MeshProjector::VERSION,
         journal.log_id(),
         size,
     )?);
-    Ok(OpenStore { journal, content, projections })
+    Ok(OpenStore {
+        journal,
+        content,
+        projections,
+    })
 }
 
 /// What the journal's actor is made of.
@@ -108,7 +111,9 @@ impl Actor for JournalActor {
             match tokio::task::spawn_blocking(move || open_store(&ctx)).await? {
                 Ok(store) => break store,
                 // Our own last incarnation may still be read from.
-                Err(StoreError::Journal(OpenError::InUse { .. })) if started.elapsed() < REOPEN_WAIT => {
+                Err(StoreError::Journal(OpenError::InUse { .. }))
+                    if started.elapsed() < REOPEN_WAIT =>
+                {
                     tokio::time::sleep(REOPEN_PAUSE).await;
                 }
                 Err(error) => return Err(error.into()),

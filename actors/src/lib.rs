@@ -4,28 +4,28 @@
 //! speaks to. Every actor that owns durable state does so through [`partition::Partition`].
 
 pub mod agents;
-pub mod context;
-pub mod directory;
-pub mod metrics;
 pub mod bus;
 pub mod clock;
-pub mod memory;
-pub mod journal;
-mod names;
-pub mod registry;
-mod projector;
-pub mod mesh;
-mod tree;
+pub mod context;
+pub mod directory;
 pub mod health;
+pub mod journal;
+pub mod memory;
+pub mod mesh;
+pub mod metrics;
+mod names;
 pub mod operations;
 pub mod orchestrator;
 pub mod partition;
+mod projector;
 pub(crate) mod reads;
+pub mod registry;
 pub mod sentinel;
 pub mod slot;
 pub mod store;
 #[cfg(test)]
 mod testing;
+mod tree;
 
 pub use operations::{Action, Operations};
 

@@ -44,7 +44,7 @@ use services::{BusOutside, MeshServices};
 /// How long the ordered end of the tree may take after the drain.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long the first start may take: replaying a long journal is the slowest.
-const START_LIMIT: Duration = Duration::from_secs(600);
+const START_LIMIT: Duration = Duration::from_mins(10);
 /// Where records of living sandboxes are kept below the data directory.
 const RUN_DIR: &str = "run";
 
@@ -135,11 +135,15 @@ impl Mesh {
             agents: watch::Sender::new(None),
             edge: watch::Sender::new(None),
         };
-        let (root, _join) = Supervisor::spawn(crate::names::registered(&ctx, "mesh"), tree(&parts))
-            .await
-            .map_err(|error| MeshStartError::Tree(error.to_string()))?;
+        let (root, _join) =
+            Supervisor::spawn(Some(crate::names::registered(&ctx, "mesh")), tree(&parts))
+                .await
+                .map_err(|error| MeshStartError::Tree(error.to_string()))?;
         let up = tokio::time::timeout(START_LIMIT, root.ready()).await;
-        if let Err(why) = up.map_err(|_| "it took too long".to_owned()).and_then(|r| r.map_err(|e| format!("{e:?}"))) {
+        if let Err(why) = up
+            .map_err(|_| "it took too long".to_owned())
+            .and_then(|r| r.map_err(|e| format!("{e:?}")))
+        {
             root.stop(STOP_LIMIT).await;
             return Err(MeshStartError::Tree(why));
         }
@@ -157,7 +161,11 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
-        if let Err(error) = mesh.sentinel.ensure_admin_token(&mesh.ctx.settings.data).await {
+        if let Err(error) = mesh
+            .sentinel
+            .ensure_admin_token(&mesh.ctx.settings.data)
+            .await
+        {
             mesh.stop().await;
             return Err(MeshStartError::Tree(format!("the admin's token: {error}")));
         }
@@ -165,11 +173,13 @@ impl Mesh {
     }
 
     /// What the outside can ask of it.
+    #[must_use]
     pub fn operations(&self) -> Arc<dyn Operations> {
         Arc::new(self.clone())
     }
 
     /// The file that holds the admin's token.
+    #[must_use]
     pub fn token_file(&self) -> PathBuf {
         self.ctx.settings.data.join(TOKEN_FILE)
     }
@@ -196,7 +206,9 @@ impl Mesh {
         let agents = self.ctx.directory.all();
         let stop_limit = self.ctx.settings.stop_timeout + Duration::from_secs(1);
         let closing = agents.iter().map(|entry| {
-            entry.slot.call(stop_limit, |reply| AgentMessage::Close { reply })
+            entry
+                .slot
+                .call(stop_limit, |reply| AgentMessage::Close { reply })
         });
         for closed in futures::future::join_all(closing).await {
             if let Err(error) = closed {
@@ -236,7 +248,10 @@ impl Mesh {
 struct ContextRules(Arc<Context>);
 
 impl crate::memory::MemoryRules for ContextRules {
-    fn rules(&self, agent: &mesh_messages::AgentId) -> Option<mesh_messages::manifest::MemoryConfig> {
+    fn rules(
+        &self,
+        agent: &mesh_messages::AgentId,
+    ) -> Option<mesh_messages::manifest::MemoryConfig> {
         let state = self.0.directory.get(agent.as_str())?.state();
         Some(state.manifest()?.memory.clone())
     }
@@ -245,7 +260,8 @@ impl crate::memory::MemoryRules for ContextRules {
 fn quota((per_second, burst): (u32, u32)) -> Quota {
     let least = std::num::NonZeroU32::MIN;
     let per_second = std::num::NonZeroU32::new(per_second).unwrap_or(least);
-    Quota::per_second(per_second).allow_burst(std::num::NonZeroU32::new(burst).unwrap_or(per_second))
+    Quota::per_second(per_second)
+        .allow_burst(std::num::NonZeroU32::new(burst).unwrap_or(per_second))
 }
 
 fn bus_handle(
@@ -253,8 +269,10 @@ fn bus_handle(
     orchestrator: &OrchestratorHandle,
     sentinel: &SentinelHandle,
 ) -> BusHandle {
-    let outside =
-        Arc::new(BusOutside { ctx: Arc::clone(ctx), orchestrator: orchestrator.clone() });
+    let outside = Arc::new(BusOutside {
+        ctx: Arc::clone(ctx),
+        orchestrator: orchestrator.clone(),
+    });
     let outside = Outside {
         directory: outside.clone(),
         delivery: outside.clone(),
@@ -274,8 +292,15 @@ fn bus_handle(
 /// Everything that has to be there before the first actor: the store is tried, and what earlier runs left is ended.
 async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
     tokio::task::spawn_blocking(move || {
-        let MeshOptions { settings, key, natives } = options;
-        let node = NodeIdentity { did: key.public(), key };
+        let MeshOptions {
+            settings,
+            key,
+            natives,
+        } = options;
+        let node = NodeIdentity {
+            did: key.public(),
+            key,
+        };
         let tag = blake3::hash(settings.data.to_string_lossy().as_bytes()).to_hex();
         let launcher = Launcher::start(LauncherConfig {
             run_dir: settings.data.join(RUN_DIR),

@@ -12,8 +12,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Upper edges of durations, in seconds: from a hundred microseconds to ten minutes.
-const SECONDS: [f64; 16] =
-    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+const SECONDS: [f64; 16] = [
+    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0,
+    600.0,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -61,9 +63,21 @@ impl Default for Metrics {
             refused_by_kind: Mutex::default(),
             registry: Mutex::default(),
         };
-        registry.register("tasks_total", "Tasks that were accepted", metrics.tasks_total.clone());
-        registry.register("tasks_completed", "Tasks that ended well", metrics.tasks_completed.clone());
-        registry.register("tasks_failed", "Tasks that ended otherwise", metrics.tasks_failed.clone());
+        registry.register(
+            "tasks_total",
+            "Tasks that were accepted",
+            metrics.tasks_total.clone(),
+        );
+        registry.register(
+            "tasks_completed",
+            "Tasks that ended well",
+            metrics.tasks_completed.clone(),
+        );
+        registry.register(
+            "tasks_failed",
+            "Tasks that ended otherwise",
+            metrics.tasks_failed.clone(),
+        );
         registry.register(
             "task_routing_duration",
             "Seconds from acceptance to the first assignment",
@@ -74,12 +88,27 @@ impl Default for Metrics {
             "Seconds from acceptance to the end",
             metrics.completion.clone(),
         );
-        registry.register("agent_starts", "Starts of instances", metrics.starts.clone());
-        registry.register("messages_refused", "Stale or malformed messages", metrics.refused.clone());
+        registry.register(
+            "agent_starts",
+            "Starts of instances",
+            metrics.starts.clone(),
+        );
+        registry.register(
+            "messages_refused",
+            "Stale or malformed messages",
+            metrics.refused.clone(),
+        );
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
-        registry.register("journal_records", "Durable records", metrics.journal_records.clone());
-        Self { registry: Mutex::new(registry), ..metrics }
+        registry.register(
+            "journal_records",
+            "Durable records",
+            metrics.journal_records.clone(),
+        );
+        Self {
+            registry: Mutex::new(registry),
+            ..metrics
+        }
     }
 }
 
@@ -98,7 +127,11 @@ impl Metrics {
     }
     /// A message was refused.
     pub fn refused(&self, kind: &'static str) {
-        self.refused.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+        self.refused
+            .get_or_create(&Kind {
+                kind: kind.to_owned(),
+            })
+            .inc();
         *self
             .refused_by_kind
             .lock()
@@ -108,7 +141,10 @@ impl Metrics {
     }
     /// Refusals since the start, by kind.
     pub fn refusals(&self) -> BTreeMap<String, u64> {
-        let kinds = self.refused_by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        let kinds = self
+            .refused_by_kind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         kinds.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect()
     }
     /// The whole registry as Prometheus text, after setting what is read from the state.
@@ -121,14 +157,19 @@ impl Metrics {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         for (family, counts) in [(&self.agents, agents), (&self.tasks, tasks)] {
             for (state, count) in counts {
-                family.get_or_create(&State { state: state.clone() }).set(gauge(*count));
+                family
+                    .get_or_create(&State {
+                        state: state.clone(),
+                    })
+                    .set(gauge(*count));
             }
         }
         let of = |state: &str| gauge(tasks.get(state).copied().unwrap_or(0));
         // Taken from the table itself, so that they agree with it also after a restart.
         self.tasks_total.set(gauge(tasks.values().sum()));
         self.tasks_completed.set(of("succeeded"));
-        self.tasks_failed.set(of("failed").saturating_add(of("dead_lettered")));
+        self.tasks_failed
+            .set(of("failed").saturating_add(of("dead_lettered")));
         self.journal_records.set(gauge(records));
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,6 +6,6 @@
 use crate::context::Context;
 
 /// The registered name of a part of this mesh.
-pub(crate) fn registered(ctx: &Context, part: &str) -> Option<String> {
-    Some(format!("{}/{part}", ctx.settings.run_id))
+pub(crate) fn registered(ctx: &Context, part: &str) -> String {
+    format!("{}/{part}", ctx.settings.run_id)
 }

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use mesh_messages::agent::{
-    AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue, RecoveryResult,
-    SandboxView,
+    AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
+    RecoveryResult, SandboxView,
 };
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats, MeshEvent, NodeInfo,
-    Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats,
+    MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::{AgentId, Failure, Position, Severity};
@@ -44,6 +44,7 @@ pub enum Action {
 
 impl Action {
     /// The name in the audit, such as `task.submit`.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -129,7 +130,9 @@ fn medium() -> Severity {
 }
 
 /// How a version is exchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum UpgradeType {
     /// In place, when the agent has the `upgrade` hook; else hard.
@@ -337,7 +340,12 @@ pub trait Operations: Send + Sync + 'static {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
-    async fn authorize(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem>;
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem>;
 
     /// Registers a bundle; starts it unless told not to.
     async fn register_agent(
@@ -347,7 +355,11 @@ pub trait Operations: Send + Sync + 'static {
         start: bool,
     ) -> Result<AgentRegistration, Problem>;
     /// Lists agents, ordered by id.
-    async fn agents(&self, filter: AgentFilter, page: PageRequest<'_>) -> Result<Page<AgentSummary>, Problem>;
+    async fn agents(
+        &self,
+        filter: AgentFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AgentSummary>, Problem>;
     /// One agent in full.
     async fn agent(&self, id: &str) -> Result<AgentProfile, Problem>;
     /// Its status; an unknown id is an answer, not an error.
@@ -355,9 +367,18 @@ pub trait Operations: Send + Sync + 'static {
     /// Drains, stops and forgets it. Its audit stays.
     async fn remove_agent(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
     /// Does something with it and answers when it is done or under way as far as the verb promises.
-    async fn agent_verb(&self, caller: &Caller, id: &str, verb: AgentVerb) -> Result<VerbOutcome, Problem>;
+    async fn agent_verb(
+        &self,
+        caller: &Caller,
+        id: &str,
+        verb: AgentVerb,
+    ) -> Result<VerbOutcome, Problem>;
     /// Its records.
-    async fn agent_history(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    async fn agent_history(
+        &self,
+        id: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem>;
     /// What its tasks say of it.
     async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem>;
     /// The last lines of its log, oldest first.
@@ -370,9 +391,14 @@ pub trait Operations: Send + Sync + 'static {
     async fn agent_sandbox(&self, id: &str) -> Result<SandboxView, Problem>;
 
     /// Accepts tasks, all or none; answers when they are durable.
-    async fn submit_tasks(&self, caller: &Caller, specs: Vec<TaskSpec>) -> Result<SubmitOutcome, Problem>;
+    async fn submit_tasks(
+        &self,
+        caller: &Caller,
+        specs: Vec<TaskSpec>,
+    ) -> Result<SubmitOutcome, Problem>;
     /// Lists tasks, newest first.
-    async fn tasks(&self, filter: TaskFilter, page: PageRequest<'_>) -> Result<Page<Task>, Problem>;
+    async fn tasks(&self, filter: TaskFilter, page: PageRequest<'_>)
+    -> Result<Page<Task>, Problem>;
     /// One task.
     async fn task(&self, id: &str) -> Result<Task, Problem>;
     /// The task once it has ended, or as it is when the time is up.
@@ -382,11 +408,20 @@ pub trait Operations: Send + Sync + 'static {
     /// Gives a failed or dead-lettered task another round.
     async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem>;
     /// Takes the outcome of an attempt from outside its channel.
-    async fn report_outcome(&self, caller: &Caller, id: &str, outcome: OutcomeReport) -> Result<Task, Problem>;
+    async fn report_outcome(
+        &self,
+        caller: &Caller,
+        id: &str,
+        outcome: OutcomeReport,
+    ) -> Result<Task, Problem>;
     /// Why it was given to whom, or why it waits.
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem>;
     /// Its records.
-    async fn task_events(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    async fn task_events(
+        &self,
+        id: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem>;
     /// The board, with at most `cards` cards a column.
     async fn board(&self, cards: usize) -> Result<Board, Problem>;
 
@@ -396,10 +431,18 @@ pub trait Operations: Send + Sync + 'static {
     /// The live feed, from now on.
     fn subscribe(&self) -> EventFeed;
     /// Events after a position, oldest first, at most `limit`: what a resuming reader missed.
-    async fn events_after(&self, after: Option<Position>, limit: usize) -> Result<Vec<MeshEvent>, Problem>;
+    async fn events_after(
+        &self,
+        after: Option<Position>,
+        limit: usize,
+    ) -> Result<Vec<MeshEvent>, Problem>;
 
     /// Audit records, oldest first.
-    async fn audit(&self, filter: AuditFilter, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem>;
+    async fn audit(
+        &self,
+        filter: AuditFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem>;
     /// A fresh signed checkpoint, as a C2SP note.
     async fn checkpoint(&self) -> Result<String, Problem>;
     /// `{index, size, path[], root}`: proof that the record at `index` is in the tree of `size` (the current one when absent).
@@ -426,7 +469,11 @@ pub trait Operations: Send + Sync + 'static {
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem>;
 
     /// An agent's memory, ordered by key.
-    async fn memory_list(&self, agent: &str, page: PageRequest<'_>) -> Result<Page<MemoryEntry>, Problem>;
+    async fn memory_list(
+        &self,
+        agent: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<MemoryEntry>, Problem>;
     /// One entry.
     async fn memory_get(&self, agent: &str, key: &str) -> Result<MemoryEntry, Problem>;
     /// Writes one entry.
@@ -439,7 +486,8 @@ pub trait Operations: Send + Sync + 'static {
         ttl: Option<Duration>,
     ) -> Result<MemoryEntry, Problem>;
     /// Deletes one entry; false when it was not there.
-    async fn memory_delete(&self, caller: &Caller, agent: &str, key: &str) -> Result<bool, Problem>;
+    async fn memory_delete(&self, caller: &Caller, agent: &str, key: &str)
+    -> Result<bool, Problem>;
     /// In numbers.
     async fn memory_stats(&self, agent: &str) -> Result<MemoryStats, Problem>;
 
@@ -455,5 +503,4 @@ pub trait Operations: Send + Sync + 'static {
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
     /// Voids a token.
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
-
 }

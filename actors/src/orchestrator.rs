@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::ProjectFailure;
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
-    Answer, AttemptOutcome, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
-    TaskConfig, Tasks,
+    Answer, AttemptOutcome, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live,
+    Refusal, TaskConfig, Tasks,
 };
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
@@ -105,7 +105,10 @@ enum Released {
     Effect(Box<Effect>),
     Answer(Answer, Reply),
     View(Option<Box<Task>>, RpcReplyPort<Option<Task>>),
-    Why(Option<Box<TaskExplanation>>, RpcReplyPort<Option<TaskExplanation>>),
+    Why(
+        Option<Box<TaskExplanation>>,
+        RpcReplyPort<Option<TaskExplanation>>,
+    ),
 }
 
 /// What the orchestrator is made of.
@@ -154,7 +157,9 @@ impl Actor for Orchestrator {
         let load = move || Partition::load(partition::TASKS, journal, content);
         let partition: Partition<Tasks, Released> = tokio::task::spawn_blocking(load).await??;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
-        let written = partition.last().map(|last| (last, partition.state().applied()));
+        let written = partition
+            .last()
+            .map(|last| (last, partition.state().applied()));
         // A snapshot may have been taken after tasks were forgotten.
         let forgotten = partition.last().map_or(0, |last| last.0 + 1);
         Ok(Shell {
@@ -234,11 +239,19 @@ impl Shell {
             for (no, instance) in entry.live() {
                 let key: InstanceKey = (entry.id.clone(), no, instance.epoch);
                 present.extend(
-                    instance.live.attempts().into_iter().map(|(task, n)| (key.clone(), task, n)),
+                    instance
+                        .live
+                        .attempts()
+                        .into_iter()
+                        .map(|(task, n)| (key.clone(), task, n)),
                 );
             }
         }
-        self.internal(Command::Reconcile { agent: None, present }).await?;
+        self.internal(Command::Reconcile {
+            agent: None,
+            present,
+        })
+        .await?;
         if directory.is_complete() {
             self.internal(Command::Fleet(FleetChange::Complete)).await?;
         }
@@ -247,21 +260,34 @@ impl Shell {
 
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Command { command, cause, reply } => self.command(*command, &cause, reply).await,
+            Message::Command {
+                command,
+                cause,
+                reply,
+            } => self.command(*command, &cause, reply).await,
             // Both wait until what they say can no longer be lost.
             Message::View { task, reply } => {
                 let known = Known::default();
-                let view = self.partition.state().view(&self.live, self.look(&known), &task);
-                self.reply_when_durable(Released::View(view.map(Box::new), reply)).await
+                let view = self
+                    .partition
+                    .state()
+                    .view(&self.live, self.look(&known), &task);
+                self.reply_when_durable(Released::View(view.map(Box::new), reply))
+                    .await
             }
             Message::Explain { task, reply } => {
                 let known = Known::default();
-                let why = self.partition.state().explain(&self.live, self.look(&known), &task);
-                self.reply_when_durable(Released::Why(why.map(Box::new), reply)).await
+                let why = self
+                    .partition
+                    .state()
+                    .explain(&self.live, self.look(&known), &task);
+                self.reply_when_durable(Released::Why(why.map(Box::new), reply))
+                    .await
             }
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
-                let _caller_gone = reply.send(stats.map(|(kind, r)| (kind.to_owned(), *r)).collect());
+                let _caller_gone =
+                    reply.send(stats.map(|(kind, r)| (kind.to_owned(), *r)).collect());
                 Ok(())
             }
             Message::Close => {
@@ -286,13 +312,20 @@ impl Shell {
     }
 
     async fn reply_when_durable(&mut self, reply: Released) -> Result<(), ActorProcessingErr> {
-        self.partition.commit_applied(Vec::new(), &Cause::meshd(), vec![reply]).await?;
+        self.partition
+            .commit_applied(Vec::new(), &Cause::meshd(), vec![reply])
+            .await?;
         self.release();
         Ok(())
     }
 
     fn look<'a>(&'a self, known: &'a Known) -> Look<'a> {
-        Look { now: now(), random: random(), config: &self.config, known }
+        Look {
+            now: now(),
+            random: random(),
+            config: &self.config,
+            known,
+        }
     }
 
     async fn internal(&mut self, command: Command) -> Result<(), ActorProcessingErr> {
@@ -321,8 +354,16 @@ impl Shell {
                 }
             };
             let name = command.name();
-            let look = Look { now: now(), random: random(), config: &self.config, known: &known };
-            let decided = self.partition.state_mut().decide(&mut self.live, command, look);
+            let look = Look {
+                now: now(),
+                random: random(),
+                config: &self.config,
+                known: &known,
+            };
+            let decided = self
+                .partition
+                .state_mut()
+                .decide(&mut self.live, command, look);
             let decision = match decided {
                 Ok(decision) => decision,
                 Err(refusal) => {
@@ -340,18 +381,30 @@ impl Shell {
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
-                .map(|(task, event)| Entry { agent: agent_of(&event), task: Some(task), event })
+                .map(|(task, event)| Entry {
+                    agent: agent_of(&event),
+                    task: Some(task),
+                    event,
+                })
                 .collect();
-            let mut effects: Vec<_> =
-                decision.effects.into_iter().map(|e| Released::Effect(Box::new(e))).collect();
+            let mut effects: Vec<_> = decision
+                .effects
+                .into_iter()
+                .map(|e| Released::Effect(Box::new(e)))
+                .collect();
             if matches!(decision.answer, Answer::Stale) {
                 self.args.ctx.metrics.refused("stale_attempt");
             }
             if let Some(reply) = reply.take() {
                 effects.push(Released::Answer(decision.answer, reply));
             }
-            if let Some(last) = self.partition.commit_applied(entries, cause, effects).await? {
-                self.written.push_back((last, self.partition.state().applied()));
+            if let Some(last) = self
+                .partition
+                .commit_applied(entries, cause, effects)
+                .await?
+            {
+                self.written
+                    .push_back((last, self.partition.state().applied()));
             }
             if decision.more {
                 match repeat {
@@ -367,13 +420,18 @@ impl Shell {
 
     /// New work is refused while the disk is full or meshd is about to end; what is under way goes on.
     fn admit(&self, command: &Command) -> Result<(), Problem> {
-        let new_work =
-            matches!(command, Command::Submit { .. } | Command::Delegate { .. } | Command::Retry { .. });
+        let new_work = matches!(
+            command,
+            Command::Submit { .. } | Command::Delegate { .. } | Command::Retry { .. }
+        );
         if !new_work {
             return Ok(());
         }
         if self.closed && !matches!(command, Command::Delegate { .. }) {
-            return Err(Problem::unavailable("shutting_down", "meshd is shutting down; try again"));
+            return Err(Problem::unavailable(
+                "shutting_down",
+                "meshd is shutting down; try again",
+            ));
         }
         self.store
             .journal
@@ -391,7 +449,11 @@ impl Shell {
         if lookups.tasks.is_empty() && lookups.keys.is_empty() {
             return Ok(known);
         }
-        let shown = self.store.projections.next_position().map_err(ProjectFailure::View)?;
+        let shown = self
+            .store
+            .projections
+            .next_position()
+            .map_err(ProjectFailure::View)?;
         if shown < self.forgotten {
             return Err(LookupError::Behind);
         }
@@ -451,21 +513,33 @@ impl Shell {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Deliver(delivery) => self.deliver(*delivery),
-            Effect::CancelAttempt { key, task, attempt, reason } => {
+            Effect::CancelAttempt {
+                key,
+                task,
+                attempt,
+                reason,
+            } => {
                 let class = FailureClass::Cancelled;
                 let reason = Failure::new(class, reason);
-                let message =
-                    AgentMessage::CancelAttempt { epoch: key.2, task, attempt, reason };
+                let message = AgentMessage::CancelAttempt {
+                    epoch: key.2,
+                    task,
+                    attempt,
+                    reason,
+                };
                 self.tell(&key, message);
             }
             Effect::TaskEnded(task) => self.args.handle.ended(&task),
             Effect::ChildEnded { asker, child } => {
                 let result = match (child.state, child.output, child.error) {
-                    (mesh_messages::task::TaskState::Succeeded, output, _) => Ok(output.unwrap_or_default()),
-                    (_, _, Some(error)) => Err(error),
-                    (state, _, None) => {
-                        Err(Failure::new(FailureClass::Cancelled, format!("the delegated task ended {state}")))
+                    (mesh_messages::task::TaskState::Succeeded, output, _) => {
+                        Ok(output.unwrap_or_default())
                     }
+                    (_, _, Some(error)) => Err(error),
+                    (state, _, None) => Err(Failure::new(
+                        FailureClass::Cancelled,
+                        format!("the delegated task ended {state}"),
+                    )),
                 };
                 let outcome = Box::new(ChildOutcome {
                     parent: asker.parent.task,
@@ -473,7 +547,13 @@ impl Shell {
                     child: child.id,
                     result,
                 });
-                self.tell(&asker.key, AgentMessage::Child { epoch: asker.key.2, outcome });
+                self.tell(
+                    &asker.key,
+                    AgentMessage::Child {
+                        epoch: asker.key.2,
+                        outcome,
+                    },
+                );
             }
             Effect::ReportToAgent { key, task, outcome } => {
                 let ok = outcome == AttemptOutcome::Succeeded;
@@ -511,15 +591,23 @@ impl Shell {
         let told = entry.is_some_and(|entry| entry.slot.cast(message).is_ok());
         if !told {
             let failure = Failure::new(FailureClass::Lost, "its agent's actor is gone");
-            let command = Box::new(Command::InstanceDown { key: key.clone(), failure });
-            let _we_are_here =
-                self.me.cast(Message::Command { command, cause: Cause::meshd(), reply: None });
+            let command = Box::new(Command::InstanceDown {
+                key: key.clone(),
+                failure,
+            });
+            let _we_are_here = self.me.cast(Message::Command {
+                command,
+                cause: Cause::meshd(),
+                reply: None,
+            });
         }
     }
 
     /// Forgets ended tasks that the read side shows by now.
     fn forget(&mut self) {
-        let Ok(shown) = self.store.projections.next_position() else { return };
+        let Ok(shown) = self.store.projections.next_position() else {
+            return;
+        };
         let mut events = None;
         while self.written.front().is_some_and(|(last, _)| last.0 < shown) {
             if let Some((last, count)) = self.written.pop_front() {
@@ -566,6 +654,14 @@ fn agent_of(event: &TaskEvent) -> Option<mesh_messages::AgentId> {
 }
 
 /// Names an attempt as the machine does.
-pub(crate) fn attempt_ref(task: TaskId, attempt: AttemptNo, epoch: mesh_messages::Epoch) -> AttemptRef {
-    AttemptRef { task, attempt, epoch }
+pub(crate) fn attempt_ref(
+    task: TaskId,
+    attempt: AttemptNo,
+    epoch: mesh_messages::Epoch,
+) -> AttemptRef {
+    AttemptRef {
+        task,
+        attempt,
+        epoch,
+    }
 }

@@ -61,12 +61,21 @@ pub struct Cause {
 
 impl Cause {
     /// meshd itself.
+    #[must_use]
     pub fn meshd() -> Self {
-        Self { actor: "meshd".to_owned(), cause: None, correlation: None }
+        Self {
+            actor: "meshd".to_owned(),
+            cause: None,
+            correlation: None,
+        }
     }
     /// Somebody by name.
     pub fn by(actor: impl Into<String>) -> Self {
-        Self { actor: actor.into(), cause: None, correlation: None }
+        Self {
+            actor: actor.into(),
+            cause: None,
+            correlation: None,
+        }
     }
 }
 
@@ -80,7 +89,9 @@ pub enum PartitionError {
     #[error("failed to look for snapshots of partition {0}")]
     Snapshot(PartitionId, #[source] mesh_persistence::SnapshotError),
     /// A record's kind or content is none that this version knows.
-    #[error("record {position} of kind {kind} (version {version}) is not one that this meshd knows: {detail}")]
+    #[error(
+        "record {position} of kind {kind} (version {version}) is not one that this meshd knows: {detail}"
+    )]
     Unknown {
         /// Where.
         position: Position,
@@ -135,8 +146,9 @@ impl<M: Machine, E> Partition<M, E> {
         journal: Arc<dyn Journal>,
         content: Arc<ContentStore>,
     ) -> Result<Self, PartitionError> {
-        let snapshot =
-            journal.load_snapshot(&id).map_err(|e| PartitionError::Snapshot(id.clone(), e))?;
+        let snapshot = journal
+            .load_snapshot(&id)
+            .map_err(|e| PartitionError::Snapshot(id.clone(), e))?;
         let mut partition = Self {
             state: M::default(),
             next_seq: 0,
@@ -148,7 +160,12 @@ impl<M: Machine, E> Partition<M, E> {
             content,
         };
         let mut from = Position(0);
-        if let Some(Snapshot { next, next_seq, state }) = snapshot {
+        if let Some(Snapshot {
+            next,
+            next_seq,
+            state,
+        }) = snapshot
+        {
             // A snapshot of an older version that no longer parses is worth nothing; the log is still there.
             if let Ok(state) = serde_json::from_slice(&state) {
                 partition.state = state;
@@ -257,7 +274,8 @@ impl<M: Machine, E> Partition<M, E> {
     fn after_last(&mut self, effects: Vec<E>) {
         if !effects.is_empty() {
             // Position 0 is durable as soon as anything is; a partition without records has nothing to wait for.
-            self.pending.push_back((self.last.unwrap_or_default(), effects));
+            self.pending
+                .push_back((self.last.unwrap_or_default(), effects));
         }
     }
 
@@ -289,8 +307,14 @@ impl<M: Machine, E> Partition<M, E> {
     }
 
     fn snapshot_now(&mut self, last: Position) {
-        let Ok(state) = serde_json::to_vec(&self.state) else { return };
-        let snapshot = Snapshot { next: last.next(), next_seq: self.next_seq, state };
+        let Ok(state) = serde_json::to_vec(&self.state) else {
+            return;
+        };
+        let snapshot = Snapshot {
+            next: last.next(),
+            next_seq: self.next_seq,
+            state,
+        };
         match self.journal.save_snapshot(&self.id, &snapshot) {
             Ok(()) => self.since_snapshot = 0,
             Err(error) => {
@@ -331,9 +355,14 @@ impl<M: Machine, E> Partition<M, E> {
     ) -> Result<mesh_persistence::Appended, PartitionError> {
         let (mut pause, longest) = RETRY_PAUSE;
         loop {
-            match self.journal.append(&self.id, self.next_seq, records.clone()) {
+            match self
+                .journal
+                .append(&self.id, self.next_seq, records.clone())
+            {
                 Ok(appended) => return Ok(appended),
-                Err(AppendError::Busy { .. } | AppendError::ReadOnly(_) | AppendError::Random(_)) => {
+                Err(
+                    AppendError::Busy { .. } | AppendError::ReadOnly(_) | AppendError::Random(_),
+                ) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(longest);
                 }
@@ -409,7 +438,9 @@ pub fn payload_of(
         #[serde(rename = "$content")]
         digest: String,
     }
-    let Some(body) = &record.body else { return Ok(None) };
+    let Some(body) = &record.body else {
+        return Ok(None);
+    };
     if body.payload.starts_with(br#"{"$content":"#)
         && let Ok(reference) = serde_json::from_slice::<Reference>(&body.payload)
     {

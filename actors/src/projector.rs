@@ -10,7 +10,9 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::ProjectFailure;
 use mesh_messages::system::MeshEvent;
 use mesh_messages::{Position, Record};
-use mesh_persistence::{ContentStore, Journal, ProjectError, ProjectionError, Projector, View, follow};
+use mesh_persistence::{
+    ContentStore, Journal, ProjectError, ProjectionError, Projector, View, follow,
+};
 
 use crate::context::Context;
 use crate::partition::payload_of;
@@ -58,13 +60,20 @@ impl Projector for MeshProjector {
     }
 
     fn project(&self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
-        let broken = |detail: String| ProjectError::Record { position: record.header.position, detail };
+        let broken = |detail: String| ProjectError::Record {
+            position: record.header.position,
+            detail,
+        };
         let payload = payload_of(record, &self.content).map_err(|e| broken(e.to_string()))?;
-        mesh_actors_core::projection::project(&record.header, payload.as_deref(), &mut CoreView { view })
-            .map_err(|error| match error {
-                ProjectFailure::View(error) => ProjectError::View(error),
-                ProjectFailure::Unreadable(detail) => broken(detail),
-            })
+        mesh_actors_core::projection::project(
+            &record.header,
+            payload.as_deref(),
+            &mut CoreView { view },
+        )
+        .map_err(|error| match error {
+            ProjectFailure::View(error) => ProjectError::View(error),
+            ProjectFailure::Unreadable(detail) => broken(detail),
+        })
     }
 }
 
@@ -72,9 +81,8 @@ impl Projector for MeshProjector {
 pub(crate) fn event_of(record: &Record, content: &ContentStore) -> MeshEvent {
     let header = &record.header;
     let topic = match (&header.agent, &header.task) {
-        (_, Some(_)) => header.kind.to_string(),
         (Some(agent), None) => format!("agent.{agent}.{}", header.kind),
-        (None, None) => header.kind.to_string(),
+        (_, Some(_)) | (None, None) => header.kind.to_string(),
     };
     let payload = payload_of(record, content)
         .ok()
@@ -143,7 +151,9 @@ impl Actor for ProjectorActor {
             let why = feed(&ctx, &store).await;
             let _gone = me.cast(ProjectorMessage::Ended(why));
         });
-        Ok(ProjectorShell { tasks: [following, feeding] })
+        Ok(ProjectorShell {
+            tasks: [following, feeding],
+        })
     }
 
     async fn handle(
@@ -196,10 +206,18 @@ async fn feed(ctx: &Arc<Context>, store: &Arc<OpenStore>) -> String {
     }
 }
 
-fn read_events(journal: &dyn Journal, content: &ContentStore, from: u64) -> Result<Vec<MeshEvent>, String> {
+fn read_events(
+    journal: &dyn Journal,
+    content: &ContentStore,
+    from: u64,
+) -> Result<Vec<MeshEvent>, String> {
     let records = journal.read(Position(from)).map_err(|e| e.to_string())?;
     records
         .take(FEED_BATCH)
-        .map(|record| record.map(|r| event_of(&r, content)).map_err(|e| e.to_string()))
+        .map(|record| {
+            record
+                .map(|r| event_of(&r, content))
+                .map_err(|e| e.to_string())
+        })
         .collect()
 }

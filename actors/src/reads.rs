@@ -37,7 +37,10 @@ impl Reader for StoreReader<'_> {
         limit: usize,
     ) -> Result<Slice, ProjectionError> {
         let page = self.0.projections.scan(tree, prefix, from, limit)?;
-        Ok(Slice { entries: page.entries, next: page.cursor })
+        Ok(Slice {
+            entries: page.entries,
+            next: page.cursor,
+        })
     }
 }
 
@@ -72,7 +75,11 @@ impl From<LookupError> for Problem {
 /// [`LookupError::Behind`].
 pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
     let size = store.journal.durable().borrow().size();
-    store.projections.wait_for(size, CATCH_UP_MAX).await.map_err(|_| LookupError::Behind)
+    store
+        .projections
+        .wait_for(size, CATCH_UP_MAX)
+        .await
+        .map_err(|_| LookupError::Behind)
 }
 
 /// A task's row, ended or not.
@@ -81,7 +88,10 @@ pub(crate) fn task_row(store: &OpenStore, task: &TaskId) -> Result<Option<TaskRo
 }
 
 /// What the task machine needs to know of a task that it no longer holds.
-pub(crate) fn task_record(store: &OpenStore, task: &TaskId) -> Result<Option<TaskRecord>, LookupError> {
+pub(crate) fn task_record(
+    store: &OpenStore,
+    task: &TaskId,
+) -> Result<Option<TaskRecord>, LookupError> {
     Ok(task_row(store, task)?.map(|row| row.record))
 }
 
@@ -103,9 +113,11 @@ pub(crate) fn audit_entry(store: &OpenStore, record: &Record) -> AuditEntry {
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .map(|event: serde_json::Value| match event {
             // The tag is the kind, which the entry says.
-            serde_json::Value::Object(map) if map.len() == 1 => {
-                map.into_iter().next().map(|(_, content)| content).unwrap_or_default()
-            }
+            serde_json::Value::Object(map) if map.len() == 1 => map
+                .into_iter()
+                .next()
+                .map(|(_, content)| content)
+                .unwrap_or_default(),
             other => other,
         });
     AuditEntry {
@@ -130,8 +142,14 @@ pub(crate) fn audit_page(
     limit: usize,
 ) -> Result<(Vec<AuditEntry>, Option<Position>), LookupError> {
     let matches = |entry: &AuditEntry| {
-        filter.agent.as_ref().is_none_or(|a| entry.agent.as_ref() == Some(a))
-            && filter.task.as_ref().is_none_or(|t| entry.task.as_ref() == Some(t))
+        filter
+            .agent
+            .as_ref()
+            .is_none_or(|a| entry.agent.as_ref() == Some(a))
+            && filter
+                .task
+                .as_ref()
+                .is_none_or(|t| entry.task.as_ref() == Some(t))
             && filter.kind.as_ref().is_none_or(|k| entry.kind == *k)
             && filter.since.is_none_or(|since| entry.time >= since)
             && filter.until.is_none_or(|until| entry.time <= until)

@@ -12,7 +12,7 @@ use mesh_actors_core::registry::RegistryState;
 use mesh_messages::events::{RegistryEvent, partition};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Position, RecordHeader};
-use mesh_supervision::{Child, RequestError, Refusal, Started, SupervisorHandle};
+use mesh_supervision::{Child, Refusal, RequestError, Started, SupervisorHandle};
 
 use crate::agents::agent::{AgentActor, AgentArgs};
 use crate::agents::services::Services;
@@ -51,7 +51,13 @@ impl RegistryHandle {
     /// # Errors
     /// The directory is full, or the registry is not there.
     pub(crate) async fn list(&self, agent: AgentId, cause: Cause) -> Result<(), Problem> {
-        self.slot.call(ANSWER_MAX, |reply| RegistryMessage::List { agent, cause, reply }).await?
+        self.slot
+            .call(ANSWER_MAX, |reply| RegistryMessage::List {
+                agent,
+                cause,
+                reply,
+            })
+            .await?
     }
 
     /// Takes an id back and ends its agent's actor.
@@ -59,7 +65,13 @@ impl RegistryHandle {
     /// # Errors
     /// The registry is not there.
     pub(crate) async fn unlist(&self, agent: AgentId, cause: Cause) -> Result<(), CallError> {
-        self.slot.call(ANSWER_MAX, |reply| RegistryMessage::Unlist { agent, cause, reply }).await
+        self.slot
+            .call(ANSWER_MAX, |reply| RegistryMessage::Unlist {
+                agent,
+                cause,
+                reply,
+            })
+            .await
     }
 }
 
@@ -143,7 +155,9 @@ impl Actor for RegistryActor {
         let told = me.clone();
         let watcher = ractor::concurrency::spawn(async move {
             loop {
-                if agents.borrow_and_update().is_some() && told.cast(RegistryMessage::AgentsUp).is_err() {
+                if agents.borrow_and_update().is_some()
+                    && told.cast(RegistryMessage::AgentsUp).is_err()
+                {
                     return;
                 }
                 if agents.changed().await.is_err() {
@@ -151,7 +165,13 @@ impl Actor for RegistryActor {
                 }
             }
         });
-        Ok(RegistryShell { me, args, partition, durable: None, tasks: vec![follower, watcher] })
+        Ok(RegistryShell {
+            me,
+            args,
+            partition,
+            durable: None,
+            tasks: vec![follower, watcher],
+        })
     }
 
     async fn post_start(
@@ -194,7 +214,11 @@ impl Drop for RegistryShell {
 impl RegistryShell {
     async fn take(&mut self, message: RegistryMessage) -> Result<(), ActorProcessingErr> {
         match message {
-            RegistryMessage::List { agent, cause, reply } => {
+            RegistryMessage::List {
+                agent,
+                cause,
+                reply,
+            } => {
                 let event = match self.partition.state().list(&agent) {
                     Ok(event) => event,
                     Err(full) => {
@@ -204,11 +228,17 @@ impl RegistryShell {
                         return Ok(());
                     }
                 };
-                self.commit(event, &cause, Released::Listed(agent, reply)).await?;
+                self.commit(event, &cause, Released::Listed(agent, reply))
+                    .await?;
             }
-            RegistryMessage::Unlist { agent, cause, reply } => {
+            RegistryMessage::Unlist {
+                agent,
+                cause,
+                reply,
+            } => {
                 let event = self.partition.state().unlist(&agent);
-                self.commit(event, &cause, Released::Unlisted(agent, reply)).await?;
+                self.commit(event, &cause, Released::Unlisted(agent, reply))
+                    .await?;
             }
             RegistryMessage::AgentsUp => self.populate(),
             RegistryMessage::Populated => {
@@ -235,7 +265,11 @@ impl RegistryShell {
         let entries = event
             .map(|event| {
                 let (RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent }) = &event;
-                Entry { agent: Some(agent.clone()), task: None, event }
+                Entry {
+                    agent: Some(agent.clone()),
+                    task: None,
+                    event,
+                }
             })
             .into_iter()
             .collect();
@@ -287,15 +321,23 @@ async fn start_agent(args: &RegistryArgs, agent: &AgentId) -> Result<(), Problem
     let supervisor = {
         let mut agents = args.agents.clone();
         let up = tokio::time::timeout(ANSWER_MAX, agents.wait_for(Option::is_some)).await;
-        let up = up.ok().and_then(|up| up.ok().and_then(|handle| handle.clone()));
-        up.ok_or_else(|| Problem::unavailable("component_restarting", "the agents' supervisor is not up"))?
+        let up = up
+            .ok()
+            .and_then(|up| up.ok().and_then(|handle| handle.clone()));
+        up.ok_or_else(|| {
+            Problem::unavailable("component_restarting", "the agents' supervisor is not up")
+        })?
     };
-    let agent_args =
-        AgentArgs { ctx: Arc::clone(&args.ctx), services: Arc::clone(&args.services), entry };
+    let agent_args = AgentArgs {
+        ctx: Arc::clone(&args.ctx),
+        services: Arc::clone(&args.services),
+        entry,
+    };
     let child = Child::worker(child_name(agent), move |context| {
         let args = agent_args.clone();
         async move {
-            let spawned = AgentActor::spawn_linked(None, AgentActor, args, context.supervisor).await?;
+            let spawned =
+                AgentActor::spawn_linked(None, AgentActor, args, context.supervisor).await?;
             Ok(Started::from(spawned))
         }
     });

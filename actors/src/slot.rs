@@ -36,9 +36,13 @@ pub enum CallError {
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::NotRunning(_) => Problem::unavailable("component_restarting", error.to_string()),
+            CallError::NotRunning(_) => {
+                Problem::unavailable("component_restarting", error.to_string())
+            }
             CallError::Busy(_) => Problem::unavailable("busy", error.to_string()),
-            CallError::TimedOut(_) => Problem::new(ProblemKind::Timeout, "timed_out", error.to_string()),
+            CallError::TimedOut(_) => {
+                Problem::new(ProblemKind::Timeout, "timed_out", error.to_string())
+            }
         }
     }
 }
@@ -57,18 +61,23 @@ struct Inner<M: Message> {
 
 impl<M: Message> Clone for Slot<M> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
 impl<M: Message> std::fmt::Debug for Slot<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot").field("name", &self.inner.name).finish_non_exhaustive()
+        f.debug_struct("Slot")
+            .field("name", &self.inner.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl<M: Message> Slot<M> {
     /// An empty place; `name` is for messages.
+    #[must_use]
     pub fn new(name: &'static str) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -89,7 +98,9 @@ impl<M: Message> Slot<M> {
     /// Takes the announcement back, unless a later incarnation has replaced it.
     pub fn vacate(&self, actor: &ActorRef<M>) {
         self.inner.current.send_if_modified(|current| {
-            let ours = current.as_ref().is_some_and(|c| c.get_id() == actor.get_id());
+            let ours = current
+                .as_ref()
+                .is_some_and(|c| c.get_id() == actor.get_id());
             if ours {
                 *current = None;
             }
@@ -98,23 +109,34 @@ impl<M: Message> Slot<M> {
     }
 
     /// Sees every change of incarnation.
+    #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<ActorRef<M>>> {
         self.inner.current.subscribe()
     }
 
     /// How many incarnations there were after the first.
+    #[must_use]
     pub fn restarts(&self) -> u64 {
-        self.inner.incarnations.load(Ordering::Relaxed).saturating_sub(1)
+        self.inner
+            .incarnations
+            .load(Ordering::Relaxed)
+            .saturating_sub(1)
     }
 
     /// Whether an incarnation is announced and alive.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.current().is_some()
     }
 
     /// The current incarnation.
+    #[must_use]
     pub fn current(&self) -> Option<ActorRef<M>> {
-        self.inner.current.borrow().clone().filter(|a| a.get_status() <= ractor::ActorStatus::Running)
+        self.inner
+            .current
+            .borrow()
+            .clone()
+            .filter(|a| a.get_status() <= ractor::ActorStatus::Running)
     }
 
     /// Sends without waiting for anything.
@@ -134,7 +156,8 @@ impl<M: Message> Slot<M> {
     pub async fn wait(&self, limit: Duration) -> Result<ActorRef<M>, CallError> {
         let mut watch = self.inner.current.subscribe();
         let alive = |a: &Option<ActorRef<M>>| {
-            a.as_ref().is_some_and(|a| a.get_status() <= ractor::ActorStatus::Running)
+            a.as_ref()
+                .is_some_and(|a| a.get_status() <= ractor::ActorStatus::Running)
         };
         match tokio::time::timeout(limit, watch.wait_for(alive)).await {
             Ok(Ok(actor)) => actor.clone().ok_or(CallError::NotRunning(self.inner.name)),
@@ -157,7 +180,9 @@ impl<M: Message> Slot<M> {
         };
         let actor = self.wait(limit.min(INCARNATION_WAIT)).await?;
         let (tx, rx) = ractor::concurrency::oneshot();
-        actor.cast(message(tx.into())).map_err(|_| CallError::NotRunning(name))?;
+        actor
+            .cast(message(tx.into()))
+            .map_err(|_| CallError::NotRunning(name))?;
         match tokio::time::timeout(limit, rx).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(CallError::NotRunning(name)),

@@ -17,7 +17,8 @@ use ractor::{Actor, ActorProcessingErr};
 use tokio::sync::watch;
 
 use mesh_supervision::{
-    Child, ChildSpec, Flags, StartContext, Started, Strategy, Supervisor, SupervisorHandle, SupervisorSpec,
+    Child, ChildSpec, Flags, StartContext, Started, Strategy, Supervisor, SupervisorHandle,
+    SupervisorSpec,
 };
 
 use crate::agents::services::Services;
@@ -36,9 +37,9 @@ use crate::slot::Slot;
 /// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
 /// handful of unlucky requests must not.
 const INTENSITY: u32 = 10;
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 /// How long a start may take: replaying a long journal without a snapshot is the slowest.
-const START_LIMIT: Duration = Duration::from_secs(600);
+const START_LIMIT: Duration = Duration::from_mins(10);
 
 /// Where a supervisor announces itself, for those who add children to it.
 pub(crate) type SupervisorPlace = watch::Sender<Option<SupervisorHandle>>;
@@ -59,7 +60,12 @@ pub(crate) struct Parts {
 }
 
 fn flags(strategy: Strategy) -> Flags {
-    Flags { strategy, intensity: INTENSITY, period: PERIOD, ..Flags::default() }
+    Flags {
+        strategy,
+        intensity: INTENSITY,
+        period: PERIOD,
+        ..Flags::default()
+    }
 }
 
 /// A worker that is started with a copy of its arguments each time.
@@ -71,7 +77,11 @@ where
     let registered = registered(&parts.ctx, name);
     Child::worker(name, move |context: StartContext| {
         let (args, registered) = (args.clone(), registered.clone());
-        async move { Ok(Started::from(A::spawn_linked(registered, actor(), args, context.supervisor).await?)) }
+        async move {
+            Ok(Started::from(
+                A::spawn_linked(Some(registered), actor(), args, context.supervisor).await?,
+            ))
+        }
     })
     .start_limit(START_LIMIT)
 }
@@ -87,9 +97,10 @@ fn group(
     Child::new(ChildSpec::supervisor(name), move |context: StartContext| {
         let (spec, registered, place) = (spec(), registered.clone(), place.clone());
         async move {
-            let (handle, join) = Supervisor::spawn_linked(registered, spec, context.supervisor)
-                .await
-                .map_err(|error| -> ActorProcessingErr { error.into() })?;
+            let (handle, join) =
+                Supervisor::spawn_linked(Some(registered), spec, context.supervisor)
+                    .await
+                    .map_err(|error| -> ActorProcessingErr { error.into() })?;
             if let Some(place) = place {
                 place.send_replace(Some(handle.clone()));
             }
@@ -107,10 +118,20 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
     let work = group(parts, "work", None, move || work(&all));
     let all = parts.clone();
     let edge = group(parts, "edge", Some(parts.edge.clone()), move || {
-        let health = HealthArgs { ctx: Arc::clone(&all.ctx), handle: all.health.clone() };
-        SupervisorSpec::new(flags(Strategy::OneForOne)).child(worker(&all, "health", || HealthActor, health))
+        let health = HealthArgs {
+            ctx: Arc::clone(&all.ctx),
+            handle: all.health.clone(),
+        };
+        SupervisorSpec::new(flags(Strategy::OneForOne)).child(worker(
+            &all,
+            "health",
+            || HealthActor,
+            health,
+        ))
     });
-    let journal = JournalArgs { ctx: Arc::clone(&parts.ctx) };
+    let journal = JournalArgs {
+        ctx: Arc::clone(&parts.ctx),
+    };
     SupervisorSpec::new(flags(Strategy::RestForOne))
         .child(worker(parts, "journal", || JournalActor, journal))
         .child(core)
@@ -119,8 +140,13 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
 }
 
 fn core(parts: &Parts) -> SupervisorSpec {
-    let projector = ProjectorArgs { ctx: Arc::clone(&parts.ctx) };
-    let sentinel = SentinelArgs { handle: parts.sentinel.clone(), store: parts.ctx.store.clone() };
+    let projector = ProjectorArgs {
+        ctx: Arc::clone(&parts.ctx),
+    };
+    let sentinel = SentinelArgs {
+        handle: parts.sentinel.clone(),
+        store: parts.ctx.store.clone(),
+    };
     let registry = RegistryArgs {
         ctx: Arc::clone(&parts.ctx),
         services: Arc::clone(&parts.services),
@@ -134,10 +160,18 @@ fn core(parts: &Parts) -> SupervisorSpec {
 }
 
 fn work(parts: &Parts) -> SupervisorSpec {
-    let memory = MemoryArgs { handle: parts.memory.clone(), store: parts.ctx.store.clone() };
-    let bus = BusArgs { handle: parts.bus.clone(), store: parts.ctx.store.clone() };
-    let orchestrator =
-        OrchestratorArgs { ctx: Arc::clone(&parts.ctx), handle: parts.orchestrator.clone() };
+    let memory = MemoryArgs {
+        handle: parts.memory.clone(),
+        store: parts.ctx.store.clone(),
+    };
+    let bus = BusArgs {
+        handle: parts.bus.clone(),
+        store: parts.ctx.store.clone(),
+    };
+    let orchestrator = OrchestratorArgs {
+        ctx: Arc::clone(&parts.ctx),
+        handle: parts.orchestrator.clone(),
+    };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))
     });

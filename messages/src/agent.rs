@@ -58,17 +58,17 @@ impl Lifecycle {
     pub const fn may_become(self, to: Self) -> bool {
         use Lifecycle as L;
         match (self, to) {
-            (L::Defined, L::Registered)
-            | (L::Registered, L::Activated | L::Registered)
+            (L::Defined, to) => matches!(to, L::Registered),
+            (L::Registered, L::Activated | L::Registered)
             | (L::Activated, L::Handshaken | L::Registered | L::Activated)
-            | (L::Handshaken, L::Executing | L::Registered | L::Activated)
+            | (L::Handshaken | L::Upgrading, L::Executing | L::Registered | L::Activated)
             | (L::Executing, L::Upgrading | L::Registered | L::Activated)
-            | (L::Upgrading, L::Executing | L::Registered | L::Activated)
             | (L::Quarantined, L::Activated | L::Terminated)
             | (L::Terminated, L::Audited) => true,
-            (from, L::Quarantined | L::Terminated) => {
-                !matches!(from, L::Defined | L::Quarantined | L::Terminated | L::Audited)
-            }
+            (from, L::Quarantined | L::Terminated) => !matches!(
+                from,
+                L::Defined | L::Quarantined | L::Terminated | L::Audited
+            ),
             _ => false,
         }
     }

@@ -586,7 +586,11 @@ mod tests {
         ];
         for event in events {
             let value = serde_json::to_value(&event).expect("serialisable");
-            assert!(value.get(event.kind()).is_some(), "{} in {value}", event.kind());
+            assert!(
+                value.get(event.kind()).is_some(),
+                "{} in {value}",
+                event.kind()
+            );
         }
     }
 }

@@ -4,7 +4,17 @@ use serde::{Deserialize, Serialize};
 
 /// Why an attempt, an instance or a request failed.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
@@ -54,7 +64,17 @@ pub const LOST_RETRIES_MAX: u32 = 20;
 
 /// How bad a failure is; orders quarantine and recovery.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -123,7 +143,10 @@ impl FailureClass {
 
     /// Whether it counts against the agent's score (and therefore ends its instance).
     pub const fn is_scored(self) -> bool {
-        matches!(self, Self::Crash | Self::Start | Self::Hang | Self::Resource | Self::Policy)
+        matches!(
+            self,
+            Self::Crash | Self::Start | Self::Hang | Self::Resource | Self::Policy
+        )
     }
 
     /// How bad one such failure is; a repeated `resource` failure is raised to high by the fault policy.
@@ -165,7 +188,11 @@ impl Failure {
     /// A failure with the retryability of its class.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
         let retryable = !matches!(class.consequence(), TaskConsequence::Final);
-        Self { class, message: message.into(), retryable }
+        Self {
+            class,
+            message: message.into(),
+            retryable,
+        }
     }
 }
 

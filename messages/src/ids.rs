@@ -22,8 +22,17 @@ fn check(text: &str, max: usize) -> Result<(), InvalidId> {
     let ok = !text.is_empty()
         && text.len() <= max
         && text.as_bytes()[0].is_ascii_alphanumeric()
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if ok { Ok(()) } else { Err(InvalidId { max, allowed: "A-Z a-z 0-9 - _ ." }) }
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if ok {
+        Ok(())
+    } else {
+        Err(InvalidId {
+            max,
+            allowed: "A-Z a-z 0-9 - _ .",
+        })
+    }
 }
 
 macro_rules! text_id {

@@ -2,11 +2,8 @@
 //!
 //! Data only. No clock, no randomness, no I/O, no async; whatever crosses from one crate to another is a type of this one.
 
-pub mod agent;
-pub mod problem;
-pub mod system;
-pub mod task;
 pub mod address;
+pub mod agent;
 pub mod events;
 pub mod failure;
 pub mod identity;
@@ -14,8 +11,11 @@ pub mod ids;
 pub mod json;
 pub mod klp;
 pub mod manifest;
+pub mod problem;
 pub mod record;
 pub mod schema;
+pub mod system;
+pub mod task;
 pub mod time;
 pub mod units;
 

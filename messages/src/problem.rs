@@ -69,7 +69,14 @@ pub struct Problem {
 impl Problem {
     /// A refusal without a field.
     pub fn new(kind: ProblemKind, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, code, detail: detail.into(), field: None, errors: Vec::new(), retry_after_s: None }
+        Self {
+            kind,
+            code,
+            detail: detail.into(),
+            field: None,
+            errors: Vec::new(),
+            retry_after_s: None,
+        }
     }
     /// The same, about a field.
     #[must_use]
@@ -91,14 +98,26 @@ impl Problem {
     }
     /// 404 for an agent, in the seed's words.
     pub fn agent_not_found(id: &str) -> Self {
-        Self::new(ProblemKind::NotFound, "agent_not_found", format!("Agent {id} not found"))
+        Self::new(
+            ProblemKind::NotFound,
+            "agent_not_found",
+            format!("Agent {id} not found"),
+        )
     }
     /// 404 for a task.
     pub fn task_not_found(id: &str) -> Self {
-        Self::new(ProblemKind::NotFound, "task_not_found", format!("Task {id} not found"))
+        Self::new(
+            ProblemKind::NotFound,
+            "task_not_found",
+            format!("Task {id} not found"),
+        )
     }
     /// 422 about a field.
-    pub fn invalid(code: &'static str, field: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub fn invalid(
+        code: &'static str,
+        field: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
         Self::new(ProblemKind::Invalid, code, detail).field(field)
     }
     /// 500.

@@ -229,10 +229,16 @@ impl Role {
 impl std::str::FromStr for Role {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        [Self::Viewer, Self::Operator, Self::Admin, Self::Agent, Self::Publisher]
-            .into_iter()
-            .find(|r| r.name() == s)
-            .ok_or_else(|| "must be one of viewer, operator, admin, agent, publisher".to_owned())
+        [
+            Self::Viewer,
+            Self::Operator,
+            Self::Admin,
+            Self::Agent,
+            Self::Publisher,
+        ]
+        .into_iter()
+        .find(|r| r.name() == s)
+        .ok_or_else(|| "must be one of viewer, operator, admin, agent, publisher".to_owned())
     }
 }
 
@@ -383,10 +389,17 @@ mod tests {
             (&[Warning, Warning, Healthy], OverallHealth::Degraded),
             (&[Warning, Warning, Warning], OverallHealth::Warning),
             (&[Critical], OverallHealth::Critical),
-            (&[Warning, Warning, Warning, Critical], OverallHealth::Critical),
+            (
+                &[Warning, Warning, Warning, Critical],
+                OverallHealth::Critical,
+            ),
         ];
         for (levels, expected) in cases {
-            assert_eq!(OverallHealth::of(levels.iter().copied()), expected, "{levels:?}");
+            assert_eq!(
+                OverallHealth::of(levels.iter().copied()),
+                expected,
+                "{levels:?}"
+            );
         }
     }
 }

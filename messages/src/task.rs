@@ -23,7 +23,18 @@ pub const ATTEMPT_TIMEOUT_DEFAULT_MS: u64 = 10 * 60 * 1000;
 
 /// How urgent a task or message is.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -135,7 +146,10 @@ pub struct TaskSpec {
 impl TaskSpec {
     /// What the agent sees as `action`: the type, else the first requirement, else nothing.
     pub fn action(&self) -> &str {
-        self.kind.as_deref().or_else(|| self.requirements.first().map(String::as_str)).unwrap_or("")
+        self.kind
+            .as_deref()
+            .or_else(|| self.requirements.first().map(String::as_str))
+            .unwrap_or("")
     }
     /// The capabilities that an agent must have: the requirements, else the type.
     pub fn needs(&self) -> Vec<String> {
@@ -206,7 +220,10 @@ impl TaskState {
     }
     /// Whether nothing can follow.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::DeadLettered)
+        matches!(
+            self,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::DeadLettered
+        )
     }
     /// Whether an agent has it.
     pub const fn is_in_flight(self) -> bool {
@@ -233,10 +250,13 @@ impl std::fmt::Display for TaskState {
 impl std::str::FromStr for TaskState {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|x| x.name() == s).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|x| x.name()).collect();
-            format!("must be one of {}", names.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|x| x.name() == s)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|x| x.name()).collect();
+                format!("must be one of {}", names.join(", "))
+            })
     }
 }
 

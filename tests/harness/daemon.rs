@@ -422,6 +422,19 @@ impl Daemon {
         })
     }
 
+    /// Waits until no instance of an agent is left; returns its status.
+    #[track_caller]
+    pub fn gone(&self, agent: &str, within: Duration) -> Value {
+        eventually(&format!("no instance of {agent} is left"), within, || {
+            let status = self.status(agent);
+            if status["instances"] == json!([]) {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
+        })
+    }
+
     /// Submits a task and returns its id.
     #[track_caller]
     pub fn submit(&self, task: &Value) -> String {

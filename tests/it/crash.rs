@@ -265,8 +265,8 @@ fn finish(daemon: &Daemon, ledger: Ledger, marker: &Marker) {
         ledger.acknowledged.len(),
         wrong.join("\n")
     );
-    for bundle in ["echo", "slow", "leaver"] {
-        daemon.ctl(&["agent", "stop", bundle]).exits(0);
+    for agent in ["echo", "slow", "leaver"] {
+        daemon.ctl(&["agent", "stop", agent]).exits(0);
     }
     nothing_is_left(&[], marker);
 }
@@ -283,8 +283,10 @@ fn read(export: &str) -> (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<St
         let (Some(task), Some(kind)) = (header["task"].as_str(), header["kind"].as_str()) else {
             continue;
         };
+        // A payload is the event: its kind, and what belongs to it.
         let payload: Value =
             serde_json::from_str(line["payload"].as_str().unwrap_or("null")).unwrap_or_default();
+        let payload = &payload[kind];
         let ends_it = match kind {
             "task.succeeded" | "task.cancelled" | "task.dead_lettered" => true,
             "task.attempt_failed" => ["fail", "dead_letter", "cancel"]

@@ -60,6 +60,7 @@ fn hooks_come_in_order_and_shutdown_comes_last() {
         .client()
         .post("/v1/agents/hooks/stop", &json!({}))
         .ok(200);
+    daemon.gone("hooks", Duration::from_secs(10));
     let logs = daemon
         .client()
         .get("/v1/agents/hooks/logs?tail=1000")

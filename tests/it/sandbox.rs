@@ -201,7 +201,7 @@ fn what_is_said_of_the_sandbox_is_what_is_enforced() {
         );
     }
     // These never degrade.
-    for name in ["filesystem", "network", "processes", "privilege"] {
+    for name in ["filesystem", "network", "processes", "privileges"] {
         assert_eq!(level(name), "kernel", "{name}");
     }
     let bomb = tries(&daemon, "view", json!({"spawn": ["spawn", 100]}));

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use mesh_messages::agent::{ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView};
+use mesh_messages::agent::{
+    ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView,
+};
 use mesh_messages::events::AgentEvent;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::{AgentId, Epoch, InstanceNo, RecordHeader, Timestamp};
@@ -130,6 +132,7 @@ impl AgentState {
     }
 
     /// Takes an event in.
+    #[expect(clippy::too_many_lines, reason = "one short arm for each event")]
     pub fn apply(&mut self, header: &RecordHeader, event: &AgentEvent) {
         self.records += 1;
         self.updated_at = header.time;
@@ -139,8 +142,15 @@ impl AgentState {
                 self.created_at = header.time;
                 self.stage = Some(Lifecycle::Defined);
             }
-            AgentEvent::Registered { manifest, digest } => self.registered(header, manifest, digest),
-            AgentEvent::Activated { instance, epoch, version, sandbox } => {
+            AgentEvent::Registered { manifest, digest } => {
+                self.registered(header, manifest, digest);
+            }
+            AgentEvent::Activated {
+                instance,
+                epoch,
+                version,
+                sandbox,
+            } => {
                 self.epoch = self.epoch.max(*epoch);
                 self.instances.insert(
                     *instance,
@@ -161,7 +171,11 @@ impl AgentState {
                 }
                 self.settle();
             }
-            AgentEvent::Handshaken { instance, epoch, hooks } => {
+            AgentEvent::Handshaken {
+                instance,
+                epoch,
+                hooks,
+            } => {
                 self.with(*instance, *epoch, |i| {
                     i.stage = Lifecycle::Handshaken;
                     i.hooks.clone_from(hooks);
@@ -173,12 +187,20 @@ impl AgentState {
                     i.ready_at = Some(header.time);
                 });
             }
-            AgentEvent::InstanceStopped { instance, epoch, .. } => self.gone(*instance, *epoch),
-            AgentEvent::InstanceFailed { instance, epoch, failure } => {
+            AgentEvent::InstanceStopped {
+                instance, epoch, ..
+            } => self.gone(*instance, *epoch),
+            AgentEvent::InstanceFailed {
+                instance,
+                epoch,
+                failure,
+            } => {
                 self.gone(*instance, *epoch);
                 let message: String = failure.message.chars().take(ERROR_MESSAGE_MAX).collect();
-                let entry =
-                    self.errors.entry(failure.class.name().to_owned()).or_insert_with(|| ErrorSummary {
+                let entry = self
+                    .errors
+                    .entry(failure.class.name().to_owned())
+                    .or_insert_with(|| ErrorSummary {
                         kind: failure.class.name().to_owned(),
                         count: 0,
                         last_occurrence: header.time,
@@ -197,14 +219,20 @@ impl AgentState {
                 self.stage = Some(Lifecycle::Quarantined);
             }
             AgentEvent::Recovered { .. } => self.quarantine = None,
-            AgentEvent::Upgraded { from, to, success, .. } => {
+            AgentEvent::Upgraded {
+                from, to, success, ..
+            } => {
                 if *success {
                     self.past.retain(|v| v != to);
                     self.past.push(from.clone());
                     self.current = Some(to.clone());
                 }
             }
-            AgentEvent::DesiredChanged { running, paused, replicas } => {
+            AgentEvent::DesiredChanged {
+                running,
+                paused,
+                replicas,
+            } => {
                 self.running = *running;
                 self.paused = *paused;
                 self.replicas = *replicas;
@@ -221,7 +249,10 @@ impl AgentState {
 
     fn registered(&mut self, header: &RecordHeader, manifest: &AgentManifest, digest: &str) {
         let text = manifest.version.to_string();
-        let renewed = matches!(self.stage(), Lifecycle::Defined | Lifecycle::Terminated | Lifecycle::Audited);
+        let renewed = matches!(
+            self.stage(),
+            Lifecycle::Defined | Lifecycle::Terminated | Lifecycle::Audited
+        );
         if renewed {
             // A new registration of a terminated agent begins a new life; its epochs go on.
             self.versions.clear();
@@ -264,8 +295,12 @@ impl AgentState {
 
     /// The agent is as far as its furthest instance; what is isolated, ended or being upgraded says so itself.
     fn settle(&mut self) {
-        let furthest =
-            self.instances.values().map(|i| i.stage).max().unwrap_or(Lifecycle::Registered);
+        let furthest = self
+            .instances
+            .values()
+            .map(|i| i.stage)
+            .max()
+            .unwrap_or(Lifecycle::Registered);
         match self.stage() {
             // What is over, isolated or being exchanged changes by an event of its own; ends of instances lead nowhere.
             Lifecycle::Terminated
@@ -298,5 +333,13 @@ pub struct IllegalStep {
 /// # Errors
 /// [`IllegalStep`], naming both states.
 pub fn check_step(agent: &AgentId, from: Lifecycle, to: Lifecycle) -> Result<(), IllegalStep> {
-    if from.may_become(to) { Ok(()) } else { Err(IllegalStep { agent: agent.clone(), from, to }) }
+    if from.may_become(to) {
+        Ok(())
+    } else {
+        Err(IllegalStep {
+            agent: agent.clone(),
+            from,
+            to,
+        })
+    }
 }

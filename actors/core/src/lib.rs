@@ -3,12 +3,11 @@
 //! No async, no actor, no clock, no randomness of their own, no hash order: time and chance are inputs, so the same
 //! journal always gives the same state and the same inputs the same decision.
 
-
 pub mod agent;
 pub mod bus;
 pub mod memory;
-pub mod registry;
 pub mod projection;
+pub mod registry;
 pub mod routing;
 pub mod sentinel;
 pub mod task;

@@ -46,11 +46,17 @@ impl RegistryState {
         if self.agents.len() >= AGENTS_MAX {
             return Err(Full);
         }
-        Ok(Some(RegistryEvent::Listed { agent: agent.clone() }))
+        Ok(Some(RegistryEvent::Listed {
+            agent: agent.clone(),
+        }))
     }
 
     /// What taking this id back leads to; nothing when it is not given out.
     pub fn unlist(&self, agent: &AgentId) -> Option<RegistryEvent> {
-        self.agents.contains(agent).then(|| RegistryEvent::Unlisted { agent: agent.clone() })
+        self.agents
+            .contains(agent)
+            .then(|| RegistryEvent::Unlisted {
+                agent: agent.clone(),
+            })
     }
 }

@@ -13,14 +13,17 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
-use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentRefusal, AgentState, StopKind};
+use mesh_actors_core::agent::{
+    AgentCommand, AgentEffect, AgentMachine, AgentRefusal, AgentState, StopKind,
+};
 use mesh_messages::agent::{QuarantineKind, SandboxView};
 use mesh_messages::events::{AgentEvent, partition};
 use mesh_messages::klp::ControlVerb;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{
-    AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, Severity, TaskId,
+    AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, Severity,
+    TaskId,
 };
 
 use super::delivery::{AttemptNews, ChildOutcome, Delivery, Mail};
@@ -221,10 +224,10 @@ impl Actor for AgentActor {
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         let partition: Partition<AgentState, Released> =
             tokio::task::spawn_blocking(move || Partition::load(id, journal, content)).await??;
-        let config = partition
-            .state()
-            .manifest()
-            .map_or_else(|| args.ctx.settings.fault.clone(), |m| effective(m, &args.ctx.settings).fault);
+        let config = partition.state().manifest().map_or_else(
+            || args.ctx.settings.fault.clone(),
+            |m| effective(m, &args.ctx.settings).fault,
+        );
         let machine = AgentMachine::new(args.entry.id.clone(), config, now())?;
         let follower = follow(&store.journal, me.clone(), AgentMessage::Journal);
         args.entry.clear_live();
@@ -249,7 +252,9 @@ impl Actor for AgentActor {
         me: ActorRef<AgentMessage>,
         state: &mut AgentShell,
     ) -> Result<(), ActorProcessingErr> {
-        state.step(AgentCommand::Boot, &Cause::meshd(), None).await?;
+        state
+            .step(AgentCommand::Boot, &Cause::meshd(), None)
+            .await?;
         state.args.entry.slot.occupy(me);
         Ok(())
     }
@@ -280,7 +285,9 @@ impl Actor for AgentActor {
             SupervisionEvent::ActorTerminated(cell, _, Some(reason)) => (cell.get_id(), reason),
             _ => return Ok(()),
         };
-        let Some((instance, epoch)) = state.actors.remove(&id) else { return Ok(()) };
+        let Some((instance, epoch)) = state.actors.remove(&id) else {
+            return Ok(());
+        };
         let failure = Failure::new(FailureClass::Crash, format!("its session failed: {why}"));
         state.ended(instance, epoch, Some(failure)).await
     }
@@ -308,36 +315,74 @@ impl Drop for AgentShell {
 type Answer = Box<dyn FnOnce(Result<Arc<AgentState>, Problem>) + Send>;
 
 impl AgentShell {
+    #[expect(clippy::too_many_lines, reason = "one short arm for each message")]
     async fn take(&mut self, message: AgentMessage) -> Result<(), ActorProcessingErr> {
         match message {
-            AgentMessage::Order { command, cause, reply } => {
+            AgentMessage::Order {
+                command,
+                cause,
+                reply,
+            } => {
                 let answer: Answer = Box::new(move |answer| {
                     let _caller_gone = reply.send(answer);
                 });
                 self.step(command, &cause, Some(answer)).await
             }
-            AgentMessage::Register { manifest, digest, cause, reply } => {
-                self.register(*manifest, digest, &cause, reply).await
-            }
-            AgentMessage::InstanceShaken { instance, epoch, hooks, capabilities } => {
+            AgentMessage::Register {
+                manifest,
+                digest,
+                cause,
+                reply,
+            } => self.register(*manifest, digest, &cause, reply).await,
+            AgentMessage::InstanceShaken {
+                instance,
+                epoch,
+                hooks,
+                capabilities,
+            } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
-                self.internal(AgentCommand::Handshaken { instance, epoch, hooks }).await
+                self.internal(AgentCommand::Handshaken {
+                    instance,
+                    epoch,
+                    hooks,
+                })
+                .await
             }
             AgentMessage::InstanceReady { instance, epoch } => {
-                self.internal(AgentCommand::Ready { instance, epoch }).await?;
+                self.internal(AgentCommand::Ready { instance, epoch })
+                    .await?;
                 self.args.services.agent_ready(&self.args.entry.id);
                 Ok(())
             }
-            AgentMessage::InstanceEnded { instance, epoch, failure } => {
-                self.ended(instance, epoch, failure).await
-            }
+            AgentMessage::InstanceEnded {
+                instance,
+                epoch,
+                failure,
+            } => self.ended(instance, epoch, failure).await,
             AgentMessage::Deliver(delivery) => self.offer(*delivery).await,
-            AgentMessage::CancelAttempt { epoch, task, attempt, reason } => {
+            AgentMessage::CancelAttempt {
+                epoch,
+                task,
+                attempt,
+                reason,
+            } => {
                 if self.running.contains_key(&epoch) {
-                    self.tell(epoch, InstanceMessage::CancelAttempt { task, attempt, reason });
+                    self.tell(
+                        epoch,
+                        InstanceMessage::CancelAttempt {
+                            task,
+                            attempt,
+                            reason,
+                        },
+                    );
                 } else {
                     // Nobody has it any more, and whoever cancels waits to hear so.
-                    self.report(AttemptNews::Ended { task, attempt, epoch, result: Err(reason) });
+                    self.report(AttemptNews::Ended {
+                        task,
+                        attempt,
+                        epoch,
+                        result: Err(reason),
+                    });
                 }
                 Ok(())
             }
@@ -348,7 +393,9 @@ impl AgentShell {
             AgentMessage::AttemptEnded { task, ok } => {
                 self.internal(AgentCommand::AttemptEnded { task, ok }).await
             }
-            AgentMessage::Refund { failures } => self.internal(AgentCommand::Refund { failures }).await,
+            AgentMessage::Refund { failures } => {
+                self.internal(AgentCommand::Refund { failures }).await
+            }
             AgentMessage::Mail(mail) => {
                 let ready = self.partition.state().ready().map(|(_, i)| i.epoch).next();
                 if let Some(epoch) = ready {
@@ -405,7 +452,12 @@ impl AgentShell {
     ) -> Result<(), ActorProcessingErr> {
         self.running.remove(&epoch);
         self.args.entry.remove_live(instance, epoch);
-        self.internal(AgentCommand::Ended { instance, epoch, failure }).await?;
+        self.internal(AgentCommand::Ended {
+            instance,
+            epoch,
+            failure,
+        })
+        .await?;
         if self.running.is_empty() && self.partition.state().instances.is_empty() {
             self.args.services.idle(&self.args.entry.id);
         }
@@ -431,8 +483,9 @@ impl AgentShell {
         self.foresee(&command);
         let sandboxes = &self.sandboxes;
         let sandbox = |version: &str| sandboxes.get(version).cloned().flatten();
-        let decided =
-            self.machine.step(self.partition.state(), now(), random(), &sandbox, command);
+        let decided = self
+            .machine
+            .step(self.partition.state(), now(), random(), &sandbox, command);
         let decision = match decided {
             Ok(decision) => decision,
             Err(refusal) => {
@@ -447,7 +500,11 @@ impl AgentShell {
         let entries = decision
             .events
             .into_iter()
-            .map(|event| Entry { event, agent: agent.clone(), task: None })
+            .map(|event| Entry {
+                event,
+                agent: agent.clone(),
+                task: None,
+            })
             .collect();
         self.partition.commit(entries, cause, Vec::new()).await?;
         let state = Arc::new(self.partition.state().clone());
@@ -500,7 +557,9 @@ impl AgentShell {
             process: 0,
         };
         // A refusal shows when it is started; here there is just nothing to show.
-        plan_start(&self.args.ctx, start).ok().map(|plan| sandbox_view(plan.report()))
+        plan_start(&self.args.ctx, start)
+            .ok()
+            .map(|plan| sandbox_view(plan.report()))
     }
 
     async fn register(
@@ -535,11 +594,18 @@ impl AgentShell {
         }
         self.sandboxes.remove(&version);
         let config = effective(&manifest, &self.args.ctx.settings).fault;
-        events.push(AgentEvent::Registered { manifest: Box::new(manifest), digest });
+        events.push(AgentEvent::Registered {
+            manifest: Box::new(manifest),
+            digest,
+        });
         let agent = Some(self.args.entry.id.clone());
         let entries = events
             .into_iter()
-            .map(|event| Entry { event, agent: agent.clone(), task: None })
+            .map(|event| Entry {
+                event,
+                agent: agent.clone(),
+                task: None,
+            })
             .collect();
         self.partition.commit(entries, cause, Vec::new()).await?;
         if over || self.partition.state().versions.len() == 1 {
@@ -562,7 +628,9 @@ impl AgentShell {
             self.decline(delivery, "too many attempts wait for it");
             return Ok(());
         }
-        let command = AgentCommand::Offered { task: delivery.task.clone() };
+        let command = AgentCommand::Offered {
+            task: delivery.task.clone(),
+        };
         self.offers.push_back(delivery);
         self.internal(command).await
     }
@@ -584,7 +652,9 @@ impl AgentShell {
         };
         let (services, agent) = (Arc::clone(&self.args.services), self.args.entry.id.clone());
         ractor::concurrency::spawn(async move {
-            services.report(&agent, instance.unwrap_or_default(), news).await;
+            services
+                .report(&agent, instance.unwrap_or_default(), news)
+                .await;
         });
     }
 
@@ -604,7 +674,12 @@ impl AgentShell {
     async fn perform(&mut self, effect: AgentEffect) {
         let agent = self.args.entry.id.clone();
         match effect {
-            AgentEffect::Spawn { instance, epoch, version, upgraded_from } => {
+            AgentEffect::Spawn {
+                instance,
+                epoch,
+                version,
+                upgraded_from,
+            } => {
                 self.spawn(instance, epoch, &version, upgraded_from).await;
             }
             AgentEffect::Stop { epoch, how, .. } => {
@@ -619,13 +694,23 @@ impl AgentShell {
                 );
             }
             AgentEffect::Paused(paused) => {
-                let verb = if paused { ControlVerb::Pause } else { ControlVerb::Resume };
+                let verb = if paused {
+                    ControlVerb::Pause
+                } else {
+                    ControlVerb::Resume
+                };
                 for epoch in self.running.keys() {
                     self.tell(*epoch, InstanceMessage::Control(verb));
                 }
             }
-            AgentEffect::Down { instance, epoch, failure } => {
-                self.args.services.instance_down(&agent, instance, epoch, failure);
+            AgentEffect::Down {
+                instance,
+                epoch,
+                failure,
+            } => {
+                self.args
+                    .services
+                    .instance_down(&agent, instance, epoch, failure);
             }
             AgentEffect::Arm { token, at } => {
                 let (me, wait) = (self.me.clone(), at.since(now()));
@@ -674,7 +759,9 @@ impl AgentShell {
         version: &str,
         upgraded_from: Option<String>,
     ) {
-        let Some(version) = self.partition.state().versions.get(version) else { return };
+        let Some(version) = self.partition.state().versions.get(version) else {
+            return;
+        };
         let live = Arc::new(InstanceLive::default());
         let args = InstanceArgs {
             ctx: Arc::clone(&self.args.ctx),
@@ -691,7 +778,14 @@ impl AgentShell {
         };
         self.args.ctx.metrics.started();
         let capabilities = BTreeSet::new();
-        self.args.entry.put_live(instance, LiveInstance { epoch, live, capabilities });
+        self.args.entry.put_live(
+            instance,
+            LiveInstance {
+                epoch,
+                live,
+                capabilities,
+            },
+        );
         // Its start-up only makes its state, so waiting for it holds up nobody.
         match InstanceActor::spawn_linked(None, InstanceActor, args, self.me.get_cell()).await {
             Ok((actor, _)) => {
@@ -700,7 +794,11 @@ impl AgentShell {
             }
             Err(error) => {
                 let failure = Failure::new(FailureClass::Start, error.to_string());
-                let ended = AgentMessage::InstanceEnded { instance, epoch, failure: Some(failure) };
+                let ended = AgentMessage::InstanceEnded {
+                    instance,
+                    epoch,
+                    failure: Some(failure),
+                };
                 let _we_are_here = self.me.cast(ended);
             }
         }
@@ -712,27 +810,44 @@ fn refused(agent: &AgentId, refusal: &AgentRefusal) -> Problem {
     use mesh_supervision_core::fault::FaultRefusal as F;
     let conflict = |code, text: String| Problem::new(ProblemKind::Conflict, code, text);
     match refusal {
-        AgentRefusal::Policy { source: F::NotQuarantined, .. } => {
-            conflict("not_in_quarantine", format!("Agent {agent} not in quarantine"))
-        }
-        AgentRefusal::Policy { order, source: F::Quarantined, .. } => conflict(
+        AgentRefusal::Policy {
+            source: F::NotQuarantined,
+            ..
+        } => conflict(
+            "not_in_quarantine",
+            format!("Agent {agent} not in quarantine"),
+        ),
+        AgentRefusal::Policy {
+            order,
+            source: F::Quarantined,
+            ..
+        } => conflict(
             "quarantined",
             format!("agent {agent} is in quarantine and cannot be ordered to {order}; use recover"),
         ),
-        AgentRefusal::Policy { source: F::MaxRetriesExceeded, .. } => {
-            conflict("max_retries_exceeded", "max_retries_exceeded".to_owned())
-        }
-        AgentRefusal::Policy { order, source: F::NextAttemptAt { state, at }, .. } => conflict(
+        AgentRefusal::Policy {
+            source: F::MaxRetriesExceeded,
+            ..
+        } => conflict("max_retries_exceeded", "max_retries_exceeded".to_owned()),
+        AgentRefusal::Policy {
+            order,
+            source: F::NextAttemptAt { state, at },
+            ..
+        } => conflict(
             "will_start_by_itself",
             format!(
                 "agent {agent} is in {state} and cannot be ordered to {order}; nextAttemptAt: {}",
                 mesh_actors_core::agent::fault::mesh_time(*at)
             ),
         ),
-        AgentRefusal::Policy { source: F::AlreadyRunning, .. } => {
-            conflict("already_running", refusal.to_string())
-        }
-        AgentRefusal::Policy { source: F::Terminated, .. } => conflict("terminated", refusal.to_string()),
+        AgentRefusal::Policy {
+            source: F::AlreadyRunning,
+            ..
+        } => conflict("already_running", refusal.to_string()),
+        AgentRefusal::Policy {
+            source: F::Terminated,
+            ..
+        } => conflict("terminated", refusal.to_string()),
         AgentRefusal::Policy { .. } => conflict("illegal_order", refusal.to_string()),
         AgentRefusal::Illegal { .. } => conflict("illegal_step", refusal.to_string()),
         AgentRefusal::Upgrading(_) => conflict("upgrading", refusal.to_string()),

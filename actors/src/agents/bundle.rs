@@ -44,7 +44,8 @@ type Entries = BTreeMap<String, Entry>;
 
 /// Where the bundle of a digest lies.
 pub(crate) fn bundle_dir(data: &Path, digest: &str) -> PathBuf {
-    data.join("bundles").join(digest.strip_prefix("blake3:").unwrap_or(digest))
+    data.join("bundles")
+        .join(digest.strip_prefix("blake3:").unwrap_or(digest))
 }
 
 /// Reads, checks and stores a bundle. Blocks on the disk.
@@ -62,10 +63,9 @@ pub(crate) fn store(data: &Path, source: BundleSource) -> Result<Bundle, Problem
     check_entry(&manifest, &entries)?;
     let digest = digest(&entries);
     write(&bundle_dir(data, &digest), &entries).map_err(|error| match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::ReadOnlyFilesystem => Problem::unavailable(
-            "read_only",
-            format!("the bundle cannot be stored: {error}"),
-        ),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Problem::unavailable("read_only", format!("the bundle cannot be stored: {error}"))
+        }
         _ => Problem::internal(format!("the bundle cannot be stored: {error}")),
     })?;
     Ok(Bundle { manifest, digest })
@@ -77,7 +77,11 @@ fn bad(field: impl Into<String>, detail: impl Into<String>) -> Problem {
 
 fn from_tar(bytes: &[u8]) -> Result<Entries, Problem> {
     let malformed = |error: std::io::Error| {
-        Problem::new(ProblemKind::Malformed, "malformed_bundle", format!("not a readable tar archive: {error}"))
+        Problem::new(
+            ProblemKind::Malformed,
+            "malformed_bundle",
+            format!("not a readable tar archive: {error}"),
+        )
     };
     let mut entries = Entries::new();
     let mut total = 0_u64;
@@ -90,41 +94,69 @@ fn from_tar(bytes: &[u8]) -> Result<Entries, Problem> {
         }
         let name = plain(&path)?;
         if !kind.is_file() {
-            return Err(bad(name, "is neither a file nor a directory; links and devices are not taken"));
+            return Err(bad(
+                name,
+                "is neither a file nor a directory; links and devices are not taken",
+            ));
         }
         total = total.saturating_add(entry.size());
         limits(entries.len() + 1, total)?;
         let executable = entry.header().mode().map_err(malformed)? & 0o111 != 0;
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(malformed)?;
-        if entries.insert(name.clone(), Entry { executable, content }).is_some() {
+        if entries
+            .insert(
+                name.clone(),
+                Entry {
+                    executable,
+                    content,
+                },
+            )
+            .is_some()
+        {
             return Err(bad(name, "is there twice"));
         }
     }
     Ok(entries)
 }
 
-fn from_manifest(manifest: &Value, path: Option<&Path>) -> Result<(ParsedManifest, Entries), Problem> {
+fn from_manifest(
+    manifest: &Value,
+    path: Option<&Path>,
+) -> Result<(ParsedManifest, Entries), Problem> {
     let text = manifest.to_string();
     let parsed = parse(text.as_bytes(), ManifestFormat::Json)?;
     let mut entries = Entries::new();
     if let Some(path) = path {
         if !path.is_absolute() {
-            return Err(bad("path", "must be absolute: it names a directory of meshd's host"));
+            return Err(bad(
+                "path",
+                "must be absolute: it names a directory of meshd's host",
+            ));
         }
         read_dir(path, path, &mut entries, &mut 0)?;
         for name in MANIFEST_NAMES {
             entries.remove(name);
         }
     }
-    entries.insert(MANIFEST_NAMES[0].to_owned(), Entry { executable: false, content: text.into_bytes() });
+    entries.insert(
+        MANIFEST_NAMES[0].to_owned(),
+        Entry {
+            executable: false,
+            content: text.into_bytes(),
+        },
+    );
     Ok((parsed, entries))
 }
 
-fn read_dir(root: &Path, dir: &Path, entries: &mut Entries, total: &mut u64) -> Result<(), Problem> {
-    let failed = |path: &Path, error: std::io::Error| {
-        bad("path", format!("{}: {error}", path.display()))
-    };
+fn read_dir(
+    root: &Path,
+    dir: &Path,
+    entries: &mut Entries,
+    total: &mut u64,
+) -> Result<(), Problem> {
+    let failed =
+        |path: &Path, error: std::io::Error| bad("path", format!("{}: {error}", path.display()));
     for entry in std::fs::read_dir(dir).map_err(|e| failed(dir, e))? {
         let path = entry.map_err(|e| failed(dir, e))?.path();
         let meta = std::fs::symlink_metadata(&path).map_err(|e| failed(&path, e))?;
@@ -133,20 +165,32 @@ fn read_dir(root: &Path, dir: &Path, entries: &mut Entries, total: &mut u64) -> 
             continue;
         }
         if !meta.is_file() {
-            return Err(failed(&path, std::io::Error::other("is neither a file nor a directory")));
+            return Err(failed(
+                &path,
+                std::io::Error::other("is neither a file nor a directory"),
+            ));
         }
         *total = total.saturating_add(meta.len());
         limits(entries.len() + 1, *total)?;
         let name = plain(path.strip_prefix(root).unwrap_or(&path))?;
         let content = std::fs::read(&path).map_err(|e| failed(&path, e))?;
-        entries.insert(name, Entry { executable: meta.permissions().mode() & 0o111 != 0, content });
+        entries.insert(
+            name,
+            Entry {
+                executable: meta.permissions().mode() & 0o111 != 0,
+                content,
+            },
+        );
     }
     Ok(())
 }
 
 fn limits(entries: usize, total: u64) -> Result<(), Problem> {
     if entries > ENTRIES_MAX {
-        return Err(bad("bundle", format!("holds more than {ENTRIES_MAX} files")));
+        return Err(bad(
+            "bundle",
+            format!("holds more than {ENTRIES_MAX} files"),
+        ));
     }
     if total > BYTES_MAX {
         return Err(bad("bundle", format!("holds more than {BYTES_MAX} bytes")));
@@ -162,7 +206,10 @@ fn plain(path: &Path) -> Result<String, Problem> {
         match part {
             Component::CurDir => {}
             Component::Normal(part) => {
-                parts.push(part.to_str().ok_or_else(|| bad(shown.clone(), "is not UTF-8"))?);
+                parts.push(
+                    part.to_str()
+                        .ok_or_else(|| bad(shown.clone(), "is not UTF-8"))?,
+                );
             }
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
                 return Err(bad(shown, "leads out of the bundle"));
@@ -177,32 +224,54 @@ fn plain(path: &Path) -> Result<String, Problem> {
 }
 
 fn manifest_of(entries: &Entries) -> Result<ParsedManifest, Problem> {
-    let mut found = MANIFEST_NAMES.iter().filter_map(|name| entries.get_key_value(*name));
-    let (name, entry) = found
-        .next()
-        .ok_or_else(|| bad("manifest", format!("the bundle holds none of {}", MANIFEST_NAMES.join(", "))))?;
+    let mut found = MANIFEST_NAMES
+        .iter()
+        .filter_map(|name| entries.get_key_value(*name));
+    let (name, entry) = found.next().ok_or_else(|| {
+        bad(
+            "manifest",
+            format!("the bundle holds none of {}", MANIFEST_NAMES.join(", ")),
+        )
+    })?;
     if let Some((second, _)) = found.next() {
-        return Err(bad("manifest", format!("the bundle holds {name} and {second}; which one counts?")));
+        return Err(bad(
+            "manifest",
+            format!("the bundle holds {name} and {second}; which one counts?"),
+        ));
     }
-    let format = if name.ends_with("json") { ManifestFormat::Json } else { ManifestFormat::Yaml };
+    let format = if name.ends_with("json") {
+        ManifestFormat::Json
+    } else {
+        ManifestFormat::Yaml
+    };
     parse(&entry.content, format)
 }
 
 fn parse(bytes: &[u8], format: ManifestFormat) -> Result<ParsedManifest, Problem> {
     parse_manifest(bytes, format).map_err(|errors| {
         let all: Vec<String> = errors.errors().iter().map(ToString::to_string).collect();
-        let field = errors.errors().first().map(|e| e.path.clone()).unwrap_or_default();
+        let field = errors
+            .errors()
+            .first()
+            .map(|e| e.path.clone())
+            .unwrap_or_default();
         Problem::invalid("invalid_manifest", field, all.join("; ")).errors(all)
     })
 }
 
 /// What is to run must be in the bundle.
 fn check_entry(parsed: &ParsedManifest, entries: &Entries) -> Result<(), Problem> {
-    let Some(entry) = parsed.manifest.entry.as_deref() else { return Ok(()) };
+    let Some(entry) = parsed.manifest.entry.as_deref() else {
+        return Ok(());
+    };
     if entry.starts_with("builtin:") || entries.contains_key(entry.trim_start_matches("./")) {
         return Ok(());
     }
-    Err(Problem::invalid("invalid_manifest", "entry", format!("entry: {entry} is not in the bundle")))
+    Err(Problem::invalid(
+        "invalid_manifest",
+        "entry",
+        format!("entry: {entry} is not in the bundle"),
+    ))
 }
 
 fn digest(entries: &Entries) -> String {
@@ -223,7 +292,9 @@ fn write(target: &Path, entries: &Entries) -> std::io::Result<()> {
     }
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
-    let aside = tempfile::Builder::new().prefix(".incoming-").tempdir_in(parent)?;
+    let aside = tempfile::Builder::new()
+        .prefix(".incoming-")
+        .tempdir_in(parent)?;
     for (path, entry) in entries {
         let path = aside.path().join(path);
         if let Some(dir) = path.parent() {
@@ -231,8 +302,11 @@ fn write(target: &Path, entries: &Entries) -> std::io::Result<()> {
         }
         // Agents run as other users and must be able to read their own bundle; its parent directory is closed.
         let mode = if entry.executable { 0o755 } else { 0o644 };
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)?;
         file.write_all(&entry.content)?;
         file.sync_data()?;
     }

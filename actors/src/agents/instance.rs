@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 
 use mesh_messages::klp::{ControlVerb, Envelope};
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
-use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp};
+use mesh_messages::{
+    AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
+};
 use mesh_sandbox::{Child, ExitStatus};
 
 use super::agent::AgentMessage;
@@ -259,7 +261,11 @@ impl Session {
     fn take(&mut self, message: InstanceMessage) {
         match message {
             InstanceMessage::Deliver(delivery) => self.deliver(*delivery),
-            InstanceMessage::CancelAttempt { task, attempt, reason } => {
+            InstanceMessage::CancelAttempt {
+                task,
+                attempt,
+                reason,
+            } => {
                 self.cancel_attempt(&task, attempt, reason);
             }
             InstanceMessage::Child(outcome) => self.child_ended(*outcome),
@@ -280,7 +286,11 @@ impl Session {
             ))),
             InstanceMessage::WriterEnded(WriteEnd::Closed) => self.out = None,
             InstanceMessage::Exited(status) => self.exited(status),
-            InstanceMessage::TaskExited { task, attempt, result } => {
+            InstanceMessage::TaskExited {
+                task,
+                attempt,
+                result,
+            } => {
                 self.task_exited(&task, attempt, result);
             }
             InstanceMessage::Due => self.due(),
@@ -301,15 +311,22 @@ impl Session {
             let planned = {
                 let ctx = Arc::clone(&ctx);
                 tokio::task::spawn_blocking(move || {
-                    let start =
-                        Start { manifest: &manifest, digest: &digest, instance, epoch, process: 0 };
+                    let start = Start {
+                        manifest: &manifest,
+                        digest: &digest,
+                        instance,
+                        epoch,
+                        process: 0,
+                    };
                     plan_start(&ctx, start)
                 })
             };
             let result = match planned.await {
                 Ok(Ok(plan)) => {
                     let uid = plan.spec().ids.map(|ids| ids.uid);
-                    launch(&ctx.launcher, plan).await.map(|(child, pipes)| (child, pipes, uid))
+                    launch(&ctx.launcher, plan)
+                        .await
+                        .map(|(child, pipes)| (child, pipes, uid))
                 }
                 Ok(Err(refusal)) => Err(Failure::new(FailureClass::Start, refusal.to_string())),
                 Err(_) => Err(Failure::new(FailureClass::Start, "the start was given up")),
@@ -377,7 +394,10 @@ impl Session {
                 } else {
                     FailureClass::Start
                 };
-                Some(Failure::new(class, format!("before its handshake: {}", failure.message)))
+                Some(Failure::new(
+                    class,
+                    format!("before its handshake: {}", failure.message),
+                ))
             }
             (None, Phase::Ready) => Some(exit_failure(status)),
         };
@@ -408,24 +428,23 @@ impl Session {
             None => self.phase = Phase::Stopping { until: now() },
         }
         self.running.clear();
-        match &self.child {
-            Some(child) => {
-                if let Err(error) = child.kill() {
-                    tracing::error!(agent = %self.args.agent, epoch = %self.args.epoch, %error, "cannot kill");
-                }
+        if let Some(child) = &self.child {
+            if let Err(error) = child.kill() {
+                tracing::error!(agent = %self.args.agent, epoch = %self.args.epoch, %error, "cannot kill");
             }
+        } else {
             // The start-up task is at work; what it brings is dropped with it. Without one, there is no process.
-            None => {
-                let verdict = self.verdict.take();
-                self.finish(verdict);
-            }
+            let verdict = self.verdict.take();
+            self.finish(verdict);
         }
     }
 
     fn drain(&mut self) {
         match self.phase {
             Phase::Ready if !self.flights.is_empty() => {
-                self.phase = Phase::Draining { until: now().plus(self.args.ctx.settings.drain_timeout) };
+                self.phase = Phase::Draining {
+                    until: now().plus(self.args.ctx.settings.drain_timeout),
+                };
             }
             Phase::Ready => self.shut_down(),
             Phase::Starting => self.kill(None),
@@ -436,17 +455,27 @@ impl Session {
     /// Tells the agent to end; it is ended when it does not.
     fn shut_down(&mut self) {
         let limit = self.args.ctx.settings.stop_timeout;
-        self.phase = Phase::Stopping { until: now().plus(limit) };
+        self.phase = Phase::Stopping {
+            until: now().plus(limit),
+        };
         if self.child.is_none() {
             return self.finish(None);
         }
-        self.control(ControlVerb::Shutdown, serde_json::Value::Null, None, Some(limit));
+        self.control(
+            ControlVerb::Shutdown,
+            serde_json::Value::Null,
+            None,
+            Some(limit),
+        );
         // The queue is closed behind the order, so that an agent that reads to the end of its input ends, too.
         self.out = None;
     }
 
     fn show_flights(&self) {
-        let flights = self.flights.iter().map(|(task, flight)| (task.clone(), flight.attempt));
+        let flights = self
+            .flights
+            .iter()
+            .map(|(task, flight)| (task.clone(), flight.attempt));
         self.args.live.set_tasks(flights.collect());
     }
 
@@ -464,7 +493,10 @@ impl Session {
             Phase::Ready => None,
             Phase::Draining { until } | Phase::Stopping { until } => Some(until),
         };
-        let gives_up = self.flights.values().filter_map(|f| f.give_up.as_ref().map(|(at, _)| *at));
+        let gives_up = self
+            .flights
+            .values()
+            .filter_map(|f| f.give_up.as_ref().map(|(at, _)| *at));
         let asked = self.asked.values().map(|a| a.until);
         phase
             .into_iter()
@@ -501,10 +533,16 @@ impl Session {
             Phase::Stopping { until } if at >= until => return self.kill(None),
             Phase::Starting | Phase::Ready | Phase::Draining { .. } | Phase::Stopping { .. } => {}
         }
-        let let_go = self.flights.values().find_map(|f| f.give_up.clone().filter(|(until, _)| at >= *until));
+        let let_go = self
+            .flights
+            .values()
+            .find_map(|f| f.give_up.clone().filter(|(until, _)| at >= *until));
         if let Some((_, failure)) = let_go {
             let text = format!("{}; it did not let go of the task in time", failure.message);
-            return self.kill(Some(Failure { message: text, ..failure }));
+            return self.kill(Some(Failure {
+                message: text,
+                ..failure
+            }));
         }
         if self.mute_until.is_some_and(|until| at >= until) {
             return self.kill(Some(Failure::new(FailureClass::Crash, "closed its output")));

@@ -39,7 +39,9 @@ pub(crate) enum Input {
 
 /// Paces a reader: at most `rate` lines a second, and as many at once.
 fn pace(rate: u32) -> DefaultDirectRateLimiter {
-    RateLimiter::direct(Quota::per_second(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN)))
+    RateLimiter::direct(Quota::per_second(
+        NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN),
+    ))
 }
 
 /// Reads lines until the end or until `take` says that nobody wants them; waits for a permit before handing one over,
@@ -54,8 +56,7 @@ pub(crate) async fn read_lines(
     let mut reader = BufReader::with_capacity(16 * 1024, source);
     let mut line = Vec::new();
     let mut passing_over = false;
-    loop {
-        let Ok(chunk) = reader.fill_buf().await else { break };
+    while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }
@@ -80,7 +81,9 @@ pub(crate) async fn read_lines(
         };
         pace.until_ready().await;
         // The actor gives the permit back when it has handled the line.
-        let Ok(permit) = permits.acquire().await else { return };
+        let Ok(permit) = permits.acquire().await else {
+            return;
+        };
         permit.forget();
         if !take(input) {
             return;
@@ -88,7 +91,9 @@ pub(crate) async fn read_lines(
     }
     if !line.is_empty() && !passing_over {
         // A last line without its end is still a line.
-        let Ok(permit) = permits.acquire().await else { return };
+        let Ok(permit) = permits.acquire().await else {
+            return;
+        };
         permit.forget();
         if !take(Input::Line(line)) {
             return;
@@ -106,8 +111,7 @@ pub(crate) async fn read_log(
     let pace = pace(rate);
     let mut reader = BufReader::with_capacity(LOG_LINE_BYTES_MAX, source);
     let mut line = Vec::new();
-    loop {
-        let Ok(chunk) = reader.fill_buf().await else { break };
+    while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }
@@ -187,7 +191,10 @@ mod tests {
         let reader = {
             let permits = Arc::clone(&permits);
             async move {
-                read_lines(&b"a\nb\n"[..], permits, 1000, |input| tx.send(matches!(input, Input::Line(_))).is_ok()).await;
+                read_lines(&b"a\nb\n"[..], permits, 1000, |input| {
+                    tx.send(matches!(input, Input::Line(_))).is_ok()
+                })
+                .await;
             }
         };
         let task = tokio::task::spawn(reader);

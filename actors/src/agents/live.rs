@@ -57,7 +57,10 @@ const SAMPLE_MIN_MS: u128 = 200;
 
 impl InstanceLive {
     fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
-        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&mut self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
     /// Its process, once it runs.
     pub fn set_process(&self, process: Option<ChildHandle>, uid: Option<u32>) {
@@ -86,12 +89,19 @@ impl InstanceLive {
     /// Everything at once, measured now.
     pub fn read(&self, now: Timestamp) -> Reading {
         self.with(|i| {
-            let usage = i.process.as_ref().filter(|p| p.try_wait().is_none()).map(ChildHandle::usage);
+            let usage = i
+                .process
+                .as_ref()
+                .filter(|p| p.try_wait().is_none())
+                .map(ChildHandle::usage);
             if let Some(usage) = usage {
                 let (then, before) = *i.sample.get_or_insert((now, usage.cpu_ms));
                 let passed = now.since(then).as_millis();
                 if passed >= SAMPLE_MIN_MS {
-                    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a process fit a float")]
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        reason = "milliseconds of a process fit a float"
+                    )]
                     let rate = usage.cpu_ms.saturating_sub(before) as f64 * 100.0 / passed as f64;
                     i.cpu = Some(rate);
                     i.sample = Some((now, usage.cpu_ms));
@@ -122,15 +132,30 @@ impl LogTail {
     pub fn push(&self, time: Timestamp, instance: InstanceNo, epoch: Epoch, line: &[u8]) {
         let cut = &line[..line.len().min(LOG_LINE_BYTES_MAX)];
         let line = String::from_utf8_lossy(cut).into_owned();
-        let mut lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lines = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if lines.len() >= LOG_LINES_MAX {
             lines.pop_front();
         }
-        lines.push_back(LogLine { time, instance, epoch, line });
+        lines.push_back(LogLine {
+            time,
+            instance,
+            epoch,
+            line,
+        });
     }
     /// The last `count` lines, oldest first.
     pub fn tail(&self, count: usize) -> Vec<LogLine> {
-        let lines = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        lines.iter().skip(lines.len().saturating_sub(count)).cloned().collect()
+        let lines = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(count))
+            .cloned()
+            .collect()
     }
 }

@@ -33,6 +33,7 @@ impl NativeAgents {
         self
     }
     /// The behaviour of this name.
+    #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<dyn NativeBehaviour>> {
         self.0.get(name).cloned()
     }

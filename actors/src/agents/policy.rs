@@ -29,17 +29,28 @@ pub(crate) fn effective(manifest: &AgentManifest, settings: &Settings) -> Effect
     let fault = FaultConfig {
         max_crashes: over.max_crashes.unwrap_or(base.max_crashes),
         auto_restart: over.auto_restart.unwrap_or(base.auto_restart),
-        quarantine_threshold: over.quarantine_threshold.unwrap_or(base.quarantine_threshold),
+        quarantine_threshold: over
+            .quarantine_threshold
+            .unwrap_or(base.quarantine_threshold),
         essential: over.essential || base.essential,
         ..base.clone()
     };
     let default = &settings.limits;
     let limits = Limits {
-        cpu_millicores: Some(over.cpu.map_or(default.cpu_millicores, |c| c.millicores())),
-        memory_bytes: Some(over.memory.map_or(default.memory_bytes, |m| m.bytes())),
+        cpu_millicores: Some(over.cpu.map_or(
+            default.cpu_millicores,
+            mesh_messages::units::Cpu::millicores,
+        )),
+        memory_bytes: Some(
+            over.memory
+                .map_or(default.memory_bytes, mesh_messages::units::ByteCount::bytes),
+        ),
         pids: Some(over.pids.unwrap_or(default.pids)),
         nofile: Some(default.nofile),
-        disk_bytes: Some(over.disk.map_or(default.disk_bytes, |d| d.bytes())),
+        disk_bytes: Some(
+            over.disk
+                .map_or(default.disk_bytes, mesh_messages::units::ByteCount::bytes),
+        ),
     };
     // The operator's demand cannot be lowered from a manifest.
     let level = over.sandbox_level.unwrap_or(settings.sandbox_level);
@@ -50,7 +61,12 @@ pub(crate) fn effective(manifest: &AgentManifest, settings: &Settings) -> Effect
         value: json!(settings.open_network.contains(&manifest.id)),
         origin: "config".to_owned(),
     });
-    Effective { fault, limits, sandbox_required, values }
+    Effective {
+        fault,
+        limits,
+        sandbox_required,
+        values,
+    }
 }
 
 fn values(
@@ -67,21 +83,61 @@ fn values(
         origin: from(overridden).to_owned(),
     };
     vec![
-        value("lifecycle.max_crashes", json!(fault.max_crashes), over.max_crashes.is_some()),
-        value("lifecycle.crash_window_ms", json!(fault.crash_window.as_millis()), false),
-        value("lifecycle.auto_restart", json!(fault.auto_restart), over.auto_restart.is_some()),
+        value(
+            "lifecycle.max_crashes",
+            json!(fault.max_crashes),
+            over.max_crashes.is_some(),
+        ),
+        value(
+            "lifecycle.crash_window_ms",
+            json!(fault.crash_window.as_millis()),
+            false,
+        ),
+        value(
+            "lifecycle.auto_restart",
+            json!(fault.auto_restart),
+            over.auto_restart.is_some(),
+        ),
         value(
             "lifecycle.quarantine_threshold",
             json!(fault.quarantine_threshold),
             over.quarantine_threshold.is_some(),
         ),
-        value("lifecycle.failures_per_hour", json!(fault.hourly_max), false),
+        value(
+            "lifecycle.failures_per_hour",
+            json!(fault.hourly_max),
+            false,
+        ),
         value("essential", json!(fault.essential), over.essential),
-        value("resource_limits.cpu_millicores", json!(limits.cpu_millicores), over.cpu.is_some()),
-        value("resource_limits.memory_bytes", json!(limits.memory_bytes), over.memory.is_some()),
-        value("resource_limits.disk_bytes", json!(limits.disk_bytes), over.disk.is_some()),
-        value("resource_limits.pids", json!(limits.pids), over.pids.is_some()),
-        value("security.sandbox_required", json!(sandbox_required), over.sandbox_level.is_some() && !settings.sandbox_required),
-        value("security.crypto_required", json!(settings.crypto_required), false),
+        value(
+            "resource_limits.cpu_millicores",
+            json!(limits.cpu_millicores),
+            over.cpu.is_some(),
+        ),
+        value(
+            "resource_limits.memory_bytes",
+            json!(limits.memory_bytes),
+            over.memory.is_some(),
+        ),
+        value(
+            "resource_limits.disk_bytes",
+            json!(limits.disk_bytes),
+            over.disk.is_some(),
+        ),
+        value(
+            "resource_limits.pids",
+            json!(limits.pids),
+            over.pids.is_some(),
+        ),
+        value(
+            "security.sandbox_required",
+            json!(sandbox_required),
+            over.sandbox_level.is_some() && !settings.sandbox_required,
+        ),
+        value(
+            "security.crypto_required",
+            json!(settings.crypto_required),
+            false,
+        ),
     ]
 }

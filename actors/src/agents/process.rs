@@ -23,14 +23,24 @@ pub(crate) struct Pipes {
 /// # Errors
 /// A failure of class `start`; the program has not run.
 pub(crate) async fn launch(launcher: &Launcher, plan: Plan) -> Result<(Child, Pipes), Failure> {
-    let mut child = launcher.launch(plan).await.map_err(|error| start_failure(&error))?;
-    let pipes = take_pipes(&mut child)
-        .map_err(|error| Failure::new(FailureClass::Start, format!("its pipes cannot be used: {error}")))?;
+    let mut child = launcher
+        .launch(plan)
+        .await
+        .map_err(|error| start_failure(&error))?;
+    let pipes = take_pipes(&mut child).map_err(|error| {
+        Failure::new(
+            FailureClass::Start,
+            format!("its pipes cannot be used: {error}"),
+        )
+    })?;
     Ok((child, pipes))
 }
 
 fn take_pipes(child: &mut Child) -> std::io::Result<Pipes> {
-    let take = |end: &mut Option<OwnedFd>| end.take().ok_or_else(|| std::io::Error::other("pipe taken already"));
+    let take = |end: &mut Option<OwnedFd>| {
+        end.take()
+            .ok_or_else(|| std::io::Error::other("pipe taken already"))
+    };
     Ok(Pipes {
         stdin: pipe::Sender::from_owned_fd(take(&mut child.stdin)?)?,
         stdout: pipe::Receiver::from_owned_fd(take(&mut child.stdout)?)?,
@@ -51,16 +61,28 @@ fn start_failure(error: &LaunchError) -> Failure {
 /// What the end of a process that nobody told to end means.
 pub(crate) fn exit_failure(status: ExitStatus) -> Failure {
     match status {
-        ExitStatus { oom: true, .. } => {
-            Failure::new(FailureClass::Resource, "ended by the kernel for want of memory")
-        }
-        ExitStatus { signal: Some(signal), .. } => {
-            Failure::new(FailureClass::Crash, format!("ended by signal {signal}{}", signal_name(signal)))
-        }
-        ExitStatus { code: Some(code), .. } => {
-            Failure::new(FailureClass::Crash, format!("exited with code {code} without being asked"))
-        }
-        ExitStatus { code: None, signal: None, .. } => Failure::new(FailureClass::Crash, "ended"),
+        ExitStatus { oom: true, .. } => Failure::new(
+            FailureClass::Resource,
+            "ended by the kernel for want of memory",
+        ),
+        ExitStatus {
+            signal: Some(signal),
+            ..
+        } => Failure::new(
+            FailureClass::Crash,
+            format!("ended by signal {signal}{}", signal_name(signal)),
+        ),
+        ExitStatus {
+            code: Some(code), ..
+        } => Failure::new(
+            FailureClass::Crash,
+            format!("exited with code {code} without being asked"),
+        ),
+        ExitStatus {
+            code: None,
+            signal: None,
+            ..
+        } => Failure::new(FailureClass::Crash, "ended"),
     }
 }
 

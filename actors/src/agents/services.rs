@@ -37,7 +37,12 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply;
     /// Passes on what an agent says to others; the answer, if there is one at once.
-    async fn pass_on(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<Option<Envelope>, KlpError>;
+    async fn pass_on(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        envelope: Envelope,
+    ) -> Result<Option<Envelope>, KlpError>;
 
     /// The agent's condition has changed; the entry says how it stands.
     fn fleet_changed(&self, entry: &AgentEntry);

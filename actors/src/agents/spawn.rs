@@ -11,8 +11,8 @@ use mesh_messages::manifest::{AgentManifest, Program as Wanted};
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use mesh_sandbox::{
-    AllowedPath, BUNDLE_INSIDE, Ids, Level, NetworkAccess, Plan, PlanPolicy, Program, SandboxReport, SandboxSpec,
-    TempAccess, interpreter_paths, plan,
+    AllowedPath, BUNDLE_INSIDE, Ids, Level, NetworkAccess, Plan, PlanPolicy, Program,
+    SandboxReport, SandboxSpec, TempAccess, interpreter_paths, plan,
 };
 
 use super::bundle::bundle_dir;
@@ -115,15 +115,24 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
         allowed_paths: files
             .allowed_paths
             .iter()
-            .map(|path| AllowedPath { path: PathBuf::from(path), read_only: files.read_only })
+            .map(|path| AllowedPath {
+                path: PathBuf::from(path),
+                read_only: files.read_only,
+            })
             .collect(),
         runtime_paths,
-        temp: if files.temp_file_access { TempAccess::Private } else { TempAccess::None },
+        temp: if files.temp_file_access {
+            TempAccess::Private
+        } else {
+            TempAccess::None
+        },
         network,
         limits: policy.limits,
     };
-    let demand =
-        PlanPolicy { required: policy.sandbox_required, degradable: settings.sandbox.degradable.clone() };
+    let demand = PlanPolicy {
+        required: policy.sandbox_required,
+        degradable: settings.sandbox.degradable.clone(),
+    };
     plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
         let mut text = refused.to_string();
         let mut source = std::error::Error::source(&refused);
@@ -161,7 +170,12 @@ pub(crate) fn sandbox_view(report: &SandboxReport) -> SandboxView {
 fn sandbox_name(start: &Start<'_>) -> String {
     let id = start.manifest.id.as_str().to_ascii_lowercase();
     let tag = blake3::hash(start.manifest.id.as_str().as_bytes()).to_hex();
-    let Start { instance, epoch, process, .. } = start;
+    let Start {
+        instance,
+        epoch,
+        process,
+        ..
+    } = start;
     format!("{id}-{}-{instance}-{epoch}-{process}", &tag.as_str()[..6])
 }
 
@@ -171,12 +185,17 @@ fn program(
 ) -> Result<(Program, Vec<String>, Vec<PathBuf>), SpawnRefusal> {
     match wanted {
         Wanted::Builtin(name) => {
-            let all = [crate::BUILTIN_VERB.to_owned(), name.clone()].into_iter().chain(args).collect();
+            let all = [crate::BUILTIN_VERB.to_owned(), name.clone()]
+                .into_iter()
+                .chain(args)
+                .collect();
             Ok((Program::Image, all, Vec::new()))
         }
-        Wanted::Bundle(path) => {
-            Ok((Program::Path(Path::new(BUNDLE_INSIDE).join(path)), args, Vec::new()))
-        }
+        Wanted::Bundle(path) => Ok((
+            Program::Path(Path::new(BUNDLE_INSIDE).join(path)),
+            args,
+            Vec::new(),
+        )),
         Wanted::Host(name) => {
             let search = search_path();
             let found = interpreter_paths(name, OsStr::new(&search))
@@ -187,19 +206,24 @@ fn program(
 }
 
 /// The operator's own search path: agents get the programs that the operator has.
-#[expect(clippy::disallowed_methods, reason = "PATH is no setting of meshd but of the machine")]
 fn search_path() -> String {
     std::env::var("PATH").unwrap_or_else(|_| PATH_INSIDE.to_owned())
 }
 
-fn environment(manifest: &AgentManifest, own: BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn environment(
+    manifest: &AgentManifest,
+    own: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH_INSIDE.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         // Interpreters that buffer their output would never answer.
         ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
         ("MESH_AGENT".to_owned(), manifest.id.to_string()),
-        ("AGENT_CONFIG".to_owned(), format!("{BUNDLE_INSIDE}/manifest.json")),
+        (
+            "AGENT_CONFIG".to_owned(),
+            format!("{BUNDLE_INSIDE}/manifest.json"),
+        ),
     ]);
     env.extend(own);
     env
@@ -208,7 +232,11 @@ fn environment(manifest: &AgentManifest, own: BTreeMap<String, String>) -> BTree
 /// Where an instance's home lies on the host. `#` is in no agent's id, so replicas cannot collide with other agents.
 pub(crate) fn home_dir(data: &Path, manifest: &AgentManifest, instance: InstanceNo) -> PathBuf {
     let persona = serde_json::to_value(manifest.persona);
-    let persona = persona.as_ref().ok().and_then(|p| p.as_str()).unwrap_or("utility");
+    let persona = persona
+        .as_ref()
+        .ok()
+        .and_then(|p| p.as_str())
+        .unwrap_or("utility");
     let name = match instance.0 {
         0 => manifest.id.to_string(),
         n => format!("{}#{n}", manifest.id),
@@ -219,7 +247,10 @@ pub(crate) fn home_dir(data: &Path, manifest: &AgentManifest, instance: Instance
 /// All homes of an agent.
 pub(crate) fn homes_of(data: &Path, agent: &AgentId) -> Vec<PathBuf> {
     let ours = |name: &str| {
-        name == agent.as_str() || name.strip_prefix(agent.as_str()).is_some_and(|rest| rest.starts_with('#'))
+        name == agent.as_str()
+            || name
+                .strip_prefix(agent.as_str())
+                .is_some_and(|rest| rest.starts_with('#'))
     };
     all_homes(data)
         .into_iter()
@@ -229,9 +260,16 @@ pub(crate) fn homes_of(data: &Path, agent: &AgentId) -> Vec<PathBuf> {
 
 fn all_homes(data: &Path) -> Vec<PathBuf> {
     let entries = |dir: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).collect()
+        std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| Some(e.ok()?.path()))
+            .collect()
     };
-    entries(&data.join("home/agents")).iter().flat_map(|persona| entries(persona)).collect()
+    entries(&data.join("home/agents"))
+        .iter()
+        .flat_map(|persona| entries(persona))
+        .collect()
 }
 
 /// The user of a home: its owner, else the first of the range that owns no home.
@@ -243,11 +281,16 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
     let (first, count) = settings.uids;
     let range = first..first.saturating_add(count);
     let failed = |error: std::io::Error| SpawnRefusal::Home(format!("{}: {error}", home.display()));
-    let _one_at_a_time = UIDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one_at_a_time = UIDS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Ok(meta) = std::fs::metadata(home)
         && range.contains(&meta.uid())
     {
-        return Ok(Some(Ids { uid: meta.uid(), gid: meta.gid() }));
+        return Ok(Some(Ids {
+            uid: meta.uid(),
+            gid: meta.gid(),
+        }));
     }
     let taken: std::collections::BTreeSet<u32> = all_homes(&settings.data)
         .iter()
@@ -256,7 +299,11 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
     let uid = range
         .clone()
         .find(|uid| !taken.contains(uid))
-        .ok_or_else(|| SpawnRefusal::Home(format!("no user id is free in {range:?}; raise sandbox.uid_range.count")))?;
+        .ok_or_else(|| {
+            SpawnRefusal::Home(format!(
+                "no user id is free in {range:?}; raise sandbox.uid_range.count"
+            ))
+        })?;
     create_home(&settings.data, home).map_err(failed)?;
     std::os::unix::fs::chown(home, Some(uid), Some(uid)).map_err(failed)?;
     Ok(Some(Ids { uid, gid: uid }))
@@ -264,7 +311,10 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
 
 fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(home.parent().unwrap_or(data))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(home.parent().unwrap_or(data))?;
     match std::fs::DirBuilder::new().mode(0o700).create(home) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         other => other?,

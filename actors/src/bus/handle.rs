@@ -48,6 +48,7 @@ pub struct BusHandle {
 
 impl BusHandle {
     /// A handle of a bus that is yet to be started.
+    #[must_use]
     pub fn new(outside: Outside, node: NodeSigner, sentinel: SentinelHandle) -> Self {
         Self {
             slot: Slot::new("bus"),
@@ -59,11 +60,13 @@ impl BusHandle {
     }
 
     /// Whether it runs.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.slot.is_running()
     }
 
     /// How often it was restarted.
+    #[must_use]
     pub fn restarts(&self) -> u64 {
         self.slot.restarts()
     }

@@ -53,11 +53,13 @@ impl MemoryHandle {
     }
 
     /// Whether it runs.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.slot.is_running()
     }
 
     /// How often it was restarted.
+    #[must_use]
     pub fn restarts(&self) -> u64 {
         self.slot.restarts()
     }

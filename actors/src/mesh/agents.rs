@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_messages::agent::{
-    Activity, AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, FaultState, HealthLevel, HealthStatus,
-    InstanceView, Lifecycle, Page, REPLICAS_MAX, RecoveryResult, SandboxView,
+    Activity, AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, FaultState,
+    HealthLevel, HealthStatus, InstanceView, Lifecycle, Page, REPLICAS_MAX, RecoveryResult,
+    SandboxView,
 };
 use mesh_messages::manifest::RuntimeKind;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -22,17 +23,17 @@ use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
 use crate::directory::AgentEntry;
 use crate::operations::{
-    AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
-    UpgradeResult, UpgradeType, VerbOutcome,
+    AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, PageRequest,
+    QuarantineOrder, UpgradeRequest, UpgradeResult, UpgradeType, VerbOutcome,
 };
 use crate::partition::Cause;
 
 /// How long an order to an agent may take to be durable.
 const ORDER_MAX: Duration = Duration::from_secs(30);
 /// How long a removal waits for the agent's instances to end.
-const REMOVE_MAX: Duration = Duration::from_secs(60);
+const REMOVE_MAX: Duration = Duration::from_mins(1);
 /// How long an upgrade may take: draining the old version and starting the new one.
-const UPGRADE_MAX: Duration = Duration::from_secs(120);
+const UPGRADE_MAX: Duration = Duration::from_mins(2);
 
 fn persona(state: &AgentState) -> String {
     state
@@ -69,7 +70,10 @@ pub(super) fn instances(entry: &AgentEntry, at: Timestamp) -> Vec<InstanceView> 
         .instances
         .iter()
         .map(|(no, instance)| {
-            let reading = live.get(no).filter(|l| l.epoch == instance.epoch).map(|l| l.live.read(at));
+            let reading = live
+                .get(no)
+                .filter(|l| l.epoch == instance.epoch)
+                .map(|l| l.live.read(at));
             let reading = reading.unwrap_or_default();
             let activity = match (instance.stage, reading.tasks.is_empty()) {
                 (Lifecycle::Executing, true) => Activity::Idle,
@@ -96,7 +100,9 @@ pub(super) fn instances(entry: &AgentEntry, at: Timestamp) -> Vec<InstanceView> 
 
 fn uptime(state: &AgentState, at: Timestamp) -> u64 {
     let since = state.ready().filter_map(|(_, i)| i.ready_at).min();
-    since.map_or(0, |since| u64::try_from(at.since(since).as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, |since| {
+        u64::try_from(at.since(since).as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The status of an agent, measured now.
@@ -122,7 +128,10 @@ pub(super) fn status_of(entry: &AgentEntry, at: Timestamp) -> AgentStatus {
         status: said.max(seen),
         uptime: uptime(&state, at),
         memory_usage: instances.iter().filter_map(|i| i.memory_usage).sum(),
-        cpu_usage: instances.iter().filter_map(|i| i.cpu_usage).reduce(|a, b| a + b),
+        cpu_usage: instances
+            .iter()
+            .filter_map(|i| i.cpu_usage)
+            .reduce(|a, b| a + b),
         last_activity: instances.iter().filter_map(|i| i.last_activity).max(),
         errors: state.errors.values().cloned().collect(),
     };
@@ -152,6 +161,32 @@ fn never_started() -> mesh_messages::agent::FaultView {
     }
 }
 
+/// An agent in full.
+pub(super) fn profile(
+    entry: &AgentEntry,
+    insights: AgentInsights,
+) -> Result<AgentProfile, Problem> {
+    let state = entry.state();
+    let Some((version, manifest)) = state.version().map(|v| (v, &v.manifest)) else {
+        return Err(Problem::agent_not_found(entry.id.as_str()));
+    };
+    Ok(AgentProfile {
+        id: entry.id.clone(),
+        name: manifest.display_name().to_owned(),
+        kind: persona(&state),
+        version: manifest.version.to_string(),
+        versions: state.versions.keys().cloned().collect(),
+        capabilities: manifest.capabilities.clone(),
+        digest: version.digest.clone(),
+        manifest: serde_json::to_value(manifest).unwrap_or_default(),
+        performance: insights,
+        health: status_of(entry, now()),
+        owner: state.owner.clone(),
+        created_at: state.created_at,
+        updated_at: state.updated_at,
+    })
+}
+
 impl Mesh {
     /// An agent with a registered version.
     pub(super) fn entry(&self, id: &str) -> Result<Arc<AgentEntry>, Problem> {
@@ -176,7 +211,10 @@ impl Mesh {
             .filter(|entry| page.cursor.is_none_or(|cursor| entry.id.as_str() > cursor))
             .filter_map(|entry| summary(&entry, at))
             .filter(|row| {
-                filter.capability.as_ref().is_none_or(|c| row.capabilities.contains(c))
+                filter
+                    .capability
+                    .as_ref()
+                    .is_none_or(|c| row.capabilities.contains(c))
                     && filter.persona.as_ref().is_none_or(|p| row.persona == *p)
                     && filter.status.is_none_or(|s| row.status == s)
                     && filter.tag.as_ref().is_none_or(|t| row.tags.contains(t))
@@ -185,28 +223,6 @@ impl Mesh {
         let more = rows.next().is_some();
         let next_cursor = items.last().filter(|_| more).map(|row| row.id.to_string());
         Page { items, next_cursor }
-    }
-
-    pub(super) fn profile(&self, entry: &AgentEntry, insights: AgentInsights) -> Result<AgentProfile, Problem> {
-        let state = entry.state();
-        let Some((version, manifest)) = state.version().map(|v| (v, &v.manifest)) else {
-            return Err(Problem::agent_not_found(entry.id.as_str()));
-        };
-        Ok(AgentProfile {
-            id: entry.id.clone(),
-            name: manifest.display_name().to_owned(),
-            kind: persona(&state),
-            version: manifest.version.to_string(),
-            versions: state.versions.keys().cloned().collect(),
-            capabilities: manifest.capabilities.clone(),
-            digest: version.digest.clone(),
-            manifest: serde_json::to_value(manifest).unwrap_or_default(),
-            performance: insights,
-            health: status_of(entry, now()),
-            owner: state.owner.clone(),
-            created_at: state.created_at,
-            updated_at: state.updated_at,
-        })
     }
 
     pub(super) async fn register(
@@ -220,10 +236,15 @@ impl Mesh {
         }
         let data = self.ctx.settings.data.clone();
         let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
-        let stored =
-            stored.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))??;
+        let stored = stored
+            .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))??;
         let manifest = stored.manifest.manifest;
-        let mut notices: Vec<String> = stored.manifest.notices.iter().map(ToString::to_string).collect();
+        let mut notices: Vec<String> = stored
+            .manifest
+            .notices
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
             // Registered without a start, it harms nobody; what a start would be refused for is said.
             if start {
@@ -245,10 +266,11 @@ impl Mesh {
                 reply,
             })
             .await??;
-        if changed && state.versions.len() == 1 {
-            if let Err(problem) = self.memory.unseal(&caller.name, &id).await {
-                tracing::warn!(agent = %id, %problem, "its memory stays sealed");
-            }
+        if changed
+            && state.versions.len() == 1
+            && let Err(problem) = self.memory.unseal(&caller.name, &id).await
+        {
+            tracing::warn!(agent = %id, %problem, "its memory stays sealed");
         }
         let stopped = state.fault_state() == FaultState::Stopped && !state.running;
         if start && stopped {
@@ -269,7 +291,11 @@ impl Mesh {
     }
 
     /// What a start would be refused for. The security validator: nothing of the agent's has been run.
-    fn validate(&self, manifest: &mesh_messages::manifest::AgentManifest, digest: &str) -> Result<(), Problem> {
+    fn validate(
+        &self,
+        manifest: &mesh_messages::manifest::AgentManifest,
+        digest: &str,
+    ) -> Result<(), Problem> {
         let settings = &self.ctx.settings;
         if manifest.replicas > REPLICAS_MAX {
             let text = format!("replicas: at most {REPLICAS_MAX} on one node");
@@ -279,25 +305,36 @@ impl Mesh {
             let text = "security.sandbox: false is refused while sandbox_required is true";
             return Err(Problem::invalid("policy_refused", "security.sandbox", text));
         }
-        if settings.crypto_required && manifest.security.crypto == mesh_messages::manifest::Crypto::None {
+        if settings.crypto_required
+            && manifest.security.crypto == mesh_messages::manifest::Crypto::None
+        {
             let text = "security.crypto: none is refused while crypto_required is true";
             return Err(Problem::invalid("policy_refused", "security.crypto", text));
         }
         let config = effective(manifest, settings).fault;
-        config.check().map_err(|error| Problem::invalid("invalid_manifest", "policy", format!("policy: {error}")))?;
+        config.check().map_err(|error| {
+            Problem::invalid("invalid_manifest", "policy", format!("policy: {error}"))
+        })?;
         if manifest.resolved_runtime().kind == RuntimeKind::Native {
             let name = manifest.entry.as_deref().unwrap_or_default();
             let name = name.strip_prefix("builtin:").unwrap_or(name);
-            return match self.ctx.natives.get(name) {
-                Some(_) => Ok(()),
-                None => {
-                    let text = format!("entry: this meshd brings no native agent `{name}`");
-                    Err(Problem::invalid("policy_refused", "entry", text))
-                }
+            return if self.ctx.natives.get(name).is_some() {
+                Ok(())
+            } else {
+                let text = format!("entry: this meshd brings no native agent `{name}`");
+                Err(Problem::invalid("policy_refused", "entry", text))
             };
         }
-        let start = Start { manifest, digest, instance: InstanceNo(0), epoch: Epoch(0), process: 0 };
-        plan_start(&self.ctx, start).map(drop).map_err(Problem::from)
+        let start = Start {
+            manifest,
+            digest,
+            instance: InstanceNo(0),
+            epoch: Epoch(0),
+            process: 0,
+        };
+        plan_start(&self.ctx, start)
+            .map(drop)
+            .map_err(Problem::from)
     }
 
     pub(super) async fn order(
@@ -307,7 +344,14 @@ impl Mesh {
         cause: &Cause,
     ) -> Result<Arc<AgentState>, Problem> {
         let cause = cause.clone();
-        entry.slot.call(ORDER_MAX, |reply| AgentMessage::Order { command, cause, reply }).await?
+        entry
+            .slot
+            .call(ORDER_MAX, |reply| AgentMessage::Order {
+                command,
+                cause,
+                reply,
+            })
+            .await?
     }
 
     pub(super) async fn verb(
@@ -327,11 +371,24 @@ impl Mesh {
             AgentVerb::Restart => AgentCommand::Restart,
             AgentVerb::Pause => AgentCommand::Pause,
             AgentVerb::Resume => AgentCommand::Resume,
-            AgentVerb::Terminate => AgentCommand::Terminate { reason: format!("ordered by {}", caller.name) },
-            AgentVerb::Quarantine(QuarantineOrder { kind, description, severity }) => {
-                let description =
-                    if description.is_empty() { format!("ordered by {}", caller.name) } else { description };
-                AgentCommand::Quarantine { kind, severity, description }
+            AgentVerb::Terminate => AgentCommand::Terminate {
+                reason: format!("ordered by {}", caller.name),
+            },
+            AgentVerb::Quarantine(QuarantineOrder {
+                kind,
+                description,
+                severity,
+            }) => {
+                let description = if description.is_empty() {
+                    format!("ordered by {}", caller.name)
+                } else {
+                    description
+                };
+                AgentCommand::Quarantine {
+                    kind,
+                    severity,
+                    description,
+                }
             }
             AgentVerb::Scale { replicas } => {
                 if replicas > REPLICAS_MAX {
@@ -340,9 +397,15 @@ impl Mesh {
                 }
                 AgentCommand::Scale { replicas }
             }
-            AgentVerb::Recover { force } => return self.recover(caller, &entry, force, &cause).await,
-            AgentVerb::Upgrade(request) => return self.upgrade(&entry, request, false, &cause).await,
-            AgentVerb::Rollback(request) => return self.upgrade(&entry, request, true, &cause).await,
+            AgentVerb::Recover { force } => {
+                return self.recover(caller, &entry, force, &cause).await;
+            }
+            AgentVerb::Upgrade(request) => {
+                return self.upgrade(&entry, request, false, &cause).await;
+            }
+            AgentVerb::Rollback(request) => {
+                return self.upgrade(&entry, request, true, &cause).await;
+            }
         };
         self.order(&entry, command, &cause).await?;
         Ok(VerbOutcome::Status(Box::new(status_of(&entry, now()))))
@@ -365,12 +428,25 @@ impl Mesh {
         cause: &Cause,
     ) -> Result<VerbOutcome, Problem> {
         if force && caller.role != Role::Admin {
-            return Err(Problem::new(ProblemKind::Forbidden, "forbidden", "Insufficient permissions"));
+            return Err(Problem::new(
+                ProblemKind::Forbidden,
+                "forbidden",
+                "Insufficient permissions",
+            ));
         }
-        match self.order(entry, AgentCommand::Recover { force }, cause).await {
-            Ok(_) => Ok(VerbOutcome::Recovery(RecoveryResult { success: true, reason: None })),
+        match self
+            .order(entry, AgentCommand::Recover { force }, cause)
+            .await
+        {
+            Ok(_) => Ok(VerbOutcome::Recovery(RecoveryResult {
+                success: true,
+                reason: None,
+            })),
             Err(problem) if problem.code == "max_retries_exceeded" => {
-                Ok(VerbOutcome::Recovery(RecoveryResult { success: false, reason: Some(problem.detail) }))
+                Ok(VerbOutcome::Recovery(RecoveryResult {
+                    success: false,
+                    reason: Some(problem.detail),
+                }))
             }
             Err(problem) => Err(problem),
         }
@@ -390,7 +466,11 @@ impl Mesh {
         let rollback = rollback || request.kind == UpgradeType::Rollback;
         // A process cannot exchange its code in place: soft means that the `upgrade` hook is called on the new version,
         // which happens whenever it names it; without it, the upgrade is hard.
-        let hook = entry.state().instances.values().any(|i| i.hooks.iter().any(|h| h == "upgrade"));
+        let hook = entry
+            .state()
+            .instances
+            .values()
+            .any(|i| i.hooks.iter().any(|h| h == "upgrade"));
         let kind = match (rollback, request.kind) {
             (true, _) => UpgradeType::Rollback,
             (false, UpgradeType::Soft) if hook => UpgradeType::Soft,
@@ -421,7 +501,9 @@ impl Mesh {
             }
         })
         .await;
-        let error = ended.unwrap_or_else(|_| Some("it goes on; it took longer than one waits for it".to_owned()));
+        let error = ended.unwrap_or_else(|_| {
+            Some("it goes on; it took longer than one waits for it".to_owned())
+        });
         Ok(VerbOutcome::Upgrade(UpgradeResult {
             success: error.is_none(),
             kind,
@@ -433,22 +515,29 @@ impl Mesh {
     pub(super) async fn remove(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
         let entry = self.entry(id)?;
         let cause = Cause::by(&caller.name);
-        let over = |state: &AgentState| matches!(state.stage(), Lifecycle::Terminated | Lifecycle::Audited);
+        let over = |state: &AgentState| {
+            matches!(state.stage(), Lifecycle::Terminated | Lifecycle::Audited)
+        };
         if !over(&entry.state()) {
             // Its work is drained first; what is quarantined has none.
             if status_kind(&entry.state()) != AgentStatusKind::Quarantined {
                 self.order(&entry, AgentCommand::Stop, &cause).await?;
             }
-            let closing = entry.slot.call(REMOVE_MAX, |reply| AgentMessage::Close { reply });
+            let closing = entry
+                .slot
+                .call(REMOVE_MAX, |reply| AgentMessage::Close { reply });
             closing.await?;
             let reason = format!("removed by {}", caller.name);
-            self.order(&entry, AgentCommand::Terminate { reason }, &cause).await?;
+            self.order(&entry, AgentCommand::Terminate { reason }, &cause)
+                .await?;
         }
         self.memory.purge(&caller.name, &entry.id).await?;
         self.registry.unlist(entry.id.clone(), cause).await?;
         let (data, agent) = (self.ctx.settings.data.clone(), entry.id.clone());
         let homes = tokio::task::spawn_blocking(move || {
-            homes_of(&data, &agent).iter().try_for_each(std::fs::remove_dir_all)
+            homes_of(&data, &agent)
+                .iter()
+                .try_for_each(std::fs::remove_dir_all)
         });
         if let Ok(Err(error)) = homes.await {
             tracing::warn!(agent = id, %error, "its home could not be removed");
@@ -464,9 +553,14 @@ impl Mesh {
         }
         let mesh = self.clone();
         let planned = tokio::task::spawn_blocking(move || {
-            let version = state.version().ok_or_else(|| Problem::agent_not_found(entry.id.as_str()))?;
+            let version = state
+                .version()
+                .ok_or_else(|| Problem::agent_not_found(entry.id.as_str()))?;
             if version.manifest.resolved_runtime().kind == RuntimeKind::Native {
-                return Ok(SandboxView { profile: "native".to_owned(), controls: Vec::new() });
+                return Ok(SandboxView {
+                    profile: "native".to_owned(),
+                    controls: Vec::new(),
+                });
             }
             let start = Start {
                 manifest: &version.manifest,
@@ -475,9 +569,13 @@ impl Mesh {
                 epoch: Epoch(0),
                 process: 0,
             };
-            plan_start(&mesh.ctx, start).map(|plan| sandbox_view(plan.report())).map_err(Problem::from)
+            plan_start(&mesh.ctx, start)
+                .map(|plan| sandbox_view(plan.report()))
+                .map_err(Problem::from)
         });
-        planned.await.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
+        planned
+            .await
+            .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
     }
 }
 

@@ -35,9 +35,14 @@ impl Mesh {
             .map(|cursor| cursor.parse().map(Position).map_err(|_| bad_cursor()))
             .transpose()?;
         let limit = page.limit;
-        let (items, next) =
-            reads::blocking(store, move |store| reads::audit_page(store, &filter, after, limit)).await?;
-        Ok(Page { items, next_cursor: next.map(|position| position.to_string()) })
+        let (items, next) = reads::blocking(store, move |store| {
+            reads::audit_page(store, &filter, after, limit)
+        })
+        .await?;
+        Ok(Page {
+            items,
+            next_cursor: next.map(|position| position.to_string()),
+        })
     }
 
     pub(super) async fn events_from(
@@ -51,7 +56,12 @@ impl Mesh {
             let records = store.journal.read(from).map_err(LookupError::from)?;
             records
                 .take(limit)
-                .map(|record| Ok(event_of(&record.map_err(LookupError::from)?, &store.content)))
+                .map(|record| {
+                    Ok(event_of(
+                        &record.map_err(LookupError::from)?,
+                        &store.content,
+                    ))
+                })
                 .collect()
         })
         .await
@@ -66,7 +76,11 @@ impl Mesh {
             .map_err(|error| Problem::internal(format!("no checkpoint: {error}")))
     }
 
-    pub(super) async fn inclusion(&self, index: Position, size: Option<u64>) -> Result<Value, Problem> {
+    pub(super) async fn inclusion(
+        &self,
+        index: Position,
+        size: Option<u64>,
+    ) -> Result<Value, Problem> {
         self.proof(move |journal| {
             let size = size.unwrap_or_else(|| journal.durable().borrow().size());
             let path = journal.inclusion_proof(index, size)?;
@@ -108,7 +122,10 @@ impl Mesh {
         let store = self.ctx.store.get()?;
         let (tx, rx) = mpsc::channel(EXPORT_CHUNKS_MAX);
         tokio::task::spawn_blocking(move || {
-            let mut out = Chunks { tx: tx.clone(), buffer: Vec::with_capacity(EXPORT_CHUNK) };
+            let mut out = Chunks {
+                tx: tx.clone(),
+                buffer: Vec::with_capacity(EXPORT_CHUNK),
+            };
             let done = export(&*store.journal, agent.as_ref(), &mut out)
                 .and_then(|_| out.flush().map_err(ExportError::from));
             if let Err(error) = done {
@@ -143,7 +160,9 @@ impl Write for Chunks {
             return Ok(());
         }
         let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(EXPORT_CHUNK));
-        self.tx.blocking_send(Ok(chunk)).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+        self.tx
+            .blocking_send(Ok(chunk))
+            .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -160,7 +179,6 @@ fn hashes(path: &[Hash]) -> Vec<String> {
 pub(super) fn agent_id(text: &str) -> Result<AgentId, Problem> {
     AgentId::new(text).map_err(|_| Problem::agent_not_found(text))
 }
-
 
 /// What a full disk answers to whatever would have to be written.
 pub(super) fn read_only(mesh: &Mesh) -> Option<Problem> {

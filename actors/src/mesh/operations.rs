@@ -12,21 +12,21 @@ use mesh_messages::agent::{
 };
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken, JournalStatus, MemoryEntry,
-    MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
+    JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
 use mesh_messages::{AgentId, Position};
 
 use super::Mesh;
-use super::agents::{instances, status_of};
+use super::agents::{instances, profile, status_of};
 use super::audit::agent_id;
 use super::tasks::{find, task_id, wait_ended};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
-    Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, EventFeed, LogLine, Operations,
-    OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
+    Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, EventFeed, LogLine,
+    Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
 };
 use crate::reads::{self, LookupError, StoreReader};
 
@@ -36,7 +36,12 @@ impl Operations for Mesh {
         self.sentinel.authenticate(bearer, loopback)
     }
 
-    async fn authorize(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem> {
+    async fn authorize(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem> {
         self.sentinel.authorize(caller, action, resource).await
     }
 
@@ -49,14 +54,18 @@ impl Operations for Mesh {
         self.register(caller, bundle, start).await
     }
 
-    async fn agents(&self, filter: AgentFilter, page: PageRequest<'_>) -> Result<Page<AgentSummary>, Problem> {
+    async fn agents(
+        &self,
+        filter: AgentFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AgentSummary>, Problem> {
         Ok(self.agent_page(&filter, page))
     }
 
     async fn agent(&self, id: &str) -> Result<AgentProfile, Problem> {
         let entry = self.entry(id)?;
         let insights = self.agent_insights(id).await?;
-        self.profile(&entry, insights)
+        profile(&entry, insights)
     }
 
     async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem> {
@@ -68,12 +77,24 @@ impl Operations for Mesh {
         self.remove(caller, id).await
     }
 
-    async fn agent_verb(&self, caller: &Caller, id: &str, verb: AgentVerb) -> Result<VerbOutcome, Problem> {
+    async fn agent_verb(
+        &self,
+        caller: &Caller,
+        id: &str,
+        verb: AgentVerb,
+    ) -> Result<VerbOutcome, Problem> {
         self.verb(caller, id, verb).await
     }
 
-    async fn agent_history(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
-        let filter = AuditFilter { agent: Some(agent_id(id)?), ..AuditFilter::default() };
+    async fn agent_history(
+        &self,
+        id: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
+        let filter = AuditFilter {
+            agent: Some(agent_id(id)?),
+            ..AuditFilter::default()
+        };
         let history = self.audit_page(filter, page).await?;
         // A removed agent still has its history; one that never was has none.
         if history.items.is_empty() && page.cursor.is_none() {
@@ -93,7 +114,10 @@ impl Operations for Mesh {
                 kind,
                 attempts: record.attempts(),
                 succeeded: record.succeeded,
-                #[expect(clippy::cast_precision_loss, reason = "milliseconds of an attempt fit a float")]
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "milliseconds of an attempt fit a float"
+                )]
                 mean_duration_ms: record.mean_duration_ms().map(|ms| ms as f64),
             })
             .collect();
@@ -110,7 +134,9 @@ impl Operations for Mesh {
 
     async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem> {
         let state = self.entry(id)?.state();
-        let manifest = state.manifest().ok_or_else(|| Problem::agent_not_found(id))?;
+        let manifest = state
+            .manifest()
+            .ok_or_else(|| Problem::agent_not_found(id))?;
         Ok(effective(manifest, &self.ctx.settings).values)
     }
 
@@ -122,12 +148,20 @@ impl Operations for Mesh {
         self.sandbox(id).await
     }
 
-    async fn submit_tasks(&self, caller: &Caller, specs: Vec<TaskSpec>) -> Result<SubmitOutcome, Problem> {
+    async fn submit_tasks(
+        &self,
+        caller: &Caller,
+        specs: Vec<TaskSpec>,
+    ) -> Result<SubmitOutcome, Problem> {
         let (receipts, replayed) = self.orchestrator.submit(&caller.name, specs).await?;
         Ok(SubmitOutcome { receipts, replayed })
     }
 
-    async fn tasks(&self, filter: TaskFilter, page: PageRequest<'_>) -> Result<Page<Task>, Problem> {
+    async fn tasks(
+        &self,
+        filter: TaskFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<Task>, Problem> {
         self.task_page(filter, page).await
     }
 
@@ -137,22 +171,38 @@ impl Operations for Mesh {
 
     async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem> {
         let mut ends = self.orchestrator.ends();
-        wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task_id(id)?, wait).await
+        wait_ended(
+            &self.ctx,
+            &self.orchestrator,
+            &mut ends,
+            &task_id(id)?,
+            wait,
+        )
+        .await
     }
 
     async fn cancel_task(&self, caller: &Caller, id: &str, reason: &str) -> Result<Task, Problem> {
-        self.orchestrator.cancel(&caller.name, task_id(id)?, reason).await
+        self.orchestrator
+            .cancel(&caller.name, task_id(id)?, reason)
+            .await
     }
 
     async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem> {
         self.orchestrator.retry(&caller.name, task_id(id)?).await
     }
 
-    async fn report_outcome(&self, caller: &Caller, id: &str, outcome: OutcomeReport) -> Result<Task, Problem> {
+    async fn report_outcome(
+        &self,
+        caller: &Caller,
+        id: &str,
+        outcome: OutcomeReport,
+    ) -> Result<Task, Problem> {
         let task = task_id(id)?;
         // An unknown task is not found, rather than a stale attempt.
         find(&self.ctx, &self.orchestrator, &task).await?;
-        self.orchestrator.outcome(&caller.name, task.clone(), outcome).await?;
+        self.orchestrator
+            .outcome(&caller.name, task.clone(), outcome)
+            .await?;
         find(&self.ctx, &self.orchestrator, &task).await
     }
 
@@ -160,10 +210,17 @@ impl Operations for Mesh {
         self.explanation(&task_id(id)?).await
     }
 
-    async fn task_events(&self, id: &str, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+    async fn task_events(
+        &self,
+        id: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
         let task = task_id(id)?;
         find(&self.ctx, &self.orchestrator, &task).await?;
-        let filter = AuditFilter { task: Some(task), ..AuditFilter::default() };
+        let filter = AuditFilter {
+            task: Some(task),
+            ..AuditFilter::default()
+        };
         self.audit_page(filter, page).await
     }
 
@@ -187,7 +244,11 @@ impl Operations for Mesh {
         self.events_from(after, limit).await
     }
 
-    async fn audit(&self, filter: AuditFilter, page: PageRequest<'_>) -> Result<Page<AuditEntry>, Problem> {
+    async fn audit(
+        &self,
+        filter: AuditFilter,
+        page: PageRequest<'_>,
+    ) -> Result<Page<AuditEntry>, Problem> {
         self.audit_page(filter, page).await
     }
 
@@ -211,7 +272,10 @@ impl Operations for Mesh {
     }
 
     fn alive(&self) -> bool {
-        self.ctx.store.get().is_ok_and(|store| store.journal.durable().borrow().failed.is_none())
+        self.ctx
+            .store
+            .get()
+            .is_ok_and(|store| store.journal.durable().borrow().failed.is_none())
     }
 
     async fn status(&self) -> Result<SystemStatus, Problem> {
@@ -220,7 +284,12 @@ impl Operations for Mesh {
         let refusing = store.journal.admission().err().map(|full| full.to_string());
         let size = store.journal.durable().borrow().size();
         let mut refused = self.ctx.metrics.refusals();
-        refused.extend(self.sentinel.refused().into_iter().map(|(kind, n)| (kind.to_owned(), n)));
+        refused.extend(
+            self.sentinel
+                .refused()
+                .into_iter()
+                .map(|(kind, n)| (kind.to_owned(), n)),
+        );
         let at = now();
         Ok(SystemStatus {
             version: self.ctx.settings.version.clone(),
@@ -238,7 +307,12 @@ impl Operations for Mesh {
             journal: JournalStatus {
                 records: size,
                 bytes: directory_bytes(&self.ctx.settings.data.join("journal")),
-                projected: store.projections.next_position().ok().and_then(|n| n.checked_sub(1)).map(Position),
+                projected: store
+                    .projections
+                    .next_position()
+                    .ok()
+                    .and_then(|n| n.checked_sub(1))
+                    .map(Position),
                 checkpoint_size: size,
             },
             warnings: self.warnings(),
@@ -253,7 +327,10 @@ impl Operations for Mesh {
     async fn metrics(&self) -> Result<String, Problem> {
         let tasks = self.task_counts().await?;
         let records = self.ctx.store.get()?.journal.durable().borrow().size();
-        Ok(self.ctx.metrics.render(&self.agent_counts(), &tasks, records))
+        Ok(self
+            .ctx
+            .metrics
+            .render(&self.agent_counts(), &tasks, records))
     }
 
     async fn insights(&self) -> Result<Value, Problem> {
@@ -268,7 +345,8 @@ impl Operations for Mesh {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem> {
-        let url = std::fs::read_to_string(self.ctx.settings.data.join("endpoint")).unwrap_or_default();
+        let url =
+            std::fs::read_to_string(self.ctx.settings.data.join("endpoint")).unwrap_or_default();
         Ok(vec![NodeInfo {
             id: self.ctx.node.did.to_string(),
             state: "up".to_owned(),
@@ -278,7 +356,11 @@ impl Operations for Mesh {
         }])
     }
 
-    async fn memory_list(&self, agent: &str, page: PageRequest<'_>) -> Result<Page<MemoryEntry>, Problem> {
+    async fn memory_list(
+        &self,
+        agent: &str,
+        page: PageRequest<'_>,
+    ) -> Result<Page<MemoryEntry>, Problem> {
         self.memory.list(agent, page).await
     }
 
@@ -297,7 +379,12 @@ impl Operations for Mesh {
         self.memory.set(caller, agent, key, value, ttl).await
     }
 
-    async fn memory_delete(&self, caller: &Caller, agent: &str, key: &str) -> Result<bool, Problem> {
+    async fn memory_delete(
+        &self,
+        caller: &Caller,
+        agent: &str,
+        key: &str,
+    ) -> Result<bool, Problem> {
         self.memory.delete(caller, agent, key).await
     }
 
@@ -345,7 +432,10 @@ impl Mesh {
             projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
         })
         .await?;
-        Ok(counts.into_iter().map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n)).collect())
+        Ok(counts
+            .into_iter()
+            .map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n))
+            .collect())
     }
 
     fn components(&self) -> Vec<ComponentStatus> {
@@ -356,17 +446,43 @@ impl Mesh {
             restarts,
         };
         let agents = self.ctx.directory.all();
-        let running = |slot: &crate::slot::Slot<crate::agents::agent::AgentMessage>| slot.is_running();
+        let running =
+            |slot: &crate::slot::Slot<crate::agents::agent::AgentMessage>| slot.is_running();
         let mut parts = vec![
             part("journal", "mesh", self.alive(), 0),
-            part("sentinel", "core", self.sentinel.is_running(), self.sentinel.restarts()),
-            part("registry", "core", self.registry_slot.is_running(), self.registry_slot.restarts()),
-            part("memory", "work", self.memory.is_running(), self.memory.restarts()),
+            part(
+                "sentinel",
+                "core",
+                self.sentinel.is_running(),
+                self.sentinel.restarts(),
+            ),
+            part(
+                "registry",
+                "core",
+                self.registry_slot.is_running(),
+                self.registry_slot.restarts(),
+            ),
+            part(
+                "memory",
+                "work",
+                self.memory.is_running(),
+                self.memory.restarts(),
+            ),
             part("bus", "work", self.bus.is_running(), self.bus.restarts()),
-            part("orchestrator", "work", self.orchestrator.is_running(), self.orchestrator.restarts()),
+            part(
+                "orchestrator",
+                "work",
+                self.orchestrator.is_running(),
+                self.orchestrator.restarts(),
+            ),
         ];
         parts.extend(agents.iter().map(|entry| {
-            part(&format!("agent:{}", entry.id), "agents", running(&entry.slot), entry.slot.restarts())
+            part(
+                &format!("agent:{}", entry.id),
+                "agents",
+                running(&entry.slot),
+                entry.slot.restarts(),
+            )
         }));
         parts
     }
@@ -376,9 +492,14 @@ impl Mesh {
         let mut warnings = Vec::new();
         for entry in self.ctx.directory.all() {
             let state = entry.state();
-            let Some(manifest) = state.manifest() else { continue };
+            let Some(manifest) = state.manifest() else {
+                continue;
+            };
             if manifest.security.network_access.allow_outbound && state.running {
-                warnings.push(format!("agent {} has the host's network, unfiltered", entry.id));
+                warnings.push(format!(
+                    "agent {} has the host's network, unfiltered",
+                    entry.id
+                ));
             }
             let weak: Vec<_> = state
                 .sandbox
@@ -388,7 +509,11 @@ impl Mesh {
                 .map(|c| c.control.as_str())
                 .collect();
             if !weak.is_empty() {
-                warnings.push(format!("agent {}: not enforced by the kernel: {}", entry.id, weak.join(", ")));
+                warnings.push(format!(
+                    "agent {}: not enforced by the kernel: {}",
+                    entry.id,
+                    weak.join(", ")
+                ));
             }
         }
         warnings
@@ -397,7 +522,9 @@ impl Mesh {
 
 /// Bytes of the files of a directory and its subdirectories.
 fn directory_bytes(dir: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
     entries
         .filter_map(Result::ok)
         .map(|entry| match entry.metadata() {

@@ -57,20 +57,28 @@ impl MeshServices {
             upgrades: broadcast::Sender::new(UPGRADES_KEPT),
         }
     }
+}
 
-    /// Does something of an agent's end that may take a while; what fails is logged, since nobody waits for it.
-    fn aside(&self, what: &'static str, agent: &AgentId, work: impl Future<Output = Result<(), Problem>> + Send + 'static) {
-        let agent = agent.clone();
-        ractor::concurrency::spawn(async move {
-            if let Err(problem) = work.await {
-                tracing::error!(%agent, %problem, "failed to {what}");
-            }
-        });
-    }
+/// Does something of an agent's end that may take a while; what fails is logged, since nobody waits for it.
+fn aside(
+    what: &'static str,
+    agent: &AgentId,
+    work: impl Future<Output = Result<(), Problem>> + Send + 'static,
+) {
+    let agent = agent.clone();
+    ractor::concurrency::spawn(async move {
+        if let Err(problem) = work.await {
+            tracing::error!(%agent, %problem, "failed to {what}");
+        }
+    });
 }
 
 fn klp_error(problem: Problem) -> KlpError {
-    KlpError { code: problem.code.to_owned(), field: problem.field, detail: problem.detail }
+    KlpError {
+        code: problem.code.to_owned(),
+        field: problem.field,
+        detail: problem.detail,
+    }
 }
 
 #[async_trait]
@@ -91,13 +99,22 @@ impl Services for MeshServices {
             };
             let _nobody_listens = self.ctx.events.send(Arc::new(event));
         }
-        self.orchestrator.report((agent.clone(), instance, epoch), news).await;
+        self.orchestrator
+            .report((agent.clone(), instance, epoch), news)
+            .await;
     }
 
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError> {
-        let key = (delegation.agent.clone(), delegation.instance, delegation.epoch);
+        let key = (
+            delegation.agent.clone(),
+            delegation.instance,
+            delegation.epoch,
+        );
         let attempt = delegation.attempt;
-        self.orchestrator.delegate(key, delegation, attempt).await.map_err(klp_error)
+        self.orchestrator
+            .delegate(key, delegation, attempt)
+            .await
+            .map_err(klp_error)
     }
 
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {
@@ -110,8 +127,12 @@ impl Services for MeshServices {
         epoch: Epoch,
         envelope: Envelope,
     ) -> Result<Option<Envelope>, KlpError> {
-        let Some(bus) = self.bus.get() else { return Ok(None) };
-        bus.from_agent(agent, epoch, envelope).await.map_err(klp_error)
+        let Some(bus) = self.bus.get() else {
+            return Ok(None);
+        };
+        bus.from_agent(agent, epoch, envelope)
+            .await
+            .map_err(klp_error)
     }
 
     fn fleet_changed(&self, entry: &AgentEntry) {
@@ -134,21 +155,26 @@ impl Services for MeshServices {
 
     fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
         self.sentinel.revoke_session(agent, epoch);
-        self.orchestrator.instance_down((agent.clone(), instance, epoch), failure);
+        self.orchestrator
+            .instance_down((agent.clone(), instance, epoch), failure);
     }
 
     fn idle(&self, agent: &AgentId) {
         let (memory, idle) = (self.memory.clone(), agent.clone());
-        self.aside("clear the volatile memory of a stopped agent", agent, async move {
-            memory.clear_volatile(&idle).await
-        });
+        aside(
+            "clear the volatile memory of a stopped agent",
+            agent,
+            async move { memory.clear_volatile(&idle).await },
+        );
     }
 
     fn isolate(&self, agent: &AgentId) {
         let (sentinel, isolated) = (self.sentinel.clone(), agent.clone());
-        self.aside("revoke the tokens of an isolated agent", agent, async move {
-            sentinel.revoke_agent("meshd", &isolated).await
-        });
+        aside(
+            "revoke the tokens of an isolated agent",
+            agent,
+            async move { sentinel.revoke_agent("meshd", &isolated).await },
+        );
     }
 
     fn release(&self, agent: &AgentId) {
@@ -157,7 +183,7 @@ impl Services for MeshServices {
 
     fn seal(&self, agent: &AgentId) {
         let (memory, sealed) = (self.memory.clone(), agent.clone());
-        self.aside("seal the memory of a terminated agent", agent, async move {
+        aside("seal the memory of a terminated agent", agent, async move {
             memory.seal("meshd", &sealed).await
         });
         if let Some(bus) = self.bus.get() {
@@ -167,7 +193,9 @@ impl Services for MeshServices {
 
     fn escalate(&self, agent: &AgentId, reason: &str) {
         tracing::error!(%agent, reason, "an essential agent is exhausted: meshd ends");
-        self.escalated.send_replace(Some(format!("essential agent {agent} is exhausted: {reason}")));
+        self.escalated.send_replace(Some(format!(
+            "essential agent {agent} is exhausted: {reason}"
+        )));
     }
 
     fn upgrade_done(&self, agent: &AgentId, error: Option<String>) {
@@ -205,7 +233,10 @@ impl bus::Directory for BusOutside {
                 Some((entry.id.clone(), found))
             })
             .collect();
-        Arc::new(Snapshot { agents, node: vec![self.ctx.node.did.to_string()] })
+        Arc::new(Snapshot {
+            agents,
+            node: vec![self.ctx.node.did.to_string()],
+        })
     }
 }
 
@@ -220,8 +251,14 @@ impl bus::Delivery for BusOutside {
         if entry.state().ready().next().is_none() {
             return Err(NoRoute);
         }
-        let mail = Mail { envelope: Box::new(envelope), reply };
-        entry.slot.cast(AgentMessage::Mail(mail)).map_err(|_| NoRoute)
+        let mail = Mail {
+            envelope: Box::new(envelope),
+            reply,
+        };
+        entry
+            .slot
+            .cast(AgentMessage::Mail(mail))
+            .map_err(|_| NoRoute)
     }
 }
 
@@ -235,7 +272,9 @@ impl bus::TaskGateway for BusOutside {
         let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
             return Err(Problem::internal("a submission without a receipt"));
         };
-        let ended = super::tasks::wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task, order.wait).await?;
+        let ended =
+            super::tasks::wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task, order.wait)
+                .await?;
         Ok(if ended.state.is_terminal() {
             TaskAnswer::Ended(task, result_of(ended.state, ended.output, ended.error))
         } else {
@@ -250,7 +289,9 @@ fn result_of(
     error: Option<Failure>,
 ) -> TaskResult {
     match (state, error) {
-        (TaskState::Succeeded, _) => TaskResult::Done { output: output.unwrap_or_default() },
+        (TaskState::Succeeded, _) => TaskResult::Done {
+            output: output.unwrap_or_default(),
+        },
         (_, Some(error)) => TaskResult::Failed { error },
         (state, None) => TaskResult::Failed {
             error: Failure::new(FailureClass::Cancelled, format!("the task ended {state}")),
@@ -262,7 +303,9 @@ impl bus::Keys for BusOutside {
     fn key_of(&self, address: &Address) -> Option<DidKey> {
         // Agents are signed for on their channels; the node's is the only key that is known here.
         match address {
-            Address::Node(name) if **name == *self.ctx.node.did.to_string() => Some(self.ctx.node.did),
+            Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
+                Some(self.ctx.node.did)
+            }
             _ => None,
         }
     }

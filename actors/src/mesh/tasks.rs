@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use mesh_actors_core::projection;
+use mesh_messages::TaskId;
 use mesh_messages::agent::Page;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{Board, BoardCard, BoardColumn};
 use mesh_messages::task::{Task, TaskExplanation, TaskState};
-use mesh_messages::TaskId;
 
 use super::Mesh;
 use crate::context::Context;
@@ -19,7 +19,14 @@ use crate::orchestrator::OrchestratorHandle;
 use crate::reads::{self, LookupError, StoreReader};
 
 /// The columns of the board, in order.
-const COLUMNS: [&str; 6] = ["Backlog", "Ready", "In progress", "Review", "Blocked", "Done"];
+const COLUMNS: [&str; 6] = [
+    "Backlog",
+    "Ready",
+    "In progress",
+    "Review",
+    "Blocked",
+    "Done",
+];
 /// How often a waiter looks for itself although nobody told it of an end.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -41,7 +48,8 @@ pub(super) async fn find(
     reads::caught_up(&store).await?;
     let wanted = id.clone();
     let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
-    row.map(|row| row.record.task).ok_or_else(|| Problem::task_not_found(id.as_str()))
+    row.map(|row| row.record.task)
+        .ok_or_else(|| Problem::task_not_found(id.as_str()))
 }
 
 /// The task once it has ended, or as it is when the time is up. `ends` was subscribed before the task could end.
@@ -90,8 +98,14 @@ impl Mesh {
                 .map_err(LookupError::from)
         })
         .await?;
-        let items = found.rows.into_iter().map(|row| self.orchestrator.with_progress(row.record.task));
-        Ok(Page { items: items.collect(), next_cursor: found.next.map(hex::encode) })
+        let items = found
+            .rows
+            .into_iter()
+            .map(|row| self.orchestrator.with_progress(row.record.task));
+        Ok(Page {
+            items: items.collect(),
+            next_cursor: found.next.map(hex::encode),
+        })
     }
 
     pub(super) async fn explanation(&self, id: &TaskId) -> Result<TaskExplanation, Problem> {
@@ -102,7 +116,8 @@ impl Mesh {
         reads::caught_up(&store).await?;
         let wanted = id.clone();
         let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
-        row.map(|row| row.record.explanation()).ok_or_else(|| Problem::task_not_found(id.as_str()))
+        row.map(|row| row.record.explanation())
+            .ok_or_else(|| Problem::task_not_found(id.as_str()))
     }
 
     pub(super) async fn board_of(&self, cards: usize) -> Result<Board, Problem> {
@@ -114,8 +129,19 @@ impl Mesh {
         .await?;
         let mut columns = Vec::new();
         for name in COLUMNS {
-            let filter = TaskFilter { column: Some(name.to_owned()), ..TaskFilter::default() };
-            let page = self.task_page(filter, PageRequest { limit: cards, cursor: None }).await?;
+            let filter = TaskFilter {
+                column: Some(name.to_owned()),
+                ..TaskFilter::default()
+            };
+            let page = self
+                .task_page(
+                    filter,
+                    PageRequest {
+                        limit: cards,
+                        cursor: None,
+                    },
+                )
+                .await?;
             let mut shown = Vec::new();
             for task in page.items {
                 // What is held says why it waits, which the read side cannot know.
@@ -126,9 +152,19 @@ impl Mesh {
                 shown.push(card(task));
             }
             let in_column = |state: &TaskState| state.column() == name;
-            let total = counts.iter().filter(|(state, _)| in_column(state)).map(|(_, n)| n).sum();
-            let wip = (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
-            columns.push(BoardColumn { name: name.to_owned(), wip, cards: shown, total });
+            let total = counts
+                .iter()
+                .filter(|(state, _)| in_column(state))
+                .map(|(_, n)| n)
+                .sum();
+            let wip =
+                (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
+            columns.push(BoardColumn {
+                name: name.to_owned(),
+                wip,
+                cards: shown,
+                total,
+            });
         }
         Ok(Board { columns })
     }

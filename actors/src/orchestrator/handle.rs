@@ -49,11 +49,13 @@ impl Default for OrchestratorHandle {
 
 impl OrchestratorHandle {
     /// Whether it runs.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.slot.is_running()
     }
 
     /// How often it was restarted.
+    #[must_use]
     pub fn restarts(&self) -> u64 {
         self.slot.restarts()
     }
@@ -70,7 +72,11 @@ impl OrchestratorHandle {
 
     fn tell(&self, command: Command) -> Result<(), CallError> {
         let cause = Cause::meshd();
-        self.slot.cast(Message::Command { command: Box::new(command), cause, reply: None })
+        self.slot.cast(Message::Command {
+            command: Box::new(command),
+            cause,
+            reply: None,
+        })
     }
 
     /// Accepts tasks, all or none; the receipts, and whether all of them were there before.
@@ -82,8 +88,17 @@ impl OrchestratorHandle {
         by: &str,
         specs: Vec<TaskSpec>,
     ) -> Result<(Vec<TaskReceipt>, bool), Problem> {
-        let tasks = specs.into_iter().map(|spec| NewTask { id: new_task_id(), spec }).collect();
-        let command = Command::Submit { by: by.to_owned(), tasks };
+        let tasks = specs
+            .into_iter()
+            .map(|spec| NewTask {
+                id: new_task_id(),
+                spec,
+            })
+            .collect();
+        let command = Command::Submit {
+            by: by.to_owned(),
+            tasks,
+        };
         match self.ask(command, Cause::by(by)).await? {
             Answer::Receipts { receipts, replayed } => Ok((receipts, replayed)),
             other => Err(unexpected(&other)),
@@ -95,8 +110,13 @@ impl OrchestratorHandle {
     /// # Errors
     /// It is unknown, or has ended already.
     pub async fn cancel(&self, by: &str, task: TaskId, reason: &str) -> Result<Task, Problem> {
-        let reason = if reason.is_empty() { format!("by {by}") } else { format!("by {by}: {reason}") };
-        self.task(Command::Cancel { task, reason }, Cause::by(by)).await
+        let reason = if reason.is_empty() {
+            format!("by {by}")
+        } else {
+            format!("by {by}: {reason}")
+        };
+        self.task(Command::Cancel { task, reason }, Cause::by(by))
+            .await
     }
 
     /// Gives a failed task another round.
@@ -118,7 +138,12 @@ impl OrchestratorHandle {
     ///
     /// # Errors
     /// The attempt is over, or never was.
-    pub async fn outcome(&self, by: &str, task: TaskId, report: OutcomeReport) -> Result<(), Problem> {
+    pub async fn outcome(
+        &self,
+        by: &str,
+        task: TaskId,
+        report: OutcomeReport,
+    ) -> Result<(), Problem> {
         let result = match (report.output, report.error) {
             (None, Some(error)) => Err(error),
             (output, None) => Ok(output.unwrap_or_default()),
@@ -128,7 +153,16 @@ impl OrchestratorHandle {
             }
         };
         let attempt = attempt_ref(task, report.attempt, report.epoch);
-        self.ask(Command::AttemptEnded { attempt, key: None, result }, Cause::by(by)).await.map(drop)
+        self.ask(
+            Command::AttemptEnded {
+                attempt,
+                key: None,
+                result,
+            },
+            Cause::by(by),
+        )
+        .await
+        .map(drop)
     }
 
     /// A task that is held, with why it waits and how far it is; `None` when the read side has it.
@@ -137,7 +171,10 @@ impl OrchestratorHandle {
     /// The orchestrator does not answer.
     pub async fn view(&self, task: &TaskId) -> Result<Option<Task>, Problem> {
         let asked = task.clone();
-        let view = self.slot.call(CALL_LIMIT, |reply| Message::View { task: asked, reply }).await?;
+        let view = self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::View { task: asked, reply })
+            .await?;
         Ok(view.map(|task| self.with_progress(task)))
     }
 
@@ -147,39 +184,59 @@ impl OrchestratorHandle {
     /// The orchestrator does not answer.
     pub async fn explain(&self, task: &TaskId) -> Result<Option<TaskExplanation>, Problem> {
         let task = task.clone();
-        Ok(self.slot.call(CALL_LIMIT, |reply| Message::Explain { task, reply }).await?)
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Explain { task, reply })
+            .await?)
     }
 
     /// An agent's record, by task type.
     ///
     /// # Errors
     /// The orchestrator does not answer.
-    pub(crate) async fn stats(&self, agent: &AgentId) -> Result<Vec<(String, TypeRecord)>, Problem> {
+    pub(crate) async fn stats(
+        &self,
+        agent: &AgentId,
+    ) -> Result<Vec<(String, TypeRecord)>, Problem> {
         let agent = agent.clone();
-        Ok(self.slot.call(CALL_LIMIT, |reply| Message::Stats { agent, reply }).await?)
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Stats { agent, reply })
+            .await?)
     }
 
     /// The task with what its agent last said of it.
     pub fn with_progress(&self, task: Task) -> Task {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         match progress.get(&task.id) {
-            Some(Some(progress)) => Task { progress: Some(progress.clone()), ..task },
+            Some(Some(progress)) => Task {
+                progress: Some(progress.clone()),
+                ..task
+            },
             Some(None) | None => task,
         }
     }
 
     /// Hears of every task that ends from now on.
+    #[must_use]
     pub fn ends(&self) -> broadcast::Receiver<TaskId> {
         self.ends.subscribe()
     }
 
     /// An attempt is under way: from now on its progress is kept.
     pub(super) fn under_way(&self, task: &TaskId) {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).entry(task.clone()).or_default();
+        self.progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(task.clone())
+            .or_default();
     }
 
     pub(super) fn ended(&self, task: &TaskId) {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(task);
+        self.progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(task);
         let _nobody_waits = self.ends.send(task.clone());
     }
 
@@ -193,12 +250,26 @@ impl OrchestratorHandle {
     /// Takes a report on an attempt; returns when the machine has it, or will never want it.
     pub(crate) async fn report(&self, key: InstanceKey, news: AttemptNews) {
         let command = match news {
-            AttemptNews::Started { task, attempt, epoch } => {
-                Command::AttemptStarted { attempt: attempt_ref(task, attempt, epoch), key }
-            }
-            AttemptNews::Ended { task, attempt, epoch, result } => {
+            AttemptNews::Started {
+                task,
+                attempt,
+                epoch,
+            } => Command::AttemptStarted {
+                attempt: attempt_ref(task, attempt, epoch),
+                key,
+            },
+            AttemptNews::Ended {
+                task,
+                attempt,
+                epoch,
+                result,
+            } => {
                 let attempt = attempt_ref(task, attempt, epoch);
-                Command::AttemptEnded { attempt, key: Some(key), result }
+                Command::AttemptEnded {
+                    attempt,
+                    key: Some(key),
+                    result,
+                }
             }
             AttemptNews::Progress { task, progress, .. } => {
                 let mut kept = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +299,10 @@ impl OrchestratorHandle {
                 }
             }
         }
-        tracing::warn!(command = command.name(), "a report could not be delivered; its attempt will count as lost");
+        tracing::warn!(
+            command = command.name(),
+            "a report could not be delivered; its attempt will count as lost"
+        );
     }
 
     /// Accepts a delegation.
@@ -255,7 +329,16 @@ impl OrchestratorHandle {
             key,
             request: delegation.request,
         };
-        match self.ask(Command::Delegate { asker, spec: Box::new(spec) }, Cause::by(by)).await? {
+        match self
+            .ask(
+                Command::Delegate {
+                    asker,
+                    spec: Box::new(spec),
+                },
+                Cause::by(by),
+            )
+            .await?
+        {
             Answer::Child(task) => Ok(task),
             other => Err(unexpected(&other)),
         }

@@ -35,6 +35,7 @@ pub struct SentinelHandle {
 
 impl SentinelHandle {
     /// A handle of a sentinel that is yet to be started.
+    #[must_use]
     pub fn new(settings: SentinelSettings) -> Self {
         Self {
             slot: Slot::new("sentinel"),
@@ -44,16 +45,19 @@ impl SentinelHandle {
     }
 
     /// Whether it runs.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         self.slot.is_running()
     }
 
     /// How often it was restarted.
+    #[must_use]
     pub fn restarts(&self) -> u64 {
         self.slot.restarts()
     }
 
     /// What was refused since the start, by kind.
+    #[must_use]
     pub fn refused(&self) -> BTreeMap<&'static str, u64> {
         let counts = &self.door.counts;
         [

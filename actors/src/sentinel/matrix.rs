@@ -23,6 +23,7 @@ use mesh_messages::system::Role;
 use crate::operations::Action;
 
 /// Whether the role includes the action.
+#[must_use]
 pub const fn permits(role: Role, action: Action) -> bool {
     use Role::{Admin, Agent, Operator, Publisher, Viewer};
     match action {

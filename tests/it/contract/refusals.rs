@@ -218,7 +218,7 @@ const CASES: [Case; 34] = [
         "",
         b"",
         400,
-        "invalid_query",
+        "invalid_cursor",
         "cursor",
     ),
     (
@@ -286,6 +286,13 @@ const CASES: [Case; 34] = [
     ),
 ];
 
+/// Whether `docs/errors.md` has a row for a code.
+fn is_documented(code: &serde_json::Value) -> bool {
+    static DOCUMENT: &str = include_str!("../../../docs/errors.md");
+    let row = code.as_str().map(|code| format!("| `{code}` |"));
+    row.is_some_and(|row| DOCUMENT.lines().any(|line| line.starts_with(&row)))
+}
+
 #[test]
 fn bad_requests_get_a_problem_that_names_the_place_and_change_nothing() {
     let daemon = Daemon::start();
@@ -314,6 +321,7 @@ fn bad_requests_get_a_problem_that_names_the_place_and_change_nothing() {
         let right = answer.status == status
             && answer.header("content-type") == Some("application/problem+json")
             && (code.is_empty() || problem["code"] == code)
+            && is_documented(&problem["code"])
             && problem["detail"]
                 .as_str()
                 .is_some_and(|detail| !detail.is_empty())

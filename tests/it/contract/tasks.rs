@@ -260,7 +260,7 @@ fn why_it_went_there_and_why_it_waits_is_told() {
     assert_eq!(why["waitingFor"]["reason"], "no_agent", "{why}");
     assert_eq!(why["state"], "parked");
     // Once somebody can, it moves by itself.
-    daemon.deploy(&Bundle::echo("late").set("capabilities", json!(["nobody-can", "echo"])));
+    daemon.deploy(&Bundle::command("late", "cat").set("capabilities", json!(["nobody-can"])));
     assert_eq!(daemon.ended(&lost, SOON)["state"], "succeeded");
 }
 
@@ -282,7 +282,7 @@ fn dependents_wait_and_deadlines_end_what_nobody_did() {
         (&json!("dead_lettered"), &json!("timeout")),
         "{late}"
     );
-    daemon.deploy(&Bundle::echo("helper").set("capabilities", json!(["nobody-yet", "echo"])));
+    daemon.deploy(&Bundle::command("helper", "cat").set("capabilities", json!(["nobody-yet"])));
     assert_eq!(daemon.ended(&second, SOON)["state"], "succeeded");
 
     let doomed = daemon.ask("nobody-ever", &json!(1));

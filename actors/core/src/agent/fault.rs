@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use mesh_messages::agent::{FaultState, FaultView, QuarantineKind, QuarantineReason, QuarantineRecord};
+use mesh_messages::agent::{
+    FaultState, FaultView, QuarantineKind, QuarantineReason, QuarantineRecord,
+};
 use mesh_messages::{AgentId, Failure, FailureClass, Severity, Timestamp};
 use mesh_supervision_core::fault::{self, FaultConfig, FaultRecord};
 
@@ -202,7 +204,10 @@ pub fn from_stored(value: &Value) -> Option<FaultRecord> {
         backoffs: stored.backoffs,
         cool_downs: stored.cool_downs,
         last_delay: Duration::from_millis(stored.last_delay),
-        timer: stored.timer.map(|(token, at)| fault::Timer { token: fault::Token(token), at: time(at) }),
+        timer: stored.timer.map(|(token, at)| fault::Timer {
+            token: fault::Token(token),
+            at: time(at),
+        }),
         token_last: stored.token_last,
         permit: stored.permit.map(|p| match p {
             StoredPermit::Free => fault::Permit::Free,
@@ -291,7 +296,10 @@ mod tests {
             hour: vec![time(1)],
             worst: Some(fault::Severity::High),
             last_delay: Duration::from_millis(300),
-            timer: Some(fault::Timer { token: fault::Token(4), at: time(70) }),
+            timer: Some(fault::Timer {
+                token: fault::Token(4),
+                at: time(70),
+            }),
             permit: Some(fault::Permit::Taken(fault::Token(3))),
             quarantine: Some(fault::QuarantineRecord {
                 quarantined_at: time(6),

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use mesh_messages::agent::{Lifecycle, QuarantineKind, SandboxView};
 use mesh_messages::events::AgentEvent;
-use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId, Timestamp};
+use mesh_messages::{
+    AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId, Timestamp,
+};
 use mesh_supervision_core::fault::{
-    Admission, FaultConfig, FaultConfigError, FaultEffect, FaultInput, FaultPolicy, FaultRefusal, Order, TaskEnd,
-    Timer, Token,
+    Admission, FaultConfig, FaultConfigError, FaultEffect, FaultInput, FaultPolicy, FaultRefusal,
+    Order, TaskEnd, Timer, Token,
 };
 
 use super::fault::{core_time, failure_in, kind_in, quarantine_of, severity_in, to_stored, view};
@@ -277,7 +279,14 @@ impl AgentMachine {
     /// When the configuration is not sound.
     pub fn new(id: AgentId, config: FaultConfig, now: Timestamp) -> Result<Self, FaultConfigError> {
         let policy = FaultPolicy::new(config, core_time(now))?;
-        Ok(Self { id, policy, stopping: BTreeMap::new(), trial: None, upgrade: None, closing: false })
+        Ok(Self {
+            id,
+            policy,
+            stopping: BTreeMap::new(),
+            trial: None,
+            upgrade: None,
+            closing: false,
+        })
     }
 
     /// The fault policy.
@@ -311,7 +320,11 @@ impl AgentMachine {
             state,
             now,
             sandbox,
-            instances: state.instances.iter().map(|(no, i)| (*no, (i.epoch, i.stage))).collect(),
+            instances: state
+                .instances
+                .iter()
+                .map(|(no, i)| (*no, (i.epoch, i.stage)))
+                .collect(),
             replicas: state.replicas,
             epoch: state.epoch,
             out: Decision::default(),
@@ -324,7 +337,13 @@ impl AgentMachine {
         Ok(turn.out)
     }
 
-    fn command(&mut self, turn: &mut Turn<'_>, random: u64, command: AgentCommand) -> Result<(), AgentRefusal> {
+    #[expect(clippy::too_many_lines, reason = "one short arm for each command")]
+    fn command(
+        &mut self,
+        turn: &mut Turn<'_>,
+        random: u64,
+        command: AgentCommand,
+    ) -> Result<(), AgentRefusal> {
         match command {
             AgentCommand::Boot => self.boot(turn),
             AgentCommand::Start => {
@@ -341,7 +360,11 @@ impl AgentMachine {
             AgentCommand::Pause => {
                 if turn.state.stage() != Lifecycle::Executing {
                     let (from, to) = (turn.state.stage(), Lifecycle::Executing);
-                    return Err(AgentRefusal::Illegal { agent: self.id.clone(), from, to });
+                    return Err(AgentRefusal::Illegal {
+                        agent: self.id.clone(),
+                        from,
+                        to,
+                    });
                 }
                 turn.desire(turn.state.running, true);
                 turn.out.effects.push(AgentEffect::Paused(true));
@@ -351,12 +374,21 @@ impl AgentMachine {
                 turn.desire(turn.state.running, false);
                 turn.out.effects.push(AgentEffect::Paused(false));
             }
-            AgentCommand::Quarantine { kind, severity, description } => {
-                let order =
-                    Order::Quarantine { kind: kind_in(kind), severity: severity_in(severity), description };
+            AgentCommand::Quarantine {
+                kind,
+                severity,
+                description,
+            } => {
+                let order = Order::Quarantine {
+                    kind: kind_in(kind),
+                    severity: severity_in(severity),
+                    description,
+                };
                 self.order(turn, random, order)?;
             }
-            AgentCommand::Recover { force } => self.order(turn, random, Order::Recover { force })?,
+            AgentCommand::Recover { force } => {
+                self.order(turn, random, Order::Recover { force })?;
+            }
             AgentCommand::Terminate { reason } => {
                 self.order(turn, random, Order::Terminate)?;
                 self.abandon_upgrade(turn, "it was terminated");
@@ -369,21 +401,45 @@ impl AgentMachine {
                 }
             }
             AgentCommand::Scale { replicas } => self.scale(turn, replicas),
-            AgentCommand::Upgrade { target, forceful, rollback, kind } => {
+            AgentCommand::Upgrade {
+                target,
+                forceful,
+                rollback,
+                kind,
+            } => {
                 self.begin_upgrade(turn, target.as_deref(), forceful, rollback, kind)?;
             }
-            AgentCommand::Handshaken { instance, epoch, hooks } => {
+            AgentCommand::Handshaken {
+                instance,
+                epoch,
+                hooks,
+            } => {
                 if turn.is_current(instance, epoch) {
-                    turn.instances.insert(instance, (epoch, Lifecycle::Handshaken));
-                    turn.out.events.push(AgentEvent::Handshaken { instance, epoch, hooks });
+                    turn.instances
+                        .insert(instance, (epoch, Lifecycle::Handshaken));
+                    turn.out.events.push(AgentEvent::Handshaken {
+                        instance,
+                        epoch,
+                        hooks,
+                    });
                 }
             }
             AgentCommand::Ready { instance, epoch } => self.ready(turn, random, instance, epoch),
-            AgentCommand::Ended { instance, epoch, failure } => {
+            AgentCommand::Ended {
+                instance,
+                epoch,
+                failure,
+            } => {
                 self.ended(turn, random, instance, epoch, failure);
             }
             AgentCommand::Timer { token } => {
-                self.feed(turn, random, FaultInput::Timer { token: Token(token) });
+                self.feed(
+                    turn,
+                    random,
+                    FaultInput::Timer {
+                        token: Token(token),
+                    },
+                );
             }
             AgentCommand::Offered { task } => self.offered(turn, random, &task),
             AgentCommand::AttemptEnded { task, ok } => {
@@ -392,7 +448,9 @@ impl AgentMachine {
                     self.feed(turn, random, FaultInput::TaskEnded { token, end });
                 }
             }
-            AgentCommand::Refund { failures } => self.feed(turn, random, FaultInput::Refund { failures }),
+            AgentCommand::Refund { failures } => {
+                self.feed(turn, random, FaultInput::Refund { failures });
+            }
             AgentCommand::Configure(config) => {
                 self.feed(turn, random, FaultInput::Configure(*config));
             }
@@ -408,8 +466,16 @@ impl AgentMachine {
     fn boot(&mut self, turn: &mut Turn<'_>) {
         for (instance, (epoch, _)) in std::mem::take(&mut turn.instances) {
             let failure = Failure::new(FailureClass::Lost, "meshd ended under it");
-            turn.out.events.push(AgentEvent::InstanceFailed { instance, epoch, failure: failure.clone() });
-            turn.out.effects.push(AgentEffect::Down { instance, epoch, failure });
+            turn.out.events.push(AgentEvent::InstanceFailed {
+                instance,
+                epoch,
+                failure: failure.clone(),
+            });
+            turn.out.effects.push(AgentEffect::Down {
+                instance,
+                epoch,
+                failure,
+            });
         }
         if turn.state.stage() == Lifecycle::Upgrading {
             turn.out.events.push(AgentEvent::LifecycleChanged {
@@ -417,24 +483,44 @@ impl AgentMachine {
                 to: Lifecycle::Registered,
             });
         }
-        let stored = turn.state.fault_record.as_ref().and_then(fault::from_stored);
+        let stored = turn
+            .state
+            .fault_record
+            .as_ref()
+            .and_then(fault::from_stored);
         if let Some(record) = stored {
             let mut effects = Vec::new();
             let config = self.policy.config().clone();
             // The configuration was sound when this machine was made.
-            if let Ok(policy) = FaultPolicy::restore(record, config, core_time(turn.now), &mut effects) {
+            if let Ok(policy) =
+                FaultPolicy::restore(record, config, core_time(turn.now), &mut effects)
+            {
                 self.policy = policy;
                 self.perform(turn, effects);
             }
         }
     }
 
-    fn order(&mut self, turn: &mut Turn<'_>, random: u64, order: Order) -> Result<(), AgentRefusal> {
+    fn order(
+        &mut self,
+        turn: &mut Turn<'_>,
+        random: u64,
+        order: Order,
+    ) -> Result<(), AgentRefusal> {
         let name = order.name();
         let mut effects = Vec::new();
         self.policy
-            .step(core_time(turn.now), random, FaultInput::Order(order), &mut effects)
-            .map_err(|source| AgentRefusal::Policy { agent: self.id.clone(), order: name, source })?;
+            .step(
+                core_time(turn.now),
+                random,
+                FaultInput::Order(order),
+                &mut effects,
+            )
+            .map_err(|source| AgentRefusal::Policy {
+                agent: self.id.clone(),
+                order: name,
+                source,
+            })?;
         self.perform(turn, effects);
         Ok(())
     }
@@ -442,7 +528,9 @@ impl AgentMachine {
     fn feed(&mut self, turn: &mut Turn<'_>, random: u64, input: FaultInput) {
         let mut effects = Vec::new();
         // Only orders are refused.
-        let _never_refused = self.policy.step(core_time(turn.now), random, input, &mut effects);
+        let _never_refused = self
+            .policy
+            .step(core_time(turn.now), random, input, &mut effects);
         self.perform(turn, effects);
     }
 
@@ -463,15 +551,22 @@ impl AgentMachine {
                     turn.out.effects.push(AgentEffect::Isolate);
                 }
                 FaultEffect::Arm(Timer { token, at }) => {
-                    turn.out.effects.push(AgentEffect::Arm { token: token.0, at: fault::mesh_time(at) });
+                    turn.out.effects.push(AgentEffect::Arm {
+                        token: token.0,
+                        at: fault::mesh_time(at),
+                    });
                 }
                 FaultEffect::Disarm => turn.out.effects.push(AgentEffect::Disarm),
                 FaultEffect::Recovered { .. } => {
-                    turn.out.events.push(AgentEvent::Recovered { score: turn.state.fault.as_ref().map_or(0, |f| f.score) });
+                    turn.out.events.push(AgentEvent::Recovered {
+                        score: turn.state.fault.as_ref().map_or(0, |f| f.score),
+                    });
                     turn.out.effects.push(AgentEffect::Release);
                 }
                 FaultEffect::Escalate { reason } => {
-                    turn.out.effects.push(AgentEffect::Escalate { reason: reason.description });
+                    turn.out.effects.push(AgentEffect::Escalate {
+                        reason: reason.description,
+                    });
                 }
                 // The events say it all.
                 FaultEffect::Transition { .. }
@@ -484,7 +579,9 @@ impl AgentMachine {
 
     /// Starts every wanted instance that is not there.
     fn fill(&mut self, turn: &mut Turn<'_>) {
-        let Some(current) = turn.state.current.clone() else { return };
+        let Some(current) = turn.state.current.clone() else {
+            return;
+        };
         let (version, upgraded_from) = match &mut self.upgrade {
             Some(upgrade) => {
                 upgrade.started = true;
@@ -499,7 +596,8 @@ impl AgentMachine {
             }
             let epoch = turn.epoch.next();
             turn.epoch = epoch;
-            turn.instances.insert(instance, (epoch, Lifecycle::Activated));
+            turn.instances
+                .insert(instance, (epoch, Lifecycle::Activated));
             self.stopping.remove(&instance);
             turn.out.events.push(AgentEvent::Activated {
                 instance,
@@ -517,7 +615,11 @@ impl AgentMachine {
     }
 
     fn stop_all(&mut self, turn: &mut Turn<'_>, how: StopKind) {
-        let all: Vec<_> = turn.instances.iter().map(|(no, (epoch, _))| (*no, *epoch)).collect();
+        let all: Vec<_> = turn
+            .instances
+            .iter()
+            .map(|(no, (epoch, _))| (*no, *epoch))
+            .collect();
         for (instance, epoch) in all {
             self.stop_one(turn, instance, epoch, how);
         }
@@ -525,14 +627,22 @@ impl AgentMachine {
 
     fn stop_one(&mut self, turn: &mut Turn<'_>, instance: InstanceNo, epoch: Epoch, how: StopKind) {
         self.stopping.insert(instance, epoch);
-        turn.out.effects.push(AgentEffect::Stop { instance, epoch, how });
+        turn.out.effects.push(AgentEffect::Stop {
+            instance,
+            epoch,
+            how,
+        });
     }
 
     fn scale(&mut self, turn: &mut Turn<'_>, replicas: u32) {
         turn.replicas = replicas;
         turn.desire(turn.state.running, turn.state.paused);
-        let surplus: Vec<_> =
-            turn.instances.iter().filter(|(no, _)| no.0 >= replicas).map(|(no, (e, _))| (*no, *e)).collect();
+        let surplus: Vec<_> = turn
+            .instances
+            .iter()
+            .filter(|(no, _)| no.0 >= replicas)
+            .map(|(no, (e, _))| (*no, *e))
+            .collect();
         for (instance, epoch) in surplus {
             self.stop_one(turn, instance, epoch, StopKind::Drain);
         }
@@ -545,9 +655,16 @@ impl AgentMachine {
         if !turn.is_current(instance, epoch) {
             return;
         }
-        turn.instances.insert(instance, (epoch, Lifecycle::Executing));
-        turn.out.events.push(AgentEvent::Started { instance, epoch });
-        if turn.instances.values().any(|(_, stage)| *stage != Lifecycle::Executing) {
+        turn.instances
+            .insert(instance, (epoch, Lifecycle::Executing));
+        turn.out
+            .events
+            .push(AgentEvent::Started { instance, epoch });
+        if turn
+            .instances
+            .values()
+            .any(|(_, stage)| *stage != Lifecycle::Executing)
+        {
             return;
         }
         let start = self.policy.record().epoch;
@@ -561,7 +678,9 @@ impl AgentMachine {
                 error: None,
             });
             turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Executing);
-            turn.out.effects.push(AgentEffect::UpgradeDone { error: None });
+            turn.out
+                .effects
+                .push(AgentEffect::UpgradeDone { error: None });
         }
     }
 
@@ -582,15 +701,28 @@ impl AgentMachine {
         let failure = if told || self.closing { None } else { failure };
         let (event, down) = match &failure {
             None => (
-                AgentEvent::InstanceStopped { instance, epoch, reason: "as ordered".to_owned() },
+                AgentEvent::InstanceStopped {
+                    instance,
+                    epoch,
+                    reason: "as ordered".to_owned(),
+                },
                 Failure::new(FailureClass::Lost, "its instance was stopped"),
             ),
-            Some(failure) => {
-                (AgentEvent::InstanceFailed { instance, epoch, failure: failure.clone() }, failure.clone())
-            }
+            Some(failure) => (
+                AgentEvent::InstanceFailed {
+                    instance,
+                    epoch,
+                    failure: failure.clone(),
+                },
+                failure.clone(),
+            ),
         };
         turn.out.events.push(event);
-        turn.out.effects.push(AgentEffect::Down { instance, epoch, failure: down });
+        turn.out.effects.push(AgentEffect::Down {
+            instance,
+            epoch,
+            failure: down,
+        });
         match failure {
             Some(failure) if self.upgrade.as_ref().is_some_and(|u| u.started) => {
                 self.fail_upgrade(turn, &failure.to_string());
@@ -613,9 +745,15 @@ impl AgentMachine {
     fn offered(&mut self, turn: &mut Turn<'_>, random: u64, task: &TaskId) {
         let mut effects = Vec::new();
         // Offers are answered, never refused.
-        let _never_refused =
-            self.policy.step(core_time(turn.now), random, FaultInput::TaskOffered, &mut effects);
-        let mut answer = AgentEffect::Decline { reason: "its fault policy gave no answer".to_owned() };
+        let _never_refused = self.policy.step(
+            core_time(turn.now),
+            random,
+            FaultInput::TaskOffered,
+            &mut effects,
+        );
+        let mut answer = AgentEffect::Decline {
+            reason: "its fault policy gave no answer".to_owned(),
+        };
         for effect in &effects {
             if let FaultEffect::Admission(admission) = effect {
                 answer = match admission {
@@ -624,10 +762,12 @@ impl AgentMachine {
                         self.trial = Some((task.clone(), *token));
                         AgentEffect::Deliver
                     }
-                    Admission::Parked { .. } => {
-                        AgentEffect::Decline { reason: "the agent takes no task now".to_owned() }
-                    }
-                    Admission::Refused { state } => AgentEffect::Decline { reason: format!("the agent is {state}") },
+                    Admission::Parked { .. } => AgentEffect::Decline {
+                        reason: "the agent takes no task now".to_owned(),
+                    },
+                    Admission::Refused { state } => AgentEffect::Decline {
+                        reason: format!("the agent is {state}"),
+                    },
                 };
             }
         }
@@ -655,23 +795,42 @@ impl AgentMachine {
         let state = self.policy.record().state;
         if state == mesh_supervision_core::fault::FaultState::Stopped {
             // Nothing runs, so nothing can fail: the next start runs it.
-            turn.out.events.push(AgentEvent::Upgraded { from, to, kind, success: true, error: None });
-            turn.out.effects.push(AgentEffect::UpgradeDone { error: None });
+            turn.out.events.push(AgentEvent::Upgraded {
+                from,
+                to,
+                kind,
+                success: true,
+                error: None,
+            });
+            turn.out
+                .effects
+                .push(AgentEffect::UpgradeDone { error: None });
             return Ok(());
         }
         if turn.state.stage() != Lifecycle::Executing {
             let (from, to) = (turn.state.stage(), Lifecycle::Upgrading);
-            return Err(AgentRefusal::Illegal { agent: self.id.clone(), from, to });
+            return Err(AgentRefusal::Illegal {
+                agent: self.id.clone(),
+                from,
+                to,
+            });
         }
         turn.lifecycle(Lifecycle::Executing, Lifecycle::Upgrading);
-        self.upgrade = Some(Upgrade { from, to, kind, started: false });
+        self.upgrade = Some(Upgrade {
+            from,
+            to,
+            kind,
+            started: false,
+        });
         self.stop_all(turn, StopKind::Drain);
         Ok(())
     }
 
     /// The new version failed before all of it was up: the old one comes back.
     fn fail_upgrade(&mut self, turn: &mut Turn<'_>, why: &str) {
-        let Some(upgrade) = self.upgrade.take() else { return };
+        let Some(upgrade) = self.upgrade.take() else {
+            return;
+        };
         turn.out.events.push(AgentEvent::Upgraded {
             from: upgrade.from,
             to: upgrade.to,
@@ -680,7 +839,9 @@ impl AgentMachine {
             error: Some(why.to_owned()),
         });
         turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Registered);
-        turn.out.effects.push(AgentEffect::UpgradeDone { error: Some(why.to_owned()) });
+        turn.out.effects.push(AgentEffect::UpgradeDone {
+            error: Some(why.to_owned()),
+        });
         self.stop_all(turn, StopKind::Kill);
     }
 
@@ -714,11 +875,16 @@ impl AgentMachine {
 
 impl Turn<'_> {
     fn is_current(&self, instance: InstanceNo, epoch: Epoch) -> bool {
-        self.instances.get(&instance).is_some_and(|(e, _)| *e == epoch)
+        self.instances
+            .get(&instance)
+            .is_some_and(|(e, _)| *e == epoch)
     }
 
     fn version(&self, agent: &AgentId) -> Result<String, AgentRefusal> {
-        self.state.current.clone().ok_or_else(|| AgentRefusal::NoVersion(agent.clone()))
+        self.state
+            .current
+            .clone()
+            .ok_or_else(|| AgentRefusal::NoVersion(agent.clone()))
     }
 
     fn desire(&mut self, running: bool, paused: bool) {
@@ -726,11 +892,17 @@ impl Turn<'_> {
             == (running, paused, self.replicas);
         if !same {
             let replicas = self.replicas;
-            self.out.events.push(AgentEvent::DesiredChanged { running, paused, replicas });
+            self.out.events.push(AgentEvent::DesiredChanged {
+                running,
+                paused,
+                replicas,
+            });
         }
     }
 
     fn lifecycle(&mut self, from: Lifecycle, to: Lifecycle) {
-        self.out.events.push(AgentEvent::LifecycleChanged { from, to });
+        self.out
+            .events
+            .push(AgentEvent::LifecycleChanged { from, to });
     }
 }

@@ -35,9 +35,10 @@ pub fn pick_upgrade(
 ) -> Result<String, VersionRefusal> {
     let current = state.version().ok_or(VersionRefusal::Nothing)?;
     let (text, version) = match target {
-        Some(text) => {
-            state.versions.get_key_value(text).ok_or_else(|| VersionRefusal::Unknown(text.to_owned()))?
-        }
+        Some(text) => state
+            .versions
+            .get_key_value(text)
+            .ok_or_else(|| VersionRefusal::Unknown(text.to_owned()))?,
         None => state
             .versions
             .iter()
@@ -47,7 +48,13 @@ pub fn pick_upgrade(
     if Some(text) == state.current.as_ref() {
         return Err(VersionRefusal::Same(text.clone()));
     }
-    if version.manifest.version.cmp_precedence(&current.manifest.version).is_lt() && !forceful {
+    if version
+        .manifest
+        .version
+        .cmp_precedence(&current.manifest.version)
+        .is_lt()
+        && !forceful
+    {
         return Err(VersionRefusal::Older {
             from: current.manifest.version.to_string(),
             to: text.clone(),

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
-    ControlVerb, Envelope, ErrorCode, KlpDecodeError, KlpError, MemoryOp, MessageType, TaskRequest, TaskResult,
+    ControlVerb, Envelope, ErrorCode, KlpDecodeError, KlpError, MemoryOp, MessageType, TaskRequest,
+    TaskResult,
 };
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
@@ -33,9 +34,19 @@ impl Session {
             });
         }
         let (task, attempt, epoch) = (delivery.task.clone(), delivery.attempt, self.args.epoch);
-        self.flights.insert(task.clone(), Flight { attempt, give_up: None });
+        self.flights.insert(
+            task.clone(),
+            Flight {
+                attempt,
+                give_up: None,
+            },
+        );
         self.show_flights();
-        self.report(AttemptNews::Started { task, attempt, epoch });
+        self.report(AttemptNews::Started {
+            task,
+            attempt,
+            epoch,
+        });
         if self.child.is_none() {
             return self.run(delivery);
         }
@@ -63,9 +74,16 @@ impl Session {
             .ok_or_else(|| problem(ErrorCode::MissingField, Some("task_id"), missing))?;
         let Some(flight) = self.flights.get(&task) else {
             self.args.ctx.metrics.refused("stale_result");
-            return Err(problem(ErrorCode::Stale, Some("task_id"), format!("{task} is not in hand")));
+            return Err(problem(
+                ErrorCode::Stale,
+                Some("task_id"),
+                format!("{task} is not in hand"),
+            ));
         };
-        if envelope.attempt.is_some_and(|attempt| attempt != flight.attempt) {
+        if envelope
+            .attempt
+            .is_some_and(|attempt| attempt != flight.attempt)
+        {
             self.args.ctx.metrics.refused("stale_result");
             let detail = format!("attempt {} is in hand", flight.attempt);
             return Err(problem(ErrorCode::Stale, Some("attempt"), detail));
@@ -81,19 +99,34 @@ impl Session {
 
     /// A result that cannot be read as an envelope still ends its attempt, if its task can be found in it.
     pub(super) fn unreadable_result(&mut self, line: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(line) else { return };
+        let Ok(value) = serde_json::from_slice::<Value>(line) else {
+            return;
+        };
         let task = value["task_id"].as_str().and_then(|t| TaskId::new(t).ok());
         if let (Some("TASK_RESULT"), Some(task)) = (value["type"].as_str(), task) {
-            self.land(&task, Err(Failure::new(FailureClass::Contract, "its TASK_RESULT is malformed")));
+            self.land(
+                &task,
+                Err(Failure::new(
+                    FailureClass::Contract,
+                    "its TASK_RESULT is malformed",
+                )),
+            );
         }
     }
 
     /// An attempt has come to its end.
     pub(super) fn land(&mut self, task: &TaskId, result: Result<Value, Failure>) {
-        let Some(flight) = self.flights.remove(task) else { return };
+        let Some(flight) = self.flights.remove(task) else {
+            return;
+        };
         // Also of an attempt that was cancelled: its slot is free only now.
         let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
-        self.report(AttemptNews::Ended { task, attempt, epoch, result });
+        self.report(AttemptNews::Ended {
+            task,
+            attempt,
+            epoch,
+            result,
+        });
         self.after_flight();
     }
 
@@ -103,7 +136,12 @@ impl Session {
         let Some(flight) = self.flights.get_mut(task).filter(|f| f.attempt == attempt) else {
             // It has let go already; whoever cancels waits to hear so.
             let (task, epoch) = (task.clone(), self.args.epoch);
-            return self.report(AttemptNews::Ended { task, attempt, epoch, result: Err(reason) });
+            return self.report(AttemptNews::Ended {
+                task,
+                attempt,
+                epoch,
+                result: Err(reason),
+            });
         };
         flight.give_up = Some((now().plus(limit), reason));
         if self.child.is_none() {
@@ -112,7 +150,12 @@ impl Session {
             let failure = Failure::new(FailureClass::Cancelled, "was given up");
             return self.land(task, Err(failure));
         }
-        self.control(ControlVerb::Cancel, Value::Null, Some(task.clone()), Some(limit));
+        self.control(
+            ControlVerb::Cancel,
+            Value::Null,
+            Some(task.clone()),
+            Some(limit),
+        );
     }
 
     pub(super) fn report(&mut self, news: AttemptNews) {
@@ -145,7 +188,11 @@ impl Session {
             agent: self.args.agent.clone(),
             instance: self.args.instance,
             epoch: self.args.epoch,
-            attempt: self.flights.get(&parent).map(|f| f.attempt).unwrap_or_default(),
+            attempt: self
+                .flights
+                .get(&parent)
+                .map(|f| f.attempt)
+                .unwrap_or_default(),
             parent,
             request: request.clone(),
             task,
@@ -157,7 +204,11 @@ impl Session {
                 // A delegation that is refused has its outcome: so an agent waits for one kind of answer only.
                 Err(error) => {
                     let failure = Failure::new(FailureClass::Refusal, error.detail);
-                    Some((MessageType::TaskResult, request, result_payload(&Err(failure))))
+                    Some((
+                        MessageType::TaskResult,
+                        request,
+                        result_payload(&Err(failure)),
+                    ))
                 }
             }
         });
@@ -183,14 +234,22 @@ impl Session {
         };
         self.aside(async move {
             let reply = services.memory(&agent, &owner, op).await;
-            Some((MessageType::Memory, id, serde_json::to_value(reply).unwrap_or_default()))
+            Some((
+                MessageType::Memory,
+                id,
+                serde_json::to_value(reply).unwrap_or_default(),
+            ))
         });
         Ok(true)
     }
 
     /// Passes on what the agent says to others; true when a side task does it.
     pub(super) fn pass_on(&mut self, envelope: Envelope) -> bool {
-        if let Some(waiting) = envelope.in_reply_to.as_ref().and_then(|id| self.mail.remove(id)) {
+        if let Some(waiting) = envelope
+            .in_reply_to
+            .as_ref()
+            .and_then(|id| self.mail.remove(id))
+        {
             let _nobody_waits_any_more = waiting.send(envelope);
             return false;
         }
@@ -206,7 +265,11 @@ impl Session {
                         let description = format!("forged its sender: {}", error.detail);
                         let _ended = owner.cast(AgentMessage::Violation { epoch, description });
                     }
-                    Some((MessageType::Error, id, serde_json::to_value(error).unwrap_or_default()))
+                    Some((
+                        MessageType::Error,
+                        id,
+                        serde_json::to_value(error).unwrap_or_default(),
+                    ))
                 }
             }
         });
@@ -233,7 +296,10 @@ impl Session {
 }
 
 fn contract(error: &KlpDecodeError) -> Failure {
-    Failure::new(FailureClass::Contract, format!("its TASK_RESULT is malformed: {error}"))
+    Failure::new(
+        FailureClass::Contract,
+        format!("its TASK_RESULT is malformed: {error}"),
+    )
 }
 
 /// An agent may say how its work failed, but not what only meshd can know.
@@ -242,7 +308,9 @@ fn own_word(failure: Failure) -> Failure {
         FailureClass::Crash | FailureClass::Start | FailureClass::Hang | FailureClass::Resource => {
             FailureClass::Unavailable
         }
-        FailureClass::Policy | FailureClass::Lost | FailureClass::Cancelled => FailureClass::Refusal,
+        FailureClass::Policy | FailureClass::Lost | FailureClass::Cancelled => {
+            FailureClass::Refusal
+        }
         FailureClass::Timeout
         | FailureClass::Unavailable
         | FailureClass::Contract
@@ -255,8 +323,12 @@ fn own_word(failure: Failure) -> Failure {
 
 fn result_payload(result: &Result<Value, Failure>) -> Value {
     let result = match result {
-        Ok(output) => TaskResult::Done { output: output.clone() },
-        Err(error) => TaskResult::Failed { error: error.clone() },
+        Ok(output) => TaskResult::Done {
+            output: output.clone(),
+        },
+        Err(error) => TaskResult::Failed {
+            error: error.clone(),
+        },
     };
     serde_json::to_value(result).unwrap_or_default()
 }

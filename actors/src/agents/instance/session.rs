@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
-    Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError, MessageType,
-    SessionLimits, Stamp, StatusUpdate, decode_with,
+    Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError,
+    MessageType, SessionLimits, Stamp, StatusUpdate, decode_with,
 };
 use mesh_messages::task::Progress;
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
@@ -66,12 +66,18 @@ impl Session {
         if envelope.epoch.is_some_and(|epoch| epoch != self.args.epoch) {
             self.args.ctx.metrics.refused("stale_epoch");
             let detail = format!("this is epoch {}", self.args.epoch);
-            self.refuse(Some(envelope.id), &problem(ErrorCode::Stale, Some("epoch"), detail));
+            self.refuse(
+                Some(envelope.id),
+                &problem(ErrorCode::Stale, Some("epoch"), detail),
+            );
             return false;
         }
         if envelope.kind != MessageType::Handshake && !self.shook {
             let detail = "the first line is a HANDSHAKE".to_owned();
-            self.refuse(Some(envelope.id), &problem(ErrorCode::Unexpected, Some("type"), detail));
+            self.refuse(
+                Some(envelope.id),
+                &problem(ErrorCode::Unexpected, Some("type"), detail),
+            );
             return false;
         }
         self.envelope(envelope)
@@ -92,7 +98,9 @@ impl Session {
             | MessageType::SecurityAlert => Ok(self.pass_on(envelope)),
             MessageType::Error => {
                 let text = envelope.payload.to_string();
-                self.args.log.push(now(), self.args.instance, self.args.epoch, text.as_bytes());
+                self.args
+                    .log
+                    .push(now(), self.args.instance, self.args.epoch, text.as_bytes());
                 Ok(false)
             }
             MessageType::Control | MessageType::CapabilityReply => {
@@ -122,7 +130,8 @@ impl Session {
         self.args.live.refused();
         self.args.ctx.metrics.refused("agent_line");
         if self.bad_lines > BAD_LINES_MAX {
-            let text = format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");
+            let text =
+                format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");
             return self.kill(Some(Failure::new(FailureClass::Resource, text)));
         }
         let payload = serde_json::to_value(problem).unwrap_or_default();
@@ -139,7 +148,8 @@ impl Session {
             epoch: Some(self.args.epoch),
         };
         let to = Address::agent(self.args.agent.clone());
-        let from = Address::node(&self.args.ctx.node.did.to_string()).unwrap_or_else(|_| to.clone());
+        let from =
+            Address::node(&self.args.ctx.node.did.to_string()).unwrap_or_else(|_| to.clone());
         Envelope::new(kind, from, to, payload, stamp)
     }
 
@@ -150,7 +160,10 @@ impl Session {
     pub(super) fn write(&mut self, line: Vec<u8>) {
         let Some(out) = &self.out else { return };
         if let Err(tokio::sync::mpsc::error::TrySendError::Full(_)) = out.try_send(line) {
-            self.kill(Some(Failure::new(FailureClass::Hang, "does not read its input")));
+            self.kill(Some(Failure::new(
+                FailureClass::Hang,
+                "does not read its input",
+            )));
         }
     }
 
@@ -169,7 +182,11 @@ impl Session {
                 return Ok(());
             }
         };
-        if let Some(surplus) = hello.capabilities.iter().find(|c| !self.args.manifest.has_capability(c)) {
+        if let Some(surplus) = hello
+            .capabilities
+            .iter()
+            .find(|c| !self.args.manifest.has_capability(c))
+        {
             let text = format!("its profile is wider than its manifest: {surplus}");
             self.kill(Some(Failure::new(FailureClass::Start, text)));
             return Ok(());
@@ -264,18 +281,32 @@ impl Session {
         limit: Option<Duration>,
     ) {
         let deadline_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX));
-        let payload = serde_json::to_value(Control { verb, args, deadline_ms }).unwrap_or_default();
+        let payload = serde_json::to_value(Control {
+            verb,
+            args,
+            deadline_ms,
+        })
+        .unwrap_or_default();
         let mut envelope = self.message(MessageType::Control, payload);
         envelope.task_id = task;
         // A shutdown is answered by the end, a cancellation by letting go of the task.
         if let Some(limit) = limit.filter(|_| !verb.is_always_sent()) {
-            self.asked.insert(envelope.id.clone(), Asked { verb, until: now().plus(limit) });
+            self.asked.insert(
+                envelope.id.clone(),
+                Asked {
+                    verb,
+                    until: now().plus(limit),
+                },
+            );
         }
         self.send(&envelope);
     }
 
     fn answered(&mut self, verb: ControlVerb, update: &StatusUpdate) {
-        let opening = matches!(verb, ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade);
+        let opening = matches!(
+            verb,
+            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade
+        );
         match &update.error {
             Some(why) if opening => {
                 let text = format!("its {} hook failed: {why}", verb.name());
@@ -292,22 +323,33 @@ impl Session {
     /// A hook did not return in time.
     pub(super) fn unanswered(&mut self, verb: ControlVerb) {
         let (class, text) = match verb {
-            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade => {
-                (FailureClass::Start, format!("its {} hook did not return in time", verb.name()))
-            }
-            _ => (FailureClass::Hang, format!("did not answer `{}` in time", verb.name())),
+            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade => (
+                FailureClass::Start,
+                format!("its {} hook did not return in time", verb.name()),
+            ),
+            _ => (
+                FailureClass::Hang,
+                format!("did not answer `{}` in time", verb.name()),
+            ),
         };
         self.kill(Some(Failure::new(class, text)));
     }
 
     fn health_interval(&self) -> Duration {
-        self.args.manifest.heartbeat.map_or(HEALTH_INTERVAL, |h| h.interval.duration())
+        self.args
+            .manifest
+            .heartbeat
+            .map_or(HEALTH_INTERVAL, |h| h.interval.duration())
     }
 
     /// Asks the agent how it is; its silence is a finding.
     pub(super) fn ask_health(&mut self) {
         self.next_health = None;
-        let ttl = self.args.manifest.heartbeat.map_or(HEALTH_TTL, |h| h.ttl.duration());
+        let ttl = self
+            .args
+            .manifest
+            .heartbeat
+            .map_or(HEALTH_TTL, |h| h.ttl.duration());
         self.control(ControlVerb::Health, Value::Null, None, Some(ttl));
     }
 
@@ -323,23 +365,45 @@ impl Session {
         if let Some(health) = update.health.clone() {
             self.args.live.set_health(health);
         }
-        if let Some(asked) = envelope.in_reply_to.as_ref().and_then(|id| self.asked.remove(id)) {
+        if let Some(asked) = envelope
+            .in_reply_to
+            .as_ref()
+            .and_then(|id| self.asked.remove(id))
+        {
             self.answered(asked.verb, &update);
         }
-        let Some(task) = &envelope.task_id else { return Ok(()) };
+        let Some(task) = &envelope.task_id else {
+            return Ok(());
+        };
         let Some(flight) = self.flights.get(task) else {
-            return Err(problem(ErrorCode::Stale, Some("task_id"), format!("{task} is not in hand")));
+            return Err(problem(
+                ErrorCode::Stale,
+                Some("task_id"),
+                format!("{task} is not in hand"),
+            ));
         };
         if flight.give_up.is_some() && update.progress.is_none() {
             // It says that it has let go.
             let task = task.clone();
-            self.land(&task, Err(Failure::new(FailureClass::Cancelled, "was given up")));
+            self.land(
+                &task,
+                Err(Failure::new(FailureClass::Cancelled, "was given up")),
+            );
             return Ok(());
         }
         if let Some(fraction) = update.progress {
-            let progress = Progress { fraction, note: update.note, at: now() };
+            let progress = Progress {
+                fraction,
+                note: update.note,
+                at: now(),
+            };
             let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
-            self.report(AttemptNews::Progress { task, attempt, epoch, progress });
+            self.report(AttemptNews::Progress {
+                task,
+                attempt,
+                epoch,
+                progress,
+            });
         }
         Ok(())
     }
@@ -362,5 +426,9 @@ impl Session {
 
 /// An `ERROR`'s payload.
 pub(super) fn problem(code: ErrorCode, field: Option<&str>, detail: String) -> KlpError {
-    KlpError { code: code.name().to_owned(), field: field.map(str::to_owned), detail }
+    KlpError {
+        code: code.name().to_owned(),
+        field: field.map(str::to_owned),
+        detail,
+    }
 }

@@ -75,13 +75,20 @@ impl Session {
                 }
                 Err(_) => Err(Failure::new(FailureClass::Lost, "was given up")),
             };
-            let _gone = me.cast(InstanceMessage::TaskExited { task, attempt, result });
+            let _gone = me.cast(InstanceMessage::TaskExited {
+                task,
+                attempt,
+                result,
+            });
         });
         self.running.insert(key, Running(watched));
     }
 
     /// One process for one task: input on its standard input, result from its standard output.
-    fn command(&mut self, delivery: Delivery) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
+    fn command(
+        &mut self,
+        delivery: Delivery,
+    ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
         self.next_id += 1;
         let process = self.next_id;
         let (ctx, live) = (Arc::clone(&self.args.ctx), Arc::clone(&self.args.live));
@@ -92,7 +99,13 @@ impl Session {
         async move {
             let planning = Arc::clone(&ctx);
             let plan = tokio::task::spawn_blocking(move || {
-                let start = Start { manifest: &manifest, digest: &digest, instance, epoch, process };
+                let start = Start {
+                    manifest: &manifest,
+                    digest: &digest,
+                    instance,
+                    epoch,
+                    process,
+                };
                 plan_start(&planning, start)
             });
             let refused = |text: String| Failure::new(FailureClass::Start, text);
@@ -112,7 +125,10 @@ impl Session {
             let read = async {
                 let mut output = Vec::new();
                 let limit = TASK_DATA_MAX as u64 + 1;
-                let _cut_short = (&mut pipes.stdout).take(limit).read_to_end(&mut output).await;
+                let _cut_short = (&mut pipes.stdout)
+                    .take(limit)
+                    .read_to_end(&mut output)
+                    .await;
                 output
             };
             let log = read_log(pipes.stderr, rate, sink);
@@ -144,7 +160,11 @@ impl Session {
         result: Result<Value, Failure>,
     ) {
         self.running.remove(task);
-        if self.flights.get(task).is_none_or(|flight| flight.attempt != attempt) {
+        if self
+            .flights
+            .get(task)
+            .is_none_or(|flight| flight.attempt != attempt)
+        {
             return;
         }
         match result {
@@ -166,12 +186,14 @@ fn outcome(status: ExitStatus, output: Vec<u8>) -> Result<Value, Failure> {
     match status.code {
         Some(0) if !status.oom => Ok(serde_json::from_slice(&output)
             .unwrap_or_else(|_| json!({ "text": String::from_utf8_lossy(&output) }))),
-        Some(EX_TEMPFAIL) if !status.oom => {
-            Err(Failure::new(FailureClass::Unavailable, format!("exited with code {EX_TEMPFAIL}")))
-        }
-        Some(code) if !status.oom => {
-            Err(Failure::new(FailureClass::Refusal, format!("exited with code {code}")))
-        }
+        Some(EX_TEMPFAIL) if !status.oom => Err(Failure::new(
+            FailureClass::Unavailable,
+            format!("exited with code {EX_TEMPFAIL}"),
+        )),
+        Some(code) if !status.oom => Err(Failure::new(
+            FailureClass::Refusal,
+            format!("exited with code {code}"),
+        )),
         _ => Err(exit_failure(status)),
     }
 }
@@ -202,12 +224,33 @@ mod tests {
     #[test]
     fn the_end_of_a_command_decides_what_its_output_is_worth() {
         let class = |status, output: &[u8]| outcome(status, output.to_vec()).map_err(|f| f.class);
-        assert_eq!(class(exit(Some(0), None, false), b"{\"a\":1}"), Ok(json!({"a": 1})));
-        assert_eq!(class(exit(Some(0), None, false), b"hello\n"), Ok(json!({"text": "hello\n"})));
-        assert_eq!(class(exit(Some(75), None, false), b""), Err(FailureClass::Unavailable));
-        assert_eq!(class(exit(Some(1), None, false), b"{}"), Err(FailureClass::Refusal));
-        assert_eq!(class(exit(None, Some(11), false), b"{}"), Err(FailureClass::Crash));
-        assert_eq!(class(exit(None, Some(9), true), b""), Err(FailureClass::Resource));
-        assert_eq!(class(exit(Some(0), None, false), &vec![b'1'; TASK_DATA_MAX + 1]), Err(FailureClass::Contract));
+        assert_eq!(
+            class(exit(Some(0), None, false), b"{\"a\":1}"),
+            Ok(json!({"a": 1}))
+        );
+        assert_eq!(
+            class(exit(Some(0), None, false), b"hello\n"),
+            Ok(json!({"text": "hello\n"}))
+        );
+        assert_eq!(
+            class(exit(Some(75), None, false), b""),
+            Err(FailureClass::Unavailable)
+        );
+        assert_eq!(
+            class(exit(Some(1), None, false), b"{}"),
+            Err(FailureClass::Refusal)
+        );
+        assert_eq!(
+            class(exit(None, Some(11), false), b"{}"),
+            Err(FailureClass::Crash)
+        );
+        assert_eq!(
+            class(exit(None, Some(9), true), b""),
+            Err(FailureClass::Resource)
+        );
+        assert_eq!(
+            class(exit(Some(0), None, false), &vec![b'1'; TASK_DATA_MAX + 1]),
+            Err(FailureClass::Contract)
+        );
     }
 }

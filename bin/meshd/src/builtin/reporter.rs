@@ -110,15 +110,17 @@ fn table(text: &mut String, languages: &[(&str, Sum)], total: &Sum) -> std::fmt:
             s.files, s.lines, s.code, s.comments, s.blank
         )
     };
-    for (name, sum) in languages.iter().take(LANGUAGES) {
+    let (named, unnamed): (Vec<_>, Vec<_>) =
+        languages.iter().partition(|(name, _)| *name != "Other");
+    for (name, sum) in named.iter().take(LANGUAGES) {
         row(text, name, sum)?;
     }
     let mut others = Sum::default();
-    for (_, sum) in languages.iter().skip(LANGUAGES) {
+    for (_, sum) in named.iter().skip(LANGUAGES).chain(&unnamed) {
         others.add(sum);
     }
     if others.files > 0 {
-        row(text, "others", &others)?;
+        row(text, "other", &others)?;
     }
     row(text, "total", total)
 }

@@ -20,17 +20,14 @@ pub(super) trait Agent {
     /// A task that it had delegated under `request` has ended.
     fn on_reply(
         &mut self,
-        request: &str,
-        result: Result<Value, String>,
-        out: &mut Out,
+        _request: &str,
+        _result: Result<Value, String>,
+        _out: &mut Out,
     ) -> io::Result<()> {
-        let _unasked = (request, result, out);
         Ok(())
     }
     /// A task was cancelled; no answer to it is wanted any more.
-    fn on_cancel(&mut self, task_id: &str) {
-        let _nothing_kept = task_id;
-    }
+    fn on_cancel(&mut self, _task_id: &str) {}
 }
 
 /// The agent's side of the channel.
@@ -121,7 +118,7 @@ pub(super) fn serve(agent: &mut dyn Agent) -> io::Result<()> {
             }
             Some("CONTROL") if payload["verb"] == json!("shutdown") => return Ok(()),
             Some("CONTROL") if payload["verb"] == json!("cancel") => {
-                agent.on_cancel(&text("task_id"))
+                agent.on_cancel(&text("task_id"));
             }
             Some("ERROR") => log(&format!("meshd says: {payload}")),
             // Later kinds of messages are none of its business.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Most files of one run: enough for a good-sized repository, few enough to watch.
-pub(super) const FILES_MAX: usize = 400;
+/// Most files of one run: a task has at most a thousand children, and more would not be watched.
+pub(super) const FILES_MAX: usize = 800;
 /// Largest file that is looked at.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Directories that hold what was made from the sources, or their history.

@@ -35,6 +35,9 @@ const FLEET: [(&str, bool, &str, &str); 4] = [
     ),
 ];
 
+/// Columns of a list: what every terminal has, less the indentation.
+const WIDTH: usize = 76;
+
 /// The agent whose sandbox is shown.
 pub(super) const EXAMPLE: &str = "analyst";
 
@@ -80,7 +83,7 @@ pub(super) fn sandbox(view: &SandboxView) -> String {
         .into_iter()
         .filter(|(_, controls)| !controls.is_empty());
     let mut text: Vec<String> = rows
-        .map(|(by, controls)| format!("{by:<14} {}", controls.join(", ")))
+        .flat_map(|(by, controls)| wrapped(by, &controls))
         .collect();
     if view
         .controls
@@ -90,6 +93,24 @@ pub(super) fn sandbox(view: &SandboxView) -> String {
         text.push(format!("{:<14} says how to get the rest", "meshd doctor"));
     }
     text.join("\n")
+}
+
+/// A name, and beside it a list that is broken where a line is full.
+fn wrapped(name: &str, items: &[&str]) -> Vec<String> {
+    let mut lines = vec![format!("{name:<14} ")];
+    for (index, item) in items.iter().enumerate() {
+        let comma = if index + 1 < items.len() { ", " } else { "" };
+        if let Some(line) = lines
+            .last_mut()
+            .filter(|line| line.len() + item.len() < WIDTH)
+        {
+            line.push_str(item);
+            line.push_str(comma);
+        } else {
+            lines.push(format!("{:<14} {item}{comma}", ""));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

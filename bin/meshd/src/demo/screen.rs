@@ -119,7 +119,7 @@ impl Screen {
         match self.events {
             ..=EVENTS_MAX => self.tell(&clean(text)),
             _ if self.events == EVENTS_MAX + 1 => {
-                self.tell("and so on; the audit log has everything")
+                self.tell("and so on; the audit log has everything");
             }
             _ => {}
         }

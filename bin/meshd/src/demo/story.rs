@@ -136,16 +136,14 @@ impl Story {
         let on = subject
             .map(|subject| format!(" on {subject}"))
             .unwrap_or_default();
-        let why =
-            read::<Failure>(&payload["failure"]).map(|failure| format!(", {}", failure.message));
+        let why = read::<Failure>(&payload["failure"])
+            .map(|failure| format!(", {}", failure.message.trim_start_matches("ended by ")));
         let crash = format!("{} crashed{on}{}", at.0, why.unwrap_or_default());
-        match self.answers.remove(&at.0) {
-            Some(answer) => Some(format!("{crash}: {answer}")),
-            None => {
-                self.unanswered.insert(at.0, crash);
-                None
-            }
+        if let Some(answer) = self.answers.remove(&at.0) {
+            return Some(format!("{crash}; {answer}"));
         }
+        self.unanswered.insert(at.0, crash);
+        None
     }
 
     fn fault(&mut self, agent: String, now: Timestamp, view: &FaultView) -> Option<String> {
@@ -156,11 +154,11 @@ impl Story {
             FaultState::Backoff => format!("restarts in {wait}"),
             FaultState::Open if before != Some(FaultState::Open) => {
                 self.breakers += 1;
-                format!("its breaker opens, no start for {wait}, the others take its work")
+                format!("breaker open for {wait}, the others take its work")
             }
             FaultState::Quarantined if before != Some(FaultState::Quarantined) => {
                 self.quarantines += 1;
-                "quarantined, it executes nothing any more".to_owned()
+                "quarantined, it gets nothing more to do".to_owned()
             }
             FaultState::HalfOpen if before != Some(FaultState::HalfOpen) => {
                 return Some(format!("{agent} is on probation, with one task"));
@@ -176,13 +174,11 @@ impl Story {
             | FaultState::Stopped
             | FaultState::Terminated => return None,
         };
-        match self.unanswered.remove(&agent) {
-            Some(crash) => Some(format!("{crash}: {answer}")),
-            None => {
-                self.answers.insert(agent, answer);
-                None
-            }
+        if let Some(crash) = self.unanswered.remove(&agent) {
+            return Some(format!("{crash}; {answer}"));
         }
+        self.answers.insert(agent, answer);
+        None
     }
 
     /// The numbers.
@@ -332,16 +328,14 @@ mod tests {
         .iter()
         .filter_map(|event| story.see(event))
         .collect();
-        let crashed = "fragile crashed on src/a.rs, ended by signal 6 (abort)";
+        let crashed = "fragile crashed on src/a.rs, signal 6 (abort)";
         assert_eq!(
             lines,
             [
-                format!("{crashed}: restarts in 180 ms"),
-                format!(
-                    "{crashed}: its breaker opens, no start for 1.0 s, the others take its work"
-                ),
+                format!("{crashed}; restarts in 180 ms"),
+                format!("{crashed}; breaker open for 1.0 s, the others take its work"),
                 "fragile is on probation, with one task".to_owned(),
-                format!("{crashed}: quarantined, it executes nothing any more"),
+                format!("{crashed}; quarantined, it gets nothing more to do"),
             ]
         );
         let agents = "agents     3 crashes, 0 restarts, 1 breaker opened, 1 quarantine";

@@ -29,7 +29,7 @@ where
         for span in ctx
             .event_scope()
             .into_iter()
-            .flat_map(|scope| scope.from_root())
+            .flat_map(tracing_subscriber::registry::Scope::from_root)
         {
             let extensions = span.extensions();
             let told = extensions.get::<FormattedFields<JsonFields>>();
