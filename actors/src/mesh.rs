@@ -57,6 +57,9 @@ pub struct MeshOptions {
     pub key: SigningKey,
     /// Agents compiled into the binary.
     pub natives: NativeAgents,
+    /// The program that builds sandboxes: one that calls `mesh_sandbox::sandbox_main` first thing. This process's own
+    /// image when `None`.
+    pub sandbox_helper: Option<PathBuf>,
 }
 
 /// Why a mesh could not be started. Nothing of it runs.
@@ -296,6 +299,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             settings,
             key,
             natives,
+            sandbox_helper,
         } = options;
         let node = NodeIdentity {
             did: key.public(),
@@ -306,7 +310,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             run_dir: settings.data.join(RUN_DIR),
             run_id: settings.run_id.clone(),
             tag: format!("meshd-{}", &tag.as_str()[..12]),
-            helper: None,
+            helper: sandbox_helper,
         })?;
         let ctx = Context {
             settings,

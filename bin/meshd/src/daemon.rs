@@ -124,6 +124,7 @@ impl Serving {
             settings: settings::tree(&config, data.clone(), run_id),
             key,
             natives: natives::all(),
+            sandbox_helper: None,
         };
         let mesh = Mesh::start(options).await.map_err(start_failure)?;
         let url = format!("http://{address}");
