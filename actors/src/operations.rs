@@ -144,7 +144,7 @@ pub enum UpgradeType {
     Rollback,
 }
 
-/// The seed's `UpgradeRequest`; the agent is named by the path.
+/// How to exchange a version; the agent is named by the path.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpgradeRequest {
@@ -160,12 +160,12 @@ pub struct UpgradeRequest {
     /// Also to an older version.
     #[serde(default)]
     pub forceful: bool,
-    /// Old versions are always kept, so this changes nothing; accepted because the seed names it.
+    /// Old versions are always kept, so this changes nothing; accepted so that nobody has to leave it out.
     #[serde(default)]
     pub backup_current: bool,
 }
 
-/// The seed's `UpgradeResult`.
+/// What an exchange of versions led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeResult {
@@ -200,7 +200,7 @@ pub struct AgentProfile {
     pub id: AgentId,
     /// Its name.
     pub name: String,
-    /// Its persona: the seed's `type`.
+    /// Its persona.
     #[serde(rename = "type")]
     pub kind: String,
     /// The version in force.

@@ -218,6 +218,17 @@ impl Drop for Shell {
     }
 }
 
+/// While meshd ends, no instance takes work: what waits stays where it is and goes on in the next life.
+fn closed_to_work(command: Command) -> Command {
+    let Command::Fleet(FleetChange::Agent(id, mut fleet)) = command else {
+        return command;
+    };
+    for instance in fleet.instances.values_mut() {
+        instance.closed = Some("meshd is shutting down".to_owned());
+    }
+    Command::Fleet(FleetChange::Agent(id, fleet))
+}
+
 fn config_of(ctx: &Context) -> TaskConfig {
     let settings = &ctx.settings;
     TaskConfig {
@@ -292,6 +303,10 @@ impl Shell {
             }
             Message::Close => {
                 self.closed = true;
+                for entry in self.args.ctx.directory.all() {
+                    let change = FleetChange::Agent(entry.id.clone(), Box::new(entry.fleet()));
+                    self.internal(Command::Fleet(change)).await?;
+                }
                 Ok(())
             }
             Message::Due => {
@@ -338,6 +353,7 @@ impl Shell {
         cause: &Cause,
         mut reply: Option<Reply>,
     ) -> Result<(), ActorProcessingErr> {
+        let command = if self.closed { closed_to_work(command) } else { command };
         if let Err(problem) = self.admit(&command) {
             answer(reply.take(), Err(problem));
             return Ok(());

@@ -92,7 +92,7 @@ pub enum Activity {
     Offline,
 }
 
-/// The seed's short status.
+/// An agent's status in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentStatusKind {
@@ -193,7 +193,7 @@ impl FaultState {
     }
 }
 
-/// Why an agent was quarantined: the kinds of the seed.
+/// Why an agent was quarantined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QuarantineKind {
@@ -304,7 +304,7 @@ pub struct InstanceView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
-    /// The seed's word for it.
+    /// In one word.
     pub status: AgentStatusKind,
     /// The stage of its life; absent for an unknown agent, like everything below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -455,7 +455,7 @@ pub struct AgentSummary {
     pub capabilities: Vec<String>,
     /// Its tags.
     pub tags: Vec<String>,
-    /// The seed's status.
+    /// In one word.
     pub status: AgentStatusKind,
     /// Its stage.
     pub lifecycle: Lifecycle,

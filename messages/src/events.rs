@@ -1,7 +1,7 @@
 //! Everything that is journalled: the durable facts of agents, tasks, messages, memory and access.
 //!
 //! Each enum is the whole vocabulary of one kind of partition. A variant's serialised tag is the record's `kind`; its
-//! content is the payload. Lifecycle events bear the seed's eleven names. Variants are only ever added; a change of
+//! content is the payload. Lifecycle events bear eleven fixed names, from `created` to `error`. Variants are only ever added; a change of
 //! content raises [`KIND_VERSION`] and gets an upcast.
 
 use serde::{Deserialize, Serialize};

@@ -96,7 +96,7 @@ impl Problem {
         self.retry_after_s = Some(seconds);
         self
     }
-    /// 404 for an agent, in the seed's words.
+    /// 404 for an agent.
     pub fn agent_not_found(id: &str) -> Self {
         Self::new(
             ProblemKind::NotFound,

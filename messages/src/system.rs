@@ -27,7 +27,7 @@ pub enum OverallHealth {
 }
 
 impl OverallHealth {
-    /// The seed's cut-offs: any critical is critical, more than two warnings a warning, one or two degraded.
+    /// Fixed cut-offs: any critical is critical, more than two warnings a warning, one or two degraded.
     pub fn of(levels: impl IntoIterator<Item = HealthLevel>) -> Self {
         let (mut warnings, mut criticals) = (0_usize, 0_usize);
         for level in levels {
@@ -144,7 +144,7 @@ pub struct AuditEntry {
     pub position: Position,
     /// When.
     pub time: Timestamp,
-    /// What happened; for lifecycle events one of the seed's eleven names.
+    /// What happened; for lifecycle events one of eleven fixed names.
     pub kind: String,
     /// Which agent it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -381,7 +381,7 @@ mod tests {
     use HealthLevel::{Critical, Healthy, Warning};
 
     #[test]
-    fn overall_health_has_exactly_the_seeds_cut_offs() {
+    fn overall_health_has_exactly_these_cut_offs() {
         let cases: [(&[HealthLevel], OverallHealth); 7] = [
             (&[], OverallHealth::Healthy),
             (&[Healthy, Healthy], OverallHealth::Healthy),

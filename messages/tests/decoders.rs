@@ -272,11 +272,11 @@ fn typed_payloads_name_what_is_wrong_with_them() {
 #[test]
 fn a_task_request_in_either_spelling_has_an_input() {
     let read = |payload: Value| serde_json::from_value::<TaskRequest>(payload);
-    let seed =
+    let short =
         read(json!({ "action": "scrape", "target": "https://example.com", "params": {} })).unwrap();
-    assert_eq!(seed.action.as_deref(), Some("scrape"));
+    assert_eq!(short.action.as_deref(), Some("scrape"));
     assert_eq!(
-        seed.input,
+        short.input,
         json!({ "target": "https://example.com", "params": {} })
     );
     let delegation =

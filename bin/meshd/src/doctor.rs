@@ -1,35 +1,28 @@
 //! `meshd doctor`: what this machine gives, found by doing it, and how to get what is missing.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mesh_config::Config;
 use mesh_sandbox::{
     Ids, Launcher, LauncherConfig, Level, Limits, NetworkAccess, Plan, PlanPolicy, Probe, Program,
-    SandboxSpec, Shortfall, TempAccess, interpreter_paths, plan,
+    SandboxSpec, Shortfall, TempAccess, plan,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::cli::{DoctorArgs, Output};
 use crate::exit::{Exit, Failure};
-use crate::{identity, settings, show};
+use crate::{settings, show};
 
-/// Interpreters that are looked for: those of the entries that need none to be named.
-const INTERPRETERS: [(&str, &str); 2] = [
-    ("python3", "`.py` agents"),
-    ("node", "`.js`, `.mjs` and `.ts` agents"),
-];
+mod host;
+
 /// How long the trial agent may take to shake hands.
 const TRIAL_LIMIT: Duration = Duration::from_secs(10);
-/// Descriptors that a fleet of a hundred agents needs: six each, and the daemon's own.
-const DESCRIPTORS_WANTED: u64 = 1024;
-
 /// Everything that was found.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,9 +115,7 @@ fn examine(config: &Config) -> Result<Diagnosis, Failure> {
         )],
     };
     findings.push(cgroups(&probe));
-    findings.extend(INTERPRETERS.map(|(name, of)| interpreter(name, of)));
-    findings.push(data(&config.data));
-    findings.push(descriptors());
+    findings.extend(host::findings(&config.data));
     Ok(Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         kernel: probe.kernel.clone(),
@@ -182,19 +173,23 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
     }
 }
 
-/// How to get each control that falls short of what is asked for, including those that may.
+/// How to get each control that falls short of what is asked for, though it may.
 fn remedies(spec: &SandboxSpec, probe: &Probe) -> BTreeMap<&'static str, String> {
     let nothing_may_degrade = PlanPolicy {
         required: true,
         degradable: Vec::new(),
     };
-    match plan(spec, probe, &nothing_may_degrade) {
-        Err(mesh_sandbox::Refused::Shortfalls(missing)) => missing
-            .into_iter()
-            .map(|short| (short.control.name(), short.remedy))
-            .collect(),
-        _ => BTreeMap::new(),
-    }
+    let Err(mesh_sandbox::Refused::Shortfalls(missing)) = plan(spec, probe, &nothing_may_degrade)
+    else {
+        return BTreeMap::new();
+    };
+    let remedy = |short: Shortfall| {
+        let name = short.control.name();
+        // Only what may degrade is asked about here, so this advice has been followed.
+        let followed = format!("list `{name}` in sandbox.degradable, or ");
+        (name, short.remedy.trim_start_matches(&followed).to_owned())
+    };
+    missing.into_iter().map(remedy).collect()
 }
 
 fn controls(plan: &Plan, remedies: &BTreeMap<&'static str, String>) -> Vec<Finding> {
@@ -303,72 +298,6 @@ fn cgroups(probe: &Probe) -> Finding {
     }
 }
 
-fn interpreter(name: &str, of: &str) -> Finding {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match interpreter_paths(name, OsStr::new(&path)) {
-        Ok(found) => finding(
-            "host",
-            name,
-            Verdict::Good,
-            found.program.display().to_string(),
-        ),
-        Err(error) => Finding {
-            cure: Some(format!("install {name} to run {of}; nothing else needs it")),
-            ..finding("host", name, Verdict::Weak, error.to_string())
-        },
-    }
-}
-
-fn data(path: &Path) -> Finding {
-    // The first directory on the way that exists is where a missing one would be made.
-    let there = path.ancestors().find(|dir| dir.is_dir());
-    let dir = there
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .map_or_else(|| PathBuf::from("."), Path::to_owned);
-    match tempfile::tempfile_in(&dir) {
-        Ok(_) if path.is_dir() && identity::is_open_to_others(path) => Finding {
-            cure: Some(format!("chmod 700 {}", path.display())),
-            ..finding(
-                "host",
-                "data",
-                Verdict::Weak,
-                format!("{} can be looked into by others", path.display()),
-            )
-        },
-        Ok(_) => finding(
-            "host",
-            "data",
-            Verdict::Good,
-            format!("{} can be written", path.display()),
-        ),
-        Err(error) => Finding {
-            cure: Some("name another directory with --data, or make this one writable".to_owned()),
-            ..finding(
-                "host",
-                "data",
-                Verdict::Bad,
-                format!("{}: {error}", dir.display()),
-            )
-        },
-    }
-}
-
-fn descriptors() -> Finding {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let shown = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-    let enough = limit.is_none_or(|limit| limit >= DESCRIPTORS_WANTED);
-    let verdict = if enough { Verdict::Good } else { Verdict::Weak };
-    Finding {
-        cure: (!enough).then(|| format!("ulimit -Hn {DESCRIPTORS_WANTED}, for a hundred agents")),
-        ..finding(
-            "host",
-            "descriptors",
-            verdict,
-            format!("{shown} may be open"),
-        )
-    }
-}
-
 impl std::fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let who = if self.root {
@@ -430,13 +359,6 @@ mod tests {
             row(&finding),
             "  ~ node         not found in PATH\n                 install it\n"
         );
-    }
-
-    #[test]
-    fn a_directory_that_is_missing_is_judged_by_where_it_would_be_made() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(data(&root.path().join("a/b")).verdict, Verdict::Good);
-        assert_eq!(data(Path::new("/proc/no/such")).verdict, Verdict::Bad);
     }
 
     #[test]

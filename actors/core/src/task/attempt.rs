@@ -85,7 +85,7 @@ pub(crate) fn ended(
     match result.and_then(|output| conforming(tx, &id, output)) {
         Ok(output) => succeed(tx, &id, output),
         Err(failure) => {
-            // A scored failure ends its instance (DESIGN §5), so the attempt counts as having ended it.
+            // A scored failure ends its instance, so the attempt counts as having ended it.
             let ended_instance = failure.class.is_scored();
             let alone = is_alone(tx, &id);
             fail(tx, &id, failure, ended_instance, alone);

@@ -203,7 +203,7 @@ impl Story {
         let faults = [
             counted(self.crashes, "crash", "crashes"),
             counted(self.restarts, "restart", "restarts"),
-            counted(self.breakers, "breaker opened", "times a breaker opened"),
+            counted(self.breakers, "breaker opening", "breaker openings"),
             counted(self.quarantines, "quarantine", "quarantines"),
         ];
         let times = match (percentile(&took, 50), percentile(&took, 99)) {
@@ -338,7 +338,7 @@ mod tests {
                 format!("{crashed}; quarantined, it gets nothing more to do"),
             ]
         );
-        let agents = "agents     3 crashes, 0 restarts, 1 breaker opened, 1 quarantine";
+        let agents = "agents     3 crashes, 0 restarts, 1 breaker opening, 1 quarantine";
         assert!(story.summary().contains(agents), "{}", story.summary());
     }
 
