@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: any decision about agents or tasks, any state but open streams, CORS.
 
+mod actor;
 pub mod codes;
 mod config;
 mod decode;
@@ -22,6 +23,7 @@ mod server;
 mod shared;
 mod topic;
 
+pub use actor::{API, child};
 pub use config::ApiConfig;
 pub use problem::ProblemDocument;
 pub use router::{openapi_document, route_list, router};

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::ledger::Way;
 use crate::load::Load;
 use crate::prey::Blow;
-use crate::world::{World, admin, random, steps};
+use crate::world::{World, admin, random, steps, until};
 
 const WAYS: [Way; 5] = [
     Way::Quick,
@@ -42,13 +42,13 @@ async fn the_journal_dies_and_everything_is_what_the_disk_says() {
             }
             load.assert_reads_show_everything(&world, &mut random).await;
             for agent in ["left", "right", "echo"] {
+                until("the next incarnation runs", async || {
+                    let lives = world.lives(agent).await;
+                    lives.iter().all(|(epoch, _)| *epoch > step).then_some(())
+                })
+                .await;
                 world.serves(agent).await;
             }
-            let lives = world.lives("echo").await;
-            assert!(
-                lives.iter().all(|(epoch, _)| *epoch > step),
-                "{lives:?} after {step}"
-            );
         }
     };
     tokio::join!(pouring, striking);

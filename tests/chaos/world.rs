@@ -179,8 +179,21 @@ pub(crate) fn admin() -> Caller {
     }
 }
 
+/// What meshd says of itself, shown with a test that fails; `RUST_LOG` says how much.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| "warn,mesh_supervision=info".into());
+    let told = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    // The first test of the process has set it.
+    let _there_already = told.try_init();
+}
+
 async fn start(data: &Path, ledger: &Arc<Ledger>) -> (Mesh, Prey) {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    log();
     let run_id = format!(
         "chaos-{}-{}",
         std::process::id(),

@@ -31,7 +31,10 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "mesh-sandbox",
         ],
     ),
-    ("mesh-api", &["mesh-messages", "mesh-actors"]),
+    (
+        "mesh-api",
+        &["mesh-messages", "mesh-supervision", "mesh-actors"],
+    ),
     (
         "meshd",
         &[

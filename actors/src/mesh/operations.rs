@@ -17,6 +17,7 @@ use mesh_messages::system::{
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
 use mesh_messages::{AgentId, Position};
+use mesh_supervision::ChildStatus;
 
 use super::Mesh;
 use super::agents::{instances, profile, status_of};
@@ -29,6 +30,9 @@ use crate::operations::{
     Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
 };
 use crate::reads::{self, LookupError, StoreReader};
+
+/// How long `/status` waits to learn of the parts at the edge.
+const EDGE_LOOK_MAX: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Operations for Mesh {
@@ -301,7 +305,7 @@ impl Operations for Mesh {
             issues: health.issues,
             accepting: refusing.is_none(),
             refusing_because: refusing,
-            components: self.components(),
+            components: self.components().await,
             agents: self.agent_counts(),
             tasks: self.task_counts().await?,
             journal: JournalStatus {
@@ -438,7 +442,7 @@ impl Mesh {
             .collect())
     }
 
-    fn components(&self) -> Vec<ComponentStatus> {
+    async fn components(&self) -> Vec<ComponentStatus> {
         let part = |name: &str, parent: &str, running: bool, restarts: u64| ComponentStatus {
             name: name.to_owned(),
             parent: Some(parent.to_owned()),
@@ -476,6 +480,17 @@ impl Mesh {
                 self.orchestrator.restarts(),
             ),
         ];
+        let edge = self.edge.borrow().clone();
+        if let Some(edge) = edge {
+            // A group that is being restarted is not worth waiting for; then its parts are not up.
+            let children = edge.with_limit(EDGE_LOOK_MAX).children().await.unwrap_or_default();
+            parts.extend(children.iter().map(|child| {
+                let started = child.incarnation.map_or(0, |incarnation| incarnation.number());
+                let running = child.status == ChildStatus::Running;
+                // The first start of each child of a supervisor has its own number.
+                part(&child.spec.id.to_string(), "edge", running, started.saturating_sub(children.len() as u64))
+            }));
+        }
         parts.extend(agents.iter().map(|entry| {
             part(
                 &format!("agent:{}", entry.id),

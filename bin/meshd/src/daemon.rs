@@ -6,15 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
-use mesh_api::{Drained, ServeError};
 use mesh_config::Config;
 use mesh_messages::identity::SigningKey;
 use mesh_messages::system::{Caller, Role};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::cli::RunArgs;
 use crate::endpoint::Endpoint;
@@ -101,8 +99,6 @@ pub(crate) struct Serving {
     pub(crate) url: String,
     pub(crate) mesh: Mesh,
     config: Config,
-    server: JoinHandle<Result<Drained, ServeError>>,
-    close: oneshot::Sender<()>,
     endpoint: Endpoint,
 }
 
@@ -131,19 +127,18 @@ impl Serving {
         let endpoint = Endpoint::publish(&data, &url).map_err(|error| {
             Failure::io(format!("cannot write {}/endpoint", data.display()), error)
         })?;
-        let (close, closed) = oneshot::channel();
-        let operations = mesh.operations();
-        let server = mesh_api::serve(listener, operations, settings::api(&config), async {
-            // An error means that nobody can close any more, which is the same.
-            let _ = closed.await;
-        });
-        let server = tokio::spawn(server);
+        let listener = listener
+            .into_std()
+            .map_err(|error| Failure::io("cannot hand over the listener", error))?;
+        let api = mesh_api::child(listener, mesh.operations(), settings::api(&config));
+        if let Err(error) = mesh.add_edge(api).await {
+            mesh.stop().await;
+            return Err(Failure::new(Exit::Escalated, error));
+        }
         Ok(Self {
             url,
             mesh,
             config,
-            server,
-            close,
             endpoint,
         })
     }
@@ -173,7 +168,7 @@ impl Serving {
     }
 
     /// Serves until a signal comes or the mesh ends by itself.
-    pub(crate) async fn until_signal(mut self, signals: &mut Signals, export: &Export) -> Exit {
+    pub(crate) async fn until_signal(self, signals: &mut Signals, export: &Export) -> Exit {
         let operations = self.mesh.operations();
         tokio::select! {
             name = signals.next() => {
@@ -181,11 +176,6 @@ impl Serving {
             }
             reason = self.mesh.failed() => {
                 tracing::error!(reason, "the mesh has failed");
-                self.stop_at_once().await;
-                return Exit::Escalated;
-            }
-            served = &mut self.server => {
-                tracing::error!(?served, "the HTTP surface has ended");
                 self.stop_at_once().await;
                 return Exit::Escalated;
             }
@@ -208,18 +198,11 @@ impl Serving {
     /// Ends in order: work in progress, then connections, then the tree. A signal cuts it short.
     pub(crate) async fn stop(self, signals: &mut Signals) {
         let limit = self.config.api.drain_timeout.duration();
-        let (mesh, close, server) = (self.mesh.clone(), self.close, self.server);
+        let mesh = self.mesh.clone();
         let in_order = async move {
-            // While agents finish, whoever waits for their results can still get them.
+            // While agents finish, whoever waits for their results can still get them; the tree then ends from the edge
+            // inwards, so the HTTP surface first.
             mesh.drain(limit).await;
-            // Fails only when the server has ended already.
-            let _ = close.send(());
-            match server.await {
-                Ok(Ok(Drained { cut: 0 })) => {}
-                Ok(Ok(Drained { cut })) => tracing::warn!(cut, "connections were cut"),
-                Ok(Err(error)) => tracing::error!(%error, "the HTTP surface failed"),
-                Err(error) => tracing::error!(%error, "the HTTP surface panicked"),
-            }
             mesh.stop().await
         };
         tokio::select! {

@@ -54,7 +54,8 @@ fn one_that_exits_at_once_is_started_exactly_as_often_as_the_policy_allows() {
 
     // What is decided survives the daemon: no further start, and no forgetting.
     let daemon = fleet.daemon.kill9().start();
-    assert_eq!(daemon.status("quitter")["fault"]["state"], "quarantined");
+    let status = daemon.status("quitter");
+    assert_eq!(status["fault"]["state"], "quarantined", "{status}");
     assert_eq!(daemon.audit("kind=activated&agent=quitter").len(), 5);
 }
 
