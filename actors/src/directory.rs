@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use mesh_actors_core::agent::AgentState;
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
-use mesh_messages::{AgentId, Epoch, InstanceNo};
+use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::live::{InstanceLive, LogTail};
@@ -28,9 +30,15 @@ pub struct AgentEntry {
     /// Its log.
     pub log: Arc<LogTail>,
     state: ArcSwap<AgentState>,
+    published: Notify,
+    known: AtomicBool,
     live: Mutex<BTreeMap<InstanceNo, LiveInstance>>,
     stopping: Mutex<BTreeSet<Epoch>>,
+    open: Mutex<BTreeSet<OpenAttempt>>,
 }
+
+/// An attempt that was given out, and to which incarnation.
+type OpenAttempt = (Epoch, TaskId, AttemptNo);
 
 /// One instance, live.
 #[derive(Debug, Clone)]
@@ -55,8 +63,11 @@ impl AgentEntry {
             slot: Slot::new("the agent's actor"),
             log: Arc::default(),
             state: ArcSwap::default(),
+            published: Notify::new(),
+            known: AtomicBool::new(false),
             live: Mutex::default(),
             stopping: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -67,6 +78,34 @@ impl AgentEntry {
 
     pub(crate) fn publish(&self, state: Arc<AgentState>) {
         self.state.store(state);
+        self.known.store(true, Ordering::Release);
+        self.published.notify_waiters();
+    }
+
+    /// Waits until the agent's actor has published a state for the first time.
+    pub(crate) async fn first_published(&self) {
+        loop {
+            let published = self.published.notified();
+            if self.known.load(Ordering::Acquire) {
+                return;
+            }
+            published.await;
+        }
+    }
+
+    /// Waits until the durable state is as wanted, at most `limit`; whether it is.
+    pub(crate) async fn settled(&self, limit: Duration, wanted: impl Fn(&AgentState) -> bool) -> bool {
+        let waiting = async {
+            loop {
+                // Listens before it looks, so that nothing published in between is missed.
+                let published = self.published.notified();
+                if wanted(&self.state()) {
+                    return;
+                }
+                published.await;
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.is_ok()
     }
 
     /// Its instances, live.
@@ -98,11 +137,30 @@ impl AgentEntry {
             live.remove(&instance);
         }
         locked(&self.stopping).remove(&epoch);
+        locked(&self.open).retain(|(of, _, _)| *of != epoch);
     }
 
     pub(crate) fn clear_live(&self) {
         locked(&self.live).clear();
         locked(&self.stopping).clear();
+        locked(&self.open).clear();
+    }
+
+    /// An attempt is on its way to an incarnation. It is open until the task machine has taken its end in.
+    pub(crate) fn give_out(&self, epoch: Epoch, task: TaskId, attempt: AttemptNo) {
+        locked(&self.open).insert((epoch, task, attempt));
+    }
+
+    /// The task machine has taken the end of an attempt in, or will never want it.
+    pub(crate) fn settle(&self, epoch: Epoch, task: TaskId, attempt: AttemptNo) {
+        locked(&self.open).remove(&(epoch, task, attempt));
+    }
+
+    /// The attempts that are open: on their way to an instance, in its hands, or their ends on the way back. What the
+    /// instances themselves say they have in hand is less than that, and a task machine that went by it would give a task
+    /// out twice.
+    pub(crate) fn open_attempts(&self) -> BTreeSet<OpenAttempt> {
+        locked(&self.open).clone()
     }
 
     pub(crate) fn set_stopping(&self, epoch: Epoch) {

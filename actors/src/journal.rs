@@ -64,11 +64,7 @@ pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
         journal.log_id(),
         size,
     )?);
-    Ok(OpenStore {
-        journal,
-        content,
-        projections,
-    })
+    Ok(OpenStore::new(journal, content, projections))
 }
 
 /// What the journal's actor is made of.

@@ -43,6 +43,8 @@ use services::{BusOutside, MeshServices};
 
 /// How long the ordered end of the tree may take after the drain.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// What agents get to end in order when the drain has used up its time.
+const STOP_LEAST: Duration = Duration::from_secs(1);
 /// How long the first start may take: replaying a long journal is the slowest.
 const START_LIMIT: Duration = Duration::from_mins(10);
 /// Where records of living sandboxes are kept below the data directory.
@@ -164,6 +166,11 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
+        if tokio::time::timeout(START_LIMIT, mesh.populated()).await.is_err() {
+            mesh.stop().await;
+            let why = "the registered agents were not all there in time".to_owned();
+            return Err(MeshStartError::Tree(why));
+        }
         if let Err(error) = mesh
             .sentinel
             .ensure_admin_token(&mesh.ctx.settings.data)
@@ -173,6 +180,18 @@ impl Mesh {
             return Err(MeshStartError::Tree(format!("the admin's token: {error}")));
         }
         Ok(mesh)
+    }
+
+    /// Waits until every registered agent is known: before, the absence of one says nothing.
+    async fn populated(&self) {
+        /// How often the registry is asked; it has no more to do at a start.
+        const PAUSE: Duration = Duration::from_millis(5);
+        while !self.ctx.directory.is_complete() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        for entry in self.ctx.directory.all() {
+            entry.first_published().await;
+        }
     }
 
     /// What the outside can ask of it.
@@ -207,7 +226,9 @@ impl Mesh {
             let _either = tokio::time::timeout_at(wait, ends.recv()).await;
         }
         let agents = self.ctx.directory.all();
-        let stop_limit = self.ctx.settings.stop_timeout + Duration::from_secs(1);
+        // Whoever is still at work when the time is up is ended with the tree.
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let stop_limit = left.max(STOP_LEAST).min(self.ctx.settings.stop_timeout);
         let closing = agents.iter().map(|entry| {
             entry
                 .slot

@@ -240,22 +240,21 @@ fn config_of(ctx: &Context) -> TaskConfig {
 }
 
 impl Shell {
-    /// Sees what agents there are and what they have in hand; whatever else was under way is lost.
+    /// Sees what the agents have in hand and what agents there are; whatever else was under way is lost.
+    ///
+    /// In this order: an agent that is known gets work at once, which nobody has in hand yet.
     async fn take_stock(&mut self) -> Result<(), ActorProcessingErr> {
         let directory = self.args.ctx.directory.clone();
+        let agents = directory.all();
         let mut present = std::collections::BTreeSet::new();
-        for entry in directory.all() {
-            let change = FleetChange::Agent(entry.id.clone(), Box::new(entry.fleet()));
-            self.internal(Command::Fleet(change)).await?;
-            for (no, instance) in entry.live() {
-                let key: InstanceKey = (entry.id.clone(), no, instance.epoch);
-                present.extend(
-                    instance
-                        .live
-                        .attempts()
-                        .into_iter()
-                        .map(|(task, n)| (key.clone(), task, n)),
-                );
+        for entry in &agents {
+            let live = entry.live();
+            let instance_of = |epoch| live.iter().find(|(_, instance)| instance.epoch == epoch);
+            for (epoch, task, attempt) in entry.open_attempts() {
+                if let Some((no, _)) = instance_of(epoch) {
+                    let key: InstanceKey = (entry.id.clone(), *no, epoch);
+                    present.insert((key, task, attempt));
+                }
             }
         }
         self.internal(Command::Reconcile {
@@ -263,6 +262,10 @@ impl Shell {
             present,
         })
         .await?;
+        for entry in agents {
+            let change = FleetChange::Agent(entry.id.clone(), Box::new(entry.fleet()));
+            self.internal(Command::Fleet(change)).await?;
+        }
         if directory.is_complete() {
             self.internal(Command::Fleet(FleetChange::Complete)).await?;
         }
@@ -353,7 +356,11 @@ impl Shell {
         cause: &Cause,
         mut reply: Option<Reply>,
     ) -> Result<(), ActorProcessingErr> {
-        let command = if self.closed { closed_to_work(command) } else { command };
+        let command = if self.closed {
+            closed_to_work(command)
+        } else {
+            command
+        };
         if let Err(problem) = self.admit(&command) {
             answer(reply.take(), Err(problem));
             return Ok(());
@@ -587,6 +594,9 @@ impl Shell {
     }
 
     fn deliver(&mut self, delivery: mesh_actors_core::task::Delivery) {
+        if let Some(entry) = self.args.ctx.directory.get(delivery.key.0.as_str()) {
+            entry.give_out(delivery.key.2, delivery.task.clone(), delivery.attempt);
+        }
         let message = AgentMessage::Deliver(Box::new(Delivery {
             action: delivery.spec.action().to_owned(),
             input: Arc::new(delivery.spec.input),

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,8 +16,16 @@ use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
 use mesh_persistence::{AppendError, ContentStore, Journal, Snapshot};
 
+#[cfg(test)]
+mod tests;
+
 /// First and last pause while the journal is busy or the disk is full. Callers see the wait as backpressure.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(1));
+
+/// How long a load waits for what the last owner appended to be on the disk, and how often it looks. A sync takes
+/// milliseconds; one that takes longer than this is a disk that hangs.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Records after which a snapshot is worth its cost: about a second of replay.
 const SNAPSHOT_EVERY: u64 = 20_000;
@@ -108,6 +116,9 @@ pub enum PartitionError {
     /// The journal refused for good.
     #[error("failed to append to partition {0}")]
     Append(PartitionId, #[source] AppendError),
+    /// What the last owner appended does not reach the disk.
+    #[error("the last appends of partition {0} are not on the disk; is it hanging?")]
+    Unsettled(PartitionId),
     /// An event cannot be serialised. A bug.
     #[error("failed to encode an event of partition {0}")]
     Encode(PartitionId, #[source] serde_json::Error),
@@ -173,15 +184,30 @@ impl<M: Machine, E> Partition<M, E> {
                 from = next;
             }
         }
-        let records = partition
-            .journal
-            .read_partition(&partition.id, from)
-            .map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
-        for record in records {
-            let record = record.map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
-            partition.replay(&record)?;
+        let begun = Instant::now();
+        loop {
+            let records = partition
+                .journal
+                .read_partition(&partition.id, from)
+                .map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
+            for record in records {
+                let record = record.map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
+                partition.replay(&record)?;
+                from = record.header.position.next();
+            }
+            if partition.next_seq >= partition.journal.next_seq(&partition.id) {
+                return Ok(partition);
+            }
+            // An owner that ended a moment ago left appends that are on their way to the disk. They have happened: without
+            // them the first append would be refused, and this owner would end, too.
+            if let Some(failed) = partition.journal.durable().borrow().failed.clone() {
+                return Err(PartitionError::Append(partition.id, failed.into()));
+            }
+            if begun.elapsed() >= SETTLE_MAX {
+                return Err(PartitionError::Unsettled(partition.id));
+            }
+            std::thread::sleep(SETTLE_PAUSE);
         }
-        Ok(partition)
     }
 
     fn replay(&mut self, record: &Record) -> Result<(), PartitionError> {

@@ -72,14 +72,13 @@ impl From<LookupError> for Problem {
 /// Waits until the projections show everything that is durable now.
 ///
 /// # Errors
-/// [`LookupError::Behind`].
+/// [`LookupError::Behind`]: not in time, or the journal is being opened again, for which the caller must let go of it.
 pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
     let size = store.journal.durable().borrow().size();
-    store
-        .projections
-        .wait_for(size, CATCH_UP_MAX)
-        .await
-        .map_err(|_| LookupError::Behind)
+    tokio::select! {
+        there = store.projections.wait_for(size, CATCH_UP_MAX) => there.map_err(|_| LookupError::Behind),
+        () = store.closing() => Err(LookupError::Behind),
+    }
 }
 
 /// A task's row, ended or not.

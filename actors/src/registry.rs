@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorMessage;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::registry::RegistryState;
@@ -111,6 +111,20 @@ enum Released {
     Unlisted(AgentId, RpcReplyPort<()>),
 }
 
+/// What is to be done to the tree. One after the other, in the order of the commits: an id that is taken back and given
+/// out again has its actor in the end.
+#[derive(Debug)]
+enum Job {
+    /// What a commit leads to.
+    Released(Released),
+    /// See to it that a listed agent has its actor.
+    Start(AgentId),
+    /// See to it that an agent that is not listed has none.
+    Stop(AgentId),
+    /// Say that those before were done.
+    Populated,
+}
+
 /// What the registry is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistryArgs {
@@ -127,7 +141,9 @@ pub(crate) struct RegistryShell {
     me: ActorRef<RegistryMessage>,
     partition: Partition<RegistryState, Released>,
     durable: Option<Position>,
-    tasks: Vec<JoinHandle<()>>,
+    // Not bounded by itself: each caller waits for its answer, and a population has a job for each agent.
+    jobs: mpsc::UnboundedSender<Job>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 /// The actor.
@@ -165,12 +181,20 @@ impl Actor for RegistryActor {
                 }
             }
         });
+        let (jobs, mut queue) = mpsc::unbounded_channel();
+        let (worker_args, worker_me) = (args.clone(), me.clone());
+        let worker = ractor::concurrency::spawn(async move {
+            while let Some(job) = queue.recv().await {
+                work(&worker_args, &worker_me, job).await;
+            }
+        });
         Ok(RegistryShell {
             me,
             args,
             partition,
             durable: None,
-            tasks: vec![follower, watcher],
+            jobs,
+            tasks: [follower, watcher, worker],
         })
     }
 
@@ -204,7 +228,7 @@ impl Actor for RegistryActor {
 
 impl Drop for RegistryShell {
     fn drop(&mut self) {
-        for task in self.tasks.drain(..) {
+        for task in &self.tasks {
             task.abort();
         }
         self.args.slot.vacate(&self.me);
@@ -280,34 +304,49 @@ impl RegistryShell {
 
     fn release(&mut self) {
         for released in self.partition.released(self.durable) {
-            let args = self.args.clone();
-            self.tasks.retain(|t| !t.is_finished());
-            self.tasks.push(ractor::concurrency::spawn(async move {
-                match released {
-                    Released::Listed(agent, reply) => {
-                        let _caller_gone = reply.send(start_agent(&args, &agent).await);
-                    }
-                    Released::Unlisted(agent, reply) => {
-                        stop_agent(&args, &agent).await;
-                        let _caller_gone = reply.send(());
-                    }
-                }
-            }));
+            self.queue(Job::Released(released));
         }
     }
 
-    /// Starts every listed agent's actor, one after the other: what they start in turn is many processes.
-    fn populate(&mut self) {
-        let (args, me) = (self.args.clone(), self.me.clone());
-        let agents: Vec<_> = self.partition.state().agents.iter().cloned().collect();
-        self.tasks.push(ractor::concurrency::spawn(async move {
-            for agent in agents {
-                if let Err(problem) = start_agent(&args, &agent).await {
-                    tracing::error!(%agent, %problem, "the agent's actor could not be started");
-                }
+    fn queue(&self, job: Job) {
+        // The worker lives as long as this actor.
+        let _never_closed = self.jobs.send(job);
+    }
+
+    /// Has every listed agent's actor started, one after the other: what they start in turn is many processes. An earlier
+    /// life of this actor may have died between taking an id back and ending its agent's actor; that is made up for.
+    fn populate(&self) {
+        let listed = &self.partition.state().agents;
+        for entry in self.args.ctx.directory.all() {
+            if !listed.contains(&entry.id) {
+                self.queue(Job::Stop(entry.id.clone()));
             }
+        }
+        for agent in listed {
+            self.queue(Job::Start(agent.clone()));
+        }
+        self.queue(Job::Populated);
+    }
+}
+
+async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, job: Job) {
+    match job {
+        Job::Released(Released::Listed(agent, reply)) => {
+            let _caller_gone = reply.send(start_agent(args, &agent).await);
+        }
+        Job::Released(Released::Unlisted(agent, reply)) => {
+            stop_agent(args, &agent).await;
+            let _caller_gone = reply.send(());
+        }
+        Job::Start(agent) => {
+            if let Err(problem) = start_agent(args, &agent).await {
+                tracing::error!(%agent, %problem, "the agent's actor could not be started");
+            }
+        }
+        Job::Stop(agent) => stop_agent(args, &agent).await,
+        Job::Populated => {
             let _gone = me.cast(RegistryMessage::Populated);
-        }));
+        }
     }
 }
 

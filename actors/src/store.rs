@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, Message};
+use tokio::sync::watch;
 
 use mesh_messages::Position;
 use mesh_messages::problem::Problem;
@@ -18,6 +19,38 @@ pub struct OpenStore {
     pub content: Arc<ContentStore>,
     /// The read side.
     pub projections: Arc<ProjectionStore>,
+    closing: watch::Sender<bool>,
+}
+
+impl OpenStore {
+    /// What was opened.
+    #[must_use]
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        content: Arc<ContentStore>,
+        projections: Arc<ProjectionStore>,
+    ) -> Self {
+        Self {
+            journal,
+            content,
+            projections,
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether it was taken back. Whoever still has it lets go: the log is opened again only when nobody has it.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Waits until it is taken back. Everything that may hold a store for longer than a read of the disk takes waits for
+    /// this, too.
+    pub async fn closing(&self) {
+        let mut closing = self.closing.subscribe();
+        // The sender is ours, so there is always an answer.
+        let _answer = closing.wait_for(|closing| *closing).await.is_ok();
+    }
 }
 
 /// The place of the open store; empty while the journal actor is starting.
@@ -34,9 +67,11 @@ impl StoreCell {
     pub fn open(&self, store: Arc<OpenStore>) {
         self.0.store(Some(store));
     }
-    /// Takes it back.
+    /// Takes it back, and tells those who have it.
     pub fn close(&self) {
-        self.0.store(None);
+        if let Some(store) = self.0.swap(None) {
+            store.closing.send_replace(true);
+        }
     }
     /// The open store.
     ///

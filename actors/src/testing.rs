@@ -46,11 +46,8 @@ impl Store {
         let journal: Arc<dyn Journal> = Arc::clone(&self.journal) as Arc<dyn Journal>;
         let projections = ProjectionStore::open(&dir("views"), 1, journal.log_id(), 0).unwrap();
         let content = ContentStore::open(&dir("content")).unwrap();
-        self.cell.open(Arc::new(OpenStore {
-            journal,
-            content: Arc::new(content),
-            projections: Arc::new(projections),
-        }));
+        let store = OpenStore::new(journal, Arc::new(content), Arc::new(projections));
+        self.cell.open(Arc::new(store));
     }
 
     /// The durable records of a partition.

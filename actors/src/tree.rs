@@ -41,6 +41,11 @@ const PERIOD: Duration = Duration::from_mins(1);
 /// How long a start may take: replaying a long journal without a snapshot is the slowest.
 const START_LIMIT: Duration = Duration::from_mins(10);
 
+/// How long a start waits for the last actor of its name, and how often it looks: one that was killed ends at its next
+/// `.await`, so this is longer than any handler computes.
+const VACANT_MAX: Duration = Duration::from_secs(10);
+const VACANT_PAUSE: Duration = Duration::from_millis(1);
+
 /// Where a supervisor announces itself, for those who add children to it.
 pub(crate) type SupervisorPlace = watch::Sender<Option<SupervisorHandle>>;
 
@@ -68,6 +73,23 @@ fn flags(strategy: Strategy) -> Flags {
     }
 }
 
+/// Waits until the last actor of this name has ended.
+///
+/// A supervisor that was killed could not wait for its children, and its successor's children have their names. A start
+/// that fails for the name counts as a restart, and a few of them would end the group.
+async fn vacant(registered: &str) {
+    let leaving = async {
+        while let Some(last) = ractor::registry::where_is(registered.to_owned()) {
+            // Only says that it takes longer than the limit.
+            let _late = last.wait(Some(VACANT_MAX)).await;
+            // It may have ended and not be off the register yet.
+            tokio::time::sleep(VACANT_PAUSE).await;
+        }
+    };
+    // The spawn then says that the name is taken.
+    let _taken = tokio::time::timeout(VACANT_MAX, leaving).await;
+}
+
 /// A worker that is started with a copy of its arguments each time.
 fn worker<A>(parts: &Parts, name: &'static str, actor: fn() -> A, args: A::Arguments) -> Child
 where
@@ -78,6 +100,7 @@ where
     Child::worker(name, move |context: StartContext| {
         let (args, registered) = (args.clone(), registered.clone());
         async move {
+            vacant(&registered).await;
             Ok(Started::from(
                 A::spawn_linked(Some(registered), actor(), args, context.supervisor).await?,
             ))
@@ -97,6 +120,7 @@ fn group(
     Child::new(ChildSpec::supervisor(name), move |context: StartContext| {
         let (spec, registered, place) = (spec(), registered.clone(), place.clone());
         async move {
+            vacant(&registered).await;
             let (handle, join) =
                 Supervisor::spawn_linked(Some(registered), spec, context.supervisor)
                     .await

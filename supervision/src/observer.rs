@@ -18,7 +18,7 @@ impl Observer for Log {
     fn report(&self, supervisor: &str, report: &Report) {
         match report {
             Report::Started { child, incarnation } => {
-                tracing::info!(supervisor, %child, %incarnation, "child started");
+                tracing::debug!(supervisor, %child, %incarnation, "child started");
             }
             Report::StartFailed {
                 child,
@@ -78,7 +78,7 @@ impl Observer for Log {
             Report::Ended(end) if end.is_abnormal() => {
                 tracing::error!(supervisor, %end, "supervisor gave up");
             }
-            Report::Ended(end) => tracing::info!(supervisor, %end, "supervisor ended"),
+            Report::Ended(end) => tracing::debug!(supervisor, %end, "supervisor ended"),
         }
     }
 }

@@ -44,7 +44,12 @@ async fn agents_die_and_their_tasks_end_once() {
             })
             .await;
             let cell = &prey[usize::try_from(random.between(0, prey.len() as u64)).unwrap()];
-            let blow = Blow::any(&mut random);
+            // Nobody but itself stops an instance in order, so it can only be killed.
+            let blow = if whole {
+                Blow::any(&mut random)
+            } else {
+                Blow::Kill
+            };
             println!(
                 "{blow:?} {} {}",
                 if whole { "agent" } else { "instance" },

@@ -4,7 +4,7 @@ use crate::history::History;
 use crate::ledger::Way;
 use crate::load::Load;
 use crate::prey::Blow;
-use crate::world::{World, until};
+use crate::world::{PATIENCE, World, until};
 
 /// Deaths within a minute that a group bears.
 const INTENSITY: u32 = 10;
@@ -108,10 +108,8 @@ async fn the_mesh_gives_up_when_the_root_bears_no_more() {
 
     let failed = world.mesh.failed();
     world.prey.up("edge", None).await.kill();
-    let why = tokio::time::timeout(crate::world::PATIENCE, failed)
-        .await
-        .unwrap();
-    println!("{why}");
+    let why = tokio::time::timeout(PATIENCE, failed).await.unwrap();
+    assert!(why.contains("edge"), "{why}");
     // Whatever it was doing is on the disk, and the next run goes on with it.
     let world = world.again().await;
     world.serves("left").await;

@@ -111,6 +111,11 @@ impl History {
         }
     }
 
+    /// What happened to one task.
+    pub(crate) fn task(&self, id: &TaskId) -> Vec<TaskEvent> {
+        self.tasks().remove(id).unwrap_or_default()
+    }
+
     /// The incarnations of each agent, in the order of their records.
     pub(crate) fn epochs(&self) -> BTreeMap<AgentId, Vec<u64>> {
         let mut epochs: BTreeMap<_, Vec<_>> = BTreeMap::new();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mesh_actors::operations::{PageRequest, TaskFilter};
 use mesh_messages::TaskId;
@@ -12,7 +13,7 @@ use serde_json::json;
 
 use crate::history::History;
 use crate::ledger::Way;
-use crate::world::{World, admin, until};
+use crate::world::{PATIENCE, World, admin, until};
 
 /// Largest submission.
 const BATCH_MAX: u64 = 9;
@@ -147,14 +148,20 @@ impl Load {
         let ops = world.ops();
         let mut ended = BTreeMap::new();
         for (id, (n, way)) in self.acknowledged() {
-            let task = until(&format!("task {n} ({way:?}, {id}) ends"), async || {
-                let task = found(
-                    ops.wait_task(id.as_str(), std::time::Duration::from_secs(2))
-                        .await,
-                )?;
-                task.state.is_terminal().then_some(task)
-            })
-            .await;
+            let mut seen = None;
+            let end = tokio::time::timeout(
+                PATIENCE,
+                until("a task ends", async || {
+                    let wait = Duration::from_secs(2);
+                    let task = found(ops.wait_task(id.as_str(), wait).await)?;
+                    seen = Some(task.clone());
+                    task.state.is_terminal().then_some(task)
+                }),
+            );
+            let Ok(task) = end.await else {
+                let why = ops.explain_task(id.as_str()).await;
+                panic!("task {n} ({way:?}) does not end: {seen:#?}, {why:#?}");
+            };
             ended.insert(n, (way, task));
         }
         ended
@@ -179,7 +186,11 @@ impl Load {
         let history = History::of(&*world.ops()).await;
         history.assert_every_task_ended_once(&self.acknowledged().into_keys().collect());
         history.assert_epochs_rise();
-        world.ledger.assert_no_task_ran_twice_at_once();
+        if let Some(n) = world.ledger.run_twice_at_once().first() {
+            let (way, task) = &ended[n];
+            let events = history.task(&task.id);
+            panic!("task {n} ({way:?}) was run twice at the same time: {events:#?}");
+        }
         // The list, which is made by another part, says the same as the tasks themselves.
         let listed: BTreeMap<_, _> = self
             .list(world)

@@ -9,6 +9,10 @@
     clippy::panic,
     reason = "helpers of tests fail the test that calls them"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test that fails shows its seed, and what it did to whom"
+)]
 
 mod agents;
 mod escalation;

@@ -1,11 +1,15 @@
 //! The parts of the tree die while agents are at work: no agent notices, no task is lost or done twice.
 
+use mesh_actors::operations::OutcomeReport;
+use mesh_messages::task::TaskSpec;
+use mesh_messages::{AttemptNo, Epoch};
 use mesh_tests::Random;
+use serde_json::json;
 
 use crate::ledger::Way;
 use crate::load::Load;
 use crate::prey::{Blow, PARTS};
-use crate::world::{World, random, steps};
+use crate::world::{World, admin, random, steps, until};
 
 const WAYS: [Way; 6] = [
     Way::Quick,
@@ -75,6 +79,11 @@ async fn parts_die_and_no_agent_notices() {
         assert_eq!(epochs.len(), 1, "{agent} was started once: {epochs:?}");
     }
     assert_eq!(world.ledger.under_way(), 0);
+    assert_eq!(
+        world.ledger.run_again(),
+        Vec::<u64>::new(),
+        "no agent died, so nothing is done again"
+    );
     println!(
         "{} tasks, {} runs",
         load.acknowledged().len(),
@@ -82,5 +91,85 @@ async fn parts_die_and_no_agent_notices() {
     );
     let world = world.again().await;
     load.assert_all_is_well(&world).await;
+    world.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_for_the_journal_is_refused_and_kills_nobody() {
+    let world = World::start().await;
+    world.worker("left", 4).await;
+    let orchestrator = world.prey.up("orchestrator", None).await;
+    let large = "x".repeat(20 * 1024);
+    let spec = |n| TaskSpec {
+        kind: Some("work".to_owned()),
+        input: json!({ "n": n, "way": "quick", "large": large }),
+        ..TaskSpec::default()
+    };
+    let load = Load::default();
+    // Each of them is small enough; all of them are more than one write of the log may hold.
+    let outcome = world
+        .ops()
+        .submit_tasks(&admin(), (0..400).map(spec).collect())
+        .await;
+    if let Err(problem) = outcome {
+        assert_eq!(problem.kind.status(), 413, "{problem:?}");
+    }
+    let now = world.prey.up("orchestrator", None).await;
+    assert_eq!(now.get_id(), orchestrator.get_id(), "nobody died of it");
+    load.submit(&world, &[(1000, Way::Quick)]).await;
+    load.assert_exactly_once(&world).await;
+    world.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_that_comes_too_late_is_refused_and_counted_whoever_died_meanwhile() {
+    let world = World::start().await;
+    world.worker("left", 4).await;
+    let load = Load::default();
+    load.submit(&world, &[(0, Way::Quick)]).await;
+    load.ended(&world).await;
+    world.prey.strike("orchestrator", Blow::Kill).await;
+    let task = load.acknowledged().into_keys().next().unwrap();
+    let late = OutcomeReport {
+        attempt: AttemptNo(1),
+        epoch: Epoch(1),
+        output: Some(json!("another one")),
+        error: None,
+    };
+    let ops = world.ops();
+    let refused = until("an answer", async || {
+        let answer = ops
+            .report_outcome(&admin(), task.as_str(), late.clone())
+            .await;
+        answer.err().filter(|problem| problem.kind.status() < 500)
+    })
+    .await;
+    assert_eq!(refused.kind.status(), 409, "{refused:?}");
+    let counted = until("metrics", async || ops.metrics().await.ok()).await;
+    assert!(
+        counted.contains(r#"messages_refused_total{kind="stale_attempt"} 1"#),
+        "{counted}"
+    );
+    load.assert_all_is_well(&world).await;
+    world.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_orchestrator_dies_in_the_middle_of_a_backlog_and_nothing_is_done_again() {
+    let world = World::start().await;
+    world.worker("left", 4).await;
+    world.worker("right", 4).await;
+    let load = Load::default();
+    let backlog: Vec<_> = (0..160).map(|n| (n, Way::Slow(n % 40))).collect();
+    load.submit(&world, &backlog).await;
+    for death in 1..=GROUP_BLOWS_MAX {
+        until("some more has been begun", async || {
+            (world.ledger.runs() >= death * 12).then_some(())
+        })
+        .await;
+        world.prey.strike("orchestrator", Blow::Kill).await;
+    }
+    load.assert_all_is_well(&world).await;
+    assert_eq!(world.ledger.run_again(), Vec::<u64>::new());
     world.mesh.stop().await;
 }

@@ -98,11 +98,16 @@ impl Prey {
         .await
     }
 
-    /// Strikes a part and waits until its next incarnation runs.
+    /// Strikes a part and waits until its next incarnation runs, and all that is restarted with it.
     pub(crate) async fn strike(&self, name: &str, blow: Blow) {
-        let cell = self.up(name, None).await;
+        let last = match name {
+            "core" | "work" | "edge" | "journal" => "health",
+            _ => name,
+        };
+        let (cell, last_cell) = (self.up(name, None).await, self.up(last, None).await);
         blow.strike(&cell);
         self.up(name, Some(cell.get_id())).await;
+        self.up(last, Some(last_cell.get_id())).await;
     }
 
     /// Strikes an actor that has no name, and waits until it is gone.

@@ -26,6 +26,8 @@ use crate::prey::Prey;
 
 /// Longer than anything takes that is going to happen at all, on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// By how much whoever has more to say of a failure comes before [`until`].
+const MARGIN: Duration = Duration::from_secs(1);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The replays of a run are told apart by its seed.
@@ -49,7 +51,7 @@ pub(crate) fn until<T>(
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        match tokio::time::timeout(PATIENCE, looking).await {
+        match tokio::time::timeout(PATIENCE + MARGIN, looking).await {
             Ok(seen) => seen,
             Err(_) => panic!("not within {PATIENCE:?}: {what} ({place})"),
         }

@@ -19,13 +19,15 @@ use mesh_messages::agent::{
 };
 use mesh_messages::events::AgentEvent;
 use mesh_messages::manifest::AgentManifest;
-use mesh_messages::{AgentId, Epoch, InstanceNo, RecordHeader, Timestamp};
+use mesh_messages::{Epoch, InstanceNo, RecordHeader, Timestamp};
 
+mod command;
 pub mod fault;
 mod machine;
 mod versions;
 
-pub use machine::{AgentCommand, AgentEffect, AgentMachine, AgentRefusal, Decision, StopKind};
+pub use command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
+pub use machine::AgentMachine;
 pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
 
 /// Failure texts kept per class; a crash loop must not grow the state.
@@ -59,6 +61,10 @@ pub struct Instance {
     pub ready_at: Option<Timestamp>,
     /// The hooks it named.
     pub hooks: Vec<String>,
+    /// It is being ended because its agent was isolated or an upgrade was given up: it no longer says how far the
+    /// agent is.
+    #[serde(default)]
+    pub doomed: bool,
 }
 
 /// Everything durable about one agent.
@@ -161,6 +167,7 @@ impl AgentState {
                         activated_at: header.time,
                         ready_at: None,
                         hooks: Vec::new(),
+                        doomed: false,
                     },
                 );
                 if sandbox.is_some() {
@@ -217,6 +224,7 @@ impl AgentState {
             AgentEvent::Quarantined { record } => {
                 self.quarantine = Some(record.clone());
                 self.stage = Some(Lifecycle::Quarantined);
+                self.doom();
             }
             AgentEvent::Recovered { .. } => self.quarantine = None,
             AgentEvent::Upgraded {
@@ -226,6 +234,8 @@ impl AgentState {
                     self.past.retain(|v| v != to);
                     self.past.push(from.clone());
                     self.current = Some(to.clone());
+                } else {
+                    self.doom();
                 }
             }
             AgentEvent::DesiredChanged {
@@ -241,7 +251,6 @@ impl AgentState {
             AgentEvent::Terminated { .. } => {
                 self.stage = Some(Lifecycle::Terminated);
                 self.running = false;
-                self.instances.clear();
             }
             AgentEvent::Audited { .. } => self.stage = Some(Lifecycle::Audited),
         }
@@ -293,11 +302,19 @@ impl AgentState {
         }
     }
 
-    /// The agent is as far as its furthest instance; what is isolated, ended or being upgraded says so itself.
+    fn doom(&mut self) {
+        for instance in self.instances.values_mut() {
+            instance.doomed = true;
+        }
+    }
+
+    /// The agent is as far as its furthest instance. When that one ends it falls back to `Registered`, and is at once
+    /// as far as the next one again.
     fn settle(&mut self) {
         let furthest = self
             .instances
             .values()
+            .filter(|i| !i.doomed)
             .map(|i| i.stage)
             .max()
             .unwrap_or(Lifecycle::Registered);
@@ -316,30 +333,5 @@ impl AgentState {
     }
 }
 
-/// A step that the lifecycle does not allow.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("agent {agent} is {from}; it cannot become {to}")]
-pub struct IllegalStep {
-    /// Who.
-    pub agent: AgentId,
-    /// Its stage.
-    pub from: Lifecycle,
-    /// The stage asked for.
-    pub to: Lifecycle,
-}
-
-/// Checks a step of the lifecycle.
-///
-/// # Errors
-/// [`IllegalStep`], naming both states.
-pub fn check_step(agent: &AgentId, from: Lifecycle, to: Lifecycle) -> Result<(), IllegalStep> {
-    if from.may_become(to) {
-        Ok(())
-    } else {
-        Err(IllegalStep {
-            agent: agent.clone(),
-            from,
-            to,
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

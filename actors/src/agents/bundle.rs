@@ -48,6 +48,15 @@ pub(crate) fn bundle_dir(data: &Path, digest: &str) -> PathBuf {
         .join(digest.strip_prefix("blake3:").unwrap_or(digest))
 }
 
+/// The name of the manifest in a stored bundle.
+pub(crate) fn manifest_name(bundle: &Path) -> &'static str {
+    let there = |name: &&str| bundle.join(name).is_file();
+    MANIFEST_NAMES
+        .into_iter()
+        .find(there)
+        .unwrap_or(MANIFEST_NAMES[0])
+}
+
 /// Reads, checks and stores a bundle. Blocks on the disk.
 ///
 /// # Errors
@@ -384,6 +393,18 @@ mod tests {
     fn an_entry_that_is_missing_is_named() {
         let problem = stored(&[("manifest.json", MANIFEST)]).unwrap_err();
         assert_eq!(problem.field.as_deref(), Some("entry"));
+    }
+
+    #[test]
+    fn the_manifest_of_a_stored_bundle_is_found_under_its_own_name() {
+        let data = tempfile::tempdir().unwrap();
+        let yaml = "id: a\nversion: 1.0.0\ncapabilities: [x]\nentry: run.sh\n";
+        for (name, text) in [("manifest.json", MANIFEST), ("manifest.yaml", yaml)] {
+            let files = [(name, text), ("run.sh", "x")];
+            let bundle = store(data.path(), BundleSource::Tar(archive(&files))).unwrap();
+            let dir = bundle_dir(data.path(), &bundle.digest);
+            assert_eq!(manifest_name(&dir), name);
+        }
     }
 
     #[test]

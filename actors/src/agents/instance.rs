@@ -1,11 +1,16 @@
 //! One incarnation of one replica: owns the sandboxed process (or the native behaviour) and its session.
 //!
 //! ```text
-//!  Starting ──handshake, hooks──► Ready ──stop──► Draining ──idle, or late──► Stopping ──► gone
-//!     └── late, refused, exits ──► gone              (kill: from anywhere, at once)
+//!  Starting ──handshake, hooks──► Ready ──stop──► Draining ──idle, or late──► Stopping
+//!     │                             │                │                           │
+//!     └──────────┬──────────────────┴────────────────┴───────────────────────────┘
+//!      late, told, misbehaved                 the process exits
+//!                ▼                                   ▼
+//!              Killed ──all of it is gone──► gone ◄──its last words are read── Exited
 //! ```
 //!
-//! Whatever ends it, it tells its agent's actor exactly once, and by then nothing of its process tree is alive.
+//! Whatever ends it, it tells its agent's actor exactly once, and by then nothing of its process tree is alive and what
+//! it had to report has been taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,20 +30,28 @@ use mesh_sandbox::{Child, ExitStatus};
 
 use super::agent::AgentMessage;
 use super::delivery::{ChildOutcome, Delivery, Mail};
-use super::lines::{Input, LINES_IN_MAX, LINES_OUT_MAX, WriteEnd, read_lines, write_lines};
+use super::lines::{Input, LINES_IN_MAX, WriteEnd};
 use super::live::{InstanceLive, LogTail};
-use super::process::{exit_failure, launch};
 use super::services::Services;
-use super::spawn::{Start, plan_start};
 use crate::clock::now;
 use crate::context::Context;
 
 mod flights;
+mod life;
+mod reports;
 mod session;
 mod work;
 
-/// How long a process may live on after it closed its output, before it is ended.
+use reports::Reports;
+
+/// How long a process may live on after it closed its output or its input, before it is ended. One that is about to
+/// exit closes them, too.
 const MUTE_MAX: Duration = Duration::from_secs(2);
+/// How long what a process wrote before its end is waited for. It lies in a pipe already, so reading it takes no time
+/// unless the agent wrote faster than it may.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// When a process that was killed is killed again. Once is enough unless the kernel is in trouble.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// Malformed lines of one incarnation after which it counts as flooding.
 const BAD_LINES_MAX: u64 = 1000;
 
@@ -69,7 +82,7 @@ pub(crate) enum InstanceMessage {
         task: TaskId,
         /// Which one.
         attempt: AttemptNo,
-        /// Why; the failure its process ends with if it does not let go.
+        /// Why.
         reason: Failure,
     },
     /// A delegated task ended.
@@ -113,8 +126,17 @@ pub(crate) struct Launched(pub(crate) Result<(Child, super::process::Pipes, Opti
 #[derive(Debug)]
 struct Flight {
     attempt: AttemptNo,
-    /// When the process is ended because the agent did not give the attempt up, and what it ends with.
-    give_up: Option<(Timestamp, Failure)>,
+    /// It is to be given up.
+    give_up: Option<GiveUp>,
+}
+
+#[derive(Debug)]
+struct GiveUp {
+    /// When the process is ended because the agent has not let go.
+    until: Timestamp,
+    /// The `CONTROL` that said so.
+    control: String,
+    reason: Failure,
 }
 
 /// A `CONTROL` that waits for its answer.
@@ -128,8 +150,33 @@ struct Asked {
 enum Phase {
     Starting,
     Ready,
-    Draining { until: Timestamp },
-    Stopping { until: Timestamp },
+    /// It finishes what it has in hand.
+    Draining {
+        until: Timestamp,
+    },
+    /// It was told to end.
+    Stopping {
+        until: Timestamp,
+    },
+    /// It is being ended, and nothing it still says counts.
+    Killed {
+        again: Timestamp,
+    },
+    /// Its process is gone; what it wrote before is still being read.
+    Exited {
+        until: Timestamp,
+    },
+}
+
+/// What the instance runs beside the tasks of a runtime without a conversation.
+#[derive(Debug)]
+enum Process {
+    /// Nothing, or nothing any more.
+    Absent,
+    /// The start-up task is at work, and will bring a process or none.
+    Launching,
+    /// Its process, until its end was told.
+    Running(Child),
 }
 
 /// The state of the actor.
@@ -139,7 +186,7 @@ pub(crate) struct Session {
     me: ActorRef<InstanceMessage>,
     phase: Phase,
     start_until: Timestamp,
-    child: Option<Child>,
+    process: Process,
     out: Option<mpsc::Sender<Vec<u8>>>,
     lines: Arc<Semaphore>,
     hooks: BTreeSet<ControlVerb>,
@@ -155,9 +202,13 @@ pub(crate) struct Session {
     bad_lines: u64,
     last_life: Timestamp,
     next_health: Option<Timestamp>,
-    mute_until: Option<Timestamp>,
-    // What we ended it for; its exit status then says nothing.
+    // When it is ended for having closed a pipe, and which.
+    mute: Option<(Timestamp, &'static str)>,
+    // Its output was read to its end.
+    heard_out: bool,
+    // What it ends for. One that we ended ends for that, whatever its exit status says.
     verdict: Option<Failure>,
+    reports: Option<Reports>,
     ended: bool,
     timer: Option<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
@@ -178,11 +229,12 @@ impl Actor for InstanceActor {
         args: InstanceArgs,
     ) -> Result<Session, ActorProcessingErr> {
         let start_until = now().plus(args.ctx.settings.start_timeout);
+        let reports = Reports::start(&args.services, &args.agent, args.instance);
         Ok(Session {
             me,
             phase: Phase::Starting,
             start_until,
-            child: None,
+            process: Process::Absent,
             out: None,
             lines: Arc::new(Semaphore::new(LINES_IN_MAX)),
             hooks: BTreeSet::new(),
@@ -196,8 +248,10 @@ impl Actor for InstanceActor {
             bad_lines: 0,
             last_life: now(),
             next_health: None,
-            mute_until: None,
+            mute: None,
+            heard_out: false,
             verdict: None,
+            reports: Some(reports),
             ended: false,
             timer: None,
             tasks: Vec::new(),
@@ -284,7 +338,12 @@ impl Session {
                 FailureClass::Hang,
                 "does not read its input",
             ))),
-            InstanceMessage::WriterEnded(WriteEnd::Closed) => self.out = None,
+            InstanceMessage::WriterEnded(WriteEnd::Closed) => {
+                // Not when we closed the queue ourselves.
+                if self.out.take().is_some() {
+                    self.muted("closed its input");
+                }
+            }
             InstanceMessage::Exited(status) => self.exited(status),
             InstanceMessage::TaskExited {
                 task,
@@ -297,266 +356,15 @@ impl Session {
         }
     }
 
+    /// Whether it has a process that is spoken with, rather than one for each task.
+    fn converses(&self) -> bool {
+        matches!(self.process, Process::Running(_))
+    }
+
     /// Runs a task that ends with this instance.
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.retain(|t| !t.is_finished());
         self.tasks.push(ractor::concurrency::spawn(task));
-    }
-
-    fn start_process(&mut self) {
-        let (ctx, me) = (Arc::clone(&self.args.ctx), self.me.clone());
-        let (manifest, digest) = (Arc::clone(&self.args.manifest), self.args.digest.clone());
-        let (instance, epoch) = (self.args.instance, self.args.epoch);
-        self.spawn(async move {
-            let planned = {
-                let ctx = Arc::clone(&ctx);
-                tokio::task::spawn_blocking(move || {
-                    let start = Start {
-                        manifest: &manifest,
-                        digest: &digest,
-                        instance,
-                        epoch,
-                        process: 0,
-                    };
-                    plan_start(&ctx, start)
-                })
-            };
-            let result = match planned.await {
-                Ok(Ok(plan)) => {
-                    let uid = plan.spec().ids.map(|ids| ids.uid);
-                    launch(&ctx.launcher, plan)
-                        .await
-                        .map(|(child, pipes)| (child, pipes, uid))
-                }
-                Ok(Err(refusal)) => Err(Failure::new(FailureClass::Start, refusal.to_string())),
-                Err(_) => Err(Failure::new(FailureClass::Start, "the start was given up")),
-            };
-            // A dropped answer drops the child, which ends it.
-            let _gone = me.cast(InstanceMessage::Launched(Box::new(Launched(result))));
-        });
-    }
-
-    fn launched(&mut self, Launched(result): Launched) {
-        let (child, pipes, uid) = match result {
-            Ok(started) => started,
-            Err(failure) => return self.finish(Some(failure)),
-        };
-        let handle = child.handle();
-        self.args.live.set_process(Some(handle.clone()), uid);
-        self.child = Some(child);
-        let (tx, rx) = mpsc::channel(LINES_OUT_MAX);
-        self.out = Some(tx);
-        let me = self.me.clone();
-        self.spawn(async move {
-            let end = write_lines(pipes.stdin, rx).await;
-            let _gone = me.cast(InstanceMessage::WriterEnded(end));
-        });
-        let (me, lines) = (self.me.clone(), Arc::clone(&self.lines));
-        let rate = self.args.ctx.settings.agent_rate;
-        self.spawn(read_lines(pipes.stdout, lines, rate, move |input| {
-            me.cast(InstanceMessage::Line(input)).is_ok()
-        }));
-        self.spawn(super::lines::read_log(
-            pipes.stderr,
-            self.args.ctx.settings.agent_rate,
-            self.log_sink(),
-        ));
-        let me = self.me.clone();
-        // Not among the tasks that end with the instance's work: it brings the end.
-        self.spawn(async move {
-            let status = handle.wait().await;
-            let _gone = me.cast(InstanceMessage::Exited(status));
-        });
-        if self.verdict.is_some() || matches!(self.phase, Phase::Stopping { .. }) {
-            self.kill(None);
-        }
-    }
-
-    /// Where lines of the agent's log go: to the tail that people look at, and to meshd's own log.
-    fn log_sink(&self) -> impl FnMut(Vec<u8>) + Send + use<> {
-        let (log, agent) = (Arc::clone(&self.args.log), self.args.agent.clone());
-        let (instance, epoch) = (self.args.instance, self.args.epoch);
-        move |line| {
-            let text = String::from_utf8_lossy(&line);
-            tracing::debug!(target: "agent", %agent, %instance, %epoch, "{text}");
-            log.push(now(), instance, epoch, &line);
-        }
-    }
-
-    fn exited(&mut self, status: ExitStatus) {
-        let failure = match (self.verdict.take(), self.phase) {
-            (Some(verdict), _) => Some(verdict),
-            (None, Phase::Stopping { .. } | Phase::Draining { .. }) => None,
-            (None, Phase::Starting) => {
-                let failure = exit_failure(status);
-                let class = if failure.class == FailureClass::Resource {
-                    FailureClass::Resource
-                } else {
-                    FailureClass::Start
-                };
-                Some(Failure::new(
-                    class,
-                    format!("before its handshake: {}", failure.message),
-                ))
-            }
-            (None, Phase::Ready) => Some(exit_failure(status)),
-        };
-        self.finish(failure);
-    }
-
-    /// Ends, and tells the owner how. Nothing of the process is alive any more.
-    fn finish(&mut self, failure: Option<Failure>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        self.args.live.set_process(None, None);
-        self.args.live.set_tasks(Vec::new());
-        let ended = AgentMessage::InstanceEnded {
-            instance: self.args.instance,
-            epoch: self.args.epoch,
-            failure,
-        };
-        let _owner_gone = self.args.owner.cast(ended);
-    }
-
-    /// Ends the process tree now. With a verdict, that is what it ended for; without one, it was told to.
-    fn kill(&mut self, verdict: Option<Failure>) {
-        match verdict {
-            Some(verdict) => {
-                self.verdict.get_or_insert(verdict);
-            }
-            None => self.phase = Phase::Stopping { until: now() },
-        }
-        self.running.clear();
-        if let Some(child) = &self.child {
-            if let Err(error) = child.kill() {
-                tracing::error!(agent = %self.args.agent, epoch = %self.args.epoch, %error, "cannot kill");
-            }
-        } else {
-            // The start-up task is at work; what it brings is dropped with it. Without one, there is no process.
-            let verdict = self.verdict.take();
-            self.finish(verdict);
-        }
-    }
-
-    fn drain(&mut self) {
-        match self.phase {
-            Phase::Ready if !self.flights.is_empty() => {
-                self.phase = Phase::Draining {
-                    until: now().plus(self.args.ctx.settings.drain_timeout),
-                };
-            }
-            Phase::Ready => self.shut_down(),
-            Phase::Starting => self.kill(None),
-            Phase::Draining { .. } | Phase::Stopping { .. } => {}
-        }
-    }
-
-    /// Tells the agent to end; it is ended when it does not.
-    fn shut_down(&mut self) {
-        let limit = self.args.ctx.settings.stop_timeout;
-        self.phase = Phase::Stopping {
-            until: now().plus(limit),
-        };
-        if self.child.is_none() {
-            return self.finish(None);
-        }
-        self.control(
-            ControlVerb::Shutdown,
-            serde_json::Value::Null,
-            None,
-            Some(limit),
-        );
-        // The queue is closed behind the order, so that an agent that reads to the end of its input ends, too.
-        self.out = None;
-    }
-
-    fn show_flights(&self) {
-        let flights = self
-            .flights
-            .iter()
-            .map(|(task, flight)| (task.clone(), flight.attempt));
-        self.args.live.set_tasks(flights.collect());
-    }
-
-    fn after_flight(&mut self) {
-        self.show_flights();
-        if matches!(self.phase, Phase::Draining { .. }) && self.flights.is_empty() {
-            self.shut_down();
-        }
-    }
-
-    /// When something is due next.
-    fn next_due(&self) -> Option<Timestamp> {
-        let phase = match self.phase {
-            Phase::Starting => Some(self.start_until),
-            Phase::Ready => None,
-            Phase::Draining { until } | Phase::Stopping { until } => Some(until),
-        };
-        let gives_up = self
-            .flights
-            .values()
-            .filter_map(|f| f.give_up.as_ref().map(|(at, _)| *at));
-        let asked = self.asked.values().map(|a| a.until);
-        phase
-            .into_iter()
-            .chain(gives_up)
-            .chain(asked)
-            .chain(self.mute_until)
-            .chain(self.silence_until())
-            .chain(self.next_health.filter(|_| self.flights.is_empty()))
-            .min()
-    }
-
-    fn arm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timer.abort();
-        }
-        let Some(at) = self.next_due() else { return };
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        self.timer = Some(ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
-            let _gone = me.cast(InstanceMessage::Due);
-        }));
-    }
-
-    fn due(&mut self) {
-        let at = now();
-        match self.phase {
-            Phase::Starting if at >= self.start_until => {
-                let limit = self.args.ctx.settings.start_timeout;
-                let late = format!("was not ready within {limit:?}");
-                return self.kill(Some(Failure::new(FailureClass::Start, late)));
-            }
-            Phase::Draining { until } if at >= until => return self.shut_down(),
-            Phase::Stopping { until } if at >= until => return self.kill(None),
-            Phase::Starting | Phase::Ready | Phase::Draining { .. } | Phase::Stopping { .. } => {}
-        }
-        let let_go = self
-            .flights
-            .values()
-            .find_map(|f| f.give_up.clone().filter(|(until, _)| at >= *until));
-        if let Some((_, failure)) = let_go {
-            let text = format!("{}; it did not let go of the task in time", failure.message);
-            return self.kill(Some(Failure {
-                message: text,
-                ..failure
-            }));
-        }
-        if self.mute_until.is_some_and(|until| at >= until) {
-            return self.kill(Some(Failure::new(FailureClass::Crash, "closed its output")));
-        }
-        if let Some(verb) = self.asked.values().find(|a| at >= a.until).map(|a| a.verb) {
-            return self.unanswered(verb);
-        }
-        if self.silence_until().is_some_and(|until| at >= until) {
-            let text = "silent beyond its heartbeat's ttl";
-            return self.kill(Some(Failure::new(FailureClass::Hang, text)));
-        }
-        if self.next_health.is_some_and(|next| at >= next) && self.flights.is_empty() {
-            self.ask_health();
-        }
     }
 
     fn release(&mut self) {
@@ -564,6 +372,6 @@ impl Session {
             task.abort();
         }
         self.running.clear();
-        self.child = None;
+        self.process = Process::Absent;
     }
 }

@@ -89,13 +89,18 @@ pub(crate) async fn read_lines(
             return;
         }
     }
-    if !line.is_empty() && !passing_over {
-        // A last line without its end is still a line.
+    // A last line without its end is still a line.
+    let last = match (passing_over, line.is_empty()) {
+        (true, _) => Some(Input::TooLong),
+        (false, false) => Some(Input::Line(line)),
+        (false, true) => None,
+    };
+    if let Some(last) = last {
         let Ok(permit) = permits.acquire().await else {
             return;
         };
         permit.forget();
-        if !take(Input::Line(line)) {
+        if !take(last) {
             return;
         }
     }
@@ -138,13 +143,14 @@ pub(crate) enum WriteEnd {
     Stalled,
 }
 
-/// Writes queued lines, each with its newline, until the queue or the pipe closes.
+/// Writes queued lines, each with its newline, until the queue or the pipe closes, or a line takes longer than `stall`.
 pub(crate) async fn write_lines(
     mut sink: impl AsyncWrite + Unpin + Send,
     mut queue: mpsc::Receiver<Vec<u8>>,
+    stall: Duration,
 ) -> WriteEnd {
     while let Some(line) = queue.recv().await {
-        match tokio::time::timeout(WRITE_STALL_MAX, sink.write_all(&line)).await {
+        match tokio::time::timeout(stall, sink.write_all(&line)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return WriteEnd::Closed,
             Err(_) => return WriteEnd::Stalled,
@@ -182,6 +188,46 @@ mod tests {
         let mut bytes = vec![b'x'; LINE_MAX + 1];
         bytes.extend_from_slice(b"\nok\n");
         assert_eq!(lines_of(&bytes).await, ["<too long>", "ok", "<end>"]);
+    }
+
+    #[tokio::test]
+    async fn a_last_line_beyond_the_limit_is_not_lost_without_a_word() {
+        let bytes = vec![b'x'; LINE_MAX + 1];
+        assert_eq!(lines_of(&bytes).await, ["<too long>", "<end>"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_of_just_the_limit_is_taken() {
+        let mut bytes = vec![b'x'; LINE_MAX];
+        bytes.push(b'\n');
+        assert_eq!(lines_of(&bytes).await[0].len(), LINE_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_read_is_found_out() {
+        let (near, _far) = tokio::io::duplex(4);
+        let (tx, rx) = mpsc::channel(1);
+        let writer = tokio::task::spawn(write_lines(near, rx, Duration::from_millis(1)));
+        tx.send(b"more than four bytes\n".to_vec()).await.unwrap();
+        assert_eq!(writer.await.unwrap(), WriteEnd::Stalled);
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_is_written_to_its_end_and_then_the_pipe_is_closed() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (tx, rx) = mpsc::channel(4);
+        tx.send(b"a\n".to_vec()).await.unwrap();
+        tx.send(b"b\n".to_vec()).await.unwrap();
+        drop(tx);
+        assert_eq!(
+            write_lines(near, rx, WRITE_STALL_MAX).await,
+            WriteEnd::Closed
+        );
+        let mut seen = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut far, &mut seen)
+            .await
+            .unwrap();
+        assert_eq!(seen, "a\nb\n");
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! What an instance is doing right now: written by its actor, read by everybody. Never journalled.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use mesh_messages::klp::ReportedHealth;
 use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
-use mesh_sandbox::ChildHandle;
+use mesh_sandbox::{ChildHandle, Usage};
 
 use crate::operations::LogLine;
 
@@ -20,7 +20,8 @@ pub struct InstanceLive(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    process: Option<ChildHandle>,
+    // A `command` instance has one for each task.
+    processes: BTreeMap<u64, ChildHandle>,
     uid: Option<u32>,
     tasks: Vec<(TaskId, AttemptNo)>,
     last_activity: Option<Timestamp>,
@@ -34,7 +35,7 @@ struct Inner {
 /// A reading of [`InstanceLive`].
 #[derive(Debug, Clone, Default)]
 pub struct Reading {
-    /// The process that meshd started, as the host numbers it.
+    /// The first process that meshd started, as the host numbers it.
     pub pid: Option<u32>,
     /// The user it runs as.
     pub uid: Option<u32>,
@@ -62,9 +63,28 @@ impl InstanceLive {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
-    /// Its process, once it runs.
-    pub fn set_process(&self, process: Option<ChildHandle>, uid: Option<u32>) {
-        self.with(|i| (i.process, i.uid) = (process, uid));
+    /// A process of it runs from now on.
+    pub fn add_process(&self, number: u64, process: ChildHandle, uid: Option<u32>) {
+        self.with(|i| {
+            i.processes.insert(number, process);
+            i.uid = uid;
+        });
+    }
+    /// A process of it is gone, all of its tree.
+    pub fn remove_process(&self, number: u64) {
+        self.with(|i| i.processes.remove(&number));
+    }
+    /// Ends whatever runs and waits until it is gone.
+    pub(crate) async fn end_processes(&self) {
+        let processes = self.with(|i| std::mem::take(&mut i.processes));
+        for process in processes.values() {
+            if let Err(error) = process.kill() {
+                tracing::error!(%error, "cannot kill what a lost instance left");
+            }
+        }
+        for process in processes.values() {
+            process.wait().await;
+        }
     }
     /// What it has in hand.
     pub fn set_tasks(&self, tasks: Vec<(TaskId, AttemptNo)>) {
@@ -90,10 +110,15 @@ impl InstanceLive {
     pub fn read(&self, now: Timestamp) -> Reading {
         self.with(|i| {
             let usage = i
-                .process
-                .as_ref()
+                .processes
+                .values()
                 .filter(|p| p.try_wait().is_none())
-                .map(ChildHandle::usage);
+                .map(ChildHandle::usage)
+                .reduce(|one, other| Usage {
+                    cpu_ms: one.cpu_ms + other.cpu_ms,
+                    memory_bytes: one.memory_bytes + other.memory_bytes,
+                    pids: one.pids + other.pids,
+                });
             if let Some(usage) = usage {
                 let (then, before) = *i.sample.get_or_insert((now, usage.cpu_ms));
                 let passed = now.since(then).as_millis();
@@ -110,7 +135,7 @@ impl InstanceLive {
             #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit a float")]
             let memory = usage.map(|u| u.memory_bytes as f64 / (1024.0 * 1024.0));
             Reading {
-                pid: i.process.as_ref().map(ChildHandle::pid),
+                pid: i.processes.values().next().map(ChildHandle::pid),
                 uid: i.uid,
                 tasks: i.tasks.iter().map(|(task, _)| task.clone()).collect(),
                 last_activity: i.last_activity,

@@ -15,7 +15,7 @@ use mesh_sandbox::{
     SandboxReport, SandboxSpec, TempAccess, interpreter_paths, plan,
 };
 
-use super::bundle::bundle_dir;
+use super::bundle::{bundle_dir, manifest_name};
 use super::policy::effective;
 use crate::context::{Context, Settings};
 
@@ -96,6 +96,7 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
     let runtime = manifest.resolved_runtime();
     let (program, args, runtime_paths) = program(&runtime.program, runtime.args)?;
     let home = home_dir(&settings.data, manifest, start.instance);
+    let bundle = bundle_dir(&settings.data, start.digest);
     let files = &manifest.security.file_access;
     let spec = SandboxSpec {
         label: manifest.id.to_string(),
@@ -103,12 +104,12 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
         name: sandbox_name(&start),
         program,
         args,
-        env: environment(manifest, runtime.env),
+        env: environment(manifest, &bundle, runtime.env),
         workdir: Some(match runtime.workdir {
             Some(dir) => Path::new(BUNDLE_INSIDE).join(dir),
             None => PathBuf::from(BUNDLE_INSIDE),
         }),
-        bundle: Some(bundle_dir(&settings.data, start.digest)),
+        bundle: Some(bundle),
         ids: ids(ctx, &home)?,
         home,
         state: settings.data.clone(),
@@ -212,6 +213,7 @@ fn search_path() -> String {
 
 fn environment(
     manifest: &AgentManifest,
+    bundle: &Path,
     own: BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([
@@ -222,7 +224,7 @@ fn environment(
         ("MESH_AGENT".to_owned(), manifest.id.to_string()),
         (
             "AGENT_CONFIG".to_owned(),
-            format!("{BUNDLE_INSIDE}/manifest.json"),
+            format!("{BUNDLE_INSIDE}/{}", manifest_name(bundle)),
         ),
     ]);
     env.extend(own);

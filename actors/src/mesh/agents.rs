@@ -30,6 +30,8 @@ use crate::partition::Cause;
 
 /// How long an order to an agent may take to be durable.
 const ORDER_MAX: Duration = Duration::from_secs(30);
+/// How long a verb waits for its effect before it answers how the agent stands.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// How long a removal waits for the agent's instances to end.
 const REMOVE_MAX: Duration = Duration::from_mins(1);
 /// How long an upgrade may take: draining the old version and starting the new one.
@@ -74,12 +76,13 @@ pub(super) fn instances(entry: &AgentEntry, at: Timestamp) -> Vec<InstanceView> 
                 .get(no)
                 .filter(|l| l.epoch == instance.epoch)
                 .map(|l| l.live.read(at));
-            let reading = reading.unwrap_or_default();
-            let activity = match (instance.stage, reading.tasks.is_empty()) {
-                (Lifecycle::Executing, true) => Activity::Idle,
-                (Lifecycle::Executing, false) => Activity::Busy,
+            // The state is what was durable last; without something live behind it, it is of an earlier life.
+            let activity = match (instance.stage, &reading) {
+                (Lifecycle::Executing, Some(reading)) if reading.tasks.is_empty() => Activity::Idle,
+                (Lifecycle::Executing, Some(_)) => Activity::Busy,
                 _ => Activity::Offline,
             };
+            let reading = reading.unwrap_or_default();
             InstanceView {
                 instance: *no,
                 epoch: instance.epoch,
@@ -127,7 +130,7 @@ pub(super) fn status_of(entry: &AgentEntry, at: Timestamp) -> AgentStatus {
     let health = HealthStatus {
         status: said.max(seen),
         uptime: uptime(&state, at),
-        memory_usage: instances.iter().filter_map(|i| i.memory_usage).sum(),
+        memory_usage: instances.iter().filter_map(|i| i.memory_usage).fold(0.0, |a, b| a + b),
         cpu_usage: instances
             .iter()
             .filter_map(|i| i.cpu_usage)
@@ -407,7 +410,28 @@ impl Mesh {
                 return self.upgrade(&entry, request, true, &cause).await;
             }
         };
+        let down = matches!(
+            command,
+            AgentCommand::Stop | AgentCommand::Terminate { .. } | AgentCommand::Quarantine { .. }
+        );
+        let last = entry.state().epoch;
+        let restart = matches!(command, AgentCommand::Restart);
         self.order(&entry, command, &cause).await?;
+        // The order is durable; its effect is usually a moment away and worth the wait. The answer says how it stands.
+        entry
+            .settled(SETTLE_MAX, |state| {
+                let wanted = state.instances.len() == state.replicas as usize;
+                match (down, state.fault_state()) {
+                    (true, _) => state.instances.is_empty(),
+                    (false, FaultState::Running | FaultState::HalfOpen | FaultState::Recovering) => {
+                        wanted
+                            && state.instances.values().all(|i| i.stage == Lifecycle::Executing)
+                            && (!restart || state.instances.values().all(|i| i.epoch > last))
+                    }
+                    (false, _) => true,
+                }
+            })
+            .await;
         Ok(VerbOutcome::Status(Box::new(status_of(&entry, now()))))
     }
 
@@ -504,6 +528,10 @@ impl Mesh {
         let error = ended.unwrap_or_else(|_| {
             Some("it goes on; it took longer than one waits for it".to_owned())
         });
+        if error.is_some() {
+            // The version before is coming back.
+            entry.settled(SETTLE_MAX, |state| state.ready().next().is_some()).await;
+        }
         Ok(VerbOutcome::Upgrade(UpgradeResult {
             success: error.is_none(),
             kind,

@@ -99,9 +99,18 @@ impl Services for MeshServices {
             };
             let _nobody_listens = self.ctx.events.send(Arc::new(event));
         }
+        let ended = match &news {
+            AttemptNews::Ended { task, attempt, .. } => Some((task.clone(), *attempt)),
+            AttemptNews::Started { .. } | AttemptNews::Progress { .. } => None,
+        };
         self.orchestrator
             .report((agent.clone(), instance, epoch), news)
             .await;
+        if let (Some((task, attempt)), Some(entry)) =
+            (ended, self.ctx.directory.get(agent.as_str()))
+        {
+            entry.settle(epoch, task, attempt);
+        }
     }
 
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError> {
@@ -155,6 +164,14 @@ impl Services for MeshServices {
 
     fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
         self.sentinel.revoke_session(agent, epoch);
+        if failure.class == FailureClass::Lost {
+            tracing::info!(%agent, %instance, %epoch, reason = failure.message, "instance ended");
+        } else {
+            tracing::warn!(
+                %agent, %instance, %epoch, class = %failure.class, reason = failure.message,
+                "instance failed"
+            );
+        }
         self.orchestrator
             .instance_down((agent.clone(), instance, epoch), failure);
     }
@@ -169,6 +186,11 @@ impl Services for MeshServices {
     }
 
     fn isolate(&self, agent: &AgentId) {
+        let reason = self.ctx.directory.get(agent.as_str()).and_then(|entry| {
+            let state = entry.state();
+            state.fault.as_ref().and_then(|fault| fault.reason.clone())
+        });
+        tracing::error!(%agent, reason, "quarantined: it executes nothing and receives nothing");
         let (sentinel, isolated) = (self.sentinel.clone(), agent.clone());
         aside(
             "revoke the tokens of an isolated agent",

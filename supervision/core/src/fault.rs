@@ -143,6 +143,9 @@ impl FaultPolicy {
             FaultInput::TaskEnded { token, end } => self.task_ended(token, end, turn),
             FaultInput::Refund { failures } => {
                 self.record.score = self.record.score.saturating_sub(failures);
+                // What was not its fault must not open its breaker either. The hour forgets by age alone.
+                let left = self.record.crashes.len().saturating_sub(failures as usize);
+                self.record.crashes.truncate(left);
             }
             FaultInput::Order(order) => return self.order(order, turn),
             FaultInput::Configure(config) => {

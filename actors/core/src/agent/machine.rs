@@ -1,253 +1,42 @@
 //! What an agent's actor does next: orders, starts, ends and timers in; events and effects out. Pure.
 //!
 //! The durable side is [`AgentState`]; here is only what a restart of the actor may forget: the fault policy (restored
-//! from its record), which instances were told to stop, the task on trial, and an upgrade under way.
+//! from its record), which instances were told to stop, the task on trial, an upgrade under way, and which replicas
+//! rest because they ended too often without anybody's fault.
+//!
+//! An instance is started for one of these reasons only: the fault policy says so (an order, a timer, a boot), a
+//! replica was added, it was told to stop for a restart or an upgrade, or it ended as nobody's failure, which has a
+//! limit of its own (`machine/instances.rs`).
 
 use std::collections::BTreeMap;
 
-use mesh_messages::agent::{Lifecycle, QuarantineKind, SandboxView};
+use mesh_messages::agent::{Lifecycle, SandboxView};
 use mesh_messages::events::AgentEvent;
-use mesh_messages::{
-    AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId, Timestamp,
-};
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp};
 use mesh_supervision_core::fault::{
-    Admission, FaultConfig, FaultConfigError, FaultEffect, FaultInput, FaultPolicy, FaultRefusal,
-    Order, TaskEnd, Timer, Token,
+    Admission, FaultConfig, FaultConfigError, FaultEffect, FaultInput, FaultPolicy, FaultRecord,
+    FaultState, Order, TaskEnd, Timer, Token,
 };
 
-use super::fault::{core_time, failure_in, kind_in, quarantine_of, severity_in, to_stored, view};
-use super::{AgentState, VersionRefusal, fault, pick_rollback, pick_upgrade};
+use super::AgentState;
+use super::command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
+use super::fault::{self, core_time, kind_in, quarantine_of, severity_in, to_stored, view};
 
-/// Everything that can happen to an agent.
-#[derive(Debug, Clone, PartialEq)]
-pub enum AgentCommand {
-    /// The actor has just started: what ran in an earlier life is gone.
-    Boot,
-    /// Run it.
-    Start,
-    /// Stop it in order.
-    Stop,
-    /// Stop and start it.
-    Restart,
-    /// Give it no work.
-    Pause,
-    /// Give it work again.
-    Resume,
-    /// Isolate it.
-    Quarantine {
-        /// The kind of cause.
-        kind: QuarantineKind,
-        /// How bad.
-        severity: Severity,
-        /// In words.
-        description: String,
-    },
-    /// Bring it back from quarantine.
-    Recover {
-        /// Also when exhausted.
-        force: bool,
-    },
-    /// End it for good.
-    Terminate {
-        /// Why.
-        reason: String,
-    },
-    /// Change the number of replicas.
-    Scale {
-        /// How many.
-        replicas: u32,
-    },
-    /// Exchange its version.
-    Upgrade {
-        /// To which.
-        target: Option<String>,
-        /// Also to an older one.
-        forceful: bool,
-        /// Back, rather than on.
-        rollback: bool,
-        /// How, for the record: `soft`, `hard`, `rollback`.
-        kind: String,
-    },
-    /// An instance shook hands.
-    Handshaken {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-        /// Its hooks.
-        hooks: Vec<String>,
-    },
-    /// An instance serves.
-    Ready {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-    },
-    /// An instance ended.
-    Ended {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-        /// How; `None` when it ended as it was told.
-        failure: Option<Failure>,
-    },
-    /// The fault policy's timer is due.
-    Timer {
-        /// Which arming.
-        token: u64,
-    },
-    /// An attempt is to be delivered while it is on trial.
-    Offered {
-        /// The task.
-        task: TaskId,
-    },
-    /// An attempt that was delivered to it has ended, not by a scored failure.
-    AttemptEnded {
-        /// The task.
-        task: TaskId,
-        /// Whether it succeeded.
-        ok: bool,
-    },
-    /// Scored failures turned out to be the fault of a task.
-    Refund {
-        /// How many.
-        failures: u32,
-    },
-    /// The policy in force has changed.
-    Configure(Box<FaultConfig>),
-    /// meshd is about to end: instances stop in order, nothing is started any more, nothing counts.
-    Close,
-}
+mod instances;
+mod turn;
+mod upgrade;
 
-/// What must be done once the events are durable.
-#[derive(Debug, Clone, PartialEq)]
-pub enum AgentEffect {
-    /// Start an instance.
-    Spawn {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-        /// The version to run.
-        version: String,
-        /// The version before, when this start is an upgrade.
-        upgraded_from: Option<String>,
-    },
-    /// Stop an instance.
-    Stop {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-        /// At once, or after its work.
-        how: StopKind,
-    },
-    /// Tell the instances that they get no work for now, or get it again.
-    Paused(bool),
-    /// Tell the task machine that an incarnation is gone, and why.
-    Down {
-        /// Which.
-        instance: InstanceNo,
-        /// Its incarnation.
-        epoch: Epoch,
-        /// What its attempts ended with.
-        failure: Failure,
-    },
-    /// Call back at the given time, instead of any earlier call.
-    Arm {
-        /// Which arming.
-        token: u64,
-        /// When.
-        at: Timestamp,
-    },
-    /// Forget the call.
-    Disarm,
-    /// Deliver the offered attempt.
-    Deliver,
-    /// Refuse the offered attempt.
-    Decline {
-        /// Why.
-        reason: String,
-    },
-    /// Revoke its tokens, hold its mail.
-    Isolate,
-    /// Its mail may flow again.
-    Release,
-    /// Seal its persistent memory, drop the rest.
-    Seal,
-    /// The parent has failed, too.
-    Escalate {
-        /// Why.
-        reason: String,
-    },
-    /// An upgrade is over.
-    UpgradeDone {
-        /// Whether the new version runs.
-        error: Option<String>,
-    },
-}
+use instances::Rest;
+use turn::Turn;
+use upgrade::Upgrade;
 
-/// How an instance is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopKind {
-    /// It finishes its work within the drain limit, then its hook, then its end.
-    Drain,
-    /// Its whole tree is killed now.
-    Kill,
-}
-
-/// Why a command was not carried out. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AgentRefusal {
-    /// The fault policy says no.
-    #[error("agent {agent} cannot be ordered to {order}: {source}")]
-    Policy {
-        /// Who.
-        agent: AgentId,
-        /// What was wanted.
-        order: &'static str,
-        /// Why not.
-        source: FaultRefusal,
-    },
-    /// The version says no.
-    #[error(transparent)]
-    Version(#[from] VersionRefusal),
-    /// An upgrade is under way.
-    #[error("agent {0} is being upgraded; wait for the end")]
-    Upgrading(AgentId),
-    /// No version is registered.
-    #[error("agent {0} has no registered version")]
-    NoVersion(AgentId),
-    /// It is not running, so there is nothing to pause or upgrade in place.
-    #[error("agent {agent} is {from}; it cannot become {to}")]
-    Illegal {
-        /// Who.
-        agent: AgentId,
-        /// Its stage.
-        from: Lifecycle,
-        /// The stage asked for.
-        to: Lifecycle,
-    },
-}
-
-/// What a command led to.
-#[derive(Debug, Default)]
-pub struct Decision {
-    /// What happened.
-    pub events: Vec<AgentEvent>,
-    /// What follows when it is durable.
-    pub effects: Vec<AgentEffect>,
-}
-
-#[derive(Debug, Clone)]
-struct Upgrade {
-    from: String,
-    to: String,
-    kind: String,
-    /// The new version has been started; its end decides.
-    started: bool,
+/// The one task of a trial.
+#[derive(Debug)]
+struct Trial {
+    task: TaskId,
+    /// The incarnation that has it.
+    epoch: Epoch,
+    token: Token,
 }
 
 /// What of an agent a restart of its actor may forget.
@@ -256,20 +45,10 @@ pub struct AgentMachine {
     id: AgentId,
     policy: FaultPolicy,
     stopping: BTreeMap<InstanceNo, Epoch>,
-    trial: Option<(TaskId, Token)>,
+    rests: BTreeMap<InstanceNo, Rest>,
+    trial: Option<Trial>,
     upgrade: Option<Upgrade>,
     closing: bool,
-}
-
-/// One command at work: the state as its events will leave it.
-struct Turn<'a> {
-    state: &'a AgentState,
-    now: Timestamp,
-    sandbox: &'a dyn Fn(&str) -> Option<SandboxView>,
-    instances: BTreeMap<InstanceNo, (Epoch, Lifecycle)>,
-    replicas: u32,
-    epoch: Epoch,
-    out: Decision,
 }
 
 impl AgentMachine {
@@ -283,6 +62,7 @@ impl AgentMachine {
             id,
             policy,
             stopping: BTreeMap::new(),
+            rests: BTreeMap::new(),
             trial: None,
             upgrade: None,
             closing: false,
@@ -292,16 +72,6 @@ impl AgentMachine {
     /// The fault policy.
     pub fn policy(&self) -> &FaultPolicy {
         &self.policy
-    }
-
-    /// Whether an upgrade is under way.
-    pub fn is_upgrading(&self) -> bool {
-        self.upgrade.is_some()
-    }
-
-    /// Whether this incarnation was told to stop.
-    pub fn is_stopping(&self, instance: InstanceNo, epoch: Epoch) -> bool {
-        self.stopping.get(&instance) == Some(&epoch)
     }
 
     /// Decides. `sandbox` tells what would be enforced around a version.
@@ -319,6 +89,7 @@ impl AgentMachine {
         let mut turn = Turn {
             state,
             now,
+            random,
             sandbox,
             instances: state
                 .instances
@@ -329,48 +100,41 @@ impl AgentMachine {
             epoch: state.epoch,
             out: Decision::default(),
         };
-        let before = self.policy.record().clone();
-        self.command(&mut turn, random, command)?;
+        let stored = (command == AgentCommand::Boot)
+            .then(|| stored(state))
+            .flatten();
+        let before = stored.unwrap_or_else(|| self.policy.record().clone());
+        self.command(&mut turn, command)?;
         if *self.policy.record() != before {
             self.note_policy(&mut turn, &before);
         }
+        turn.audit();
         Ok(turn.out)
     }
 
-    #[expect(clippy::too_many_lines, reason = "one short arm for each command")]
-    fn command(
-        &mut self,
-        turn: &mut Turn<'_>,
-        random: u64,
-        command: AgentCommand,
-    ) -> Result<(), AgentRefusal> {
+    fn command(&mut self, turn: &mut Turn<'_>, command: AgentCommand) -> Result<(), AgentRefusal> {
         match command {
             AgentCommand::Boot => self.boot(turn),
             AgentCommand::Start => {
-                turn.version(&self.id)?;
-                self.order(turn, random, Order::Start)?;
+                self.order(turn, Order::Start)?;
                 turn.desire(true, turn.state.paused);
             }
+            // What has no version yet has nothing to stop and nothing to end.
+            AgentCommand::Stop | AgentCommand::Terminate { .. } if turn.state.current.is_none() => {
+            }
             AgentCommand::Stop => {
-                self.order(turn, random, Order::Stop)?;
+                self.order(turn, Order::Stop)?;
                 self.abandon_upgrade(turn, "it was stopped");
                 turn.desire(false, turn.state.paused);
             }
-            AgentCommand::Restart => self.order(turn, random, Order::Restart)?,
+            AgentCommand::Restart => self.order(turn, Order::Restart)?,
             AgentCommand::Pause => {
-                if turn.state.stage() != Lifecycle::Executing {
-                    let (from, to) = (turn.state.stage(), Lifecycle::Executing);
-                    return Err(AgentRefusal::Illegal {
-                        agent: self.id.clone(),
-                        from,
-                        to,
-                    });
-                }
+                turn.must_be_executing(&self.id, Lifecycle::Executing)?;
                 turn.desire(turn.state.running, true);
                 turn.out.effects.push(AgentEffect::Paused(true));
             }
             AgentCommand::Resume => {
-                self.order(turn, random, Order::Resume)?;
+                self.order(turn, Order::Resume)?;
                 turn.desire(turn.state.running, false);
                 turn.out.effects.push(AgentEffect::Paused(false));
             }
@@ -384,23 +148,18 @@ impl AgentMachine {
                     severity: severity_in(severity),
                     description,
                 };
-                self.order(turn, random, order)?;
+                self.order(turn, order)?;
             }
-            AgentCommand::Recover { force } => {
-                self.order(turn, random, Order::Recover { force })?;
-            }
+            AgentCommand::Recover { force } => self.order(turn, Order::Recover { force })?,
             AgentCommand::Terminate { reason } => {
-                self.order(turn, random, Order::Terminate)?;
+                self.order(turn, Order::Terminate)?;
                 self.abandon_upgrade(turn, "it was terminated");
                 if turn.state.stage() < Lifecycle::Terminated {
                     turn.out.events.push(AgentEvent::Terminated { reason });
-                    let records = turn.state.records + turn.out.events.len() as u64 + 1;
-                    turn.out.events.push(AgentEvent::Audited { records });
                     turn.out.effects.push(AgentEffect::Isolate);
-                    turn.out.effects.push(AgentEffect::Seal);
                 }
             }
-            AgentCommand::Scale { replicas } => self.scale(turn, replicas),
+            AgentCommand::Scale { replicas } => self.scale(turn, replicas)?,
             AgentCommand::Upgrade {
                 target,
                 forceful,
@@ -413,47 +172,28 @@ impl AgentMachine {
                 instance,
                 epoch,
                 hooks,
-            } => {
-                if turn.is_current(instance, epoch) {
-                    turn.instances
-                        .insert(instance, (epoch, Lifecycle::Handshaken));
-                    turn.out.events.push(AgentEvent::Handshaken {
-                        instance,
-                        epoch,
-                        hooks,
-                    });
-                }
-            }
-            AgentCommand::Ready { instance, epoch } => self.ready(turn, random, instance, epoch),
+            } => self.handshaken(turn, instance, epoch, hooks),
+            AgentCommand::Ready { instance, epoch } => self.ready(turn, instance, epoch),
             AgentCommand::Ended {
                 instance,
                 epoch,
                 failure,
-            } => {
-                self.ended(turn, random, instance, epoch, failure);
-            }
+            } => self.ended(turn, instance, epoch, failure),
             AgentCommand::Timer { token } => {
-                self.feed(
-                    turn,
-                    random,
-                    FaultInput::Timer {
-                        token: Token(token),
-                    },
-                );
+                let token = Token(token);
+                self.feed(turn, FaultInput::Timer { token });
             }
-            AgentCommand::Offered { task } => self.offered(turn, random, &task),
+            AgentCommand::Rested => self.rested(turn),
+            AgentCommand::Offered { task, epoch } => self.offered(turn, task, epoch),
             AgentCommand::AttemptEnded { task, ok } => {
-                if let Some((_, token)) = self.trial.take_if(|(on_trial, _)| *on_trial == task) {
+                if let Some(trial) = self.trial.take_if(|trial| trial.task == task) {
                     let end = if ok { TaskEnd::Ok } else { TaskEnd::Unscored };
-                    self.feed(turn, random, FaultInput::TaskEnded { token, end });
+                    let token = trial.token;
+                    self.feed(turn, FaultInput::TaskEnded { token, end });
                 }
             }
-            AgentCommand::Refund { failures } => {
-                self.feed(turn, random, FaultInput::Refund { failures });
-            }
-            AgentCommand::Configure(config) => {
-                self.feed(turn, random, FaultInput::Configure(*config));
-            }
+            AgentCommand::Refund { failures } => self.feed(turn, FaultInput::Refund { failures }),
+            AgentCommand::Configure(config) => self.feed(turn, FaultInput::Configure(*config)),
             AgentCommand::Close => {
                 self.closing = true;
                 self.stop_all(turn, StopKind::Drain);
@@ -478,41 +218,32 @@ impl AgentMachine {
             });
         }
         if turn.state.stage() == Lifecycle::Upgrading {
-            turn.out.events.push(AgentEvent::LifecycleChanged {
-                from: Lifecycle::Upgrading,
-                to: Lifecycle::Registered,
-            });
+            turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Registered);
+            let error =
+                Some("its actor was restarted meanwhile; the old version is back".to_owned());
+            turn.out.effects.push(AgentEffect::UpgradeDone { error });
         }
-        let stored = turn
-            .state
-            .fault_record
-            .as_ref()
-            .and_then(fault::from_stored);
-        if let Some(record) = stored {
-            let mut effects = Vec::new();
-            let config = self.policy.config().clone();
-            // The configuration was sound when this machine was made.
-            if let Ok(policy) =
-                FaultPolicy::restore(record, config, core_time(turn.now), &mut effects)
-            {
-                self.policy = policy;
-                self.perform(turn, effects);
-            }
+        let Some(record) = stored(turn.state) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        let config = self.policy.config().clone();
+        // The configuration was sound when this machine was made.
+        if let Ok(policy) = FaultPolicy::restore(record, config, core_time(turn.now), &mut effects)
+        {
+            self.policy = policy;
+            self.perform(turn, effects);
         }
     }
 
-    fn order(
-        &mut self,
-        turn: &mut Turn<'_>,
-        random: u64,
-        order: Order,
-    ) -> Result<(), AgentRefusal> {
+    fn order(&mut self, turn: &mut Turn<'_>, order: Order) -> Result<(), AgentRefusal> {
+        turn.version(&self.id)?;
         let name = order.name();
         let mut effects = Vec::new();
         self.policy
             .step(
                 core_time(turn.now),
-                random,
+                turn.random,
                 FaultInput::Order(order),
                 &mut effects,
             )
@@ -525,22 +256,28 @@ impl AgentMachine {
         Ok(())
     }
 
-    fn feed(&mut self, turn: &mut Turn<'_>, random: u64, input: FaultInput) {
+    fn feed(&mut self, turn: &mut Turn<'_>, input: FaultInput) {
         let mut effects = Vec::new();
-        // Only orders are refused.
-        let _never_refused = self
+        // Only orders and unsound configurations are refused; nothing changes then.
+        if let Ok(()) = self
             .policy
-            .step(core_time(turn.now), random, input, &mut effects);
-        self.perform(turn, effects);
+            .step(core_time(turn.now), turn.random, input, &mut effects)
+        {
+            self.perform(turn, effects);
+        }
     }
 
     fn perform(&mut self, turn: &mut Turn<'_>, effects: Vec<FaultEffect>) {
         for effect in effects {
             match effect {
-                FaultEffect::Start { .. } => self.fill(turn),
+                FaultEffect::Start { .. } => {
+                    self.wake();
+                    self.fill(turn);
+                }
                 // What is told to stop comes back when it has ended, because the policy still wants it.
                 FaultEffect::Restart { .. } => {
                     self.stop_all(turn, StopKind::Drain);
+                    self.wake();
                     self.fill(turn);
                 }
                 FaultEffect::Stop => self.stop_all(turn, StopKind::Drain),
@@ -577,197 +314,35 @@ impl AgentMachine {
         }
     }
 
-    /// Starts every wanted instance that is not there.
-    fn fill(&mut self, turn: &mut Turn<'_>) {
-        let Some(current) = turn.state.current.clone() else {
-            return;
-        };
-        let (version, upgraded_from) = match &mut self.upgrade {
-            Some(upgrade) => {
-                upgrade.started = true;
-                (upgrade.to.clone(), Some(upgrade.from.clone()))
-            }
-            None => (current, None),
-        };
-        for no in 0..turn.replicas {
-            let instance = InstanceNo(no);
-            if turn.instances.contains_key(&instance) {
-                continue;
-            }
-            let epoch = turn.epoch.next();
-            turn.epoch = epoch;
-            turn.instances
-                .insert(instance, (epoch, Lifecycle::Activated));
-            self.stopping.remove(&instance);
-            turn.out.events.push(AgentEvent::Activated {
-                instance,
-                epoch,
-                version: version.clone(),
-                sandbox: (turn.sandbox)(&version),
-            });
-            turn.out.effects.push(AgentEffect::Spawn {
-                instance,
-                epoch,
-                version: version.clone(),
-                upgraded_from: upgraded_from.clone(),
-            });
-        }
-    }
-
-    fn stop_all(&mut self, turn: &mut Turn<'_>, how: StopKind) {
-        let all: Vec<_> = turn
+    /// Asks the policy about an attempt. One whose incarnation is gone or going is none of the policy's business.
+    fn offered(&mut self, turn: &mut Turn<'_>, task: TaskId, epoch: Epoch) {
+        let decline = |reason: String| AgentEffect::Decline { reason };
+        let there = turn
             .instances
             .iter()
-            .map(|(no, (epoch, _))| (*no, *epoch))
-            .collect();
-        for (instance, epoch) in all {
-            self.stop_one(turn, instance, epoch, how);
+            .any(|(no, (e, _))| *e == epoch && !self.is_stopping(*no, epoch));
+        if !there {
+            let reason = "the instance is gone, or about to be".to_owned();
+            return turn.out.effects.push(decline(reason));
         }
-    }
-
-    fn stop_one(&mut self, turn: &mut Turn<'_>, instance: InstanceNo, epoch: Epoch, how: StopKind) {
-        self.stopping.insert(instance, epoch);
-        turn.out.effects.push(AgentEffect::Stop {
-            instance,
-            epoch,
-            how,
-        });
-    }
-
-    fn scale(&mut self, turn: &mut Turn<'_>, replicas: u32) {
-        turn.replicas = replicas;
-        turn.desire(turn.state.running, turn.state.paused);
-        let surplus: Vec<_> = turn
-            .instances
-            .iter()
-            .filter(|(no, _)| no.0 >= replicas)
-            .map(|(no, (e, _))| (*no, *e))
-            .collect();
-        for (instance, epoch) in surplus {
-            self.stop_one(turn, instance, epoch, StopKind::Drain);
-        }
-        if self.policy.record().state.is_started() && self.upgrade.is_none() {
-            self.fill(turn);
-        }
-    }
-
-    fn ready(&mut self, turn: &mut Turn<'_>, random: u64, instance: InstanceNo, epoch: Epoch) {
-        if !turn.is_current(instance, epoch) {
-            return;
-        }
-        turn.instances
-            .insert(instance, (epoch, Lifecycle::Executing));
-        turn.out
-            .events
-            .push(AgentEvent::Started { instance, epoch });
-        if turn
-            .instances
-            .values()
-            .any(|(_, stage)| *stage != Lifecycle::Executing)
-        {
-            return;
-        }
-        let start = self.policy.record().epoch;
-        self.feed(turn, random, FaultInput::Up { epoch: start });
-        if let Some(upgrade) = self.upgrade.take_if(|u| u.started) {
-            turn.out.events.push(AgentEvent::Upgraded {
-                from: upgrade.from,
-                to: upgrade.to,
-                kind: upgrade.kind,
-                success: true,
-                error: None,
-            });
-            turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Executing);
-            turn.out
-                .effects
-                .push(AgentEffect::UpgradeDone { error: None });
-        }
-    }
-
-    fn ended(
-        &mut self,
-        turn: &mut Turn<'_>,
-        random: u64,
-        instance: InstanceNo,
-        epoch: Epoch,
-        failure: Option<Failure>,
-    ) {
-        if !turn.is_current(instance, epoch) {
-            return;
-        }
-        let told = self.stopping.remove(&instance) == Some(epoch);
-        turn.instances.remove(&instance);
-        // Whatever happens to what was told to stop is the end it was told to have.
-        let failure = if told || self.closing { None } else { failure };
-        let (event, down) = match &failure {
-            None => (
-                AgentEvent::InstanceStopped {
-                    instance,
-                    epoch,
-                    reason: "as ordered".to_owned(),
-                },
-                Failure::new(FailureClass::Lost, "its instance was stopped"),
-            ),
-            Some(failure) => (
-                AgentEvent::InstanceFailed {
-                    instance,
-                    epoch,
-                    failure: failure.clone(),
-                },
-                failure.clone(),
-            ),
-        };
-        turn.out.events.push(event);
-        turn.out.effects.push(AgentEffect::Down {
-            instance,
-            epoch,
-            failure: down,
-        });
-        match failure {
-            Some(failure) if self.upgrade.as_ref().is_some_and(|u| u.started) => {
-                self.fail_upgrade(turn, &failure.to_string());
-            }
-            Some(failure) if failure.class.is_scored() => {
-                self.trial = None;
-                self.feed(turn, random, FaultInput::Failure(failure_in(&failure)));
-            }
-            _ => {}
-        }
-        // Nobody's failure: what the policy wants running is started again at once.
-        if !self.closing
-            && self.policy.record().state.is_started()
-            && (self.upgrade.is_none() || turn.instances.is_empty())
-        {
-            self.fill(turn);
-        }
-    }
-
-    fn offered(&mut self, turn: &mut Turn<'_>, random: u64, task: &TaskId) {
         let mut effects = Vec::new();
+        let now = core_time(turn.now);
         // Offers are answered, never refused.
-        let _never_refused = self.policy.step(
-            core_time(turn.now),
-            random,
-            FaultInput::TaskOffered,
-            &mut effects,
-        );
-        let mut answer = AgentEffect::Decline {
-            reason: "its fault policy gave no answer".to_owned(),
-        };
+        let _never_refused =
+            self.policy
+                .step(now, turn.random, FaultInput::TaskOffered, &mut effects);
+        let mut answer = decline("its fault policy gave no answer".to_owned());
         for effect in &effects {
             if let FaultEffect::Admission(admission) = effect {
-                answer = match admission {
+                answer = match *admission {
                     Admission::Granted => AgentEffect::Deliver,
                     Admission::Probe { token } => {
-                        self.trial = Some((task.clone(), *token));
+                        let task = task.clone();
+                        self.trial = Some(Trial { task, epoch, token });
                         AgentEffect::Deliver
                     }
-                    Admission::Parked { .. } => AgentEffect::Decline {
-                        reason: "the agent takes no task now".to_owned(),
-                    },
-                    Admission::Refused { state } => AgentEffect::Decline {
-                        reason: format!("the agent is {state}"),
-                    },
+                    Admission::Parked { .. } => decline("the agent takes no task now".to_owned()),
+                    Admission::Refused { state } => decline(format!("the agent is {state}")),
                 };
             }
         }
@@ -775,89 +350,12 @@ impl AgentMachine {
         turn.out.effects.push(answer);
     }
 
-    fn begin_upgrade(
-        &mut self,
-        turn: &mut Turn<'_>,
-        target: Option<&str>,
-        forceful: bool,
-        rollback: bool,
-        kind: String,
-    ) -> Result<(), AgentRefusal> {
-        if self.upgrade.is_some() {
-            return Err(AgentRefusal::Upgrading(self.id.clone()));
-        }
-        let from = turn.version(&self.id)?;
-        let to = if rollback {
-            pick_rollback(turn.state, target)?
-        } else {
-            pick_upgrade(turn.state, target, forceful)?
-        };
-        let state = self.policy.record().state;
-        if state == mesh_supervision_core::fault::FaultState::Stopped {
-            // Nothing runs, so nothing can fail: the next start runs it.
-            turn.out.events.push(AgentEvent::Upgraded {
-                from,
-                to,
-                kind,
-                success: true,
-                error: None,
-            });
-            turn.out
-                .effects
-                .push(AgentEffect::UpgradeDone { error: None });
-            return Ok(());
-        }
-        if turn.state.stage() != Lifecycle::Executing {
-            let (from, to) = (turn.state.stage(), Lifecycle::Upgrading);
-            return Err(AgentRefusal::Illegal {
-                agent: self.id.clone(),
-                from,
-                to,
-            });
-        }
-        turn.lifecycle(Lifecycle::Executing, Lifecycle::Upgrading);
-        self.upgrade = Some(Upgrade {
-            from,
-            to,
-            kind,
-            started: false,
-        });
-        self.stop_all(turn, StopKind::Drain);
-        Ok(())
-    }
-
-    /// The new version failed before all of it was up: the old one comes back.
-    fn fail_upgrade(&mut self, turn: &mut Turn<'_>, why: &str) {
-        let Some(upgrade) = self.upgrade.take() else {
-            return;
-        };
-        turn.out.events.push(AgentEvent::Upgraded {
-            from: upgrade.from,
-            to: upgrade.to,
-            kind: upgrade.kind,
-            success: false,
-            error: Some(why.to_owned()),
-        });
-        turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Registered);
-        turn.out.effects.push(AgentEffect::UpgradeDone {
-            error: Some(why.to_owned()),
-        });
-        self.stop_all(turn, StopKind::Kill);
-    }
-
-    fn abandon_upgrade(&mut self, turn: &mut Turn<'_>, why: &str) {
-        if self.upgrade.is_some() {
-            self.fail_upgrade(turn, why);
-        }
-    }
-
     /// Journals where the policy stands now, and that it entered quarantine if it did.
-    fn note_policy(&self, turn: &mut Turn<'_>, before: &mesh_supervision_core::fault::FaultRecord) {
+    fn note_policy(&self, turn: &mut Turn<'_>, before: &FaultRecord) {
         let record = self.policy.record();
         let digest = turn.state.version().map_or("", |v| v.digest.as_str());
-        let quarantined = mesh_supervision_core::fault::FaultState::Quarantined;
-        if record.state == quarantined
-            && (before.state != quarantined || before.quarantine != record.quarantine)
+        if record.state == FaultState::Quarantined
+            && (before.state != FaultState::Quarantined || before.quarantine != record.quarantine)
             && let Some(record) = quarantine_of(&self.id, record, digest)
         {
             turn.out.events.push(AgentEvent::Quarantined { record });
@@ -873,36 +371,7 @@ impl AgentMachine {
     }
 }
 
-impl Turn<'_> {
-    fn is_current(&self, instance: InstanceNo, epoch: Epoch) -> bool {
-        self.instances
-            .get(&instance)
-            .is_some_and(|(e, _)| *e == epoch)
-    }
-
-    fn version(&self, agent: &AgentId) -> Result<String, AgentRefusal> {
-        self.state
-            .current
-            .clone()
-            .ok_or_else(|| AgentRefusal::NoVersion(agent.clone()))
-    }
-
-    fn desire(&mut self, running: bool, paused: bool) {
-        let same = (self.state.running, self.state.paused, self.state.replicas)
-            == (running, paused, self.replicas);
-        if !same {
-            let replicas = self.replicas;
-            self.out.events.push(AgentEvent::DesiredChanged {
-                running,
-                paused,
-                replicas,
-            });
-        }
-    }
-
-    fn lifecycle(&mut self, from: Lifecycle, to: Lifecycle) {
-        self.out
-            .events
-            .push(AgentEvent::LifecycleChanged { from, to });
-    }
+/// Where the policy stood when the state was last written.
+fn stored(state: &AgentState) -> Option<FaultRecord> {
+    state.fault_record.as_ref().and_then(fault::from_stored)
 }

@@ -54,6 +54,8 @@ pub trait Occupancy {
     fn on_instance(&self, key: &InstanceKey) -> Load;
     /// How many attempts hold a slot on an agent, over all its incarnations.
     fn on_agent(&self, agent: &AgentId) -> u32;
+    /// Whether a task that must be alone is being tried on one of the agent's instances.
+    fn has_suspect(&self, agent: &AgentId) -> bool;
 }
 
 /// The instance that is to have the task.
@@ -105,6 +107,13 @@ impl Candidate<'_> {
     fn weigh(&self, demand: &Demand<'_>, occupancy: &dyn Occupancy) -> Result<f64, String> {
         match self.agent.gate() {
             Gate::Free => {}
+            // It would be judged by what the task does, and the task is under suspicion itself.
+            Gate::Permit if demand.alone => {
+                return Err(format!(
+                    "{}, and a suspected task is no fair trial",
+                    self.agent.condition()
+                ));
+            }
             Gate::Permit if occupancy.on_agent(self.id) == 0 => {}
             Gate::Permit => {
                 return Err(format!(
@@ -116,6 +125,10 @@ impl Candidate<'_> {
         }
         if let Some(why) = &self.instance.closed {
             return Err(why.clone());
+        }
+        if demand.alone && occupancy.has_suspect(self.id) {
+            // One after the other, so that each is acquitted or convicted before the agent pays for several.
+            return Err("another suspected task is being tried on this agent".to_owned());
         }
         if self.load.kept {
             return Err("kept for a task that has to run alone".to_owned());
@@ -251,7 +264,7 @@ pub fn choose(
 
 /// Whether an instance would take the task if it had nothing else.
 fn may_be_kept(candidate: &Candidate<'_>) -> bool {
-    matches!(candidate.agent.gate(), Gate::Free | Gate::Permit)
+    candidate.agent.gate() == Gate::Free
         && candidate.instance.closed.is_none()
         && candidate.instance.concurrency > 0
         && !candidate.load.kept
@@ -348,6 +361,10 @@ mod tests {
     struct Loads(BTreeMap<InstanceKey, Load>);
 
     impl Occupancy for Loads {
+        fn has_suspect(&self, _agent: &AgentId) -> bool {
+            false
+        }
+
         fn on_instance(&self, key: &InstanceKey) -> Load {
             self.0.get(key).copied().unwrap_or_default()
         }

@@ -180,8 +180,10 @@ pub(crate) fn is_alone(tx: &Tx<'_>, id: &TaskId) -> bool {
         tasks: tx.tasks,
         live: tx.live,
         kept: &BTreeSet::new(),
+        seeker: None,
     };
-    slots.on_instance(&key).at_work <= u32::from(tx.tasks.is_at_work(id))
+    // Itself is in hand, too.
+    slots.on_instance(&key).at_work <= 1
 }
 
 /// Ends the attempt under way by a failure, and decides what follows.
@@ -234,7 +236,6 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
         failure.message = format!(
             "poison: {kills} instances ended while they had this task and nothing else; the last one: {failure}"
         );
-        failure.class = FailureClass::Crash;
         failure.retryable = false;
         let last = record.attempt().map(|attempt| attempt.agent_id.clone());
         let mut blamed: BTreeMap<AgentId, u32> = BTreeMap::new();

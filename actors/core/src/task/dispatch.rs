@@ -64,6 +64,7 @@ impl Tx<'_> {
             tasks: self.tasks,
             live: self.live,
             kept,
+            seeker: Some(id),
         };
         let demand = demand(entry, self.ctx.config);
         choose(

@@ -36,6 +36,7 @@ impl Tasks {
                 tasks: self,
                 live,
                 kept: &BTreeSet::new(),
+                seeker: Some(id),
             };
             let demand = demand(entry, ctx.config);
             explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);

@@ -154,6 +154,7 @@ impl World {
             tasks: &self.replayed,
             live: &self.live,
             kept: &BTreeSet::new(),
+            seeker: Some(&assignment.task_id),
         };
         let on_instance: Vec<_> = self.replayed.in_flight_on(&key).collect();
         let load = slots.on_instance(&key);

@@ -248,31 +248,51 @@ pub(crate) struct Slots<'a> {
     pub(crate) live: &'a Live,
     /// Instances that are kept free for tasks that have to be alone.
     pub(crate) kept: &'a BTreeSet<InstanceKey>,
+    /// The task that looks for a slot.
+    pub(crate) seeker: Option<&'a TaskId>,
 }
 
 impl Slots<'_> {
-    fn at_work<'k>(&'k self, key: &'k InstanceKey) -> impl Iterator<Item = &'k TaskId> {
+    /// What an instance has in hand. A task that waits for its children is among it, since the agent keeps it in mind; only
+    /// to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever.
+    fn in_hand<'k>(&'k self, key: &'k InstanceKey) -> impl Iterator<Item = &'k TaskId> {
         self.tasks
             .in_flight_on(key)
-            .filter(|id| self.tasks.is_at_work(id))
+            .filter(|id| self.tasks.is_at_work(id) || !self.is_ancestor(id))
+    }
+
+    fn suspect_in_hand(&self, key: &InstanceKey) -> bool {
+        self.in_hand(key).any(|id| {
+            self.tasks
+                .entry(id)
+                .is_some_and(|entry| entry.record.is_suspect())
+        })
+    }
+
+    /// Whether a task lies above the one that looks for a slot.
+    fn is_ancestor(&self, id: &TaskId) -> bool {
+        let parent_of = |id: &TaskId| self.tasks.get(id).and_then(|task| task.spec.parent.as_ref());
+        let mut above = self.seeker.and_then(parent_of);
+        while let Some(ancestor) = above {
+            if ancestor == id {
+                return true;
+            }
+            above = parent_of(ancestor);
+        }
+        false
     }
 
     fn count(&self, key: &InstanceKey) -> u32 {
         let releasing = self.live.releasing.get(key).map_or(0, BTreeSet::len);
-        u32::try_from(self.at_work(key).count() + releasing).unwrap_or(u32::MAX)
+        u32::try_from(self.in_hand(key).count() + releasing).unwrap_or(u32::MAX)
     }
 }
 
 impl Occupancy for Slots<'_> {
     fn on_instance(&self, key: &InstanceKey) -> Load {
-        let has_suspect = self.at_work(key).any(|id| {
-            self.tasks
-                .entry(id)
-                .is_some_and(|entry| entry.record.is_suspect())
-        });
         Load {
             at_work: self.count(key),
-            kept: has_suspect || self.kept.contains(key),
+            kept: self.suspect_in_hand(key) || self.kept.contains(key),
         }
     }
 
@@ -281,6 +301,10 @@ impl Occupancy for Slots<'_> {
             .chain(keys_of(&self.live.releasing, agent))
             .collect();
         keys.into_iter().map(|key| self.count(key)).sum()
+    }
+
+    fn has_suspect(&self, agent: &AgentId) -> bool {
+        keys_of(&self.tasks.index().in_flight, agent).any(|key| self.suspect_in_hand(key))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
@@ -12,7 +13,7 @@ use mesh_messages::klp::{
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
 use super::session::problem;
-use super::{Flight, InstanceMessage, Phase, Session};
+use super::{Flight, GiveUp, InstanceMessage, Phase, Session};
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::services::Delegation;
@@ -24,8 +25,14 @@ const FORGED: &str = "forged_sender";
 impl Session {
     /// Takes an attempt in hand.
     pub(super) fn deliver(&mut self, delivery: Delivery) {
-        if delivery.epoch != self.args.epoch || self.phase != Phase::Ready {
-            let failure = Failure::new(FailureClass::Lost, "the instance no longer takes work");
+        let held = self.flights.contains_key(&delivery.task);
+        if delivery.epoch != self.args.epoch || self.phase != Phase::Ready || held {
+            let text = if held {
+                "the instance has not let go of an earlier attempt yet"
+            } else {
+                "the instance no longer takes work"
+            };
+            let failure = Failure::new(FailureClass::Lost, text);
             return self.report(AttemptNews::Ended {
                 task: delivery.task,
                 attempt: delivery.attempt,
@@ -47,7 +54,7 @@ impl Session {
             attempt,
             epoch,
         });
-        if self.child.is_none() {
+        if !self.converses() {
             return self.run(delivery);
         }
         let left = delivery.attempt_until.since(now());
@@ -133,7 +140,7 @@ impl Session {
     /// Makes the agent let go of an attempt.
     pub(super) fn cancel_attempt(&mut self, task: &TaskId, attempt: AttemptNo, reason: Failure) {
         let limit = self.args.ctx.settings.cancel_timeout;
-        let Some(flight) = self.flights.get_mut(task).filter(|f| f.attempt == attempt) else {
+        if self.flights.get(task).is_none_or(|f| f.attempt != attempt) {
             // It has let go already; whoever cancels waits to hear so.
             let (task, epoch) = (task.clone(), self.args.epoch);
             return self.report(AttemptNews::Ended {
@@ -142,27 +149,40 @@ impl Session {
                 epoch,
                 result: Err(reason),
             });
-        };
-        flight.give_up = Some((now().plus(limit), reason));
-        if self.child.is_none() {
-            // Its own process, or its future, goes with the entry.
-            self.running.remove(task);
-            let failure = Failure::new(FailureClass::Cancelled, "was given up");
-            return self.land(task, Err(failure));
         }
-        self.control(
+        if !self.converses() {
+            // Its slot is free when its process is gone; the runner says so.
+            if let Some(work) = self.running.get_mut(task) {
+                work.cancel();
+            }
+            return;
+        }
+        let control = self.control(
             ControlVerb::Cancel,
             Value::Null,
             Some(task.clone()),
             Some(limit),
         );
+        if let Some(flight) = self.flights.get_mut(task) {
+            flight.give_up = Some(GiveUp {
+                until: now().plus(limit),
+                control,
+                reason,
+            });
+        }
     }
 
     pub(super) fn report(&mut self, news: AttemptNews) {
-        let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
-        // Outlives this instance: what an attempt came to must arrive even if its agent dies right after.
-        let instance = self.args.instance;
-        ractor::concurrency::spawn(async move { services.report(&agent, instance, news).await });
+        if let AttemptNews::Progress { .. } = &news {
+            // Never kept for long, so it need not wait for its turn.
+            let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
+            let instance = self.args.instance;
+            ractor::concurrency::spawn(
+                async move { services.report(&agent, instance, news).await },
+            );
+        } else if let Some(reports) = &self.reports {
+            reports.send(news);
+        }
     }
 
     pub(super) fn delegate(&mut self, envelope: &Envelope) -> Result<bool, KlpError> {
@@ -281,7 +301,7 @@ impl Session {
         &mut self,
         work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,
     ) {
-        let (me, lines) = (self.me.clone(), Arc::clone(&self.lines));
+        let (me, permit) = (self.me.clone(), Permit(Arc::clone(&self.lines)));
         let mut answer = self.message(MessageType::Message, Value::Null);
         self.spawn(async move {
             if let Some((kind, in_reply_to, payload)) = work.await {
@@ -290,8 +310,17 @@ impl Session {
                 answer.in_reply_to = Some(in_reply_to);
                 let _gone = me.cast(InstanceMessage::Write(answer.to_line()));
             }
-            lines.add_permits(1);
+            drop(permit);
         });
+    }
+}
+
+/// A line's permit, given back whatever happens to what the line led to.
+struct Permit(Arc<Semaphore>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
     }
 }
 

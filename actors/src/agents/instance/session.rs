@@ -13,7 +13,7 @@ use mesh_messages::klp::{
 use mesh_messages::task::Progress;
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
 
-use super::{Asked, BAD_LINES_MAX, MUTE_MAX, Phase, Session};
+use super::{Asked, BAD_LINES_MAX, Phase, Session};
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
 use crate::agents::lines::{Input, LINE_MAX};
@@ -28,8 +28,10 @@ const MAIL_MAX: usize = 256;
 
 impl Session {
     pub(super) fn input(&mut self, input: Input) {
+        // What is being ended is not listened to any more.
+        let heard = !matches!(self.phase, Phase::Killed { .. });
         match input {
-            Input::Line(line) => {
+            Input::Line(line) if heard => {
                 self.last_life = now();
                 self.args.live.active(self.last_life);
                 // A side task that the line leads to gives the permit back itself.
@@ -37,16 +39,13 @@ impl Session {
                     self.lines.add_permits(1);
                 }
             }
-            Input::TooLong => {
+            Input::TooLong if heard => {
                 let detail = format!("a line has at most {LINE_MAX} bytes");
                 self.refuse(None, &problem(ErrorCode::TooLarge, None, detail));
                 self.lines.add_permits(1);
             }
-            Input::End => {
-                if !matches!(self.phase, Phase::Stopping { .. }) {
-                    self.mute_until = Some(now().plus(MUTE_MAX));
-                }
-            }
+            Input::Line(_) | Input::TooLong => self.lines.add_permits(1),
+            Input::End => self.heard_out(),
         }
     }
 
@@ -170,8 +169,8 @@ impl Session {
     // ---- the start ----
 
     fn handshake(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
-        if self.shook {
-            let detail = "hands were shaken already".to_owned();
+        if self.shook || self.phase != Phase::Starting {
+            let detail = "hands were shaken already, or it is too late for that".to_owned();
             return Err(problem(ErrorCode::Unexpected, Some("type"), detail));
         }
         let hello: Handshake = match envelope.payload_as() {
@@ -259,6 +258,9 @@ impl Session {
 
     /// It serves from now on.
     pub(super) fn ready(&mut self) {
+        if self.phase != Phase::Starting {
+            return; // It was told to end meanwhile.
+        }
         self.phase = Phase::Ready;
         self.last_life = now();
         if self.hooks.contains(&ControlVerb::Health) {
@@ -272,14 +274,14 @@ impl Session {
 
     // ---- hooks ----
 
-    /// Sends a `CONTROL`. With a limit, its answer is waited for.
+    /// Sends a `CONTROL` and answers its id. With a limit, its answer is waited for.
     pub(super) fn control(
         &mut self,
         verb: ControlVerb,
         args: Value,
         task: Option<TaskId>,
         limit: Option<Duration>,
-    ) {
+    ) -> String {
         let deadline_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap_or(u64::MAX));
         let payload = serde_json::to_value(Control {
             verb,
@@ -300,6 +302,7 @@ impl Session {
             );
         }
         self.send(&envelope);
+        envelope.id
     }
 
     fn answered(&mut self, verb: ControlVerb, update: &StatusUpdate) {
@@ -313,7 +316,7 @@ impl Session {
                 self.kill(Some(Failure::new(FailureClass::Start, text)));
             }
             None if opening => self.open_next(),
-            _ if verb == ControlVerb::Health => {
+            _ if verb == ControlVerb::Health && self.hooks.contains(&verb) => {
                 self.next_health = Some(now().plus(self.health_interval()));
             }
             _ => {}
@@ -356,7 +359,7 @@ impl Session {
     /// When silence becomes a finding: only where a heartbeat is declared, and not while a bounded call is in flight.
     pub(super) fn silence_until(&self) -> Option<Timestamp> {
         let heartbeat = self.args.manifest.heartbeat?;
-        let applies = self.phase == Phase::Ready && self.flights.is_empty() && self.child.is_some();
+        let applies = self.phase == Phase::Ready && self.flights.is_empty() && self.converses();
         applies.then(|| self.last_life.plus(heartbeat.ttl.duration()))
     }
 
@@ -365,12 +368,24 @@ impl Session {
         if let Some(health) = update.health.clone() {
             self.args.live.set_health(health);
         }
-        if let Some(asked) = envelope
-            .in_reply_to
-            .as_ref()
-            .and_then(|id| self.asked.remove(id))
-        {
+        let answers = envelope.in_reply_to.as_ref();
+        if let Some(asked) = answers.and_then(|id| self.asked.remove(id)) {
             self.answered(asked.verb, &update);
+        } else if answers.is_none() && update.health.is_some() {
+            // It says how it is without naming who asked.
+            self.asked
+                .retain(|_, asked| asked.verb != ControlVerb::Health);
+            self.answered(ControlVerb::Health, &update);
+        }
+        let let_go = self.flights.iter().find_map(|(task, flight)| {
+            let give_up = flight.give_up.as_ref()?;
+            let named = answers == Some(&give_up.control);
+            let meant = envelope.task_id.as_ref() == Some(task) && update.progress.is_none();
+            (named || meant).then(|| (task.clone(), give_up.reason.clone()))
+        });
+        if let Some((task, reason)) = let_go {
+            self.land(&task, Err(reason));
+            return Ok(());
         }
         let Some(task) = &envelope.task_id else {
             return Ok(());
@@ -382,15 +397,6 @@ impl Session {
                 format!("{task} is not in hand"),
             ));
         };
-        if flight.give_up.is_some() && update.progress.is_none() {
-            // It says that it has let go.
-            let task = task.clone();
-            self.land(
-                &task,
-                Err(Failure::new(FailureClass::Cancelled, "was given up")),
-            );
-            return Ok(());
-        }
         if let Some(fraction) = update.progress {
             let progress = Progress {
                 fraction,

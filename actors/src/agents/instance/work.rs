@@ -1,33 +1,41 @@
 //! Runtimes without a conversation: `command`, one process per task, and `native`, one future per task.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinHandle;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
+use mesh_messages::manifest::RuntimeKind;
 use mesh_messages::task::TASK_DATA_MAX;
 use mesh_messages::{Failure, FailureClass};
-use mesh_sandbox::ExitStatus;
+use mesh_sandbox::{Child, ExitStatus};
 
-use super::{InstanceMessage, Session};
+use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
-use crate::agents::process::{exit_failure, launch};
+use crate::agents::process::{Pipes, exit_failure, launch};
 use crate::agents::spawn::{Start, plan_start};
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
 
-/// A task at work; dropping it ends it, its process tree included.
+/// A task at work. Dropping it cancels it; whoever works on it ends its process tree before it says so.
 #[derive(Debug)]
-pub(super) struct Running(JoinHandle<()>);
+pub(super) struct Running {
+    cancel: Option<oneshot::Sender<()>>,
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
+impl Running {
+    /// Has it given up.
+    pub(super) fn cancel(&mut self) {
+        self.cancel = None;
     }
 }
+
+type Work = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
 
 impl Session {
     /// A `command` agent has no process until it has a task; meshd shakes hands in its name.
@@ -55,25 +63,28 @@ impl Session {
     pub(super) fn run(&mut self, delivery: Delivery) {
         let me = self.me.clone();
         let (task, attempt) = (delivery.task.clone(), delivery.attempt);
-        let work: std::pin::Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>> =
-            match self.args.ctx.natives.get(&self.native_name()) {
-                Some(native)
-                    if self.args.manifest.resolved_runtime().kind
-                        == mesh_messages::manifest::RuntimeKind::Native =>
-                {
-                    Box::pin(async move { native.on_task(&delivery.action, &delivery.input).await })
+        let (cancel, cancelled) = oneshot::channel();
+        let native = match self.args.manifest.resolved_runtime().kind {
+            RuntimeKind::Native => self.args.ctx.natives.get(&self.native_name()),
+            RuntimeKind::Klp | RuntimeKind::Command => None,
+        };
+        let work: Work = match native {
+            Some(native) => Box::pin(async move {
+                tokio::select! {
+                    result = native.on_task(&delivery.action, &delivery.input) => result,
+                    _ = cancelled => Err(given_up()),
                 }
-                _ => Box::pin(self.command(delivery)),
-            };
+            }),
+            None => Box::pin(self.command(delivery, cancelled)),
+        };
         let key = task.clone();
-        let watched = ractor::concurrency::spawn(async move {
-            let work = AbortOnDrop(ractor::concurrency::spawn(work));
-            let result = match work.wait().await {
+        ractor::concurrency::spawn(async move {
+            let result = match ractor::concurrency::spawn(work).await {
                 Ok(result) => result,
                 Err(error) if error.is_panic() => {
                     Err(Failure::new(FailureClass::Crash, "panicked"))
                 }
-                Err(_) => Err(Failure::new(FailureClass::Lost, "was given up")),
+                Err(_) => Err(given_up()),
             };
             let _gone = me.cast(InstanceMessage::TaskExited {
                 task,
@@ -81,13 +92,15 @@ impl Session {
                 result,
             });
         });
-        self.running.insert(key, Running(watched));
+        let cancel = Some(cancel);
+        self.running.insert(key, Running { cancel });
     }
 
     /// One process for one task: input on its standard input, result from its standard output.
     fn command(
         &mut self,
         delivery: Delivery,
+        mut cancelled: oneshot::Receiver<()>,
     ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
         self.next_id += 1;
         let process = self.next_id;
@@ -114,42 +127,23 @@ impl Session {
                 .map_err(|_| refused("the start was given up".to_owned()))?
                 .map_err(|refusal| refused(refusal.to_string()))?;
             let uid = plan.spec().ids.map(|ids| ids.uid);
-            let (child, mut pipes) = launch(&ctx.launcher, plan).await?;
-            live.set_process(Some(child.handle()), uid);
+            // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
+            let (child, pipes) = launch(&ctx.launcher, plan).await?;
+            live.add_process(process, child.handle(), uid);
+            let mut output = Vec::new();
+            let Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } = pipes;
+            let log = read_log(stderr, rate, sink);
             let input = serde_json::to_vec(&*delivery.input).unwrap_or_default();
-            let feed = async {
-                // A program that does not read its input is free not to.
-                let _unread = pipes.stdin.write_all(&input).await;
-                drop(pipes.stdin);
+            let talk = async {
+                tokio::join!(feed(stdin, input), read(&child, stdout, &mut output), log);
             };
-            let read = async {
-                let mut output = Vec::new();
-                let limit = TASK_DATA_MAX as u64 + 1;
-                let _cut_short = (&mut pipes.stdout)
-                    .take(limit)
-                    .read_to_end(&mut output)
-                    .await;
-                output
-            };
-            let log = read_log(pipes.stderr, rate, sink);
-            let work = async {
-                let ((), output) = tokio::join!(feed, read);
-                output
-            };
-            let all = async { tokio::join!(work, log).0 };
-            tokio::pin!(all);
-            // What holds the pipes open after the program's end is not the program.
-            let (status, output) = tokio::select! {
-                output = &mut all => {
-                    if output.len() > TASK_DATA_MAX {
-                        let _ended_already = child.kill();
-                    }
-                    (child.wait().await, output)
-                }
-                status = child.wait() => (status, all.await),
-            };
-            live.set_process(None, None);
-            outcome(status, output)
+            let end = attend(&child, talk, &mut cancelled).await;
+            live.remove_process(process);
+            end.map_or_else(|| Err(given_up()), |status| outcome(status, output))
         }
     }
 
@@ -160,6 +154,12 @@ impl Session {
         result: Result<Value, Failure>,
     ) {
         self.running.remove(task);
+        if matches!(self.phase, Phase::Killed { .. }) {
+            if self.running.is_empty() {
+                self.conclude();
+            }
+            return;
+        }
         if self
             .flights
             .get(task)
@@ -168,13 +168,55 @@ impl Session {
             return;
         }
         match result {
-            Err(failure) if failure.class.is_scored() => {
-                // Ends the instance; its owner ends the attempt with this class, so that it is counted once.
-                self.finish(Some(failure));
-            }
+            // Ends the instance; its owner ends the attempt with this class, so that it is counted once.
+            Err(failure) if failure.class.is_scored() => self.kill(Some(failure)),
             result => self.land(task, result),
         }
     }
+}
+
+fn given_up() -> Failure {
+    Failure::new(FailureClass::Cancelled, "was given up")
+}
+
+async fn feed(mut stdin: pipe::Sender, input: Vec<u8>) {
+    // A program that does not read its input is free not to.
+    let _unread = stdin.write_all(&input).await;
+}
+
+/// Reads a program's output. One that writes too much is ended: nobody reads the rest, so it would wait for ever.
+async fn read(child: &Child, stdout: pipe::Receiver, output: &mut Vec<u8>) {
+    let limit = TASK_DATA_MAX as u64 + 1;
+    let _cut_short = stdout.take(limit).read_to_end(output).await;
+    if output.len() > TASK_DATA_MAX {
+        let _ended_already = child.kill();
+    }
+}
+
+/// Waits for the end of a program, and a moment for what it wrote before; `None` when it was ended for a cancellation.
+async fn attend(
+    child: &Child,
+    talk: impl Future<Output = ()>,
+    cancelled: &mut oneshot::Receiver<()>,
+) -> Option<ExitStatus> {
+    tokio::pin!(talk);
+    let (mut talking, mut wanted) = (true, true);
+    let status = loop {
+        tokio::select! {
+            () = &mut talk, if talking => talking = false,
+            status = child.wait() => break status,
+            _ = &mut *cancelled, if wanted => {
+                wanted = false;
+                if let Err(error) = child.kill() {
+                    tracing::error!(%error, "cannot kill a command whose task was cancelled");
+                }
+            }
+        }
+    };
+    if talking && wanted {
+        let _cut_short = tokio::time::timeout(LAST_WORDS_MAX, talk).await;
+    }
+    wanted.then_some(status)
 }
 
 /// What the end of a command means for its task.
@@ -195,21 +237,6 @@ fn outcome(status: ExitStatus, output: Vec<u8>) -> Result<Value, Failure> {
             format!("exited with code {code}"),
         )),
         _ => Err(exit_failure(status)),
-    }
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> AbortOnDrop<T> {
-    async fn wait(mut self) -> Result<T, tokio::task::JoinError> {
-        (&mut self.0).await
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

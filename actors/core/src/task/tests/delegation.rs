@@ -103,7 +103,7 @@ fn an_ended_child_that_is_no_longer_held_is_answered_from_the_read_side() {
 }
 
 #[test]
-fn a_parent_that_waits_for_its_children_holds_no_slot() {
+fn a_parent_that_waits_holds_no_permit_and_gives_its_slot_to_its_own_children() {
     let mut world = World::with(TaskConfig {
         max_parallel_tasks: 1,
         ..TaskConfig::default()
@@ -120,6 +120,21 @@ fn a_parent_that_waits_for_its_children_holds_no_slot() {
     world.waits(&other, TaskState::Queued, WaitReason::ParallelLimit);
     world.succeed(&parent);
     assert_eq!(world.state(&other), TaskState::Assigned);
+}
+
+#[test]
+fn an_agent_that_waits_for_others_is_not_given_a_second_task_beyond_its_concurrency() {
+    let mut world = World::new();
+    world.agent("planner", &["plan"], &[1]);
+    world.agent("worker", &["work"], &[2]);
+    let first = world.submit(json!({"type": "plan"}));
+    let child = delegate(&mut world, &first, "r1", json!({"requirements": ["work"]}));
+    let second = world.submit(json!({"type": "plan"}));
+    world.waits(&second, TaskState::Queued, WaitReason::Capacity);
+    world.succeed(&child);
+    world.waits(&second, TaskState::Queued, WaitReason::Capacity);
+    world.succeed(&first);
+    assert_eq!(world.state(&second), TaskState::Assigned);
 }
 
 #[test]

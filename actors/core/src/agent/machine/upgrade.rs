@@ -1,0 +1,84 @@
+//! The exchange of a version: the old one is drained, the new one started; if that fails, the old one comes back.
+
+use mesh_messages::agent::Lifecycle;
+use mesh_messages::events::AgentEvent;
+use mesh_supervision_core::fault::FaultState;
+
+use super::{AgentEffect, AgentMachine, AgentRefusal, StopKind, Turn};
+use crate::agent::{pick_rollback, pick_upgrade};
+
+/// An upgrade under way.
+#[derive(Debug, Clone)]
+pub(super) struct Upgrade {
+    pub(super) from: String,
+    pub(super) to: String,
+    kind: String,
+    /// The new version has been started; its end decides.
+    pub(super) started: bool,
+}
+
+impl AgentMachine {
+    pub(super) fn begin_upgrade(
+        &mut self,
+        turn: &mut Turn<'_>,
+        target: Option<&str>,
+        forceful: bool,
+        rollback: bool,
+        kind: String,
+    ) -> Result<(), AgentRefusal> {
+        if self.upgrade.is_some() {
+            return Err(AgentRefusal::Upgrading(self.id.clone()));
+        }
+        let from = turn.version(&self.id)?;
+        let to = if rollback {
+            pick_rollback(turn.state, target)?
+        } else {
+            pick_upgrade(turn.state, target, forceful)?
+        };
+        let upgrade = Upgrade {
+            from,
+            to,
+            kind,
+            started: false,
+        };
+        if self.policy.record().state == FaultState::Stopped {
+            // Nothing runs, so nothing can fail: the next start runs it.
+            turn.upgraded(upgrade, None);
+            return Ok(());
+        }
+        turn.must_be_executing(&self.id, Lifecycle::Upgrading)?;
+        turn.lifecycle(Lifecycle::Executing, Lifecycle::Upgrading);
+        self.upgrade = Some(upgrade);
+        self.stop_all(turn, StopKind::Drain);
+        Ok(())
+    }
+
+    /// All of the new version is up.
+    pub(super) fn complete_upgrade(&mut self, turn: &mut Turn<'_>) {
+        if let Some(upgrade) = self.upgrade.take_if(|u| u.started) {
+            turn.upgraded(upgrade, None);
+            turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Executing);
+        }
+    }
+
+    /// Goes back to the old version, if an upgrade is under way. Whatever still runs has been, or is to be, stopped.
+    pub(super) fn abandon_upgrade(&mut self, turn: &mut Turn<'_>, why: &str) {
+        if let Some(upgrade) = self.upgrade.take() {
+            turn.upgraded(upgrade, Some(why.to_owned()));
+            turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Registered);
+        }
+    }
+}
+
+impl Turn<'_> {
+    fn upgraded(&mut self, upgrade: Upgrade, error: Option<String>) {
+        self.out.events.push(AgentEvent::Upgraded {
+            from: upgrade.from,
+            to: upgrade.to,
+            kind: upgrade.kind,
+            success: error.is_none(),
+            error: error.clone(),
+        });
+        self.out.effects.push(AgentEffect::UpgradeDone { error });
+    }
+}
