@@ -4,7 +4,7 @@
 //! and never see what could still be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ pub struct AgentEntry {
     live: Mutex<BTreeMap<InstanceNo, LiveInstance>>,
     stopping: Mutex<BTreeSet<Epoch>>,
     open: Mutex<BTreeSet<OpenAttempt>>,
+    actors: AtomicU64,
 }
 
 /// An attempt that was given out, and to which incarnation.
@@ -68,6 +69,7 @@ impl AgentEntry {
             live: Mutex::default(),
             stopping: Mutex::default(),
             open: Mutex::default(),
+            actors: AtomicU64::new(0),
         }
     }
 
@@ -94,7 +96,11 @@ impl AgentEntry {
     }
 
     /// Waits until the durable state is as wanted, at most `limit`; whether it is.
-    pub(crate) async fn settled(&self, limit: Duration, wanted: impl Fn(&AgentState) -> bool) -> bool {
+    pub(crate) async fn settled(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&AgentState) -> bool,
+    ) -> bool {
         let waiting = async {
             loop {
                 // Listens before it looks, so that nothing published in between is missed.
@@ -144,6 +150,13 @@ impl AgentEntry {
         locked(&self.live).clear();
         locked(&self.stopping).clear();
         locked(&self.open).clear();
+        self.actors.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Which actor of this agent it is, counted from 1. With each one, all instances of the one before are gone, whether or
+    /// not it came to say so.
+    pub(crate) fn actor_no(&self) -> u64 {
+        self.actors.load(Ordering::Acquire)
     }
 
     /// An attempt is on its way to an incarnation. It is open until the task machine has taken its end in.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
@@ -67,6 +67,24 @@ pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
     Ok(OpenStore::new(journal, content, projections))
 }
 
+/// The same, while readers of an earlier opening by this process may still be letting go of it. Blocks for as long.
+///
+/// # Errors
+/// As [`open_store`].
+pub fn open_store_again(ctx: &Context) -> Result<OpenStore, StoreError> {
+    let begun = Instant::now();
+    loop {
+        match open_store(ctx) {
+            Err(StoreError::Journal(OpenError::InUse { pid, .. }))
+                if pid == Some(std::process::id()) && begun.elapsed() < REOPEN_WAIT =>
+            {
+                std::thread::sleep(REOPEN_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// What the journal's actor is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct JournalArgs {
@@ -101,20 +119,8 @@ impl Actor for JournalActor {
         me: ActorRef<JournalMessage>,
         args: JournalArgs,
     ) -> Result<JournalShell, ActorProcessingErr> {
-        let started = tokio::time::Instant::now();
-        let store = loop {
-            let ctx = Arc::clone(&args.ctx);
-            match tokio::task::spawn_blocking(move || open_store(&ctx)).await? {
-                Ok(store) => break store,
-                // Our own last incarnation may still be read from.
-                Err(StoreError::Journal(OpenError::InUse { .. }))
-                    if started.elapsed() < REOPEN_WAIT =>
-                {
-                    tokio::time::sleep(REOPEN_PAUSE).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let ctx = Arc::clone(&args.ctx);
+        let store = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await??;
         let follower = follow(&store.journal, me, JournalMessage::Journal);
         args.ctx.store.open(Arc::new(store));
         Ok(JournalShell { args, follower })

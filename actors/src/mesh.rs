@@ -22,7 +22,7 @@ use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
 use crate::directory::Directory;
 use crate::health::HealthHandle;
-use crate::journal::{StoreError, open_store};
+use crate::journal::{StoreError, open_store_again};
 use crate::memory::MemoryHandle;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
@@ -38,6 +38,7 @@ mod audit;
 mod operations;
 mod services;
 mod tasks;
+mod views;
 
 use services::{BusOutside, MeshServices};
 
@@ -166,7 +167,10 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
-        if tokio::time::timeout(START_LIMIT, mesh.populated()).await.is_err() {
+        if tokio::time::timeout(START_LIMIT, mesh.populated())
+            .await
+            .is_err()
+        {
             mesh.stop().await;
             let why = "the registered agents were not all there in time".to_owned();
             return Err(MeshStartError::Tree(why));
@@ -344,7 +348,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             metrics: Metrics::default(),
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
-        let store = open_store(&ctx).map_err(start_error)?;
+        let store = open_store_again(&ctx).map_err(start_error)?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
         drop(store);

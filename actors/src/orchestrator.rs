@@ -7,7 +7,7 @@
 //! What an instance reports is answered when it is durable, so that a report whose answer is missing can be repeated; the
 //! machine refuses what it has already taken.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::ProjectFailure;
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
-    Answer, AttemptOutcome, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live,
-    Refusal, TaskConfig, Tasks,
+    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
+    TaskConfig, Tasks,
 };
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
-use mesh_messages::{AttemptNo, Failure, FailureClass, Position, RecordHeader, TaskId, Timestamp};
+use mesh_messages::{AgentId, AttemptNo, Position, RecordHeader, TaskId, Timestamp};
 
-use crate::agents::agent::AgentMessage;
-use crate::agents::delivery::{ChildOutcome, Delivery};
 use crate::clock::{now, random};
 use crate::context::Context;
+use crate::directory::AgentEntry;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
+mod effects;
 mod handle;
 
 pub use handle::OrchestratorHandle;
@@ -127,6 +127,8 @@ pub(crate) struct Shell {
     config: TaskConfig,
     partition: Partition<Tasks, Released>,
     live: Live,
+    // Which actor each agent had when it was looked at last.
+    actors: BTreeMap<AgentId, u64>,
     durable: Option<Position>,
     // Records of the log whose tasks may have been forgotten here: only a read side that shows them all knows better.
     forgotten: u64,
@@ -168,6 +170,7 @@ impl Actor for Orchestrator {
             store,
             partition,
             live: Live::default(),
+            actors: BTreeMap::new(),
             durable: None,
             forgotten,
             written: written.into_iter().collect(),
@@ -246,17 +249,10 @@ impl Shell {
     async fn take_stock(&mut self) -> Result<(), ActorProcessingErr> {
         let directory = self.args.ctx.directory.clone();
         let agents = directory.all();
-        let mut present = std::collections::BTreeSet::new();
         for entry in &agents {
-            let live = entry.live();
-            let instance_of = |epoch| live.iter().find(|(_, instance)| instance.epoch == epoch);
-            for (epoch, task, attempt) in entry.open_attempts() {
-                if let Some((no, _)) = instance_of(epoch) {
-                    let key: InstanceKey = (entry.id.clone(), *no, epoch);
-                    present.insert((key, task, attempt));
-                }
-            }
+            self.actors.insert(entry.id.clone(), entry.actor_no());
         }
+        let present = agents.iter().flat_map(|entry| in_hand(entry)).collect();
         self.internal(Command::Reconcile {
             agent: None,
             present,
@@ -272,13 +268,36 @@ impl Shell {
         Ok(())
     }
 
+    /// Ends what an agent had in hand whose actor is another one than before: that one may have died with the news on its
+    /// lips. Before the new one's instances are known, so that nothing is on its way to them yet.
+    async fn after_restart_of(&mut self, agent: AgentId) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.args.ctx.directory.get(agent.as_str()) else {
+            self.actors.remove(&agent);
+            return Ok(());
+        };
+        let no = entry.actor_no();
+        if self.actors.insert(agent.clone(), no) == Some(no) {
+            return Ok(());
+        }
+        self.internal(Command::Reconcile {
+            agent: Some(agent),
+            present: in_hand(&entry).into_iter().collect(),
+        })
+        .await
+    }
+
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Command {
                 command,
                 cause,
                 reply,
-            } => self.command(*command, &cause, reply).await,
+            } => {
+                if let Command::Fleet(FleetChange::Agent(id, _)) = &*command {
+                    self.after_restart_of(id.clone()).await?;
+                }
+                self.command(*command, &cause, reply).await
+            }
             // Both wait until what they say can no longer be lost.
             Message::View { task, reply } => {
                 let known = Known::default();
@@ -518,134 +537,6 @@ impl Shell {
         }
     }
 
-    fn release(&mut self) {
-        for released in self.partition.released(self.durable) {
-            match released {
-                Released::Answer(value, reply) => answer(Some(reply), Ok(value)),
-                Released::View(view, reply) => {
-                    let _caller_gone = reply.send(view.map(|view| *view));
-                }
-                Released::Why(why, reply) => {
-                    let _caller_gone = reply.send(why.map(|why| *why));
-                }
-                Released::Effect(effect) => self.perform(*effect),
-            }
-        }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Deliver(delivery) => self.deliver(*delivery),
-            Effect::CancelAttempt {
-                key,
-                task,
-                attempt,
-                reason,
-            } => {
-                let class = FailureClass::Cancelled;
-                let reason = Failure::new(class, reason);
-                let message = AgentMessage::CancelAttempt {
-                    epoch: key.2,
-                    task,
-                    attempt,
-                    reason,
-                };
-                self.tell(&key, message);
-            }
-            Effect::TaskEnded(task) => self.args.handle.ended(&task),
-            Effect::ChildEnded { asker, child } => {
-                let result = match (child.state, child.output, child.error) {
-                    (mesh_messages::task::TaskState::Succeeded, output, _) => {
-                        Ok(output.unwrap_or_default())
-                    }
-                    (_, _, Some(error)) => Err(error),
-                    (state, _, None) => Err(Failure::new(
-                        FailureClass::Cancelled,
-                        format!("the delegated task ended {state}"),
-                    )),
-                };
-                let outcome = Box::new(ChildOutcome {
-                    parent: asker.parent.task,
-                    request: asker.request,
-                    child: child.id,
-                    result,
-                });
-                self.tell(
-                    &asker.key,
-                    AgentMessage::Child {
-                        epoch: asker.key.2,
-                        outcome,
-                    },
-                );
-            }
-            Effect::ReportToAgent { key, task, outcome } => {
-                let ok = outcome == AttemptOutcome::Succeeded;
-                self.tell(&key, AgentMessage::AttemptEnded { task, ok });
-            }
-            Effect::RefundScore { agent, failures } => {
-                if let Some(entry) = self.args.ctx.directory.get(agent.as_str()) {
-                    let _restarting = entry.slot.cast(AgentMessage::Refund { failures });
-                }
-            }
-            Effect::Escalate(task) => {
-                tracing::warn!(%task, "dead-lettered: somebody has to look at it (meshctl task show, task retry)");
-            }
-        }
-    }
-
-    fn deliver(&mut self, delivery: mesh_actors_core::task::Delivery) {
-        if let Some(entry) = self.args.ctx.directory.get(delivery.key.0.as_str()) {
-            entry.give_out(delivery.key.2, delivery.task.clone(), delivery.attempt);
-        }
-        let message = AgentMessage::Deliver(Box::new(Delivery {
-            action: delivery.spec.action().to_owned(),
-            input: Arc::new(delivery.spec.input),
-            priority: delivery.spec.priority,
-            task: delivery.task,
-            attempt: delivery.attempt,
-            agent: delivery.key.0.clone(),
-            instance: delivery.key.1,
-            epoch: delivery.key.2,
-            attempt_until: delivery.ends_at,
-        }));
-        self.tell(&delivery.key, message);
-    }
-
-    /// Tells an agent's actor. One that is not there has lost its instances, and what they had in hand.
-    fn tell(&self, key: &InstanceKey, message: AgentMessage) {
-        let entry = self.args.ctx.directory.get(key.0.as_str());
-        let told = entry.is_some_and(|entry| entry.slot.cast(message).is_ok());
-        if !told {
-            let failure = Failure::new(FailureClass::Lost, "its agent's actor is gone");
-            let command = Box::new(Command::InstanceDown {
-                key: key.clone(),
-                failure,
-            });
-            let _we_are_here = self.me.cast(Message::Command {
-                command,
-                cause: Cause::meshd(),
-                reply: None,
-            });
-        }
-    }
-
-    /// Forgets ended tasks that the read side shows by now.
-    fn forget(&mut self) {
-        let Ok(shown) = self.store.projections.next_position() else {
-            return;
-        };
-        let mut events = None;
-        while self.written.front().is_some_and(|(last, _)| last.0 < shown) {
-            if let Some((last, count)) = self.written.pop_front() {
-                self.forgotten = self.forgotten.max(last.0 + 1);
-                events = Some(count);
-            }
-        }
-        if let Some(events) = events {
-            self.partition.state_mut().evict(events);
-        }
-    }
-
     fn arm(&mut self) {
         let due = self.partition.state().next_timer();
         if self.timer.as_ref().map(|(at, _)| *at) == due {
@@ -663,6 +554,18 @@ impl Shell {
         });
         self.timer = Some((at, timer));
     }
+}
+
+/// The open attempts of an agent's instances that are there.
+fn in_hand(entry: &AgentEntry) -> Vec<(InstanceKey, TaskId, AttemptNo)> {
+    let live = entry.live();
+    let key_of = |epoch| {
+        let (no, _) = live.iter().find(|(_, instance)| instance.epoch == epoch)?;
+        Some((entry.id.clone(), *no, epoch))
+    };
+    let open = entry.open_attempts().into_iter();
+    open.filter_map(|(epoch, task, attempt)| Some((key_of(epoch)?, task, attempt)))
+        .collect()
 }
 
 fn answer(reply: Option<Reply>, value: Result<Answer, Problem>) {

@@ -79,7 +79,7 @@ fn flags(strategy: Strategy) -> Flags {
 /// that fails for the name counts as a restart, and a few of them would end the group.
 async fn vacant(registered: &str) {
     let leaving = async {
-        while let Some(last) = ractor::registry::where_is(registered.to_owned()) {
+        while let Some(last) = ractor::registry::where_is(registered) {
             // Only says that it takes longer than the limit.
             let _late = last.wait(Some(VACANT_MAX)).await;
             // It may have ended and not be off the register yet.

@@ -51,10 +51,8 @@ pub(crate) fn until<T>(
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        match tokio::time::timeout(PATIENCE + MARGIN, looking).await {
-            Ok(seen) => seen,
-            Err(_) => panic!("not within {PATIENCE:?}: {what} ({place})"),
-        }
+        let seen = tokio::time::timeout(PATIENCE + MARGIN, looking).await;
+        seen.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what} ({place})"))
     }
 }
 

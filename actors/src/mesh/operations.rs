@@ -20,9 +20,9 @@ use mesh_messages::{AgentId, Position};
 use mesh_supervision::ChildStatus;
 
 use super::Mesh;
-use super::agents::{instances, profile, status_of};
 use super::audit::agent_id;
 use super::tasks::{find, task_id, wait_ended};
+use super::views::{instances, profile, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
@@ -483,12 +483,23 @@ impl Mesh {
         let edge = self.edge.borrow().clone();
         if let Some(edge) = edge {
             // A group that is being restarted is not worth waiting for; then its parts are not up.
-            let children = edge.with_limit(EDGE_LOOK_MAX).children().await.unwrap_or_default();
+            let children = edge
+                .with_limit(EDGE_LOOK_MAX)
+                .children()
+                .await
+                .unwrap_or_default();
             parts.extend(children.iter().map(|child| {
-                let started = child.incarnation.map_or(0, |incarnation| incarnation.number());
+                let started = child
+                    .incarnation
+                    .map_or(0, |incarnation| incarnation.number());
                 let running = child.status == ChildStatus::Running;
                 // The first start of each child of a supervisor has its own number.
-                part(&child.spec.id.to_string(), "edge", running, started.saturating_sub(children.len() as u64))
+                part(
+                    &child.spec.id.to_string(),
+                    "edge",
+                    running,
+                    started.saturating_sub(children.len() as u64),
+                )
             }));
         }
         parts.extend(agents.iter().map(|entry| {

@@ -28,7 +28,8 @@ async fn commit(partition: &mut Partition<NodeState, ()>, run_id: &str) {
         agent: None,
         task: None,
     };
-    let committed = partition.commit(vec![entry], &Cause::meshd(), Vec::new());
+    let cause = Cause::meshd();
+    let committed = partition.commit(vec![entry], &cause, Vec::new());
     committed.await.unwrap();
 }
 

@@ -271,7 +271,11 @@ impl Slots<'_> {
 
     /// Whether a task lies above the one that looks for a slot.
     fn is_ancestor(&self, id: &TaskId) -> bool {
-        let parent_of = |id: &TaskId| self.tasks.get(id).and_then(|task| task.spec.parent.as_ref());
+        let parent_of = |id: &TaskId| {
+            self.tasks
+                .get(id)
+                .and_then(|task| task.spec.parent.as_ref())
+        };
         let mut above = self.seeker.and_then(parent_of);
         while let Some(ancestor) = above {
             if ancestor == id {
