@@ -491,7 +491,7 @@ impl Mesh {
             parts.extend(children.iter().map(|child| {
                 let started = child
                     .incarnation
-                    .map_or(0, |incarnation| incarnation.number());
+                    .map_or(0, mesh_supervision::Incarnation::number);
                 let running = child.status == ChildStatus::Running;
                 // The first start of each child of a supervisor has its own number.
                 part(
