@@ -74,6 +74,10 @@ impl From<LookupError> for Problem {
 /// # Errors
 /// [`LookupError::Behind`]: not in time, or the journal is being opened again, for which the caller must let go of it.
 pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
+    if store.journal.admission().is_err() {
+        // While the disk is full nothing is projected; what there is, is as of then.
+        return Ok(());
+    }
     let size = store.journal.durable().borrow().size();
     tokio::select! {
         there = store.projections.wait_for(size, CATCH_UP_MAX) => there.map_err(|_| LookupError::Behind),

@@ -21,6 +21,9 @@ pub use store::{PAGE_MAX, Page, ProjectionBatch, ProjectionError, ProjectionStor
 /// Records that are projected in one batch: enough that a batch's cost does not show, few enough that readers see them soon.
 const BATCH_RECORDS_MAX: usize = 512;
 
+/// How soon a full disk is looked at again.
+const ROOM_PAUSE: Duration = Duration::from_millis(500);
+
 /// How soon a store that failed is rebuilt, at first and at most: the usual reason is a full disk, which takes a while.
 const REBUILD_DELAY_MIN: Duration = Duration::from_secs(1);
 const REBUILD_DELAY_MAX: Duration = Duration::from_secs(30);
@@ -99,6 +102,13 @@ pub async fn follow(
     let mut durable = journal.durable();
     let mut delay = REBUILD_DELAY_MIN;
     loop {
+        if !store.has_room() {
+            tokio::time::sleep(ROOM_PAUSE).await;
+            if let Some(failed) = durable.borrow().failed.clone() {
+                return Err(failed.into());
+            }
+            continue;
+        }
         let size = durable.borrow_and_update().size();
         let (work_store, work_journal, work_projector) = (
             Arc::clone(&store),

@@ -221,9 +221,13 @@ impl Mesh {
             AgentVerb::Restart => AgentCommand::Restart,
             AgentVerb::Pause => AgentCommand::Pause,
             AgentVerb::Resume => AgentCommand::Resume,
-            AgentVerb::Terminate => AgentCommand::Terminate {
-                reason: format!("ordered by {}", caller.name),
-            },
+            AgentVerb::Terminate => {
+                // First, so that `audited` is the last that is said of this life.
+                self.memory.seal(&caller.name, &entry.id).await?;
+                AgentCommand::Terminate {
+                    reason: format!("ordered by {}", caller.name),
+                }
+            }
             AgentVerb::Quarantine(QuarantineOrder {
                 kind,
                 description,

@@ -18,6 +18,9 @@ use super::generation::{mark_clean, newest_generation, open_sled, set_aside};
 use super::meta::{Meta, entry_hash};
 use crate::fsio;
 
+/// Free bytes below which nothing is projected: several times what one batch and sled's next segments take.
+const ROOM_MIN: u64 = 4 * 1024 * 1024;
+
 /// Most entries of one page.
 pub const PAGE_MAX: usize = 1000;
 
@@ -213,18 +216,40 @@ impl ProjectionStore {
     }
 
     fn begin_anew(&self, generation: u64) {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        // Ends sled's threads before their files move.
-        *open = None;
+        let old = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(old) = old {
+            // Ends sled's threads; after a failed write it may wait for them for ever, which must hold up nobody.
+            let closing = std::thread::Builder::new().name("projections-close".into());
+            if let Err(error) = closing.spawn(move || drop(old)) {
+                tracing::warn!(%error, "the old projections were not closed");
+            }
+        }
+        self.next.send_replace(0);
+        if !self.has_room() {
+            // It stays closed; whoever follows the log comes back.
+            return;
+        }
         if let Err(error) = set_aside(&self.dir, generation) {
             tracing::warn!(%error, "the old projections were not set aside");
         }
         let generation = generation + 1;
         match self.create(generation) {
-            Ok(db) => *open = Some(Open { generation, db }),
+            Ok(db) => {
+                let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+                *open = Some(Open { generation, db });
+            }
             Err(error) => tracing::error!(%error, "no store for the projections can be made"),
         }
-        self.next.send_replace(0);
+    }
+
+    /// Whether the disk has room for what a batch writes. sled does not survive a disk that is full.
+    pub(super) fn has_room(&self) -> bool {
+        rustix::fs::statvfs(&self.dir)
+            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM_MIN)
     }
 
     fn create(&self, generation: u64) -> Result<sled::Db, ProjectionError> {
