@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use mesh_actors_core::projection;
 use mesh_messages::agent::{
-    AgentRegistration, AgentStatus, AgentSummary, InstanceView, Page, PolicyValue, SandboxView,
+    AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
+    SandboxView,
 };
-use mesh_messages::problem::Problem;
+use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
     JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
@@ -22,7 +23,7 @@ use mesh_supervision::ChildStatus;
 use super::Mesh;
 use super::audit::agent_id;
 use super::tasks::{find, task_id, wait_ended};
-use super::views::{instances, profile, status_of};
+use super::views::{instances, profile, status_kind, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
@@ -404,6 +405,20 @@ impl Operations for Mesh {
         subject: Option<String>,
         ttl: Option<Duration>,
     ) -> Result<IssuedToken, Problem> {
+        if let (Role::Agent, Some(subject)) = (role, &subject) {
+            // An agent that may execute nothing holds no valid token, whoever asks for one.
+            match status_kind(&self.entry(subject)?.state()) {
+                AgentStatusKind::Quarantined => {
+                    let text = format!("agent {subject} is in quarantine; recover it first");
+                    return Err(Problem::new(ProblemKind::Conflict, "quarantined", text));
+                }
+                AgentStatusKind::Terminated => {
+                    let text = format!("agent {subject} has been terminated");
+                    return Err(Problem::new(ProblemKind::Conflict, "terminated", text));
+                }
+                AgentStatusKind::Active | AgentStatusKind::NotFound => {}
+            }
+        }
         self.sentinel.issue(&caller.name, role, subject, ttl).await
     }
 
