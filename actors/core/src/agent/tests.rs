@@ -127,7 +127,7 @@ impl World {
             correlation: None,
             payload: String::new(),
         };
-        let (from, alone) = (self.state.stage(), self.state.replicas <= 1);
+        let (from, alone) = (self.state.stage(), self.state.instances.len() <= 1);
         self.state.apply(&header, event);
         check_step(from, self.state.stage(), event, alone);
         let stored = serde_json::to_vec(event).unwrap();
