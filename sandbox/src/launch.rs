@@ -219,6 +219,12 @@ impl Launcher {
         )
     }
 
+    /// Removes the launcher's own places among the control groups, as far as no sandbox is in them. Dropping the last
+    /// clone does the same, but a process that is about to exit may not get so far: call this last.
+    pub fn close(&self) {
+        self.inner.hierarchies.release();
+    }
+
     /// Starts the sandbox and returns once its program runs. Dropping the future ends the sandbox.
     ///
     /// # Errors

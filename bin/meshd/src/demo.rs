@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use mesh_actors::Operations;
 use mesh_actors::operations::BundleSource;
 use mesh_config::Config;
-use mesh_messages::agent::Lifecycle;
+use mesh_messages::agent::{FaultState, Lifecycle};
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskSpec, TaskState};
@@ -39,8 +39,12 @@ const LIMIT: Duration = Duration::from_mins(3);
 const START_LIMIT: Duration = Duration::from_secs(15);
 /// How often the screen is brought up to date: often enough to look alive.
 const REFRESH: Duration = Duration::from_millis(60);
-/// How long the fragile agent's breaker first stays open: short enough to see what follows.
-const COOL_DOWN: Span = Span::from_secs(1);
+/// The fragile agent's first delay before a restart, and how long its breaker first stays open: short enough that what
+/// follows happens while there is work.
+const BACKOFF: Span = Span::from_millis(20);
+const COOL_DOWN: Span = Span::from_millis(200);
+/// How long the demo waits, once the report is done, for a restart that is due.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 /// Events that are read at once.
 const BATCH: usize = 1000;
 /// The audit log's export, in the data directory.
@@ -81,6 +85,7 @@ fn config(data: &TempDir) -> Config {
     "127.0.0.1:0".clone_into(&mut config.listen);
     // What goes wrong on purpose is told on the screen.
     "off".clone_into(&mut config.telemetry.log_level);
+    config.supervision.backoff_base = BACKOFF;
     config.supervision.cool_down_base = COOL_DOWN;
     config
 }
@@ -278,7 +283,32 @@ impl Demo {
                 );
             }
             if task.state.is_terminal() {
+                self.settle(operations, story, &mut seen).await?;
                 return Ok(task);
+            }
+            tokio::time::sleep(REFRESH).await;
+        }
+    }
+
+    /// Of a few files the report is done before the agent that crashed is back: that is still to be seen.
+    async fn settle(
+        &mut self,
+        operations: &dyn Operations,
+        story: &mut Story,
+        seen: &mut Option<Position>,
+    ) -> anyhow::Result<()> {
+        let limit = tokio::time::Instant::now() + SETTLE_LIMIT;
+        loop {
+            let status = operations
+                .agent_status(fleet::FRAGILE)
+                .await
+                .map_err(told)?;
+            self.follow(operations, story, seen).await?;
+            let waits = status
+                .fault
+                .is_some_and(|fault| fault.state == FaultState::Backoff);
+            if !waits || tokio::time::Instant::now() >= limit {
+                return Ok(());
             }
             tokio::time::sleep(REFRESH).await;
         }

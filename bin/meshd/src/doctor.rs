@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use mesh_config::Config;
 use mesh_sandbox::{
-    Ids, Launcher, LauncherConfig, Level, Limits, NetworkAccess, Plan, PlanPolicy, Probe, Program,
-    SandboxSpec, Shortfall, TempAccess, plan,
+    ChildHandle, Ids, Launcher, LauncherConfig, Level, Limits, NetworkAccess, Plan, PlanPolicy,
+    Probe, Program, SandboxSpec, Shortfall, TempAccess, plan,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
@@ -173,6 +174,17 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
     }
 }
 
+/// Waits until nothing of the sandbox is left, so that nothing is left behind either.
+fn ended(child: &ChildHandle) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    runtime
+        .block_on(async { tokio::time::timeout(TRIAL_LIMIT, child.wait()).await })
+        .map(|_| ())
+        .context("it was killed and did not end")
+}
+
 /// How to get each control that falls short of what is asked for, though it may.
 fn remedies(spec: &SandboxSpec, probe: &Probe) -> BTreeMap<&'static str, String> {
     let nothing_may_degrade = PlanPolicy {
@@ -240,8 +252,10 @@ fn trial(launcher: &Launcher, plan: Plan) -> Finding {
             line.contains("HANDSHAKE"),
             "it said {line:?} instead of shaking hands"
         );
-        Ok(())
+        child.kill()?;
+        ended(&child)
     });
+    launcher.close();
     match shaken {
         Ok(()) => {
             let took = started.elapsed().as_millis();

@@ -1,4 +1,4 @@
-//! Looks at one file and says what is in it. Its fragile brother crashes on some files, as real agents do.
+//! Looks at one file and says what is in it. Its fragile brother dies of the first file of each life.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,7 +25,8 @@ impl Analyst {
     pub(super) fn steady() -> Self {
         Self { fragile: false }
     }
-    /// One that dies on every third file.
+    /// One that dies of the first file that it is given, in every life: so whatever the tree and however fast the
+    /// machine, people see what becomes of such an agent.
     pub(super) fn fragile() -> Self {
         Self { fragile: true }
     }
@@ -51,7 +52,7 @@ impl Agent for Analyst {
             Ok(bytes) => bytes,
             Err(error) => return out.fail(&job.task_id, "refusal", &format!("{path}: {error}")),
         };
-        if self.fragile && stumbles_over(path) {
+        if self.fragile {
             log(&format!("{path}: this is more than I can take"));
             std::process::abort();
         }
@@ -64,14 +65,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("too large"));
     }
     std::fs::read(path)
-}
-
-/// A third of all names, the same ones every time.
-fn stumbles_over(path: &str) -> bool {
-    path.bytes()
-        .fold(7_u32, |h, b| h.wrapping_mul(31).wrapping_add(u32::from(b)))
-        % 3
-        == 0
 }
 
 /// What is in a file.

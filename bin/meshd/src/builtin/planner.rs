@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -66,7 +66,10 @@ impl Agent for Planner {
             total: found.files.len(),
             left_out: found.left_out,
             // Nobody can be asked to analyse them, so they are as good as analysed in vain.
-            failed: found.closed.iter().map(|dir| closed(dir)).collect(),
+            failed: Vec::from_iter(
+                closed(&found.closed, "a directory that agents may not read")
+                    .chain(closed(&found.nameless, "a name that is not UTF-8")),
+            ),
             ..Work::default()
         };
         work.total += work.failed.len();
@@ -126,8 +129,10 @@ impl Agent for Planner {
     }
 }
 
-fn closed(dir: &Path) -> Value {
-    json!({"path": dir.to_string_lossy(), "error": "a directory that agents may not read"})
+fn closed(paths: &[PathBuf], why: &str) -> impl Iterator<Item = Value> {
+    paths
+        .iter()
+        .map(move |path| json!({"path": path.to_string_lossy(), "error": why}))
 }
 
 impl Work {

@@ -25,6 +25,8 @@ pub(super) struct Found {
     pub(super) left_out: usize,
     /// Directories that may not be read.
     pub(super) closed: Vec<PathBuf>,
+    /// What has a name that is not UTF-8, which no task can carry.
+    pub(super) nameless: Vec<PathBuf>,
 }
 
 /// Lists the files below `root`, hidden and generated ones left out, never following a link.
@@ -48,14 +50,17 @@ pub(super) fn walk(root: &Path) -> std::io::Result<Found> {
         let mut dirs = Vec::new();
         for entry in entries {
             let name = entry.file_name();
-            let name = name.to_string_lossy();
             let Ok(kind) = entry.file_type() else {
                 continue;
             };
-            if name.starts_with('.') {
+            if name.as_encoded_bytes().starts_with(b".") || kind.is_symlink() {
                 continue;
             }
-            if kind.is_dir() && !SKIPPED.contains(&name.as_ref()) {
+            let Some(name) = name.to_str() else {
+                found.nameless.push(entry.path());
+                continue;
+            };
+            if kind.is_dir() && !SKIPPED.contains(&name) {
                 dirs.push(entry.path());
             } else if kind.is_file() {
                 let small = entry.metadata().is_ok_and(|m| m.len() <= FILE_BYTES_MAX);
@@ -75,6 +80,8 @@ pub(super) fn walk(root: &Path) -> std::io::Result<Found> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     #[test]
@@ -98,5 +105,14 @@ mod tests {
             [root.path().join("a/b.rs"), root.path().join("c.md")]
         );
         assert_eq!((found.left_out, found.closed.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_name_that_no_task_can_carry_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let name = std::ffi::OsStr::from_bytes(b"caf\xe9.md");
+        std::fs::write(root.path().join(name), "x").unwrap();
+        let found = walk(root.path()).unwrap();
+        assert_eq!((found.files.len(), found.nameless.len()), (0, 1));
     }
 }

@@ -25,7 +25,7 @@ const FLEET: [(&str, bool, &str, &str); 4] = [
         include_str!("../../../../config/agents/fragile-analyst/manifest.yaml"),
         true,
         "fragile-analyst",
-        "does the same, but aborts on some files",
+        "tries the same, but crashes on the files it gets",
     ),
     (
         include_str!("../../../../config/agents/reporter/manifest.yaml"),
@@ -40,6 +40,9 @@ const WIDTH: usize = 76;
 
 /// The agent whose sandbox is shown.
 pub(super) const EXAMPLE: &str = "analyst";
+
+/// The agent that fails.
+pub(super) const FRAGILE: &str = "fragile-analyst";
 
 /// Who is who, for a reader who has never seen this.
 pub(super) fn introduction() -> String {

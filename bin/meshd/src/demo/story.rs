@@ -28,6 +28,7 @@ pub(super) struct Story {
     failed: u64,
     attempts: u64,
     attempts_failed: u64,
+    repeated: u64,
     instances: BTreeSet<(String, u64)>,
     restarts: u64,
     crashes: u64,
@@ -105,6 +106,7 @@ impl Story {
                 self.attempts_failed += 1;
                 let last = matches!(payload["then"].as_str(), Some("fail" | "dead_letter"));
                 self.failed += u64::from(last);
+                self.repeated += u64::from(!last);
             }
             "task.succeeded" => {
                 self.succeeded += 1;
@@ -195,9 +197,13 @@ impl Story {
         };
         let attempts = match self.attempts_failed {
             0 => format!("{}, none failed", self.attempts),
-            failed => format!(
+            failed if failed == self.repeated => format!(
                 "{}, of which {failed} failed and were repeated",
                 self.attempts
+            ),
+            failed => format!(
+                "{}, of which {failed} failed, {} of them to be repeated",
+                self.attempts, self.repeated
             ),
         };
         let faults = [
