@@ -1,6 +1,6 @@
 //! What every actor of the tree is given: settings, the store, the places of the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub struct Settings {
     pub fault: FaultConfig,
     /// Limits of an agent that overrides nothing.
     pub limits: DefaultLimits,
+    /// Where the operator's values of an agent's policy come from, by the policy's keys; the others are defaults.
+    pub policy_origins: BTreeMap<&'static str, String>,
     /// Whether an agent without a signing key is refused.
     pub crypto_required: bool,
     /// How long an agent may take to start and shake hands.

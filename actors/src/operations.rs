@@ -425,8 +425,14 @@ pub trait Operations: Send + Sync + 'static {
     /// The board, with at most `cards` cards a column.
     async fn board(&self, cards: usize) -> Result<Board, Problem>;
 
-    /// Takes one KLP envelope; answers with the reply, or with a receipt when none is expected.
-    async fn send_message(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem>;
+    /// Takes one KLP envelope; answers with the reply, or with a receipt when none is expected, or none came within
+    /// `wait` (five seconds when it is not given).
+    async fn send_message(
+        &self,
+        caller: &Caller,
+        envelope: Value,
+        wait: Option<Duration>,
+    ) -> Result<Value, Problem>;
 
     /// The live feed, from now on.
     fn subscribe(&self) -> EventFeed;

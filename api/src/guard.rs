@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
 use crate::problem::Refusal;
-use crate::shared::Shared;
+use crate::shared::{Peer, Shared};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from the client: it goes into every line of the log.
@@ -55,6 +55,16 @@ pub(crate) async fn guard(shared: Arc<Shared>, request: Request, next: Next) -> 
 }
 
 async fn respond(shared: &Shared, request: Request, next: Next) -> Response {
+    // RFC 9112, section 3.2. A request that came over no connection has no such duty.
+    let over_a_connection = request.extensions().get::<Peer>().is_some() && shared.bound.is_some();
+    if over_a_connection
+        && request.version() == Version::HTTP_11
+        && !request.headers().contains_key(header::HOST)
+    {
+        return Refusal::new("invalid_header", "an HTTP/1.1 request names its Host")
+            .field("Host")
+            .into_response();
+    }
     if let Some(host) = foreign_host(shared, &request) {
         let detail = format!(
             "\"{host}\" is not a name of this host; use localhost or the address meshd listens on"

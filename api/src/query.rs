@@ -28,6 +28,8 @@ pub(crate) enum Shape {
     Integer(u64, u64),
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// A date and time.
+    Time,
     /// Whatever a type reads.
     Typed(fn(&mut SchemaGenerator) -> Schema),
 }
@@ -43,6 +45,7 @@ impl Shape {
         match self {
             Self::Text => json_schema!({ "type": "string" }),
             Self::Flag => json_schema!({ "type": "boolean" }),
+            Self::Time => json_schema!({ "type": "string", "format": "date-time" }),
             Self::Integer(min, max) => {
                 json_schema!({ "type": "integer", "minimum": min, "maximum": max })
             }
@@ -153,7 +156,13 @@ impl Query {
         let reader: StrDeserializer<'_, ValueError> = StrDeserializer::new(text);
         T::deserialize(reader)
             .map(Some)
-            .map_err(|error| invalid(param.name, error.to_string()))
+            .map_err(|error| match param.shape {
+                Shape::Time => invalid(
+                    param.name,
+                    "expected a date and time such as 2025-06-20T22:04:00Z",
+                ),
+                _ => invalid(param.name, error),
+            })
     }
 
     /// Which page is wanted.

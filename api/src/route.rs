@@ -11,7 +11,6 @@ use mesh_actors::operations::{Action, Operations};
 use mesh_messages::system::Caller;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::config::ApiConfig;
 use crate::decode;
@@ -338,12 +337,12 @@ impl Call {
     }
 
     /// The body.
-    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+    pub(crate) fn json<T: decode::Body>(&self) -> Result<T, Refusal> {
         decode::body(&self.body)
     }
 
     /// The body; nothing at all is the same as `{}`.
-    pub(crate) fn json_or_empty<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+    pub(crate) fn json_or_empty<T: decode::Body>(&self) -> Result<T, Refusal> {
         if self.body.is_empty() {
             decode::body(b"{}")
         } else {

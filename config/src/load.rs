@@ -148,14 +148,74 @@ fn read(bytes: &[u8]) -> Result<Value, FieldError> {
     if bytes.trim_ascii().is_empty() {
         return Ok(Value::Null);
     }
-    json::parse_yaml(bytes).map_err(|error| {
-        let line = 1 + bytes
-            .iter()
-            .take(error.byte)
-            .filter(|byte| **byte == b'\n')
-            .count();
-        FieldError::new(error.path, format!("line {line}: {}", error.reason))
-    })
+    let mut merged = Value::Null;
+    for document in documents(bytes) {
+        let read = json::parse_yaml(&document).map_err(|error| {
+            let line = 1 + document
+                .iter()
+                .take(error.byte)
+                .filter(|byte| **byte == b'\n')
+                .count();
+            FieldError::new(error.path, format!("line {line}: {}", error.reason))
+        })?;
+        join(&mut merged, read)?;
+    }
+    Ok(merged)
+}
+
+/// The YAML documents of a file, each with the lines of the others empty, so that it keeps its place.
+///
+/// A line that begins with `---` and a space or nothing is a marker wherever it stands; no text may hold one.
+fn documents(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut documents = Vec::new();
+    let (mut document, mut lines, mut has_content) = (Vec::new(), 0, false);
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let rest = line
+            .strip_prefix(b"---")
+            .filter(|rest| rest.first().is_none_or(u8::is_ascii_whitespace));
+        if rest.is_some() && has_content {
+            documents.push(std::mem::replace(&mut document, vec![b'\n'; lines]));
+            has_content = false;
+        }
+        let text = rest.unwrap_or(line);
+        let visible = text.trim_ascii_start();
+        has_content |= !visible.is_empty() && !visible.starts_with(b"#");
+        if rest.is_some() {
+            document.extend_from_slice(b"   ");
+        }
+        document.extend_from_slice(text);
+        document.push(b'\n');
+        lines += 1;
+    }
+    if has_content {
+        documents.push(document);
+    }
+    documents
+}
+
+/// Adds a document's sections to those before it. What is said twice would be a guess.
+fn join(merged: &mut Value, document: Value) -> Result<(), FieldError> {
+    match (&mut *merged, document) {
+        (_, Value::Null) => Ok(()),
+        (Value::Object(there), Value::Object(fields)) => {
+            for (key, value) in fields {
+                if there.contains_key(&key) {
+                    let message = "is in two documents of the file; say it once";
+                    return Err(FieldError::new(key, message));
+                }
+                there.insert(key, value);
+            }
+            Ok(())
+        }
+        (Value::Object(_), _) => Err(FieldError::new(
+            "",
+            "each document of the file must be a mapping of sections",
+        )),
+        (_, first) => {
+            *merged = first;
+            Ok(())
+        }
+    }
 }
 
 /// `section:` with nothing under it is a heading, not a value.

@@ -25,14 +25,14 @@ mod security;
 
 pub use memory::{MemoryBackend, MemoryConfig, MemoryType};
 pub use policy::{
-    AgentPolicy, LifecyclePolicy, NetworkLimit, PolicyOverrides, ResourceLimits, SandboxLevel,
-    SecurityPolicy,
+    AgentPolicy, LifecyclePolicy, MAX_CRASHES_MAX, NetworkLimit, PolicyOverrides, ResourceLimits,
+    SandboxLevel, SecurityPolicy,
 };
 pub use read::{
     MANIFEST_BYTES_MAX, ManifestErrors, ManifestFormat, ParsedManifest, manifest_schema,
     parse_manifest,
 };
-pub use runtime::{Program, ResolvedRuntime, RuntimeKind, RuntimeSpec};
+pub use runtime::{BUILTINS, Program, ResolvedRuntime, RuntimeKind, RuntimeSpec};
 pub use security::{
     Action, Crypto, FileAccessPolicy, ManifestSignature, ManifestSignatureError, NetworkPolicy,
     Permission, SecretMode, SecretSpec, SecurityConfig, manifest_signing_input,
@@ -60,7 +60,7 @@ pub struct AgentManifest {
     #[serde(default)]
     pub persona: Persona,
     /// What it can do. Only these capabilities can be matched by a task or invoked.
-    #[schemars(with = "Vec<pattern::Capability>", length(max = 256), extend("uniqueItems" = true))]
+    #[schemars(with = "Vec<pattern::Capability>", length(min = 1, max = 256), extend("uniqueItems" = true))]
     pub capabilities: Vec<String>,
     /// What it remembers, and where.
     #[serde(default)]

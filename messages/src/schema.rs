@@ -4,6 +4,9 @@ use std::fmt;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{ValidationError, Validator};
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
 use crate::json::{push_index, push_key};
@@ -12,6 +15,11 @@ use crate::json::{push_index, push_key};
 pub const VIOLATIONS_MAX: usize = 64;
 /// Longest excerpt of an offending value that an error repeats.
 const EXCERPT_MAX: usize = 60;
+
+/// How the message of a key begins that nobody knows.
+const UNKNOWN: &str = "unknown key";
+/// How the message of a field begins that is not there.
+const MISSING: &str = "required, but missing";
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +37,18 @@ impl FieldError {
             path: path.into(),
             message: message.into(),
         }
+    }
+}
+
+impl FieldError {
+    /// Whether a key is there that nobody knows; the path leads to it.
+    pub fn is_unknown(&self) -> bool {
+        self.message.starts_with(UNKNOWN)
+    }
+
+    /// Whether a field is not there that has to be; the path leads to where it belongs.
+    pub fn is_missing(&self) -> bool {
+        self.message.starts_with(MISSING)
     }
 }
 
@@ -54,6 +74,23 @@ pub struct Checker {
 #[error("not a usable JSON Schema: {0}")]
 pub struct InvalidSchema(String);
 
+/// The JSON Schema (draft 2020-12) of a type, its integers bounded as the type's are: what conforms can be read.
+pub fn schema_of<T: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12()
+        .with_transform(RecursiveTransform(bound_integer))
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+/// The format of an unsigned integer of 32 bits says how large it may be; to validators it is a mere annotation.
+fn bound_integer(schema: &mut Schema) {
+    let is_u32 = schema.get("format").and_then(Value::as_str) == Some("uint32");
+    if is_u32 && schema.get("maximum").is_none() {
+        schema.insert("maximum".to_owned(), Value::from(u32::MAX));
+    }
+}
+
 impl Checker {
     /// Compiles a schema. References leave the schema itself neither for files nor for the network.
     ///
@@ -67,6 +104,14 @@ impl Checker {
         Ok(Self { schema, validator })
     }
 
+    /// Compiles the schema of a type; see [`schema_of`].
+    ///
+    /// # Errors
+    /// [`InvalidSchema`] when the type's schema is none.
+    pub fn of<T: JsonSchema>() -> Result<Self, InvalidSchema> {
+        Self::new(schema_of::<T>())
+    }
+
     /// The schema.
     pub fn schema(&self) -> &Value {
         &self.schema
@@ -76,7 +121,7 @@ impl Checker {
     pub fn check(&self, value: &Value) -> Vec<FieldError> {
         let mut errors = Vec::new();
         for error in self.validator.iter_errors(value).take(VIOLATIONS_MAX) {
-            self.describe(&error, &mut errors);
+            self.describe(&error, value, &mut errors);
         }
         errors.truncate(VIOLATIONS_MAX);
         errors.sort();
@@ -84,9 +129,23 @@ impl Checker {
         errors
     }
 
-    fn describe(&self, error: &ValidationError<'_>, out: &mut Vec<FieldError>) {
+    fn describe(&self, error: &ValidationError<'_>, top: &Value, out: &mut Vec<FieldError>) {
         let path = dotted(error.instance_path().as_str());
         match error.kind() {
+            // So an object is refused that may hold nothing: its keys are not named.
+            ValidationErrorKind::FalseSchema => {
+                let object = top
+                    .pointer(error.instance_path().as_str())
+                    .and_then(Value::as_object);
+                for key in object.into_iter().flat_map(|object| object.keys()) {
+                    let mut path = path.clone();
+                    push_key(&mut path, key);
+                    out.push(FieldError::new(path, UNKNOWN));
+                }
+                if object.is_none_or(serde_json::Map::is_empty) {
+                    out.push(FieldError::new(path, self.message(error)));
+                }
+            }
             ValidationErrorKind::AdditionalProperties { unexpected } => {
                 let known = self.known_keys(error);
                 for key in unexpected {
@@ -101,11 +160,11 @@ impl Checker {
             ValidationErrorKind::Required { property } => {
                 let mut path = path;
                 push_key(&mut path, property.as_str().unwrap_or_default());
-                out.push(FieldError::new(path, "required, but missing"));
+                out.push(FieldError::new(path, MISSING));
             }
             ValidationErrorKind::AnyOf { context }
             | ValidationErrorKind::OneOfNotValid { context } => {
-                self.describe_alternatives(error, context, out);
+                self.describe_alternatives(error, context, top, out);
             }
             _ => out.push(FieldError::new(path, self.message(error))),
         }
@@ -116,6 +175,7 @@ impl Checker {
         &self,
         error: &ValidationError<'_>,
         context: &[Vec<ValidationError<'static>>],
+        top: &Value,
         out: &mut Vec<FieldError>,
     ) {
         let here = error.instance_path();
@@ -140,7 +200,9 @@ impl Checker {
             .find(|branch| !other_type(branch))
             .or(context.first())
         {
-            Some(branch) => branch.iter().for_each(|error| self.describe(error, out)),
+            Some(branch) => branch
+                .iter()
+                .for_each(|error| self.describe(error, top, out)),
             None => out.push(FieldError::new(dotted(here.as_str()), self.message(error))),
         }
     }
@@ -167,8 +229,36 @@ impl Checker {
             ValidationErrorKind::Type {
                 kind: TypeKind::Single(kind),
             } => format!("{got} is not of type {kind}"),
+            ValidationErrorKind::Type {
+                kind: TypeKind::Multiple(kinds),
+            } => {
+                // That a field may be null is the same as that it may be left out.
+                let names: Vec<_> = kinds
+                    .iter()
+                    .map(|kind| kind.to_string())
+                    .filter(|name| name != "null")
+                    .collect();
+                format!("{got} is not of type {}", names.join(" or "))
+            }
+            ValidationErrorKind::Minimum { .. }
+            | ValidationErrorKind::Maximum { .. }
+            | ValidationErrorKind::ExclusiveMinimum { .. }
+            | ValidationErrorKind::ExclusiveMaximum { .. } => {
+                format!("{got} is out of range; {}", self.range(error))
+            }
             ValidationErrorKind::Format { format } => format!("{got} is not a {format}"),
             _ => excerpt(&error.to_string()),
+        }
+    }
+
+    /// The bounds of a number that is beyond them.
+    fn range(&self, error: &ValidationError<'_>) -> String {
+        let bound = |name| self.parent(error).and_then(|schema| schema.get(name));
+        match (bound("minimum"), bound("maximum")) {
+            (Some(min), Some(max)) => format!("expected {min} to {max}"),
+            (Some(min), None) => format!("expected {min} or more"),
+            (None, Some(max)) => format!("expected {max} or less"),
+            (None, None) => excerpt(&error.to_string()),
         }
     }
 
@@ -194,8 +284,8 @@ impl Checker {
 /// The message for a key that nobody knows, with the nearest one that is known.
 pub fn unknown_key<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
     match nearest(key, known) {
-        Some(near) => format!("unknown key; did you mean \"{near}\"?"),
-        None => "unknown key".to_owned(),
+        Some(near) => format!("{UNKNOWN}; did you mean \"{near}\"?"),
+        None => UNKNOWN.to_owned(),
     }
 }
 

@@ -223,6 +223,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
             jitter: Some(true),
         },
         fallback_on_error: true,
+        policy_origins: std::collections::BTreeMap::new(),
         allow_cross_agent: true,
         max_parallel_tasks: 16,
         sandbox_required: false,

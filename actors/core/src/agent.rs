@@ -247,7 +247,12 @@ impl AgentState {
                 self.paused = *paused;
                 self.replicas = *replicas;
             }
-            AgentEvent::LifecycleChanged { to, .. } => self.stage = Some(*to),
+            AgentEvent::LifecycleChanged { from, to } => {
+                if *from == Lifecycle::Upgrading && *to == Lifecycle::Registered {
+                    self.doom(); // The upgrade was given up.
+                }
+                self.stage = Some(*to);
+            }
             AgentEvent::Terminated { .. } => {
                 self.stage = Some(Lifecycle::Terminated);
                 self.running = false;

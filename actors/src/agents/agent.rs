@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -202,6 +203,8 @@ pub(crate) struct AgentShell {
     durable: Option<Position>,
     running: BTreeMap<Epoch, Running>,
     actors: BTreeMap<ActorId, (InstanceNo, Epoch)>,
+    // What each replica was refused, in all its incarnations.
+    refused: BTreeMap<InstanceNo, Arc<AtomicU64>>,
     // In the order of their answers; one that was cancelled meanwhile has left its place empty.
     offers: VecDeque<Option<Delivery>>,
     timer: Option<JoinHandle<()>>,
@@ -247,6 +250,7 @@ impl Actor for AgentActor {
             durable: None,
             running: BTreeMap::new(),
             actors: BTreeMap::new(),
+            refused: BTreeMap::new(),
             offers: VecDeque::new(),
             timer: None,
             rest: None,

@@ -21,7 +21,7 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use mesh_messages::klp::{ControlVerb, Envelope};
+use mesh_messages::klp::{ControlVerb, Envelope, KlpError};
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::{
     AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
@@ -32,12 +32,14 @@ use super::agent::AgentMessage;
 use super::delivery::{ChildOutcome, Delivery, Mail};
 use super::lines::{Input, LINES_IN_MAX, WriteEnd};
 use super::live::{InstanceLive, LogTail};
+use super::process::Stdin;
 use super::services::Services;
 use crate::clock::now;
 use crate::context::Context;
 
 mod flights;
 mod life;
+mod refusals;
 mod reports;
 mod session;
 mod work;
@@ -48,8 +50,9 @@ use reports::Reports;
 /// exit closes them, too.
 const MUTE_MAX: Duration = Duration::from_secs(2);
 /// How long what a process wrote before its end is waited for. It lies in a pipe already, so reading it takes no time
-/// unless the agent wrote faster than it may.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// unless the agent wrote faster than it may, or the machine is busy. The end of a pipe
+/// that no process holds any more is certain to come, so this is for what cannot happen.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(30);
 /// When a process that was killed is killed again. Once is enough unless the kernel is in trouble.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// Malformed lines of one incarnation after which it counts as flooding.
@@ -101,6 +104,13 @@ pub(crate) enum InstanceMessage {
     Line(Input),
     /// A line is to be written. From side tasks.
     Write(Vec<u8>),
+    /// A line could not be passed on. From side tasks.
+    Refused {
+        /// Its id.
+        line: String,
+        /// Why.
+        error: KlpError,
+    },
     /// The agent does not read, or has closed its input. From the writer.
     WriterEnded(WriteEnd),
     /// The process is gone, all of it. From the waiter.
@@ -118,6 +128,28 @@ pub(crate) enum InstanceMessage {
     Due,
 }
 
+impl InstanceMessage {
+    /// The task that it is about, if it is about one.
+    fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Deliver(delivery) => Some(&delivery.task),
+            Self::CancelAttempt { task, .. } | Self::TaskExited { task, .. } => Some(task),
+            Self::Child(outcome) => Some(&outcome.parent),
+            Self::Mail(_)
+            | Self::Control(_)
+            | Self::Drain
+            | Self::Kill
+            | Self::Launched(_)
+            | Self::Line(_)
+            | Self::Write(_)
+            | Self::Refused { .. }
+            | Self::WriterEnded(_)
+            | Self::Exited(_)
+            | Self::Due => None,
+        }
+    }
+}
+
 /// What the start-up task brings.
 #[derive(Debug)]
 pub(crate) struct Launched(pub(crate) Result<(Child, super::process::Pipes, Option<u32>), Failure>);
@@ -126,6 +158,10 @@ pub(crate) struct Launched(pub(crate) Result<(Child, super::process::Pipes, Opti
 #[derive(Debug)]
 struct Flight {
     attempt: AttemptNo,
+    /// How much had been written to the agent when its request was.
+    behind: u64,
+    /// The agent ended before it read of it.
+    unread: bool,
     /// It is to be given up.
     give_up: Option<GiveUp>,
 }
@@ -188,6 +224,9 @@ pub(crate) struct Session {
     start_until: Timestamp,
     process: Process,
     out: Option<mpsc::Sender<Vec<u8>>>,
+    stdin: Option<Stdin>,
+    // Bytes that were queued for it so far.
+    queued: u64,
     lines: Arc<Semaphore>,
     hooks: BTreeSet<ControlVerb>,
     // Hooks still to be called before it is ready, in order.
@@ -236,6 +275,8 @@ impl Actor for InstanceActor {
             start_until,
             process: Process::Absent,
             out: None,
+            stdin: None,
+            queued: 0,
             lines: Arc::new(Semaphore::new(LINES_IN_MAX)),
             hooks: BTreeSet::new(),
             opening: Vec::new(),
@@ -274,10 +315,15 @@ impl Actor for InstanceActor {
     }
 
     #[tracing::instrument(
-        level = "debug",
+        level = "info",
         name = "instance",
         skip_all,
-        fields(agent = %state.args.agent, instance = %state.args.instance, epoch = %state.args.epoch)
+        fields(
+            agent = %state.args.agent,
+            instance = %state.args.instance,
+            epoch = %state.args.epoch,
+            task = message.task().map(tracing::field::display),
+        )
     )]
     async fn handle(
         &self,
@@ -334,6 +380,7 @@ impl Session {
             InstanceMessage::Launched(launched) => self.launched(*launched),
             InstanceMessage::Line(input) => self.input(input),
             InstanceMessage::Write(line) => self.write(line),
+            InstanceMessage::Refused { line, error } => self.refuse(Some(line), &error),
             InstanceMessage::WriterEnded(WriteEnd::Stalled) => self.kill(Some(Failure::new(
                 FailureClass::Hang,
                 "does not read its input",

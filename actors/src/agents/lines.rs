@@ -19,6 +19,8 @@ use super::live::LOG_LINE_BYTES_MAX;
 
 /// Longest line that is taken, in bytes: one KLP envelope.
 pub(crate) const LINE_MAX: usize = 1024 * 1024;
+/// What is kept of a line beyond the limit, on either end: more than an envelope has beside its payload.
+pub(crate) const ENDS_MAX: usize = 4096;
 /// Lines of one agent that wait to be handled. The agent waits beyond that.
 pub(crate) const LINES_IN_MAX: usize = 64;
 /// Lines that wait to be written to one agent. One that lets more pile up does not read.
@@ -31,8 +33,9 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 pub(crate) enum Input {
     /// A line without its end.
     Line(Vec<u8>),
-    /// A line beyond [`LINE_MAX`] was passed over.
-    TooLong,
+    /// A line beyond [`LINE_MAX`] was passed over, but for its first and its last [`ENDS_MAX`] bytes: they tell what it
+    /// was about.
+    TooLong(Vec<u8>),
     /// Nothing more will come.
     End,
 }
@@ -55,6 +58,7 @@ pub(crate) async fn read_lines(
     let pace = pace(rate);
     let mut reader = BufReader::with_capacity(16 * 1024, source);
     let mut line = Vec::new();
+    let mut end = Vec::new();
     let mut passing_over = false;
     while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
@@ -65,17 +69,24 @@ pub(crate) async fn read_lines(
         if !passing_over {
             if line.len() + upto > LINE_MAX {
                 passing_over = true;
-                line = Vec::new();
+                let from_chunk = ENDS_MAX.saturating_sub(line.len()).min(upto);
+                line.extend_from_slice(&chunk[..from_chunk]);
+                line.truncate(ENDS_MAX);
+                line.shrink_to_fit();
             } else {
                 line.extend_from_slice(&chunk[..upto]);
             }
+        }
+        if passing_over {
+            keep_end(&mut end, &chunk[..upto]);
         }
         reader.consume(upto + usize::from(newline.is_some()));
         if newline.is_none() {
             continue;
         }
         let input = if std::mem::take(&mut passing_over) {
-            Input::TooLong
+            line.append(&mut end);
+            Input::TooLong(std::mem::take(&mut line))
         } else {
             Input::Line(std::mem::take(&mut line))
         };
@@ -91,7 +102,10 @@ pub(crate) async fn read_lines(
     }
     // A last line without its end is still a line.
     let last = match (passing_over, line.is_empty()) {
-        (true, _) => Some(Input::TooLong),
+        (true, _) => {
+            line.append(&mut end);
+            Some(Input::TooLong(line))
+        }
         (false, false) => Some(Input::Line(line)),
         (false, true) => None,
     };
@@ -105,6 +119,14 @@ pub(crate) async fn read_lines(
         }
     }
     take(Input::End);
+}
+
+/// Keeps the last [`ENDS_MAX`] bytes of what passes by.
+fn keep_end(end: &mut Vec<u8>, chunk: &[u8]) {
+    let chunk = &chunk[chunk.len().saturating_sub(ENDS_MAX)..];
+    let surplus = (end.len() + chunk.len()).saturating_sub(ENDS_MAX);
+    end.drain(..surplus);
+    end.extend_from_slice(chunk);
 }
 
 /// Reads an agent's log until its end, at most `rate` lines a second. Lines too long are cut into pieces.
@@ -169,7 +191,12 @@ mod tests {
         read_lines(bytes, permits, 1000, |input| {
             seen.push(match input {
                 Input::Line(line) => String::from_utf8_lossy(&line).into_owned(),
-                Input::TooLong => "<too long>".to_owned(),
+                Input::TooLong(ends) => {
+                    assert!(ends.len() <= 2 * ENDS_MAX);
+                    let text = String::from_utf8_lossy(&ends);
+                    let inner = text.trim_matches('x');
+                    format!("<too long{inner}>")
+                }
                 Input::End => "<end>".to_owned(),
             });
             true
@@ -194,6 +221,16 @@ mod tests {
     async fn a_last_line_beyond_the_limit_is_not_lost_without_a_word() {
         let bytes = vec![b'x'; LINE_MAX + 1];
         assert_eq!(lines_of(&bytes).await, ["<too long>", "<end>"]);
+    }
+
+    #[tokio::test]
+    async fn of_a_line_beyond_the_limit_both_ends_are_kept() {
+        let mut bytes = b"head".to_vec();
+        bytes.extend(vec![b'x'; 3 * LINE_MAX]);
+        bytes.extend_from_slice(b"tail\n");
+        let seen = lines_of(&bytes).await;
+        assert!(seen[0].starts_with("<too longhead"), "{}", &seen[0][..20]);
+        assert!(seen[0].ends_with("tail>"));
     }
 
     #[tokio::test]

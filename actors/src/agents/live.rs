@@ -1,7 +1,8 @@
 //! What an instance is doing right now: written by its actor, read by everybody. Never journalled.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mesh_messages::klp::ReportedHealth;
 use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
@@ -16,7 +17,11 @@ pub const LOG_LINE_BYTES_MAX: usize = 4096;
 
 /// One instance, live.
 #[derive(Debug, Default)]
-pub struct InstanceLive(Mutex<Inner>);
+pub struct InstanceLive {
+    inner: Mutex<Inner>,
+    // Counts on from one incarnation to the next.
+    refused: Arc<AtomicU64>,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -25,7 +30,6 @@ struct Inner {
     uid: Option<u32>,
     tasks: Vec<(TaskId, AttemptNo)>,
     last_activity: Option<Timestamp>,
-    refused: u64,
     health: Option<ReportedHealth>,
     // CPU time and when it was read, for the rate between two readings.
     sample: Option<(Timestamp, u64)>,
@@ -43,7 +47,7 @@ pub struct Reading {
     pub tasks: Vec<TaskId>,
     /// When it last said something.
     pub last_activity: Option<Timestamp>,
-    /// Its messages that were refused.
+    /// Its messages that were refused, also those of the replica's earlier incarnations.
     pub refused: u64,
     /// What it says of itself.
     pub health: Option<ReportedHealth>,
@@ -57,9 +61,16 @@ pub struct Reading {
 const SAMPLE_MIN_MS: u128 = 200;
 
 impl InstanceLive {
+    /// The next incarnation of a replica whose refused messages are counted here.
+    pub fn counting(refused: Arc<AtomicU64>) -> Self {
+        Self {
+            refused,
+            ..Self::default()
+        }
+    }
     fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
         f(&mut self
-            .0
+            .inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -100,7 +111,7 @@ impl InstanceLive {
     }
     /// A message of it was refused.
     pub fn refused(&self) {
-        self.with(|i| i.refused += 1);
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
     /// It said how it is.
     pub fn set_health(&self, health: ReportedHealth) {
@@ -139,7 +150,7 @@ impl InstanceLive {
                 uid: i.uid,
                 tasks: i.tasks.iter().map(|(task, _)| task.clone()).collect(),
                 last_activity: i.last_activity,
-                refused: i.refused,
+                refused: self.refused.load(Ordering::Relaxed),
                 health: i.health.clone(),
                 memory,
                 cpu: i.cpu,

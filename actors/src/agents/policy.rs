@@ -9,6 +9,9 @@ use mesh_supervision_core::fault::FaultConfig;
 
 use crate::context::Settings;
 
+/// The one key that is the operator's alone.
+const OPEN_NETWORK: &str = "security.open_network";
+
 /// What holds for one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Effective {
@@ -57,9 +60,9 @@ pub(crate) fn effective(manifest: &AgentManifest, settings: &Settings) -> Effect
     let sandbox_required = settings.sandbox_required || level == SandboxLevel::Strict;
     let mut values = values(&over, &fault, &limits, sandbox_required, settings);
     values.push(PolicyValue {
-        key: "security.open_network".to_owned(),
+        key: OPEN_NETWORK.to_owned(),
         value: json!(settings.open_network.contains(&manifest.id)),
-        origin: "config".to_owned(),
+        origin: origin(settings, OPEN_NETWORK),
     });
     Effective {
         fault,
@@ -69,6 +72,12 @@ pub(crate) fn effective(manifest: &AgentManifest, settings: &Settings) -> Effect
     }
 }
 
+/// Where the operator's value comes from.
+fn origin(settings: &Settings, key: &str) -> String {
+    let set = settings.policy_origins.get(key);
+    set.map_or_else(|| "default".to_owned(), Clone::clone)
+}
+
 fn values(
     over: &PolicyOverrides,
     fault: &FaultConfig,
@@ -76,11 +85,14 @@ fn values(
     sandbox_required: bool,
     settings: &Settings,
 ) -> Vec<PolicyValue> {
-    let from = |overridden: bool| if overridden { "manifest" } else { "config" };
     let value = |key: &str, value: serde_json::Value, overridden: bool| PolicyValue {
         key: key.to_owned(),
         value,
-        origin: from(overridden).to_owned(),
+        origin: if overridden {
+            "manifest".to_owned()
+        } else {
+            origin(settings, key)
+        },
     };
     vec![
         value(

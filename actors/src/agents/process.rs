@@ -1,7 +1,13 @@
 //! A sandboxed process as an instance sees it: three pipes and the means to end it.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
+use tokio::io::AsyncWrite;
 use tokio::net::unix::pipe;
 
 use mesh_messages::{Failure, FailureClass};
@@ -11,11 +17,70 @@ use mesh_sandbox::{Child, ExitStatus, LaunchError, Launcher, Plan};
 #[derive(Debug)]
 pub(crate) struct Pipes {
     /// Its standard input.
-    pub(crate) stdin: pipe::Sender,
+    pub(crate) stdin: Stdin,
     /// Its standard output.
     pub(crate) stdout: pipe::Receiver,
     /// Its standard error.
     pub(crate) stderr: pipe::Receiver,
+}
+
+/// The input of a process, shared between who writes it and who wants to know what was read of it. It is at its end for
+/// the process when the last of them lets go.
+#[derive(Debug, Clone)]
+pub(crate) struct Stdin(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    pipe: pipe::Sender,
+    written: AtomicU64,
+}
+
+impl Stdin {
+    fn new(pipe: pipe::Sender) -> Self {
+        let written = AtomicU64::new(0);
+        Self(Arc::new(Shared { pipe, written }))
+    }
+
+    /// How many bytes were taken out of the pipe at its other end; also when that is closed already.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(crate) fn read_bytes(&self) -> io::Result<u64> {
+        let unread = rustix::io::ioctl_fionread(&self.0.pipe)?;
+        Ok(self
+            .0
+            .written
+            .load(Ordering::Relaxed)
+            .saturating_sub(unread))
+    }
+}
+
+impl AsyncWrite for Stdin {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.pipe.poll_write_ready(cx))?;
+            match self.0.pipe.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(count) => {
+                    self.0.written.fetch_add(count as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// Starts a sandbox and takes its pipes.
@@ -42,7 +107,7 @@ fn take_pipes(child: &mut Child) -> std::io::Result<Pipes> {
             .ok_or_else(|| std::io::Error::other("pipe taken already"))
     };
     Ok(Pipes {
-        stdin: pipe::Sender::from_owned_fd(take(&mut child.stdin)?)?,
+        stdin: Stdin::new(pipe::Sender::from_owned_fd(take(&mut child.stdin)?)?),
         stdout: pipe::Receiver::from_owned_fd(take(&mut child.stdout)?)?,
         stderr: pipe::Receiver::from_owned_fd(take(&mut child.stderr)?)?,
     })
@@ -99,5 +164,24 @@ fn signal_name(signal: i32) -> &'static str {
         25 => " (file size)",
         31 => " (forbidden system call)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_read_is_known_also_when_nobody_can_read_it_any_more() {
+        let (sender, mut receiver) = pipe::pipe().unwrap();
+        let mut stdin = Stdin::new(sender);
+        stdin.write_all(b"readunread").await.unwrap();
+        receiver.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(stdin.read_bytes().unwrap(), 4);
+        drop(receiver);
+        assert_eq!(stdin.read_bytes().unwrap(), 4);
+        assert!(stdin.write_all(b"more").await.is_err());
     }
 }

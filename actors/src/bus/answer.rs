@@ -16,6 +16,8 @@ pub(super) struct Asked {
     form: WireForm,
     id: String,
     intent: Option<String>,
+    /// How long its sender wants to wait for an answer, when it says so.
+    patience: Option<Duration>,
     /// How long its sender's interest lasts.
     pub(super) left: Option<Duration>,
 }
@@ -30,17 +32,20 @@ pub(super) enum Answer {
 }
 
 impl Asked {
-    pub(super) fn new(envelope: &Envelope, now: Timestamp) -> Self {
+    pub(super) fn new(envelope: &Envelope, now: Timestamp, patience: Option<Duration>) -> Self {
         Self {
             form: envelope.form(),
             id: envelope.id.clone(),
             intent: envelope.intent.clone(),
+            patience,
             left: envelope.expires.as_ref().map(|end| end.at().since(now)),
         }
     }
 
-    pub(super) fn wait(&self, longest: Duration) -> Duration {
-        self.left.map_or(longest, |left| left.min(longest))
+    /// How long an answer is waited for: as its sender says, else `usual`, and never beyond its interest.
+    pub(super) fn wait(&self, usual: Duration) -> Duration {
+        let wait = self.patience.unwrap_or(usual);
+        self.left.map_or(wait, |left| left.min(wait))
     }
 
     pub(super) fn receipt(&self, status: &str, more: Value) -> Answer {

@@ -81,11 +81,25 @@ impl BusHandle {
     /// What is wrong with the envelope, under the codes of the protocol; `address_unknown`; `mailbox_full`;
     /// `agent_terminated`; what the task machine refuses.
     pub async fn send(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem> {
+        self.send_within(caller, envelope, None).await
+    }
+
+    /// The same, and the sender says how long it wants to wait for the reply; with no time at all, the receipt comes as
+    /// soon as the message is where it goes.
+    ///
+    /// # Errors
+    /// As [`BusHandle::send`].
+    pub async fn send_within(
+        &self,
+        caller: &Caller,
+        envelope: Value,
+        wait: Option<Duration>,
+    ) -> Result<Value, Problem> {
         let now = clock::now();
         let parts = (&*self.outside.keys, &self.sentinel);
         let vouched = check::posted(caller, envelope, parts, now)?;
         self.admit(&vouched, now)?;
-        let asked = Asked::new(&vouched.envelope, now);
+        let asked = Asked::new(&vouched.envelope, now, wait);
         let envelope = check::sealed(vouched, &self.node.key);
         let answer = route::route(self, &caller.name, envelope, &asked).await?;
         Ok(asked.in_its_form(answer))

@@ -52,7 +52,8 @@ pub(super) async fn task(
         idempotency_key: Some(format!("klp:{}", envelope.id)),
         ..TaskSpec::default()
     };
-    let wait = deadline_ms.map_or(TASK_WAIT, |ms| TASK_WAIT.min(Duration::from_millis(ms)));
+    let wait = asked.wait(TASK_WAIT);
+    let wait = deadline_ms.map_or(wait, |ms| wait.min(Duration::from_millis(ms)));
     let by = by.to_owned();
     let order = TaskOrder {
         by,

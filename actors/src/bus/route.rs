@@ -31,8 +31,9 @@ use crate::clock;
 
 /// How long the actor may take to journal a message: a restart of it and a slow disk fit in.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a sender waits for an agent's answer; then it gets a receipt.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// How long the sender of a message waits for the agent's answer, when it does not say; then it gets a receipt. Most
+/// messages are not answered at all, so it is short.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Acts upon a message that was posted.
 pub(super) async fn route(
@@ -72,7 +73,7 @@ pub(super) async fn from_agent(
     envelope: Envelope,
 ) -> Result<Option<Envelope>, Problem> {
     let by = format!("agent:{agent}");
-    let asked = Asked::new(&envelope, clock::now());
+    let asked = Asked::new(&envelope, clock::now(), None);
     match envelope.kind {
         MessageType::Message
         | MessageType::StatusUpdate

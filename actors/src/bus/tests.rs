@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ struct World {
     unreachable: Mutex<bool>,
     /// Agents that answer every message with this payload.
     answers: Mutex<BTreeMap<String, Value>>,
+    /// Whether agents keep what they could answer by, and do not.
+    ponder: Mutex<bool>,
+    pondered: Mutex<Vec<oneshot::Sender<Envelope>>>,
     orders: Mutex<Vec<TaskOrder>>,
     alerts: Mutex<Vec<SecurityAlert>>,
     keys: Mutex<BTreeMap<String, DidKey>>,
@@ -50,7 +54,9 @@ impl Delivery for World {
         if *self.unreachable.lock().unwrap() {
             return Err(NoRoute);
         }
-        if let (Some(reply), Some(payload)) =
+        if *self.ponder.lock().unwrap() {
+            self.pondered.lock().unwrap().extend(reply);
+        } else if let (Some(reply), Some(payload)) =
             (reply, self.answers.lock().unwrap().get(agent.as_str()))
         {
             let stamp = Stamp {
@@ -343,6 +349,45 @@ async fn the_shorter_form_is_taken_and_answered_in_its_own_form() {
         reply["timestamp"].is_u64() && reply.get("type").is_none(),
         "{reply}"
     );
+}
+
+#[tokio::test]
+async fn an_unsigned_envelope_that_names_no_sender_and_no_id_is_its_callers_and_each_time_a_new_one()
+ {
+    let fixture = Fixture::new().await;
+    fixture.answer_with("webscraper", json!(1));
+    let envelope = json!({"type": "MESSAGE", "to": "kai://agent.webscraper", "payload": {}});
+    for _ in 0..2 {
+        fixture.send(envelope.clone()).await.unwrap();
+    }
+    let delivered = fixture.world.delivered.lock().unwrap().clone();
+    for (_, seen) in &delivered {
+        assert_eq!(seen.from.to_string(), "user:ada");
+        seen.verify(&node_key().public()).unwrap();
+    }
+    assert_eq!(delivered.len(), 2);
+    assert_ne!(delivered[0].1.id, delivered[1].1.id);
+    // What names its id is the same message each time.
+    let named = message("m1", "agent:webscraper");
+    fixture.send(named.clone()).await.unwrap();
+    assert_eq!(fixture.send(named).await.unwrap_err().code, "replayed");
+}
+
+#[tokio::test]
+async fn a_message_that_nobody_answers_ends_in_a_receipt_when_its_senders_wait_is_over() {
+    let fixture = Fixture::new().await;
+    let to = "agent:webscraper";
+    *fixture.world.ponder.lock().unwrap() = true;
+    // The wait is part of the request, so a sender that wants none has its receipt at once.
+    for (id, wait) in [("m1", Duration::ZERO), ("m2", Duration::from_millis(20))] {
+        let ada = ada();
+        let sent = fixture.bus.send_within(&ada, message(id, to), Some(wait));
+        let receipt = tokio::time::timeout(Duration::from_secs(4), sent)
+            .await
+            .expect("before the usual wait is over")
+            .unwrap();
+        assert_eq!(receipt["status"], "delivered", "{receipt}");
+    }
 }
 
 #[tokio::test]

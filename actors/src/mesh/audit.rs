@@ -85,7 +85,8 @@ impl Mesh {
         index: Position,
         size: Option<u64>,
     ) -> Result<Value, Problem> {
-        self.proof(move |journal| {
+        let field = move |asked| if size == Some(asked) { "size" } else { "index" };
+        self.proof(field, move |journal| {
             let size = size.unwrap_or_else(|| journal.durable().borrow().size());
             let path = journal.inclusion_proof(index, size)?;
             let root = journal.root(size)?;
@@ -95,7 +96,8 @@ impl Mesh {
     }
 
     pub(super) async fn consistency(&self, from: u64, to: Option<u64>) -> Result<Value, Problem> {
-        self.proof(move |journal| {
+        let field = move |asked| if to == Some(asked) { "to" } else { "from" };
+        self.proof(field, move |journal| {
             let to = to.unwrap_or_else(|| journal.durable().borrow().size());
             let path = journal.consistency_proof(from, to)?;
             Ok(json!({ "from": from, "to": to, "path": hashes(&path) }))
@@ -103,8 +105,10 @@ impl Mesh {
         .await
     }
 
+    /// Makes a proof; `field` says which parameter brought a number that is out of range.
     async fn proof(
         &self,
+        field: impl Fn(u64) -> &'static str,
         make: impl FnOnce(&dyn mesh_persistence::Journal) -> Result<Value, ProofError> + Send + 'static,
     ) -> Result<Value, Problem> {
         let store = self.ctx.store.get()?;
@@ -112,8 +116,8 @@ impl Mesh {
             .await
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
             .map_err(|error| match error {
-                ProofError::OutOfRange { .. } => {
-                    Problem::invalid("out_of_range", "index", error.to_string())
+                ProofError::OutOfRange { asked, .. } => {
+                    Problem::invalid("out_of_range", field(asked), error.to_string())
                 }
                 error => Problem::internal(format!("no proof: {error}")),
             })

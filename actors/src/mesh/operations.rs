@@ -233,8 +233,13 @@ impl Operations for Mesh {
         self.board_of(cards).await
     }
 
-    async fn send_message(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem> {
-        self.bus.send(caller, envelope).await
+    async fn send_message(
+        &self,
+        caller: &Caller,
+        envelope: Value,
+        wait: Option<Duration>,
+    ) -> Result<Value, Problem> {
+        self.bus.send_within(caller, envelope, wait).await
     }
 
     fn subscribe(&self) -> EventFeed {

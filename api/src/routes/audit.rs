@@ -1,9 +1,10 @@
 //! The audit: records, checkpoints, proofs, export.
 
 use axum::body::{Body, Bytes};
+use futures::StreamExt as _;
 use mesh_messages::agent::Page;
 use mesh_messages::system::{AuditEntry, AuditFilter};
-use mesh_messages::{AgentId, Position, TaskId, Timestamp};
+use mesh_messages::{AgentId, Position, TaskId};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -35,12 +36,12 @@ const KIND: Param = Param {
 const SINCE: Param = Param {
     name: "since",
     about: "Not before this time.",
-    shape: Shape::of::<Timestamp>(),
+    shape: Shape::Time,
 };
 const UNTIL: Param = Param {
     name: "until",
     about: "Not after this time.",
-    shape: Shape::of::<Timestamp>(),
+    shape: Shape::Time,
 };
 const INDEX: Param = Param {
     name: "index",
@@ -94,7 +95,8 @@ pub(super) fn routes() -> Vec<Route> {
         .answers_as(
             JSON_LINES,
             "A record each; the last line is the checkpoint. Without it, the export broke off.",
-        ),
+        )
+        .refuses(&[404]),
     ]
 }
 
@@ -135,10 +137,14 @@ async fn proof(call: Call) -> Answer {
 async fn export(call: Call) -> Answer {
     let agent = call.query.read(&AGENT)?;
     let permit = place(&call.shared)?;
-    let chunks = call.ops().export_audit(agent).await?;
+    let mut chunks = call.ops().export_audit(agent).await?;
     let patience = call.shared.config.answer_timeout;
+    // What is wrong from the beginning is answered as such. The time for that is the whole request's.
+    let first = chunks.recv().await.transpose()?;
+    let first =
+        futures::stream::iter(first.map(|chunk| Ok::<_, std::io::Error>(Bytes::from(chunk))));
     // An error in the midst of it breaks the connection off, so that a part is not taken for the whole.
-    let body = futures::stream::unfold((chunks, permit), move |(mut chunks, permit)| async move {
+    let rest = futures::stream::unfold((chunks, permit), move |(mut chunks, permit)| async move {
         let chunk = match timeout(patience, chunks.recv()).await {
             Ok(chunk) => chunk?.map(Bytes::from).map_err(std::io::Error::other),
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut)),
@@ -148,5 +154,5 @@ async fn export(call: Call) -> Answer {
         }
         Some((chunk, (chunks, permit)))
     });
-    text(JSON_LINES, Body::from_stream(body))
+    text(JSON_LINES, Body::from_stream(first.chain(rest)))
 }

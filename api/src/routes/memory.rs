@@ -104,7 +104,7 @@ async fn delete(call: Call) -> Answer {
     } else {
         Err(Refusal::new(
             "memory_key_not_found",
-            format!("Agent {agent} has nothing under {key}"),
+            format!("agent {agent} remembers nothing under {key:?}"),
         ))
     }
 }

@@ -12,7 +12,7 @@ use mesh_messages::task::{
 };
 use mesh_messages::units::Span;
 use mesh_messages::{AgentId, TaskId};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -28,8 +28,8 @@ pub const WAIT_MAX: Duration = Duration::from_mins(10);
 
 pub(crate) const WAIT: Param = Param {
     name: "wait",
-    about: "How long to wait for the end of the task, such as 30s; at most 10m.",
-    shape: Shape::of::<Span>(),
+    about: "How long to wait for the end of the task: seconds, or with a unit such as 500ms or 2m; at most 10m.",
+    shape: Shape::Typed(wait_schema),
 };
 const STATE: Param = Param {
     name: "state",
@@ -145,7 +145,12 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/messages", "sendMessage", "Sends one KLP envelope", send)
             .needs(Action::MessageSend)
             .takes::<Value>(BodySize::Envelope)
-            .answers::<Value>(200, "The reply, or a receipt when none is expected."),
+            .query(&[WAIT])
+            .answers::<Value>(
+                200,
+                "The reply; or a receipt, `{accepted, id, status, …}`, where no reply is expected or none came in time.",
+            )
+            .refuses(&[404, 409]),
     ]
 }
 
@@ -226,13 +231,34 @@ fn specs(call: &Call) -> Result<(Vec<TaskSpec>, bool), Refusal> {
 }
 
 fn wait(call: &Call) -> Result<Option<Duration>, Refusal> {
-    let wait = call.query.read::<Span>(&WAIT)?.map(Span::duration);
-    match wait {
-        Some(wait) if wait > WAIT_MAX => {
-            Err(invalid(WAIT.name, "at most 10m; ask again after that"))
-        }
-        _ => Ok(wait),
+    let Some(text) = call.query.text(&WAIT) else {
+        return Ok(None);
+    };
+    let bare = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let read: Result<Span, _> = if bare {
+        format!("{text}s").parse()
+    } else {
+        text.parse()
+    };
+    match read.map(Span::duration) {
+        Ok(wait) if wait > WAIT_MAX => Err(invalid(WAIT.name, "at most 10m; ask again after that")),
+        Ok(wait) => Ok(Some(wait)),
+        Err(_) => Err(invalid(
+            WAIT.name,
+            "expected seconds such as 10, or a duration such as 500ms, 30s or 2m",
+        )),
     }
+}
+
+/// What `wait` may be: a duration, or a number, which counts seconds as numbers in URLs do elsewhere.
+fn wait_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": r"^[0-9]{1,12}(\.[0-9]{1,3})?(ms|s|m|h|d)?$",
+        "examples": ["10", "30s", "500ms"],
+    })
 }
 
 /// The tasks once all of them have ended, or as they are when the time is up or meshd shuts down.
@@ -349,6 +375,10 @@ async fn board(call: Call) -> Answer {
 }
 
 async fn send(call: Call) -> Answer {
+    let wait = wait(&call)?;
     let envelope = decode::value(&call.body)?;
-    ok(&call.ops().send_message(&call.caller, envelope).await?)
+    ok(&call
+        .ops()
+        .send_message(&call.caller, envelope, wait)
+        .await?)
 }

@@ -113,6 +113,37 @@ async fn fields_that_make_no_sense_are_named() {
 }
 
 #[tokio::test]
+async fn an_array_is_no_body_whose_names_are_left_out() {
+    let fake = Fake::new();
+    for (path, body, field) in [
+        ("/v1/tasks", r#"[["echo"]]"#, Some("[0]")),
+        ("/v1/tasks", r#"{"type":"echo","retry":[3]}"#, Some("retry")),
+        ("/v1/agents/echo/quarantine", "[]", None),
+        ("/v1/agents/echo/scale", "[2]", None),
+        ("/v1/agents/echo/recover", "[true]", None),
+        ("/v1/agents/echo/upgrade", "[]", None),
+        ("/v1/agents/echo/stop", "[]", None),
+        ("/v1/agents", r#"[{"id":"x"}]"#, None),
+        ("/v1/tokens", r#"["viewer"]"#, None),
+        ("/v1/tasks/T0/cancel", r#"["why"]"#, None),
+        ("/v1/tasks/T0/outcome", "[1,1]", None),
+    ] {
+        ask("POST", path)
+            .json(body)
+            .send(&fake)
+            .await
+            .refused(422, "invalid_value", field);
+    }
+    assert!(
+        fake.calls()
+            .iter()
+            .all(|call| call.starts_with("authorize")),
+        "{:?}",
+        fake.calls()
+    );
+}
+
+#[tokio::test]
 async fn other_media_types_are_refused() {
     let fake = Fake::new();
     let text = |path| {

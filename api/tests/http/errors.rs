@@ -151,3 +151,26 @@ fn the_document_is_the_table() {
         "write it anew: UPDATE_DOCS=1 cargo test -p mesh-api"
     );
 }
+
+#[test]
+fn every_code_of_the_protocol_is_in_the_table() {
+    let source = fs::read_to_string(root().join("messages/src/klp/error.rs")).unwrap();
+    let names: Vec<_> = source
+        .split("pub const fn name(self)")
+        .nth(1)
+        .unwrap()
+        .split("impl ")
+        .next()
+        .unwrap()
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .collect();
+    assert!(
+        names.contains(&"not_allowed") && names.len() > 10,
+        "{names:?}"
+    );
+    for name in names {
+        assert!(codes::find(name).is_some(), "{name} is not in the table");
+    }
+}

@@ -412,8 +412,14 @@ impl Operations for Fake {
         })
     }
 
-    async fn send_message(&self, _: &Caller, envelope: Value) -> Result<Value, Problem> {
+    async fn send_message(
+        &self,
+        _: &Caller,
+        envelope: Value,
+        _: Option<Duration>,
+    ) -> Result<Value, Problem> {
         match envelope.get("to") {
+            Some(to) if to == "user:nobody" => Ok(json!({"accepted": true, "status": "recorded"})),
             Some(to) => Ok(json!({"delivered": to})),
             None => Err(Problem::invalid(
                 "klp_invalid",
@@ -471,6 +477,13 @@ impl Operations for Fake {
         agent: Option<AgentId>,
     ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
         let (chunks, export) = mpsc::channel(2);
+        if let Some(agent) = agent.as_ref().filter(|agent| agent.as_str() == "ghost") {
+            // What is wrong is found out only once the log is read.
+            chunks
+                .try_send(Err(Problem::agent_not_found(agent.as_str())))
+                .unwrap();
+            return Ok(export);
+        }
         let last = match agent {
             Some(_) => Err(Problem::internal("disk")),
             None => Ok(b"{\"checkpoint\":\"\"}\n".to_vec()),

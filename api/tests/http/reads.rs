@@ -142,6 +142,18 @@ async fn an_export_ends_with_its_checkpoint_or_breaks_off() {
             .text,
         "broken off"
     );
+    let when = ask("GET", "/v1/audit?since=yesterday").send(&fake).await;
+    let document = when.refused(400, "invalid_query", Some("since"));
+    assert!(
+        document["detail"]
+            .as_str()
+            .unwrap()
+            .contains("such as 2025-06-20T22:04:00Z")
+    );
+    ask("GET", "/v1/audit/export?agent=ghost")
+        .send(&fake)
+        .await
+        .refused(404, "agent_not_found", None);
 }
 
 #[tokio::test]
@@ -219,6 +231,12 @@ async fn messages_are_passed_on() {
         .send(&fake)
         .await;
     assert_eq!(sent.answered(200), json!({"delivered": "kai://agent.echo"}));
+    // What nobody answers is a receipt.
+    ask("POST", "/v1/messages")
+        .json(r#"{"to":"user:nobody"}"#)
+        .send(&fake)
+        .await
+        .answered(200);
     let refused = ask("POST", "/v1/messages")
         .json("{}")
         .send(&fake)

@@ -112,6 +112,25 @@ async fn foreign_hosts_are_refused_on_loopback() {
 }
 
 #[tokio::test]
+async fn a_request_that_names_no_host_is_refused() {
+    let server = Server::start(&Fake::new(), config()).await;
+    for (version, status) in [("1.1", 400), ("1.0", 200)] {
+        let mut stream = server.connect().await;
+        let request = format!("GET /healthz HTTP/{version}\r\nconnection: close\r\n\r\n");
+        say(&mut stream, &request).await;
+        let answer = rest(&mut stream).await;
+        let line = answer.lines().next().unwrap_or_default();
+        assert!(line.contains(&format!(" {status} ")), "{version}: {answer}");
+        assert_eq!(
+            answer.contains("\"field\":\"Host\""),
+            status == 400,
+            "{answer}"
+        );
+    }
+    assert_eq!(server.stop().await, Drained { cut: 0 });
+}
+
+#[tokio::test]
 async fn a_connection_serves_several_requests_and_idle_ones_are_closed() {
     let server = Server::start(&Fake::new(), config()).await;
     let mut stream = server.connect().await;

@@ -161,7 +161,7 @@ async fn a_wait_longer_than_the_answer_limit_is_still_granted() {
 #[tokio::test]
 async fn waits_have_bounds() {
     let fake = Fake::new();
-    for wait in ["11m", "5", "-1s", "soon", ""] {
+    for wait in ["11m", "601", "5x", "1.2.3", "-1s", "soon", ""] {
         let path = format!("/v1/tasks?wait={wait}");
         ask("POST", &path)
             .json("{}")
@@ -170,6 +170,25 @@ async fn waits_have_bounds() {
             .refused(400, "invalid_query", Some("wait"));
     }
     assert!(!fake.calls().iter().any(|call| call.starts_with("submit")));
+}
+
+#[tokio::test]
+async fn a_wait_is_in_seconds_unless_it_says_otherwise() {
+    let fake = Fake::new();
+    for wait in ["0", "0.02", "20ms"] {
+        ask("POST", &format!("/v1/tasks?wait={wait}"))
+            .json("{}")
+            .send(&fake)
+            .await
+            .answered(202);
+    }
+    for wait in ["10", "30s", "600"] {
+        ask("POST", &format!("/v1/tasks?wait={wait}"))
+            .json(r#"{"type":"quick"}"#)
+            .send(&fake)
+            .await
+            .answered(200);
+    }
 }
 
 #[tokio::test]

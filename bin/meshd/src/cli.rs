@@ -155,8 +155,8 @@ pub(crate) enum Output {
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Only check
-    #[arg(long, conflicts_with = "origin")]
+    /// Only check; with --origin, also print
+    #[arg(long)]
     pub(crate) check: bool,
     /// Print where each value comes from
     #[arg(long)]
@@ -181,6 +181,12 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn checking_and_printing_origins_go_together() {
+        let cli = Cli::parse_from(["meshd", "config", "--check", "--origin"]);
+        assert!(matches!(cli.command, Some(Command::Config(args)) if args.check && args.origin));
+    }
 
     #[test]
     fn the_definition_of_the_command_line_holds() {

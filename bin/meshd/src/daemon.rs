@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
-use mesh_config::Config;
+use mesh_config::{Config, Origins};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::system::{Caller, Role};
 use tokio::net::TcpListener;
@@ -28,8 +28,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// Why it does not run, with the exit code.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    let (config, _) = show::load(args)?;
-    let node = Node::open(config)?;
+    let (config, origins) = show::load(args)?;
+    let node = Node::open(config, origins)?;
     let export = node.telemetry()?;
     for notice in node.config.notices() {
         tracing::warn!("{notice}");
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) config: Config,
+    pub(crate) origins: Origins,
     pub(crate) data: PathBuf,
     pub(crate) key: SigningKey,
     run_id: String,
@@ -63,12 +64,13 @@ pub(crate) struct Node {
 
 impl Node {
     /// Opens the data directory and the key.
-    pub(crate) fn open(config: Config) -> Result<Self, Failure> {
+    pub(crate) fn open(config: Config, origins: Origins) -> Result<Self, Failure> {
         let data = identity::data_dir(&config.data)?;
         let key = identity::node_key(&data)?;
         let run_id = uuid::Uuid::now_v7().simple().to_string();
         Ok(Self {
             config,
+            origins,
             data,
             key,
             run_id,
@@ -110,6 +112,7 @@ impl Serving {
     pub(crate) async fn start(node: Node) -> Result<Self, Failure> {
         let Node {
             config,
+            origins,
             data,
             key,
             run_id,
@@ -117,7 +120,7 @@ impl Serving {
         // Before anything is recorded: a second daemon on the same port leaves no trace in the log.
         let (listener, address) = bind(&config.listen).await?;
         let options = MeshOptions {
-            settings: settings::tree(&config, data.clone(), run_id),
+            settings: settings::tree(&config, &origins, data.clone(), run_id),
             key,
             natives: natives::all(),
             sandbox_helper: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mesh_actors::Operations;
 use mesh_actors::operations::BundleSource;
-use mesh_config::Config;
+use mesh_config::{Config, Origins};
 use mesh_messages::agent::{FaultState, Lifecycle};
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let data = tempfile::Builder::new().prefix("meshd-demo-").tempdir();
     let data = data.map_err(|error| Failure::io("cannot make a temporary directory", error))?;
     outside(&root, data.path()).map_err(|error| Failure::new(Exit::Failed, error))?;
-    let node = Node::open(config(&data))?;
+    let node = Node::open(config(&data), Origins::default())?;
     let export = node.telemetry()?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {

@@ -1,16 +1,78 @@
 //! From the configuration, as an operator writes it, to what the tree and the HTTP surface take.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mesh_actors::context::{DefaultLimits, Settings};
-use mesh_config::{Config, Degradable};
+use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_messages::task::RetrySpec;
 use mesh_messages::units::ByteCount;
 use mesh_sandbox::PlanPolicy;
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
 
+/// Keys of an agent's policy, and the keys of the configuration that they default to.
+const POLICY: [(&str, &str); 13] = [
+    (
+        "lifecycle.max_crashes",
+        "default_policy.lifecycle.max_crashes",
+    ),
+    ("lifecycle.crash_window_ms", "supervision.crash_window"),
+    (
+        "lifecycle.auto_restart",
+        "default_policy.lifecycle.auto_restart",
+    ),
+    (
+        "lifecycle.quarantine_threshold",
+        "default_policy.lifecycle.quarantine_threshold",
+    ),
+    ("lifecycle.failures_per_hour", "supervision.hourly_max"),
+    (
+        "resource_limits.cpu_millicores",
+        "default_policy.resource_limits.cpu",
+    ),
+    (
+        "resource_limits.memory_bytes",
+        "default_policy.resource_limits.memory",
+    ),
+    (
+        "resource_limits.disk_bytes",
+        "default_policy.resource_limits.disk",
+    ),
+    ("resource_limits.pids", "sandbox.pids"),
+    (
+        "security.sandbox_required",
+        "orchestrator.security.sandbox_required",
+    ),
+    (
+        "security.sandbox_level",
+        "default_policy.security.sandbox_level",
+    ),
+    (
+        "security.crypto_required",
+        "default_policy.security.crypto_required",
+    ),
+    ("security.open_network", "sandbox.open_network"),
+];
+
+/// Where each value of an agent's policy comes from, as far as somebody set it.
+fn policy_origins(origins: &Origins) -> BTreeMap<&'static str, String> {
+    let set = |key: &str| {
+        let under = format!("{key}.");
+        origins
+            .iter()
+            .find(|(known, entry)| {
+                (*known == key || known.starts_with(&under)) && entry.origin != Origin::Default
+            })
+            .map(|(_, entry)| entry.origin.to_string())
+    };
+    POLICY
+        .into_iter()
+        .filter_map(|(policy, key)| Some((policy, set(key)?)))
+        .collect()
+}
+
 /// What the tree needs to know; `data` is the data directory, absolute, and `run_id` names this run.
-pub(crate) fn tree(config: &Config, data: PathBuf, run_id: String) -> Settings {
+pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: String) -> Settings {
     let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
     let (retry, uids) = (&orchestrator.retry, config.sandbox.uid_range);
     Settings {
@@ -34,6 +96,7 @@ pub(crate) fn tree(config: &Config, data: PathBuf, run_id: String) -> Settings {
         audit_all_actions: orchestrator.security.audit_all_actions,
         fault: fault(config),
         limits: limits(config),
+        policy_origins: policy_origins(origins),
         crypto_required: config.default_policy.security.crypto_required,
         start_timeout: supervision.start_timeout.duration(),
         stop_timeout: supervision.stop_timeout.duration(),

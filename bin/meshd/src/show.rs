@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use mesh_config::{Config, Origins, config_schema};
+use mesh_config::{Config, Origins, Sources, config_schema};
 use mesh_messages::klp::klp_schema;
 use mesh_messages::manifest::manifest_schema;
 use mesh_messages::task::TaskSpec;
@@ -19,10 +19,27 @@ pub(crate) fn load(args: &RunArgs) -> Result<(Config, Origins), Failure> {
     let sources = args
         .sources()
         .map_err(|error| Failure::new(Exit::Config, error))?;
-    Config::load(&sources).map_err(|errors| {
-        let error = anyhow::anyhow!("the configuration is not valid\n{errors}");
-        Failure::new(Exit::Config, error)
-    })
+    checked(&sources).map_err(|error| Failure::new(Exit::Config, error))
+}
+
+/// What the sources say, if a mesh can run with it.
+fn checked(sources: &Sources) -> anyhow::Result<(Config, Origins)> {
+    let (config, origins) = Config::load(sources)
+        .map_err(|errors| anyhow::anyhow!("the configuration is not valid\n{errors}"))?;
+    // Whoever names a directory of agents does not want to run without them.
+    if let Some(dir) = &config.agents
+        && let Err(error) = std::fs::read_dir(dir)
+    {
+        let origin = origins
+            .get("agents")
+            .map(|entry| format!(" ({})", entry.origin))
+            .unwrap_or_default();
+        anyhow::bail!(
+            "agents: cannot read the directory {}: {error}{origin}",
+            dir.display()
+        );
+    }
+    Ok((config, origins))
 }
 
 /// `meshd config`.
@@ -34,7 +51,7 @@ pub(crate) fn config(args: &ConfigArgs) -> Result<Exit, Failure> {
     for notice in config.notices() {
         print(&mut io::stderr(), &format!("meshd: {notice}\n"))?;
     }
-    if args.check {
+    if args.check && !args.origin {
         return Ok(Exit::Ok);
     }
     let text = if args.origin {
@@ -77,12 +94,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_directory_of_agents_that_is_not_there_is_bad_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let flag = |agents: &str| {
+            let named = dir.path().join(agents).to_string_lossy().into_owned();
+            Sources::default().with_flag("--agents", "agents", named)
+        };
+        let text = checked(&flag("nowhere")).unwrap_err().to_string();
+        assert!(
+            text.contains("nowhere") && text.contains("flag:--agents"),
+            "{text}"
+        );
+        checked(&flag(".")).unwrap();
+    }
+
+    #[test]
+    fn what_manifests_may_name_is_what_this_binary_brings() {
+        assert_eq!(mesh_messages::manifest::BUILTINS, crate::builtin::NAMES);
+    }
+
+    #[test]
     fn the_printed_configuration_loads_as_the_same() {
         let config = Config::default();
         let text = serde_saphyr::to_string(&config).unwrap();
-        let sources = mesh_config::Sources {
+        let sources = Sources {
             file: Some(("printed.yaml".into(), text.into_bytes())),
-            ..mesh_config::Sources::default()
+            ..Sources::default()
         };
         assert_eq!(Config::load(&sources).unwrap().0, config);
     }

@@ -233,7 +233,7 @@ fn bad_values_name_key_expectation_and_source() {
     refused(
         &sources,
         &[
-            "orchestrator.security.trust_threshold: 7 is greater than the maximum of 1 (file:meshd.yaml)",
+            "orchestrator.security.trust_threshold: 7 is out of range; expected 0 to 1 (file:meshd.yaml)",
             "supervision.stop_timeout: \"soon\" is not a duration such as 500ms, 5s, 10m, 24h, 7d, or a number of milliseconds (file:meshd.yaml)",
             "telemetry.log_format: \"xml\" is not one of auto, human, json (flag:--log-format)",
         ],
@@ -317,4 +317,37 @@ proptest! {
             Err(_) => {}
         }
     }
+}
+
+#[test]
+fn several_documents_in_one_file_are_one_configuration() {
+    let (one, two) = TWO_DOCUMENTS.split_once("default_policy:").unwrap();
+    let two = format!("default_policy:{two}");
+    let plain = Config::load(&file(TWO_DOCUMENTS)).unwrap().0;
+    for text in [
+        format!("---\n{one}{two}"),
+        format!("{one}---\n{two}"),
+        format!("# what follows is two documents\n--- \n{one}\n--- # the second\n{two}---\n"),
+    ] {
+        assert_eq!(Config::load(&file(&text)).unwrap().0, plain, "{text}");
+    }
+}
+
+#[test]
+fn what_two_documents_say_of_one_section_is_refused_and_lines_keep_their_numbers() {
+    let twice = "api:\n  streams_max: 5\n---\napi:\n  streams_max: 6\n";
+    let errors = Config::load(&file(twice)).unwrap_err().to_string();
+    assert_eq!(
+        errors,
+        "api: is in two documents of the file; say it once (file:meshd.yaml)"
+    );
+    let broken = "listen: 127.0.0.1:1\n---\n\ndata: [\n";
+    let errors = Config::load(&file(broken)).unwrap_err().to_string();
+    assert!(
+        errors.contains("line 4") || errors.contains("line 5"),
+        "{errors}"
+    );
+    let list = "listen: 127.0.0.1:1\n--- [a]\n";
+    let errors = Config::load(&file(list)).unwrap_err().to_string();
+    assert!(errors.contains("must be a mapping"), "{errors}");
 }

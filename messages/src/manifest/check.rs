@@ -1,15 +1,15 @@
 //! What a schema cannot say: contradictions, paths, versions, references between parts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::read::part;
-use super::runtime::{builtin, stays_inside};
+use super::runtime::{BUILTINS, builtin, stays_inside};
 use super::{
-    AgentManifest, AgentMetadata, AgentPolicy, Budget, Crypto, Dependency, DependencyType,
-    Heartbeat, MemoryBackend, MemoryConfig, MemoryType, RuntimeKind, RuntimeSpec, SecretMode,
-    SecretSpec, SecurityConfig,
+    AgentManifest, AgentMetadata, AgentPolicy, Budget, CapabilityProfile, Crypto, Dependency,
+    DependencyType, Heartbeat, MemoryBackend, MemoryConfig, MemoryType, RuntimeKind, RuntimeSpec,
+    SecretMode, SecretSpec, SecurityConfig,
 };
 use crate::ids::AgentId;
 use crate::schema::{Checker, FieldError};
@@ -23,7 +23,7 @@ pub(super) fn check(manifest: &AgentManifest, errors: &mut Errors, notices: &mut
     security(&manifest.security, errors, notices);
     dependencies(&manifest.dependencies, Some(&manifest.id), errors);
     metadata(&manifest.metadata, errors);
-    profiles(manifest, errors);
+    profiles(&manifest.profiles, &manifest.capabilities, errors);
     heartbeat(manifest.heartbeat.as_ref(), errors);
     manifest.policy.check(&manifest.id, errors);
     budget(manifest.budget.as_ref(), errors);
@@ -58,6 +58,15 @@ pub(super) fn check_readable_parts(source: &Value, errors: &mut Errors) {
     if let Some(config) = part(source, "metadata") {
         metadata(&config, errors);
     }
+    if let (Some(map), Some(capabilities)) = (
+        part(source, "profiles"),
+        source
+            .get("capabilities")
+            .and_then(|list| serde::Deserialize::deserialize(list).ok()),
+    ) {
+        let capabilities: Vec<String> = capabilities;
+        profiles(&map, &capabilities, errors);
+    }
     if let Some(config) = part::<Option<Heartbeat>>(source, "heartbeat") {
         heartbeat(config.as_ref(), errors);
     }
@@ -90,6 +99,14 @@ fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors
                 errors.push(FieldError::new(
                     "entry",
                     "after builtin: a name out of A-Z a-z 0-9 - _ is expected",
+                ));
+            } else if !BUILTINS.contains(&name)
+                && runtime.is_none_or(|runtime| runtime.kind != RuntimeKind::Native)
+            {
+                let there = BUILTINS.join(", ");
+                errors.push(FieldError::new(
+                    "entry",
+                    format!("meshd brings no agent {name:?}; there are {there}"),
                 ));
             }
             if command.is_some() {
@@ -162,6 +179,12 @@ fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors
 }
 
 fn memory(config: &MemoryConfig, errors: &mut Errors, notices: &mut Errors) {
+    if config.max_size.is_some_and(|size| size.bytes() == 0) {
+        errors.push(FieldError::new(
+            "memory.maxSize",
+            "must be more than nothing; leave it out for the mesh's own limit",
+        ));
+    }
     let (kind, durable) = match config.kind {
         MemoryType::Volatile => ("volatile", false),
         MemoryType::Persistent => ("persistent", true),
@@ -301,9 +324,13 @@ fn metadata(config: &AgentMetadata, errors: &mut Errors) {
     }
 }
 
-fn profiles(manifest: &AgentManifest, errors: &mut Errors) {
-    for (name, profile) in &manifest.profiles {
-        if !manifest.has_capability(name) {
+fn profiles(
+    profiles: &BTreeMap<String, CapabilityProfile>,
+    capabilities: &[String],
+    errors: &mut Errors,
+) {
+    for (name, profile) in profiles {
+        if !capabilities.contains(name) {
             errors.push(FieldError::new(
                 format!("profiles.{name}"),
                 "not a capability of this manifest",

@@ -8,6 +8,9 @@ use crate::ids::AgentId;
 use crate::schema::FieldError;
 use crate::units::{ByteCount, Cpu, CpuPercent};
 
+/// Largest `max_crashes`: each crash within the window is remembered, and that many are.
+pub const MAX_CRASHES_MAX: u32 = 999;
+
 /// An agent's policy: the flat spelling (`maxCrashes`), the nested one (`lifecycle.max_crashes`), or both where they agree.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -17,6 +20,7 @@ pub struct AgentPolicy {
     pub agent_id: Option<AgentId>,
     /// Crashes within the window after which restarts pause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_CRASHES_MAX))]
     pub max_crashes: Option<u32>,
     /// Runs isolated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +86,7 @@ impl ResourceLimits {
 pub struct LifecyclePolicy {
     /// Crashes within the window after which restarts pause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_CRASHES_MAX))]
     pub max_crashes: Option<u32>,
     /// Restarts after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{AgentManifest, check};
@@ -87,8 +88,7 @@ impl From<JsonError> for ManifestErrors {
 }
 
 static CHECKER: LazyLock<Checker> = LazyLock::new(|| {
-    let schema = schemars::schema_for!(AgentManifest).to_value();
-    Checker::new(schema).expect("the derived schema is a schema, which the tests show")
+    Checker::of::<AgentManifest>().expect("the derived schema is a schema, which the tests show")
 });
 
 /// The JSON Schema (draft 2020-12) that every manifest is checked against.
@@ -126,31 +126,71 @@ pub fn parse_manifest(
 
 fn from_value(source: Value) -> Result<ParsedManifest, ManifestErrors> {
     let mut errors = CHECKER.check(&source);
-    // What holds by the schema is read even when other parts do not, so that all errors come at once.
-    match serde_path_to_error::deserialize::<_, AgentManifest>(&source) {
-        Ok(manifest) => {
-            let mut notices = Vec::new();
-            check::check(&manifest, &mut errors, &mut notices);
-            if errors.is_empty() {
-                notices.sort();
-                return Ok(ParsedManifest {
-                    manifest,
-                    notices,
-                    source,
-                });
+    if errors.is_empty() {
+        let manifest: AgentManifest =
+            serde_path_to_error::deserialize(&source).map_err(|error| {
+                FieldError::new(error.path().to_string(), error.inner().to_string())
+            })?;
+        let mut notices = Vec::new();
+        check::check(&manifest, &mut errors, &mut notices);
+        if errors.is_empty() {
+            notices.sort();
+            return Ok(ParsedManifest {
+                manifest,
+                notices,
+                source,
+            });
+        }
+    } else {
+        // Contradictions in what holds by the schema are told, too, so that all errors come at once.
+        let mut rest = source;
+        for error in errors.iter().filter(|error| error.is_unknown()) {
+            forget(&mut rest, &error.path);
+        }
+        match AgentManifest::deserialize(&rest) {
+            Ok(manifest) if CHECKER.check(&rest).is_empty() => {
+                check::check(&manifest, &mut errors, &mut Vec::new());
             }
+            Ok(_) | Err(_) => check::check_readable_parts(&rest, &mut errors),
         }
-        Err(error) if errors.is_empty() => {
-            errors.push(FieldError::new(
-                error.path().to_string(),
-                error.inner().to_string(),
-            ));
-        }
-        Err(_) => check::check_readable_parts(&source, &mut errors),
     }
     errors.sort();
     errors.dedup();
     Err(ManifestErrors(errors))
+}
+
+/// Removes the key at the end of a path, which changes the meaning of nothing else when nobody knows the key.
+fn forget(value: &mut Value, path: &str) {
+    match value {
+        Value::Object(fields) => {
+            if fields.remove(path).is_some() {
+                return;
+            }
+            // A key may hold what separates keys, so the path is compared with the keys that are there.
+            for (key, inner) in fields {
+                let rest = path.strip_prefix(key.as_str()).unwrap_or_default();
+                match rest.strip_prefix('.') {
+                    Some(rest) => forget(inner, rest),
+                    None if rest.starts_with('[') => forget(inner, rest),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some((index, rest)) = path.strip_prefix('[').and_then(|path| path.split_once(']'))
+            else {
+                return;
+            };
+            let item = index
+                .parse()
+                .ok()
+                .and_then(|index: usize| items.get_mut(index));
+            if let Some(item) = item {
+                forget(item, rest.strip_prefix('.').unwrap_or(rest));
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Reads one part of a manifest for its own sake.

@@ -10,6 +10,9 @@ use super::AgentManifest;
 /// Marks an entry that is part of meshd itself.
 const BUILTIN: &str = "builtin:";
 
+/// The agents that meshd brings: what `entry: builtin:<name>` may name, unless the agent runs natively.
+pub const BUILTINS: [&str; 5] = ["analyst", "echo", "fragile-analyst", "planner", "reporter"];
+
 /// How an agent is run; whatever is absent is inferred from the manifest's `entry`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -138,6 +138,41 @@ fn every_error_is_reported_at_once_with_its_path() {
 }
 
 #[test]
+fn contradictions_are_reported_beside_what_the_schema_refuses() {
+    let mut manifest = minimal();
+    manifest["colour"] = json!("red");
+    manifest["entry"] = json!("builtin:nope");
+    manifest["replicas"] = json!(100_000);
+    manifest["memory"] = json!({ "tll": 5, "maxSize": 0 });
+    manifest["profiles"] = json!({ "other": { "idempotent": true } });
+    manifest["secrets"] = json!([{ "name": "a", "from": "vault://a@b", "mode": "mount", "mod": 1 },
+        { "name": "a", "from": "vault://a@b", "mode": "mount" }]);
+    manifest["policy"] =
+        json!({ "maxCrashes": 1000, "lifecycle": { "max_crashes": 4_294_967_296_u64 } });
+    refused(
+        &manifest,
+        &[
+            "colour: unknown key",
+            "entry: meshd brings no agent \"nope\"; there are analyst, echo, fragile-analyst, planner, reporter",
+            "memory.maxSize: must be more than nothing; leave it out for the mesh's own limit",
+            "memory.tll: unknown key; did you mean \"ttl\"?",
+            "policy.lifecycle.max_crashes: 4294967296 is out of range; expected 0 to 999",
+            "policy.maxCrashes: 1000 is out of range; expected 0 to 999",
+            "profiles.other: not a capability of this manifest",
+            "replicas: 100000 is out of range; expected 0 to 256",
+            "secrets[0].mod: unknown key; did you mean \"mode\"?",
+            "secrets[1].name: a is listed twice",
+        ],
+    );
+}
+
+#[test]
+fn an_agent_that_can_do_nothing_is_refused() {
+    let errors = parse(&with("capabilities", json!([]))).expect_err("nothing to do");
+    assert_eq!(errors.errors()[0].path, "capabilities", "{errors}");
+}
+
+#[test]
 fn missing_fields_are_named() {
     refused(
         &json!({}),
@@ -149,7 +184,7 @@ fn missing_fields_are_named() {
         ],
     );
     accepted(
-        &json!({ "id": "a", "version": "1.0.0", "capabilities": [], "runtime": { "command": "cat", "kind": "command" } }),
+        &json!({ "id": "a", "version": "1.0.0", "capabilities": ["x"], "runtime": { "command": "cat", "kind": "command" } }),
     );
 }
 
@@ -230,13 +265,7 @@ fn entry_stays_inside_the_bundle() {
     ] {
         assert!(parse(&with("entry", json!(entry))).is_err(), "{entry}");
     }
-    for entry in [
-        "main.py",
-        "./main",
-        "bin/agent",
-        "builtin:demo-planner",
-        "a..b",
-    ] {
+    for entry in ["main.py", "./main", "bin/agent", "builtin:planner", "a..b"] {
         accepted(&with("entry", json!(entry)));
     }
 }
@@ -263,8 +292,8 @@ fn runtime_is_inferred_from_the_entry() {
         (Program::Bundle("bin/a".into()), vec![])
     );
     assert_eq!(
-        resolved("builtin:x", json!({})),
-        (Program::Builtin("x".into()), vec![])
+        resolved("builtin:echo", json!({})),
+        (Program::Builtin("echo".into()), vec![])
     );
     assert_eq!(
         resolved("a.ts", json!({ "command": "deno", "args": ["run"] })),

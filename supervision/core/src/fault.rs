@@ -141,12 +141,7 @@ impl FaultPolicy {
             FaultInput::Timer { token } => self.timer(token, turn),
             FaultInput::TaskOffered => self.task_offered(turn),
             FaultInput::TaskEnded { token, end } => self.task_ended(token, end, turn),
-            FaultInput::Refund { failures } => {
-                self.record.score = self.record.score.saturating_sub(failures);
-                // What was not its fault must not open its breaker either. The hour forgets by age alone.
-                let left = self.record.crashes.len().saturating_sub(failures as usize);
-                self.record.crashes.truncate(left);
-            }
+            FaultInput::Refund { failures } => self.refund(failures, turn),
             FaultInput::Order(order) => return self.order(order, turn),
             FaultInput::Configure(config) => {
                 config.check()?;

@@ -24,9 +24,9 @@ def send(kind, payload, **head):
     raw(json.dumps({"type": kind, "payload": payload, **head}))
 
 
-def hello(capabilities=None, hooks=()):
-    payload = {"name": ME, "version": "1.0.0", "capabilities": capabilities or [ME], "hooks": list(hooks)}
-    send("HANDSHAKE", payload)
+def hello(capabilities=None, hooks=(), name=ME, version="1.0.0"):
+    named = [ME] if capabilities is None else capabilities
+    send("HANDSHAKE", {"name": name, "version": version, "capabilities": named, "hooks": list(hooks)})
 
 
 def messages():
@@ -49,8 +49,8 @@ def done(task, output, **head):
     send("TASK_RESULT", {"ok": True, "output": output}, task_id=task, **head)
 
 
-def echo():
-    hello()
+def echo(**profile):
+    hello(**profile)
     for task, given, _ in tasks():
         done(task, given)
 
@@ -170,6 +170,14 @@ def killed():
         done(task, given)
 
 
+def last_words():
+    """Ends right behind its result."""
+    hello()
+    for task, given, _ in tasks():
+        done(task, given)
+        os._exit(0)
+
+
 def closes_output():
     hello()
     for _ in messages():
@@ -214,6 +222,18 @@ def wide_handshake():
     signal.pause()
 
 
+def empty_handshake():
+    echo(capabilities=[])
+
+
+def other_name():
+    echo(name="somebody-else")
+
+
+def other_version():
+    echo(version="9.9.9")
+
+
 def early():
     """Speaks before it has shaken hands."""
     send("STATUS_UPDATE", {"progress": 0.5})
@@ -252,7 +272,88 @@ def stale():
         done(task, "wrong", attempt=message["attempt"], epoch=message["epoch"])
 
 
+ODD = {
+    "nameless": '{"type":"TASK_RESULT","payload":{"ok":true,"output":1}}',
+    "nan": '{"type":"TASK_RESULT","task_id":"%s","payload":{"ok":true,"output":NaN}}',
+    "twice": '{"type":"TASK_RESULT","task_id":"%s","payload":{"ok":true,"output":1,"output":2}}',
+    "huge": '{"type":"TASK_RESULT","task_id":"%s","payload":{"ok":true,"output":"' + "x" * (1 << 20) + '"}}',
+    "huge_first": '{"payload":{"ok":true,"output":"' + "x" * (1 << 20) + '"},"task_id":"%s","type":"TASK_RESULT"}',
+}
+
+
+def odd_result():
+    """Answers in the odd way that its input names; any other input is told the codes of the ERRORs until then."""
+    hello()
+    codes = []
+    note = lambda message: codes.append(message["payload"]["code"]) if message["type"] == "ERROR" else None
+    for task, given, _ in tasks(note):
+        odd = ODD.get(given)
+        if odd is None:
+            done(task, codes)
+        else:
+            raw(odd.replace("%s", task))
+
+
+def two_at_once():
+    """With two tasks in hand, writes a result that says not whose it is, then the right ones."""
+    hello()
+    held = []
+    for task, given, _ in tasks():
+        held.append(task)
+        if len(held) == 2:
+            raw(ODD["nameless"])
+            raw(ODD["nan"].replace("%s", "neither"))
+            for one in held:
+                done(one, given)
+
+
+def error_hook():
+    """Fails or is refused as its input says; `report` is answered with what its `error` hook was told."""
+    hello(hooks=["error"])
+    seen = []
+
+    def note(message):
+        if message["type"] == "CONTROL":
+            seen.append([message["payload"]["verb"], message.get("task_id"), message["payload"]["args"]])
+            send("STATUS_UPDATE", {}, in_reply_to=message["id"], **({"task_id": seen[-1][1]} if seen[-1][1] else {}))
+
+    for task, given, _ in tasks(note):
+        if given == "fail":
+            error = {"class": "refusal", "message": "cannot", "retryable": False}
+            send("TASK_RESULT", {"ok": False, "error": error}, task_id=task)
+        elif given == "break":
+            raw(ODD["twice"].replace("%s", task))
+        elif given == "garbage":
+            raw("garbage")
+            done(task, None)
+        else:
+            done(task, seen)
+
+
+def forge():
+    """Speaks in somebody else's name, then hands in its result."""
+    hello()
+    for task, given, _ in tasks():
+        payload = {"topic": "news.forged", "data": 1}
+        data = [
+            {"type": "PUBLISH", "from": "kai://agent.healthy", "payload": payload},
+            {"type": "TASK_RESULT", "task_id": task, "payload": {"ok": True, "output": given}},
+        ]
+        raw("\n".join(json.dumps(line) for line in data))
+
+
 # ---- the mesh ----
+
+
+def rude():
+    """Publishes to what is no topic, so often as its input says."""
+    hello()
+    for task, given, _ in tasks():
+        if given == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        for _ in range(given):
+            send("PUBLISH", {"topic": "*", "data": 1})
+        done(task, given)
 
 
 def delegate():

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Marker, Process, eventually, has_python, marked, skip};
+use mesh_tests::{Bundle, Daemon, Home, Marker, Process, eventually, has_python, marked, skip};
 use serde_json::{Value, json};
 
 use super::{Fleet, SOON, bounded, classes};
+
+/// Agents that end right behind their result, one after the other.
+const LAST_WORDS: u64 = 200;
 
 #[test]
 fn one_that_is_killed_is_restarted_and_its_task_done_again() {
@@ -64,6 +67,67 @@ fn a_task_that_kills_whoever_takes_it_is_dead_lettered_after_two_and_the_agent_i
         "its score is refunded"
     );
     fleet.others_are_unaffected();
+}
+
+/// A home whose agents may end as often as they like: each of these ends is a scored failure.
+fn hardened() -> Home {
+    Home::new().config(
+        "default_policy:\n  lifecycle:\n    max_crashes: 900\n    quarantine_threshold: 900\n\
+         supervision:\n  hourly_max: 900\n  backoff_base: 1ms\n  backoff_max: 2ms\n",
+    )
+}
+
+#[test]
+fn a_result_written_right_before_the_end_is_never_lost() {
+    if !has_python("a_result_written_right_before_the_end_is_never_lost") {
+        return;
+    }
+    let daemon = hardened().start();
+    daemon.deploy(&Bundle::rogue("brief", "last_words"));
+    for n in 1..=LAST_WORDS {
+        let task = daemon.submit(&bounded("brief", &json!(n), 1, 60_000));
+        let task = daemon.ended(&task, Duration::from_mins(1));
+        assert_eq!(
+            (&task["state"], &task["output"]),
+            (&json!("succeeded"), &json!(n)),
+            "{task}"
+        );
+        assert_eq!(task["attempts"].as_array().unwrap().len(), 1, "{task}");
+        eventually(
+            "its end is seen",
+            SOON,
+            || match daemon.status("brief")["fault"]["score"].as_u64() {
+                Some(score) if score == n => Ok(()),
+                other => Err(format!("{other:?} after {n}")),
+            },
+        );
+    }
+}
+
+#[test]
+fn tasks_that_wait_behind_an_agent_that_ends_after_each_are_not_blamed_for_its_end() {
+    if !has_python(
+        "tasks_that_wait_behind_an_agent_that_ends_after_each_are_not_blamed_for_its_end",
+    ) {
+        return;
+    }
+    let daemon = hardened().start();
+    daemon.deploy(&Bundle::rogue("brief", "last_words"));
+    let tasks: Vec<_> = (0..12)
+        .map(|n| daemon.submit(&bounded("brief", &json!(n), 1, 60_000)))
+        .collect();
+    for (n, task) in tasks.iter().enumerate() {
+        let task = daemon.ended(task, Duration::from_mins(1));
+        assert_eq!(
+            (&task["state"], &task["output"]),
+            (&json!("succeeded"), &json!(n)),
+            "{task}"
+        );
+        assert!(
+            classes(&task).iter().all(|class| *class == "lost"),
+            "{task}"
+        );
+    }
 }
 
 #[test]

@@ -55,6 +55,28 @@ fn a_line_beyond_the_limit_is_passed_over() {
 }
 
 #[test]
+fn what_the_bus_refuses_counts_too_and_the_count_outlives_the_instance() {
+    if !has_python("what_the_bus_refuses_counts_too_and_the_count_outlives_the_instance") {
+        return;
+    }
+    let fleet = Fleet::serving(&Bundle::rogue("rude", "rude"));
+    fleet.daemon.output("rude", &json!(3));
+    let counted = |wanted: u64| {
+        eventually("refusals are counted", SOON, || match fleet.refused() {
+            count if count == wanted => Ok(()),
+            other => Err(other.to_string()),
+        });
+    };
+    counted(3);
+    let fatal = fleet
+        .daemon
+        .submit(&super::bounded("rude", &json!("die"), 1, 30_000));
+    fleet.daemon.ended(&fatal, SOON);
+    fleet.daemon.output("rude", &json!(2));
+    counted(5);
+}
+
+#[test]
 fn one_that_floods_is_ended_as_resource_abuse_while_others_are_served() {
     if !has_python("one_that_floods_is_ended_as_resource_abuse_while_others_are_served") {
         return;

@@ -56,6 +56,118 @@ fn results_of_other_tasks_attempts_and_epochs_are_refused_and_counted() {
     fleet.others_are_unaffected();
 }
 
+#[test]
+fn a_result_that_cannot_be_read_fails_the_one_attempt_it_can_mean_at_once() {
+    if !has_python("a_result_that_cannot_be_read_fails_the_one_attempt_it_can_mean_at_once") {
+        return;
+    }
+    let fleet = Fleet::serving(&Bundle::rogue("odd", "odd_result"));
+    let ways = ["nameless", "nan", "twice", "huge", "huge_first"];
+    for way in ways {
+        // Long before its timeout.
+        let task = fleet
+            .daemon
+            .submit(&bounded("odd", &json!(way), 1, 120_000));
+        let task = fleet.daemon.ended(&task, SOON);
+        assert_eq!(task["state"], "dead_lettered", "{way}: {task}");
+        assert_eq!(classes(&task), ["contract"], "{way}: {task}");
+    }
+    assert_eq!(
+        fleet.daemon.output("odd", &json!("report")),
+        json!([
+            "missing_field",
+            "malformed",
+            "malformed",
+            "too_large",
+            "too_large"
+        ])
+    );
+    assert_eq!(fleet.refused(), 5);
+    assert_eq!(fleet.daemon.status("odd")["fault"]["score"], 0);
+    fleet.others_are_unaffected();
+}
+
+#[test]
+fn a_result_that_could_be_of_either_of_two_tasks_ends_neither() {
+    if !has_python("a_result_that_could_be_of_either_of_two_tasks_ends_neither") {
+        return;
+    }
+    let rogue = Bundle::rogue("pair", "two_at_once").set("concurrency", json!(2));
+    let fleet = Fleet::serving(&rogue);
+    let tasks = [1, 2].map(|n| fleet.daemon.ask("pair", &json!(n)));
+    for task in &tasks {
+        let task = fleet.daemon.ended(task, SOON);
+        assert_eq!(task["state"], "succeeded", "{task}");
+    }
+    assert_eq!(fleet.refused(), 2);
+}
+
+#[test]
+fn one_that_names_the_error_hook_hears_of_each_failure_once() {
+    if !has_python("one_that_names_the_error_hook_hears_of_each_failure_once") {
+        return;
+    }
+    let fleet = Fleet::serving(&Bundle::rogue("hooked", "error_hook"));
+    let run = |input: &str| {
+        let task = fleet
+            .daemon
+            .submit(&bounded("hooked", &json!(input), 1, 30_000));
+        fleet.daemon.ended(&task, SOON)
+    };
+    let failed = run("fail");
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert_eq!(run("break")["state"], "dead_lettered");
+    assert_eq!(run("garbage")["state"], "succeeded");
+    let seen = run("report")["output"].clone();
+    let refused = |nth: usize| seen[nth][2]["code"].clone();
+    assert_eq!(
+        seen[0],
+        json!(["error", failed["id"], {"class": "refusal", "message": "cannot"}])
+    );
+    assert_eq!(
+        (refused(1), refused(2)),
+        (json!("malformed"), json!("malformed"))
+    );
+    assert_eq!(seen.as_array().unwrap().len(), 3, "{seen}");
+    assert_eq!(fleet.refused(), 2, "its answers to the hook are none");
+}
+
+#[test]
+fn one_that_forges_its_sender_is_isolated_its_attempt_fails_and_its_result_counts_for_nothing() {
+    if !has_python(
+        "one_that_forges_its_sender_is_isolated_its_attempt_fails_and_its_result_counts_for_nothing",
+    ) {
+        return;
+    }
+    let fleet = Fleet::serving(&Bundle::rogue("forger", "forge"));
+    let task = fleet
+        .daemon
+        .submit(&bounded("forger", &json!(1), 3, 30_000));
+    let task = fleet.daemon.ended(&task, SOON);
+    assert_eq!(task["state"], "failed", "{task}");
+    assert_eq!(classes(&task), ["policy"], "{task}");
+    let status = fleet.daemon.fault_state("forger", "quarantined", SOON);
+    let reason = &status["fault"]["quarantine"]["reason"];
+    assert_eq!(
+        (&reason["type"], &reason["severity"]),
+        (&json!("security_violation"), &json!("critical")),
+        "{status}"
+    );
+    fleet.fails_as("policy", "kai://agent.healthy");
+    assert_eq!(fleet.daemon.audit("kind=quarantined&agent=forger").len(), 1);
+    let pause = fleet
+        .daemon
+        .client()
+        .post("/v1/agents/forger/pause", &json!({}));
+    assert!(pause.text().contains("recover"), "{}", pause.text());
+    pause.problem(409, "quarantined");
+    fleet.others_are_unaffected();
+    // A restart of meshd isolates it again, but that is no second quarantine.
+    let daemon = fleet.daemon.kill9().start();
+    daemon.fault_state("forger", "quarantined", SOON);
+    assert_eq!(daemon.audit("kind=quarantined&agent=forger").len(), 1);
+}
+
 fn refused_in_all(fleet: &Fleet) -> u64 {
     let status = fleet.daemon.client().get("/status").ok(200);
     status["refused"]

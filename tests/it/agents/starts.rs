@@ -93,8 +93,8 @@ fn one_that_shakes_no_hands_in_time_fails_as_a_start() {
 }
 
 #[test]
-fn a_handshake_that_is_malformed_or_wider_than_the_manifest_fails_as_a_start() {
-    if !has_python("a_handshake_that_is_malformed_or_wider_than_the_manifest_fails_as_a_start") {
+fn a_handshake_that_is_malformed_or_contradicts_the_manifest_fails_as_a_start() {
+    if !has_python("a_handshake_that_is_malformed_or_contradicts_the_manifest_fails_as_a_start") {
         return;
     }
     for (way, because) in [
@@ -109,6 +109,26 @@ fn a_handshake_that_is_malformed_or_wider_than_the_manifest_fails_as_a_start() {
             "no_agent",
             "nothing is gained by claiming more"
         );
+        fleet.others_are_unaffected();
+    }
+}
+
+#[test]
+fn one_that_calls_itself_otherwise_or_names_nothing_is_who_its_manifest_says() {
+    if !has_python("one_that_calls_itself_otherwise_or_names_nothing_is_who_its_manifest_says") {
+        return;
+    }
+    for (way, logged) in [
+        ("empty_handshake", None),
+        ("other_name", Some("somebody-else 1.0.0")),
+        ("other_version", Some("rogue 9.9.9")),
+    ] {
+        let fleet = Fleet::serving(&Bundle::rogue("rogue", way));
+        assert_eq!(fleet.daemon.output("rogue", &json!(way)), json!(way));
+        if let Some(logged) = logged {
+            let log = fleet.daemon.home().log();
+            assert!(log.contains(logged), "{log}");
+        }
         fleet.others_are_unaffected();
     }
 }

@@ -52,6 +52,8 @@ struct StoredQuarantine {
     reason: QuarantineReason,
     retry_count: u32,
     max_retries: u32,
+    #[serde(default)]
+    counted: bool,
 }
 
 type CoreTime = mesh_supervision_core::Timestamp;
@@ -180,6 +182,7 @@ pub fn to_stored(record: &FaultRecord) -> Value {
             reason: reason_out(&q.reason),
             retry_count: q.retry_count,
             max_retries: q.max_retries,
+            counted: q.counted,
         }),
         reason: record.reason.as_ref().map(reason_out),
     };
@@ -219,6 +222,7 @@ pub fn from_stored(value: &Value) -> Option<FaultRecord> {
             reason: reason_in(&q.reason),
             retry_count: q.retry_count,
             max_retries: q.max_retries,
+            counted: q.counted,
         }),
         reason: stored.reason.as_ref().map(reason_in),
     })
@@ -306,6 +310,7 @@ mod tests {
                 reason: reason.clone(),
                 retry_count: 1,
                 max_retries: 1,
+                counted: true,
             }),
             reason: Some(reason),
             ..FaultRecord::new(time(1))

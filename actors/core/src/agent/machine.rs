@@ -15,7 +15,7 @@ use mesh_messages::events::AgentEvent;
 use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp};
 use mesh_supervision_core::fault::{
     Admission, FaultConfig, FaultConfigError, FaultEffect, FaultInput, FaultPolicy, FaultRecord,
-    FaultState, Order, TaskEnd, Timer, Token,
+    FaultRefusal, FaultState, Order, TaskEnd, Timer, Token,
 };
 
 use super::AgentState;
@@ -129,6 +129,7 @@ impl AgentMachine {
             }
             AgentCommand::Restart => self.order(turn, Order::Restart)?,
             AgentCommand::Pause => {
+                self.not_in_quarantine("pause")?;
                 turn.must_be_executing(&self.id, Lifecycle::Executing)?;
                 turn.desire(turn.state.running, true);
                 turn.out.effects.push(AgentEffect::Paused(true));
@@ -256,6 +257,19 @@ impl AgentMachine {
         Ok(())
     }
 
+    /// Only recovery leads out of quarantine, whatever else is wanted.
+    fn not_in_quarantine(&self, order: &'static str) -> Result<(), AgentRefusal> {
+        if self.policy.record().state == FaultState::Quarantined {
+            let (agent, source) = (self.id.clone(), FaultRefusal::Quarantined);
+            return Err(AgentRefusal::Policy {
+                agent,
+                order,
+                source,
+            });
+        }
+        Ok(())
+    }
+
     fn feed(&mut self, turn: &mut Turn<'_>, input: FaultInput) {
         let mut effects = Vec::new();
         // Only orders and unsound configurations are refused; nothing changes then.
@@ -298,6 +312,12 @@ impl AgentMachine {
                     turn.out.events.push(AgentEvent::Recovered {
                         score: turn.state.fault.as_ref().map_or(0, |f| f.score),
                     });
+                    turn.out.effects.push(AgentEffect::Release);
+                }
+                // The record before says that it was a refund; the way out is the same.
+                FaultEffect::Acquitted => {
+                    let score = self.policy.record().score;
+                    turn.out.events.push(AgentEvent::Recovered { score });
                     turn.out.effects.push(AgentEffect::Release);
                 }
                 FaultEffect::Escalate { reason } => {

@@ -201,11 +201,11 @@ impl World {
                 self.rest = Some(*until);
             }
             AgentEffect::Isolate => self.isolated = true,
+            AgentEffect::Release => self.isolated = false,
             AgentEffect::Paused(_)
             | AgentEffect::Down { .. }
             | AgentEffect::Deliver
             | AgentEffect::Decline { .. }
-            | AgentEffect::Release
             | AgentEffect::Seal
             | AgentEffect::Escalate { .. }
             | AgentEffect::UpgradeDone { .. } => {}

@@ -78,6 +78,11 @@ impl Stats {
             .map(|(kind, record)| (kind.as_str(), record))
     }
 
+    /// Attempts of an agent that succeeded, of every type.
+    pub fn successes(&self, agent: &AgentId) -> u64 {
+        self.agent(agent).map(|(_, record)| record.succeeded).sum()
+    }
+
     /// All records, by agent and type.
     pub fn all(&self) -> impl Iterator<Item = (&AgentId, &str, &TypeRecord)> {
         self.by_agent

@@ -242,6 +242,7 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
         for agent in record.killed_on.iter().cloned().chain(last) {
             *blamed.entry(agent).or_default() += 1;
         }
+        blamed.retain(|agent, _| tx.tasks.may_be_acquitted(agent));
         for (agent, failures) in blamed {
             tx.effect(Effect::RefundScore { agent, failures });
         }
@@ -308,7 +309,23 @@ pub(crate) fn instance_down(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failur
             .entry(&id)
             .is_some_and(|entry| instance_of(entry).as_ref() == Some(key))
         {
-            fail(tx, &id, failure.clone(), true, alone);
+            let never_had = tx
+                .tasks
+                .get(&id)
+                .is_some_and(|task| task.state == TaskState::Assigned);
+            if never_had {
+                // Instances report what they take in hand before their end. What was still on its way did not end it.
+                let text = "the instance ended before it took the task in hand";
+                fail(
+                    tx,
+                    &id,
+                    Failure::new(FailureClass::Lost, text),
+                    false,
+                    false,
+                );
+            } else {
+                fail(tx, &id, failure.clone(), true, alone);
+            }
             tx.carry_on();
         }
     }

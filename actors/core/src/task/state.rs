@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{Task, TaskState};
-use mesh_messages::{TaskId, Timestamp};
+use mesh_messages::{AgentId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::attempt::POISON_KILLS;
 use super::index::Index;
 use super::record::{Misfit, TaskRecord};
 use crate::routing::{InstanceKey, Stats};
@@ -59,6 +60,8 @@ struct Stored {
     next_seq: u64,
     applied: u64,
     stats: Stats,
+    #[serde(default)]
+    acquitted: BTreeMap<AgentId, u64>,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -69,6 +72,8 @@ pub struct Tasks {
     next_seq: u64,
     applied: u64,
     stats: Stats,
+    /// How much each agent had done well when failures were last taken off its score for a poisonous task.
+    acquitted: BTreeMap<AgentId, u64>,
     #[serde(skip)]
     index: Index,
 }
@@ -84,12 +89,14 @@ impl From<Stored> for Tasks {
             next_seq,
             applied,
             stats,
+            acquitted,
         } = stored;
         Self {
             entries,
             next_seq,
             applied,
             stats,
+            acquitted,
             index,
         }
     }
@@ -110,8 +117,20 @@ impl Tasks {
                 note_dependencies(entry, event);
                 note_success_or_failure(&mut self.stats, entry, event);
             }
+            let poisoned = folded.is_ok() && is_poisoning(entry, event);
+            let blamed = if poisoned {
+                entry.record.killed_on.clone()
+            } else {
+                Vec::new()
+            };
             self.index.insert(id, entry);
             folded?;
+            for agent in blamed {
+                if self.may_be_acquitted(&agent) {
+                    let done = self.stats.successes(&agent);
+                    self.acquitted.insert(agent, done);
+                }
+            }
         } else {
             let mut entry = Entry::new(TaskRecord::first(id, event)?, self.next_seq);
             self.next_seq += 1;
@@ -189,6 +208,14 @@ impl Tasks {
         self.index.timers.first().map(|(at, ..)| *at)
     }
 
+    /// Whether a poisonous task may be blamed for this agent's failures. An agent with which every task ends badly is not
+    /// acquitted twice: it must have done something well since.
+    pub(crate) fn may_be_acquitted(&self, agent: &AgentId) -> bool {
+        self.acquitted
+            .get(agent)
+            .is_none_or(|then| self.stats.successes(agent) > *then)
+    }
+
     /// What the past says of the agents.
     pub fn stats(&self) -> &Stats {
         &self.stats
@@ -261,6 +288,20 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
     }
+}
+
+/// Whether the event is what ends a poisonous task.
+fn is_poisoning(entry: &Entry, event: &TaskEvent) -> bool {
+    let dead = matches!(
+        event,
+        TaskEvent::AttemptFailed {
+            alone: true,
+            ended_instance: true,
+            then: AfterFailure::DeadLetter,
+            ..
+        }
+    );
+    dead && entry.record.solo_kills >= POISON_KILLS
 }
 
 fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) {

@@ -328,8 +328,18 @@ impl World {
         self.end(id, Err(Failure::new(class, "it broke")))
     }
 
+    /// An instance takes in hand what it was sent.
+    fn take_up(&mut self, key: &InstanceKey) {
+        let sent: Vec<_> = self.tasks.in_flight_on(key).cloned().collect();
+        for id in sent {
+            let (attempt, key) = self.attempt(&id);
+            self.run(Command::AttemptStarted { attempt, key });
+        }
+    }
+
     fn crash(&mut self, id: &TaskId) -> Decision {
         let key = self.attempt(id).1;
+        self.take_up(&key);
         self.run(Command::InstanceDown {
             key,
             failure: Failure::new(FailureClass::Crash, "signal 9"),

@@ -145,7 +145,8 @@ impl AgentShell {
         let Some(version) = self.partition.state().versions.get(version) else {
             return self.not_started(instance, epoch, format!("there is no version {version}"));
         };
-        let live = Arc::new(InstanceLive::default());
+        let refused = Arc::clone(self.refused.entry(instance).or_default());
+        let live = Arc::new(InstanceLive::counting(refused));
         let args = InstanceArgs {
             ctx: Arc::clone(&self.args.ctx),
             services: Arc::clone(&self.args.services),

@@ -12,15 +12,13 @@ use mesh_messages::klp::{
 };
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
+use super::refusals::{nameless, told};
 use super::session::problem;
 use super::{Flight, GiveUp, InstanceMessage, Phase, Session};
-use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
+use crate::agents::process::Stdin;
 use crate::agents::services::Delegation;
 use crate::clock::now;
-
-/// The code under which the bus refuses a message in somebody else's name.
-const FORGED: &str = "forged_sender";
 
 impl Session {
     /// Takes an attempt in hand.
@@ -45,6 +43,8 @@ impl Session {
             task.clone(),
             Flight {
                 attempt,
+                behind: self.queued,
+                unread: false,
                 give_up: None,
             },
         );
@@ -74,11 +74,13 @@ impl Session {
     }
 
     pub(super) fn task_result(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
-        let missing = "Missing required field: task_id".to_owned();
-        let task = envelope
-            .task_id
-            .clone()
-            .ok_or_else(|| problem(ErrorCode::MissingField, Some("task_id"), missing))?;
+        let Some(task) = envelope.task_id.clone() else {
+            let (failure, problem) = nameless();
+            if let Some(task) = self.only_task() {
+                self.land(&task, Err(failure));
+            }
+            return Err(problem);
+        };
         let Some(flight) = self.flights.get(&task) else {
             self.args.ctx.metrics.refused("stale_result");
             return Err(problem(
@@ -97,28 +99,15 @@ impl Session {
         }
         let (result, error) = match envelope.payload_as::<TaskResult>() {
             Ok(TaskResult::Done { output }) => (Ok(output), None),
-            Ok(TaskResult::Failed { error }) => (Err(own_word(error)), None),
+            Ok(TaskResult::Failed { error }) => {
+                let failure = own_word(error);
+                self.hook_error(Some(task.clone()), told(&failure));
+                (Err(failure), None)
+            }
             Err(error) => (Err(contract(&error)), Some(error)),
         };
         self.land(&task, result);
         error.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    /// A result that cannot be read as an envelope still ends its attempt, if its task can be found in it.
-    pub(super) fn unreadable_result(&mut self, line: &[u8]) {
-        let Ok(value) = serde_json::from_slice::<Value>(line) else {
-            return;
-        };
-        let task = value["task_id"].as_str().and_then(|t| TaskId::new(t).ok());
-        if let (Some("TASK_RESULT"), Some(task)) = (value["type"].as_str(), task) {
-            self.land(
-                &task,
-                Err(Failure::new(
-                    FailureClass::Contract,
-                    "its TASK_RESULT is malformed",
-                )),
-            );
-        }
     }
 
     /// An attempt has come to its end.
@@ -126,6 +115,9 @@ impl Session {
         let Some(flight) = self.flights.remove(task) else {
             return;
         };
+        if let (Err(failure), None) = (&result, &flight.give_up) {
+            self.note_failed(task, flight.attempt, failure);
+        }
         // Also of an attempt that was cancelled: its slot is free only now.
         let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
         self.report(AttemptNews::Ended {
@@ -140,7 +132,11 @@ impl Session {
     /// Makes the agent let go of an attempt.
     pub(super) fn cancel_attempt(&mut self, task: &TaskId, attempt: AttemptNo, reason: Failure) {
         let limit = self.args.ctx.settings.cancel_timeout;
-        if self.flights.get(task).is_none_or(|f| f.attempt != attempt) {
+        let held = self.flights.get(task).is_some_and(|f| f.attempt == attempt);
+        if held && reason.class != FailureClass::Cancelled {
+            self.note_failed(task, attempt, &reason);
+        }
+        if !held {
             // It has let go already; whoever cancels waits to hear so.
             let (task, epoch) = (task.clone(), self.args.epoch);
             return self.report(AttemptNews::Ended {
@@ -170,6 +166,51 @@ impl Session {
                 reason,
             });
         }
+    }
+
+    /// Marks what the agent ended without having read: that it ended is not these tasks' doing.
+    pub(super) fn mark_unread(&mut self) {
+        let Some(Ok(read)) = self.stdin.as_ref().map(Stdin::read_bytes) else {
+            return;
+        };
+        for flight in self.flights.values_mut() {
+            flight.unread = flight.behind >= read;
+        }
+    }
+
+    /// What was in hand at the end: what the agent never read is given back, the rest fails with its instance.
+    pub(super) fn abandon_flights(&mut self, failure: Option<&Failure>) {
+        let unread: Vec<_> = self.flights.extract_if(.., |_, f| f.unread).collect();
+        for (task, flight) in unread {
+            let failure = Failure::new(FailureClass::Lost, "the agent ended before it read of it");
+            self.note_failed(&task, flight.attempt, &failure);
+            self.report(AttemptNews::Ended {
+                task,
+                attempt: flight.attempt,
+                epoch: self.args.epoch,
+                result: Err(failure),
+            });
+        }
+        for (task, flight) in &self.flights {
+            // Those that were to be given up have been noted.
+            if let (Some(failure), None) = (failure, &flight.give_up) {
+                self.note_failed(task, flight.attempt, failure);
+            }
+        }
+    }
+
+    /// One line for each attempt that failed.
+    pub(super) fn note_failed(&self, task: &TaskId, attempt: AttemptNo, failure: &Failure) {
+        tracing::warn!(
+            agent = %self.args.agent,
+            instance = %self.args.instance,
+            epoch = %self.args.epoch,
+            %task,
+            %attempt,
+            class = failure.class.name(),
+            reason = %failure.message,
+            "an attempt failed"
+        );
     }
 
     pub(super) fn report(&mut self, news: AttemptNews) {
@@ -274,22 +315,15 @@ impl Session {
             return false;
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
-        let (epoch, id) = (self.args.epoch, envelope.id.clone());
-        let owner = self.args.owner.clone();
+        let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
         self.aside(async move {
             match services.pass_on(&agent, epoch, envelope).await {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
                 Err(error) => {
-                    if error.code == FORGED {
-                        let description = format!("forged its sender: {}", error.detail);
-                        let _ended = owner.cast(AgentMessage::Violation { epoch, description });
-                    }
-                    Some((
-                        MessageType::Error,
-                        id,
-                        serde_json::to_value(error).unwrap_or_default(),
-                    ))
+                    let refused = InstanceMessage::Refused { line: id, error };
+                    let _gone = me.cast(refused);
+                    None
                 }
             }
         });

@@ -70,6 +70,7 @@ impl Session {
         self.process = Process::Running(child);
         let (tx, rx) = mpsc::channel(LINES_OUT_MAX);
         self.out = Some(tx);
+        self.stdin = Some(pipes.stdin.clone());
         let me = self.me.clone();
         self.spawn(async move {
             let end = write_lines(pipes.stdin, rx, WRITE_STALL_MAX).await;
@@ -123,6 +124,9 @@ impl Session {
             (None, _) => None,
         };
         let killed = matches!(self.phase, Phase::Killed { .. });
+        if !killed {
+            self.mark_unread();
+        }
         if killed || self.heard_out {
             return self.conclude();
         }
@@ -162,6 +166,7 @@ impl Session {
         }
         self.args.live.remove_process(0);
         self.args.live.set_tasks(Vec::new());
+        self.abandon_flights(failure.as_ref());
         let ended = AgentMessage::InstanceEnded {
             instance: self.args.instance,
             epoch: self.args.epoch,
@@ -235,6 +240,7 @@ impl Session {
         );
         // The queue is closed behind the order, so that an agent that reads to the end of its input ends, too.
         self.out = None;
+        self.stdin = None;
     }
 
     pub(super) fn show_flights(&self) {

@@ -12,8 +12,9 @@ use crate::agents::delivery::AttemptNews;
 use crate::agents::services::Services;
 
 /// How long the end of an instance waits for what it reported before. The task machine takes a report as soon as it is
-/// durable; while it is being restarted, the agent should not wait for it.
-const TAKEN_MAX: Duration = Duration::from_secs(1);
+/// durable, which a busy disk may delay for seconds; a result overtaken by the end of its instance would be lost. While
+/// the task machine is being restarted, the agent should not wait for ever.
+const TAKEN_MAX: Duration = Duration::from_secs(15);
 
 /// Passes reports on one after the other, so that an attempt does not end before it started, and its result is not
 /// overtaken by the end of its instance. Also what was reported last is passed on when the instance is gone.
@@ -46,10 +47,14 @@ impl Reports {
         let _never_closed = self.queue.send(news);
     }
 
-    /// Waits until all reports were taken, but not for long.
+    /// Waits until all reports were taken, but not for ever.
     pub(super) async fn finish(self) {
+        self.finish_within(TAKEN_MAX).await;
+    }
+
+    async fn finish_within(self, limit: Duration) {
         drop(self.queue);
-        let _late = tokio::time::timeout(TAKEN_MAX, self.done).await;
+        let _late = tokio::time::timeout(limit, self.done).await;
     }
 }
 
@@ -144,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn a_task_machine_that_is_away_holds_up_the_end_for_a_moment_only_and_gets_all_later() {
         let (slow, reports) = reported(1);
-        reports.finish().await;
+        reports.finish_within(Duration::from_millis(20)).await;
         assert_eq!(*slow.taken.lock().unwrap(), ["started"]);
         slow.permits.add_permits(1);
         crate::testing::until("the last report", || slow.taken.lock().unwrap().len() == 2).await;

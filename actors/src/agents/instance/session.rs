@@ -10,10 +10,11 @@ use mesh_messages::klp::{
     Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError,
     MessageType, SessionLimits, Stamp, StatusUpdate, decode_with,
 };
+use mesh_messages::manifest::{AgentManifest, Program};
 use mesh_messages::task::Progress;
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
 
-use super::{Asked, BAD_LINES_MAX, Phase, Session};
+use super::{Asked, Phase, Session};
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
 use crate::agents::lines::{Input, LINE_MAX};
@@ -39,12 +40,11 @@ impl Session {
                     self.lines.add_permits(1);
                 }
             }
-            Input::TooLong if heard => {
-                let detail = format!("a line has at most {LINE_MAX} bytes");
-                self.refuse(None, &problem(ErrorCode::TooLarge, None, detail));
+            Input::TooLong(ends) if heard => {
+                self.too_long(&ends);
                 self.lines.add_permits(1);
             }
-            Input::Line(_) | Input::TooLong => self.lines.add_permits(1),
+            Input::Line(_) | Input::TooLong(_) => self.lines.add_permits(1),
             Input::End => self.heard_out(),
         }
     }
@@ -57,11 +57,14 @@ impl Session {
         let envelope = match decode_with(line, &self.defaults()) {
             Ok(envelope) => envelope,
             Err(error) => {
-                self.unreadable_result(line);
+                self.unreadable_result(line, &error.to_string());
                 self.refuse(error.id.clone(), &error.into());
                 return false;
             }
         };
+        if self.is_forged(&envelope) {
+            return false;
+        }
         if envelope.epoch.is_some_and(|epoch| epoch != self.args.epoch) {
             self.args.ctx.metrics.refused("stale_epoch");
             let detail = format!("this is epoch {}", self.args.epoch);
@@ -123,22 +126,6 @@ impl Session {
         }
     }
 
-    /// Answers a line that cannot be acted upon, and counts it.
-    pub(super) fn refuse(&mut self, in_reply_to: Option<String>, problem: &KlpError) {
-        self.bad_lines += 1;
-        self.args.live.refused();
-        self.args.ctx.metrics.refused("agent_line");
-        if self.bad_lines > BAD_LINES_MAX {
-            let text =
-                format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");
-            return self.kill(Some(Failure::new(FailureClass::Resource, text)));
-        }
-        let payload = serde_json::to_value(problem).unwrap_or_default();
-        let mut envelope = self.message(MessageType::Error, payload);
-        envelope.in_reply_to = in_reply_to;
-        self.send(&envelope);
-    }
-
     pub(super) fn message(&mut self, kind: MessageType, payload: Value) -> Envelope {
         self.next_id += 1;
         let stamp = Stamp {
@@ -158,6 +145,7 @@ impl Session {
 
     pub(super) fn write(&mut self, line: Vec<u8>) {
         let Some(out) = &self.out else { return };
+        self.queued += line.len() as u64;
         if let Err(tokio::sync::mpsc::error::TrySendError::Full(_)) = out.try_send(line) {
             self.kill(Some(Failure::new(
                 FailureClass::Hang,
@@ -181,17 +169,22 @@ impl Session {
                 return Ok(());
             }
         };
+        let manifest = &self.args.manifest;
         if let Some(surplus) = hello
             .capabilities
             .iter()
-            .find(|c| !self.args.manifest.has_capability(c))
+            .find(|c| !manifest.has_capability(c))
         {
             let text = format!("its profile is wider than its manifest: {surplus}");
             self.kill(Some(Failure::new(FailureClass::Start, text)));
             return Ok(());
         }
+        if let Some(other) = other_identity(&hello, manifest) {
+            // Its channel is its identity, not what it calls itself; but an operator may have deployed the wrong files.
+            tracing::warn!(manifest = %manifest.id, version = %manifest.version, "its handshake names {other}");
+        }
         let capabilities: BTreeSet<String> = if hello.capabilities.is_empty() {
-            self.args.manifest.capabilities.iter().cloned().collect()
+            manifest.capabilities.iter().cloned().collect()
         } else {
             hello.capabilities.into_iter().collect()
         };
@@ -390,6 +383,10 @@ impl Session {
         let Some(task) = &envelope.task_id else {
             return Ok(());
         };
+        // An answer to a hook may name the task that the hook was about, which is over by then.
+        if answers.is_some() && update.progress.is_none() {
+            return Ok(());
+        }
         let Some(flight) = self.flights.get(task) else {
             return Err(problem(
                 ErrorCode::Stale,
@@ -428,6 +425,16 @@ impl Session {
         }
         self.send(&mail.envelope);
     }
+}
+
+/// What an agent calls itself, where its manifest calls it otherwise.
+fn other_identity(hello: &Handshake, manifest: &AgentManifest) -> Option<String> {
+    if matches!(manifest.resolved_runtime().program, Program::Builtin(_)) {
+        return None; // It is a part of meshd, and names that part and meshd's version.
+    }
+    let named = hello.name == manifest.id.as_str() || hello.name == manifest.display_name();
+    let same = named && hello.version == manifest.version.to_string();
+    (!same).then(|| format!("{} {}", hello.name, hello.version))
 }
 
 /// An `ERROR`'s payload.

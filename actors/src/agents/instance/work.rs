@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,11 +17,14 @@ use mesh_sandbox::{Child, ExitStatus};
 use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
-use crate::agents::process::{Pipes, exit_failure, launch};
+use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::spawn::{Start, plan_start};
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
+
+/// How long the rest of a command's log is read when it has ended: its result should not wait for what is read slowly.
+const LAST_LOG_MAX: Duration = Duration::from_secs(1);
 
 /// A task at work. Dropping it cancels it; whoever works on it ends its process tree before it says so.
 #[derive(Debug)]
@@ -139,11 +143,11 @@ impl Session {
             let log = read_log(stderr, rate, sink);
             let input = serde_json::to_vec(&*delivery.input).unwrap_or_default();
             let talk = async {
-                tokio::join!(feed(stdin, input), read(&child, stdout, &mut output), log);
+                tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
             };
-            let end = attend(&child, talk, &mut cancelled).await;
+            let end = attend(&child, talk, log, &mut cancelled).await;
             live.remove_process(process);
-            end.map_or_else(|| Err(given_up()), |status| outcome(status, output))
+            outcome(end?, output)
         }
     }
 
@@ -179,7 +183,7 @@ fn given_up() -> Failure {
     Failure::new(FailureClass::Cancelled, "was given up")
 }
 
-async fn feed(mut stdin: pipe::Sender, input: Vec<u8>) {
+async fn feed(mut stdin: Stdin, input: Vec<u8>) {
     // A program that does not read its input is free not to.
     let _unread = stdin.write_all(&input).await;
 }
@@ -193,17 +197,20 @@ async fn read(child: &Child, stdout: pipe::Receiver, output: &mut Vec<u8>) {
     }
 }
 
-/// Waits for the end of a program, and a moment for what it wrote before; `None` when it was ended for a cancellation.
+/// Waits for the end of a program, for its output, and a moment for its log; a failure when it was ended for a
+/// cancellation.
 async fn attend(
     child: &Child,
     talk: impl Future<Output = ()>,
+    log: impl Future<Output = ()>,
     cancelled: &mut oneshot::Receiver<()>,
-) -> Option<ExitStatus> {
-    tokio::pin!(talk);
-    let (mut talking, mut wanted) = (true, true);
+) -> Result<ExitStatus, Failure> {
+    tokio::pin!(talk, log);
+    let (mut talking, mut logging, mut wanted) = (true, true, true);
     let status = loop {
         tokio::select! {
             () = &mut talk, if talking => talking = false,
+            () = &mut log, if logging => logging = false,
             status = child.wait() => break status,
             _ = &mut *cancelled, if wanted => {
                 wanted = false;
@@ -213,10 +220,18 @@ async fn attend(
             }
         }
     };
-    if talking && wanted {
-        let _cut_short = tokio::time::timeout(LAST_WORDS_MAX, talk).await;
+    if !wanted {
+        return Err(given_up());
     }
-    wanted.then_some(status)
+    if talking && tokio::time::timeout(LAST_WORDS_MAX, talk).await.is_err() {
+        // Half an output is none.
+        let text = "its output could not be read to its end";
+        return Err(Failure::new(FailureClass::Lost, text));
+    }
+    if logging {
+        let _cut_short = tokio::time::timeout(LAST_LOG_MAX, log).await;
+    }
+    Ok(status)
 }
 
 /// What the end of a command means for its task.
@@ -226,7 +241,8 @@ fn outcome(status: ExitStatus, output: Vec<u8>) -> Result<Value, Failure> {
         return Err(Failure::new(FailureClass::Contract, text));
     }
     match status.code {
-        Some(0) if !status.oom => Ok(serde_json::from_slice(&output)
+        // What two readers could understand differently is text.
+        Some(0) if !status.oom => Ok(mesh_messages::json::parse(&output)
             .unwrap_or_else(|_| json!({ "text": String::from_utf8_lossy(&output) }))),
         Some(EX_TEMPFAIL) if !status.oom => Err(Failure::new(
             FailureClass::Unavailable,
@@ -246,6 +262,22 @@ mod tests {
 
     fn exit(code: Option<i32>, signal: Option<i32>, oom: bool) -> ExitStatus {
         ExitStatus { code, signal, oom }
+    }
+
+    #[test]
+    fn output_that_two_readers_could_understand_differently_is_text() {
+        for text in [
+            "9007199254740993",
+            r#"{"a":1,"a":2}"#,
+            "NaN",
+            "{} trailing",
+            "1e400",
+        ] {
+            let output = outcome(exit(Some(0), None, false), text.as_bytes().to_vec());
+            assert_eq!(output.unwrap(), json!({ "text": text }));
+        }
+        let output = outcome(exit(Some(0), None, false), b" 9007199254740991\n".to_vec());
+        assert_eq!(output.unwrap(), json!(9_007_199_254_740_991_u64));
     }
 
     #[test]

@@ -13,12 +13,13 @@ use crate::output::{Format, Screen};
 use crate::session::Session;
 
 const AFTER_HELP: &str = "\
-An envelope without a signature is signed by meshd in your name.
+An envelope without a signature is signed by meshd in your name. What nobody answers within a few seconds gets a receipt.
 
 Examples:
-  meshctl send --to kai://agent.echo --type MESSAGE --payload '{\"text\": \"hi\"}'
+  meshctl send --to kai://agent.echo --type TASK_REQUEST --payload '{\"action\": \"echo\", \"input\": {\"text\": \"hi\"}}'
+  meshctl send --to kai://agent.echo --payload '{\"text\": \"hi\"}'
   meshctl send --to topic://news.today --type PUBLISH --payload '{\"topic\": \"news.today\", \"data\": 1}'
-  meshctl send @envelope.json";
+  echo '{\"type\": \"MESSAGE\", \"to\": \"kai://agent.echo\", \"payload\": {}}' | meshctl send -";
 
 /// The envelope.
 #[derive(Debug, clap::Args)]

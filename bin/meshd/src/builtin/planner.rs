@@ -66,10 +66,9 @@ impl Agent for Planner {
             total: found.files.len(),
             left_out: found.left_out,
             // Nobody can be asked to analyse them, so they are as good as analysed in vain.
-            failed: Vec::from_iter(
-                closed(&found.closed, "a directory that agents may not read")
-                    .chain(closed(&found.nameless, "a name that is not UTF-8")),
-            ),
+            failed: closed(&found.closed, "a directory that agents may not read")
+                .chain(closed(&found.nameless, "a name that is not UTF-8"))
+                .collect(),
             ..Work::default()
         };
         work.total += work.failed.len();

@@ -13,6 +13,8 @@ use crate::{Timestamp, time::nanos};
 pub(super) enum Attempt {
     /// The next recovery is the next attempt.
     Next,
+    /// So it is, and the number of failures alone led here.
+    Counted,
     /// As it was.
     Same,
 }
@@ -28,7 +30,12 @@ impl FaultPolicy {
         let reason = self.count(failure, turn.now);
         let critical = reason.severity == Severity::Critical;
         match self.record.state {
-            FaultState::Quarantined => self.worsen(reason, turn),
+            FaultState::Quarantined => {
+                self.worsen(reason, turn);
+                if critical {
+                    self.convict();
+                }
+            }
             FaultState::Running
             | FaultState::Backoff
             | FaultState::Open
@@ -48,7 +55,7 @@ impl FaultPolicy {
             FaultState::Running | FaultState::Backoff | FaultState::Open | FaultState::HalfOpen
                 if self.is_over_threshold() =>
             {
-                self.quarantine(reason, Attempt::Next, turn);
+                self.quarantine(reason, Attempt::Counted, turn);
                 self.escalate_if_exhausted(turn);
             }
             FaultState::Running | FaultState::Backoff if self.is_over_max_crashes() => {
@@ -97,6 +104,58 @@ impl FaultPolicy {
         };
         record.reason = Some(reason.clone());
         reason
+    }
+
+    /// No refund leads out of its quarantine any more.
+    pub(super) fn convict(&mut self) {
+        if let Some(quarantine) = &mut self.record.quarantine {
+            quarantine.counted = false;
+        }
+    }
+
+    /// Takes failures back that were a task's fault, and with them what followed from their number alone.
+    ///
+    /// The hour forgets by age alone, so what it led to stays.
+    pub(super) fn refund(&mut self, failures: u32, turn: &mut Turn<'_>) {
+        let record = &mut self.record;
+        record.score = record.score.saturating_sub(failures);
+        let left = record.crashes.len().saturating_sub(failures as usize);
+        record.crashes.truncate(left);
+        let counted = record.quarantine.as_ref().is_some_and(|q| q.counted);
+        match self.record.state {
+            FaultState::Quarantined if counted && !self.is_over_threshold() => {
+                self.record.quarantine = None;
+                self.record.recovery_attempt = self.record.recovery_attempt.saturating_sub(1);
+                if self.is_over_max_crashes() {
+                    self.open(turn);
+                } else {
+                    self.close_breaker(turn);
+                }
+                turn.effects.push(FaultEffect::Acquitted);
+            }
+            FaultState::Open if !self.is_over_max_crashes() => {
+                self.record.cool_downs = self.record.cool_downs.saturating_sub(1);
+                self.close_breaker(turn);
+            }
+            FaultState::Running
+            | FaultState::Backoff
+            | FaultState::Open
+            | FaultState::HalfOpen
+            | FaultState::Quarantined
+            | FaultState::Recovering
+            | FaultState::Stopped
+            | FaultState::Terminated => {}
+        }
+    }
+
+    /// What the failures that are left allow: a restart after a delay, as after any of them.
+    fn close_breaker(&mut self, turn: &mut Turn<'_>) {
+        if self.config.auto_restart {
+            self.back_off(turn);
+        } else {
+            self.go(FaultState::Stopped, turn);
+            turn.effects.push(FaultEffect::Stop);
+        }
     }
 
     fn is_over_threshold(&self) -> bool {
@@ -152,7 +211,7 @@ impl FaultPolicy {
             | FaultState::Stopped
             | FaultState::Terminated => self.record.recovery_attempt,
         };
-        if attempt == Attempt::Next {
+        if attempt != Attempt::Same {
             self.record.recovery_attempt = self.record.recovery_attempt.saturating_add(1);
         }
         let severity = self
@@ -173,6 +232,7 @@ impl FaultPolicy {
             reason: QuarantineReason { severity, ..reason },
             retry_count: failed_before,
             max_retries,
+            counted: attempt == Attempt::Counted,
         });
         self.go(FaultState::Quarantined, turn);
         self.isolate(turn);

@@ -30,7 +30,8 @@ pub enum FaultInput {
         /// How it ended.
         end: TaskEnd,
     },
-    /// These scored failures were the task's fault, not the agent's.
+    /// These scored failures were the task's fault, not the agent's. What follows from their number alone, an open
+    /// breaker or a quarantine, is undone.
     Refund {
         /// How many.
         failures: u32,
@@ -213,6 +214,8 @@ pub enum FaultEffect {
         /// Which attempt worked.
         attempt: u32,
     },
+    /// It is out of quarantine, because what led there was refunded.
+    Acquitted,
     /// It was stable long enough; its score is forgotten.
     Settled,
     /// An essential agent is exhausted: its parent has failed.

@@ -86,7 +86,8 @@ impl FaultPolicy {
 
     fn order_quarantine(&mut self, reason: QuarantineReason, turn: &mut Turn<'_>) {
         if self.record.state == FaultState::Quarantined {
-            return self.worsen(reason, turn);
+            self.worsen(reason, turn);
+            return self.convict();
         }
         // Whoever names a cause wants it treated like that cause; who just wants it isolated decides when it ends.
         let attempt = if reason.kind == ReasonKind::Manual {

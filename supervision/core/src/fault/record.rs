@@ -130,6 +130,8 @@ pub struct QuarantineRecord {
     pub retry_count: u32,
     /// How many recoveries are tried without force.
     pub max_retries: u32,
+    /// It follows from the number of failures alone, so a refund may undo it.
+    pub counted: bool,
 }
 
 /// Everything that a [`FaultPolicy`](super::FaultPolicy) knows. Keep it before acting on the effects of a step.

@@ -8,5 +8,6 @@
 mod bench;
 mod histories;
 mod orders;
+mod refunds;
 mod rows;
 mod stories;

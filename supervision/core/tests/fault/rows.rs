@@ -576,19 +576,6 @@ fn an_hour_of_running_forgets_the_recovery_attempts() {
 }
 
 #[test]
-fn a_refund_takes_the_score_back_and_nothing_else() {
-    let mut bench = Bench::running();
-    bench.crash();
-    bench.fire();
-    bench.crash();
-    bench.input(FaultInput::Refund { failures: 2 });
-    assert_eq!((bench.record().score, bench.record().hour.len()), (0, 2));
-    assert_eq!(bench.state(), FaultState::Backoff);
-    bench.input(FaultInput::Refund { failures: 9 });
-    assert_eq!(bench.record().score, 0);
-}
-
-#[test]
 fn a_timer_that_fires_early_is_armed_again() {
     let mut bench = Bench::in_state(FaultState::Open);
     let timer = bench.record().timer.unwrap();

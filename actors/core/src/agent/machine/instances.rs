@@ -1,9 +1,9 @@
 //! Instances: their starts, stops and ends.
 //!
 //! The fault policy limits restarts after scored failures. An end that is nobody's failure (a process that did not let
-//! go of a cancelled attempt and had to be ended, for instance) is followed by a restart at once, but it can be
-//! provoked, so it has a limit too: as many for each replica as crashes are answered by a restart, within the same
-//! window. Beyond it the replica *rests* until the window has room again. An agent that is not to be restarted is
+//! go of a cancelled attempt and had to be ended, for instance) is followed by a restart, but it can be
+//! provoked, so it has limits too: the replica *rests* for the delays that crashes have, and there are as many such
+//! restarts for each replica as crashes are answered by one, within the same window. They never quarantine. An agent that is not to be restarted is
 //! stopped, as after a crash.
 
 use std::collections::VecDeque;
@@ -179,8 +179,11 @@ impl AgentMachine {
         }
         let told = self.stopping.remove(&instance) == Some(epoch);
         turn.instances.remove(&instance);
-        // Whatever happens to what was told to stop is the end it was told to have.
-        let failure = failure.filter(|_| !told && !self.closing);
+        // Whatever happens to what was told to stop is the end it was told to have, save a broken rule: that is what it
+        // was told to stop for, and what ended its attempts.
+        let failure = failure
+            .filter(|f| !told || f.class == FailureClass::Policy)
+            .filter(|_| !self.closing);
         turn.note_end(instance, epoch, failure.as_ref());
         let trial = self.trial.take_if(|trial| trial.epoch == epoch);
         let replaces = self.upgrade.as_ref().is_some_and(|u| u.started);
@@ -211,7 +214,7 @@ impl AgentMachine {
         self.note_up(turn);
     }
 
-    /// An instance has ended as nobody's failure: it is started again at once, or when it has rested.
+    /// An instance has ended as nobody's failure: it is started again when it has rested.
     fn rest(&mut self, turn: &mut Turn<'_>, instance: InstanceNo) {
         if !self.policy.record().state.is_started() {
             return;
@@ -225,13 +228,21 @@ impl AgentMachine {
         let limit = usize::try_from(config.max_crashes.max(1)).unwrap_or(usize::MAX);
         let window = config.crash_window;
         let rest = self.rests.entry(instance).or_default();
+        let recent = rest
+            .starts
+            .iter()
+            .filter(|at| turn.now.since(**at) <= window);
+        let delay = config
+            .backoff
+            .delay(u32::try_from(recent.count()).unwrap_or(u32::MAX));
+        let soonest = turn.now.plus(delay);
         let at = match rest.starts.len().checked_sub(limit) {
             // As in the policy, both edges of the window count.
             Some(first) => rest.starts[first]
                 .plus(window)
                 .plus(std::time::Duration::from_millis(1))
-                .max(turn.now),
-            None => turn.now,
+                .max(soonest),
+            None => soonest,
         };
         rest.starts.push_back(at);
         while rest.starts.len() > limit {

@@ -29,6 +29,7 @@ impl AgentMachine {
         if self.upgrade.is_some() {
             return Err(AgentRefusal::Upgrading(self.id.clone()));
         }
+        self.not_in_quarantine(if rollback { "rollback" } else { "upgrade" })?;
         let from = turn.version(&self.id)?;
         let to = if rollback {
             pick_rollback(turn.state, target)?
@@ -43,7 +44,7 @@ impl AgentMachine {
         };
         if self.policy.record().state == FaultState::Stopped {
             // Nothing runs, so nothing can fail: the next start runs it.
-            turn.upgraded(upgrade, None);
+            turn.upgraded(upgrade);
             return Ok(());
         }
         turn.must_be_executing(&self.id, Lifecycle::Upgrading)?;
@@ -56,29 +57,33 @@ impl AgentMachine {
     /// All of the new version is up.
     pub(super) fn complete_upgrade(&mut self, turn: &mut Turn<'_>) {
         if let Some(upgrade) = self.upgrade.take_if(|u| u.started) {
-            turn.upgraded(upgrade, None);
+            turn.upgraded(upgrade);
             turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Executing);
         }
     }
 
     /// Goes back to the old version, if an upgrade is under way. Whatever still runs has been, or is to be, stopped.
     pub(super) fn abandon_upgrade(&mut self, turn: &mut Turn<'_>, why: &str) {
-        if let Some(upgrade) = self.upgrade.take() {
-            turn.upgraded(upgrade, Some(why.to_owned()));
+        if self.upgrade.take().is_some() {
+            // What it failed by has an event of its own: the error of an instance, or an order.
             turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Registered);
+            let error = Some(why.to_owned());
+            turn.out.effects.push(AgentEffect::UpgradeDone { error });
         }
     }
 }
 
 impl Turn<'_> {
-    fn upgraded(&mut self, upgrade: Upgrade, error: Option<String>) {
+    fn upgraded(&mut self, upgrade: Upgrade) {
         self.out.events.push(AgentEvent::Upgraded {
             from: upgrade.from,
             to: upgrade.to,
             kind: upgrade.kind,
-            success: error.is_none(),
-            error: error.clone(),
+            success: true,
+            error: None,
         });
-        self.out.effects.push(AgentEffect::UpgradeDone { error });
+        self.out
+            .effects
+            .push(AgentEffect::UpgradeDone { error: None });
     }
 }

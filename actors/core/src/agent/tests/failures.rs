@@ -72,36 +72,115 @@ fn without_auto_restart_an_end_stops_the_agent_whoever_is_to_blame() {
 }
 
 #[test]
-fn an_end_that_is_nobodys_failure_is_followed_by_a_start_at_once_and_never_scored() {
+fn an_end_that_is_nobodys_failure_is_followed_by_a_delayed_start_and_never_scored() {
     let mut world = World::serving(1);
-    let ended = world.end(0, Some(FailureClass::Lost));
+    for (epoch, rest) in [(1, "rest +200"), (2, "rest +400"), (3, "rest +800")] {
+        let ended = world.end(0, Some(FailureClass::Lost));
+        let (failed, down) = (
+            format!("failed 0@{epoch} lost"),
+            format!("down 0@{epoch} lost"),
+        );
+        expect(&world, &ended, &[&failed], &[&down, rest]);
+        let due = world.wake();
+        assert_eq!(
+            effect(&due.effects[0], world.now),
+            format!("spawn 0@{} 1.0.0", epoch + 1)
+        );
+    }
+    assert_eq!(world.machine.policy().record().score, 0);
+    assert_eq!(world.fault(), FaultState::Running);
+}
+
+#[test]
+fn what_an_instance_was_told_to_stop_for_is_what_its_attempts_end_with() {
+    let mut world = World::serving(1);
+    world.run(AgentCommand::Quarantine {
+        kind: QuarantineKind::SecurityViolation,
+        severity: Severity::Critical,
+        description: "forged its sender".to_owned(),
+    });
+    let ended = world.end(0, Some(FailureClass::Policy));
     expect(
         &world,
         &ended,
-        &["failed 0@1 lost", "activated 0@2 1.0.0"],
-        &["down 0@1 lost", "spawn 0@2 1.0.0"],
+        &["fault quarantined", "failed 0@1 policy"],
+        &["down 0@1 policy"],
     );
-    assert_eq!(world.machine.policy().record().score, 0);
+    assert!(world.machine.policy().is_exhausted());
+}
+
+#[test]
+fn a_quarantine_is_recorded_once_however_often_meshd_starts() {
+    for severity in [Severity::Medium, Severity::Critical] {
+        let mut world = World::serving(2);
+        let isolated = world.run(isolate(severity));
+        assert!(
+            isolated
+                .events
+                .iter()
+                .any(|e| matches!(e, AgentEvent::Quarantined { .. }))
+        );
+        world.end(0, None);
+        for _ in 0..3 {
+            let boot = world.reboot();
+            let again = boot
+                .events
+                .iter()
+                .any(|e| matches!(e, AgentEvent::Quarantined { .. }));
+            assert!(!again, "{:?}", boot.events);
+        }
+    }
+    let mut world = World::serving(1);
+    while world.fault() != FaultState::Quarantined {
+        if world.processes.is_empty() {
+            world.fire();
+        } else {
+            world.end(0, Some(FailureClass::Crash));
+        }
+    }
+    let boot = world.reboot();
+    let events: Vec<_> = boot.events.iter().map(event).collect();
+    assert_eq!(events, ["fault quarantined"]);
+}
+
+#[test]
+fn a_refund_leads_out_of_the_quarantine_that_it_was_counted_for() {
+    let mut world = World::serving(1);
+    while world.fault() != FaultState::Quarantined {
+        if world.processes.is_empty() {
+            world.fire();
+        } else {
+            world.end(0, Some(FailureClass::Crash));
+        }
+    }
+    let refund = world.run(AgentCommand::Refund { failures: 2 });
+    let events: Vec<_> = refund.events.iter().map(event).collect();
+    assert_eq!(events, ["fault backoff", "recovered"]);
+    assert_eq!(world.state.quarantine, None);
+    let due = world.fire();
+    assert_eq!(due.effects.len(), 1, "{:?}", due.effects);
+    assert_eq!(world.state.stage(), Lifecycle::Activated);
 }
 
 #[test]
 fn ends_that_are_nobodys_failure_have_a_limit_within_the_window() {
     let mut world = World::serving(1);
     for _ in 0..3 {
-        let ended = world.end(0, Some(FailureClass::Lost));
-        assert_eq!(ended.effects.len(), 2);
+        world.end(0, Some(FailureClass::Lost));
+        world.wake();
     }
     let rested = world.end(0, Some(FailureClass::Lost));
+    // A minute after the first of them, 1.2 s ago.
     expect(
         &world,
         &rested,
         &["failed 0@4 lost"],
-        &["down 0@4 lost", "rest +60001"],
+        &["down 0@4 lost", "rest +58801"],
     );
     // Too early, for whatever reason: it rests on.
-    world.pass(Duration::from_secs(59));
+    world.pass(Duration::from_secs(57));
     let early = world.run(AgentCommand::Rested);
-    expect(&world, &early, &[], &["rest +1001"]);
+    expect(&world, &early, &[], &["rest +1801"]);
     let due = world.wake();
     expect(&world, &due, &["activated 0@5 1.0.0"], &["spawn 0@5 1.0.0"]);
 }
@@ -109,14 +188,18 @@ fn ends_that_are_nobodys_failure_have_a_limit_within_the_window() {
 #[test]
 fn a_resting_replica_leaves_the_others_alone_and_orders_wake_it() {
     let mut world = World::serving(2);
-    for _ in 0..4 {
+    for _ in 0..3 {
         world.end(1, Some(FailureClass::Lost));
+        world.wake();
     }
+    world.end(1, Some(FailureClass::Lost));
     assert_eq!(world.processes.len(), 1);
     // The end of the other one does not start it early.
     let other = world.end(0, Some(FailureClass::Lost));
-    let spawns = other.events.iter().map(event).collect::<Vec<_>>();
-    assert_eq!(spawns, ["failed 0@1 lost", "activated 0@6 1.0.0"]);
+    assert_eq!(effect(&other.effects[1], world.now), "rest +200");
+    let due = world.wake();
+    let spawns = due.events.iter().map(event).collect::<Vec<_>>();
+    assert_eq!(spawns, ["activated 0@6 1.0.0"]);
     world.run(AgentCommand::Stop);
     world.all_stopped();
     let start = world.run(AgentCommand::Start);

@@ -113,6 +113,23 @@ fn what_was_told_to_stop_proves_nothing_by_getting_ready() {
 }
 
 #[test]
+fn in_quarantine_a_pause_and_an_upgrade_are_refused_naming_recover() {
+    let mut world = World::serving(1);
+    world.register("1.1.0", 1);
+    world.run(isolate(Severity::Medium));
+    let upgrade = |rollback| AgentCommand::Upgrade {
+        target: None,
+        forceful: false,
+        rollback,
+        kind: "hard".to_owned(),
+    };
+    for command in [AgentCommand::Pause, upgrade(false), upgrade(true)] {
+        let refused = world.try_run(command).unwrap_err().to_string();
+        assert!(refused.contains("use recover"), "{refused}");
+    }
+}
+
+#[test]
 fn a_pause_needs_an_agent_that_serves() {
     let mut world = World::new(1);
     let refused = world.try_run(AgentCommand::Pause).unwrap_err();

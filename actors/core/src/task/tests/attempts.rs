@@ -361,6 +361,54 @@ fn a_task_that_ends_two_instances_alone_is_poison_and_the_score_is_refunded() {
 }
 
 #[test]
+fn an_agent_that_dies_of_every_task_is_acquitted_once_and_again_only_when_it_did_something_well() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let mut epoch = 1;
+    let mut restart = move |world: &mut World| {
+        epoch += 1;
+        let view = agent_view(FaultState::Running, &["x"], &[1], Epoch(epoch));
+        world.fleet("a", view);
+    };
+    let mut poison = |world: &mut World| {
+        let id = world.submit(json!({"type": "x", "retry": {"maxAttempts": 10}}));
+        world.crash(&id);
+        restart(world);
+        world.next();
+        let decision = world.crash(&id);
+        assert_eq!(world.state(&id), TaskState::DeadLettered);
+        restart(world);
+        decision
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::RefundScore { .. }))
+    };
+    assert!(poison(&mut world));
+    assert!(!poison(&mut world), "it has done nothing since");
+    let good = world.submit(json!({"type": "x"}));
+    world.succeed(&good);
+    assert!(poison(&mut world));
+    assert!(!poison(&mut world));
+}
+
+#[test]
+fn what_an_instance_never_took_in_hand_is_lost_with_it_and_no_suspect() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let id = world.submit(json!({"type": "x"}));
+    let key = world.attempt(&id).1;
+    world.run(Command::InstanceDown {
+        key,
+        failure: Failure::new(FailureClass::Crash, "exited with code 0"),
+    });
+    let record = world.tasks.record(&id).unwrap();
+    assert_eq!((record.lost, record.used), (1, 0));
+    assert!(!record.is_suspect());
+    let class = record.task.error.as_ref().map(|failure| failure.class);
+    assert_eq!(class, Some(FailureClass::Lost));
+}
+
+#[test]
 fn suspects_run_alone_so_that_the_innocent_are_cleared() {
     let mut world = World::new();
     world.agent("a", &["x"], &[3]);

@@ -42,6 +42,7 @@ fn an_instance_takes_all_its_attempts_with_it() {
     );
     let (attempt, key) = world.attempt(&one);
     let failure = Failure::new(FailureClass::Resource, "out of memory");
+    world.take_up(&key);
     world.run(Command::InstanceDown {
         key: key.clone(),
         failure: failure.clone(),
