@@ -44,9 +44,10 @@ pub(crate) struct Nothing {}
 fn page_of<T: Clone>(rows: Vec<T>, page: PageRequest<'_>) -> Result<Page<T>, Refusal> {
     let start = match page.cursor {
         None => 0,
-        Some(text) => text
-            .parse()
-            .map_err(|_| query::invalid("cursor", "not one of this list's"))?,
+        Some(text) => text.parse().map_err(|_| {
+            let detail = "cursor: is none that was given out; begin without one";
+            Refusal::new("invalid_cursor", detail).field("cursor")
+        })?,
     };
     let end = rows.len().min(page.limit.saturating_add(start));
     let next_cursor = (end < rows.len()).then(|| end.to_string());

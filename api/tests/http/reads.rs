@@ -58,7 +58,11 @@ async fn filters_are_read_by_type_and_unknown_ones_refused() {
         ("/v1/tasks?agent=..%2F..", "invalid_query", "agent"),
         ("/v1/audit?since=yesterday", "invalid_query", "since"),
         ("/v1/agents/echo/logs?tail=0", "invalid_query", "tail"),
-        ("/v1/agents/echo/policy?cursor=x", "invalid_query", "cursor"),
+        (
+            "/v1/agents/echo/policy?cursor=x",
+            "invalid_cursor",
+            "cursor",
+        ),
         ("/v1/events?topic=a..b", "invalid_query", "topic"),
         ("/status?verbose=1", "unknown_parameter", "verbose"),
     ] {
