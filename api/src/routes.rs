@@ -15,7 +15,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Refusal;
-use crate::query;
 use crate::route::Route;
 
 /// Every route.
