@@ -196,7 +196,8 @@ impl SupervisorHandle {
     }
 
     /// Uses new flags at once, and new specs and code from each child's next start on. Children that are not known
-    /// are listed but not started; those that are not listed stay.
+    /// are listed but not started; those that are not listed stay. The list gives the new order of starts, with those
+    /// that are not listed behind it.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -211,7 +212,7 @@ impl SupervisorHandle {
             .map(drop)
     }
 
-    /// All children, in the order of their starts.
+    /// All children, in the order of their starts. Answered at once, whatever is under way.
     ///
     /// # Errors
     /// [`RequestError::Busy`], [`RequestError::NotRunning`], [`RequestError::TimedOut`].
@@ -219,6 +220,25 @@ impl SupervisorHandle {
         let permit = self.admit()?;
         let (reply, answer) = oneshot::channel();
         self.send(Message::Children { reply, permit })?;
+        self.wait(answer).await
+    }
+
+    /// One child, or `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// [`RequestError::Busy`], [`RequestError::NotRunning`], [`RequestError::TimedOut`].
+    pub async fn child(
+        &self,
+        child: impl Into<ChildId>,
+    ) -> Result<Option<ChildInfo>, RequestError> {
+        let permit = self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        let child = child.into();
+        self.send(Message::Child {
+            child,
+            reply,
+            permit,
+        })?;
         self.wait(answer).await
     }
 

@@ -4,7 +4,7 @@ use mesh_supervision_core::supervisor::Report;
 
 /// Is told everything that happens, in order: the crash before the restart, the restart before the start.
 ///
-/// Called from within the supervisor, so it must not block; hand on what takes time.
+/// Called from within the supervisor, so it must neither block nor panic; hand on what takes time.
 pub trait Observer: Send + Sync + 'static {
     /// One thing has happened.
     fn report(&self, supervisor: &str, report: &Report);

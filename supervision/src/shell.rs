@@ -25,8 +25,8 @@ use std::{
 use mesh_supervision_core::{
     Timestamp,
     supervisor::{
-        ChildId, Counts, Effect, End, ExitReason, Incarnation, Input, Refusal, Reply, Request,
-        RequestId, SpecError, Supervisor as Machine,
+        ChildId, ChildView, Counts, Effect, End, ExitReason, Incarnation, Input, Refusal, Reply,
+        Request, RequestId, SpecError, Supervisor as Machine,
     },
 };
 use ractor::{
@@ -136,7 +136,6 @@ struct Args {
 }
 
 /// What a supervisor is sent.
-#[derive(ractor_cluster::RactorMessage)]
 pub(crate) enum Message {
     /// A caller wants something; `codes` belong to the specs in it.
     Request {
@@ -148,6 +147,12 @@ pub(crate) enum Message {
     /// A caller looks.
     Children {
         reply: oneshot::Sender<Vec<ChildInfo>>,
+        permit: OwnedSemaphorePermit,
+    },
+    /// A caller looks at one.
+    Child {
+        child: ChildId,
+        reply: oneshot::Sender<Option<ChildInfo>>,
         permit: OwnedSemaphorePermit,
     },
     /// A caller counts.
@@ -171,6 +176,9 @@ pub(crate) enum Message {
     /// A limit passed, a retry is due, a supervisor's children are up. Sent by tasks and by itself.
     Input(Input),
 }
+
+// It never leaves this process, and so keeps the defaults for what could.
+impl ractor::Message for Message {}
 
 /// The caller of a request, and the permit that it holds until it is answered.
 struct Caller {
@@ -259,6 +267,16 @@ impl Actor for Shell {
             Message::Children { reply, permit } => {
                 // Whoever does not wait any more need not be told; so it is with every answer.
                 _ = reply.send(state.children());
+                drop(permit);
+                Ok(())
+            }
+            Message::Child {
+                child,
+                reply,
+                permit,
+            } => {
+                let view = state.machine.child(&child);
+                _ = reply.send(view.map(|view| state.info(view)));
                 drop(permit);
                 Ok(())
             }
@@ -354,15 +372,19 @@ impl State {
     fn children(&self) -> Vec<ChildInfo> {
         self.machine
             .children()
-            .map(|view| ChildInfo {
-                spec: view.spec.clone(),
-                status: view.status,
-                incarnation: view.incarnation,
-                actor: view
-                    .incarnation
-                    .and_then(|incarnation| self.slots.cell(incarnation)),
-            })
+            .map(|view| self.info(view))
             .collect()
+    }
+
+    fn info(&self, view: ChildView<'_>) -> ChildInfo {
+        ChildInfo {
+            spec: view.spec.clone(),
+            status: view.status,
+            incarnation: view.incarnation,
+            actor: view
+                .incarnation
+                .and_then(|incarnation| self.slots.cell(incarnation)),
+        }
     }
 
     fn timestamp(&self, at: Instant) -> Timestamp {

@@ -206,3 +206,16 @@ impl<M> From<(ActorRef<M>, JoinHandle<()>)> for Started {
         Self::actor(actor.get_cell(), join)
     }
 }
+
+/// `otp_013_a_child_without_the_code_that_starts_it` cannot be written:
+///
+/// ```compile_fail
+/// use mesh_supervision::{Child, ChildSpec};
+/// let child = Child::new(ChildSpec::worker("a"));
+/// ```
+/// ```
+/// use mesh_supervision::{Child, ChildSpec, Started};
+/// let child = Child::new(ChildSpec::worker("a"), |_| async { Ok(Started::ignored()) });
+/// ```
+#[cfg(doctest)]
+struct RefusedByTheCompiler;

@@ -35,6 +35,10 @@ enum Action {
     Limit(usize),
     Retry,
     Request(usize, u8),
+    /// The n-th process that is starting has nothing to supervise.
+    Ignore(usize),
+    /// Other flags, and specs of these children, of one restart type.
+    Change([u8; 3], u32, u8),
     Pass(u64),
     /// Repeat an exit of an incarnation that is over.
     Stale(usize),
@@ -48,6 +52,9 @@ fn action() -> impl Generator<Value = Action> {
         2 => any::<usize>().prop_map(Action::Limit),
         3 => Just(Action::Retry),
         4 => (any::<usize>(), 0..5_u8).prop_map(|(n, what)| Action::Request(n, what)),
+        1 => any::<usize>().prop_map(Action::Ignore),
+        1 => (any::<[u8; 3]>(), 0..4_u32, 0..3_u8)
+            .prop_map(|(ids, intensity, restart)| Action::Change(ids, intensity, restart)),
         2 => (0..4_000_u64).prop_map(Action::Pass),
         1 => any::<usize>().prop_map(Action::Stale),
         1 => prop::bool::weighted(0.1).prop_map(|stop| if stop { Action::Stop } else { Action::Retry }),
@@ -64,6 +71,8 @@ struct World {
     over: Vec<(ChildId, Incarnation)>,
     pending: BTreeSet<u64>,
     restarts: Vec<Timestamp>,
+    /// In force at the beginning of the step.
+    flags: Flags,
     request_last: u64,
     ended: bool,
 }
@@ -72,6 +81,8 @@ impl World {
     fn input(&mut self, input: Input) {
         self.inputs.push_back(input);
         while let Some(input) = self.inputs.pop_front() {
+            // A change that has waited is served at the end of a step, after what the step itself granted.
+            self.flags = *self.supervisor.flags();
             let mut effects = Vec::new();
             self.supervisor.step(self.now, input, &mut effects);
             for effect in effects {
@@ -141,7 +152,7 @@ impl World {
                     id.0
                 );
             }
-            Effect::Report(Report::Restarting { .. }) => self.restarts.push(self.now),
+            Effect::Report(Report::Restarting { .. }) => self.restarted(),
             Effect::End(_) => {
                 assert!(
                     self.processes.is_empty(),
@@ -154,17 +165,21 @@ impl World {
         }
     }
 
-    fn check(&self) {
-        let flags = self.supervisor.flags();
+    /// A restart was granted, which the window must have allowed.
+    fn restarted(&mut self) {
+        self.restarts.push(self.now);
         let recent = self
             .restarts
             .iter()
-            .filter(|&&at| self.now.since(at) <= flags.period)
+            .filter(|&&at| self.now.since(at) <= self.flags.period)
             .count();
         assert!(
-            recent <= usize::try_from(flags.intensity).unwrap(),
+            recent <= usize::try_from(self.flags.intensity).unwrap(),
             "too many restarts"
         );
+    }
+
+    fn check(&self) {
         for view in self.supervisor.children() {
             if view.status == ChildStatus::Running {
                 let key = (view.spec.id.clone(), view.incarnation.unwrap());
@@ -193,25 +208,7 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Finish(n, ok) => {
-                if let Some((child, incarnation)) =
-                    self.nth(n, |process| process == Process::Starting)
-                {
-                    if ok {
-                        self.processes
-                            .insert((child.clone(), incarnation), Process::Alive);
-                        self.input(Input::Started { child, incarnation });
-                    } else {
-                        self.gone(&child, incarnation);
-                        let reason = "no".to_owned();
-                        self.input(Input::StartFailed {
-                            child,
-                            incarnation,
-                            reason,
-                        });
-                    }
-                }
-            }
+            Action::Finish(n, ok) => self.finish(n, ok),
             Action::Exit(n, crash) => {
                 if let Some((child, incarnation)) =
                     self.nth(n, |process| process != Process::Starting)
@@ -255,37 +252,77 @@ impl World {
                     3 => Request::Terminate { child },
                     _ => Request::Delete { child },
                 };
-                self.request_last += 1;
-                self.pending.insert(self.request_last);
-                self.input(Input::Request {
-                    id: RequestId(self.request_last),
-                    request,
+                self.request(request);
+            }
+            Action::Ignore(n) => {
+                if let Some((child, incarnation)) =
+                    self.nth(n, |process| process == Process::Starting)
+                {
+                    self.gone(&child, incarnation);
+                    self.input(Input::Ignored { child, incarnation });
+                }
+            }
+            Action::Change(ids, intensity, restart) => {
+                let flags = Flags {
+                    intensity,
+                    ..*self.supervisor.flags()
+                };
+                let specs = ids.map(|id| spec(usize::from(id) % IDS.len(), restart, false));
+                self.request(Request::Change {
+                    flags,
+                    specs: specs.to_vec(),
                 });
             }
             Action::Pass(ms) => self.now = self.now.plus(Duration::from_millis(ms)),
-            Action::Stale(n) => {
-                if !self.over.is_empty() {
-                    let (child, incarnation) = self.over[n % self.over.len()].clone();
-                    let before = self
-                        .supervisor
-                        .children()
-                        .map(|view| view.status)
-                        .collect::<Vec<_>>();
-                    self.input(Input::Exited {
-                        child,
-                        incarnation,
-                        reason: ExitReason::Unknown,
-                    });
-                    let after = self
-                        .supervisor
-                        .children()
-                        .map(|view| view.status)
-                        .collect::<Vec<_>>();
-                    assert_eq!(before, after, "a stale exit changed something");
-                }
-            }
+            Action::Stale(n) => self.stale(n),
             Action::Stop => self.input(Input::Stop { deadline: None }),
         }
+    }
+
+    fn finish(&mut self, n: usize, ok: bool) {
+        let Some((child, incarnation)) = self.nth(n, |process| process == Process::Starting) else {
+            return;
+        };
+        if ok {
+            self.processes
+                .insert((child.clone(), incarnation), Process::Alive);
+            self.input(Input::Started { child, incarnation });
+        } else {
+            self.gone(&child, incarnation);
+            self.input(Input::StartFailed {
+                child,
+                incarnation,
+                reason: "no".to_owned(),
+            });
+        }
+    }
+
+    fn stale(&mut self, n: usize) {
+        if self.over.is_empty() {
+            return;
+        }
+        let (child, incarnation) = self.over[n % self.over.len()].clone();
+        let statuses = |supervisor: &Supervisor| {
+            let views = supervisor.children();
+            views.map(|view| view.status).collect::<Vec<_>>()
+        };
+        let before = statuses(&self.supervisor);
+        self.input(Input::Exited {
+            child,
+            incarnation,
+            reason: ExitReason::Unknown,
+        });
+        let after = statuses(&self.supervisor);
+        assert_eq!(before, after, "a stale exit changed something");
+    }
+
+    fn request(&mut self, request: Request) {
+        self.request_last += 1;
+        self.pending.insert(self.request_last);
+        self.input(Input::Request {
+            id: RequestId(self.request_last),
+            request,
+        });
     }
 
     fn gone(&mut self, child: &ChildId, incarnation: Incarnation) {
@@ -358,6 +395,7 @@ proptest! {
             over: Vec::new(),
             pending: BTreeSet::new(),
             restarts: Vec::new(),
+            flags,
             request_last: 0,
             ended: false,
         };

@@ -86,10 +86,14 @@ pub(crate) struct Puppet {
 
 impl Puppet {
     pub(crate) fn new(id: &str, journal: &Journal) -> Self {
+        Self::with(id, journal, Habit::default())
+    }
+
+    pub(crate) fn with(id: &str, journal: &Journal, habit: Habit) -> Self {
         Self {
             id: id.to_owned(),
             journal: journal.clone(),
-            habit: Habit::default(),
+            habit,
         }
     }
 }
@@ -155,11 +159,7 @@ pub(crate) fn puppet(id: &str, journal: &Journal) -> Child {
 pub(crate) fn puppet_with(id: &str, journal: &Journal, habit: Habit) -> Child {
     let (id, journal) = (id.to_owned(), journal.clone());
     Child::worker(id.clone(), move |context| {
-        let puppet = Puppet {
-            id: id.clone(),
-            journal: journal.clone(),
-            habit: habit.clone(),
-        };
+        let puppet = Puppet::with(&id, &journal, habit.clone());
         async move {
             Ok(Started::from(
                 Actor::spawn_linked(None, puppet, (), context.supervisor).await?,

@@ -7,6 +7,10 @@
 
 mod admin;
 mod bench;
+mod blocking;
+mod ends;
+mod erlang;
+mod pools;
 mod restarts;
 mod stopping;
 mod traps;

@@ -1,7 +1,8 @@
 //! Plans: what is done to several children, one after the other.
 
 use super::{
-    ChildState, Effect, Phase, Refusal, Seat, StartCause, Supervisor, Turn, requests::Waiter,
+    ChildState, Effect, Phase, Refusal, Restart, Seat, StartCause, Supervisor, Turn,
+    requests::Waiter,
 };
 
 /// Stop the children from a seat on in reverse order, then start them in order.
@@ -99,7 +100,7 @@ impl Supervisor {
     pub(super) fn go_on_planning(&mut self, turn: &mut Turn<'_>) {
         while let Some(plan) = self.plan() {
             let next = match plan.stage {
-                Stage::Stopping { below } => self.plan_stop(plan.from, below, turn),
+                Stage::Stopping { below } => self.plan_stop((plan.from, below), plan.boot, turn),
                 Stage::Starting { at } => self.plan_start(at, plan.boot, turn),
             };
             let Some(stage) = next else { return };
@@ -110,11 +111,20 @@ impl Supervisor {
     }
 
     /// Stops the last child that is not down; `None` when that one has to be waited for.
-    fn plan_stop(&mut self, from: Seat, below: Seat, turn: &mut Turn<'_>) -> Option<Stage> {
+    fn plan_stop(
+        &mut self,
+        (from, below): (Seat, Seat),
+        boot: bool,
+        turn: &mut Turn<'_>,
+    ) -> Option<Stage> {
         let Some((&seat, child)) = self.children.range_mut(from..below).next_back() else {
             return Some(Stage::Starting { at: from });
         };
         match child.state {
+            // A change listed it, or else it would not be here any more: a temporary child is not restarted.
+            ChildState::Down if !boot && child.spec.restart == Restart::Temporary => {
+                self.forget(seat, turn);
+            }
             ChildState::Down => {}
             ChildState::Restarting { .. } => child.state = ChildState::Down,
             ChildState::Stopping { .. } => {

@@ -179,7 +179,8 @@ pub enum Request {
         child: ChildId,
     },
     /// Use new flags from now on, and new specs from each child's next start on. Specs that are not known are listed
-    /// but not started; children that are not listed stay.
+    /// but not started; children that are not listed stay. From now on the order of starts is that of the list, with
+    /// those that are not listed behind it. Refused whole if any of it is wrong.
     Change {
         /// The flags.
         flags: Flags,

@@ -62,11 +62,16 @@ impl Supervisor {
             return;
         };
         match child.state {
-            ChildState::Starting { .. } => {
+            ChildState::Starting { cause, .. } => {
                 if let Some(waiter) = child.waiter.take() {
                     waiter.answer(Ok(Reply::Ignored), turn);
                 }
-                self.rest(seat, turn);
+                if cause == StartCause::Order {
+                    // It was listed while it was down, and is so again, even if temporary.
+                    child.state = ChildState::Down;
+                } else {
+                    self.rest(seat, turn);
+                }
                 self.plan_started(seat, turn);
             }
             ChildState::Stopping { .. } => {

@@ -1,7 +1,5 @@
 //! What callers want.
 
-use std::collections::BTreeSet;
-
 use super::{
     Child, ChildId, ChildSpec, ChildState, Effect, Flags, Phase, Refusal, Reply, Request,
     RequestId, Restart, Seat, SpecError, StartCause, Strategy, Supervisor, Turn,
@@ -225,22 +223,19 @@ impl Supervisor {
         if (flags.strategy == Strategy::Dynamic) != (self.flags.strategy == Strategy::Dynamic) {
             return Err(SpecError::StrategyFixed);
         }
-        let added = specs
+        let mut added = specs
             .iter()
-            .filter(|spec| !self.seats.contains_key(&spec.id))
-            .count();
-        let (given, max) = (self.children.len() + added, flags.children_max);
+            .filter(|spec| !self.seats.contains_key(&spec.id));
+        if flags.strategy == Strategy::Dynamic
+            && let Some(spec) = added.next()
+        {
+            return Err(SpecError::NotAMember {
+                id: spec.id.clone(),
+            });
+        }
+        let (given, max) = (self.children.len() + added.count(), flags.children_max);
         if given > max {
             return Err(SpecError::TooMany { given, max });
-        }
-        // Children that stay without being listed must fit the new flags too.
-        let listed: BTreeSet<&ChildId> = specs.iter().map(|spec| &spec.id).collect();
-        for child in self
-            .children
-            .values()
-            .filter(|child| !listed.contains(&child.spec.id))
-        {
-            flags.check_spec(&child.spec)?;
         }
         self.flags = flags;
         for spec in specs {
@@ -248,13 +243,28 @@ impl Supervisor {
                 request: id,
                 child: spec.id.clone(),
             });
-            match self.find(&spec.id) {
-                Ok((_, child)) => child.spec = spec.clone(),
-                Err(_) => {
-                    self.insert(spec.clone());
-                }
+        }
+        self.seat_anew(specs);
+        Ok(Reply::Changed)
+    }
+
+    /// Gives everybody a new seat: the listed ones in the order of the list, then whoever is not listed, as before.
+    fn seat_anew(&mut self, specs: &[ChildSpec]) {
+        let mut before = std::mem::take(&mut self.children);
+        let seats_before = std::mem::take(&mut self.seats);
+        for spec in specs {
+            let known = seats_before
+                .get(&spec.id)
+                .and_then(|seat| before.remove(seat));
+            let seat = self.insert(spec.clone());
+            if let (Some(known), Some(child)) = (known, self.children.get_mut(&seat)) {
+                child.state = known.state;
+                child.waiter = known.waiter;
             }
         }
-        Ok(Reply::Changed)
+        for child in before.into_values() {
+            let seat = self.insert(child.spec.clone());
+            self.children.insert(seat, child);
+        }
     }
 }

@@ -223,6 +223,12 @@ pub enum SpecError {
     /// A running supervisor cannot become, or cease to be, dynamic.
     #[error("the strategy of a running supervisor cannot change to or from dynamic")]
     StrategyFixed,
+    /// A change of a dynamic supervisor lists a child that it does not have. Add the child instead.
+    #[error("child {id} is not a member of the dynamic supervisor; add it instead")]
+    NotAMember {
+        /// The child.
+        id: ChildId,
+    },
 }
 
 impl Flags {
@@ -285,3 +291,29 @@ impl Flags {
         Ok(())
     }
 }
+
+/// What Erlang refuses at run time and cannot be written here at all: none of this compiles.
+///
+/// `otp_015_a_negative_time_to_stop`, and what is meant instead:
+///
+/// ```compile_fail
+/// let shutdown = mesh_supervision_core::supervisor::Shutdown::Timeout(-10);
+/// ```
+/// ```
+/// use std::time::Duration;
+/// let shutdown = mesh_supervision_core::supervisor::Shutdown::Timeout(Duration::from_millis(10));
+/// ```
+///
+/// `otp_019_an_intensity_that_is_negative_or_endless`, and what is meant instead:
+///
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { intensity: -1, ..Default::default() };
+/// ```
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { intensity: f64::INFINITY, ..Default::default() };
+/// ```
+/// ```
+/// let flags = mesh_supervision_core::supervisor::Flags { intensity: 0, ..Default::default() };
+/// ```
+#[cfg(doctest)]
+struct RefusedByTheCompiler;

@@ -7,14 +7,99 @@ use mesh_supervision_core::supervisor::*;
 use crate::bench::{Bench, flags, with, workers};
 
 #[test]
-fn otp_077_080_a_terminated_child_keeps_its_spec_until_it_is_deleted() {
+fn otp_077_a_terminated_child_keeps_its_spec_and_stays_down() {
     let mut bench = Bench::running(Strategy::OneForOne, 1, "a b");
     assert_eq!(bench.terminate("a"), Ok(Reply::Terminated));
     bench.expect("stop a");
     assert_eq!(bench.status("a"), Some(ChildStatus::Down));
-    assert_eq!(bench.terminate("a"), Ok(Reply::Terminated));
+    assert_eq!(bench.listed(), ["a", "b"]);
+    assert_eq!(bench.terminate("a"), Ok(Reply::Terminated), "again");
+    bench.expect("");
+}
+
+#[test]
+fn otp_080_a_stopped_child_can_be_deleted_once() {
+    let mut bench = Bench::running(Strategy::OneForOne, 1, "a b");
+    bench.terminate("a").unwrap();
     assert_eq!(bench.delete("a"), Ok(Reply::Deleted));
     assert_eq!(bench.delete("a"), Err(Refusal::NotFound("a".into())));
+    assert_eq!(bench.listed(), ["b"]);
+}
+
+#[test]
+fn a_terminated_child_can_be_started_again_in_its_old_place() {
+    let mut bench = Bench::running(Strategy::OneForOne, 0, "a b");
+    let before = bench.incarnation("a");
+    bench.terminate("a").unwrap();
+    assert!(matches!(bench.start("a"), Ok(Reply::Started(_))));
+    assert!(bench.incarnation("a") > before);
+    bench.take_log();
+    bench.stop();
+    bench.expect("stop b; stop a");
+}
+
+#[test]
+fn a_terminated_temporary_child_is_forgotten() {
+    let temporary = with(ChildSpec::worker("a"), |spec| {
+        spec.restart = Restart::Temporary;
+    });
+    let mut bench = Bench::booted(Flags::default(), vec![temporary.clone()]);
+    assert_eq!(bench.terminate("a"), Ok(Reply::Terminated));
+    assert_eq!(bench.start("a"), Err(Refusal::NotFound("a".into())));
+    assert!(matches!(bench.add(temporary), Ok(Reply::Started(_))));
+}
+
+#[test]
+fn a_start_by_order_that_fails_or_is_ignored_leaves_the_child_down_and_listed() {
+    let mut bench = Bench::running(Strategy::OneForAll, 0, "a b");
+    bench.terminate("a").unwrap();
+    bench.failing.insert("a".into(), 1);
+    assert!(matches!(bench.start("a"), Err(Refusal::StartFailed { .. })));
+    bench.ignoring.insert("a".into());
+    assert_eq!(bench.start("a"), Ok(Reply::Ignored));
+    assert_eq!(bench.status("a"), Some(ChildStatus::Down));
+    assert_eq!(bench.status("b"), Some(ChildStatus::Running));
+    assert_eq!(bench.end, None);
+}
+
+#[test]
+fn a_wrong_spec_is_refused_before_anything_else_is_looked_at() {
+    let mut bench = Bench::running(Strategy::OneForOne, 1, "a");
+    let significant = with(ChildSpec::worker("a"), |spec| spec.significant = true);
+    let wrong = SpecError::SignificantWithoutAutoShutdown { id: "a".into() };
+    assert_eq!(bench.add(significant), Err(Refusal::Spec(wrong)));
+    assert_eq!(
+        bench.add(ChildSpec::worker("")),
+        Err(Refusal::Spec(SpecError::MissingId))
+    );
+}
+
+#[test]
+fn counts_tell_workers_from_supervisors_and_the_running_from_the_listed() {
+    let specs = vec![
+        ChildSpec::worker("a"),
+        ChildSpec::supervisor("b"),
+        ChildSpec::worker("c"),
+    ];
+    let mut bench = Bench::booted(Flags::default(), specs);
+    bench.terminate("c").unwrap();
+    assert_eq!(
+        bench.supervisor.counts(),
+        Counts {
+            specs: 3,
+            active: 2,
+            workers: 2,
+            supervisors: 1
+        }
+    );
+}
+
+#[test]
+fn children_are_listed_in_the_order_of_their_starts_and_added_ones_last() {
+    let mut bench = Bench::running(Strategy::OneForOne, 1, "b a");
+    bench.add(ChildSpec::worker("0")).unwrap();
+    bench.crash("b");
+    assert_eq!(bench.listed(), ["b", "a", "0"]);
 }
 
 #[test]
@@ -243,17 +328,125 @@ fn otp_105_a_changed_spec_keeps_the_instance_and_counts_from_its_next_end() {
 
 #[test]
 fn a_change_that_does_not_fit_changes_nothing() {
-    let mut bench = Bench::running(Strategy::OneForOne, 0, "a");
+    let two = Flags {
+        children_max: 2,
+        ..Flags::default()
+    };
+    let mut bench = Bench::booted(two, workers("a"));
     let before = bench.supervisor.clone();
     let dynamic = flags(Strategy::Dynamic, 1, Duration::from_secs(1));
-    let refusal = Err(Refusal::Spec(SpecError::StrategyFixed));
-    assert_eq!(bench.ask(change(dynamic, Vec::new())), refusal);
-    let twice = bench.ask(change(Flags::default(), workers("b b")));
+    let empty = flags(Strategy::OneForOne, 1, Duration::ZERO);
+    let significant = with(ChildSpec::worker("b"), |spec| spec.significant = true);
+    let unfit = SpecError::SignificantWithoutAutoShutdown { id: "b".into() };
+    for (flags, specs, wrong) in [
+        (dynamic, Vec::new(), SpecError::StrategyFixed),
+        (empty, workers("b"), SpecError::EmptyPeriod),
+        (
+            two,
+            workers("b b"),
+            SpecError::DuplicateId { id: "b".into() },
+        ),
+        (two, vec![ChildSpec::worker("c"), significant], unfit),
+        (two, workers("b c"), SpecError::TooMany { given: 3, max: 2 }),
+    ] {
+        assert_eq!(bench.ask(change(flags, specs)), Err(Refusal::Spec(wrong)));
+        assert_eq!(bench.supervisor, before);
+    }
+}
+
+#[test]
+fn a_change_sets_the_order_of_starts_with_the_unlisted_behind() {
+    let mut bench = Bench::running(Strategy::OneForOne, 1, "a b c d");
+    let before = bench.incarnation("d");
+    let rest = flags(Strategy::RestForOne, 1, Duration::from_secs(5));
+    bench.ask(change(rest, workers("d x b"))).unwrap();
+    assert_eq!(bench.listed(), ["d", "x", "b", "a", "c"]);
+    assert_eq!(bench.incarnation("d"), before);
+    bench.crash("b");
+    bench.expect("exit b; stop c; stop a; start b; start a; start c");
+    bench.stop();
+    bench.expect("stop c; stop a; stop b; stop d");
+}
+
+#[test]
+fn a_change_may_leave_unlisted_significant_children_without_effect() {
+    let significant = with(ChildSpec::worker("a"), |spec| {
+        spec.significant = true;
+        spec.restart = Restart::Transient;
+    });
+    let any = Flags {
+        auto_shutdown: AutoShutdown::AnySignificant,
+        ..Flags::default()
+    };
+    let mut bench = Bench::booted(any, vec![significant, ChildSpec::worker("b")]);
+    let asked = bench.ask(change(Flags::default(), workers("b")));
+    assert_eq!(asked, Ok(Reply::Changed));
+    bench.exit("a", ExitReason::Normal);
+    bench.expect("exit a");
+    assert_eq!(bench.end, None);
+}
+
+#[test]
+fn the_restarts_before_a_change_count_against_its_intensity() {
+    let mut bench = Bench::running(Strategy::OneForOne, 5, "a");
+    bench.crash("a");
+    bench.crash("a");
+    let strict = flags(Strategy::OneForOne, 2, Duration::from_secs(5));
+    bench.ask(change(strict, Vec::new())).unwrap();
+    assert_eq!(bench.end, None);
+    bench.crash("a");
+    assert!(matches!(bench.end, Some(End::Escalated { .. })));
+}
+
+#[test]
+fn a_change_of_a_pool_concerns_its_flags_and_members_only() {
+    let mut bench = Bench::running(Strategy::Dynamic, 1, "a b");
+    let strict = flags(Strategy::Dynamic, 0, Duration::from_secs(5));
+    let stranger = SpecError::NotAMember { id: "x".into() };
     assert_eq!(
-        twice,
-        Err(Refusal::Spec(SpecError::DuplicateId { id: "b".into() }))
+        bench.ask(change(strict, workers("a x"))),
+        Err(Refusal::Spec(stranger))
     );
-    assert_eq!(bench.supervisor, before);
+    assert_eq!(bench.supervisor.flags().intensity, 1);
+    let temporary = with(ChildSpec::worker("a"), |spec| {
+        spec.restart = Restart::Temporary;
+    });
+    assert_eq!(
+        bench.ask(change(strict, vec![temporary])),
+        Ok(Reply::Changed)
+    );
+    bench.crash("a");
+    assert_eq!((bench.status("a"), &bench.end), (None, &None));
+    bench.crash("b");
+    assert!(matches!(bench.end, Some(End::Escalated { .. })));
+}
+
+#[test]
+fn a_change_waits_for_a_restart_of_the_group() {
+    let mut bench = Bench::running(Strategy::OneForAll, 1, "a b");
+    bench.slow.insert("a".into());
+    bench.crash("b");
+    let asked = bench.request(change(Flags::default(), workers("b a c")));
+    assert!(!bench.replies.contains_key(&asked));
+    bench.finish_start("a");
+    assert_eq!(bench.replies[&asked], Ok(Reply::Changed));
+    bench.expect("exit b; stop a; start a; start b");
+    assert_eq!(bench.listed(), ["b", "a", "c"]);
+}
+
+#[test]
+fn a_temporary_child_that_a_change_listed_is_forgotten_by_a_restart_of_its_group() {
+    let mut bench = Bench::running(Strategy::OneForAll, 1, "a b");
+    let temporary = with(ChildSpec::worker("t"), |spec| {
+        spec.restart = Restart::Temporary;
+    });
+    let all = flags(Strategy::OneForAll, 1, Duration::from_secs(5));
+    let specs = vec![ChildSpec::worker("a"), temporary, ChildSpec::worker("b")];
+    bench.ask(change(all, specs)).unwrap();
+    assert_eq!(bench.status("t"), Some(ChildStatus::Down));
+    bench.crash("b");
+    bench.expect("exit b; stop a; start a; start b");
+    assert_eq!(bench.listed(), ["a", "b"]);
 }
 
 #[test]

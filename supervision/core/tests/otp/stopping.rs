@@ -93,6 +93,28 @@ fn a_second_stop_can_only_bring_the_deadline_nearer() {
 }
 
 #[test]
+fn a_limit_that_a_nearer_one_overtook_ends_nothing() {
+    let patient = with(ChildSpec::worker("a"), |spec| {
+        spec.shutdown = Shutdown::Timeout(LIMIT * 2);
+    });
+    let mut bench = Bench::booted(Flags::default(), vec![patient]);
+    bench.deaf.insert("a".into());
+    bench.immortal.insert("a".into());
+    bench.stop();
+    let near = (LIMIT * 2).saturating_sub(Duration::from_millis(1));
+    bench.input(Input::Stop {
+        deadline: Some(bench.now.plus(near)),
+    });
+    bench.pass(near);
+    bench.expect("stop a; kill a");
+    // The first limit comes while it is being killed already.
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.end, None);
+    bench.pass(Flags::default().kill_limit);
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
 fn otp_025_a_child_that_ignores_the_request_is_killed_at_its_limit() {
     let mut bench = Bench::booted(Flags::default(), vec![impatient("a")]);
     bench.deaf.insert("a".into());
@@ -128,20 +150,52 @@ fn otp_027_only_the_hung_child_is_killed() {
     assert_eq!(bench.end, Some(End::Stopped));
 }
 
-#[test]
-fn otp_028_029_a_pool_is_asked_all_at_once_and_its_hung_member_is_killed() {
+fn impatient_pool(ids: &[&str]) -> Bench {
     let flags = Flags {
         strategy: Strategy::Dynamic,
         ..Flags::default()
     };
-    let mut bench = Bench::booted(flags, vec![impatient("a"), impatient("b"), impatient("c")]);
+    Bench::booted(flags, ids.iter().map(|id| impatient(id)).collect())
+}
+
+#[test]
+fn otp_028_the_hung_member_of_a_pool_is_killed_when_the_time_that_all_share_is_up() {
+    let mut bench = impatient_pool(&["a", "b", "c"]);
     bench.deaf.extend(["a".into(), "b".into()]);
     bench.stop();
-    bench.expect("stop a; stop b; stop c");
     bench.exit("a", ExitReason::Shutdown(None));
     assert_eq!(bench.end, None);
+    bench.take_log();
     bench.pass(LIMIT);
-    bench.expect("exit a; kill b");
+    bench.expect("kill b");
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
+fn otp_029_all_members_of_a_pool_are_asked_before_any_is_waited_for() {
+    let mut bench = impatient_pool(&["a", "b", "c"]);
+    bench.deaf.extend(["a".into(), "b".into(), "c".into()]);
+    bench.stop();
+    bench.expect("stop a; stop b; stop c");
+    for id in ["b", "a", "c"] {
+        assert_eq!(bench.end, None);
+        bench.exit(id, ExitReason::Shutdown(None));
+    }
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
+fn a_pool_kills_those_of_its_members_that_are_not_to_be_asked() {
+    let brutal = with(ChildSpec::worker("b"), |spec| {
+        spec.shutdown = Shutdown::BrutalKill;
+    });
+    let flags = Flags {
+        strategy: Strategy::Dynamic,
+        ..Flags::default()
+    };
+    let mut bench = Bench::booted(flags, vec![impatient("a"), brutal, impatient("c")]);
+    bench.stop();
+    bench.expect("stop a; kill b; stop c");
     assert_eq!(bench.end, Some(End::Stopped));
 }
 
@@ -181,28 +235,140 @@ fn a_killed_child_that_stays_is_abandoned_after_the_kill_limit() {
     assert!(abandoned);
 }
 
-#[test]
-fn otp_031_032_children_that_end_by_themselves_during_the_stop_keep_their_reasons() {
+/// Twelve children of which eleven end by themselves while the last is being stopped.
+fn twelve_end_during_the_stop(strategy: Strategy) -> Bench {
     let ids: Vec<String> = (0..12).map(|n| format!("c{n:02}")).collect();
-    let mut bench = Bench::running(Strategy::OneForOne, 0, &ids.join(" "));
-    bench.deaf.insert("c11".into());
+    let mut bench = Bench::running(strategy, 0, &ids.join(" "));
+    bench
+        .deaf
+        .extend(ids.iter().map(|id| ChildId::from(id.as_str())));
     bench.stop();
     let early: Vec<&str> = ids[..11].iter().map(String::as_str).collect();
     bench.exit_together(&early[..6], crash());
     bench.exit_together(&early[6..], ExitReason::Normal);
-    bench.exit("c11", ExitReason::Killed);
+    assert_eq!(bench.end, None);
+    bench.exit("c11", ExitReason::Shutdown(None));
+    bench
+}
+
+/// How each child ended, as it was reported.
+fn ends(bench: &Bench) -> Vec<&ExitReason> {
+    let ends = bench.reports.iter().filter_map(|report| match report {
+        Report::Exited { reason, .. } | Report::Stopped { reason, .. } => Some(reason),
+        _ => None,
+    });
+    ends.collect()
+}
+
+#[test]
+fn otp_031_children_that_end_by_themselves_during_the_stop_keep_their_reasons_and_stay_down() {
+    for strategy in [
+        Strategy::OneForOne,
+        Strategy::OneForAll,
+        Strategy::RestForOne,
+    ] {
+        let mut bench = twelve_end_during_the_stop(strategy);
+        assert_eq!(bench.end, Some(End::Stopped));
+        let log = bench.take_log();
+        assert!(!log.contains("start"), "{log}");
+        let ends = ends(&bench);
+        let count = |reason: &ExitReason| ends.iter().filter(|end| **end == reason).count();
+        assert_eq!(count(&crash()), 6);
+        assert_eq!(count(&ExitReason::Normal), 5);
+        assert_eq!(count(&ExitReason::Shutdown(None)), 1);
+    }
+}
+
+#[test]
+fn otp_032_an_abnormal_end_during_the_stop_of_a_pool_is_reported_once_as_unclean() {
+    let bench = twelve_end_during_the_stop(Strategy::Dynamic);
     assert_eq!(bench.end, Some(End::Stopped));
-    let crashes = bench.reports.iter().filter(|report| {
+    let unclean = bench.reports.iter().filter(|report| {
         matches!(
             report,
-            Report::Exited {
+            Report::Stopped {
                 reason: ExitReason::Failed(_),
+                clean: false,
                 ..
             }
         )
     });
-    assert_eq!(crashes.count(), 6);
-    assert!(!bench.take_log().contains("start"));
+    assert_eq!(unclean.count(), 6, "once for each that failed");
+    assert_eq!(ends(&bench).len(), 12);
+}
+
+#[test]
+fn a_start_that_fails_during_the_stop_is_not_tried_again() {
+    let mut bench = Bench::running(Strategy::OneForOne, 5, "a b");
+    bench.slow.insert("a".into());
+    bench.deaf.insert("b".into());
+    bench.crash("a");
+    bench.stop();
+    let incarnation = bench.supervisor.child(&"a".into()).unwrap().incarnation;
+    bench.input(Input::StartFailed {
+        child: "a".into(),
+        incarnation: incarnation.unwrap(),
+        reason: "late".to_owned(),
+    });
+    bench.exit("b", ExitReason::Shutdown(None));
+    bench.expect("exit a; start a; stop b; exit b");
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
+fn a_start_that_succeeds_during_the_stop_is_stopped_in_its_turn() {
+    let mut bench = Bench::running(Strategy::OneForOne, 5, "a b");
+    bench.slow.insert("a".into());
+    bench.deaf.insert("b".into());
+    bench.crash("a");
+    bench.stop();
+    bench.finish_start("a");
+    assert_eq!(bench.end, None);
+    bench.exit("b", ExitReason::Shutdown(None));
+    bench.expect("exit a; start a; stop b; exit b; stop a");
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
+fn a_boot_that_fails_stops_what_was_started_in_reverse_and_starts_nothing_more() {
+    for strategy in [
+        Strategy::OneForOne,
+        Strategy::OneForAll,
+        Strategy::RestForOne,
+        Strategy::Dynamic,
+    ] {
+        let flags = Flags {
+            strategy,
+            ..Flags::default()
+        };
+        let mut bench = Bench::new(flags, workers("a b c d"));
+        bench.failing.insert("c".into(), 1);
+        bench.boot();
+        let log = bench.take_log();
+        let wanted = match strategy {
+            Strategy::Dynamic => "start a; start b; fail c; stop a; stop b",
+            _ => "start a; start b; fail c; stop b; stop a",
+        };
+        assert_eq!(log, wanted);
+        assert!(matches!(bench.end, Some(End::BootFailed { .. })));
+    }
+}
+
+#[test]
+fn an_escalation_waits_for_a_hung_sibling_no_longer_than_its_limit() {
+    let mut bench = Bench::booted(
+        Flags {
+            intensity: 0,
+            ..Flags::default()
+        },
+        vec![impatient("a"), impatient("b"), ChildSpec::worker("c")],
+    );
+    bench.deaf.insert("a".into());
+    bench.crash("c");
+    bench.expect("exit c; stop b; stop a");
+    bench.pass(LIMIT);
+    bench.expect("kill a");
+    assert!(matches!(bench.end, Some(End::Escalated { .. })));
 }
 
 #[test]
@@ -293,6 +459,78 @@ fn otp_097_a_significant_child_stopped_for_its_group_does_not_end_the_supervisor
     bench.crash("a");
     bench.expect("exit a; stop b; start a; start b");
     assert_eq!(bench.end, None);
+}
+
+#[test]
+fn a_significant_temporary_child_ends_the_supervisor_however_it_ends() {
+    for reason in [ExitReason::Normal, ExitReason::Shutdown(None), crash()] {
+        let specs = vec![ChildSpec::worker("b"), significant("a", Restart::Temporary)];
+        let mut bench = Bench::booted(auto(AutoShutdown::AnySignificant), specs);
+        bench.exit("a", reason);
+        bench.expect("exit a; stop b");
+        assert_eq!(bench.end, Some(End::AutoShutdown));
+    }
+}
+
+#[test]
+fn with_all_significant_a_child_that_was_terminated_or_never_ran_does_not_keep_the_supervisor() {
+    let specs = vec![
+        significant("a", Restart::Transient),
+        significant("b", Restart::Transient),
+        significant("c", Restart::Transient),
+        ChildSpec::worker("d"),
+    ];
+    let mut bench = Bench::new(auto(AutoShutdown::AllSignificant), specs);
+    bench.ignoring.insert("c".into());
+    bench.boot();
+    bench.terminate("b").unwrap();
+    assert_eq!(bench.end, None);
+    bench.exit("a", ExitReason::Normal);
+    assert_eq!(bench.end, Some(End::AutoShutdown));
+}
+
+#[test]
+fn with_all_significant_a_child_that_is_being_restarted_keeps_the_supervisor() {
+    let specs = vec![
+        significant("a", Restart::Transient),
+        significant("b", Restart::Transient),
+    ];
+    let mut bench = Bench::booted(auto(AutoShutdown::AllSignificant), specs);
+    bench.hold_retries = true;
+    bench.failing.insert("a".into(), 1);
+    bench.crash("a");
+    assert_eq!(bench.status("a"), Some(ChildStatus::Restarting));
+    bench.exit("b", ExitReason::Normal);
+    assert_eq!(bench.end, None);
+    bench.release_retries();
+    bench.exit("a", ExitReason::Normal);
+    assert_eq!(bench.end, Some(End::AutoShutdown));
+}
+
+#[test]
+fn a_significant_child_that_is_ignored_at_its_restart_does_not_end_the_supervisor() {
+    let specs = vec![significant("a", Restart::Transient)];
+    let mut bench = Bench::booted(auto(AutoShutdown::AnySignificant), specs);
+    bench.ignoring.insert("a".into());
+    bench.crash("a");
+    assert_eq!(bench.status("a"), Some(ChildStatus::Down));
+    assert_eq!(bench.end, None);
+}
+
+#[test]
+fn any_significant_member_ends_a_pool_of_that_kind() {
+    let flags = Flags {
+        strategy: Strategy::Dynamic,
+        ..auto(AutoShutdown::AnySignificant)
+    };
+    let specs = vec![
+        significant("a", Restart::Transient),
+        significant("b", Restart::Transient),
+    ];
+    let mut bench = Bench::booted(flags, specs);
+    bench.exit("a", ExitReason::Normal);
+    bench.expect("exit a; stop b");
+    assert_eq!(bench.end, Some(End::AutoShutdown));
 }
 
 #[test]

@@ -103,8 +103,16 @@ fn otp_055_only_the_crashed_member_of_a_pool_restarts() {
     bench.expect("exit y; start y");
 }
 
-#[test]
-fn otp_056_091_a_pool_stays_exact_while_restarts_fail_and_recover() {
+fn counts(specs: usize, active: usize) -> Counts {
+    Counts {
+        specs,
+        active,
+        workers: specs,
+        supervisors: 0,
+    }
+}
+
+fn pool_of_three_with_two_failing_once() -> Bench {
     let mut bench = Bench::running(Strategy::Dynamic, 10, "");
     for id in ["x", "y", "z"] {
         bench.add(ChildSpec::worker(id)).unwrap();
@@ -112,26 +120,125 @@ fn otp_056_091_a_pool_stays_exact_while_restarts_fail_and_recover() {
     bench.hold_retries = true;
     bench.failing.extend([("x".into(), 1), ("y".into(), 1)]);
     bench.exit_together(&["x", "y"], crash());
-    assert_eq!(
-        bench.supervisor.counts(),
-        Counts {
-            specs: 3,
-            active: 1,
-            workers: 3,
-            supervisors: 0
-        }
-    );
-    bench.release_retries();
-    assert_eq!(
-        bench.supervisor.counts(),
-        Counts {
-            specs: 3,
-            active: 3,
-            workers: 3,
-            supervisors: 0
-        }
-    );
+    bench
+}
+
+#[test]
+fn otp_056_a_pool_stays_exact_while_restarts_fail_and_recover() {
+    let mut bench = pool_of_three_with_two_failing_once();
     assert_eq!(bench.listed(), ["x", "y", "z"]);
+    bench.release_retries();
+    assert_eq!(bench.supervisor.counts(), counts(3, 3));
+    assert_eq!(bench.listed(), ["x", "y", "z"]);
+    bench.take_log();
+    bench.stop();
+    bench.expect("stop x; stop y; stop z");
+}
+
+#[test]
+fn otp_091_members_being_restarted_are_counted_but_not_as_active() {
+    let mut bench = pool_of_three_with_two_failing_once();
+    assert_eq!(bench.supervisor.counts(), counts(3, 1));
+    bench.release_retries();
+    assert_eq!(bench.supervisor.counts(), counts(3, 3));
+}
+
+#[test]
+fn a_member_that_is_being_restarted_can_be_terminated() {
+    let mut bench = pool_of_three_with_two_failing_once();
+    assert_eq!(bench.terminate("x"), Ok(Reply::Terminated));
+    bench.release_retries();
+    assert_eq!(bench.listed(), ["y", "z"]);
+    assert_eq!(bench.supervisor.counts(), counts(2, 2));
+}
+
+#[test]
+fn rest_for_one_starts_a_terminated_child_behind_the_crashed_one_and_none_before_it() {
+    let mut bench = Bench::running(Strategy::RestForOne, 1, "a b c d");
+    bench.terminate("a").unwrap();
+    bench.terminate("c").unwrap();
+    bench.take_log();
+    bench.crash("b");
+    bench.expect("exit b; stop d; start b; start c; start d");
+    assert_eq!(bench.status("a"), Some(ChildStatus::Down));
+}
+
+#[test]
+fn rest_for_one_of_the_last_child_concerns_nobody_else() {
+    let mut bench = Bench::running(Strategy::RestForOne, 1, "a b c");
+    bench.crash("c");
+    bench.expect("exit c; start c");
+}
+
+#[test]
+fn a_sibling_that_fails_in_the_restart_of_the_rest_is_the_one_that_is_tried_again() {
+    let mut bench = Bench::running(Strategy::RestForOne, 5, "a b c d");
+    bench.failing.insert("c".into(), 1);
+    bench.crash("b");
+    bench.expect("exit b; stop d; stop c; start b; fail c; start c; start d");
+}
+
+#[test]
+fn a_crashed_temporary_or_finished_transient_child_does_not_restart_its_group() {
+    for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
+        for restart in [Restart::Temporary, Restart::Transient] {
+            let first = with(ChildSpec::worker("a"), |spec| spec.restart = restart);
+            let specs = vec![first, ChildSpec::worker("b")];
+            let mut bench = Bench::booted(flags(strategy, 0, Duration::from_secs(5)), specs);
+            let reason = match restart {
+                Restart::Temporary => crash(),
+                Restart::Permanent | Restart::Transient => ExitReason::Normal,
+            };
+            bench.exit("a", reason);
+            bench.expect("exit a");
+            assert_eq!(bench.end, None);
+        }
+    }
+}
+
+#[test]
+fn a_sibling_that_has_nothing_to_supervise_does_not_hold_up_the_restart_of_its_group() {
+    let mut bench = Bench::running(Strategy::OneForAll, 1, "a b c");
+    bench.ignoring.insert("b".into());
+    bench.crash("a");
+    bench.expect("exit a; stop c; stop b; start a; start c");
+    assert_eq!(bench.status("b"), Some(ChildStatus::Down));
+}
+
+#[test]
+fn a_child_that_is_killed_while_it_restarts_is_a_failed_restart() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll, Strategy::Dynamic] {
+        let mut bench = Bench::running(strategy, 3, "a");
+        bench.slow.insert("a".into());
+        bench.crash("a");
+        let view = bench.supervisor.child(&"a".into()).unwrap();
+        let incarnation = view.incarnation.unwrap();
+        bench.slow.clear();
+        bench.input(Input::Exited {
+            child: "a".into(),
+            incarnation,
+            reason: ExitReason::Killed,
+        });
+        bench.expect("exit a; start a; start a");
+        assert_eq!(bench.status("a"), Some(ChildStatus::Running));
+        let counted = bench.reports.iter().rev().find_map(|report| match report {
+            Report::Restarting {
+                restarts_in_window, ..
+            } => Some(*restarts_in_window),
+            _ => None,
+        });
+        assert_eq!(counted, Some(2));
+    }
+}
+
+#[test]
+fn a_hung_sibling_is_killed_at_its_limit_and_the_group_goes_on() {
+    let mut bench = Bench::running(Strategy::OneForAll, 1, "a b c");
+    bench.deaf.insert("c".into());
+    bench.crash("a");
+    bench.expect("exit a; stop c");
+    bench.pass(Duration::from_secs(5));
+    bench.expect("kill c; stop b; start a; start b; start c");
 }
 
 #[test]
