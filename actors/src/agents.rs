@@ -1,6 +1,7 @@
 //! Agents: what they are made of, how they are started, what is said to them, and how they end.
 
 pub(crate) mod agent;
+pub(crate) mod bounds;
 pub(crate) mod bundle;
 pub mod delivery;
 pub(crate) mod instance;

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
+pub use mesh_actors_core::liveness::Limits as LivenessLimits;
 use mesh_messages::AgentId;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::manifest::SandboxLevel;
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::system::MeshEvent;
 use mesh_messages::task::RetrySpec;
 use mesh_sandbox::{Launcher, PlanPolicy};
@@ -60,10 +63,14 @@ pub struct Settings {
     pub fault: FaultConfig,
     /// Limits of an agent that overrides nothing.
     pub limits: DefaultLimits,
+    /// When an agent that overrides nothing counts as getting nowhere.
+    pub liveness: LivenessLimits,
     /// Where the operator's values of an agent's policy come from, by the policy's keys; the others are defaults.
     pub policy_origins: BTreeMap<&'static str, String>,
     /// Whether an agent without a signing key is refused.
     pub crypto_required: bool,
+    /// Whether an admin may hurt agents and parts on purpose.
+    pub chaos: bool,
     /// How long an agent may take to start and shake hands.
     pub start_timeout: Duration,
     /// How long an agent may take to end what it was told to end.
@@ -119,6 +126,8 @@ pub struct Context {
     pub natives: NativeAgents,
     /// The agents and their actors.
     pub directory: Directory,
+    /// The operator's policy, as it is durable; the registry publishes it.
+    pub policy: ArcSwap<PolicyDocument>,
     /// The live feed.
     pub events: broadcast::Sender<Arc<MeshEvent>>,
     /// Counters and histograms.

@@ -199,7 +199,7 @@ impl AgentEntry {
                 } else if state.stage() == Lifecycle::Upgrading {
                     Some("its version is being exchanged".to_owned())
                 } else {
-                    None
+                    live.get(&no).and_then(|l| l.live.drained())
                 };
                 (
                     no,

@@ -1,5 +1,13 @@
-//! Health: measures the parts and the agents, and says so once when the whole changes.
+//! Health: looks at the parts and the agents, and says so once when something changes.
+//!
+//! ```text
+//!  every INTERVAL ──► all checks at once, each with its limit ──► report ──► for whoever asks
+//!                                                                   │
+//!                                                    changed? ──► health.alert, health.changed (journalled)
+//! ```
+//! The actor never waits for a check, so one that hangs holds up neither the next messages nor the end of meshd.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,22 +17,22 @@ use ractor_cluster::RactorMessage;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use mesh_messages::agent::{FaultState, HealthLevel, Lifecycle};
+use mesh_messages::agent::HealthLevel;
 use mesh_messages::events::{NodeEvent, partition};
-use mesh_messages::system::{HealthCheck, HealthReport, OverallHealth};
-use mesh_messages::{Position, RecordHeader};
+use mesh_messages::system::{HealthReport, OverallHealth};
+use mesh_messages::{Position, RecordHeader, Timestamp};
 
-use crate::clock::now;
 use crate::context::Context;
 use crate::partition::{Cause, Entry, Machine, Partition};
-use crate::store::{JournalNews, OpenStore, follow};
+use crate::store::{JournalNews, follow};
+
+mod alerts;
+mod checks;
+
+use checks::Checks;
 
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Records by which the projections may lag before it is worth saying.
-const LAG_MAX: u64 = 10_000;
-/// Free bytes of the data directory's disk below which it is worth saying.
-const FREE_MIN: u64 = 256 * 1024 * 1024;
 
 /// What is remembered of this node's runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,6 +41,12 @@ pub struct NodeState {
     pub run_id: String,
     /// Whether it ended in order.
     pub ended: bool,
+    /// The checks that were not healthy when that was last said, by name.
+    #[serde(default)]
+    pub alerts: BTreeMap<String, HealthLevel>,
+    /// What was last said of the whole.
+    #[serde(default)]
+    pub health: OverallHealth,
 }
 
 impl Machine for NodeState {
@@ -47,7 +61,10 @@ impl Machine for NodeState {
                 self.ended = false;
             }
             NodeEvent::Stopped { .. } => self.ended = true,
-            NodeEvent::HealthChanged { .. } | NodeEvent::Finding { .. } => {}
+            NodeEvent::HealthChanged { to, .. } => {
+                self.health = OverallHealth::named(to).unwrap_or_default();
+            }
+            NodeEvent::Alert { open, .. } => self.alerts.clone_from(open),
         }
     }
 }
@@ -61,10 +78,11 @@ pub struct HealthHandle {
 
 impl HealthHandle {
     /// The last report; one made now when there is none yet.
-    pub fn report(&self, ctx: &Context) -> HealthReport {
-        self.last
-            .load_full()
-            .map_or_else(|| examine(ctx), |report| (*report).clone())
+    pub async fn report(&self, ctx: &Arc<Context>) -> HealthReport {
+        match self.last.load_full() {
+            Some(report) => (*report).clone(),
+            None => Checks::new(ctx).run().await,
+        }
     }
 
     /// Writes down that this run ends in order; returns when that is durable or cannot be had any more.
@@ -85,104 +103,6 @@ impl HealthHandle {
     }
 }
 
-/// Looks at everything now.
-pub fn examine(ctx: &Context) -> HealthReport {
-    let mut checks = match ctx.store.get() {
-        Ok(store) => vec![journal(&store), projections(&store)],
-        Err(error) => vec![check("journal", HealthLevel::Critical, &error.to_string())],
-    };
-    checks.push(disk(ctx));
-    checks.extend(ctx.directory.all().iter().filter_map(|entry| {
-        let state = entry.state();
-        let fault = state.fault_state();
-        let essential = state.manifest().is_some_and(|m| m.policy.essential);
-        let (level, detail) = match (fault, state.stage()) {
-            (_, Lifecycle::Terminated | Lifecycle::Audited | Lifecycle::Defined) => return None,
-            (FaultState::Quarantined, _) if essential => {
-                (HealthLevel::Critical, "in quarantine, and essential")
-            }
-            (FaultState::Quarantined, _) => (HealthLevel::Warning, "in quarantine"),
-            (FaultState::Open, _) => (HealthLevel::Warning, "breaker open"),
-            _ => (HealthLevel::Healthy, "ok"),
-        };
-        let reason = state.fault.as_ref().and_then(|f| f.reason.clone());
-        let detail = match reason.filter(|_| level != HealthLevel::Healthy) {
-            Some(reason) => format!("{detail}: {reason}"),
-            None => detail.to_owned(),
-        };
-        Some(check(&format!("agent:{}", entry.id), level, &detail))
-    }));
-    let issues = checks
-        .iter()
-        .filter(|c| c.status != HealthLevel::Healthy)
-        .map(|c| format!("{}: {}", c.name, c.detail))
-        .collect();
-    HealthReport {
-        status: OverallHealth::of(checks.iter().map(|c| c.status)),
-        checks,
-        issues,
-        timestamp: now(),
-    }
-}
-
-fn check(name: &str, status: HealthLevel, detail: &str) -> HealthCheck {
-    HealthCheck {
-        name: name.to_owned(),
-        status,
-        detail: detail.to_owned(),
-    }
-}
-
-fn journal(store: &OpenStore) -> HealthCheck {
-    let durable = store.journal.durable().borrow().clone();
-    match (durable.failed, store.journal.admission()) {
-        (Some(failed), _) => check("journal", HealthLevel::Critical, &failed.to_string()),
-        (None, Err(full)) => check("journal", HealthLevel::Critical, &full.to_string()),
-        (None, Ok(())) => check("journal", HealthLevel::Healthy, "takes writes"),
-    }
-}
-
-fn projections(store: &OpenStore) -> HealthCheck {
-    let size = store.journal.durable().borrow().size();
-    match store.projections.next_position() {
-        Ok(next) if size.saturating_sub(next) <= LAG_MAX => {
-            check("projections", HealthLevel::Healthy, "up with the journal")
-        }
-        Ok(next) => {
-            let lag = size.saturating_sub(next);
-            check(
-                "projections",
-                HealthLevel::Warning,
-                &format!("{lag} records behind"),
-            )
-        }
-        Err(error) => check(
-            "projections",
-            HealthLevel::Warning,
-            &format!("being rebuilt: {error}"),
-        ),
-    }
-}
-
-fn disk(ctx: &Context) -> HealthCheck {
-    match rustix::fs::statvfs(&ctx.settings.data) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            if free < FREE_MIN {
-                let text = format!("{} MiB free", free / (1024 * 1024));
-                check("disk", HealthLevel::Warning, &text)
-            } else {
-                check("disk", HealthLevel::Healthy, "enough room")
-            }
-        }
-        Err(error) => check(
-            "disk",
-            HealthLevel::Warning,
-            &format!("cannot be measured: {error}"),
-        ),
-    }
-}
-
 /// What the health actor is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct HealthArgs {
@@ -195,6 +115,8 @@ pub(crate) struct HealthArgs {
 pub(crate) enum HealthMessage {
     /// Time to look.
     Look,
+    /// What was seen.
+    Looked(Box<HealthReport>),
     /// meshd ends in order.
     Closing {
         /// Why.
@@ -216,7 +138,11 @@ pub(crate) struct HealthShell {
     args: HealthArgs,
     partition: Partition<NodeState, ractor::RpcReplyPort<()>>,
     durable: Option<Position>,
-    last: Option<OverallHealth>,
+    checks: Arc<Checks>,
+    // At work, or done: one round at a time.
+    round: Option<JoinHandle<()>>,
+    // Since when each check is as it is.
+    since: BTreeMap<String, (HealthLevel, Timestamp)>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -247,10 +173,12 @@ impl Actor for HealthActor {
             }
         });
         Ok(HealthShell {
+            checks: Arc::new(Checks::new(&args.ctx)),
             args,
             partition,
             durable: None,
-            last: None,
+            round: None,
+            since: BTreeMap::new(),
             tasks: [follower, ticker],
         })
     }
@@ -265,12 +193,16 @@ impl Actor for HealthActor {
 
     async fn handle(
         &self,
-        _me: ActorRef<HealthMessage>,
+        me: ActorRef<HealthMessage>,
         message: HealthMessage,
         state: &mut HealthShell,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            HealthMessage::Look => state.look().await,
+            HealthMessage::Look => {
+                state.look(me);
+                Ok(())
+            }
+            HealthMessage::Looked(report) => state.looked(*report).await,
             HealthMessage::Closing { reason, reply } => {
                 let run_id = state.args.ctx.settings.run_id.clone();
                 state
@@ -291,7 +223,7 @@ impl Actor for HealthActor {
 
 impl Drop for HealthShell {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.iter().chain(&self.round) {
             task.abort();
         }
     }
@@ -315,32 +247,49 @@ impl HealthShell {
         self.commit(event, Vec::new()).await
     }
 
-    async fn look(&mut self) -> Result<(), ActorProcessingErr> {
-        let ctx = Arc::clone(&self.args.ctx);
-        let report = tokio::task::spawn_blocking(move || examine(&ctx)).await?;
-        let (from, to) = (self.last.replace(report.status), report.status);
+    /// Begins a round, unless the last one is still under way.
+    fn look(&mut self, me: ActorRef<HealthMessage>) {
+        if self
+            .round
+            .as_ref()
+            .is_some_and(|round| !round.is_finished())
+        {
+            return;
+        }
+        let checks = Arc::clone(&self.checks);
+        self.round = Some(ractor::concurrency::spawn(async move {
+            let report = Box::new(checks.run().await);
+            let _gone = me.cast(HealthMessage::Looked(report));
+        }));
+    }
+
+    async fn looked(&mut self, mut report: HealthReport) -> Result<(), ActorProcessingErr> {
+        let before = std::mem::take(&mut self.since);
+        for check in &mut report.checks {
+            let known = before.get(&check.name);
+            let since = known
+                .filter(|(level, _)| *level == check.status)
+                .map_or(report.timestamp, |(_, since)| *since);
+            check.since = Some(since);
+            self.since.insert(check.name.clone(), (check.status, since));
+        }
         self.args.handle.last.store(Some(Arc::new(report.clone())));
-        // A full disk cannot be written down; it is seen in the report.
-        if from.is_none_or(|from| from == to) || self.partition.journal().admission().is_err() {
+        // Before every agent has said where it stands, those that have not seem well. And a full disk cannot be written
+        // down; it is seen in the report, and said when there is room.
+        if !self.args.ctx.directory.is_complete() || self.partition.journal().admission().is_err() {
             return Ok(());
         }
-        let name = |level: OverallHealth| {
-            serde_json::to_value(level)
-                .ok()
-                .and_then(|v| v.as_str().map(str::to_owned))
-                .unwrap_or_default()
-        };
-        tracing::warn!(issues = ?report.issues, "health is now {}", name(to));
-        let from = from.map_or_else(String::new, name);
-        self.commit(
-            NodeEvent::HealthChanged {
-                from,
-                to: name(to),
-                issues: report.issues,
-            },
-            Vec::new(),
-        )
-        .await
+        let said = self.partition.state();
+        for event in alerts::news(&said.alerts.clone(), said.health, &report) {
+            if let NodeEvent::Alert {
+                raised, cleared, ..
+            } = &event
+            {
+                tracing::warn!(?raised, ?cleared, "health: {}", report.status.name());
+            }
+            self.commit(event, Vec::new()).await?;
+        }
+        Ok(())
     }
 
     async fn commit(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use governor::Quota;
 use tokio::sync::{broadcast, watch};
 
@@ -35,11 +36,13 @@ use crate::tree::{Parts, SupervisorPlace, tree};
 
 mod agents;
 mod audit;
+mod chaos;
 mod operations;
 mod services;
 mod tasks;
 mod views;
 
+use chaos::Chaos;
 use services::{BusOutside, MeshServices};
 
 /// How long the ordered end of the tree may take after the drain.
@@ -102,6 +105,7 @@ pub struct Mesh {
     pub(crate) registry_slot: Slot<crate::registry::RegistryMessage>,
     pub(crate) health: HealthHandle,
     pub(crate) started_at: Timestamp,
+    chaos: Arc<Chaos>,
     root: SupervisorHandle,
     edge: SupervisorPlace,
 }
@@ -141,10 +145,12 @@ impl Mesh {
             agents: watch::Sender::new(None),
             edge: watch::Sender::new(None),
         };
-        let (root, _join) =
-            Supervisor::spawn(Some(crate::names::registered(&ctx, "mesh")), tree(&parts))
-                .await
-                .map_err(|error| MeshStartError::Tree(error.to_string()))?;
+        let (root, _join) = Supervisor::spawn(
+            Some(crate::names::registered(&ctx, crate::tree::ROOT)),
+            tree(&parts),
+        )
+        .await
+        .map_err(|error| MeshStartError::Tree(error.to_string()))?;
         let up = tokio::time::timeout(START_LIMIT, root.ready()).await;
         if let Err(why) = up
             .map_err(|_| "it took too long".to_owned())
@@ -164,6 +170,7 @@ impl Mesh {
             registry_slot,
             health: parts.health,
             started_at: now(),
+            chaos: Arc::default(),
             root,
             edge: parts.edge,
         };
@@ -344,6 +351,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             launcher,
             natives,
             directory: Directory::default(),
+            policy: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: Metrics::default(),
         };

@@ -11,6 +11,8 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     RecoveryResult, SandboxView,
 };
+use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats,
@@ -40,6 +42,10 @@ pub enum Action {
     Memory,
     /// Issue, list and revoke tokens.
     Tokens,
+    /// Hurt agents and parts on purpose.
+    Chaos,
+    /// Change thresholds and limits.
+    Policy,
 }
 
 impl Action {
@@ -56,6 +62,8 @@ impl Action {
             Self::AgentGovern => "agent.govern",
             Self::Memory => "memory",
             Self::Tokens => "tokens",
+            Self::Chaos => "chaos",
+            Self::Policy => "policy",
         }
     }
 }
@@ -385,6 +393,14 @@ pub trait Operations: Send + Sync + 'static {
     async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem>;
     /// The policy in force and where each value came from.
     async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem>;
+    /// What the operator applied, and what therefore holds for an agent that overrides nothing.
+    async fn policies(&self) -> Result<PolicyInForce, Problem>;
+    /// Replaces the scopes that the document names, all or none; answers when that is durable.
+    async fn apply_policy(
+        &self,
+        caller: &Caller,
+        document: PolicyDocument,
+    ) -> Result<PolicyInForce, Problem>;
     /// Its replicas.
     async fn agent_instances(&self, id: &str) -> Result<Vec<InstanceView>, Problem>;
     /// What is enforced around it (as of its last start; before that, what a start would get).
@@ -509,4 +525,7 @@ pub trait Operations: Send + Sync + 'static {
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
     /// Voids a token.
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
+
+    /// Hurts one instance or one part on purpose, where the operator has switched that on.
+    async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem>;
 }

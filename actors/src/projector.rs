@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::projection::ProjectFailure;
+use mesh_messages::events::partition;
 use mesh_messages::system::MeshEvent;
 use mesh_messages::{Position, Record};
 use mesh_persistence::{
@@ -80,9 +81,15 @@ impl Projector for MeshProjector {
 /// A record as the live feed shows it.
 pub(crate) fn event_of(record: &Record, content: &ContentStore) -> MeshEvent {
     let header = &record.header;
+    let of_agent = header
+        .partition
+        .as_str()
+        .starts_with(partition::AGENT_PREFIX);
     let topic = match (&header.agent, &header.task) {
-        (Some(agent), None) => format!("agent.{agent}.{}", header.kind),
-        (_, Some(_)) | (None, None) => header.kind.to_string(),
+        (Some(agent), task) if of_agent || task.is_none() => {
+            format!("agent.{agent}.{}", header.kind)
+        }
+        _ => header.kind.to_string(),
     };
     let payload = payload_of(record, content)
         .ok()

@@ -1,4 +1,5 @@
-//! The registry: gives agents' ids out and takes them back, and sees to it that each has its actor.
+//! The registry: gives agents' ids out and takes them back, sees to it that each has its actor, and keeps the operator's
+//! policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,12 @@ use tokio::task::JoinHandle;
 
 use mesh_actors_core::registry::RegistryState;
 use mesh_messages::events::{RegistryEvent, partition};
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Position, RecordHeader};
 use mesh_supervision::{Child, Refusal, RequestError, Started, SupervisorHandle};
 
-use crate::agents::agent::{AgentActor, AgentArgs};
+use crate::agents::agent::{AgentActor, AgentArgs, AgentMessage};
 use crate::agents::services::Services;
 use crate::context::Context;
 use crate::partition::{Cause, Entry, Machine, Partition};
@@ -73,6 +75,24 @@ impl RegistryHandle {
             })
             .await
     }
+
+    /// Replaces the scopes of the policy that the document names, and waits until that is durable.
+    ///
+    /// # Errors
+    /// An agent that is not registered, or the registry is not there.
+    pub(crate) async fn apply_policy(
+        &self,
+        document: PolicyDocument,
+        cause: Cause,
+    ) -> Result<(), Problem> {
+        self.slot
+            .call(ANSWER_MAX, |reply| RegistryMessage::ApplyPolicy {
+                document: Box::new(document),
+                cause,
+                reply,
+            })
+            .await?
+    }
 }
 
 /// What the registry is told.
@@ -96,6 +116,15 @@ pub(crate) enum RegistryMessage {
         /// When its actor is gone.
         reply: RpcReplyPort<()>,
     },
+    /// Replace what the operator decided.
+    ApplyPolicy {
+        /// In the scopes that it names.
+        document: Box<PolicyDocument>,
+        /// By whom.
+        cause: Cause,
+        /// When it is in force.
+        reply: RpcReplyPort<Result<(), Problem>>,
+    },
     /// There is a (new) supervisor of agents, without children.
     AgentsUp,
     /// All agents that were listed at its start have their actors.
@@ -109,14 +138,18 @@ pub(crate) enum RegistryMessage {
 enum Released {
     Listed(AgentId, RpcReplyPort<Result<(), Problem>>),
     Unlisted(AgentId, RpcReplyPort<()>),
+    /// The whole policy as it is then.
+    PolicyApplied(Box<PolicyDocument>, RpcReplyPort<Result<(), Problem>>),
 }
 
 /// What is to be done to the tree. One after the other, in the order of the commits: an id that is taken back and given
 /// out again has its actor in the end.
 #[derive(Debug)]
 enum Job {
-    /// What a commit leads to.
-    Released(Released),
+    /// Start the actor of an id that was given out.
+    Listed(AgentId, RpcReplyPort<Result<(), Problem>>),
+    /// End the actor of an id that was taken back.
+    Unlisted(AgentId, RpcReplyPort<()>),
     /// See to it that a listed agent has its actor.
     Start(AgentId),
     /// See to it that an agent that is not listed has none.
@@ -162,10 +195,13 @@ impl Actor for RegistryActor {
     ) -> Result<RegistryShell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let partition = tokio::task::spawn_blocking(move || {
+        let partition: Partition<RegistryState, _> = tokio::task::spawn_blocking(move || {
             Partition::load(partition::REGISTRY, journal, content)
         })
         .await??;
+        args.ctx
+            .policy
+            .store(Arc::new(partition.state().policy.clone()));
         let follower = follow(&store.journal, me.clone(), RegistryMessage::Journal);
         let mut agents = args.agents.clone();
         let told = me.clone();
@@ -264,6 +300,26 @@ impl RegistryShell {
                 self.commit(event, &cause, Released::Unlisted(agent, reply))
                     .await?;
             }
+            RegistryMessage::ApplyPolicy {
+                document,
+                cause,
+                reply,
+            } => match self.partition.state().apply_policy(*document) {
+                Ok(events) => {
+                    let mut after = self.partition.state().clone();
+                    for event in &events {
+                        after.apply(event);
+                    }
+                    let policy = Box::new(after.policy);
+                    self.commit(events, &cause, Released::PolicyApplied(policy, reply))
+                        .await?;
+                }
+                Err(unknown) => {
+                    let field = format!("agents.{}", unknown.0);
+                    let problem = Problem::invalid("unknown_agent", &field, unknown.to_string());
+                    let _caller_gone = reply.send(Err(problem));
+                }
+            },
             RegistryMessage::AgentsUp => self.populate(),
             RegistryMessage::Populated => {
                 self.args.ctx.directory.set_complete();
@@ -282,20 +338,17 @@ impl RegistryShell {
 
     async fn commit(
         &mut self,
-        event: Option<RegistryEvent>,
+        events: impl IntoIterator<Item = RegistryEvent>,
         cause: &Cause,
         then: Released,
     ) -> Result<(), ActorProcessingErr> {
-        let entries = event
-            .map(|event| {
-                let (RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent }) = &event;
-                Entry {
-                    agent: Some(agent.clone()),
-                    task: None,
-                    event,
-                }
-            })
+        let entries = events
             .into_iter()
+            .map(|event| Entry {
+                agent: concerned(&event).cloned(),
+                task: None,
+                event,
+            })
             .collect();
         self.partition.commit(entries, cause, vec![then]).await?;
         self.release();
@@ -304,7 +357,23 @@ impl RegistryShell {
 
     fn release(&mut self) {
         for released in self.partition.released(self.durable) {
-            self.queue(Job::Released(released));
+            match released {
+                Released::PolicyApplied(policy, reply) => {
+                    self.publish_policy(*policy);
+                    let _caller_gone = reply.send(Ok(()));
+                }
+                Released::Listed(agent, reply) => self.queue(Job::Listed(agent, reply)),
+                Released::Unlisted(agent, reply) => self.queue(Job::Unlisted(agent, reply)),
+            }
+        }
+    }
+
+    /// From here on every start and every reader sees it; agents that run take it over when their episode is over.
+    fn publish_policy(&self, policy: PolicyDocument) {
+        self.args.ctx.policy.store(Arc::new(policy));
+        for entry in self.args.ctx.directory.all() {
+            // One that is not up takes it over when it comes up.
+            let _not_up = entry.slot.cast(AgentMessage::Reconfigure);
         }
     }
 
@@ -331,10 +400,10 @@ impl RegistryShell {
 
 async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, job: Job) {
     match job {
-        Job::Released(Released::Listed(agent, reply)) => {
+        Job::Listed(agent, reply) => {
             let _caller_gone = reply.send(start_agent(args, &agent).await);
         }
-        Job::Released(Released::Unlisted(agent, reply)) => {
+        Job::Unlisted(agent, reply) => {
             stop_agent(args, &agent).await;
             let _caller_gone = reply.send(());
         }
@@ -347,6 +416,14 @@ async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, job: Job) {
         Job::Populated => {
             let _gone = me.cast(RegistryMessage::Populated);
         }
+    }
+}
+
+/// The agent that an event is about.
+fn concerned(event: &RegistryEvent) -> Option<&AgentId> {
+    match event {
+        RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent } => Some(agent),
+        RegistryEvent::PolicyApplied { agent, .. } => agent.as_ref(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use mesh_actors_core::sentinel::SentinelState;
+use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{SentinelEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{IssuedToken, Role, TokenInfo};
@@ -80,6 +81,12 @@ pub(crate) enum Message {
     Audit {
         event: SentinelEvent,
         reply: Option<Reply<()>>,
+    },
+    /// Write a blow to the audit; answered when it is durable.
+    RecordBlow {
+        user: String,
+        blow: Box<ChaosBlow>,
+        reply: Reply<()>,
     },
     /// The journal advanced or failed.
     Journal(JournalNews),
@@ -206,6 +213,9 @@ impl Actor for Sentinel {
                     .await?;
             }
             Message::Audit { event, reply } => state.audit(event, reply).await?,
+            Message::RecordBlow { user, blow, reply } => {
+                state.record_blow(user, blow, reply).await?;
+            }
             Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
             Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),
         }

@@ -36,8 +36,8 @@ use crate::slot::Slot;
 
 /// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
 /// handful of unlucky requests must not.
-const INTENSITY: u32 = 10;
-const PERIOD: Duration = Duration::from_mins(1);
+pub(crate) const INTENSITY: u32 = 10;
+pub(crate) const PERIOD: Duration = Duration::from_mins(1);
 /// How long a start may take: replaying a long journal without a snapshot is the slowest.
 const START_LIMIT: Duration = Duration::from_mins(10);
 
@@ -45,6 +45,24 @@ const START_LIMIT: Duration = Duration::from_mins(10);
 /// `.await`, so this is longer than any handler computes.
 const VACANT_MAX: Duration = Duration::from_secs(10);
 const VACANT_PAUSE: Duration = Duration::from_millis(1);
+
+/// The root's name.
+pub(crate) const ROOT: &str = "mesh";
+/// The names of all other actors of the tree, but for the agents'.
+pub(crate) const PARTS: [&str; 12] = [
+    "journal",
+    "core",
+    "projector",
+    "sentinel",
+    "registry",
+    "work",
+    "memory",
+    "bus",
+    "agents",
+    "orchestrator",
+    "edge",
+    "health",
+];
 
 /// Where a supervisor announces itself, for those who add children to it.
 pub(crate) type SupervisorPlace = watch::Sender<Option<SupervisorHandle>>;

@@ -2,7 +2,9 @@
 
 mod agents;
 mod audit;
+mod chaos;
 mod memory;
+mod policies;
 mod stream;
 mod system;
 pub(crate) mod tasks;
@@ -28,6 +30,8 @@ pub(crate) fn table() -> Vec<Route> {
         audit::routes(),
         memory::routes(),
         tokens::routes(),
+        policies::routes(),
+        chaos::routes(),
     ]
     .into_iter()
     .flatten()

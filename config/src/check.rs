@@ -49,7 +49,8 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
 
 fn times(config: &Config, errors: &mut Vec<FieldError>) {
     let (supervision, api) = (&config.supervision, &config.api);
-    let positive: [(&str, Span); 15] = [
+    let liveness = &config.default_policy.liveness;
+    let positive: [(&str, Span); 17] = [
         ("supervision.crash_window", supervision.crash_window),
         ("supervision.backoff_base", supervision.backoff_base),
         ("supervision.cool_down_base", supervision.cool_down_base),
@@ -65,9 +66,14 @@ fn times(config: &Config, errors: &mut Vec<FieldError>) {
         ("api.ping_interval", api.ping_interval),
         ("api.stall_timeout", api.stall_timeout),
         ("api.drain_timeout", api.drain_timeout),
+        ("default_policy.liveness.stall.limit", liveness.stall.limit),
+        ("default_policy.liveness.overrun.max", liveness.overrun.max),
     ];
+    let silence = liveness.silence.limit;
+    let silence = silence.map(|limit| ("default_policy.liveness.silence.limit", limit));
     for (key, _) in positive
         .into_iter()
+        .chain(silence)
         .filter(|(_, span)| span.as_millis() == 0)
     {
         errors.push(FieldError::new(key, "must be longer than nothing"));

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sections::{
-    ApiConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig, NothingToSet,
+    ApiConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig, NothingToSet,
     OrchestratorConfig, SandboxConfig, SupervisionConfig, TelemetryConfig,
 };
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub routing: NothingToSet,
     /// Health checks of meshd's own parts.
     pub health: NothingToSet,
+    /// Hurting this mesh on purpose.
+    pub chaos: ChaosConfig,
     /// More than one machine.
     pub cluster: ClusterConfig,
     /// How tasks are carried out.
@@ -64,6 +66,7 @@ impl Default for Config {
             memory: NothingToSet::default(),
             routing: NothingToSet::default(),
             health: NothingToSet::default(),
+            chaos: ChaosConfig::default(),
             cluster: ClusterConfig::default(),
             orchestrator: OrchestratorConfig::default(),
             default_policy: DefaultPolicy::default(),

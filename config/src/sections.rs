@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 
 mod api;
 mod faults;
+mod liveness;
 
 pub use api::{ApiConfig, RateLimit};
 pub use faults::SupervisionConfig;
+pub use liveness::{
+    LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
+};
 
 /// This node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -171,6 +175,15 @@ pub enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct NothingToSet {}
 
+/// Hurting this mesh on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChaosConfig {
+    /// An admin may kill, pause and otherwise hurt running agents and parts of meshd, as `meshctl chaos` does. Off, nobody
+    /// may, whatever the token: a fleet that people rely on leaves it off but for a rehearsal.
+    pub enabled: bool,
+}
+
 /// More than one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -282,6 +295,8 @@ pub struct DefaultPolicy {
     pub resource_limits: DefaultResourceLimits,
     /// Restarts and quarantine.
     pub lifecycle: LifecycleDefaults,
+    /// When an agent that lives counts as getting nowhere.
+    pub liveness: LivenessDefaults,
     /// Isolation and signing.
     pub security: SecurityDefaults,
 }

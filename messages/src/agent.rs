@@ -108,11 +108,23 @@ pub enum AgentStatusKind {
 
 /// Health of one agent: three levels.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum HealthLevel {
     /// Nothing to see.
+    #[default]
     Healthy,
     /// Drains and is watched.
     Warning,
@@ -139,11 +151,11 @@ pub struct HealthStatus {
     pub errors: Vec<ErrorSummary>,
 }
 
-/// Failures of one kind.
+/// Failures and findings that are the same but for numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorSummary {
-    /// The failure class.
+    /// The failure's class, or the finding.
     #[serde(rename = "type")]
     pub kind: String,
     /// How many.
@@ -425,7 +437,8 @@ pub struct PolicyValue {
     pub key: String,
     /// The value in force.
     pub value: serde_json::Value,
-    /// `manifest`, `config`, `default`.
+    /// `default`; `file:…`, `env:…` or `flag:…` for the configuration; `policy` for what was applied to all agents;
+    /// `manifest`; `policy:<agent>` for what was applied to this one.
     pub origin: String,
 }
 

@@ -7,9 +7,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::{FaultView, Lifecycle, QuarantineRecord, SandboxView};
+use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
+use crate::chaos::ChaosBlow;
 use crate::failure::Failure;
-use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position};
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::liveness::{Finding, HealthAction};
+use crate::policy::OperatorPolicy;
 use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
 use crate::time::Timestamp;
 
@@ -52,6 +55,10 @@ macro_rules! kinds {
         }
     };
 }
+
+mod node;
+
+pub use node::NodeEvent;
 
 /// The life of one agent. Partition `agent/<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,6 +126,32 @@ pub enum AgentEvent {
         epoch: Epoch,
         /// How.
         failure: Failure,
+    },
+    /// It lives and was found to get nowhere. Written before anything is done about it.
+    #[serde(rename = "health.finding")]
+    Finding {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// What was found, what shows it, and what is done.
+        finding: Finding,
+    },
+    /// The level of an instance changed. Written before anything is done about it.
+    #[serde(rename = "health.instance")]
+    InstanceHealth {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// From.
+        from: HealthLevel,
+        /// To.
+        to: HealthLevel,
+        /// What is done.
+        action: HealthAction,
+        /// Why.
+        reason: String,
     },
     /// The fault policy moved.
     #[serde(rename = "fault.changed")]
@@ -194,6 +227,8 @@ kinds!(AgentEvent {
     Started => "started",
     InstanceStopped => "instance.stopped",
     InstanceFailed => "error",
+    Finding => "health.finding",
+    InstanceHealth => "health.instance",
     FaultChanged => "fault.changed",
     Quarantined => "quarantined",
     Recovered => "recovered",
@@ -213,15 +248,28 @@ pub enum RegistryEvent {
         /// To whom.
         agent: AgentId,
     },
-    /// An id was taken back: the agent was removed.
+    /// An id was taken back: the agent was removed, and what was applied to it alone with it.
     #[serde(rename = "agent.unlisted")]
     Unlisted {
         /// From whom.
         agent: AgentId,
     },
+    /// The operator's policy for all agents, or for one, was replaced.
+    #[serde(rename = "policy.applied")]
+    PolicyApplied {
+        /// For whom; for all agents when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentId>,
+        /// What it is now; an empty one takes it back.
+        policy: OperatorPolicy,
+    },
 }
 
-kinds!(RegistryEvent { Listed => "agent.listed", Unlisted => "agent.unlisted" });
+kinds!(RegistryEvent {
+    Listed => "agent.listed",
+    Unlisted => "agent.unlisted",
+    PolicyApplied => "policy.applied",
+});
 
 /// What follows a failed attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -510,6 +558,14 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// Something is about to be hurt on purpose. Written before the blow falls.
+    #[serde(rename = "chaos.struck")]
+    ChaosStruck {
+        /// On whose order.
+        user: String,
+        /// What it is, and what it falls on.
+        blow: Box<ChaosBlow>,
+    },
 }
 
 kinds!(SentinelEvent {
@@ -517,56 +573,7 @@ kinds!(SentinelEvent {
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
-});
-
-/// meshd itself. Partition `node`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum NodeEvent {
-    /// meshd started on this log.
-    #[serde(rename = "node.started")]
-    Started {
-        /// Its version.
-        version: String,
-        /// Names this run, to tell its processes from those of another.
-        run_id: String,
-        /// The last position that was there.
-        after: Option<Position>,
-        /// Whether the run before ended in order.
-        clean: bool,
-    },
-    /// meshd stops in order.
-    #[serde(rename = "node.stopped")]
-    Stopped {
-        /// Which run.
-        run_id: String,
-        /// Why.
-        reason: String,
-    },
-    /// The system's health changed.
-    #[serde(rename = "health.changed")]
-    HealthChanged {
-        /// From.
-        from: String,
-        /// To.
-        to: String,
-        /// Why.
-        issues: Vec<String>,
-    },
-    /// A liveness finding and what was done about it.
-    #[serde(rename = "health.finding")]
-    Finding {
-        /// What was found.
-        finding: String,
-        /// What was done.
-        action: String,
-    },
-}
-
-kinds!(NodeEvent {
-    Started => "node.started",
-    Stopped => "node.stopped",
-    HealthChanged => "health.changed",
-    Finding => "health.finding",
+    ChaosStruck => "chaos.struck",
 });
 
 #[cfg(test)]

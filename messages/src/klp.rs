@@ -28,9 +28,9 @@ pub use decode::{Defaults, decode, decode_line, decode_with};
 pub use encode::NotExpressible;
 pub use error::{ErrorCode, KlpDecodeError};
 pub use payload::{
-    CapabilityQuery, CapabilityReply, Control, ControlVerb, FoundAgent, Handshake, HandshakeReply,
-    KlpError, MemoryOp, MemoryOpKind, MemoryReply, Publish, ReportedHealth, SecurityAlert,
-    SessionLimits, StatusUpdate, Subscribe, TaskRequest, TaskResult,
+    CallAnnounced, CapabilityQuery, CapabilityReply, Control, ControlVerb, FoundAgent, Handshake,
+    HandshakeReply, KlpError, MemoryOp, MemoryOpKind, MemoryReply, Publish, ReportedHealth,
+    SecurityAlert, SessionLimits, StatusUpdate, Subscribe, TaskRequest, TaskResult,
 };
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;

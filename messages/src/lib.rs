@@ -4,13 +4,16 @@
 
 pub mod address;
 pub mod agent;
+pub mod chaos;
 pub mod events;
 pub mod failure;
 pub mod identity;
 pub mod ids;
 pub mod json;
 pub mod klp;
+pub mod liveness;
 pub mod manifest;
+pub mod policy;
 pub mod problem;
 pub mod record;
 pub mod schema;

@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 use crate::units::Span;
 
 mod check;
+mod liveness;
 mod memory;
 mod pattern;
 mod policy;
@@ -23,6 +24,7 @@ mod read;
 mod runtime;
 mod security;
 
+pub use liveness::{LivenessPolicy, OverrunRule, RepetitionRule, TimeRule};
 pub use memory::{MemoryBackend, MemoryConfig, MemoryType};
 pub use policy::{
     AgentPolicy, LifecyclePolicy, MAX_CRASHES_MAX, NetworkLimit, PolicyOverrides, ResourceLimits,

@@ -12,11 +12,23 @@ use crate::time::Timestamp;
 
 /// `GET /v1/health` and part of `/status`: aggregates know four levels.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum OverallHealth {
     /// No warning.
+    #[default]
     Healthy,
     /// One or two warnings.
     Degraded,
@@ -27,6 +39,24 @@ pub enum OverallHealth {
 }
 
 impl OverallHealth {
+    /// All levels, from the best to the worst.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Degraded, Self::Warning, Self::Critical];
+
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// The level of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+
     /// Fixed cut-offs: any critical is critical, more than two warnings a warning, one or two degraded.
     pub fn of(levels: impl IntoIterator<Item = HealthLevel>) -> Self {
         let (mut warnings, mut criticals) = (0_usize, 0_usize);
@@ -56,6 +86,9 @@ pub struct HealthCheck {
     pub status: HealthLevel,
     /// In words.
     pub detail: String,
+    /// Since when it is of this level, as far as this run of meshd has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// `GET /v1/health`.
@@ -400,6 +433,10 @@ mod tests {
                 expected,
                 "{levels:?}"
             );
+        }
+        for level in OverallHealth::ALL {
+            assert_eq!(serde_json::to_value(level).unwrap(), level.name());
+            assert_eq!(OverallHealth::named(level.name()), Some(level));
         }
     }
 }

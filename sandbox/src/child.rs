@@ -77,7 +77,7 @@ pub struct ChildHandle {
     shared: Arc<Shared>,
     ended: watch::Receiver<Option<ExitStatus>>,
     // Keeps the spawner thread, whose end would be the helper's.
-    _launcher: Arc<Inner>,
+    launcher: Arc<Inner>,
 }
 
 impl Child {
@@ -92,7 +92,7 @@ impl Child {
         let handle = ChildHandle {
             shared,
             ended,
-            _launcher: launcher,
+            launcher,
         };
         Self {
             stdin,
@@ -132,6 +132,14 @@ impl Drop for Child {
 }
 
 impl ChildHandle {
+    pub(crate) fn launcher(&self) -> &Inner {
+        &self.launcher
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.shared.group
+    }
+
     /// Pid 1 of the sandbox as the host sees it. For people to look at; never signal it.
     #[must_use]
     pub fn pid(&self) -> u32 {

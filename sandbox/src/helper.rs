@@ -11,6 +11,7 @@
 //! control socket, and with pid 1 the kernel ends whatever lives in its namespace.
 
 mod agent;
+mod balloon;
 mod identity;
 mod init;
 mod landlock;
@@ -31,6 +32,9 @@ pub(crate) const MODE_PROBE: &str = "probe";
 
 /// First argument of a helper that is to become a sandbox.
 pub(crate) const MODE_LAUNCH: &str = "launch";
+
+/// First argument of a helper that is to hold memory at a sandbox's cost.
+pub(crate) const MODE_BALLOON: &str = "balloon";
 
 /// Exit code of a helper that could not do its work; what happened is on the status pipe.
 const EXIT_FAILED: i32 = 125;
@@ -56,6 +60,7 @@ pub fn sandbox_main() -> ! {
     let code = match (mode.as_str(), launcher) {
         (MODE_PROBE, Some(launcher)) => trial::run(launcher),
         (MODE_LAUNCH, Some(launcher)) => outer::run(launcher),
+        (MODE_BALLOON, Some(launcher)) => balloon::run(launcher),
         _ => EXIT_FAILED,
     };
     std::process::exit(code)

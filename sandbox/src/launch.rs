@@ -152,6 +152,13 @@ pub(crate) struct Inner {
     probe: Probe,
 }
 
+impl Inner {
+    /// A process that will hold memory; it is not told how much yet.
+    pub(crate) fn balloon(&self) -> io::Result<std::process::Child> {
+        self.spawner.balloon()
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         self.hierarchies.release();

@@ -10,6 +10,7 @@
 //! The sandbox is built by this very binary, executed anew ([`sandbox_main`]): between `fork` and `execve` a
 //! process with threads may do next to nothing, and the helper has to do a lot.
 
+mod balloon;
 mod cgroup;
 mod child;
 mod helper;
@@ -24,6 +25,7 @@ mod sweep;
 mod sys;
 mod wire;
 
+pub use balloon::Balloon;
 pub use child::{Child, ChildHandle, ExitStatus, Usage};
 pub use helper::{is_helper_invocation, sandbox_main};
 pub use interpreter::{Interpreter, InterpreterError, interpreter_paths};

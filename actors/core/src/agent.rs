@@ -18,10 +18,12 @@ use mesh_messages::agent::{
     ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView,
 };
 use mesh_messages::events::AgentEvent;
+use mesh_messages::liveness::FindingAction;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::{Epoch, InstanceNo, RecordHeader, Timestamp};
 
 mod command;
+mod errors;
 pub mod fault;
 mod machine;
 mod versions;
@@ -29,9 +31,6 @@ mod versions;
 pub use command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
 pub use machine::AgentMachine;
 pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
-
-/// Failure texts kept per class; a crash loop must not grow the state.
-const ERROR_MESSAGE_MAX: usize = 500;
 
 /// A registered version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,7 +93,7 @@ pub struct AgentState {
     pub fault_record: Option<Value>,
     /// The quarantine it is in, or was last in.
     pub quarantine: Option<QuarantineRecord>,
-    /// Its failures by class.
+    /// Its failures and findings by fingerprint: those that differ only in numbers are one.
     pub errors: BTreeMap<String, ErrorSummary>,
     /// What was enforced at its last start.
     pub sandbox: Option<SandboxView>,
@@ -203,20 +202,21 @@ impl AgentState {
                 failure,
             } => {
                 self.gone(*instance, *epoch);
-                let message: String = failure.message.chars().take(ERROR_MESSAGE_MAX).collect();
-                let entry = self
-                    .errors
-                    .entry(failure.class.name().to_owned())
-                    .or_insert_with(|| ErrorSummary {
-                        kind: failure.class.name().to_owned(),
-                        count: 0,
-                        last_occurrence: header.time,
-                        message: String::new(),
-                    });
-                entry.count += 1;
-                entry.last_occurrence = header.time;
-                entry.message = message;
+                errors::note(
+                    &mut self.errors,
+                    failure.class.name(),
+                    &failure.message,
+                    header.time,
+                );
             }
+            // What ends its instance is counted with the failure that this is.
+            AgentEvent::Finding { finding, .. } if finding.action == FindingAction::End => {}
+            AgentEvent::Finding { finding, .. } => {
+                let kind = finding.finding.name();
+                errors::note(&mut self.errors, kind, &finding.detail, header.time);
+            }
+            // How an instance is ends with it.
+            AgentEvent::InstanceHealth { .. } => {}
             AgentEvent::FaultChanged { view, record } => {
                 self.fault = Some(view.clone());
                 self.fault_record = Some(record.clone());

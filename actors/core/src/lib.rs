@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bus;
+pub mod liveness;
 pub mod memory;
 pub mod projection;
 pub mod registry;

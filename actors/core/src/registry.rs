@@ -1,4 +1,4 @@
-//! The directory of agents: which ids are given out.
+//! The directory of agents: which ids are given out, and what the operator decided for them.
 
 use std::collections::BTreeSet;
 
@@ -6,21 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use mesh_messages::AgentId;
 use mesh_messages::events::RegistryEvent;
+use mesh_messages::policy::PolicyDocument;
 
 /// Most agents of one node. Each costs an actor, a partition and a place in every listing.
 pub const AGENTS_MAX: usize = 10_000;
 
-/// The ids that are given out.
+/// The ids that are given out, and the operator's policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RegistryState {
-    /// Them.
+    /// The ids.
     pub agents: BTreeSet<AgentId>,
+    /// The policy in force. Invariant: no empty scope, and no agent that is not in `agents`.
+    #[serde(default)]
+    pub policy: PolicyDocument,
 }
 
 /// The directory is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{AGENTS_MAX} agents are registered, which is the most; remove one first")]
 pub struct Full;
+
+/// A policy names an agent that is not registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("agents.{0}: no such agent is registered; deploy it first, or leave it out")]
+pub struct Unlisted(pub AgentId);
 
 impl RegistryState {
     /// Takes an event in.
@@ -31,6 +40,19 @@ impl RegistryState {
             }
             RegistryEvent::Unlisted { agent } => {
                 self.agents.remove(agent);
+                self.policy.agents.remove(agent);
+            }
+            RegistryEvent::PolicyApplied { agent, policy } => {
+                let policy = Some(policy.clone()).filter(|policy| !policy.is_empty());
+                match (agent, policy) {
+                    (None, policy) => self.policy.default = policy,
+                    (Some(agent), Some(policy)) => {
+                        self.policy.agents.insert(agent.clone(), policy);
+                    }
+                    (Some(agent), None) => {
+                        self.policy.agents.remove(agent);
+                    }
+                }
             }
         }
     }
@@ -58,5 +80,106 @@ impl RegistryState {
             .then(|| RegistryEvent::Unlisted {
                 agent: agent.clone(),
             })
+    }
+
+    /// What applying a document leads to: an event for each scope that it changes, so none when it says what holds.
+    ///
+    /// # Errors
+    /// [`Unlisted`]; nothing of the document is applied then.
+    pub fn apply_policy(&self, document: PolicyDocument) -> Result<Vec<RegistryEvent>, Unlisted> {
+        if let Some(unknown) = document.agents.keys().find(|id| !self.agents.contains(*id)) {
+            return Err(Unlisted(unknown.clone()));
+        }
+        let mut events = Vec::new();
+        if let Some(policy) = document.default
+            && policy != self.policy.default.clone().unwrap_or_default()
+        {
+            let agent = None;
+            events.push(RegistryEvent::PolicyApplied { agent, policy });
+        }
+        for (agent, policy) in document.agents {
+            let held = self.policy.agents.get(&agent).cloned().unwrap_or_default();
+            if policy != held {
+                let agent = Some(agent);
+                events.push(RegistryEvent::PolicyApplied { agent, policy });
+            }
+        }
+        Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> AgentId {
+        AgentId::new(text).unwrap()
+    }
+
+    fn document(text: &str) -> PolicyDocument {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn with_echo() -> RegistryState {
+        let mut state = RegistryState::default();
+        let listed = state.list(&id("echo")).unwrap().unwrap();
+        state.apply(&listed);
+        state
+    }
+
+    fn applied(state: &mut RegistryState, text: &str) -> usize {
+        let events = state.apply_policy(document(text)).unwrap();
+        for event in &events {
+            state.apply(event);
+        }
+        events.len()
+    }
+
+    #[test]
+    fn a_scope_that_is_named_is_replaced_and_the_others_stay() {
+        let mut state = with_echo();
+        let first =
+            r#"{"default":{"lifecycle":{"max_crashes":1}},"agents":{"echo":{"essential":true}}}"#;
+        assert_eq!(applied(&mut state, first), 2);
+        assert_eq!(state.policy, document(first));
+        let second = r#"{"default":{"lifecycle":{"auto_restart":false}}}"#;
+        assert_eq!(applied(&mut state, second), 1);
+        assert_eq!(state.policy.default, document(second).default);
+        assert_eq!(state.policy.agents, document(first).agents);
+    }
+
+    #[test]
+    fn what_holds_already_changes_nothing() {
+        let mut state = with_echo();
+        let text = r#"{"agents":{"echo":{"lifecycle":{"max_crashes":9}}}}"#;
+        assert_eq!(applied(&mut state, text), 1);
+        assert_eq!(applied(&mut state, text), 0);
+        assert_eq!(applied(&mut state, r#"{"default":{}}"#), 0);
+    }
+
+    #[test]
+    fn an_empty_scope_takes_back_what_was_said() {
+        let mut state = with_echo();
+        let text = r#"{"default":{"essential":true},"agents":{"echo":{"essential":false}}}"#;
+        applied(&mut state, text);
+        applied(&mut state, r#"{"default":{},"agents":{"echo":{}}}"#);
+        assert_eq!(state, with_echo());
+    }
+
+    #[test]
+    fn an_unknown_agent_refuses_the_whole_document() {
+        let state = with_echo();
+        let text = r#"{"default":{"essential":true},"agents":{"nobody":{}}}"#;
+        let refused = state.apply_policy(document(text)).unwrap_err();
+        assert_eq!(refused, Unlisted(id("nobody")));
+    }
+
+    #[test]
+    fn a_removed_agent_takes_its_policy_along() {
+        let mut state = with_echo();
+        applied(&mut state, r#"{"agents":{"echo":{"essential":true}}}"#);
+        let removed = state.unlist(&id("echo")).unwrap();
+        state.apply(&removed);
+        assert_eq!(state, RegistryState::default());
     }
 }

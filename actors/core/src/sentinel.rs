@@ -215,7 +215,9 @@ impl SentinelState {
             }
             SentinelEvent::TokenRevoked { id } => self.revoked(id),
             // The audit is the log itself; nothing is decided by what was allowed or denied before.
-            SentinelEvent::Allowed { .. } | SentinelEvent::Denied { .. } => {}
+            SentinelEvent::Allowed { .. }
+            | SentinelEvent::Denied { .. }
+            | SentinelEvent::ChaosStruck { .. } => {}
         }
     }
 

@@ -16,8 +16,10 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
+use mesh_actors_core::liveness::Change;
 use mesh_messages::agent::SandboxView;
 use mesh_messages::events::{AgentEvent, partition};
+use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::Problem;
 use mesh_messages::{
@@ -25,7 +27,7 @@ use mesh_messages::{
 };
 
 use super::delivery::{ChildOutcome, Delivery, Mail};
-use super::instance::InstanceMessage;
+use super::instance::{InstanceMessage, Missed, Strike};
 use super::policy::effective;
 use super::services::Services;
 use crate::clock::now;
@@ -37,6 +39,7 @@ use crate::store::{JournalNews, follow};
 mod orders;
 mod perform;
 mod refusal;
+mod watch;
 
 /// Deliveries that wait for the policy's word. The task machine never has more in flight for one agent.
 const OFFERS_MAX: usize = 4096;
@@ -145,12 +148,39 @@ pub(crate) enum AgentMessage {
     },
     /// A message for the agent; any instance will do.
     Mail(Mail),
+    /// A blow on the conversation with one incarnation; one that is gone drops the reply.
+    Strike {
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Which blow.
+        strike: Strike,
+        /// Whether it fell.
+        reply: RpcReplyPort<Result<(), Missed>>,
+    },
     /// An instance broke a rule of the mesh that nobody breaks by accident.
     Violation {
         /// Which incarnation.
         epoch: Epoch,
         /// What it did.
         description: String,
+    },
+    /// An instance lives and was found to get nowhere.
+    Found {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// What was found.
+        finding: Box<Finding>,
+    },
+    /// An instance is not as well, or as unwell, as it was.
+    Condition {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// What changed.
+        change: Box<Change>,
     },
     /// meshd is about to end: stop everything in order, start nothing.
     Close {
@@ -236,7 +266,7 @@ impl Actor for AgentActor {
             tokio::task::spawn_blocking(move || Partition::load(id, journal, content)).await??;
         let config = partition.state().manifest().map_or_else(
             || args.ctx.settings.fault.clone(),
-            |m| effective(m, &args.ctx.settings).fault,
+            |m| effective(m, &args.ctx).fault,
         );
         let machine = AgentMachine::new(args.entry.id.clone(), config, now())?;
         let follower = follow(&store.journal, me.clone(), AgentMessage::Journal);

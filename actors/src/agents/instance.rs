@@ -16,12 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use mesh_actors_core::liveness::{Condition, Watch};
 use mesh_messages::klp::{ControlVerb, Envelope, KlpError};
+use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::{
     AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
@@ -32,18 +34,22 @@ use super::agent::AgentMessage;
 use super::delivery::{ChildOutcome, Delivery, Mail};
 use super::lines::{Input, LINES_IN_MAX, WriteEnd};
 use super::live::{InstanceLive, LogTail};
+use super::policy::effective;
 use super::process::Stdin;
 use super::services::Services;
 use crate::clock::now;
 use crate::context::Context;
 
+mod chaos;
 mod flights;
 mod life;
 mod refusals;
 mod reports;
 mod session;
+mod watch;
 mod work;
 
+pub(crate) use chaos::{Missed, Strike};
 use reports::Reports;
 
 /// How long a process may live on after it closed its output or its input, before it is ended. One that is about to
@@ -92,6 +98,13 @@ pub(crate) enum InstanceMessage {
     Child(Box<ChildOutcome>),
     /// A message for the agent.
     Mail(Mail),
+    /// A blow on the conversation.
+    Strike {
+        /// Which.
+        strike: Strike,
+        /// Whether it fell.
+        reply: RpcReplyPort<Result<(), Missed>>,
+    },
     /// A hook of the agent's life that waits for nothing, such as `pause`.
     Control(ControlVerb),
     /// Finish what is in hand, then end.
@@ -102,8 +115,12 @@ pub(crate) enum InstanceMessage {
     Launched(Box<Launched>),
     /// A line came. From the reader.
     Line(Input),
-    /// A line is to be written. From side tasks.
-    Write(Vec<u8>),
+    /// A line is to be written, the answer to what was asked aside; and the call that it answers, if it is watched.
+    Answer(Vec<u8>, Option<(TaskId, String)>),
+    /// Act upon what was found. It is on record.
+    Act(Box<Finding>),
+    /// End for this. It is on record.
+    End(Failure),
     /// A line could not be passed on. From side tasks.
     Refused {
         /// Its id.
@@ -136,12 +153,15 @@ impl InstanceMessage {
             Self::CancelAttempt { task, .. } | Self::TaskExited { task, .. } => Some(task),
             Self::Child(outcome) => Some(&outcome.parent),
             Self::Mail(_)
+            | Self::Strike { .. }
             | Self::Control(_)
             | Self::Drain
             | Self::Kill
             | Self::Launched(_)
             | Self::Line(_)
-            | Self::Write(_)
+            | Self::Answer(..)
+            | Self::Act(_)
+            | Self::End(_)
             | Self::Refused { .. }
             | Self::WriterEnded(_)
             | Self::Exited(_)
@@ -173,12 +193,15 @@ struct GiveUp {
     /// The `CONTROL` that said so.
     control: String,
     reason: Failure,
+    /// It was found to get nowhere, so nobody else has ended the attempt yet.
+    found: bool,
 }
 
 /// A `CONTROL` that waits for its answer.
 #[derive(Debug)]
 struct Asked {
     verb: ControlVerb,
+    limit: Duration,
     until: Timestamp,
 }
 
@@ -239,7 +262,8 @@ pub(crate) struct Session {
     shook: bool,
     next_id: u64,
     bad_lines: u64,
-    last_life: Timestamp,
+    watch: Watch,
+    condition: Condition,
     next_health: Option<Timestamp>,
     // When it is ended for having closed a pipe, and which.
     mute: Option<(Timestamp, &'static str)>,
@@ -269,6 +293,7 @@ impl Actor for InstanceActor {
     ) -> Result<Session, ActorProcessingErr> {
         let start_until = now().plus(args.ctx.settings.start_timeout);
         let reports = Reports::start(&args.services, &args.agent, args.instance);
+        let liveness = effective(&args.manifest, &args.ctx).liveness;
         Ok(Session {
             me,
             phase: Phase::Starting,
@@ -287,7 +312,8 @@ impl Actor for InstanceActor {
             shook: false,
             next_id: 0,
             bad_lines: 0,
-            last_life: now(),
+            watch: watch::watch(&args.manifest, liveness, now()),
+            condition: Condition::default(),
             next_health: None,
             mute: None,
             heard_out: false,
@@ -375,11 +401,17 @@ impl Session {
                     self.control(verb, serde_json::Value::Null, None, None);
                 }
             }
+            InstanceMessage::Strike { strike, reply } => {
+                let struck = self.strike(strike);
+                let _caller_gone = reply.send(struck);
+            }
             InstanceMessage::Drain => self.drain(),
             InstanceMessage::Kill => self.kill(None),
             InstanceMessage::Launched(launched) => self.launched(*launched),
             InstanceMessage::Line(input) => self.input(input),
-            InstanceMessage::Write(line) => self.write(line),
+            InstanceMessage::Answer(line, call) => self.answer(line, call),
+            InstanceMessage::Act(finding) => self.act(*finding),
+            InstanceMessage::End(failure) => self.kill(Some(failure)),
             InstanceMessage::Refused { line, error } => self.refuse(Some(line), &error),
             InstanceMessage::WriterEnded(WriteEnd::Stalled) => self.kill(Some(Failure::new(
                 FailureClass::Hang,

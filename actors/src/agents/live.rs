@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mesh_messages::klp::ReportedHealth;
+use mesh_messages::agent::HealthLevel;
 use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
 use mesh_sandbox::{ChildHandle, Usage};
 
@@ -30,7 +30,9 @@ struct Inner {
     uid: Option<u32>,
     tasks: Vec<(TaskId, AttemptNo)>,
     last_activity: Option<Timestamp>,
-    health: Option<ReportedHealth>,
+    level: HealthLevel,
+    // Why it gets no further work for now.
+    drained: Option<String>,
     // CPU time and when it was read, for the rate between two readings.
     sample: Option<(Timestamp, u64)>,
     cpu: Option<f64>,
@@ -49,8 +51,8 @@ pub struct Reading {
     pub last_activity: Option<Timestamp>,
     /// Its messages that were refused, also those of the replica's earlier incarnations.
     pub refused: u64,
-    /// What it says of itself.
-    pub health: Option<ReportedHealth>,
+    /// How it is.
+    pub level: HealthLevel,
     /// Megabytes.
     pub memory: Option<f64>,
     /// Percent of one core since the last reading but one.
@@ -80,6 +82,11 @@ impl InstanceLive {
             i.processes.insert(number, process);
             i.uid = uid;
         });
+    }
+    /// The processes that meshd started for it and that run.
+    pub(crate) fn processes(&self) -> Vec<ChildHandle> {
+        let running = |process: &&ChildHandle| process.try_wait().is_none();
+        self.with(|i| i.processes.values().filter(running).cloned().collect())
     }
     /// A process of it is gone, all of its tree.
     pub fn remove_process(&self, number: u64) {
@@ -113,9 +120,17 @@ impl InstanceLive {
     pub fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
-    /// It said how it is.
-    pub fn set_health(&self, health: ReportedHealth) {
-        self.with(|i| i.health = Some(health));
+    /// How it is from now on.
+    pub(crate) fn set_level(&self, level: HealthLevel) {
+        self.with(|i| i.level = level);
+    }
+    /// Whether it gets no further work for now, and why.
+    pub(crate) fn drain(&self, why: Option<String>) {
+        self.with(|i| i.drained = why);
+    }
+    /// Why it gets no further work for now.
+    pub fn drained(&self) -> Option<String> {
+        self.with(|i| i.drained.clone())
     }
     /// Everything at once, measured now.
     pub fn read(&self, now: Timestamp) -> Reading {
@@ -142,6 +157,9 @@ impl InstanceLive {
                     i.cpu = Some(rate);
                     i.sample = Some((now, usage.cpu_ms));
                 }
+            } else {
+                // Without a process there is no rate; the next one begins anew.
+                (i.sample, i.cpu) = (None, None);
             }
             #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit a float")]
             let memory = usage.map(|u| u.memory_bytes as f64 / (1024.0 * 1024.0));
@@ -151,7 +169,7 @@ impl InstanceLive {
                 tasks: i.tasks.iter().map(|(task, _)| task.clone()).collect(),
                 last_activity: i.last_activity,
                 refused: self.refused.load(Ordering::Relaxed),
-                health: i.health.clone(),
+                level: i.level,
                 memory,
                 cpu: i.cpu,
             }

@@ -1,13 +1,22 @@
-//! The policy in force for an agent: its manifest's overrides over the operator's defaults, with where each value came from.
+//! The policy in force for an agent, and where each of its values comes from.
+//!
+//! Four layers, each over the next: what the operator applied to this agent, its manifest, what the operator applied to
+//! all agents, the configuration.
 
-use serde_json::json;
+use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use mesh_actors_core::liveness;
 use mesh_messages::agent::PolicyValue;
 use mesh_messages::manifest::{AgentManifest, PolicyOverrides, SandboxLevel};
+use mesh_messages::policy::{OperatorPolicy, PolicyDocument};
+use mesh_messages::units::{ByteCount, Cpu};
 use mesh_sandbox::Limits;
 use mesh_supervision_core::fault::FaultConfig;
 
-use crate::context::Settings;
+use super::bounds::bounds;
+use crate::context::{Context, Settings};
 
 /// The one key that is the operator's alone.
 const OPEN_NETWORK: &str = "security.open_network";
@@ -19,6 +28,8 @@ pub(crate) struct Effective {
     pub(crate) fault: FaultConfig,
     /// Bounds of each instance.
     pub(crate) limits: Limits,
+    /// When it counts as getting nowhere.
+    pub(crate) liveness: liveness::Limits,
     /// Whether a control that falls short refuses the start.
     pub(crate) sandbox_required: bool,
     /// Each value with its origin.
@@ -26,130 +37,250 @@ pub(crate) struct Effective {
 }
 
 /// Computes what holds for the agent of this manifest.
-pub(crate) fn effective(manifest: &AgentManifest, settings: &Settings) -> Effective {
-    let over = manifest.policy.overrides();
-    let base = &settings.fault;
-    let fault = FaultConfig {
-        max_crashes: over.max_crashes.unwrap_or(base.max_crashes),
-        auto_restart: over.auto_restart.unwrap_or(base.auto_restart),
-        quarantine_threshold: over
-            .quarantine_threshold
-            .unwrap_or(base.quarantine_threshold),
-        essential: over.essential || base.essential,
-        ..base.clone()
+pub(crate) fn effective(manifest: &AgentManifest, ctx: &Context) -> Effective {
+    resolve(Some(manifest), &ctx.settings, &ctx.policy.load())
+}
+
+/// What holds for an agent whose manifest overrides nothing.
+pub(crate) fn effective_default(ctx: &Context) -> Effective {
+    resolve(None, &ctx.settings, &ctx.policy.load())
+}
+
+/// What holds for the agent of this manifest, would this policy be applied.
+pub(crate) fn resolve(
+    manifest: Option<&AgentManifest>,
+    settings: &Settings,
+    policy: &PolicyDocument,
+) -> Effective {
+    let nothing = OperatorPolicy::default();
+    let id = manifest.map(|manifest| &manifest.id);
+    let layers = Layers {
+        agent: id.and_then(|id| policy.agents.get(id)).unwrap_or(&nothing),
+        agent_origin: id.map(|id| format!("policy:{id}")).unwrap_or_default(),
+        manifest: manifest
+            .map(|manifest| manifest.policy.overrides())
+            .unwrap_or_default(),
+        all: policy.default.as_ref().unwrap_or(&nothing),
+        settings,
     };
-    let default = &settings.limits;
-    let limits = Limits {
-        cpu_millicores: Some(over.cpu.map_or(
-            default.cpu_millicores,
-            mesh_messages::units::Cpu::millicores,
-        )),
-        memory_bytes: Some(
-            over.memory
-                .map_or(default.memory_bytes, mesh_messages::units::ByteCount::bytes),
-        ),
-        pids: Some(over.pids.unwrap_or(default.pids)),
-        nofile: Some(default.nofile),
-        disk_bytes: Some(
-            over.disk
-                .map_or(default.disk_bytes, mesh_messages::units::ByteCount::bytes),
-        ),
-    };
+    let mut values = Vec::new();
+    let fault = layers.fault(&mut values);
+    let limits = layers.limits(&mut values);
     // The operator's demand cannot be lowered from a manifest.
-    let level = over.sandbox_level.unwrap_or(settings.sandbox_level);
-    let sandbox_required = settings.sandbox_required || level == SandboxLevel::Strict;
-    let mut values = values(&over, &fault, &limits, sandbox_required, settings);
-    values.push(PolicyValue {
-        key: OPEN_NETWORK.to_owned(),
-        value: json!(settings.open_network.contains(&manifest.id)),
-        origin: origin(settings, OPEN_NETWORK),
-    });
+    let level = layers.manifest.sandbox_level;
+    let sandbox_required = settings.sandbox_required
+        || level.unwrap_or(settings.sandbox_level) == SandboxLevel::Strict;
+    let by_manifest = level.is_some() && !settings.sandbox_required;
+    let mut plain = |key: &str, value: Value, by_manifest: bool| {
+        let origin = if by_manifest {
+            "manifest".to_owned()
+        } else {
+            layers.configured(key)
+        };
+        let key = key.to_owned();
+        values.push(PolicyValue { key, value, origin });
+    };
+    plain(
+        "security.sandbox_required",
+        json!(sandbox_required),
+        by_manifest,
+    );
+    plain(
+        "security.crypto_required",
+        json!(settings.crypto_required),
+        false,
+    );
+    if let Some(id) = id {
+        let granted = settings.open_network.contains(id);
+        plain(OPEN_NETWORK, json!(granted), false);
+    }
+    let (liveness, bounds) = bounds(manifest, settings);
+    values.extend(bounds);
     Effective {
         fault,
         limits,
+        liveness,
         sandbox_required,
         values,
     }
 }
 
-/// Where the operator's value comes from.
-fn origin(settings: &Settings, key: &str) -> String {
-    let set = settings.policy_origins.get(key);
-    set.map_or_else(|| "default".to_owned(), Clone::clone)
+/// Where a value may come from, the first before the others.
+struct Layers<'a> {
+    agent: &'a OperatorPolicy,
+    agent_origin: String,
+    manifest: PolicyOverrides,
+    all: &'a OperatorPolicy,
+    settings: &'a Settings,
 }
 
-fn values(
-    over: &PolicyOverrides,
-    fault: &FaultConfig,
-    limits: &Limits,
-    sandbox_required: bool,
-    settings: &Settings,
-) -> Vec<PolicyValue> {
-    let value = |key: &str, value: serde_json::Value, overridden: bool| PolicyValue {
-        key: key.to_owned(),
-        value,
-        origin: if overridden {
-            "manifest".to_owned()
-        } else {
-            origin(settings, key)
-        },
-    };
-    vec![
-        value(
+/// What each layer says of one value.
+struct Said<T> {
+    agent: Option<T>,
+    manifest: Option<T>,
+    all: Option<T>,
+    configured: T,
+}
+
+impl Layers<'_> {
+    fn fault(&self, values: &mut Vec<PolicyValue>) -> FaultConfig {
+        let (agent, all) = (&self.agent.lifecycle, &self.all.lifecycle);
+        let (manifest, base) = (&self.manifest, &self.settings.fault);
+        let mut fault = base.clone();
+        fault.max_crashes = self.take(
+            values,
             "lifecycle.max_crashes",
-            json!(fault.max_crashes),
-            over.max_crashes.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.max_crashes,
+                manifest: manifest.max_crashes,
+                all: all.max_crashes,
+                configured: base.max_crashes,
+            },
+            |value| json!(value),
+        );
+        fault.crash_window = self.take(
+            values,
             "lifecycle.crash_window_ms",
-            json!(fault.crash_window.as_millis()),
-            false,
-        ),
-        value(
+            Said {
+                agent: agent.crash_window_ms.map(Duration::from_millis),
+                manifest: None,
+                all: all.crash_window_ms.map(Duration::from_millis),
+                configured: base.crash_window,
+            },
+            |value| json!(value.as_millis()),
+        );
+        fault.auto_restart = self.take(
+            values,
             "lifecycle.auto_restart",
-            json!(fault.auto_restart),
-            over.auto_restart.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.auto_restart,
+                manifest: manifest.auto_restart,
+                all: all.auto_restart,
+                configured: base.auto_restart,
+            },
+            |value| json!(value),
+        );
+        fault.quarantine_threshold = self.take(
+            values,
             "lifecycle.quarantine_threshold",
-            json!(fault.quarantine_threshold),
-            over.quarantine_threshold.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.quarantine_threshold,
+                manifest: manifest.quarantine_threshold,
+                all: all.quarantine_threshold,
+                configured: base.quarantine_threshold,
+            },
+            |value| json!(value),
+        );
+        fault.hourly_max = self.take(
+            values,
             "lifecycle.failures_per_hour",
-            json!(fault.hourly_max),
-            false,
-        ),
-        value("essential", json!(fault.essential), over.essential),
-        value(
+            Said {
+                agent: agent.failures_per_hour,
+                manifest: None,
+                all: all.failures_per_hour,
+                configured: base.hourly_max,
+            },
+            |value| json!(value),
+        );
+        fault.essential = self.take(
+            values,
+            "essential",
+            Said {
+                agent: self.agent.essential,
+                // A manifest that does not say so says nothing.
+                manifest: manifest.essential.then_some(true),
+                all: self.all.essential,
+                configured: base.essential,
+            },
+            |value| json!(value),
+        );
+        fault
+    }
+
+    fn limits(&self, values: &mut Vec<PolicyValue>) -> Limits {
+        let (agent, all) = (&self.agent.resource_limits, &self.all.resource_limits);
+        let (manifest, base) = (&self.manifest, &self.settings.limits);
+        let cpu = self.take(
+            values,
             "resource_limits.cpu_millicores",
-            json!(limits.cpu_millicores),
-            over.cpu.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.cpu.map(Cpu::millicores),
+                manifest: manifest.cpu.map(Cpu::millicores),
+                all: all.cpu.map(Cpu::millicores),
+                configured: base.cpu_millicores,
+            },
+            |value| json!(value),
+        );
+        let memory = self.take(
+            values,
             "resource_limits.memory_bytes",
-            json!(limits.memory_bytes),
-            over.memory.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.memory.map(ByteCount::bytes),
+                manifest: manifest.memory.map(ByteCount::bytes),
+                all: all.memory.map(ByteCount::bytes),
+                configured: base.memory_bytes,
+            },
+            |value| json!(value),
+        );
+        let disk = self.take(
+            values,
             "resource_limits.disk_bytes",
-            json!(limits.disk_bytes),
-            over.disk.is_some(),
-        ),
-        value(
+            Said {
+                agent: agent.disk.map(ByteCount::bytes),
+                manifest: manifest.disk.map(ByteCount::bytes),
+                all: all.disk.map(ByteCount::bytes),
+                configured: base.disk_bytes,
+            },
+            |value| json!(value),
+        );
+        let pids = self.take(
+            values,
             "resource_limits.pids",
-            json!(limits.pids),
-            over.pids.is_some(),
-        ),
-        value(
-            "security.sandbox_required",
-            json!(sandbox_required),
-            over.sandbox_level.is_some() && !settings.sandbox_required,
-        ),
-        value(
-            "security.crypto_required",
-            json!(settings.crypto_required),
-            false,
-        ),
-    ]
+            Said {
+                agent: agent.pids,
+                manifest: manifest.pids,
+                all: all.pids,
+                configured: base.pids,
+            },
+            |value| json!(value),
+        );
+        Limits {
+            cpu_millicores: Some(cpu),
+            memory_bytes: Some(memory),
+            pids: Some(pids),
+            nofile: Some(base.nofile),
+            disk_bytes: Some(disk),
+        }
+    }
+
+    /// The value of the first layer that says something, noted with its origin.
+    fn take<T>(
+        &self,
+        values: &mut Vec<PolicyValue>,
+        key: &str,
+        said: Said<T>,
+        show: impl Fn(&T) -> Value,
+    ) -> T {
+        let (value, origin) = if let Some(value) = said.agent {
+            (value, self.agent_origin.clone())
+        } else if let Some(value) = said.manifest {
+            (value, "manifest".to_owned())
+        } else if let Some(value) = said.all {
+            (value, "policy".to_owned())
+        } else {
+            (said.configured, self.configured(key))
+        };
+        values.push(PolicyValue {
+            key: key.to_owned(),
+            value: show(&value),
+            origin,
+        });
+        value
+    }
+
+    /// Where the configuration's value comes from.
+    fn configured(&self, key: &str) -> String {
+        let set = self.settings.policy_origins.get(key);
+        set.map_or_else(|| "default".to_owned(), Clone::clone)
+    }
 }

@@ -83,7 +83,7 @@ pub(crate) struct Start<'a> {
 pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnRefusal> {
     let settings = &ctx.settings;
     let manifest = start.manifest;
-    let policy = effective(manifest, settings);
+    let policy = effective(manifest, ctx);
     if !manifest.secrets.is_empty() {
         return Err(SpawnRefusal::Secrets);
     }

@@ -9,6 +9,7 @@ use mesh_messages::agent::{
     RecoveryResult, SandboxView,
 };
 use mesh_messages::manifest::RuntimeKind;
+use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, InstanceNo};
@@ -18,7 +19,7 @@ use super::audit::read_only;
 use super::views::{status_kind, status_of, summary};
 use crate::agents::agent::AgentMessage;
 use crate::agents::bundle;
-use crate::agents::policy::effective;
+use crate::agents::policy::{effective, effective_default};
 use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
 use crate::directory::AgentEntry;
@@ -161,7 +162,7 @@ impl Mesh {
             let text = "security.crypto: none is refused while crypto_required is true";
             return Err(Problem::invalid("policy_refused", "security.crypto", text));
         }
-        let config = effective(manifest, settings).fault;
+        let config = effective(manifest, &self.ctx).fault;
         config.check().map_err(|error| {
             Problem::invalid("invalid_manifest", "policy", format!("policy: {error}"))
         })?;
@@ -185,6 +186,13 @@ impl Mesh {
         plan_start(&self.ctx, start)
             .map(drop)
             .map_err(Problem::from)
+    }
+
+    pub(super) fn policy_in_force(&self) -> PolicyInForce {
+        PolicyInForce {
+            values: effective_default(&self.ctx).values,
+            applied: PolicyDocument::clone(&self.ctx.policy.load()),
+        }
     }
 
     pub(super) async fn order(

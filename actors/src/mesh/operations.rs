@@ -11,6 +11,8 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     SandboxView,
 };
+use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
@@ -23,13 +25,14 @@ use mesh_supervision::ChildStatus;
 use super::Mesh;
 use super::audit::agent_id;
 use super::tasks::{find, task_id, wait_ended};
-use super::views::{instances, profile, status_kind, status_of};
+use super::views::{directory_bytes, instances, profile, status_kind, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, EventFeed, LogLine,
     Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
 };
+use crate::partition::Cause;
 use crate::reads::{self, LookupError, StoreReader};
 
 /// How long `/status` waits to learn of the parts at the edge.
@@ -142,7 +145,21 @@ impl Operations for Mesh {
         let manifest = state
             .manifest()
             .ok_or_else(|| Problem::agent_not_found(id))?;
-        Ok(effective(manifest, &self.ctx.settings).values)
+        Ok(effective(manifest, &self.ctx).values)
+    }
+
+    async fn policies(&self) -> Result<PolicyInForce, Problem> {
+        Ok(self.policy_in_force())
+    }
+
+    async fn apply_policy(
+        &self,
+        caller: &Caller,
+        document: PolicyDocument,
+    ) -> Result<PolicyInForce, Problem> {
+        let cause = Cause::by(&caller.name);
+        self.registry.apply_policy(document, cause).await?;
+        Ok(self.policy_in_force())
     }
 
     async fn agent_instances(&self, id: &str) -> Result<Vec<InstanceView>, Problem> {
@@ -290,7 +307,7 @@ impl Operations for Mesh {
 
     async fn status(&self) -> Result<SystemStatus, Problem> {
         let store = self.ctx.store.get()?;
-        let health = self.health.report(&self.ctx);
+        let health = self.health.report(&self.ctx).await;
         let refusing = store.journal.admission().err().map(|full| full.to_string());
         let size = store.journal.durable().borrow().size();
         let mut refused = self.ctx.metrics.refusals();
@@ -332,7 +349,7 @@ impl Operations for Mesh {
     }
 
     async fn health(&self) -> Result<HealthReport, Problem> {
-        Ok(self.health.report(&self.ctx))
+        Ok(self.health.report(&self.ctx).await)
     }
 
     async fn metrics(&self) -> Result<String, Problem> {
@@ -429,6 +446,10 @@ impl Operations for Mesh {
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
         self.sentinel.tokens().await
+    }
+
+    async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {
+        self.strike_once(caller, order).await
     }
 
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
@@ -565,19 +586,4 @@ impl Mesh {
         }
         warnings
     }
-}
-
-/// Bytes of the files of a directory and its subdirectories.
-fn directory_bytes(dir: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
-    };
-    entries
-        .filter_map(Result::ok)
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => directory_bytes(&entry.path()),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }

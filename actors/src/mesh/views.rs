@@ -94,10 +94,9 @@ pub(super) fn status_of(entry: &AgentEntry, at: Timestamp) -> AgentStatus {
     let said = entry
         .live()
         .values()
-        .filter_map(|l| l.live.read(at).health)
-        .map(|health| health.status)
+        .map(|l| l.live.read(at).level)
         .max()
-        .unwrap_or(HealthLevel::Healthy);
+        .unwrap_or_default();
     let seen = match state.fault_state() {
         FaultState::Quarantined | FaultState::Open => HealthLevel::Critical,
         FaultState::Backoff | FaultState::HalfOpen | FaultState::Recovering => HealthLevel::Warning,
@@ -188,4 +187,19 @@ pub(super) fn summary(entry: &AgentEntry, at: Timestamp) -> Option<AgentSummary>
         instances_wanted: state.replicas,
         epoch: state.epoch,
     })
+}
+
+/// Bytes of the files of a directory and its subdirectories.
+pub(super) fn directory_bytes(dir: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => directory_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }

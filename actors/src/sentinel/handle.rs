@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
@@ -163,6 +164,22 @@ impl SentinelHandle {
             .call(CALL_LIMIT, |reply| Message::Audit {
                 event,
                 reply: Some(reply),
+            })
+            .await
+            .map_err(Problem::from)?
+    }
+
+    /// Audits a blow before it falls; answers when the record is durable.
+    ///
+    /// # Errors
+    /// That it cannot be written now; then the blow must not fall.
+    pub async fn record_blow(&self, user: &str, blow: &ChaosBlow) -> Result<(), Problem> {
+        let (user, blow) = (user.to_owned(), Box::new(blow.clone()));
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::RecordBlow {
+                user,
+                blow,
+                reply,
             })
             .await
             .map_err(Problem::from)?

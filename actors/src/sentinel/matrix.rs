@@ -11,6 +11,8 @@
 //! | `agent.govern` | | | ✓ | | |
 //! | `memory` | | | ✓ | | |
 //! | `tokens` | | | ✓ | | |
+//! | `chaos` | | | ✓ | | |
+//! | `policy` | | | ✓ | | |
 //!
 //! - An **agent** does not read: what the mesh shows is other people's tasks. What it asked for, it is answered.
 //! - **Memory** is an admin's: it holds what others told the agent, and writing it steers the agent unseen. Agents reach
@@ -31,7 +33,9 @@ pub const fn permits(role: Role, action: Action) -> bool {
         Action::TaskSubmit | Action::MessageSend => matches!(role, Operator | Admin | Agent),
         Action::TaskControl | Action::AgentControl => matches!(role, Operator | Admin),
         Action::AgentRegister => matches!(role, Admin | Publisher),
-        Action::AgentGovern | Action::Memory | Action::Tokens => matches!(role, Admin),
+        Action::AgentGovern | Action::Memory | Action::Tokens | Action::Policy | Action::Chaos => {
+            matches!(role, Admin)
+        }
     }
 }
 
@@ -48,7 +52,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 9] = [
+    const TABLE: [(Action, [bool; 5]); 11] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -58,6 +62,8 @@ mod tests {
         (Action::AgentGovern, [false, false, true, false, false]),
         (Action::Memory, [false, false, true, false, false]),
         (Action::Tokens, [false, false, true, false, false]),
+        (Action::Chaos, [false, false, true, false, false]),
+        (Action::Policy, [false, false, true, false, false]),
     ];
 
     #[test]

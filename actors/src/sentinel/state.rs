@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
+use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{IssuedToken, Role};
@@ -81,11 +82,14 @@ impl State {
         event: SentinelEvent,
         reply: Option<Reply<()>>,
     ) -> Result<(), ActorProcessingErr> {
-        let (SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. }) = &event
-        else {
-            return Ok(());
+        let cause = match &event {
+            SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
+                Cause::by(user.clone())
+            }
+            SentinelEvent::ChaosStruck { .. }
+            | SentinelEvent::TokenIssued { .. }
+            | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
-        let cause = Cause::by(user.clone());
         let written = match self.writable() {
             Ok(()) => {
                 self.commit(vec![event], &cause, Vec::new()).await?;
@@ -100,6 +104,28 @@ impl State {
         if let Some(reply) = reply {
             answer(reply, written);
         }
+        Ok(())
+    }
+
+    /// Records a blow; answers when it is durable, for a blow may end meshd's own parts.
+    pub(super) async fn record_blow(
+        &mut self,
+        user: String,
+        blow: Box<ChaosBlow>,
+        reply: Reply<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer(reply, Err(problem));
+            return Ok(());
+        }
+        let cause = Cause::by(user.clone());
+        let entry = Entry {
+            agent: blow.target.agent.clone(),
+            task: None,
+            event: SentinelEvent::ChaosStruck { user, blow },
+        };
+        let effects = vec![Effect::Done { reply }];
+        self.partition.commit(vec![entry], &cause, effects).await?;
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mesh_actors::operations::*;
 use mesh_messages::agent::*;
+use mesh_messages::chaos::*;
+use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
@@ -278,6 +280,26 @@ impl Operations for Fake {
     async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem> {
         self.note(format!("logs {tail}"));
         Self::known(id).map(|()| Vec::new())
+    }
+
+    async fn policies(&self) -> Result<PolicyInForce, Problem> {
+        self.note("policies");
+        Ok(PolicyInForce {
+            values: Vec::new(),
+            applied: PolicyDocument::default(),
+        })
+    }
+
+    async fn apply_policy(
+        &self,
+        _caller: &Caller,
+        document: PolicyDocument,
+    ) -> Result<PolicyInForce, Problem> {
+        self.note(format!("apply_policy {document:?}"));
+        Ok(PolicyInForce {
+            values: Vec::new(),
+            applied: document,
+        })
     }
 
     async fn agent_policy(&self, id: &str) -> Result<Vec<PolicyValue>, Problem> {
@@ -620,6 +642,29 @@ impl Operations for Fake {
             token: "secret".into(),
             role,
             expires: None,
+        })
+    }
+
+    async fn strike(&self, _: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {
+        self.note(format!("strike {order:?}"));
+        Ok(ChaosAnswer {
+            blow: ChaosBlow {
+                id: "blow-1".into(),
+                action: order.action,
+                target: ChaosTarget {
+                    agent: order.agent,
+                    instance: order.instance,
+                    epoch: None,
+                    pid: None,
+                    part: order.part,
+                    actor: None,
+                },
+                duration_ms: order.duration_ms,
+                lines: order.lines,
+                bytes: order.bytes,
+                at: Timestamp::ZERO,
+            },
+            effect: "struck".into(),
         })
     }
 

@@ -9,6 +9,7 @@
 mod access;
 mod agents;
 mod bodies;
+mod chaos;
 mod document;
 mod errors;
 mod events;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{agent, audit, events, key, memory, send, system, task, token};
+use crate::commands::{
+    agent, audit, chaos, events, key, memory, policy, send, system, task, token,
+};
 use crate::output::Format;
 
 const AFTER_HELP: &str = "\
@@ -103,9 +105,14 @@ pub(crate) enum Command {
     /// Read, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Hurt a running fleet on purpose, and judge whether the mesh kept its promises
+    Chaos(Box<chaos::Chaos>),
     /// Issue, list and revoke tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Show or change thresholds and limits, while the mesh runs
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Make a key, or show the node's
     #[command(subcommand)]
     Key(key::Command),
@@ -129,10 +136,12 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),
+            Self::Policy(command) => command.is_watchable(),
             Self::Doctor
             | Self::Send(_)
             | Self::Events(_)
             | Self::Audit(_)
+            | Self::Chaos(_)
             | Self::Key(_)
             | Self::Completions { .. } => false,
         }

@@ -2,9 +2,11 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod chaos;
 pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod memory;
+pub(crate) mod policy;
 pub(crate) mod send;
 pub(crate) mod system;
 pub(crate) mod task;
@@ -30,7 +32,9 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),
         Command::Audit(command) => audit::run(command, session),
+        Command::Chaos(arguments) => chaos::run(arguments, session),
         Command::Token(command) => token::run(command, session),
+        Command::Policy(command) => policy::run(command, session),
         Command::Key(command) => key::run(command, session),
         Command::Node(system::NodeCommand::List) => system::nodes(session),
         Command::Completions { shell } => {

@@ -30,6 +30,20 @@ pub(crate) fn document(argument: &str, stdin: &mut dyn Read) -> Result<Value, Fa
         .map_err(|error| Failure::new(Exit::Failed, format!("{name} is not JSON: {error}")))
 }
 
+/// Reads a YAML document, of which JSON is one, from a file or from standard input.
+///
+/// # Errors
+/// The file cannot be read, or is no YAML.
+pub(crate) fn yaml(path: &Path, stdin: &mut dyn Read) -> Result<Value, Failure> {
+    let (name, bytes) = if path == Path::new("-") {
+        ("standard input".to_owned(), read(stdin, "standard input")?)
+    } else {
+        (path.display().to_string(), file(path)?)
+    };
+    json::parse_yaml(&bytes)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{name} is not YAML: {error}")))
+}
+
 fn file(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut file = std::fs::File::open(path).map_err(|error| Failure::file(path, &error))?;
     read(&mut file, &path.display().to_string())

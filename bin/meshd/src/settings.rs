@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mesh_actors::context::{DefaultLimits, Settings};
+use mesh_actors::context::{DefaultLimits, LivenessLimits, Settings};
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_messages::task::RetrySpec;
-use mesh_messages::units::ByteCount;
+use mesh_messages::units::{ByteCount, Span};
 use mesh_sandbox::PlanPolicy;
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
 
 /// Keys of an agent's policy, and the keys of the configuration that they default to.
-const POLICY: [(&str, &str); 13] = [
+const POLICY: [(&str, &str); 22] = [
     (
         "lifecycle.max_crashes",
         "default_policy.lifecycle.max_crashes",
@@ -52,6 +52,39 @@ const POLICY: [(&str, &str); 13] = [
         "default_policy.security.crypto_required",
     ),
     ("security.open_network", "sandbox.open_network"),
+    (
+        "liveness.silence_ms",
+        "default_policy.liveness.silence.limit",
+    ),
+    (
+        "liveness.silence_action",
+        "default_policy.liveness.silence.action",
+    ),
+    ("liveness.stall_ms", "default_policy.liveness.stall.limit"),
+    (
+        "liveness.stall_action",
+        "default_policy.liveness.stall.action",
+    ),
+    (
+        "liveness.repetition",
+        "default_policy.liveness.repetition.limit",
+    ),
+    (
+        "liveness.repetition_over_ms",
+        "default_policy.liveness.repetition.over",
+    ),
+    (
+        "liveness.repetition_action",
+        "default_policy.liveness.repetition.action",
+    ),
+    (
+        "liveness.call_max_ms",
+        "default_policy.liveness.overrun.max",
+    ),
+    (
+        "liveness.overrun_action",
+        "default_policy.liveness.overrun.action",
+    ),
 ];
 
 /// Where each value of an agent's policy comes from, as far as somebody set it.
@@ -96,8 +129,10 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         audit_all_actions: orchestrator.security.audit_all_actions,
         fault: fault(config),
         limits: limits(config),
+        liveness: liveness(config),
         policy_origins: policy_origins(origins),
         crypto_required: config.default_policy.security.crypto_required,
+        chaos: config.chaos.enabled,
         start_timeout: supervision.start_timeout.duration(),
         stop_timeout: supervision.stop_timeout.duration(),
         cancel_timeout: supervision.cancel_timeout.duration(),
@@ -135,6 +170,22 @@ pub(crate) fn limits(config: &Config) -> DefaultLimits {
         disk_bytes: limits.disk.bytes(),
         pids: config.sandbox.pids,
         nofile: config.sandbox.open_files,
+    }
+}
+
+/// When an agent counts as getting nowhere whose manifest says nothing.
+fn liveness(config: &Config) -> LivenessLimits {
+    let said = &config.default_policy.liveness;
+    LivenessLimits {
+        silence: said.silence.limit.map(Span::duration),
+        on_silence: said.silence.action,
+        stall: said.stall.limit.duration(),
+        on_stall: said.stall.action,
+        repetition: said.repetition.limit,
+        repetition_over: said.repetition.over.duration(),
+        on_repetition: said.repetition.action,
+        call_max: said.overrun.max.duration(),
+        on_overrun: said.overrun.action,
     }
 }
 
@@ -190,6 +241,7 @@ mod tests {
     fn the_defaults_are_those_that_each_part_ships_with() {
         let config = Config::default();
         assert_eq!(fault(&config), FaultConfig::default());
+        assert_eq!(liveness(&config), LivenessLimits::default());
         assert_eq!(api(&config), mesh_api::ApiConfig::default());
         fault(&config).check().unwrap();
     }

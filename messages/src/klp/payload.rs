@@ -1,12 +1,14 @@
 //! The payloads of each type, typed. Their keys are refused when unknown, but for a task's: that is its author's.
 
+use std::num::NonZeroU64;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Envelope;
 use super::error::{ErrorCode, KlpDecodeError};
+use super::{Envelope, KEY_BYTES_MAX};
 use crate::address::TopicPattern;
 use crate::agent::HealthLevel;
 use crate::failure::Severity;
@@ -122,6 +124,65 @@ pub struct StatusUpdate {
     /// What `save_state` asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Value>,
+    /// A call that it makes from now on, or that goes on: while it lasts, silence and standstill have their reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallAnnounced>,
+    /// The `id` of a call that has ended.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_key"
+    )]
+    #[schemars(length(min = 1, max = KEY_BYTES_MAX))]
+    pub call_ended: Option<String>,
+}
+
+/// A call that an agent makes: to a model, a service, a tool. It ends with `callEnded`, or with the task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CallAnnounced {
+    /// Names it among the calls of its task that are in flight. Announced again, it is the same call, and may take longer.
+    #[serde(deserialize_with = "key")]
+    #[schemars(length(min = 1, max = KEY_BYTES_MAX))]
+    pub id: String,
+    /// What it is, for people; the id when absent.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_key"
+    )]
+    #[schemars(length(min = 1, max = KEY_BYTES_MAX))]
+    pub name: Option<String>,
+    /// What it asks, in short, such as a digest of it: calls of one name and fingerprint are the same call again.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_key"
+    )]
+    #[schemars(length(min = 1, max = KEY_BYTES_MAX))]
+    pub fingerprint: Option<String>,
+    /// How long it takes at most, in milliseconds from now.
+    pub bound_ms: NonZeroU64,
+}
+
+fn key<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<String, D::Error> {
+    let text = String::deserialize(reader)?;
+    if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {
+        let expected = format!("expected 1 to {KEY_BYTES_MAX} bytes without control characters");
+        return Err(serde::de::Error::custom(expected));
+    }
+    Ok(text)
+}
+
+fn optional_key<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Option<String>, D::Error> {
+    // `null` is absence, as for every field.
+    struct Key(String);
+    impl<'de> Deserialize<'de> for Key {
+        fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+            key(reader).map(Self)
+        }
+    }
+    Ok(Option::<Key>::deserialize(reader)?.map(|Key(text)| text))
 }
 
 fn fraction<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Option<f64>, D::Error> {
@@ -347,4 +408,53 @@ pub struct SecurityAlert {
     /// What shows it.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub evidence: Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn update(payload: &Value) -> Result<StatusUpdate, String> {
+        serde_json::from_value(payload.clone()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_call_needs_its_id_and_its_bound_and_nothing_else() {
+        let call = |call: Value| update(&json!({ "call": call }));
+        let least = call(json!({ "id": "c", "boundMs": 1 })).unwrap();
+        let least = least.call.unwrap();
+        assert_eq!((least.id.as_str(), least.bound_ms.get()), ("c", 1));
+        assert_eq!((least.name, least.fingerprint), (None, None));
+        let all = json!({ "id": "c", "name": "llm", "fingerprint": "9f", "boundMs": 600_000 });
+        assert_eq!(
+            serde_json::to_value(call(all.clone()).unwrap()).unwrap(),
+            json!({ "call": all })
+        );
+        for wrong in [
+            json!({}),
+            json!({ "id": "c" }),
+            json!({ "boundMs": 1 }),
+            json!({ "id": "c", "boundMs": 0 }),
+            json!({ "id": "c", "boundMs": -1 }),
+            json!({ "id": "c", "boundMs": 1.5 }),
+            json!({ "id": "", "boundMs": 1 }),
+            json!({ "id": "a\nb", "boundMs": 1 }),
+            json!({ "id": "x".repeat(KEY_BYTES_MAX + 1), "boundMs": 1 }),
+            json!({ "id": "c", "boundMs": 1, "name": "" }),
+            json!({ "id": "c", "boundMs": 1, "surprise": 1 }),
+        ] {
+            assert!(call(wrong.clone()).is_err(), "{wrong}");
+        }
+        assert!(call(json!(null)).unwrap().call.is_none(), "null is absence");
+    }
+
+    #[test]
+    fn the_end_of_a_call_names_it() {
+        let ended = |id: Value| update(&json!({ "callEnded": id }));
+        assert_eq!(ended(json!("c")).unwrap().call_ended.as_deref(), Some("c"));
+        assert_eq!(ended(json!(null)).unwrap().call_ended, None);
+        assert!(ended(json!("")).is_err());
+        assert!(ended(json!(7)).is_err());
+    }
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pattern;
+use super::{LivenessPolicy, pattern};
 use crate::ids::AgentId;
 use crate::schema::FieldError;
 use crate::units::{ByteCount, Cpu, CpuPercent};
@@ -50,6 +50,9 @@ pub struct AgentPolicy {
     /// Isolation and signing, in the nested spelling.
     #[serde(default, skip_serializing_if = "SecurityPolicy::is_empty")]
     pub security: SecurityPolicy,
+    /// When it counts as getting nowhere although it lives.
+    #[serde(default, skip_serializing_if = "LivenessPolicy::is_empty")]
+    pub liveness: LivenessPolicy,
     /// The mesh cannot do without it: when it is exhausted the failure escalates instead of being isolated.
     #[serde(default)]
     pub essential: bool,
@@ -75,7 +78,8 @@ pub struct ResourceLimits {
 }
 
 impl ResourceLimits {
-    fn is_empty(&self) -> bool {
+    /// Whether it limits nothing.
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -177,6 +181,8 @@ pub struct PolicyOverrides {
     pub pids: Option<u32>,
     /// Limits of its connections.
     pub network: Option<NetworkLimit>,
+    /// When it counts as getting nowhere although it lives.
+    pub liveness: LivenessPolicy,
     /// Escalates instead of being isolated.
     pub essential: bool,
 }
@@ -199,6 +205,7 @@ impl AgentPolicy {
             disk: self.resource_limits.disk,
             pids: self.resource_limits.pids,
             network: self.network_limit.clone(),
+            liveness: self.liveness,
             essential: self.essential,
         }
     }
@@ -211,6 +218,7 @@ impl AgentPolicy {
                 format!("is {other}, but this is the manifest of {id}"),
             ));
         }
+        self.liveness.check(errors);
         let cpu = self.cpu_limit.map(|percent| percent.0);
         let mut agree = |flat: &str, nested: &str, contradict: bool| {
             if contradict {

@@ -93,6 +93,15 @@ impl Group {
             .try_for_each(|path| write(path, "cgroup.procs", pid))
     }
 
+    /// Lets the group pay for a process's memory from now on. False when no group accounts for memory.
+    pub(crate) fn charge(&self, pid: u32) -> io::Result<bool> {
+        let Some((_, path)) = self.place(Ability::Memory) else {
+            return Ok(false);
+        };
+        write(path, "cgroup.procs", pid)?;
+        Ok(true)
+    }
+
     /// Sets those limits that this machine enforces; the plan has reported the others.
     pub(crate) fn limit(&self, limits: &Limits) -> io::Result<()> {
         if let (Some(bytes), Some((kind, path))) =

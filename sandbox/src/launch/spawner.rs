@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::helper::{MODE_LAUNCH, MODE_PROBE};
+use crate::helper::{MODE_BALLOON, MODE_LAUNCH, MODE_PROBE};
 use crate::probe::Trials;
 use crate::wire::HELPER_NAME;
 
@@ -42,6 +42,11 @@ impl Spawner {
     /// Starts a helper that takes its order from `control`.
     pub(super) fn helper(&self, control: OwnedFd) -> io::Result<Child> {
         self.spawn(MODE_LAUNCH, control.into(), Stdio::null())
+    }
+
+    /// Starts a helper that holds memory, which it is told on its standard input.
+    pub(super) fn balloon(&self) -> io::Result<Child> {
+        self.spawn(MODE_BALLOON, Stdio::piped(), Stdio::piped())
     }
 
     /// Lets a helper try what the machine gives.

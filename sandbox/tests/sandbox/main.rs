@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod attack;
+mod balloon;
 mod bench;
 mod contained;
 mod lifecycle;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         programs::TESTS,
         contained::TESTS,
         limits::TESTS,
+        balloon::TESTS,
         lifecycle::TESTS,
     ]
     .concat();

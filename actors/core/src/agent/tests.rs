@@ -402,6 +402,8 @@ fn event(event: &AgentEvent) -> String {
             from, to, success, ..
         } => format!("upgraded {from} {to} {success}"),
         AgentEvent::Audited { records } => format!("audited {records}"),
+        AgentEvent::Finding { finding, .. } => format!("finding {}", finding.finding),
+        AgentEvent::InstanceHealth { from, to, .. } => format!("health {from:?} -> {to:?}"),
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }
         | AgentEvent::Recovered { .. }

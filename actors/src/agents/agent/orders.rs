@@ -96,6 +96,14 @@ impl AgentShell {
                 }
                 Ok(())
             }
+            AgentMessage::Strike {
+                epoch,
+                strike,
+                reply,
+            } => {
+                self.tell(epoch, InstanceMessage::Strike { strike, reply });
+                Ok(())
+            }
             AgentMessage::Violation { epoch, description } => {
                 if !self.running.contains_key(&epoch) {
                     return Ok(());
@@ -107,6 +115,16 @@ impl AgentShell {
                 })
                 .await
             }
+            AgentMessage::Found {
+                instance,
+                epoch,
+                finding,
+            } => self.found(instance, epoch, *finding).await,
+            AgentMessage::Condition {
+                instance,
+                epoch,
+                change,
+            } => self.condition(instance, epoch, *change).await,
             AgentMessage::Close { reply } => {
                 self.closers.push(reply);
                 self.internal(AgentCommand::Close).await?;
@@ -118,7 +136,7 @@ impl AgentShell {
                 let Some(manifest) = self.partition.state().manifest() else {
                     return Ok(());
                 };
-                let config = effective(manifest, &self.args.ctx.settings).fault;
+                let config = effective(manifest, &self.args.ctx).fault;
                 self.internal(AgentCommand::Configure(Box::new(config)))
                     .await
             }
@@ -323,7 +341,7 @@ impl AgentShell {
             events.push(AgentEvent::Created { name });
         }
         self.sandboxes.remove(&version);
-        let config = effective(&manifest, &self.args.ctx.settings).fault;
+        let config = effective(&manifest, &self.args.ctx).fault;
         events.push(AgentEvent::Registered {
             manifest: Box::new(manifest),
             digest,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use mesh_actors_core::liveness::Input;
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
     ControlVerb, Envelope, ErrorCode, KlpDecodeError, KlpError, MemoryOp, MessageType, TaskRequest,
@@ -14,6 +15,7 @@ use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
 use super::refusals::{nameless, told};
 use super::session::problem;
+use super::watch::delegated;
 use super::{Flight, GiveUp, InstanceMessage, Phase, Session};
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::process::Stdin;
@@ -49,6 +51,12 @@ impl Session {
             },
         );
         self.show_flights();
+        if self.converses() {
+            self.watched(Input::Begun {
+                task: task.clone(),
+                attempt,
+            });
+        }
         self.report(AttemptNews::Started {
             task,
             attempt,
@@ -115,6 +123,9 @@ impl Session {
         let Some(flight) = self.flights.remove(task) else {
             return;
         };
+        self.watched(Input::Ended { task: task.clone() });
+        self.condition.ended(task);
+        self.settle_condition();
         if let (Err(failure), None) = (&result, &flight.give_up) {
             self.note_failed(task, flight.attempt, failure);
         }
@@ -164,6 +175,7 @@ impl Session {
                 until: now().plus(limit),
                 control,
                 reason,
+                found: false,
             });
         }
     }
@@ -245,6 +257,8 @@ impl Session {
             return Err(problem(ErrorCode::MissingField, Some("task_id"), detail));
         };
         let request = envelope.id.clone();
+        self.watch_delegation(&parent, envelope);
+        let watched = Some((parent.clone(), delegated(&request)));
         let delegation = Delegation {
             agent: self.args.agent.clone(),
             instance: self.args.instance,
@@ -259,7 +273,7 @@ impl Session {
             task,
         };
         let services = Arc::clone(&self.args.services);
-        self.aside(async move {
+        self.aside(watched, async move {
             match services.delegate(delegation).await {
                 Ok(_) => None,
                 // A delegation that is refused has its outcome: so an agent waits for one kind of answer only.
@@ -278,6 +292,10 @@ impl Session {
 
     /// Tells the agent how a delegated task ended.
     pub(super) fn child_ended(&mut self, outcome: ChildOutcome) {
+        self.watched(Input::Answered {
+            task: Some(outcome.parent),
+            id: delegated(&outcome.request),
+        });
         let mut envelope = self.message(MessageType::TaskResult, result_payload(&outcome.result));
         envelope.in_reply_to = Some(outcome.request);
         envelope.task_id = Some(outcome.child);
@@ -288,12 +306,13 @@ impl Session {
         let op: MemoryOp = envelope.payload_as()?;
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let id = envelope.id.clone();
+        let watched = self.watch_memory(envelope);
         // Addressed to another agent, it is about that agent's memory.
         let owner = match &envelope.to {
             Address::Agent { id, .. } => id.clone(),
             _ => agent.clone(),
         };
-        self.aside(async move {
+        self.aside(watched, async move {
             let reply = services.memory(&agent, &owner, op).await;
             Some((
                 MessageType::Memory,
@@ -316,7 +335,7 @@ impl Session {
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
-        self.aside(async move {
+        self.aside(None, async move {
             match services.pass_on(&agent, epoch, envelope).await {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
@@ -330,9 +349,11 @@ impl Session {
         true
     }
 
-    /// Does something that takes time beside the session, then writes the answer and gives the line's permit back.
+    /// Does something that takes time beside the session, then writes the answer and gives the line's permit back. With
+    /// an answer, the watched call has ended.
     fn aside(
         &mut self,
+        watched: Option<(TaskId, String)>,
         work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,
     ) {
         let (me, permit) = (self.me.clone(), Permit(Arc::clone(&self.lines)));
@@ -342,7 +363,7 @@ impl Session {
                 answer.kind = kind;
                 answer.payload = payload;
                 answer.in_reply_to = Some(in_reply_to);
-                let _gone = me.cast(InstanceMessage::Write(answer.to_line()));
+                let _gone = me.cast(InstanceMessage::Answer(answer.to_line(), watched));
             }
             drop(permit);
         });

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use mesh_actors_core::liveness::Input;
 use mesh_messages::klp::ControlVerb;
 use mesh_messages::{Failure, FailureClass, Timestamp};
 use mesh_sandbox::ExitStatus;
 
 use super::{
-    InstanceMessage, KILL_AGAIN, LAST_WORDS_MAX, Launched, MUTE_MAX, Phase, Process, Session,
+    Asked, InstanceMessage, KILL_AGAIN, LAST_WORDS_MAX, Launched, MUTE_MAX, Phase, Process, Session,
 };
 use crate::agents::agent::AgentMessage;
 use crate::agents::lines::{LINES_OUT_MAX, WRITE_STALL_MAX, read_lines, read_log, write_lines};
@@ -278,7 +279,7 @@ impl Session {
             .chain(gives_up)
             .chain(asked)
             .chain(self.mute.map(|(until, _)| until))
-            .chain(self.silence_until())
+            .chain(self.watch_due())
             .chain(self.next_health.filter(|_| self.flights.is_empty()))
             .min()
     }
@@ -316,13 +317,14 @@ impl Session {
         }
         let held = self.flights.iter().find_map(|(task, flight)| {
             let give_up = flight.give_up.as_ref().filter(|g| at >= g.until)?;
-            Some(format!(
-                "did not let go of {task} in time ({})",
-                give_up.reason
-            ))
+            Some((task.clone(), give_up.reason.clone(), give_up.found))
         });
-        if let Some(text) = held {
-            // That attempt is over already. What else the instance had in hand is lost with it, by no fault of its own.
+        if let Some((task, reason, found)) = held {
+            let text = format!("did not let go of {task} in time ({reason})");
+            if found {
+                self.land(&task, Err(reason));
+            }
+            // That attempt is over. What else the instance had in hand is lost with it, by no fault of its own.
             return self.kill(Some(Failure::new(FailureClass::Lost, text)));
         }
         if let Some((_, what)) = self.mute.filter(|(until, _)| at >= *until) {
@@ -332,12 +334,17 @@ impl Session {
             };
             return self.kill(Some(Failure::new(class, what)));
         }
-        if let Some(verb) = self.asked.values().find(|a| at >= a.until).map(|a| a.verb) {
-            return self.unanswered(verb);
+        let late: Vec<Asked> = self
+            .asked
+            .extract_if(.., |_, asked| at >= asked.until)
+            .map(|(_, asked)| asked)
+            .collect();
+        for asked in late {
+            self.unanswered(&asked);
         }
-        if self.silence_until().is_some_and(|until| at >= until) {
-            let text = "silent beyond its heartbeat's ttl";
-            return self.kill(Some(Failure::new(FailureClass::Hang, text)));
+        if self.watch_due().is_some_and(|due| at >= due) {
+            self.watched(Input::Due);
+            self.settle_condition();
         }
         if self.next_health.is_some_and(|next| at >= next) && self.flights.is_empty() {
             self.ask_health();

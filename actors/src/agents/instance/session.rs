@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use mesh_actors_core::liveness;
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
     Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError,
@@ -12,7 +13,7 @@ use mesh_messages::klp::{
 };
 use mesh_messages::manifest::{AgentManifest, Program};
 use mesh_messages::task::Progress;
-use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
+use mesh_messages::{Failure, FailureClass, TaskId};
 
 use super::{Asked, Phase, Session};
 use crate::agents::agent::AgentMessage;
@@ -33,16 +34,17 @@ impl Session {
         let heard = !matches!(self.phase, Phase::Killed { .. });
         match input {
             Input::Line(line) if heard => {
-                self.last_life = now();
-                self.args.live.active(self.last_life);
+                self.args.live.active(now());
                 // A side task that the line leads to gives the permit back itself.
                 if !self.line(&line) {
                     self.lines.add_permits(1);
                 }
+                self.watched(liveness::Input::Line);
             }
             Input::TooLong(ends) if heard => {
                 self.too_long(&ends);
                 self.lines.add_permits(1);
+                self.watched(liveness::Input::Line);
             }
             Input::Line(_) | Input::TooLong(_) => self.lines.add_permits(1),
             Input::End => self.heard_out(),
@@ -222,7 +224,7 @@ impl Session {
     }
 
     fn hello_reply(&self) -> HandshakeReply {
-        let limits = effective(&self.args.manifest, &self.args.ctx.settings).limits;
+        let limits = effective(&self.args.manifest, &self.args.ctx).limits;
         HandshakeReply {
             node: self.args.ctx.node.did.to_string(),
             agent: self.args.agent.clone(),
@@ -255,7 +257,9 @@ impl Session {
             return; // It was told to end meanwhile.
         }
         self.phase = Phase::Ready;
-        self.last_life = now();
+        self.watched(liveness::Input::Ready);
+        // What it said of itself while it started counts from now on.
+        self.settle_condition();
         if self.hooks.contains(&ControlVerb::Health) {
             self.next_health = Some(now().plus(self.health_interval()));
         }
@@ -290,6 +294,7 @@ impl Session {
                 envelope.id.clone(),
                 Asked {
                     verb,
+                    limit,
                     until: now().plus(limit),
                 },
             );
@@ -317,8 +322,13 @@ impl Session {
     }
 
     /// A hook did not return in time.
-    pub(super) fn unanswered(&mut self, verb: ControlVerb) {
+    pub(super) fn unanswered(&mut self, asked: &Asked) {
+        let verb = asked.verb;
         let (class, text) = match verb {
+            ControlVerb::Health => {
+                let limit = asked.limit;
+                return self.watched(liveness::Input::Unanswered { limit });
+            }
             ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade => (
                 FailureClass::Start,
                 format!("its {} hook did not return in time", verb.name()),
@@ -349,17 +359,11 @@ impl Session {
         self.control(ControlVerb::Health, Value::Null, None, Some(ttl));
     }
 
-    /// When silence becomes a finding: only where a heartbeat is declared, and not while a bounded call is in flight.
-    pub(super) fn silence_until(&self) -> Option<Timestamp> {
-        let heartbeat = self.args.manifest.heartbeat?;
-        let applies = self.phase == Phase::Ready && self.flights.is_empty() && self.converses();
-        applies.then(|| self.last_life.plus(heartbeat.ttl.duration()))
-    }
-
     fn status_update(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
         let update: StatusUpdate = envelope.payload_as()?;
-        if let Some(health) = update.health.clone() {
-            self.args.live.set_health(health);
+        if let Some(health) = &update.health {
+            self.condition.reported(now(), health);
+            self.settle_condition();
         }
         let answers = envelope.in_reply_to.as_ref();
         if let Some(asked) = answers.and_then(|id| self.asked.remove(id)) {
@@ -373,13 +377,16 @@ impl Session {
         let let_go = self.flights.iter().find_map(|(task, flight)| {
             let give_up = flight.give_up.as_ref()?;
             let named = answers == Some(&give_up.control);
-            let meant = envelope.task_id.as_ref() == Some(task) && update.progress.is_none();
+            let working = update.progress.is_some() || update.call.is_some();
+            let meant =
+                envelope.task_id.as_ref() == Some(task) && !working && update.call_ended.is_none();
             (named || meant).then(|| (task.clone(), give_up.reason.clone()))
         });
         if let Some((task, reason)) = let_go {
             self.land(&task, Err(reason));
             return Ok(());
         }
+        self.announced(envelope, &update)?;
         let Some(task) = &envelope.task_id else {
             return Ok(());
         };
@@ -401,6 +408,10 @@ impl Session {
                 at: now(),
             };
             let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
+            self.watched(liveness::Input::Progress {
+                task: task.clone(),
+                fraction,
+            });
             self.report(AttemptNews::Progress {
                 task,
                 attempt,

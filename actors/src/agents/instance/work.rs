@@ -66,6 +66,7 @@ impl Session {
     /// Sets a delivered task to work.
     pub(super) fn run(&mut self, delivery: Delivery) {
         let me = self.me.clone();
+        self.args.live.active(crate::clock::now());
         let (task, attempt) = (delivery.task.clone(), delivery.attempt);
         let (cancel, cancelled) = oneshot::channel();
         let native = match self.args.manifest.resolved_runtime().kind {
@@ -158,6 +159,7 @@ impl Session {
         result: Result<Value, Failure>,
     ) {
         self.running.remove(task);
+        self.args.live.active(crate::clock::now());
         if matches!(self.phase, Phase::Killed { .. }) {
             if self.running.is_empty() {
                 self.conclude();

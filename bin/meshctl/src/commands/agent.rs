@@ -5,6 +5,8 @@ mod deploy;
 mod logs;
 mod show;
 
+pub(super) use show::policy;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

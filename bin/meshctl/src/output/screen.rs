@@ -166,10 +166,11 @@ impl Cell {
     pub(crate) fn state(name: &str) -> Self {
         let mood = match name {
             "running" | "active" | "executing" | "succeeded" | "healthy" | "up" | "kernel"
-            | "idle" | "busy" => Mood::Good,
+            | "idle" | "busy" | "held" => Mood::Good,
             "backoff" | "half_open" | "recovering" | "retrying" | "parked" | "blocked"
-            | "warning" | "degraded" | "advisory" | "upgrading" => Mood::Attention,
-            "open" | "quarantined" | "failed" | "dead_lettered" | "critical" | "down" => Mood::Bad,
+            | "warning" | "degraded" | "advisory" | "upgrading" | "undecided" => Mood::Attention,
+            "open" | "quarantined" | "failed" | "dead_lettered" | "critical" | "down"
+            | "BROKEN" => Mood::Bad,
             _ => Mood::Neutral,
         };
         Self {

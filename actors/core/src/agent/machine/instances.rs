@@ -3,8 +3,8 @@
 //! The fault policy limits restarts after scored failures. An end that is nobody's failure (a process that did not let
 //! go of a cancelled attempt and had to be ended, for instance) is followed by a restart, but it can be
 //! provoked, so it has limits too: the replica *rests* for the delays that crashes have, and there are as many such
-//! restarts for each replica as crashes are answered by one, within the same window. They never quarantine. An agent that is not to be restarted is
-//! stopped, as after a crash.
+//! restarts for each replica as crashes are answered by one, within the same window. They never quarantine. An agent that
+//! is not to be restarted is stopped, as after a crash.
 
 use std::collections::VecDeque;
 
@@ -52,8 +52,12 @@ impl AgentMachine {
             {
                 continue;
             }
-            if let Some(rest) = self.rests.get_mut(&instance) {
-                rest.until = None;
+            if let Some(rest) = self.rests.get_mut(&instance)
+                && rest.until.take().is_some()
+                && let Some(start) = rest.starts.back_mut()
+            {
+                // Timers may be late, and the window is one of starts, not of when they were due.
+                *start = turn.now;
             }
             let epoch = turn.epoch.next();
             turn.epoch = epoch;

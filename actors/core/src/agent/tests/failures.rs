@@ -13,7 +13,8 @@ fn a_crash_backs_off_and_the_timer_starts_the_next_incarnation() {
         &["down 0@1 crash", "arm +200"],
     );
     assert_eq!(world.state.stage(), Lifecycle::Registered);
-    assert_eq!(world.state.errors["crash"].count, 1);
+    let errors: Vec<_> = world.state.errors.values().collect();
+    assert_eq!((errors[0].kind.as_str(), errors[0].count), ("crash", 1));
     let due = world.fire();
     expect(
         &world,
@@ -183,6 +184,26 @@ fn ends_that_are_nobodys_failure_have_a_limit_within_the_window() {
     expect(&world, &early, &[], &["rest +1801"]);
     let due = world.wake();
     expect(&world, &due, &["activated 0@5 1.0.0"], &["spawn 0@5 1.0.0"]);
+}
+
+#[test]
+fn a_rest_that_ended_late_counts_from_when_it_ended() {
+    let mut world = World::serving(1);
+    world.end(0, Some(FailureClass::Lost));
+    world.pass(Duration::from_secs(10));
+    world.wake();
+    for _ in 0..2 {
+        world.end(0, Some(FailureClass::Lost));
+        world.wake();
+    }
+    let fourth = world.end(0, Some(FailureClass::Lost));
+    // A minute after the first start, 1.2 s ago, and not after the moment 9.8 s before it at which it was due.
+    expect(
+        &world,
+        &fourth,
+        &["failed 0@4 lost"],
+        &["down 0@4 lost", "rest +58801"],
+    );
 }
 
 #[test]

@@ -97,6 +97,26 @@ fn reports_with_another_attempt_epoch_or_instance_are_stale() {
 }
 
 #[test]
+fn a_result_of_an_earlier_attempt_on_the_same_incarnation_is_stale() {
+    let (mut world, id) = mesh();
+    let (first, key) = world.attempt(&id);
+    world.fail(&id, FailureClass::Unavailable);
+    world.next();
+    let (second, again) = world.attempt(&id);
+    assert_eq!((again, second.epoch), (key.clone(), first.epoch));
+    for key in [Some(key), None] {
+        let late = Command::AttemptEnded {
+            attempt: first.clone(),
+            key,
+            result: Ok(json!("late")),
+        };
+        assert_eq!(world.refused(late), Refusal::Stale(first.clone()));
+    }
+    world.succeed(&id);
+    assert_eq!(world.view(&id).output, Some(json!("done")));
+}
+
+#[test]
 fn retryable_failures_pause_200_then_400_ms_and_three_attempts_are_all() {
     let (mut world, id) = mesh();
     for (attempt, pause) in [(1, 200), (2, 400)] {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::client::Request;
+use crate::commands::policy::screen;
 use crate::exit::Failure;
 use crate::output::{Cell, Screen, Table, compact, megabytes, percent, span};
 use crate::session::Session;
@@ -211,21 +212,12 @@ fn instance_table(instances: &[InstanceView]) -> Table {
     table
 }
 
-pub(super) fn policy(id: &str, session: &mut Session) -> Result<(), Failure> {
+/// Also `policy show`, of one agent.
+pub(in crate::commands) fn policy(id: &str, session: &mut Session) -> Result<(), Failure> {
     let answer = session.send(&Request::get(&["v1", "agents", id, "policy"]))?;
     session.out.show(&answer, || {
         let values: Vec<PolicyValue> = answer.rows()?;
-        let mut table = Table::new(&["KEY", "VALUE", "FROM"]);
-        for value in &values {
-            table.row([
-                value.key.as_str().into(),
-                compact(&value.value).into(),
-                value.origin.as_str().into(),
-            ]);
-        }
-        Ok(Screen::new()
-            .table(table)
-            .named(values.iter().map(|value| value.key.as_str())))
+        Ok(screen(&values))
     })
 }
 

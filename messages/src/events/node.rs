@@ -1,0 +1,60 @@
+//! What happens to meshd itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::HealthLevel;
+use crate::ids::Position;
+
+/// meshd itself. Partition `node`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum NodeEvent {
+    /// meshd started on this log.
+    #[serde(rename = "node.started")]
+    Started {
+        /// Its version.
+        version: String,
+        /// Names this run, to tell its processes from those of another.
+        run_id: String,
+        /// The last position that was there.
+        after: Option<Position>,
+        /// Whether the run before ended in order.
+        clean: bool,
+    },
+    /// meshd stops in order.
+    #[serde(rename = "node.stopped")]
+    Stopped {
+        /// Which run.
+        run_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system's health changed.
+    #[serde(rename = "health.changed")]
+    HealthChanged {
+        /// From.
+        from: String,
+        /// To.
+        to: String,
+        /// Why.
+        issues: Vec<String>,
+    },
+    /// The checks that are not healthy are not those that they were. Once per change.
+    #[serde(rename = "health.alert")]
+    Alert {
+        /// Checks that got worse, or better but not well, in words.
+        raised: Vec<String>,
+        /// Checks that are well again, by name.
+        cleared: Vec<String>,
+        /// All checks that are not healthy now, by name.
+        open: BTreeMap<String, HealthLevel>,
+    },
+}
+
+kinds!(NodeEvent {
+    Started => "node.started",
+    Stopped => "node.stopped",
+    HealthChanged => "health.changed",
+    Alert => "health.alert",
+});

@@ -1,0 +1,116 @@
+//! The operator's policy: what a running mesh was told to do differently from its configuration.
+//!
+//! It lies between the two other sources of an agent's policy. What holds for one agent is, each over the next: the
+//! operator's word for this agent, the agent's manifest, the operator's word for all agents, the configuration.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::PolicyValue;
+use crate::ids::AgentId;
+use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
+
+/// Longest crash window: an hour, as failures are counted by the hour, too.
+pub const CRASH_WINDOW_MS_MAX: u64 = 3_600_000;
+
+/// Thresholds and limits; each that is absent is as it would be without this.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorPolicy {
+    /// Restarts and quarantine.
+    #[serde(default, skip_serializing_if = "OperatorLifecycle::is_empty")]
+    pub lifecycle: OperatorLifecycle,
+    /// Limits of what an instance may use, from its next start on.
+    #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
+    pub resource_limits: ResourceLimits,
+    /// Whether the mesh can do without it: when it cannot, the agent's exhaustion escalates instead of isolating it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub essential: Option<bool>,
+}
+
+/// When an agent is restarted, paused and quarantined. Changes take effect when the episode under way is over: an agent
+/// that is failing is judged by the thresholds that it began to fail under.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorLifecycle {
+    /// Crashes within the window after which restarts pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_CRASHES_MAX))]
+    pub max_crashes: Option<u32>,
+    /// The window, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = CRASH_WINDOW_MS_MAX))]
+    pub crash_window_ms: Option<u64>,
+    /// Restarts after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_restart: Option<bool>,
+    /// Score at which it is quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub quarantine_threshold: Option<u32>,
+    /// Failures within an hour that are borne; one more quarantines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_CRASHES_MAX))]
+    pub failures_per_hour: Option<u32>,
+}
+
+impl OperatorLifecycle {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl OperatorPolicy {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What is applied: each scope that is named is replaced by what is said of it, and `{}` takes it back. Others stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyDocument {
+    /// For all agents, below what their manifests say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<OperatorPolicy>,
+    /// For single agents, above what their manifests say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub agents: BTreeMap<AgentId, OperatorPolicy>,
+}
+
+/// `GET /v1/policies`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyInForce {
+    /// What holds for an agent whose manifest overrides nothing, and where each value comes from.
+    pub values: Vec<PolicyValue>,
+    /// All that was applied and is in force; applying it to a fresh mesh has the same effect.
+    pub applied: PolicyDocument,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_reads_back_as_it_was_written_and_leaves_out_what_it_does_not_say() {
+        let text = r#"{"default":{"lifecycle":{"max_crashes":2}},"agents":{"echo":{"essential":true},"old":{}}}"#;
+        let document: PolicyDocument = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&document).unwrap(), text);
+        assert!(document.agents[&AgentId::new("old").unwrap()].is_empty());
+        assert!(!document.default.unwrap().is_empty());
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        for text in [
+            r#"{"defaults":{}}"#,
+            r#"{"default":{"security":{}}}"#,
+            r#"{"agents":{"echo":{"lifecycle":{"maxCrashes":2}}}}"#,
+        ] {
+            serde_json::from_str::<PolicyDocument>(text).unwrap_err();
+        }
+    }
+}
