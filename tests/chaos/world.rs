@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mesh_actors::Operations;
 use mesh_actors::agents::native::NativeAgents;
-use mesh_actors::context::{DefaultLimits, Settings};
+use mesh_actors::context::{DefaultLimits, LivenessLimits, Settings};
 use mesh_actors::mesh::{Mesh, MeshOptions};
 use mesh_actors::operations::BundleSource;
 use mesh_messages::agent::Activity;
@@ -244,6 +244,8 @@ fn settings(data: &Path, run_id: String) -> Settings {
             nofile: 256,
         },
         crypto_required: false,
+        liveness: LivenessLimits::default(),
+        chaos: false,
         start_timeout: Duration::from_secs(20),
         stop_timeout: Duration::from_secs(2),
         cancel_timeout: Duration::from_secs(1),

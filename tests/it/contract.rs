@@ -6,5 +6,6 @@ mod daemon;
 mod deploy;
 mod events;
 mod lifecycle;
+mod policy;
 mod refusals;
 mod tasks;

@@ -7,6 +7,7 @@
 )]
 
 mod agents;
+mod chaos;
 mod contract;
 mod crash;
 mod demo;

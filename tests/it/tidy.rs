@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may depend on. Arrows point down only, and no crate reaches past what it needs.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("mesh-messages", &[]),
     ("mesh-config", &["mesh-messages"]),
     ("mesh-supervision-core", &[]),
@@ -51,8 +51,24 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ),
     // Wire types, and the verifier, which needs no daemon.
     ("meshctl", &["mesh-messages", "mesh-persistence"]),
-    // Sees what users see.
-    ("mesh-tests", &[]),
+    // The cores alone: everything that performs is simulated.
+    (
+        "mesh-sim",
+        &["mesh-messages", "mesh-supervision-core", "mesh-actors-core"],
+    ),
+    // Sees what users see; the simulation is for its runner.
+    ("mesh-tests", &["mesh-sim"]),
+    // Measures the crate alone, and a tree in its own process.
+    (
+        "mesh-benches",
+        &[
+            "mesh-messages",
+            "mesh-sandbox",
+            "mesh-supervision-core",
+            "mesh-supervision",
+            "mesh-actors",
+        ],
+    ),
 ];
 
 /// Crates that decide and do nothing, and what they must therefore not know.

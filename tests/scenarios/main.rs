@@ -6,6 +6,7 @@
 
 mod d1_respawn_storm;
 mod d2_orphans;
+mod d3_lying_liveness;
 mod d4_lost_or_doubled;
 
 use std::io::Write as _;

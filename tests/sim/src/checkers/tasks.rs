@@ -1,0 +1,410 @@
+//! Acknowledged tasks are never lost, each has exactly one outcome, and nobody speaks for an attempt that is over.
+//!
+//! The ledger folds the journal's events by rules of its own: where a task may go from where it is, what a failure of
+//! each class leads to, who has which attempt. It is kept twice: of what is on the disk, and of what the machine has
+//! decided; a crash throws the second away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::task::TaskState;
+use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
+
+use super::fault_rules::{LOST_MAX, Meaning, of_class};
+use super::{Verdict, breach, ensure};
+use crate::edges::Edges;
+use crate::journal::Stored;
+use crate::world::Part;
+
+const LOST: &str = "an acknowledged task is never lost";
+const ONCE: &str = "every task has exactly one outcome";
+const FENCE: &str = "results of superseded attempts are refused";
+const RETRIES: &str = "a failure leads to what its class says";
+const SLOTS: &str = "no more work at once than is allowed";
+
+/// Who has an attempt.
+pub(crate) type Holder = (AgentId, InstanceNo, Epoch);
+
+/// One task.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) state: TaskState,
+    pub(crate) attempt: AttemptNo,
+    pub(crate) holder: Option<Holder>,
+    pub(crate) parent: Option<TaskId>,
+    round: u32,
+    attempts_max: u32,
+    used: u32,
+    lost: u32,
+    solo: u32,
+}
+
+/// All tasks by their events.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Book {
+    pub(crate) lines: BTreeMap<TaskId, Line>,
+    /// What each incarnation has in flight.
+    pub(crate) held: BTreeMap<Holder, BTreeSet<TaskId>>,
+    /// Children that have not ended, by parent.
+    children: BTreeMap<TaskId, usize>,
+}
+
+impl Book {
+    /// Takes an event in.
+    pub(crate) fn fold(&mut self, id: &TaskId, event: &TaskEvent, edges: &mut Edges) -> Verdict {
+        let before = self.lines.get(id).map(|line| line.state);
+        if let TaskEvent::Submitted { spec, retry, .. } = event {
+            ensure(before.is_none(), ONCE, || {
+                format!("{id} was accepted twice")
+            })?;
+            let state = if spec.depends_on.is_empty() {
+                TaskState::Queued
+            } else {
+                TaskState::Blocked
+            };
+            if let Some(parent) = &spec.parent {
+                *self.children.entry(parent.clone()).or_default() += 1;
+            }
+            let line = Line {
+                state,
+                attempt: AttemptNo(0),
+                holder: None,
+                parent: spec.parent.clone(),
+                round: 0,
+                attempts_max: retry.max_attempts.unwrap_or(3),
+                used: 0,
+                lost: 0,
+                solo: 0,
+            };
+            edges.hit_named("task", format_args!("submitted > {state}"));
+            self.lines.insert(id.clone(), line);
+            return Ok(());
+        }
+        let Some(line) = self.lines.get_mut(id) else {
+            return breach(
+                LOST,
+                format!("{id} is not known, and {} happens to it", event.kind()),
+            );
+        };
+        let from = line.state;
+        let over = from.is_terminal();
+        ensure(
+            !over || matches!(event, TaskEvent::Retried { .. }),
+            ONCE,
+            || format!("{id} has ended {from}, and then {}", event.kind()),
+        )?;
+        let held = line.holder.clone();
+        let to = next(id, line, event, edges)?;
+        line.state = to;
+        if from != to {
+            edges.hit_named("task", format_args!("{from} > {to}"));
+        }
+        let (now, parent) = (line.holder.clone(), line.parent.clone());
+        self.moved(id, held, now);
+        if let Some(parent) = parent {
+            let open = self.children.entry(parent).or_default();
+            if to.is_terminal() && !over {
+                *open = open.saturating_sub(1);
+            } else if over && !to.is_terminal() {
+                *open += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn moved(&mut self, id: &TaskId, from: Option<Holder>, to: Option<Holder>) {
+        if from == to {
+            return;
+        }
+        if let Some(from) = from
+            && let Some(held) = self.held.get_mut(&from)
+        {
+            held.remove(id);
+            if held.is_empty() {
+                self.held.remove(&from);
+            }
+        }
+        if let Some(to) = to {
+            self.held.entry(to).or_default().insert(id.clone());
+        }
+    }
+
+    /// Whether this is the attempt under way.
+    pub(crate) fn is_current(&self, id: &TaskId, attempt: AttemptNo, holder: &Holder) -> bool {
+        self.lines
+            .get(id)
+            .is_some_and(|line| line.attempt == attempt && line.holder.as_ref() == Some(holder))
+    }
+
+    /// Who has this attempt, if it is the one under way.
+    pub(crate) fn holder(&self, id: &TaskId, attempt: AttemptNo) -> Option<&Holder> {
+        let line = self.lines.get(id).filter(|line| line.attempt == attempt)?;
+        line.holder.as_ref()
+    }
+
+    fn at_work(&self, id: &TaskId) -> bool {
+        self.children.get(id).is_none_or(|open| *open == 0)
+    }
+
+    /// The limits on work at one time, whenever something was handed out.
+    pub(crate) fn check_slots(&self, holder: &Holder, slots: u32, parallel: u32) -> Verdict {
+        let busy = |ids: &BTreeSet<TaskId>| ids.iter().filter(|id| self.at_work(id)).count();
+        let on_it = self.held.get(holder).map_or(0, busy);
+        ensure(on_it <= slots as usize, SLOTS, || {
+            format!("{on_it} are at work on {holder:?}, which takes {slots}")
+        })?;
+        let all: usize = self.held.values().map(busy).sum();
+        ensure(all <= parallel as usize, SLOTS, || {
+            format!("{all} are at work, and {parallel} may be")
+        })
+    }
+}
+
+/// Where an event leads.
+fn next(
+    id: &TaskId,
+    line: &mut Line,
+    event: &TaskEvent,
+    edges: &mut Edges,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    let in_flight = matches!(from, TaskState::Assigned | TaskState::Running);
+    let of_this = |attempt: &AttemptNo| *attempt == line.attempt && in_flight;
+    match event {
+        TaskEvent::Submitted { .. } => {}
+        TaskEvent::Waiting { state, .. } => {
+            ensure(!in_flight, ONCE, || {
+                format!("{id} waits while it is {from}")
+            })?;
+            return Ok(*state);
+        }
+        TaskEvent::Assigned { assignment, .. } => {
+            let ready = matches!(from, TaskState::Queued | TaskState::Parked);
+            ensure(ready, ONCE, || {
+                format!("{id} was handed out while it is {from}")
+            })?;
+            ensure(assignment.attempt == line.attempt.next(), FENCE, || {
+                format!(
+                    "{id} got attempt {} after {}",
+                    assignment.attempt, line.attempt
+                )
+            })?;
+            line.attempt = assignment.attempt;
+            line.holder = Some((
+                assignment.agent_id.clone(),
+                assignment.instance,
+                assignment.epoch,
+            ));
+            return Ok(TaskState::Assigned);
+        }
+        TaskEvent::Started { attempt, .. } => {
+            ensure(
+                from == TaskState::Assigned && of_this(attempt),
+                FENCE,
+                || {
+                    format!(
+                        "attempt {attempt} of {id} began, {} is {from}",
+                        line.attempt
+                    )
+                },
+            )?;
+            return Ok(TaskState::Running);
+        }
+        TaskEvent::AttemptFailed {
+            attempt,
+            failure,
+            ended_instance,
+            alone,
+            then,
+            ..
+        } => {
+            ensure(of_this(attempt), FENCE, || {
+                format!(
+                    "attempt {attempt} of {id} failed, {} is {from}",
+                    line.attempt
+                )
+            })?;
+            line.holder = None;
+            edges.hit_named("task failure", format_args!("{}", failure.class));
+            let scored = of_class(failure.class).1;
+            let solo = line.solo + u32::from(*ended_instance && *alone && scored);
+            return follow(
+                id,
+                line,
+                (failure.class, failure.retryable, solo),
+                then,
+                edges,
+            );
+        }
+        TaskEvent::Succeeded { attempt, .. } => {
+            ensure(of_this(attempt), FENCE, || {
+                format!(
+                    "attempt {attempt} of {id} succeeded, {} is {from}",
+                    line.attempt
+                )
+            })?;
+            line.holder = None;
+            return Ok(TaskState::Succeeded);
+        }
+        TaskEvent::Cancelled { .. } => {
+            line.holder = None;
+            return Ok(TaskState::Cancelled);
+        }
+        TaskEvent::DeadLettered { .. } => {
+            line.holder = None;
+            return Ok(TaskState::DeadLettered);
+        }
+        TaskEvent::Retried { .. } => {
+            let may = matches!(from, TaskState::Failed | TaskState::DeadLettered);
+            ensure(may, ONCE, || {
+                format!("{id} got another round while it is {from}")
+            })?;
+            line.round += 1;
+            (line.used, line.lost, line.solo) = (0, 0, 0);
+            return Ok(TaskState::Queued);
+        }
+    }
+    Ok(from)
+}
+
+/// What has to follow a failure.
+fn follow(
+    id: &TaskId,
+    line: &mut Line,
+    (class, retryable, solo): (FailureClass, bool, u32),
+    then: &AfterFailure,
+    edges: &mut Edges,
+) -> Result<TaskState, super::Breach> {
+    line.solo = solo;
+    let (used, lost) = (line.used, line.lost);
+    let meaning = of_class(class).0;
+    match meaning {
+        Meaning::Retry => line.used += 1,
+        Meaning::Free => line.lost += 1,
+        Meaning::Park | Meaning::Final => {}
+    }
+    let due = if class == FailureClass::Cancelled {
+        TaskState::Cancelled
+    } else if solo >= 2 {
+        edges.hit("task failure", "poison: dead-lettered");
+        TaskState::DeadLettered
+    } else if !retryable && meaning != Meaning::Free {
+        TaskState::Failed
+    } else {
+        match meaning {
+            Meaning::Final => TaskState::Failed,
+            Meaning::Park => TaskState::Parked,
+            Meaning::Free if lost < LOST_MAX => TaskState::Retrying,
+            Meaning::Retry if used + 1 < line.attempts_max => TaskState::Retrying,
+            Meaning::Free | Meaning::Retry => TaskState::DeadLettered,
+        }
+    };
+    let led = match then {
+        AfterFailure::Retry { .. } => TaskState::Retrying,
+        AfterFailure::Park { .. } => TaskState::Parked,
+        AfterFailure::Fail => TaskState::Failed,
+        AfterFailure::DeadLetter => TaskState::DeadLettered,
+        AfterFailure::Cancel => TaskState::Cancelled,
+    };
+    ensure(led == due, RETRIES, || {
+        format!("{class} led {id} to {led}, due is {due} ({used} used, {lost} lost, {solo} solo)")
+    })?;
+    Ok(led)
+}
+
+/// What clients were told, and what the journal says.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) durable: Book,
+    /// As the machine has decided, ahead of the disk.
+    pub(crate) decided: Book,
+    acknowledged: BTreeSet<TaskId>,
+    /// Outcomes that somebody was told of, with their round.
+    told: BTreeMap<TaskId, (u32, TaskState)>,
+}
+
+impl Ledger {
+    /// A record is on the disk.
+    pub(crate) fn durable_record(&mut self, record: &Stored, edges: &mut Edges) -> Verdict {
+        if record.part != Part::Orchestrator {
+            return Ok(());
+        }
+        let Some(id) = &record.header.task else {
+            return Ok(());
+        };
+        let Ok(event) = serde_json::from_slice::<TaskEvent>(&record.payload) else {
+            return breach(
+                "replay: what was stored can be read",
+                record.header.kind.to_string(),
+            );
+        };
+        self.durable.fold(id, &event, edges)?;
+        if let (Some(line), Some((round, state))) = (self.durable.lines.get(id), self.told.get(id))
+        {
+            ensure(line.round > *round || line.state == *state, ONCE, || {
+                format!("{id} was said to have ended {state}, and is {}", line.state)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A client has been told that a task is accepted.
+    pub(crate) fn acknowledge(&mut self, id: &TaskId) -> Verdict {
+        ensure(self.durable.lines.contains_key(id), LOST, || {
+            format!("{id} was acknowledged before it was on the disk")
+        })?;
+        self.acknowledged.insert(id.clone());
+        Ok(())
+    }
+
+    /// Somebody has been told how a task ended.
+    pub(crate) fn outcome(&mut self, id: &TaskId) -> Verdict {
+        let Some(line) = self.durable.lines.get(id) else {
+            return breach(LOST, format!("{id} ended, and is not on the disk"));
+        };
+        // A new round may have begun meanwhile.
+        if !line.state.is_terminal() {
+            return Ok(());
+        }
+        let before = self.told.insert(id.clone(), (line.round, line.state));
+        let other = before.filter(|(round, state)| *round == line.round && *state != line.state);
+        ensure(other.is_none(), ONCE, || {
+            format!("{id} ended {}, after {other:?}", line.state)
+        })
+    }
+
+    /// The machine has been loaded anew.
+    pub(crate) fn reloaded(&mut self, knows: impl Fn(&TaskId) -> Option<TaskState>) -> Verdict {
+        self.decided = self.durable.clone();
+        for id in &self.acknowledged {
+            let (now, ours) = (knows(id), self.durable.lines.get(id).map(|line| line.state));
+            ensure(now.is_some() && now == ours, LOST, || {
+                format!("{id} is {now:?} after a start, and was {ours:?}")
+            })?;
+        }
+        for (id, (round, state)) in &self.told {
+            let line = self.durable.lines.get(id);
+            let kept = line.is_some_and(|line| line.round > *round || line.state == *state);
+            ensure(kept, ONCE, || {
+                format!("{id} was said to be {state}, and is {line:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every task that anybody was promised has come to an end.
+    pub(crate) fn at_the_end(&self) -> Verdict {
+        for id in &self.acknowledged {
+            let state = self.durable.lines.get(id).map(|line| line.state);
+            ensure(state.is_some_and(TaskState::is_terminal), LOST, || {
+                format!("{id} is {state:?} when everything is over")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How many tasks were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
+    }
+}
