@@ -8,6 +8,7 @@
 //! The actor never waits for a check, so one that hangs holds up neither the next messages nor the end of meshd.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use mesh_messages::agent::HealthLevel;
-use mesh_messages::events::{NodeEvent, partition};
+use mesh_messages::events::{NodeEvent, Restoration, partition};
 use mesh_messages::system::{HealthReport, OverallHealth};
 use mesh_messages::{Position, RecordHeader, Timestamp};
+use mesh_persistence::RESTORED_FILE;
 
 use crate::context::Context;
 use crate::partition::{Cause, Entry, Machine, Partition};
@@ -47,6 +49,9 @@ pub struct NodeState {
     /// What was last said of the whole.
     #[serde(default)]
     pub health: OverallHealth,
+    /// The last backup that this log goes on from.
+    #[serde(default)]
+    pub restored: Option<Restoration>,
 }
 
 impl Machine for NodeState {
@@ -56,9 +61,14 @@ impl Machine for NodeState {
     }
     fn apply(&mut self, _header: &RecordHeader, event: &NodeEvent) {
         match event {
-            NodeEvent::Started { run_id, .. } => {
+            NodeEvent::Started {
+                run_id, restored, ..
+            } => {
                 self.run_id.clone_from(run_id);
                 self.ended = false;
+                if restored.is_some() {
+                    self.restored.clone_from(restored);
+                }
             }
             NodeEvent::Stopped { .. } => self.ended = true,
             NodeEvent::HealthChanged { to, .. } => {
@@ -221,6 +231,18 @@ impl Actor for HealthActor {
     }
 }
 
+/// What a restore left a note of.
+async fn restored_from(data: PathBuf) -> Result<Option<Restoration>, ActorProcessingErr> {
+    let path = data.join(RESTORED_FILE);
+    let read = tokio::task::spawn_blocking(move || match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(Into::into),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    });
+    read.await?
+        .map_err(|error: std::io::Error| format!("{RESTORED_FILE}: {error}").into())
+}
+
 impl Drop for HealthShell {
     fn drop(&mut self) {
         for task in self.tasks.iter().chain(&self.round) {
@@ -232,17 +254,22 @@ impl Drop for HealthShell {
 impl HealthShell {
     /// Once per run, however often this actor starts.
     async fn note_start(&mut self) -> Result<(), ActorProcessingErr> {
-        let settings = &self.args.ctx.settings;
-        let state = self.partition.state();
-        if state.run_id == settings.run_id {
+        if self.partition.state().run_id == self.args.ctx.settings.run_id {
             return Ok(());
         }
+        let data = self.args.ctx.settings.data.clone();
+        let restored = restored_from(data).await?;
+        let settings = &self.args.ctx.settings;
+        let state = self.partition.state();
         let first = state.run_id.is_empty();
+        // The file stays: whether it was noted already is the log's to say.
+        let restored = restored.filter(|restored| state.restored.as_ref() != Some(restored));
         let event = NodeEvent::Started {
             version: settings.version.clone(),
             run_id: settings.run_id.clone(),
             after: self.partition.journal().durable().borrow().upto,
             clean: first || state.ended,
+            restored,
         };
         self.commit(event, Vec::new()).await
     }

@@ -37,6 +37,7 @@ use crate::tree::{Parts, SupervisorPlace, tree};
 mod agents;
 mod audit;
 mod chaos;
+mod exports;
 mod operations;
 mod services;
 mod tasks;
@@ -174,12 +175,15 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
-        if tokio::time::timeout(START_LIMIT, mesh.populated())
-            .await
-            .is_err()
-        {
+        let populated = tokio::select! {
+            // A tree that has ended will never say that it is complete.
+            ended = mesh.root.terminated() => Err(format!("the tree ended: {ended:?}")),
+            up = tokio::time::timeout(START_LIMIT, mesh.populated()) => {
+                up.map_err(|_| "the registered agents were not all there in time".to_owned())
+            }
+        };
+        if let Err(why) = populated {
             mesh.stop().await;
-            let why = "the registered agents were not all there in time".to_owned();
             return Err(MeshStartError::Tree(why));
         }
         if let Err(error) = mesh
@@ -222,8 +226,29 @@ impl Mesh {
     /// # Errors
     /// As [`SupervisorHandle::add`].
     pub async fn add_edge(&self, child: Child) -> Result<(), RequestError> {
-        let edge = self.edge.borrow().clone().ok_or(RequestError::NotRunning)?;
-        edge.add(child).await.map(drop)
+        let mut place = self.edge.subscribe();
+        let edge = place.borrow_and_update().clone();
+        let edge = edge.ok_or(RequestError::NotRunning)?;
+        edge.add(child.clone()).await?;
+        let root = self.root.clone();
+        // The group is restarted as it was specified: whoever was added to it later is added to its successor.
+        tokio::spawn(async move {
+            let follow = async {
+                while place.changed().await.is_ok() {
+                    let successor = place.borrow_and_update().clone();
+                    if let Some(edge) = successor
+                        && let Err(error) = edge.add(child.clone()).await
+                    {
+                        tracing::warn!(%error, "the edge's child was not added; the group's next successor is awaited");
+                    }
+                }
+            };
+            tokio::select! {
+                () = follow => {}
+                _ended = root.terminated() => {}
+            }
+        });
+        Ok(())
     }
 
     /// Takes no new work, lets what is under way end until `limit`, then stops every agent in order.

@@ -1,6 +1,7 @@
 //! Counters and histograms, under the names of the documentation.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -34,6 +35,7 @@ pub struct Metrics {
     tasks_total: Gauge,
     tasks_completed: Gauge,
     tasks_failed: Gauge,
+    success_rate: Gauge<f64, AtomicU64>,
     routing: Histogram,
     completion: Histogram,
     starts: Counter,
@@ -53,6 +55,7 @@ impl Default for Metrics {
             tasks_total: Gauge::default(),
             tasks_completed: Gauge::default(),
             tasks_failed: Gauge::default(),
+            success_rate: Gauge::default(),
             routing: histogram(),
             completion: histogram(),
             starts: Counter::default(),
@@ -75,8 +78,13 @@ impl Default for Metrics {
         );
         registry.register(
             "tasks_failed",
-            "Tasks that ended otherwise",
+            "Tasks that failed for good or were dead-lettered; cancelled ones are neither",
             metrics.tasks_failed.clone(),
+        );
+        registry.register(
+            "tasks_success_rate",
+            "Share of tasks_completed in tasks_completed and tasks_failed; 1 while both are 0",
+            metrics.success_rate.clone(),
         );
         registry.register(
             "task_routing_duration",
@@ -167,14 +175,52 @@ impl Metrics {
         let of = |state: &str| gauge(tasks.get(state).copied().unwrap_or(0));
         // Taken from the table itself, so that they agree with it also after a restart.
         self.tasks_total.set(gauge(tasks.values().sum()));
-        self.tasks_completed.set(of("succeeded"));
-        self.tasks_failed
-            .set(of("failed").saturating_add(of("dead_lettered")));
+        let completed = of("succeeded");
+        let failed = of("failed").saturating_add(of("dead_lettered"));
+        self.tasks_completed.set(completed);
+        self.tasks_failed.set(failed);
+        self.success_rate.set(success_rate(completed, failed));
         self.journal_records.set(gauge(records));
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a String cannot fail.
         let _infallible = encode(&mut text, &registry);
         text
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn success_rate(completed: i64, failed: i64) -> f64 {
+    match completed.saturating_add(failed) {
+        0 => 1.0,
+        ended => completed as f64 / ended as f64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_the_rate_of_success_are_those_of_the_table() {
+        let tasks = [
+            ("succeeded", 6),
+            ("failed", 1),
+            ("dead_lettered", 1),
+            ("cancelled", 3),
+            ("queued", 4),
+        ];
+        let tasks = tasks.map(|(state, n)| (state.to_owned(), n)).into();
+        let text = Metrics::default().render(&BTreeMap::new(), &tasks, 9);
+        let lines: Vec<&str> = text.lines().collect();
+        for line in [
+            "tasks_total 15",
+            "tasks_completed 6",
+            "tasks_failed 2",
+            "tasks_success_rate 0.75",
+            "journal_records 9",
+        ] {
+            assert!(lines.contains(&line), "{line} is not in:\n{text}");
+        }
     }
 }

@@ -46,6 +46,8 @@ pub enum Action {
     Chaos,
     /// Change thresholds and limits.
     Policy,
+    /// Take everything there is, secrets of agents included.
+    Backup,
 }
 
 impl Action {
@@ -64,6 +66,7 @@ impl Action {
             Self::Tokens => "tokens",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
+            Self::Backup => "backup",
         }
     }
 }
@@ -342,6 +345,9 @@ pub struct LogLine {
 /// A live feed of events. When `recv` answers `Lagged`, the reader resumes from the journal by position.
 pub type EventFeed = tokio::sync::broadcast::Receiver<std::sync::Arc<MeshEvent>>;
 
+/// Something large on its way, piece by piece; an error ends it, and what came before is then no whole.
+pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
+
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
@@ -472,10 +478,11 @@ pub trait Operations: Send + Sync + 'static {
     /// `{from, to, path[]}`: proof that the tree of `to` extends that of `from`.
     async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem>;
     /// Starts an export; chunks of JSON Lines come through the channel, an error ends it.
-    async fn export_audit(
-        &self,
-        agent: Option<AgentId>,
-    ) -> Result<tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem>;
+    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem>;
+    /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.
+    async fn export_sql(&self) -> Result<ChunkStream, Problem>;
+    /// Starts a backup as of now, a tar; ends as the exports do.
+    async fn backup(&self) -> Result<ChunkStream, Problem>;
 
     /// Whether the journal takes writes and the tree runs; cheap, never waits.
     fn alive(&self) -> bool;

@@ -528,6 +528,8 @@ impl Shell {
                 TaskEvent::Assigned { assignment, .. } if assignment.attempt == AttemptNo(1) => {
                     self.args.ctx.metrics.routed(since(assignment.assigned_at));
                 }
+                // What came with an event that ended the task has not ended it.
+                TaskEvent::Submitted { .. } | TaskEvent::Waiting { .. } => {}
                 _ => {
                     if let (true, Some(at)) = (task.state.is_terminal(), task.ended_at) {
                         self.args.ctx.metrics.ended(since(at));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
@@ -135,6 +136,8 @@ pub struct Partition<M: Machine, E> {
     last: Option<Position>,
     // Invariant: positions never decrease.
     pending: VecDeque<(Position, Vec<E>)>,
+    // The last position of `pending` so far.
+    awaited: watch::Sender<Option<Position>>,
 }
 
 impl<M: Machine, E> std::fmt::Debug for Partition<M, E> {
@@ -166,6 +169,7 @@ impl<M: Machine, E> Partition<M, E> {
             since_snapshot: 0,
             last: None,
             pending: VecDeque::new(),
+            awaited: watch::Sender::new(None),
             id,
             journal,
             content,
@@ -186,6 +190,10 @@ impl<M: Machine, E> Partition<M, E> {
         }
         let begun = Instant::now();
         loop {
+            // Reading means to look at what all others wrote, too; so nothing is read that is not there.
+            if partition.next_seq >= partition.journal.next_seq(&partition.id) {
+                return Ok(partition);
+            }
             let records = partition
                 .journal
                 .read_partition(&partition.id, from)
@@ -194,9 +202,9 @@ impl<M: Machine, E> Partition<M, E> {
                 let record = record.map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
                 partition.replay(&record)?;
                 from = record.header.position.next();
-            }
-            if partition.next_seq >= partition.journal.next_seq(&partition.id) {
-                return Ok(partition);
+                if partition.next_seq >= partition.journal.next_seq(&partition.id) {
+                    return Ok(partition);
+                }
             }
             // An owner that ended a moment ago left appends that are on their way to the disk. They have happened: without
             // them the first append would be refused, and this owner would end, too.
@@ -269,7 +277,7 @@ impl<M: Machine, E> Partition<M, E> {
         self.next_seq = appended.next_seq;
         self.since_snapshot += entries.len() as u64;
         self.last = Some(appended.last);
-        self.pending.push_back((appended.last, effects));
+        self.hold(appended.last, effects);
         Ok(Some(appended.last))
     }
 
@@ -293,16 +301,25 @@ impl<M: Machine, E> Partition<M, E> {
         self.next_seq = appended.next_seq;
         self.since_snapshot += count;
         self.last = Some(appended.last);
-        self.pending.push_back((appended.last, effects));
+        self.hold(appended.last, effects);
         Ok(Some(appended.last))
     }
 
     fn after_last(&mut self, effects: Vec<E>) {
         if !effects.is_empty() {
             // Position 0 is durable as soon as anything is; a partition without records has nothing to wait for.
-            self.pending
-                .push_back((self.last.unwrap_or_default(), effects));
+            self.hold(self.last.unwrap_or_default(), effects);
         }
+    }
+
+    fn hold(&mut self, until: Position, effects: Vec<E>) {
+        self.pending.push_back((until, effects));
+        self.awaited.send_replace(Some(until));
+    }
+
+    /// The position that has to be durable before nothing is held back any more; `None` until something is.
+    pub fn awaited(&self) -> watch::Receiver<Option<Position>> {
+        self.awaited.subscribe()
     }
 
     /// The effects whose records are durable, in the order of their commits.

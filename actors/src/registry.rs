@@ -19,6 +19,7 @@ use mesh_supervision::{Child, Refusal, RequestError, Started, SupervisorHandle};
 use crate::agents::agent::{AgentActor, AgentArgs, AgentMessage};
 use crate::agents::services::Services;
 use crate::context::Context;
+use crate::directory::AgentEntry;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::slot::{CallError, Slot};
 use crate::store::{JournalNews, follow};
@@ -434,39 +435,51 @@ fn child_name(agent: &AgentId) -> String {
 
 async fn start_agent(args: &RegistryArgs, agent: &AgentId) -> Result<(), Problem> {
     let entry = args.ctx.directory.enter(agent);
-    let supervisor = {
-        let mut agents = args.agents.clone();
-        let up = tokio::time::timeout(ANSWER_MAX, agents.wait_for(Option::is_some)).await;
-        let up = up
-            .ok()
-            .and_then(|up| up.ok().and_then(|handle| handle.clone()));
-        up.ok_or_else(|| {
-            Problem::unavailable("component_restarting", "the agents' supervisor is not up")
-        })?
-    };
+    let until = tokio::time::Instant::now() + ANSWER_MAX;
+    let mut agents = args.agents.clone();
+    loop {
+        let supervisor = {
+            let up = tokio::time::timeout_at(until, agents.wait_for(Option::is_some)).await;
+            let up = up
+                .ok()
+                .and_then(|up| up.ok().and_then(|handle| handle.clone()));
+            up.ok_or_else(|| {
+                Problem::unavailable("component_restarting", "the agents' supervisor is not up")
+            })?
+        };
+        match supervisor.add(agent_child(args, agent, &entry)).await {
+            Ok(_) | Err(RequestError::Refused(Refusal::AlreadyStarted { .. })) => return Ok(()),
+            // The handle is of a supervisor that is ending or has ended; its successor announces itself.
+            Err(RequestError::NotRunning | RequestError::Refused(Refusal::ShuttingDown))
+                if tokio::time::timeout_at(until, agents.changed())
+                    .await
+                    .is_ok_and(|announced| announced.is_ok()) => {}
+            Err(error) => {
+                let mut text = error.to_string();
+                if let Some(cause) = std::error::Error::source(&error) {
+                    text = format!("{text}: {cause}");
+                }
+                return Err(Problem::unavailable("component_restarting", text));
+            }
+        }
+    }
+}
+
+/// An agent's actor, as a child of the agents' supervisor.
+fn agent_child(args: &RegistryArgs, agent: &AgentId, entry: &Arc<AgentEntry>) -> Child {
     let agent_args = AgentArgs {
         ctx: Arc::clone(&args.ctx),
         services: Arc::clone(&args.services),
-        entry,
+        entry: Arc::clone(entry),
     };
-    let child = Child::worker(child_name(agent), move |context| {
+    Child::worker(child_name(agent), move |context| {
         let args = agent_args.clone();
         async move {
             let spawned =
                 AgentActor::spawn_linked(None, AgentActor, args, context.supervisor).await?;
             Ok(Started::from(spawned))
         }
-    });
-    match supervisor.add(child).await {
-        Ok(_) | Err(RequestError::Refused(Refusal::AlreadyStarted { .. })) => Ok(()),
-        Err(error) => {
-            let mut text = error.to_string();
-            if let Some(cause) = std::error::Error::source(&error) {
-                text = format!("{text}: {cause}");
-            }
-            Err(Problem::unavailable("component_restarting", text))
-        }
-    }
+    })
 }
 
 async fn stop_agent(args: &RegistryArgs, agent: &AgentId) {

@@ -44,10 +44,15 @@ impl OpenStore {
         *self.closing.borrow()
     }
 
+    /// Becomes true when it is taken back. Whoever has this does not hold the store.
+    fn when_closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
     /// Waits until it is taken back. Everything that may hold a store for longer than a read of the disk takes waits for
     /// this, too.
     pub async fn closing(&self) {
-        let mut closing = self.closing.subscribe();
+        let mut closing = self.when_closing();
         // The sender is ours, so there is always an answer.
         let _answer = closing.wait_for(|closing| *closing).await.is_ok();
     }
@@ -118,6 +123,47 @@ pub fn follow<M: Message>(
                 (None, None) => Ok(()),
             };
             if told.is_err() || durable.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Tells an actor of the advances of durability that it waits for: up to [`awaited`](crate::partition::Partition::awaited).
+///
+/// Each sync of the journal wakes everybody who [follows](follow) it. There are so many agents that those with nothing on
+/// its way must sleep on.
+pub fn follow_awaited<M: Message>(
+    store: &OpenStore,
+    mut awaited: watch::Receiver<Option<Position>>,
+    actor: ActorRef<M>,
+    wrap: impl Fn(JournalNews) -> M + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let mut durable = store.journal.durable();
+    let mut closing = store.when_closing();
+    ractor::concurrency::spawn(async move {
+        let mut told = None;
+        loop {
+            let Durability { upto, failed } = durable.borrow_and_update().clone();
+            if let Some(failed) = failed {
+                let _gone = actor.cast(wrap(JournalNews::Failed(failed.reason.to_string())));
+                return;
+            }
+            if let Some(position) = upto.filter(|_| upto != told)
+                && actor.cast(wrap(JournalNews::Durable(position))).is_err()
+            {
+                return;
+            }
+            told = upto;
+            let more = tokio::select! {
+                more = awaited.wait_for(|awaited| *awaited > told) => more.is_ok(),
+                closed = closing.wait_for(|closing| *closing) => {
+                    drop(closed);
+                    let _gone = actor.cast(wrap(JournalNews::Failed("it was closed".to_owned())));
+                    return;
+                }
+            };
+            if !more || durable.changed().await.is_err() {
                 return;
             }
         }

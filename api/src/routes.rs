@@ -2,7 +2,9 @@
 
 mod agents;
 mod audit;
+mod backup;
 mod chaos;
+mod export;
 mod memory;
 mod policies;
 mod stream;
@@ -28,6 +30,8 @@ pub(crate) fn table() -> Vec<Route> {
         tasks::routes(),
         stream::routes(),
         audit::routes(),
+        export::routes(),
+        backup::routes(),
         memory::routes(),
         tokens::routes(),
         policies::routes(),

@@ -58,7 +58,7 @@ macro_rules! kinds {
 
 mod node;
 
-pub use node::NodeEvent;
+pub use node::{NodeEvent, Restoration};
 
 /// The life of one agent. Partition `agent/<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use self::committer::{Inner, Queued, Shared, Spare};
 use self::erased::ErasedFile;
 use self::layout::{BATCH_OVERHEAD, LogStart, SegmentHead, encode_record};
+use crate::backup::{CutError, JournalCut};
 use crate::checkpoint::{self, CheckpointClaim, verify_checkpoint};
 use crate::clock::Clock;
 use crate::fsio;
@@ -47,6 +48,7 @@ mod head;
 mod layout;
 mod open;
 mod recover;
+mod restored;
 mod segment;
 mod tail;
 mod treefile;
@@ -55,6 +57,7 @@ mod treefile;
 mod tests;
 
 pub use open::{FileJournalOptions, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use restored::LogCheckError;
 
 /// Most bytes that wait for the disk: what a slow disk writes in a second or two. More would only hide latency.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -364,6 +367,10 @@ impl Journal for FileJournal {
         };
         *last = Some(signed.clone());
         Ok(signed)
+    }
+
+    fn cut(&self) -> Result<JournalCut, CutError> {
+        self.cut_at_checkpoint()
     }
 
     fn root(&self, size: u64) -> Result<Hash, ProofError> {

@@ -77,6 +77,14 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// Reserves blocks up to `len` for a file that ends at `used`; what is added is zeros.
+pub(crate) fn extend(file: &File, used: u64, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Err(rustix::io::Errno::OPNOTSUPP) => zero(file, used, len),
+        done => Ok(done?),
+    }
+}
+
 /// Overwrites a range with zeros.
 pub(crate) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; CHUNK];

@@ -12,6 +12,8 @@ use mesh_messages::{NewRecord, PartitionId, Position, Record};
 use tlog_tiles::Hash;
 use tokio::sync::watch;
 
+use crate::backup::{CutError, JournalCut};
+
 mod error;
 
 pub use error::{
@@ -130,6 +132,14 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`CheckpointError`], above all when the log is behind or beside the last one that was given out.
     fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError>;
+
+    /// Signs a checkpoint and says which files hold exactly what it covers, for a [backup](crate::backup()).
+    ///
+    /// # Errors
+    /// [`CutError`]; a journal without files cannot be backed up.
+    fn cut(&self) -> Result<JournalCut, CutError> {
+        Err(CutError::NoFiles)
+    }
 
     /// The RFC 6962 root over the first `size` records.
     ///

@@ -4,6 +4,7 @@
 //! is derived from it or hangs on it: snapshots shorten replay, projections are disposable views, the content store
 //! holds what is too large for a record, and checkpoints with proofs let others check the log offline.
 
+mod backup;
 mod checkpoint;
 mod clock;
 mod content;
@@ -20,13 +21,19 @@ mod testing;
 mod tree;
 mod verify;
 
+pub use backup::{
+    AboutBackup, BACKUP_FORMAT, BackupError, CutError, JournalCut, RESTORED_FILE, RestoreError,
+    Restored, about_backup, backup, restore, write_key_entry,
+};
 pub use checkpoint::{CheckpointClaim, CheckpointInvalid, verify_checkpoint};
 pub use clock::Clock;
 pub use content::{
     CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentStore, InvalidDigest,
 };
 pub use export::{ExportError, Exported, export};
-pub use file::{FileJournal, FileJournalOptions, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use file::{
+    FileJournal, FileJournalOptions, LogCheckError, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
 pub use journal::{
     APPEND_BYTES_MAX, APPEND_RECORDS_MAX, AppendError, Appended, CheckpointError, Durability,
     EraseError, Failed, Journal, PARTITION_NAME_MAX, ProofError, ReadError, ReadOnly, RecordReader,

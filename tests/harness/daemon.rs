@@ -1,6 +1,6 @@
 //! The real daemon: its home, its lives, its ends.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -39,6 +39,7 @@ pub struct Home {
     listen: String,
     agents: Option<PathBuf>,
     env: Vec<(String, String)>,
+    through: Vec<String>,
     _slot: Slot,
 }
 
@@ -68,6 +69,7 @@ impl Home {
             listen: "127.0.0.1:0".to_owned(),
             agents: None,
             env: Vec::new(),
+            through: Vec::new(),
             _slot: slot,
         };
         home.config(CONFIG)
@@ -103,6 +105,19 @@ impl Home {
         self
     }
 
+    /// With these variables instead of those that were set before.
+    pub fn only_env(mut self, env: &[(&str, &str)]) -> Self {
+        self.env.clear();
+        env.iter()
+            .fold(self, |home, (name, value)| home.env(name, value))
+    }
+
+    /// Through another program, which becomes the daemon or leaves it where it is; through none when there are no words.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
@@ -123,14 +138,23 @@ impl Home {
         self.root.path().join("meshd.log")
     }
 
+    fn open_log(&self) -> File {
+        let mut options = File::options();
+        options.create(true).append(true);
+        options.open(self.log_file()).expect("a log file")
+    }
+
     fn config_file(&self) -> PathBuf {
         self.root.path().join("meshd.yaml")
     }
 
     /// `meshd` with nothing of the caller's environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary(MESHD));
+        let mut words = self.through.iter().map(PathBuf::from).collect::<Vec<_>>();
+        words.push(binary(MESHD));
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .current_dir(self.root.path())
             .env_clear()
             // Not the caller's: an interpreter under somebody's home is none that another user may run.
@@ -157,53 +181,57 @@ impl Home {
     /// Starts the daemon and waits until it says that it is ready.
     #[track_caller]
     pub fn start(self) -> Daemon {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("a log file");
+        self.try_start().unwrap_or_else(|(home, code)| {
+            panic!(
+                "meshd ended with {code} before it was ready\n{}",
+                home.log_tail()
+            )
+        })
+    }
+
+    /// Starts the daemon and waits until it says that it is ready, or has ended: then home and exit code come back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the home goes back to whoever starts it again"
+    )]
+    pub fn try_start(self) -> Result<Daemon, (Self, i32)> {
         let mut child = self
             .run_command()
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(self.open_log())
             .spawn()
             .expect("meshd starts");
         let lines = read_lines(child.stdout.take().expect("its standard output"));
         let line = match lines.recv_timeout(READY_MAX) {
             Ok(line) => line,
-            Err(why) => {
-                let ended = wait(&mut child, Duration::from_millis(100)).map(code);
-                let log = self.log_tail();
-                panic!(
-                    "meshd was not ready within {READY_MAX:?} ({why}); its exit code is {ended:?}\n{log}"
-                );
-            }
+            Err(why) => match wait(&mut child, STOP_MAX) {
+                Some(status) => return Err((self, code(status))),
+                None => panic!(
+                    "meshd was not ready within {READY_MAX:?} ({why})\n{}",
+                    self.log_tail()
+                ),
+            },
         };
         let url = line.strip_prefix(READY).map(str::trim_end);
         let url = url.unwrap_or_else(|| panic!("an unexpected line on standard output: {line}"));
         let token = fs::read_to_string(self.data.join("token")).expect("the first start's token");
         let client = Client::new(url, Some(token.trim().to_owned()));
-        Daemon {
+        Ok(Daemon {
             url: url.to_owned(),
             home: Some(self),
             child,
             client,
             lines,
-        }
+        })
     }
 
     /// Starts the daemon and kills it after so long, ready or not.
     #[must_use]
     pub fn start_and_kill9(self, after: Duration) -> Self {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_file())
-            .expect("a log file");
         let mut child = self
             .run_command()
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(self.open_log())
             .spawn()
             .expect("meshd starts");
         std::thread::sleep(after);
@@ -527,6 +555,12 @@ impl Daemon {
         let home = self.home.take().expect("a daemon has a home until it ends");
         let status = ended.unwrap_or_else(|| panic!("meshd did not end within {within:?}"));
         (home, code(status))
+    }
+
+    /// Its exit code, once it has ended.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let ended = self.child.try_wait().expect("the state of a child");
+        ended.map(code)
     }
 
     /// Sends it a signal.

@@ -24,3 +24,13 @@ pub fn has_python(test: &str) -> bool {
     }
     found
 }
+
+/// Whether a program is there; says that the test is skipped when not.
+pub fn has_program(test: &str, program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(program).exists());
+    if !found {
+        skip(test, &format!("{program} is not installed"));
+    }
+    found
+}

@@ -160,7 +160,7 @@ fn damage_in_the_midst_of_the_log_is_refused_with_its_place_and_nothing_is_cut()
 }
 
 /// A small file system of its own, until it is dropped.
-struct Tmpfs(PathBuf);
+pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     fn mount(dir: &Path, size: &str) -> Option<Self> {
@@ -186,14 +186,14 @@ impl Tmpfs {
     }
 
     /// Takes all the space there is.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut file = File::create(self.0.join("filler")).unwrap();
         for chunk in [1 << 20, 1 << 12, 1] {
             while file.write_all(&vec![0x55; chunk]).is_ok() {}
         }
     }
 
-    fn free(&self) {
+    pub(crate) fn free(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }
@@ -205,7 +205,7 @@ impl Drop for Tmpfs {
 }
 
 /// A home whose data lies on a small file system of its own.
-fn on_tmpfs(test: &str, size: &str) -> Option<(Home, Tmpfs)> {
+pub(crate) fn on_tmpfs(test: &str, size: &str) -> Option<(Home, Tmpfs)> {
     if !is_root() {
         skip(test, "mounting takes root");
         return None;

@@ -7,11 +7,15 @@
 )]
 
 mod agents;
+mod backup;
 mod chaos;
 mod contract;
 mod crash;
 mod demo;
+mod export_sql;
 mod faults;
+mod formats;
 mod hooks;
 mod sandbox;
+mod storage;
 mod tidy;

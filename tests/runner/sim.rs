@@ -161,6 +161,13 @@ fn many(args: &Args) -> Result<bool, Box<dyn Error>> {
     let program = std::env::current_exe()?;
     let (next, upto) = (AtomicU64::new(args.from), args.from + args.seeds);
     let sum = Mutex::new(Sum::default());
+    writeln!(
+        std::io::stdout(),
+        "seeds {} to {}, {} faults each",
+        args.from,
+        upto.saturating_sub(1),
+        args.kills
+    )?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -207,7 +214,7 @@ fn tell(sum: &Sum, (seed, args): (u64, &Args), began: Instant) {
         let kills = args.kills;
         writeln!(
             out,
-            "seed {seed} BROKEN {breach}\n  again: cargo run --release -p mesh-tests -- sim --seed {seed} --kills {kills} --trace"
+            "seed {seed} BROKEN {breach}\n  again: cargo run --release -p mesh-tests -- sim --seed {seed} --kills {kills}\n  (with --trace, everything that happened)"
         )
     } else if sum.done.is_multiple_of(10) || sum.done == args.seeds {
         let (done, seeds, broken) = (sum.done, args.seeds, sum.broken.len());
@@ -238,6 +245,11 @@ fn conclude(sum: &Sum, args: &Args, began: Instant) -> Result<bool, Box<dyn Erro
         .sum();
     for edge in &missed {
         writeln!(out, "never taken: {edge}")?;
+    }
+    // How thin the ice is: an edge that few took may be missed by the next change.
+    let rarest = sum.taken.iter().min_by_key(|(_, count)| **count);
+    if let Some(((machine, edge), count)) = rarest {
+        writeln!(out, "taken least, {count} times: {machine}: {edge}")?;
     }
     let traces: Vec<&str> = sum.traces.values().map(String::as_str).collect();
     writeln!(

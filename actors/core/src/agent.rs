@@ -10,6 +10,7 @@
 //! kept here because it must survive the agent's actor and meshd itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,8 +70,8 @@ pub struct Instance {
 /// Everything durable about one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct AgentState {
-    /// Registered versions by their text.
-    pub versions: BTreeMap<String, Version>,
+    /// Registered versions by their text. They never change, and every copy of the state shares them.
+    pub versions: BTreeMap<String, Arc<Version>>,
     /// The version in force.
     pub current: Option<String>,
     /// Versions that were in force before, oldest first.
@@ -115,7 +116,8 @@ impl AgentState {
 
     /// The version in force.
     pub fn version(&self) -> Option<&Version> {
-        self.versions.get(self.current.as_deref()?)
+        let version = self.versions.get(self.current.as_deref()?)?;
+        Some(version)
     }
 
     /// Its stage; an agent without events is merely defined.
@@ -284,12 +286,12 @@ impl AgentState {
         }
         self.versions.insert(
             text,
-            Version {
+            Arc::new(Version {
                 manifest: manifest.clone(),
                 digest: digest.to_owned(),
                 registered_at: header.time,
                 registered_by: header.actor.clone(),
-            },
+            }),
         );
     }
 

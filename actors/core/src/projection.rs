@@ -4,8 +4,10 @@
 //! lost is made anew from the log. The store itself, and the content store in which large payloads lie, are the shell's.
 
 mod audit;
+mod history;
 mod key;
 mod read;
+mod sql;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -20,10 +22,11 @@ pub use audit::{AuditIndex, audit_page};
 pub use read::{
     Reader, Slice, TaskFilter, TaskPage, agent, task, task_by_key, task_counts, task_page,
 };
+pub use sql::SqlScript;
 pub use tasks::TaskRow;
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 1;
+pub const PROJECTION_VERSION: u32 = 2;
 
 /// The trees of the view.
 pub mod tree {
@@ -37,6 +40,12 @@ pub mod tree {
     pub const TASK_COUNT: &str = "task.count";
     /// Submitter and idempotency key → task id.
     pub const TASK_KEY: &str = "task.key";
+    /// Task id and attempt → an assignment that another one followed, and how it ended.
+    pub const ASSIGNMENT: &str = "task.assignment";
+    /// Agent id and type of task → how the agent did with it.
+    pub const LESSON: &str = "agent.lesson";
+    /// The agent that delegates and the one that does it → how often, and how it went.
+    pub const RELATION: &str = "agent.relation";
     /// Agent id → its [`AgentState`](crate::agent::AgentState).
     pub const AGENT: &str = "agent";
     /// Agent, task or kind, and a position → nothing.

@@ -8,8 +8,9 @@ use mesh_messages::AgentId;
 use mesh_messages::events::RegistryEvent;
 use mesh_messages::policy::PolicyDocument;
 
-/// Most agents of one node. Each costs an actor, a partition and a place in every listing.
-pub const AGENTS_MAX: usize = 10_000;
+/// Most agents of one node. Each costs an actor, a partition and a place in every listing; the benchmark of memory makes
+/// half as many.
+pub const AGENTS_MAX: usize = 200_000;
 
 /// The ids that are given out, and the operator's policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -34,7 +34,7 @@ use crate::clock::now;
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::partition::{Cause, Machine, Partition};
-use crate::store::{JournalNews, follow};
+use crate::store::{JournalNews, follow_awaited};
 
 mod orders;
 mod perform;
@@ -269,7 +269,12 @@ impl Actor for AgentActor {
             |m| effective(m, &args.ctx).fault,
         );
         let machine = AgentMachine::new(args.entry.id.clone(), config, now())?;
-        let follower = follow(&store.journal, me.clone(), AgentMessage::Journal);
+        let follower = follow_awaited(
+            &store,
+            partition.awaited(),
+            me.clone(),
+            AgentMessage::Journal,
+        );
         // What an earlier life of this actor left must be gone before anything is started again.
         end_all(&args.entry).await;
         args.entry.clear_live();
@@ -310,7 +315,8 @@ impl Actor for AgentActor {
         message: AgentMessage,
         state: &mut AgentShell,
     ) -> Result<(), ActorProcessingErr> {
-        state.take(message).await
+        // On the heap, because the room for it would be kept while there is no message, too, for every agent there is.
+        Box::pin(state.take(message)).await
     }
 
     async fn handle_supervisor_evt(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use mesh_actors_core::bus::Snapshot;
+use mesh_actors_core::bus::{Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
@@ -19,6 +19,10 @@ use mesh_messages::{AgentId, TaskId};
 pub trait Directory: Send + Sync + Debug + 'static {
     /// All agents and this node's names. Never waits.
     fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// Whether one agent is there, `Gone` when nobody knows it. Never waits, and costs the same whatever the number of
+    /// agents.
+    fn presence(&self, agent: &AgentId) -> Presence;
 }
 
 /// No instance of the agent takes mail now, whatever the directory said a moment ago.

@@ -78,13 +78,7 @@ impl State {
             publisher,
             envelope,
         } = publication;
-        let snapshot = self.handle.outside.directory.snapshot();
-        let up = |agent: &&AgentId| {
-            snapshot
-                .agents
-                .get(*agent)
-                .is_some_and(|entry| entry.presence == Presence::Up)
-        };
+        let up = |agent: &&AgentId| self.presence(agent) == Presence::Up;
         let wanted = self
             .partition
             .state()
@@ -168,12 +162,7 @@ impl State {
     }
 
     pub(super) fn presence(&self, agent: &AgentId) -> Presence {
-        let snapshot = self.handle.outside.directory.snapshot();
-        // Whoever was there and is not any more has been removed.
-        snapshot
-            .agents
-            .get(agent)
-            .map_or(Presence::Gone, |entry| entry.presence)
+        self.handle.outside.directory.presence(agent)
     }
 
     /// Tries again later to bring an agent its mail. The timer ends with the actor, whose next incarnation tries anyway.

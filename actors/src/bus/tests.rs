@@ -42,6 +42,12 @@ impl Directory for World {
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.lock().unwrap())
     }
+
+    fn presence(&self, agent: &AgentId) -> Presence {
+        let snapshot = self.snapshot.lock().unwrap();
+        let entry = snapshot.agents.get(agent);
+        entry.map_or(Presence::Gone, |entry| entry.presence)
+    }
 }
 
 impl Delivery for World {

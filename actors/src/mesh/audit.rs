@@ -1,30 +1,17 @@
-//! The audit, its proofs and its export, as the outside asks for them.
-
-use std::io::Write;
-
-use serde_json::{Value, json};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+//! The audit and its proofs, as the outside asks for them.
 
 use mesh_messages::agent::Page;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{AuditEntry, AuditFilter, MeshEvent};
 use mesh_messages::{AgentId, Position};
-use mesh_persistence::{ExportError, Hash, ProofError, export};
+use mesh_persistence::{Hash, ProofError};
+use serde_json::{Value, json};
 
 use super::Mesh;
 use super::tasks::bad_cursor;
 use crate::operations::PageRequest;
 use crate::projector::event_of;
 use crate::reads::{self, LookupError};
-use crate::store::OpenStore;
-
-/// Chunks of an export that wait for a slow reader; beyond it the export waits.
-const EXPORT_CHUNKS_MAX: usize = 16;
-/// Bytes of a chunk.
-const EXPORT_CHUNK: usize = 64 * 1024;
-/// What the reader of an export is told when the journal had to be opened again.
-const CUT_OFF: &str = "the journal is being opened again, which cut the export off; begin it anew";
 
 impl Mesh {
     pub(super) async fn audit_page(
@@ -121,73 +108,6 @@ impl Mesh {
                 }
                 error => Problem::internal(format!("no proof: {error}")),
             })
-    }
-
-    pub(super) fn export(
-        &self,
-        agent: Option<AgentId>,
-    ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
-        let store = self.ctx.store.get()?;
-        let (tx, rx) = mpsc::channel(EXPORT_CHUNKS_MAX);
-        let runtime = Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let mut out = Chunks {
-                tx: tx.clone(),
-                buffer: Vec::with_capacity(EXPORT_CHUNK),
-                store: &store,
-                runtime,
-            };
-            let done = export(&*store.journal, agent.as_ref(), &mut out)
-                .and_then(|_| out.flush().map_err(ExportError::from));
-            if let Err(error) = done {
-                let problem = match error {
-                    ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),
-                    _ if store.is_closing() => {
-                        Problem::unavailable("component_restarting", CUT_OFF)
-                    }
-                    error => Problem::internal(format!("the export failed: {error}")),
-                };
-                // A reader that takes its time must not keep the journal from opening again.
-                drop(store);
-                let _reader_gone = tx.blocking_send(Err(problem));
-            }
-        });
-        Ok(rx)
-    }
-}
-
-/// Hands what is written on in chunks. A reader that is gone ends the writing, and so does a journal that is to be opened
-/// again, however slowly the reader reads.
-struct Chunks<'a> {
-    tx: mpsc::Sender<Result<Vec<u8>, Problem>>,
-    buffer: Vec<u8>,
-    store: &'a OpenStore,
-    runtime: Handle,
-}
-
-impl Write for Chunks<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= EXPORT_CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(EXPORT_CHUNK));
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = self.store.closing() => Err(std::io::Error::other(CUT_OFF)),
-                sent = self.tx.send(Ok(chunk)) => {
-                    sent.map_err(|_| std::io::ErrorKind::BrokenPipe.into())
-                }
-            }
-        })
     }
 }
 

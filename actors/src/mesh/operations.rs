@@ -29,8 +29,9 @@ use super::views::{directory_bytes, instances, profile, status_kind, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
-    Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, EventFeed, LogLine,
-    Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter, TypeInsight, VerbOutcome,
+    Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
+    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
+    TypeInsight, VerbOutcome,
 };
 use crate::partition::Cause;
 use crate::reads::{self, LookupError, StoreReader};
@@ -291,11 +292,16 @@ impl Operations for Mesh {
         self.consistency(from, to).await
     }
 
-    async fn export_audit(
-        &self,
-        agent: Option<AgentId>,
-    ) -> Result<tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
-        self.export(agent)
+    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem> {
+        self.audit_stream(agent)
+    }
+
+    async fn export_sql(&self) -> Result<ChunkStream, Problem> {
+        self.sql_stream().await
+    }
+
+    async fn backup(&self) -> Result<ChunkStream, Problem> {
+        self.backup_stream()
     }
 
     fn alive(&self) -> bool {

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use mesh_actors_core::agent::AgentState;
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle};
@@ -240,17 +241,11 @@ impl bus::Directory for BusOutside {
             .filter_map(|entry| {
                 let state = entry.state();
                 let manifest = state.manifest()?;
-                let presence = match (state.fault_state(), state.stage()) {
-                    (_, Lifecycle::Terminated | Lifecycle::Audited) => Presence::Gone,
-                    (FaultState::Quarantined, _) => Presence::Away,
-                    _ if state.ready().next().is_some() => Presence::Up,
-                    _ => Presence::Away,
-                };
                 let found = BusEntry {
                     version: manifest.version.to_string(),
                     persona: manifest.persona,
                     capabilities: manifest.capabilities.clone(),
-                    presence,
+                    presence: presence(&state),
                 };
                 Some((entry.id.clone(), found))
             })
@@ -259,6 +254,23 @@ impl bus::Directory for BusOutside {
             agents,
             node: vec![self.ctx.node.did.to_string()],
         })
+    }
+
+    fn presence(&self, agent: &AgentId) -> Presence {
+        let entry = self.ctx.directory.get(agent.as_str());
+        // One without a manifest has never been registered.
+        let state = entry.map(|entry| entry.state());
+        let known = state.filter(|state| state.manifest().is_some());
+        known.map_or(Presence::Gone, |state| presence(&state))
+    }
+}
+
+fn presence(state: &AgentState) -> Presence {
+    match (state.fault_state(), state.stage()) {
+        (_, Lifecycle::Terminated | Lifecycle::Audited) => Presence::Gone,
+        (FaultState::Quarantined, _) => Presence::Away,
+        _ if state.ready().next().is_some() => Presence::Up,
+        _ => Presence::Away,
     }
 }
 

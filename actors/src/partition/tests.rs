@@ -2,8 +2,13 @@
 
 use mesh_messages::events::{NodeEvent, partition};
 
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::health::NodeState;
+use crate::store::{JournalNews, follow_awaited};
 use crate::testing::Store;
 
 type Loading = tokio::task::JoinHandle<Result<Partition<NodeState, ()>, PartitionError>>;
@@ -22,6 +27,7 @@ async fn commit(partition: &mut Partition<NodeState, ()>, run_id: &str) {
         run_id: run_id.to_owned(),
         after: None,
         clean: true,
+        restored: None,
     };
     let entry = Entry {
         event,
@@ -67,4 +73,78 @@ async fn an_owner_does_not_wait_for_a_journal_that_has_failed() {
     store.journal.release();
     let refused = second.await.unwrap().unwrap_err();
     assert!(matches!(refused, PartitionError::Append(..)), "{refused:?}");
+}
+
+/// Passes on what it hears of the journal.
+struct Listener;
+
+impl Actor for Listener {
+    type Msg = News;
+    type State = mpsc::UnboundedSender<JournalNews>;
+    type Arguments = Self::State;
+
+    async fn pre_start(
+        &self,
+        _me: ActorRef<News>,
+        heard: Self::State,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(heard)
+    }
+
+    async fn handle(
+        &self,
+        _me: ActorRef<News>,
+        News(news): News,
+        heard: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(heard.send(news)?)
+    }
+}
+
+#[derive(Debug, RactorMessage)]
+struct News(JournalNews);
+
+#[tokio::test]
+async fn an_owner_hears_only_of_syncs_that_it_waits_for() {
+    let store = Store::new();
+    let mut idle = load(&store).await.unwrap().unwrap();
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (listener, _join) = Actor::spawn(None, Listener, sender).await.unwrap();
+    let open = store.cell.get().unwrap();
+    let _follower = follow_awaited(&open, idle.awaited(), listener, News);
+
+    // Somebody else writes.
+    let another = PartitionId::from_static("another");
+    for seq in 0..50 {
+        let record = mesh_messages::NewRecord {
+            kind: "test".into(),
+            kind_version: 1,
+            agent: None,
+            task: None,
+            actor: "meshd".to_owned(),
+            cause: None,
+            correlation: None,
+            payload: b"{}".to_vec(),
+        };
+        let appended = open.journal.append(&another, seq, vec![record]).unwrap();
+        let mut durable = open.journal.durable();
+        mesh_persistence::wait_durable(&mut durable, appended.last)
+            .await
+            .unwrap();
+    }
+    commit(&mut idle, "mine").await;
+    let mine = idle.last().unwrap();
+    let mut times = 0;
+    loop {
+        let news = heard.recv().await.unwrap();
+        times += 1;
+        if news == JournalNews::Durable(mine) {
+            break;
+        }
+    }
+    assert!(times <= 2, "woken {times} times");
+
+    store.cell.close();
+    let last = heard.recv().await.unwrap();
+    assert!(matches!(last, JournalNews::Failed(_)), "{last:?}");
 }

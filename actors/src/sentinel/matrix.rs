@@ -13,6 +13,7 @@
 //! | `tokens` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
+//! | `backup` | | | ✓ | | |
 //!
 //! - An **agent** does not read: what the mesh shows is other people's tasks. What it asked for, it is answered.
 //! - **Memory** is an admin's: it holds what others told the agent, and writing it steers the agent unseen. Agents reach
@@ -33,7 +34,12 @@ pub const fn permits(role: Role, action: Action) -> bool {
         Action::TaskSubmit | Action::MessageSend => matches!(role, Operator | Admin | Agent),
         Action::TaskControl | Action::AgentControl => matches!(role, Operator | Admin),
         Action::AgentRegister => matches!(role, Admin | Publisher),
-        Action::AgentGovern | Action::Memory | Action::Tokens | Action::Policy | Action::Chaos => {
+        Action::AgentGovern
+        | Action::Memory
+        | Action::Tokens
+        | Action::Policy
+        | Action::Chaos
+        | Action::Backup => {
             matches!(role, Admin)
         }
     }
@@ -52,7 +58,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 11] = [
+    const TABLE: [(Action, [bool; 5]); 12] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -64,6 +70,7 @@ mod tests {
         (Action::Tokens, [false, false, true, false, false]),
         (Action::Chaos, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
+        (Action::Backup, [false, false, true, false, false]),
     ];
 
     #[test]

@@ -1,13 +1,11 @@
 //! The audit: records, checkpoints, proofs, export.
 
-use axum::body::{Body, Bytes};
-use futures::StreamExt as _;
 use mesh_messages::agent::Page;
 use mesh_messages::system::{AuditEntry, AuditFilter};
 use mesh_messages::{AgentId, Position, TaskId};
 use serde_json::Value;
-use tokio::time::timeout;
 
+use super::export::streamed;
 use super::stream::place;
 use crate::problem::Answer;
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
@@ -137,22 +135,6 @@ async fn proof(call: Call) -> Answer {
 async fn export(call: Call) -> Answer {
     let agent = call.query.read(&AGENT)?;
     let permit = place(&call.shared)?;
-    let mut chunks = call.ops().export_audit(agent).await?;
-    let patience = call.shared.config.answer_timeout;
-    // What is wrong from the beginning is answered as such. The time for that is the whole request's.
-    let first = chunks.recv().await.transpose()?;
-    let first =
-        futures::stream::iter(first.map(|chunk| Ok::<_, std::io::Error>(Bytes::from(chunk))));
-    // An error in the midst of it breaks the connection off, so that a part is not taken for the whole.
-    let rest = futures::stream::unfold((chunks, permit), move |(mut chunks, permit)| async move {
-        let chunk = match timeout(patience, chunks.recv()).await {
-            Ok(chunk) => chunk?.map(Bytes::from).map_err(std::io::Error::other),
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut)),
-        };
-        if let Err(error) = &chunk {
-            tracing::warn!(%error, "an export broke off");
-        }
-        Some((chunk, (chunks, permit)))
-    });
-    text(JSON_LINES, Body::from_stream(first.chain(rest)))
+    let chunks = call.ops().export_audit(agent).await?;
+    streamed(&call.shared, permit, JSON_LINES, chunks).await
 }

@@ -494,6 +494,19 @@ impl Operations for Fake {
         Ok(json!({"from": from, "to": to, "path": []}))
     }
 
+    async fn backup(&self) -> Result<ChunkStream, Problem> {
+        let (chunks, backup) = mpsc::channel(2);
+        chunks.try_send(Ok(b"tar".to_vec())).unwrap();
+        Ok(backup)
+    }
+
+    async fn export_sql(&self) -> Result<ChunkStream, Problem> {
+        let (chunks, export) = mpsc::channel(2);
+        chunks.try_send(Ok(b"BEGIN;\n".to_vec())).unwrap();
+        chunks.try_send(Ok(b"COMMIT;\n".to_vec())).unwrap();
+        Ok(export)
+    }
+
     async fn export_audit(
         &self,
         agent: Option<AgentId>,

@@ -161,6 +161,22 @@ async fn an_export_ends_with_its_checkpoint_or_breaks_off() {
 }
 
 #[tokio::test]
+async fn the_tables_come_as_a_script() {
+    let fake = Fake::new();
+    let script = ask("GET", "/v1/export/sql").send(&fake).await;
+    assert_eq!(script.header("content-type"), "application/sql");
+    assert_eq!(script.text, "BEGIN;\nCOMMIT;\n");
+}
+
+#[tokio::test]
+async fn a_backup_comes_as_a_tar() {
+    let fake = Fake::new();
+    let backup = ask("GET", "/v1/backup").send(&fake).await;
+    assert_eq!(backup.header("content-type"), "application/x-tar");
+    assert_eq!(backup.text, "tar");
+}
+
+#[tokio::test]
 async fn memory_keys_may_hold_slashes_and_anything_encoded() {
     let fake = Fake::new();
     let put = ask("PUT", "/v1/memory/echo/a/b%20c%2Fd").json(r#"{"value":[1],"ttl":"30s"}"#);

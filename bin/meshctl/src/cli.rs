@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, chaos, events, key, memory, policy, send, system, task, token,
+    agent, audit, backup, chaos, events, export, key, memory, policy, restore, send, system, task,
+    token,
 };
 use crate::output::Format;
 
@@ -105,6 +106,15 @@ pub(crate) enum Command {
     /// Read, export and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Write agents, assignments, relationships and insights as SQL tables
+    #[command(after_help = export::EXPORT_HELP)]
+    Export(export::Export),
+    /// Back a running node up
+    #[command(after_help = backup::BACKUP_HELP)]
+    Backup(backup::Backup),
+    /// Restore a backup into an empty data directory; needs no daemon
+    #[command(after_help = restore::RESTORE_HELP)]
+    Restore(restore::Restore),
     /// Hurt a running fleet on purpose, and judge whether the mesh kept its promises
     Chaos(Box<chaos::Chaos>),
     /// Issue, list and revoke tokens
@@ -141,6 +151,9 @@ impl Command {
             | Self::Send(_)
             | Self::Events(_)
             | Self::Audit(_)
+            | Self::Export(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
             | Self::Chaos(_)
             | Self::Key(_)
             | Self::Completions { .. } => false,

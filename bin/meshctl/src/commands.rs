@@ -2,11 +2,14 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod chaos;
 pub(crate) mod events;
+pub(crate) mod export;
 pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod policy;
+pub(crate) mod restore;
 pub(crate) mod send;
 pub(crate) mod system;
 pub(crate) mod task;
@@ -32,6 +35,9 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),
         Command::Audit(command) => audit::run(command, session),
+        Command::Export(arguments) => export::run(arguments, session),
+        Command::Backup(arguments) => backup::run(arguments, session),
+        Command::Restore(arguments) => restore::run(arguments, session),
         Command::Chaos(arguments) => chaos::run(arguments, session),
         Command::Token(command) => token::run(command, session),
         Command::Policy(command) => policy::run(command, session),

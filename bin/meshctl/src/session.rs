@@ -1,6 +1,7 @@
 //! What a command works with: the daemon, found when it is first needed, and the output.
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -41,6 +42,11 @@ impl Session {
             token_file: self.globals.token_file.as_deref(),
             data: self.globals.data.as_deref(),
         }
+    }
+
+    /// The daemon's data directory on this machine, if it is on this one.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        endpoint::data_dir(self.flags(), &self.env)
     }
 
     /// Whether the user named a daemon, which then need not be the one of this machine.

@@ -7,6 +7,16 @@ use serde::{Deserialize, Serialize};
 use crate::agent::HealthLevel;
 use crate::ids::Position;
 
+/// A backup that a log goes on from. What its node recorded after it is not in this log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restoration {
+    /// How many records were in it.
+    pub records: u64,
+    /// The root over them that was signed, in base64.
+    pub root: String,
+}
+
 /// meshd itself. Partition `node`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum NodeEvent {
@@ -21,6 +31,9 @@ pub enum NodeEvent {
         after: Option<Position>,
         /// Whether the run before ended in order.
         clean: bool,
+        /// The backup that the log goes on from, at the first start after it was restored.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restored: Option<Restoration>,
     },
     /// meshd stops in order.
     #[serde(rename = "node.stopped")]

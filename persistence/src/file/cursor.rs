@@ -38,6 +38,22 @@ fn build_index(segment: &Arc<Segment>, end: End) -> Result<Vec<Batch>, ReadError
     Ok(index)
 }
 
+/// Where the batch ends that is followed by record `next`; that record's batch may be there or not.
+pub(super) fn end_before(segment: &Arc<Segment>, end: End, next: u64) -> Result<u64, ReadError> {
+    let begin = place(segment, end, next.saturating_sub(1))?;
+    let mut cursor = Cursor::open(Arc::clone(segment), end, begin)?;
+    while cursor.next < next {
+        let Some(head) = cursor.peek()? else { break };
+        cursor.skip(&head)?;
+    }
+    if cursor.next == next {
+        Ok(cursor.offset)
+    } else {
+        let detail = format!("no batch ends before record {next}");
+        Err(segment.corrupt(cursor.offset, detail))
+    }
+}
+
 /// A place in one segment, and the batch loaded there.
 #[derive(Debug)]
 pub(super) struct Cursor {

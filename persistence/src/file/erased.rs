@@ -11,11 +11,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::layout::{u32_at, u64_at};
+use super::recover::has_zero_sector;
 use crate::fsio;
 
 const MAGIC: [u8; 8] = *b"MESHERA\n";
 /// Count and checksum before the positions of an entry.
 const ENTRY_HEAD: usize = 8;
+/// Bytes of a position.
+const POSITION: usize = 8;
 
 /// The file of the list.
 #[derive(Debug)]
@@ -52,22 +55,23 @@ impl ErasedFile {
             file.set_len(len)?;
             return Ok(Ok((Self { file, len }, ErasedList::default())));
         }
-        match decode(&stored) {
-            Ok((list, len)) => {
-                if len < stored.len() {
-                    file.set_len(len as u64)?;
-                    file.sync_all()?;
-                }
-                Ok(Ok((
-                    Self {
-                        file,
-                        len: len as u64,
-                    },
-                    list,
-                )))
-            }
-            Err(offset) => Ok(Err(offset as u64)),
+        let (list, len) = match decode(&stored) {
+            Ok(decoded) => decoded,
+            Err(offset) => return Ok(Err(offset as u64)),
+        };
+        if len < stored.len() {
+            tracing::warn!(
+                file = %path.display(), offset = len,
+                "cut an unfinished entry from the end of the list of erasures; it was never acknowledged"
+            );
+            file.set_len(len as u64)?;
+            file.sync_all()?;
+        } else if !list.last.is_empty() {
+            // The last entry may be in the kernel's memory alone, and what it names is about to be overwritten.
+            file.sync_data()?;
         }
+        let len = len as u64;
+        Ok(Ok((Self { file, len }, list)))
     }
 
     /// Adds positions durably.
@@ -94,7 +98,7 @@ impl ErasedFile {
     }
 }
 
-/// The list, and how many bytes of it are complete.
+/// The list, and how many bytes of it are complete; or where it is damaged.
 fn decode(bytes: &[u8]) -> Result<(ErasedList, usize), usize> {
     if !bytes.starts_with(&MAGIC) {
         return Err(0);
@@ -102,28 +106,98 @@ fn decode(bytes: &[u8]) -> Result<(ErasedList, usize), usize> {
     let mut list = ErasedList::default();
     let mut at = MAGIC.len();
     while at < bytes.len() {
-        let rest = &bytes[at..];
-        if rest.len() < ENTRY_HEAD {
-            break;
-        }
-        let len = (u32_at(rest, 0) as usize).checked_mul(8).ok_or(at)?;
-        let Some(content) = rest.get(ENTRY_HEAD..ENTRY_HEAD + len) else {
-            break;
-        };
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&rest[..4]), content);
-        if crc != u32_at(rest, 4) || len == 0 {
-            // Only the very last entry can be half written.
-            if at + ENTRY_HEAD + len == bytes.len() {
+        let Some(content) = entry(&bytes[at..]) else {
+            if is_unfinished(bytes, at) {
                 break;
             }
             return Err(at);
-        }
+        };
         list.last = content
-            .chunks_exact(8)
+            .chunks_exact(POSITION)
             .map(|position| u64_at(position, 0))
             .collect();
         list.positions.extend(&list.last);
-        at += ENTRY_HEAD + len;
+        at += ENTRY_HEAD + content.len();
     }
     Ok((list, at))
+}
+
+/// The positions of the intact entry that `rest` begins with.
+fn entry(rest: &[u8]) -> Option<&[u8]> {
+    let (head, content) = rest.split_at_checked(ENTRY_HEAD)?;
+    let content = content.get(..(u32_at(head, 0) as usize).checked_mul(POSITION)?)?;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&head[..4]), content);
+    (!content.is_empty() && crc == u32_at(head, 4)).then_some(content)
+}
+
+/// Whether the bad entry at `at` was never completely written. Only the last one can be, and then the file ends before it
+/// does, or a sector of it reads as zeros: a flipped bit does neither.
+fn is_unfinished(bytes: &[u8], at: usize) -> bool {
+    let Some((head, content)) = bytes[at..].split_at_checked(ENTRY_HEAD) else {
+        return true;
+    };
+    let count = u32_at(head, 0) as usize;
+    let end = (at + ENTRY_HEAD).saturating_add(count.saturating_mul(POSITION));
+    let is_last = count == 0 || end >= bytes.len();
+    is_last
+        && !has_whole_entry(u32_at(head, 4), content)
+        && (end > bytes.len() || has_zero_sector(bytes, at, bytes.len()))
+}
+
+/// Whether some number of the positions has this checksum: then they are an entry whose count is damaged.
+fn has_whole_entry(crc: u32, content: &[u8]) -> bool {
+    let mut of_content = 0;
+    (1_u32..)
+        .zip(content.chunks_exact(POSITION))
+        .any(|(count, position)| {
+            of_content = crc32c::crc32c_append(of_content, position);
+            let of_count = crc32c::crc32c(&count.to_le_bytes());
+            let len = count as usize * POSITION;
+            crc32c::crc32c_combine(of_count, of_content, len) == crc
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list of three entries, and where each begins.
+    fn list() -> (tempfile::TempDir, Vec<u8>, [usize; 3]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("erased");
+        let (mut file, _) = ErasedFile::open(&path).unwrap().unwrap();
+        file.add(&[3, 5]).unwrap();
+        file.add(&[(1 << 40) + 7]).unwrap();
+        file.add(&(100..180).collect::<Vec<_>>()).unwrap();
+        (dir, std::fs::read(path).unwrap(), [8, 32, 48])
+    }
+
+    #[test]
+    fn an_entry_that_was_cut_off_anywhere_is_cut_and_the_others_stay() {
+        let (_dir, bytes, begins) = list();
+        for len in MAGIC.len()..bytes.len() {
+            let (list, kept) = decode(&bytes[..len]).unwrap();
+            let whole = begins.into_iter().rfind(|&begin| begin <= len).unwrap();
+            assert_eq!(kept, whole, "of {len} bytes");
+            assert_eq!(
+                list.positions.len(),
+                [0, 2, 3][begins.iter().position(|&b| b == whole).unwrap()]
+            );
+        }
+        // A sector that never got there.
+        let mut torn = bytes.clone();
+        torn[512..].fill(0);
+        assert_eq!(decode(&torn).unwrap().1, 48);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_damage_and_nothing_is_cut() {
+        let (_dir, bytes, begins) = list();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let at = begins.into_iter().rfind(|&begin| begin <= bit / 8);
+            assert_eq!(decode(&damaged), Err(at.unwrap_or(0)), "bit {bit}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use super::segment::{End, Segment, Segments, file_name};
 use super::tail::{Tail, TailFile};
 use super::treefile::TreeFile;
 use super::{FileJournal, verify_checkpoint};
+use crate::checkpoint::CheckpointInvalid;
 use crate::clock::Clock;
 use crate::fsio;
 use crate::journal::{Durability, Failed, ReadOnly, SignedCheckpoint};
@@ -101,6 +102,8 @@ impl FileJournal {
         let last = found.len() - 1;
         let recovered = recover_last(&found[last], tail, &erased)?;
         check_against(&found[last], checkpoint.as_ref(), &recovered)?;
+        // The last segment may have got its name right before meshd was killed.
+        fsio::sync_dir(&log_dir).map_err(io_at(&log_dir))?;
 
         let tree_path = dir.join("hashes");
         let tree = TreeFile::open(&tree_path, recovered.at_segment.clone(), &recovered.leaves)
@@ -163,7 +166,10 @@ fn read_checkpoint(path: &Path, key: &SigningKey) -> Result<Option<SignedCheckpo
     };
     let damaged = |detail: String| corrupt(path, 0, detail);
     let note = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
-    let claim = verify_checkpoint(&note, &key.public()).map_err(|e| damaged(e.to_string()))?;
+    let claim = verify_checkpoint(&note, &key.public()).map_err(|error| match error {
+        CheckpointInvalid::OtherLog { expected, found } => OpenError::OtherLog { expected, found },
+        error => damaged(error.to_string()),
+    })?;
     Ok(Some(SignedCheckpoint {
         size: claim.size,
         root: claim.root,

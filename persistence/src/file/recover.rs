@@ -183,7 +183,7 @@ fn followed_by_batch(data: &[u8], at: usize, next: u64) -> bool {
 }
 
 /// Whether the part that one sector has in `from..to` is all zeros.
-fn has_zero_sector(data: &[u8], from: usize, to: usize) -> bool {
+pub(super) fn has_zero_sector(data: &[u8], from: usize, to: usize) -> bool {
     let mut at = from;
     while at < to {
         let end = (at - at % SECTOR + SECTOR).min(to);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use mesh_messages::record::RECORD_FORMAT;
 use mesh_messages::{Position, Record, RecordBody, RecordHeader};
 
-use super::cursor::{Cursor, place};
+use super::cursor::{Cursor, end_before, place};
 use super::layout::{RawRecord, SegmentHead};
 use super::recover::Batch;
 use crate::journal::ReadError;
@@ -103,6 +103,9 @@ pub(crate) struct End {
     pub(crate) chain: u32,
 }
 
+/// Segments, each with where what counts of it ends.
+pub(crate) type Parts = Vec<(Arc<Segment>, u64)>;
+
 /// All segments, shared between the committer (which adds to them) and readers.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -158,6 +161,32 @@ impl Segments {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&position)
+    }
+
+    /// The segments that hold the first `size` records, each with where the last of them ends; `None` while there are fewer.
+    pub(crate) fn cut(&self, size: u64) -> Result<Option<Parts>, ReadError> {
+        let state = self
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if state.end.next < size {
+            return Ok(None);
+        }
+        let mut parts = Vec::new();
+        let all = state.sealed.into_iter();
+        for (segment, end) in all.chain([(state.active, state.end)]) {
+            if segment.first > 0 && segment.first >= size {
+                break;
+            }
+            let len = if end.next <= size {
+                end.offset
+            } else {
+                end_before(&segment, end, size)?
+            };
+            parts.push((segment, len));
+        }
+        Ok(Some(parts))
     }
 
     /// Walks from `from` to what is durable now.

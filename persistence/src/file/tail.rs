@@ -35,7 +35,14 @@ impl TailFile {
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<Tail>)> {
         let stored = fsio::read_if_exists(path)?;
         let file = fsio::open_or_create(path)?;
-        Ok((Self(file), stored.as_deref().and_then(decode)))
+        let mark = stored.as_deref().and_then(decode);
+        if mark.is_none() && stored.is_some_and(|stored| !stored.is_empty()) {
+            tracing::warn!(
+                file = %path.display(),
+                "the tail mark is damaged; it is written anew from what the log holds"
+            );
+        }
+        Ok((Self(file), mark))
     }
 
     /// Writes the mark.

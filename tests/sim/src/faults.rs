@@ -64,7 +64,7 @@ const WEIGHTS: [(u64, Fault); 18] = [
     (20, Fault::AgentActor),
     (150, Fault::Order),
     (40, Fault::Impostor),
-    (10, Fault::Outsider),
+    (24, Fault::Outsider),
     (20, Fault::LateTimer),
     (3, Fault::Sync),
     (12, Fault::Kill9),

@@ -17,6 +17,8 @@ pub(crate) mod lives;
 pub(crate) mod orchestrator;
 pub(crate) mod parts;
 pub(crate) mod processes;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +30,7 @@ pub(crate) use forest::Part;
 
 use crate::checkers::starts::Starts;
 use crate::checkers::tasks::Ledger;
-use crate::checkers::{Verdict, ensure};
+use crate::checkers::{Breach, Verdict, ensure};
 use crate::edges::Edges;
 use crate::journal::Log;
 use crate::queue::Queue;
@@ -201,13 +203,7 @@ impl World {
 
     /// Lets everything happen, until all faults have happened and all tasks have ended.
     pub(crate) fn live(&mut self) -> Verdict {
-        while let Some((at, event)) = self.queue.next() {
-            self.now = at.max(self.now);
-            self.steps += 1;
-            self.happen(event)?;
-            if self.steps.is_multiple_of(AUDIT_EVERY) {
-                self.audit()?;
-            }
+        while self.step()? {
             if self.faults_left == 0 && self.is_over() {
                 return self.at_the_end();
             }
@@ -215,6 +211,20 @@ impl World {
         ensure(false, "nothing waits without a deadline", || {
             "nothing is planned any more, and tasks have not ended".to_owned()
         })
+    }
+
+    /// Lets the next thing happen; false when nothing is planned.
+    pub(crate) fn step(&mut self) -> Result<bool, Breach> {
+        let Some((at, event)) = self.queue.next() else {
+            return Ok(false);
+        };
+        self.now = at.max(self.now);
+        self.steps += 1;
+        self.happen(event)?;
+        if self.steps.is_multiple_of(AUDIT_EVERY) {
+            self.audit()?;
+        }
+        Ok(true)
     }
 
     fn happen(&mut self, event: Event) -> Verdict {

@@ -8,7 +8,7 @@ use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ProjectFailure, View, key, read_back, tree, written};
+use super::{ProjectFailure, View, history, key, read_back, tree, written};
 use crate::task::TaskRecord;
 
 /// Inputs and outputs above this many bytes of JSON lie beside the row, which every event writes anew.
@@ -91,6 +91,7 @@ pub(super) fn project<V: View>(
         }
     }
     let old = before.map(|before| before.record.task);
+    history::project(old.as_ref(), &row.record.task, event, view)?;
     reindex(id, row.submitted, old.as_ref(), &row.record.task, view);
     recount(old.map(|task| task.state), row.record.task.state, view)?;
     view.put(tree::TASK, id.as_str().as_bytes(), written(&row)?);

@@ -136,13 +136,17 @@ fn submitted(spec: Value) -> TaskEvent {
 }
 
 fn assigned(task: &str, agent: &str) -> TaskEvent {
+    assigned_again(task, agent, 1)
+}
+
+fn assigned_again(task: &str, agent: &str, attempt: u32) -> TaskEvent {
     TaskEvent::Assigned {
         assignment: TaskAssignment {
             task_id: id(task),
             agent_id: AgentId::new(agent).unwrap(),
             instance: InstanceNo(0),
             epoch: Epoch(1),
-            attempt: AttemptNo(1),
+            attempt: AttemptNo(attempt),
             confidence: 1.0 / 3.0,
             reasoning: vec!["it was there".to_owned()],
             estimated_duration: Some(3),
@@ -351,4 +355,180 @@ fn a_record_of_a_newer_version_stops_the_projection() {
     header.kv = KIND_VERSION;
     let unknown = project(&header, Some(b"{\"task.nonsense\":{}}"), &mut log.store);
     assert!(matches!(unknown, Err(ProjectFailure::Unreadable(_))));
+}
+
+fn script(store: &Store) -> String {
+    let (mut script, mut text) = (SqlScript::default(), String::new());
+    while let Some(chunk) = script.next_chunk(store).unwrap() {
+        text.push_str(&chunk);
+    }
+    text
+}
+
+fn rows<'t>(text: &'t str, table: &str) -> Vec<&'t str> {
+    let begin = format!("INSERT INTO {table} ");
+    text.lines()
+        .filter(|line| line.starts_with(&begin))
+        .collect()
+}
+
+#[test]
+fn the_script_holds_a_row_for_every_assignment_with_its_outcome() {
+    let mut log = Log::default();
+    log.submit("a", json!({"type": "x"}));
+    log.assign("a", "its");
+    log.record(
+        "a",
+        Some(&TaskEvent::AttemptFailed {
+            attempt: AttemptNo(1),
+            at: Timestamp::from_millis(3000),
+            failure: Failure::new(FailureClass::Crash, "it's 'gone'\0"),
+            ended_instance: true,
+            alone: true,
+            then: AfterFailure::Retry {
+                at: Timestamp::from_millis(3100),
+            },
+        }),
+    );
+    log.record(
+        "a",
+        Some(&TaskEvent::Waiting {
+            state: TaskState::Queued,
+            waiting_for: None,
+        }),
+    );
+    log.record("a", Some(&assigned_again("a", "other", 2)));
+    let under_way = script(&log.store);
+    let assignments = rows(&under_way, "task_assignments");
+    assert_eq!(assignments.len(), 2, "{under_way}");
+    assert!(assignments[0].contains("'a/1', 'a', 'its'"));
+    assert!(assignments[0].contains("\"message\":\"it''s ''gone''\u{fffd}\""));
+    assert!(assignments[0].ends_with("'1970-01-01 00:00:03.000');"));
+    assert!(assignments[1].contains("'a/2', 'a', 'other'"));
+    assert!(assignments[1].ends_with("NULL);"), "it has not ended");
+
+    log.record(
+        "a",
+        Some(&TaskEvent::Succeeded {
+            attempt: AttemptNo(2),
+            at: Timestamp::from_millis(2050),
+            output: json!(1),
+        }),
+    );
+    let ended = script(&log.store);
+    let assignments = rows(&ended, "task_assignments");
+    assert!(
+        assignments[1].contains(r#"'{"durationMs":50,"error":null,"success":true}'"#),
+        "{assignments:?}"
+    );
+    let insights = rows(&ended, "learning_insights");
+    assert_eq!(insights.len(), 2, "{insights:?}");
+    assert!(insights[0].contains(r#""attempts":1"#) && insights[0].contains(r#""succeeded":0"#));
+    assert!(insights[1].contains("'other', 'x'") && insights[1].contains(r#""meanDurationMs":50"#));
+    assert_eq!(rows(&ended, "agent_relationships"), [""; 0]);
+    assert!(ended.contains("COMMIT;\n-- learning_insights: 2 rows\n"));
+}
+
+#[test]
+fn a_lesson_counts_the_assignments_that_were_decided_with_it() {
+    let mut log = Log::default();
+    for task in ["a", "b", "c"] {
+        log.submit(task, json!({"type": "x"}));
+        log.assign(task, "worker");
+        log.finish(task, json!(1));
+    }
+    let text = script(&log.store);
+    let insights = rows(&text, "learning_insights");
+    assert_eq!(insights.len(), 1);
+    // The first was assigned when nothing was known yet.
+    assert!(insights[0].contains("}', 2, '1970"), "{insights:?}");
+}
+
+#[test]
+fn delegation_makes_a_relationship_between_the_two_agents() {
+    let mut log = Log::default();
+    log.submit("parent", json!({"type": "plan"}));
+    log.assign("parent", "planner");
+    let mut child = submitted(json!({"type": "x", "parent": "parent"}));
+    if let TaskEvent::Submitted { by, .. } = &mut child {
+        *by = "agent:planner".to_owned();
+    }
+    log.record("child", Some(&child));
+    log.assign("child", "worker");
+    log.finish("child", json!(1));
+    let text = script(&log.store);
+    let relations = rows(&text, "agent_relationships");
+    assert_eq!(relations.len(), 1, "{text}");
+    assert!(
+        relations[0].contains(
+            r#"'planner', 'worker', 'delegation', '{"assigned":1,"failed":0,"succeeded":1}'"#
+        ),
+        "{relations:?}"
+    );
+}
+
+#[test]
+fn a_long_script_comes_in_pieces_and_misses_nothing() {
+    let mut log = Log::default();
+    for n in 0..600 {
+        let task = format!("t{n}");
+        log.submit(&task, json!({"type": "x"}));
+        log.assign(&task, "worker");
+    }
+    let (mut script, mut pieces, mut found) = (SqlScript::default(), 0, 0);
+    while let Some(chunk) = script.next_chunk(&log.store).unwrap() {
+        pieces += 1;
+        let rows = rows(&chunk, "task_assignments").len();
+        assert!(rows <= 256);
+        found += rows;
+    }
+    assert_eq!(found, 600);
+    assert!(pieces > 5);
+}
+
+#[test]
+fn insights_are_the_numbers_that_routing_rests_on() {
+    let mut log = Log::default();
+    let mut machine = crate::task::Tasks::default();
+    let classes = [
+        None,
+        Some(FailureClass::Crash),
+        Some(FailureClass::Lost),
+        Some(FailureClass::Quota),
+        Some(FailureClass::Contract),
+        None,
+    ];
+    for (n, class) in classes.into_iter().enumerate() {
+        let task = format!("t{n}");
+        let at = Timestamp::from_millis(2100 + 7 * n as u64);
+        let end = match class {
+            None => TaskEvent::Succeeded {
+                attempt: AttemptNo(1),
+                at,
+                output: json!(1),
+            },
+            Some(class) => TaskEvent::AttemptFailed {
+                attempt: AttemptNo(1),
+                at,
+                failure: Failure::new(class, "x"),
+                ended_instance: false,
+                alone: false,
+                then: AfterFailure::Fail,
+            },
+        };
+        for event in [
+            submitted(json!({"type": "x"})),
+            assigned(&task, "worker"),
+            end,
+        ] {
+            log.record(&task, Some(&event));
+            machine.apply(&id(&task), &event).unwrap();
+        }
+    }
+    let worker = AgentId::new("worker").unwrap();
+    let known = machine.stats().of(&worker, "x");
+    assert_eq!((known.succeeded, known.failed), (2, 2));
+    let bytes = View::get(&log.store, tree::LESSON, &key::prefix(&["worker", "x"]));
+    let row: Value = serde_json::from_slice(&bytes.unwrap().unwrap()).unwrap();
+    assert_eq!(row["record"], serde_json::to_value(known).unwrap());
 }

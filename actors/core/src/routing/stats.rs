@@ -46,6 +46,27 @@ impl TypeRecord {
         f64::from(self.recent) / 65536.0
     }
 
+    /// Whether a failure of this class says anything about the agent.
+    pub(crate) fn counts(class: FailureClass) -> bool {
+        !matches!(
+            class,
+            FailureClass::Lost | FailureClass::Cancelled | FailureClass::Quota
+        )
+    }
+
+    /// Counts an attempt that succeeded after `ms` milliseconds.
+    pub(crate) fn note_success(&mut self, ms: u64) {
+        self.succeeded += 1;
+        self.succeeded_ms = self.succeeded_ms.saturating_add(ms);
+        self.count(false);
+    }
+
+    /// Counts an attempt that failed by the agent's doing.
+    pub(crate) fn note_failure(&mut self) {
+        self.failed += 1;
+        self.count(true);
+    }
+
     fn count(&mut self, failed: bool) {
         let newest = if failed { 65536 >> RECENT_SHIFT } else { 0 };
         self.recent = self.recent - (self.recent >> RECENT_SHIFT) + newest;
@@ -93,23 +114,17 @@ impl Stats {
     /// Counts an attempt that succeeded after `ms` milliseconds.
     pub(crate) fn succeeded(&mut self, agent: &AgentId, kind: &str, ms: u64) {
         if let Some(record) = self.slot(agent, kind) {
-            record.succeeded += 1;
-            record.succeeded_ms = record.succeeded_ms.saturating_add(ms);
-            record.count(false);
+            record.note_success(ms);
         }
     }
 
     /// Counts an attempt that failed, if its class says anything about the agent.
     pub(crate) fn failed(&mut self, agent: &AgentId, kind: &str, class: FailureClass) {
-        if matches!(
-            class,
-            FailureClass::Lost | FailureClass::Cancelled | FailureClass::Quota
-        ) {
+        if !TypeRecord::counts(class) {
             return;
         }
         if let Some(record) = self.slot(agent, kind) {
-            record.failed += 1;
-            record.count(true);
+            record.note_failure();
         }
     }
 

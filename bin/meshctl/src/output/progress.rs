@@ -38,6 +38,14 @@ impl Progress {
         }
     }
 
+    /// How many bytes are done, whether or not it is known of how many.
+    pub(crate) fn so_far(&self, bytes: u64) {
+        match self.0.length() {
+            Some(_) => self.at(bytes),
+            None => self.say(&format!("{bytes} bytes")),
+        }
+    }
+
     /// How many bytes are done.
     pub(crate) fn at(&self, done: u64) {
         self.0.set_position(done);

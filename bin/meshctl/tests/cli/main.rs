@@ -2,6 +2,7 @@
 
 mod agents;
 mod audit;
+mod backup;
 mod daemon;
 mod events;
 mod run;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use tlog_tiles::Hash;
@@ -106,6 +107,7 @@ pub(super) fn recover_last(
     }
     let sound = result.map_err(|damage| corrupt(path, damage.offset as u64, damage.detail))?;
     repair(path, head.segment_len, data.len() as u64, &sound).map_err(io_at(path))?;
+    make_durable(path, &data, begin.acknowledged.max(offset), &sound).map_err(io_at(path))?;
     Ok(Recovered {
         sound,
         sequencer,
@@ -130,6 +132,22 @@ fn repair(path: &Path, segment_len: u64, len: u64, sound: &Sound) -> io::Result<
         fsio::allocate(&file, segment_len)?;
     }
     file.sync_all()
+}
+
+/// Writes once more, and syncs, what is not known to have been synced.
+///
+/// It may be in the kernel's memory alone: meshd was killed before its sync, or the sync failed, after which the kernel goes
+/// on showing pages that it will never write. From now on somebody relies on it.
+fn make_durable(path: &Path, data: &[u8], synced: usize, sound: &Sound) -> io::Result<()> {
+    let Some(unsure) = data
+        .get(synced..sound.end)
+        .filter(|bytes| !bytes.is_empty())
+    else {
+        return Ok(());
+    };
+    let file = fs::File::options().write(true).open(path)?;
+    file.write_all_at(unsure, synced as u64)?;
+    file.sync_data()
 }
 
 /// Checks that the log is not behind what was signed.

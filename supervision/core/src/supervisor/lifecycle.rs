@@ -143,6 +143,10 @@ impl Supervisor {
     }
 
     pub(super) fn retry_start(&mut self, seat: Seat, turn: &mut Turn<'_>) {
+        // A restart of the group that has begun meanwhile starts it, too.
+        if self.plan_will_restart(seat) {
+            return;
+        }
         let Some(child) = self.children.get_mut(&seat) else {
             return;
         };

@@ -265,3 +265,24 @@ fn kind(report: &Report) -> &'static str {
         Report::Ended(_) => "ended",
     }
 }
+
+#[test]
+fn a_retry_that_a_restart_of_the_group_overtook_does_not_count() {
+    let mut bench = Bench::running(Strategy::OneForAll, 2, "a b c");
+    bench.failing.insert("a".into(), 1);
+    bench.hold_retries = true;
+    bench.crash("b");
+    bench.expect("exit b; stop c; stop a; fail a");
+    bench.start("b").unwrap();
+    bench.start("c").unwrap();
+    bench.expect("start b; start c");
+    bench.deaf.insert("c".into());
+    bench.crash("b");
+    bench.expect("exit b; stop c");
+    // Two failures by now, which is the most; the retry finds that its child is about to be started anyway.
+    bench.release_retry();
+    bench.expect("");
+    bench.exit("c", ExitReason::Shutdown(None));
+    bench.expect("exit c; start a; start b; start c");
+    assert_eq!(bench.end, None);
+}

@@ -6,6 +6,8 @@
 
 mod failures;
 mod orders;
+#[cfg(test)]
+mod tests;
 mod waits;
 
 use std::collections::BTreeMap;

@@ -118,3 +118,24 @@ pub(crate) fn check_waits(agent: usize, shell: &Shell, seat: &Seat) -> Verdict {
         || format!("{} of agent {agent}", seat.open.len()),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_is_left_out_is_noticed() {
+        let event = AgentEvent::Created {
+            name: "a".to_owned(),
+        };
+        let step = |from, to| check_stage((from, to), &event, true, &mut Edges::default());
+        assert_eq!(step(Lifecycle::Defined, Lifecycle::Registered), Ok(()));
+        for (from, to) in [
+            (Lifecycle::Registered, Lifecycle::Executing),
+            (Lifecycle::Quarantined, Lifecycle::Executing),
+            (Lifecycle::Terminated, Lifecycle::Activated),
+        ] {
+            assert_eq!(step(from, to).unwrap_err().promise, STAGES);
+        }
+    }
+}

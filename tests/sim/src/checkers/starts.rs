@@ -27,7 +27,7 @@ struct Rests {
 }
 
 impl Starts {
-    /// An agent begins a new life: what limits its rests is forgotten with its actor.
+    /// An agent, or its actor, begins a new life: what limits its rests is forgotten with its actor.
     pub(crate) fn begins_anew(&mut self, agent: usize) {
         self.rests.retain(|(of, _), _| *of != agent);
     }
@@ -108,5 +108,47 @@ impl Starts {
         })?;
         *last = epoch;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_messages::AgentId;
+    use mesh_supervision_core::fault::FaultConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_start_without_a_grant_is_noticed() {
+        let (now, config) = (Timestamp::from_millis(1000), FaultConfig::default());
+        let id = AgentId::new("a").unwrap();
+        let machine = AgentMachine::new(id, config.clone(), now).unwrap();
+        let (state, table) = (AgentState::default(), FaultTable::new(config, 1000));
+        let command = AgentCommand::Rested;
+        let looked = table.look(&state, &command);
+        let spawn = AgentEffect::Spawn {
+            instance: InstanceNo(0),
+            epoch: Epoch(1),
+            version: "1.0.0".to_owned(),
+            upgraded_from: None,
+        };
+        let verdict = Starts::default().decided(
+            (0, now),
+            (&command, looked),
+            &[spawn],
+            &machine,
+            (&state, &table),
+        );
+        assert_eq!(verdict.unwrap_err().promise, PROMISE);
+    }
+
+    #[test]
+    fn an_epoch_that_was_given_out_before_is_noticed() {
+        let mut starts = Starts::default();
+        starts.performed(0, Epoch(1)).unwrap();
+        starts.performed(1, Epoch(1)).unwrap();
+        starts.performed(0, Epoch(2)).unwrap();
+        let again = starts.performed(0, Epoch(2)).unwrap_err();
+        assert_eq!(again.promise, "incarnations are numbered");
     }
 }

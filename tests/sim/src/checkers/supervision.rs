@@ -5,6 +5,8 @@
 //! on when the supervisor has nothing left to wait for.
 
 mod effects;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -256,13 +258,18 @@ impl SupervisionCheck {
                 }
                 Why::Order => {
                     edges.hit("supervisor", "a start by order fails: down");
-                    self.kids[at].stand = Stand::Down;
+                    // Also when its group was just about to stop it.
+                    (self.kids[at].stand, self.kids[at].due_stop) = (Stand::Down, false);
                 }
                 Why::Boot => {
                     edges.hit("supervisor", "end by a failed boot");
                     self.kids[at].stand = Stand::Down;
                     let id = self.kids[at].spec.id.clone();
                     self.ends(Ending::BootFailed(id));
+                }
+                Why::Restart if self.kids[at].due_stop => {
+                    // The group that restarts meanwhile starts it again, so there is nothing to be tried again.
+                    (self.kids[at].stand, self.kids[at].due_stop) = (Stand::Down, false);
                 }
                 Why::Restart => {
                     self.kids[at].stand = Stand::Retrying;
@@ -421,7 +428,10 @@ impl SupervisionCheck {
     /// Compares the account with what the supervisor shows, after a step.
     pub(crate) fn after(&self, machine: &Supervisor) -> Verdict {
         // Whose restart failed is down at once when its group, or everything, is being stopped.
-        let stopping = self.ending.is_some() || self.kids.iter().any(|kid| kid.due_stop);
+        let stopping = self.ending.is_some()
+            || self.kids.iter().any(|kid| {
+                kid.due_stop || (matches!(kid.stand, Stand::Asked(_)) && kid.due_start.is_some())
+            });
         let ours: Vec<_> = self
             .kids
             .iter()

@@ -4,6 +4,9 @@
 //! each class leads to, who has which attempt. It is kept twice: of what is on the disk, and of what the machine has
 //! decided; a crash throws the second away.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::{AfterFailure, TaskEvent};

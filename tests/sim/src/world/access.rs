@@ -74,10 +74,7 @@ impl World {
     pub(crate) fn token(&mut self, agent: usize, issue: bool) -> Verdict {
         let now = self.wall();
         let Some(mut sentinel) = self.sentinel.take() else {
-            if !issue {
-                let at = self.now + TRY_AGAIN;
-                self.queue.at(at, Event::Token { agent, issue });
-            }
+            self.token_later(agent, issue);
             return Ok(());
         };
         let id = self.ids[agent].clone();
@@ -125,9 +122,13 @@ impl World {
             .into_iter()
             .map(|e| (e, Some(id.clone()), None))
             .collect();
-        if !events.is_empty()
-            && let Some(headers) = self.append(Part::Sentinel, &mut sentinel.owned, &events)?
-        {
+        if !events.is_empty() {
+            let kept = self.append(Part::Sentinel, &mut sentinel.owned, &events)?;
+            let Some(headers) = kept else {
+                // Nobody has voided anything, and so it is asked for again.
+                self.token_later(agent, issue);
+                return Ok(());
+            };
             for (header, (event, ..)) in headers.iter().zip(&events) {
                 sentinel.owned.state.apply(header, event);
             }
@@ -137,6 +138,14 @@ impl World {
             .hit("sentinel", if issue { "issue" } else { "void an agent's" });
         self.sentinel = Some(sentinel);
         Ok(())
+    }
+
+    /// There is no sentinel: nobody gets a token, but whoever has to lose one loses it later.
+    fn token_later(&mut self, agent: usize, issue: bool) {
+        if !issue {
+            let at = self.now + TRY_AGAIN;
+            self.queue.at(at, Event::Token { agent, issue });
+        }
     }
 
     pub(crate) fn release_sentinel(&mut self) {
@@ -220,12 +229,14 @@ impl World {
         let id = self.ids[agent].clone();
         if let Ok(Some(event)) = registry.owned.state.list(&id) {
             let events: [(RegistryEvent, _, _); 1] = [(event, Some(id), None)];
-            if let Some(headers) = self.append(Part::Registry, &mut registry.owned, &events)? {
-                for (_, (event, ..)) in headers.iter().zip(&events) {
-                    registry.owned.state.apply(event);
-                }
-                registry.owned.after_last(vec![agent]);
+            let kept = self.append(Part::Registry, &mut registry.owned, &events)?;
+            if kept.is_none() {
+                return Ok(());
             }
+            for (event, ..) in &events {
+                registry.owned.state.apply(event);
+            }
+            registry.owned.after_last(vec![agent]);
         }
         self.registry = Some(registry);
         self.release_registry();

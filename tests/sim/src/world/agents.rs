@@ -80,6 +80,7 @@ impl World {
                 "a policy is not sound".to_owned()
             });
         };
+        self.starts.begins_anew(agent);
         seat.actor_no = actor;
         seat.recall(durable);
         seat.shell = Some(Shell {
@@ -239,8 +240,6 @@ impl World {
                 if changed {
                     let kept = self.append(Part::Agent(agent), &mut shell.owned, &events)?;
                     let Some(kept) = kept else {
-                        // The log takes no more: the actor ends, and forgets.
-                        self.seats[agent].shell = Some(shell);
                         return Ok(());
                     };
                     headers = kept;

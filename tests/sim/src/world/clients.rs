@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_actors_core::agent::AgentCommand;
 use mesh_actors_core::task::{AttemptRef, Command, NewTask, TaskConfig};
+use mesh_messages::agent::{FaultState, Lifecycle};
 use mesh_messages::task::{DelayStrategy, Priority, RetrySpec, TaskContract, TaskSpec, TaskState};
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 use serde_json::json;
@@ -149,7 +150,7 @@ impl World {
             .filter(|(_, task)| is_new(task))
             .copied()
             .collect();
-        let sought = self.random.percent(30) && !new.is_empty();
+        let sought = self.random.percent(60) && !new.is_empty();
         let (holder, task) = *self.random.pick(if sought { &new } else { &all })?;
         let attempt = self.ledger.decided.lines.get(task)?.attempt;
         Some((task.clone(), attempt, holder.clone()))
@@ -233,8 +234,18 @@ impl World {
             Some((agent, _)) if self.random.percent(30) => *agent,
             _ => self.random.index(self.seats.len()),
         };
-        let message = match self.random.between(0, 9) {
-            0 | 1 => ToAgent::Register {
+        // Half of the time the operator wants what is down to be up, or there would soon be little left to disturb.
+        let up = self.random.percent(50);
+        let state = &self.seats[agent].published;
+        let (stage, fault) = (state.stage(), state.fault_state());
+        let message = match (stage, fault) {
+            (Lifecycle::Defined | Lifecycle::Audited, _) if up => ToAgent::Register { version: 0 },
+            (_, FaultState::Stopped) if up => ToAgent::Command(AgentCommand::Start),
+            (_, FaultState::Quarantined) if up => {
+                let force = self.random.percent(60);
+                ToAgent::Command(AgentCommand::Recover { force })
+            }
+            _ if self.random.percent(20) => ToAgent::Register {
                 version: self.random.index(3),
             },
             _ => ToAgent::Command(self.some_order()),

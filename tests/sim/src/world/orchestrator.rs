@@ -61,6 +61,14 @@ pub(crate) struct Orchestrator {
     agents: BTreeMap<usize, u64>,
 }
 
+#[cfg(test)]
+impl Orchestrator {
+    /// A timer that was not armed.
+    pub(crate) fn forget_timer(&mut self) {
+        self.armed = None;
+    }
+}
+
 impl World {
     /// Sends the task machine a message.
     pub(crate) fn send_orchestrator(&mut self, lane: u64, message: ToOrchestrator) {

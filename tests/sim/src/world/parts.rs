@@ -137,7 +137,8 @@ impl World {
         owned
     }
 
-    /// Appends events of a part. `None` when the log takes no more: then the part ends with all that it has in memory.
+    /// Appends events of a part. `None` when the log takes no more: then the part has ended, with all that it had in
+    /// memory, and hears nothing any more.
     pub(crate) fn append<S, E, V: Storable>(
         &mut self,
         part: Part,
@@ -157,7 +158,7 @@ impl World {
                 Ok(Some(headers))
             }
             Err(crate::journal::AppendRefusal::Failed) => {
-                self.part_fails(part);
+                self.part_fails(part)?;
                 Ok(None)
             }
             Err(crate::journal::AppendRefusal::Fenced) => {
@@ -227,11 +228,11 @@ impl World {
     }
 
     /// A part cannot go on.
-    pub(crate) fn part_fails(&mut self, part: Part) {
-        if let Some(node) = self.tree.parts.get(&part).copied() {
-            let reason = ExitReason::Failed("it cannot append".to_owned());
-            self.queue.at(self.now, Event::Exit { node, reason });
-        }
+    fn part_fails(&mut self, part: Part) -> Verdict {
+        let Some(node) = self.tree.parts.get(&part).copied() else {
+            return Ok(());
+        };
+        self.exit(node, ExitReason::Failed("it cannot append".to_owned()))
     }
 
     /// A part's actor is gone, with all that it had in memory.

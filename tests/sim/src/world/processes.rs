@@ -161,7 +161,7 @@ impl World {
         match fate {
             0..=4 => self.plan(agent, epoch, takes, ProcessEvent::Dies(FailureClass::Start)),
             5..=6 => self.plan(agent, epoch, START_LIMIT, ProcessEvent::TooSlow),
-            7..=9 => {
+            7..=13 => {
                 self.plan(agent, epoch, takes, ProcessEvent::Shake);
                 let slow = self.random.between(500, START_LIMIT - 100);
                 self.plan(agent, epoch, takes + slow, ProcessEvent::Serve);

@@ -47,7 +47,6 @@ impl World {
         events.push((registered, Some(seat.id.clone()), None));
         let part = Part::Agent(agent);
         let Some(headers) = self.append(part, &mut shell.owned, &events)? else {
-            self.seats[agent].shell = Some(shell);
             return Ok(());
         };
         for (header, (event, ..)) in headers.iter().zip(&events) {

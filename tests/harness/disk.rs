@@ -1,0 +1,164 @@
+//! Disks that fail: file systems of their own whose power can be cut, and one that fails a single call.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::skip::{has_program, has_python, is_root, skip};
+use crate::wait::eventually;
+
+/// The smallest that `mkfs.xfs` makes is 300 MiB. The file is sparse.
+const IMAGE_BYTES: u64 = 320 << 20;
+/// Whoever still has the file system (a sandbox that is coming down) lets go of it within this time.
+const RELEASED_MAX: Duration = Duration::from_secs(20);
+/// Ends a file system at once, as a power cut does: `_IOR('X', 125, __u32)` of ext4 and xfs, with "no log flush". What was
+/// neither synced nor written back is gone, and every call fails until it is mounted again.
+const SHUTDOWN: &str = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+
+/// File systems that can be ended like by a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext4 with its defaults.
+    Ext4,
+    /// xfs with its defaults.
+    Xfs,
+}
+
+impl FileSystem {
+    const fn mkfs(self) -> &'static str {
+        match self {
+            Self::Ext4 => "mkfs.ext4",
+            Self::Xfs => "mkfs.xfs",
+        }
+    }
+}
+
+/// A file system in a file, on a loop device, mounted until it is dropped.
+#[derive(Debug)]
+pub struct LoopDisk {
+    device: String,
+    place: PathBuf,
+    // In memory where there is a place: what is tested is what the file system makes of a cut, not the medium below.
+    _dir: TempDir,
+}
+
+/// Runs a command; what it wrote to standard output when it succeeded, else to standard error.
+fn run(command: &mut Command) -> Result<String, String> {
+    let ran = command.stdin(Stdio::null()).output();
+    let ran = ran.map_err(|error| format!("{command:?}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if ran.status.success() {
+        Ok(text(&ran.stdout))
+    } else {
+        Err(format!("{command:?}: {}", text(&ran.stderr)))
+    }
+}
+
+impl LoopDisk {
+    /// Makes one and mounts it; says that the test is skipped where that cannot be done.
+    pub fn mount(test: &str, kind: FileSystem) -> Option<Self> {
+        if !is_root() {
+            skip(test, "mounting takes root");
+            return None;
+        }
+        if !has_python(test) || !has_program(test, kind.mkfs()) || !has_program(test, "losetup") {
+            return None;
+        }
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let dir = dir.expect("a directory for the image");
+        let (path, place) = (dir.path().join("image"), dir.path().join("disk"));
+        let file = File::create(&path).expect("an image");
+        file.set_len(IMAGE_BYTES).expect("an image of that size");
+        run(Command::new(kind.mkfs()).arg("-q").arg(&path)).expect("a file system");
+        let device = match run(Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&path))
+        {
+            Ok(device) => device,
+            Err(reason) => {
+                skip(test, &format!("no loop device: {reason}"));
+                return None;
+            }
+        };
+        fs::create_dir(&place).expect("a mount point");
+        let disk = Self {
+            device,
+            place,
+            _dir: dir,
+        };
+        if let Err(reason) = disk.try_mount() {
+            skip(test, &format!("it cannot be mounted: {reason}"));
+            return None;
+        }
+        Some(disk)
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    fn try_mount(&self) -> Result<(), String> {
+        let mount = &mut Command::new("mount");
+        run(mount.arg(&self.device).arg(&self.place)).map(drop)
+    }
+
+    /// Cuts the power: from now on every call fails.
+    #[track_caller]
+    pub fn cut(&self) {
+        let cut = run(Command::new("python3")
+            .args(["-c", SHUTDOWN])
+            .arg(&self.place));
+        cut.expect("the file system ends");
+    }
+
+    /// Brings it back after a cut, from what is on the device alone.
+    #[track_caller]
+    pub fn replay(&self) {
+        eventually("the file system is released", RELEASED_MAX, || {
+            run(Command::new("umount").arg(&self.place))
+        });
+        // A mount that somebody else has left keeps the file system as it is, ended: then it is not replayed yet.
+        eventually("the file system is replayed", RELEASED_MAX, || {
+            self.try_mount()?;
+            fs::read_dir(&self.place).map(drop).map_err(|error| {
+                let back = run(Command::new("umount").arg(&self.place));
+                format!("{error}; {back:?}")
+            })
+        });
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        drop(run(Command::new("umount").arg("-l").arg(&self.place)));
+        drop(run(Command::new("losetup").arg("-d").arg(&self.device)));
+    }
+}
+
+/// The library to preload for a disk that fails a single call (`shims/disk.c`); says that the test is skipped where there
+/// is no C compiler.
+pub fn shim(test: &str) -> Option<&'static Path> {
+    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let library = dir.path().join("disk.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shims/disk.c");
+        let cc = &mut Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
+        let compiled = run(cc.arg(&library).arg(source));
+        compiled.map(|_| (dir, library))
+    });
+    match built {
+        Ok((_, library)) => Some(library),
+        Err(reason) => {
+            skip(test, &format!("the shim does not build: {reason}"));
+            None
+        }
+    }
+}
