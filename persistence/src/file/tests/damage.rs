@@ -242,3 +242,39 @@ fn damaged_snapshots_give_way_to_older_ones() {
     .unwrap();
     assert_eq!(journal.load_snapshot(&A).unwrap(), None);
 }
+
+#[test]
+fn a_lost_sector_with_sound_groups_behind_it_is_told_also_without_the_tail_mark() {
+    let dir = fast_dir();
+    let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
+    let journal = open(&live);
+    let group = [format!("{{\"text\":\"{}\"}}", "x".repeat(4096))];
+    // How much of the segment is in use after each group.
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        settle(&journal, append(&journal, &A, &group).last);
+        let bytes = fs::read(&segments(&live)[0]).unwrap();
+        ends.push(bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1);
+    }
+    drop(journal);
+    let first = ends[0].next_multiple_of(512);
+    let sectors: Vec<_> = (first..ends[1] - 512).step_by(512).collect();
+    assert!(sectors.len() > 4);
+    for sector in sectors {
+        if copy.exists() {
+            fs::remove_dir_all(&copy).unwrap();
+        }
+        copy_dir(&live, &copy);
+        fs::remove_file(copy.join("tail")).unwrap();
+        let path = &segments(&copy)[0];
+        let mut bytes = fs::read(path).unwrap();
+        bytes[sector..sector + 512].fill(0);
+        fs::write(path, &bytes).unwrap();
+        let refused = try_open(&copy).unwrap_err();
+        assert!(
+            matches!(refused, OpenError::Corrupt { .. }),
+            "{sector}: {refused:?}"
+        );
+        assert_eq!(fs::read(path).unwrap(), bytes, "nothing was changed");
+    }
+}
