@@ -255,11 +255,10 @@ impl Mesh {
     pub async fn drain(&self, limit: Duration) {
         self.orchestrator.close();
         let until = tokio::time::Instant::now() + limit;
-        let mut ends = self.orchestrator.ends();
         while self.at_work() && tokio::time::Instant::now() < until {
             // Woken by an end of a task, or to look again.
             let wait = until.min(tokio::time::Instant::now() + Duration::from_millis(200));
-            let _either = tokio::time::timeout_at(wait, ends.recv()).await;
+            let _either = tokio::time::timeout_at(wait, self.orchestrator.any_end()).await;
         }
         let agents = self.ctx.directory.all();
         // Whoever is still at work when the time is up is ended with the tree.

@@ -19,7 +19,7 @@ use mesh_messages::system::{
     MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
-use mesh_messages::{AgentId, Failure, Position, Severity};
+use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 /// Something that a role permits or not. Each operation that changes or shows anything names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -425,6 +425,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn task(&self, id: &str) -> Result<Task, Problem>;
     /// The task once it has ended, or as it is when the time is up.
     async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem>;
+    /// Tasks, in the order of their ids, once all of them have ended, or as they are when the time is up.
+    async fn wait_tasks(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Task>, Problem>;
     /// Ends it; its process, too. A task that has ended already is a conflict.
     async fn cancel_task(&self, caller: &Caller, id: &str, reason: &str) -> Result<Task, Problem>;
     /// Gives a failed or dead-lettered task another round.

@@ -16,7 +16,6 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::projection::ProjectFailure;
-use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
     Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
     TaskConfig, Tasks,
@@ -28,15 +27,17 @@ use mesh_messages::{AgentId, AttemptNo, Position, RecordHeader, TaskId, Timestam
 
 use crate::clock::{now, random};
 use crate::context::Context;
-use crate::directory::AgentEntry;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
 mod effects;
 mod handle;
+mod stock;
+mod waiters;
 
 pub use handle::OrchestratorHandle;
+pub use waiters::EndWatch;
 
 impl Machine for Tasks {
     type Event = TaskEvent;
@@ -70,12 +71,19 @@ pub(crate) enum Message {
         /// For whoever waits.
         reply: Option<Reply>,
     },
-    /// Show a task that is held, with why it waits.
+    /// Take what an instance reports, in order; answered when all of it is durable, or refused for good.
+    Reports {
+        /// What it says of its attempts.
+        reports: Vec<Command>,
+        /// For the instance, which repeats what is not answered.
+        reply: RpcReplyPort<()>,
+    },
+    /// Show tasks that are held, with why they wait.
     View {
         /// Which.
-        task: TaskId,
-        /// `None` when it is not held.
-        reply: RpcReplyPort<Option<Task>>,
+        tasks: Vec<TaskId>,
+        /// In their order; `None` for one that is not held.
+        reply: RpcReplyPort<Vec<Option<Task>>>,
     },
     /// Explain a task that is held.
     Explain {
@@ -104,7 +112,8 @@ pub(crate) enum Message {
 enum Released {
     Effect(Box<Effect>),
     Answer(Answer, Reply),
-    View(Option<Box<Task>>, RpcReplyPort<Option<Task>>),
+    Taken(RpcReplyPort<()>),
+    Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -243,49 +252,6 @@ fn config_of(ctx: &Context) -> TaskConfig {
 }
 
 impl Shell {
-    /// Sees what the agents have in hand and what agents there are; whatever else was under way is lost.
-    ///
-    /// In this order: an agent that is known gets work at once, which nobody has in hand yet.
-    async fn take_stock(&mut self) -> Result<(), ActorProcessingErr> {
-        let directory = self.args.ctx.directory.clone();
-        let agents = directory.all();
-        for entry in &agents {
-            self.actors.insert(entry.id.clone(), entry.actor_no());
-        }
-        let present = agents.iter().flat_map(|entry| in_hand(entry)).collect();
-        self.internal(Command::Reconcile {
-            agent: None,
-            present,
-        })
-        .await?;
-        for entry in agents {
-            let change = FleetChange::Agent(entry.id.clone(), Box::new(entry.fleet()));
-            self.internal(Command::Fleet(change)).await?;
-        }
-        if directory.is_complete() {
-            self.internal(Command::Fleet(FleetChange::Complete)).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends what an agent had in hand whose actor is another one than before: that one may have died with the news on its
-    /// lips. Before the new one's instances are known, so that nothing is on its way to them yet.
-    async fn after_restart_of(&mut self, agent: AgentId) -> Result<(), ActorProcessingErr> {
-        let Some(entry) = self.args.ctx.directory.get(agent.as_str()) else {
-            self.actors.remove(&agent);
-            return Ok(());
-        };
-        let no = entry.actor_no();
-        if self.actors.insert(agent.clone(), no) == Some(no) {
-            return Ok(());
-        }
-        self.internal(Command::Reconcile {
-            agent: Some(agent),
-            present: in_hand(&entry).into_iter().collect(),
-        })
-        .await
-    }
-
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Command {
@@ -298,15 +264,16 @@ impl Shell {
                 }
                 self.command(*command, &cause, reply).await
             }
+            Message::Reports { reports, reply } => {
+                for report in reports {
+                    self.internal(report).await?;
+                }
+                self.reply_when_durable(Released::Taken(reply)).await
+            }
             // Both wait until what they say can no longer be lost.
-            Message::View { task, reply } => {
-                let known = Known::default();
-                let view = self
-                    .partition
-                    .state()
-                    .view(&self.live, self.look(&known), &task);
-                self.reply_when_durable(Released::View(view.map(Box::new), reply))
-                    .await
+            Message::View { tasks, reply } => {
+                let views = tasks.iter().map(|task| self.view(task)).collect();
+                self.reply_when_durable(Released::Views(views, reply)).await
             }
             Message::Explain { task, reply } => {
                 let known = Known::default();
@@ -354,6 +321,13 @@ impl Shell {
             .await?;
         self.release();
         Ok(())
+    }
+
+    /// A task that is held, as it stands.
+    fn view(&self, task: &TaskId) -> Option<Task> {
+        let known = Known::default();
+        let state = self.partition.state();
+        state.view(&self.live, self.look(&known), task)
     }
 
     fn look<'a>(&'a self, known: &'a Known) -> Look<'a> {
@@ -556,18 +530,6 @@ impl Shell {
         });
         self.timer = Some((at, timer));
     }
-}
-
-/// The open attempts of an agent's instances that are there.
-fn in_hand(entry: &AgentEntry) -> Vec<(InstanceKey, TaskId, AttemptNo)> {
-    let live = entry.live();
-    let key_of = |epoch| {
-        let (no, _) = live.iter().find(|(_, instance)| instance.epoch == epoch)?;
-        Some((entry.id.clone(), *no, epoch))
-    };
-    let open = entry.open_attempts().into_iter();
-    open.filter_map(|(epoch, task, attempt)| Some((key_of(epoch)?, task, attempt)))
-        .collect()
 }
 
 fn answer(reply: Option<Reply>, value: Result<Answer, Problem>) {

@@ -30,8 +30,8 @@ pub struct Delegation {
 /// What an agent's session can ask of the rest of the mesh. Each call waits for a part that is being restarted.
 #[async_trait]
 pub trait Services: Send + Sync + std::fmt::Debug + 'static {
-    /// Reports on an attempt. Returns when the task machine has it, or will never want it.
-    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: AttemptNews);
+    /// Reports on attempts, in order. Returns when the task machine has it all, or will never want it.
+    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: Vec<AttemptNews>);
     /// Has something done for a task; the outcome comes later as a `ChildOutcome`.
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError>;
     /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.

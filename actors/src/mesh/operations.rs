@@ -19,7 +19,7 @@ use mesh_messages::system::{
     JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
-use mesh_messages::{AgentId, Position};
+use mesh_messages::{AgentId, Position, TaskId};
 use mesh_supervision::ChildStatus;
 
 use super::Mesh;
@@ -193,15 +193,14 @@ impl Operations for Mesh {
     }
 
     async fn wait_task(&self, id: &str, wait: Duration) -> Result<Task, Problem> {
-        let mut ends = self.orchestrator.ends();
-        wait_ended(
-            &self.ctx,
-            &self.orchestrator,
-            &mut ends,
-            &task_id(id)?,
-            wait,
-        )
-        .await
+        let ids = [task_id(id)?];
+        let tasks = wait_ended(&self.ctx, &self.orchestrator, &ids, wait).await?;
+        let task = tasks.into_iter().next();
+        task.ok_or_else(|| Problem::task_not_found(id))
+    }
+
+    async fn wait_tasks(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Task>, Problem> {
+        wait_ended(&self.ctx, &self.orchestrator, ids, wait).await
     }
 
     async fn cancel_task(&self, caller: &Caller, id: &str, reason: &str) -> Result<Task, Problem> {

@@ -84,33 +84,35 @@ fn klp_error(problem: Problem) -> KlpError {
 
 #[async_trait]
 impl Services for MeshServices {
-    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: AttemptNews) {
-        let epoch = match &news {
-            AttemptNews::Started { epoch, .. }
-            | AttemptNews::Progress { epoch, .. }
-            | AttemptNews::Ended { epoch, .. } => *epoch,
-        };
-        if let AttemptNews::Progress { task, progress, .. } = &news {
-            let data = serde_json::json!({ "task": task, "agent": agent, "progress": progress });
-            let event = mesh_messages::system::MeshEvent {
-                id: None,
-                topic: "task.progress".to_owned(),
-                time: progress.at,
-                data,
-            };
-            let _nobody_listens = self.ctx.events.send(Arc::new(event));
+    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: Vec<AttemptNews>) {
+        let mut ended = Vec::new();
+        for news in &news {
+            match news {
+                AttemptNews::Progress { task, progress, .. } => {
+                    let data =
+                        serde_json::json!({ "task": task, "agent": agent, "progress": progress });
+                    let event = mesh_messages::system::MeshEvent {
+                        id: None,
+                        topic: "task.progress".to_owned(),
+                        time: progress.at,
+                        data,
+                    };
+                    let _nobody_listens = self.ctx.events.send(Arc::new(event));
+                }
+                AttemptNews::Ended {
+                    task,
+                    attempt,
+                    epoch,
+                    ..
+                } => ended.push((*epoch, task.clone(), *attempt)),
+                AttemptNews::Started { .. } => {}
+            }
         }
-        let ended = match &news {
-            AttemptNews::Ended { task, attempt, .. } => Some((task.clone(), *attempt)),
-            AttemptNews::Started { .. } | AttemptNews::Progress { .. } => None,
-        };
-        self.orchestrator
-            .report((agent.clone(), instance, epoch), news)
-            .await;
-        if let (Some((task, attempt)), Some(entry)) =
-            (ended, self.ctx.directory.get(agent.as_str()))
-        {
-            entry.settle(epoch, task, attempt);
+        self.orchestrator.report(agent, instance, news).await;
+        if let Some(entry) = self.ctx.directory.get(agent.as_str()) {
+            for (epoch, task, attempt) in ended {
+                entry.settle(epoch, task, attempt);
+            }
         }
     }
 
@@ -301,14 +303,16 @@ impl bus::TaskGateway for BusOutside {
     async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
         let mut spec = order.spec;
         spec.agent = order.only;
-        let mut ends = self.orchestrator.ends();
         let (receipts, _) = self.orchestrator.submit(&order.by, vec![spec]).await?;
         let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
             return Err(Problem::internal("a submission without a receipt"));
         };
+        let waited = std::slice::from_ref(&task);
         let ended =
-            super::tasks::wait_ended(&self.ctx, &self.orchestrator, &mut ends, &task, order.wait)
-                .await?;
+            super::tasks::wait_ended(&self.ctx, &self.orchestrator, waited, order.wait).await?;
+        let Some(ended) = ended.into_iter().next() else {
+            return Err(Problem::task_not_found(task.as_str()));
+        };
         Ok(if ended.state.is_terminal() {
             TaskAnswer::Ended(task, result_of(ended.state, ended.output, ended.error))
         } else {

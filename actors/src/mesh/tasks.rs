@@ -1,9 +1,8 @@
 //! Tasks, as the outside asks for them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::broadcast;
 
 use mesh_actors_core::projection;
 use mesh_messages::TaskId;
@@ -41,37 +40,79 @@ pub(super) async fn find(
     orchestrator: &OrchestratorHandle,
     id: &TaskId,
 ) -> Result<Task, Problem> {
-    if let Some(task) = orchestrator.view(id).await? {
-        return Ok(task);
-    }
-    let store = ctx.store.get()?;
-    reads::caught_up(&store).await?;
-    let wanted = id.clone();
-    let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
-    row.map(|row| row.record.task)
+    let found = find_all(ctx, orchestrator, vec![id.clone()]).await?;
+    found
+        .into_iter()
+        .next()
         .ok_or_else(|| Problem::task_not_found(id.as_str()))
 }
 
-/// The task once it has ended, or as it is when the time is up. `ends` was subscribed before the task could end.
+/// Tasks in the order of their ids, all of which must be known.
+async fn find_all(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+    ids: Vec<TaskId>,
+) -> Result<Vec<Task>, Problem> {
+    let views = orchestrator.views(ids.clone()).await?;
+    if let Some(tasks) = views.iter().cloned().collect() {
+        return Ok(tasks);
+    }
+    let store = ctx.store.get()?;
+    reads::caught_up(&store).await?;
+    let rows = reads::blocking(store, move |store| {
+        let rows = ids.into_iter().zip(views).map(|(id, view)| match view {
+            Some(task) => Ok(Ok(task)),
+            None => reads::task_row(store, &id).map(|row| row.map(|row| row.record.task).ok_or(id)),
+        });
+        rows.collect::<Result<Vec<_>, LookupError>>()
+    })
+    .await?;
+    rows.into_iter()
+        .map(|row| row.map_err(|id| Problem::task_not_found(id.as_str())))
+        .collect()
+}
+
+/// Tasks once all of them have ended, or as they are when the time is up.
 pub(super) async fn wait_ended(
     ctx: &Context,
     orchestrator: &OrchestratorHandle,
-    ends: &mut broadcast::Receiver<TaskId>,
-    id: &TaskId,
+    ids: &[TaskId],
     wait: Duration,
-) -> Result<Task, Problem> {
+) -> Result<Vec<Task>, Problem> {
     let until = tokio::time::Instant::now() + wait;
+    // Before the first look, so that no end falls between the two.
+    let mut ends = orchestrator.ends_of(ids);
+    let mut tasks = find_all(ctx, orchestrator, ids.to_vec()).await?;
     loop {
-        let task = find(ctx, orchestrator, id).await?;
-        if task.state.is_terminal() || tokio::time::Instant::now() >= until {
-            return Ok(task);
+        let mut open: BTreeMap<TaskId, Vec<usize>> = BTreeMap::new();
+        for (at, task) in tasks.iter().enumerate() {
+            if !task.state.is_terminal() {
+                open.entry(task.id.clone()).or_default().push(at);
+            }
+        }
+        if open.is_empty() || tokio::time::Instant::now() >= until {
+            return Ok(tasks);
         }
         let next_look = until.min(tokio::time::Instant::now() + LOOK_AGAIN);
-        loop {
-            match tokio::time::timeout_at(next_look, ends.recv()).await {
-                Ok(Ok(ended)) if ended != *id => {}
-                // It is the one, some were missed, or it is time to look.
-                _ => break,
+        ends = ends.with(open.keys());
+        while !open.is_empty() {
+            let Ok(task) = tokio::time::timeout_at(next_look, ends.next()).await else {
+                break;
+            };
+            // One that was given another round since is open again.
+            let places = if task.state.is_terminal() {
+                open.remove(&task.id)
+            } else {
+                None
+            };
+            for at in places.unwrap_or_default() {
+                tasks[at].clone_from(&task);
+            }
+        }
+        let late = open.keys().cloned().collect();
+        for task in find_all(ctx, orchestrator, late).await? {
+            for at in open.remove(&task.id).unwrap_or_default() {
+                tasks[at].clone_from(&task);
             }
         }
     }

@@ -16,8 +16,11 @@ impl Shell {
         for released in self.partition.released(self.durable) {
             match released {
                 Released::Answer(value, reply) => answer(Some(reply), Ok(value)),
-                Released::View(view, reply) => {
-                    let _caller_gone = reply.send(view.map(|view| *view));
+                Released::Taken(reply) => {
+                    let _reporter_gone = reply.send(());
+                }
+                Released::Views(views, reply) => {
+                    let _caller_gone = reply.send(views);
                 }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
@@ -46,7 +49,7 @@ impl Shell {
                 };
                 self.tell(&key, message);
             }
-            Effect::TaskEnded(task) => self.args.handle.ended(&task),
+            Effect::TaskEnded(task) => self.args.handle.ended(&task, || self.view(&task)),
             Effect::ChildEnded { asker, child } => {
                 let result = match (child.state, child.output, child.error) {
                     (mesh_messages::task::TaskState::Succeeded, output, _) => {

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
-
 use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
 use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
-use mesh_messages::{AgentId, Failure, TaskId};
+use mesh_messages::{AgentId, Failure, InstanceNo, TaskId};
 
+use super::waiters::{EndWatch, Waiters};
 use super::{Message, attempt_ref};
 use crate::agents::delivery::AttemptNews;
 use crate::agents::services::Delegation;
@@ -25,14 +24,12 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// to be nobody's when the orchestrator takes stock.
 const REPORTS_MAX: u32 = 20;
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
-/// Ends of tasks that a waiter may lag behind before it has to look for itself.
-const ENDS_KEPT: usize = 4096;
 
 /// The only way to talk to the orchestrator. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct OrchestratorHandle {
     pub(super) slot: Slot<Message>,
-    ends: broadcast::Sender<TaskId>,
+    waiters: Arc<Waiters>,
     // Only of attempts that are under way, so it is as bounded as they are.
     progress: Arc<Mutex<BTreeMap<TaskId, Option<Progress>>>>,
 }
@@ -41,7 +38,7 @@ impl Default for OrchestratorHandle {
     fn default() -> Self {
         Self {
             slot: Slot::new("orchestrator"),
-            ends: broadcast::Sender::new(ENDS_KEPT),
+            waiters: Arc::default(),
             progress: Arc::default(),
         }
     }
@@ -165,17 +162,27 @@ impl OrchestratorHandle {
         .map(drop)
     }
 
-    /// A task that is held, with why it waits and how far it is; `None` when the read side has it.
+    /// Tasks that are held, in the order of their ids, each with why it waits and how far it is; `None` where the read
+    /// side has it.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn views(&self, tasks: Vec<TaskId>) -> Result<Vec<Option<Task>>, Problem> {
+        let views = self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::View { tasks, reply })
+            .await?;
+        let with_progress = |view: Option<Task>| view.map(|task| self.with_progress(task));
+        Ok(views.into_iter().map(with_progress).collect())
+    }
+
+    /// One of them.
     ///
     /// # Errors
     /// The orchestrator does not answer.
     pub async fn view(&self, task: &TaskId) -> Result<Option<Task>, Problem> {
-        let asked = task.clone();
-        let view = self
-            .slot
-            .call(CALL_LIMIT, |reply| Message::View { task: asked, reply })
-            .await?;
-        Ok(view.map(|task| self.with_progress(task)))
+        let views = self.views(vec![task.clone()]).await?;
+        Ok(views.into_iter().next().flatten())
     }
 
     /// Why a task that is held went to whom, or waits.
@@ -217,10 +224,14 @@ impl OrchestratorHandle {
         }
     }
 
-    /// Hears of every task that ends from now on.
-    #[must_use]
-    pub fn ends(&self) -> broadcast::Receiver<TaskId> {
-        self.ends.subscribe()
+    /// Hears of the ends of these tasks from now on.
+    pub fn ends_of<'a>(&self, tasks: impl IntoIterator<Item = &'a TaskId>) -> EndWatch {
+        self.waiters.watch(tasks)
+    }
+
+    /// Waits until any task ends.
+    pub async fn any_end(&self) {
+        self.waiters.any_end().await;
     }
 
     /// An attempt is under way: from now on its progress is kept.
@@ -232,12 +243,12 @@ impl OrchestratorHandle {
             .or_default();
     }
 
-    pub(super) fn ended(&self, task: &TaskId) {
+    pub(super) fn ended(&self, task: &TaskId, view: impl FnOnce() -> Option<Task>) {
         self.progress
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(task);
-        let _nobody_waits = self.ends.send(task.clone());
+        self.waiters.ended(task, view);
     }
 
     /// Takes no new work from outside any more.
@@ -247,62 +258,75 @@ impl OrchestratorHandle {
 
     // ---- for agents ----
 
-    /// Takes a report on an attempt; returns when the machine has it, or will never want it.
-    pub(crate) async fn report(&self, key: InstanceKey, news: AttemptNews) {
-        let command = match news {
+    /// Takes reports on attempts, in order; returns when the machine has them, or will never want them.
+    pub(crate) async fn report(
+        &self,
+        agent: &AgentId,
+        instance: InstanceNo,
+        news: Vec<AttemptNews>,
+    ) {
+        let reports: Vec<Command> = news
+            .into_iter()
+            .filter_map(|news| self.command_of(agent, instance, news))
+            .collect();
+        if reports.is_empty() {
+            return;
+        }
+        for _ in 0..REPORTS_MAX {
+            let reports = reports.clone();
+            let taken = self
+                .slot
+                .call(CALL_LIMIT, |reply| Message::Reports { reports, reply })
+                .await;
+            match taken {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "reports were not answered; they are repeated");
+                    tokio::time::sleep(REPORT_PAUSE).await;
+                }
+            }
+        }
+        let count = reports.len();
+        tracing::warn!(
+            count,
+            "reports could not be delivered; their attempts will count as lost"
+        );
+    }
+
+    /// What a report says to the task machine; progress is only kept.
+    fn command_of(
+        &self,
+        agent: &AgentId,
+        instance: InstanceNo,
+        news: AttemptNews,
+    ) -> Option<Command> {
+        match news {
             AttemptNews::Started {
                 task,
                 attempt,
                 epoch,
-            } => Command::AttemptStarted {
+            } => Some(Command::AttemptStarted {
                 attempt: attempt_ref(task, attempt, epoch),
-                key,
-            },
+                key: (agent.clone(), instance, epoch),
+            }),
             AttemptNews::Ended {
                 task,
                 attempt,
                 epoch,
                 result,
-            } => {
-                let attempt = attempt_ref(task, attempt, epoch);
-                Command::AttemptEnded {
-                    attempt,
-                    key: Some(key),
-                    result,
-                }
-            }
+            } => Some(Command::AttemptEnded {
+                attempt: attempt_ref(task, attempt, epoch),
+                key: Some((agent.clone(), instance, epoch)),
+                result,
+            }),
             AttemptNews::Progress { task, progress, .. } => {
                 let mut kept = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(last) = kept.get_mut(&task) {
                     *last = Some(progress);
                 }
-                return;
-            }
-        };
-        for _ in 0..REPORTS_MAX {
-            let cause = Cause::meshd();
-            let sent = command.clone();
-            let answer = self
-                .slot
-                .call(CALL_LIMIT, |reply| Message::Command {
-                    command: Box::new(sent),
-                    cause,
-                    reply: Some(reply),
-                })
-                .await;
-            match answer {
-                // Taken, or refused for good.
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::debug!(%error, "a report was not answered; it is repeated");
-                    tokio::time::sleep(REPORT_PAUSE).await;
-                }
+                None
             }
         }
-        tracing::warn!(
-            command = command.name(),
-            "a report could not be delivered; its attempt will count as lost"
-        );
     }
 
     /// Accepts a delegation.

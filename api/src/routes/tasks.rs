@@ -15,7 +15,6 @@ use mesh_messages::{AgentId, TaskId};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::Nothing;
 use crate::decode;
@@ -263,21 +262,14 @@ fn wait_schema(_: &mut SchemaGenerator) -> Schema {
 
 /// The tasks once all of them have ended, or as they are when the time is up or meshd shuts down.
 async fn ended(call: &Call, ids: &[TaskId], wait: Duration) -> Result<Vec<Task>, Refusal> {
-    let until = Instant::now() + wait;
-    let mut tasks = Vec::with_capacity(ids.len());
-    for id in ids {
-        let left = until.saturating_duration_since(Instant::now());
-        let task = if left.is_zero() {
-            call.ops().task(id.as_str()).await?
-        } else {
-            tokio::select! {
-                task = call.ops().wait_task(id.as_str(), left) => task?,
-                () = call.shared.closed() => call.ops().task(id.as_str()).await?,
-            }
-        };
-        tasks.push(task);
+    let at_once = call.ops().wait_tasks(ids, Duration::ZERO);
+    if wait.is_zero() {
+        return Ok(at_once.await?);
     }
-    Ok(tasks)
+    tokio::select! {
+        tasks = call.ops().wait_tasks(ids, wait) => Ok(tasks?),
+        () = call.shared.closed() => Ok(at_once.await?),
+    }
 }
 
 fn receipt(task: Task) -> TaskReceipt {

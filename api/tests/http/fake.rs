@@ -389,6 +389,14 @@ impl Operations for Fake {
         Ok(task)
     }
 
+    async fn wait_tasks(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Task>, Problem> {
+        let mut tasks = Vec::new();
+        for id in ids {
+            tasks.push(self.wait_task(id.as_str(), wait).await?);
+        }
+        Ok(tasks)
+    }
+
     async fn cancel_task(&self, _: &Caller, id: &str, reason: &str) -> Result<Task, Problem> {
         self.note(format!("cancel {reason}"));
         self.task_of(id)

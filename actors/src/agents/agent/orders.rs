@@ -417,6 +417,8 @@ impl AgentShell {
             epoch: delivery.epoch,
             result: Err(failure),
         };
-        ractor::concurrency::spawn(async move { services.report(&agent, instance, news).await });
+        ractor::concurrency::spawn(
+            async move { services.report(&agent, instance, vec![news]).await },
+        );
     }
 }

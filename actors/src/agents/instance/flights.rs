@@ -230,9 +230,9 @@ impl Session {
             // Never kept for long, so it need not wait for its turn.
             let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
             let instance = self.args.instance;
-            ractor::concurrency::spawn(
-                async move { services.report(&agent, instance, news).await },
-            );
+            ractor::concurrency::spawn(async move {
+                services.report(&agent, instance, vec![news]).await;
+            });
         } else if let Some(reports) = &self.reports {
             reports.send(news);
         }

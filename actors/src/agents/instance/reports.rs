@@ -16,7 +16,11 @@ use crate::agents::services::Services;
 /// the task machine is being restarted, the agent should not wait for ever.
 const TAKEN_MAX: Duration = Duration::from_secs(15);
 
-/// Passes reports on one after the other, so that an attempt does not end before it started, and its result is not
+/// Most reports that are passed on at once. Whatever came while the last ones became durable goes together: so a sync of
+/// the disk is shared by all that waits for it, and an agent with many tasks in hand is not held to one task a sync.
+const REPORTS_AT_ONCE: usize = 256;
+
+/// Passes reports on in order, so that an attempt does not end before it started, and its result is not
 /// overtaken by the end of its instance. Also what was reported last is passed on when the instance is gone.
 #[derive(Debug)]
 pub(super) struct Reports {
@@ -35,8 +39,10 @@ impl Reports {
         let (queue, mut news) = mpsc::unbounded_channel();
         let (services, agent) = (Arc::clone(services), agent.clone());
         let done = ractor::concurrency::spawn(async move {
-            while let Some(news) = news.recv().await {
-                services.report(&agent, instance, news).await;
+            let mut some = Vec::new();
+            while news.recv_many(&mut some, REPORTS_AT_ONCE).await > 0 {
+                let reports = std::mem::take(&mut some);
+                services.report(&agent, instance, reports).await;
             }
         });
         Self { queue, done }
@@ -81,13 +87,15 @@ mod tests {
 
     #[async_trait]
     impl Services for Slow {
-        async fn report(&self, _: &AgentId, _: InstanceNo, news: AttemptNews) {
-            self.permits.acquire().await.unwrap().forget();
-            self.taken.lock().unwrap().push(match news {
-                AttemptNews::Started { .. } => "started",
-                AttemptNews::Progress { .. } => "progress",
-                AttemptNews::Ended { .. } => "ended",
-            });
+        async fn report(&self, _: &AgentId, _: InstanceNo, news: Vec<AttemptNews>) {
+            for news in news {
+                self.permits.acquire().await.unwrap().forget();
+                self.taken.lock().unwrap().push(match news {
+                    AttemptNews::Started { .. } => "started",
+                    AttemptNews::Progress { .. } => "progress",
+                    AttemptNews::Ended { .. } => "ended",
+                });
+            }
         }
         async fn delegate(&self, _: Delegation) -> Result<TaskId, KlpError> {
             unreachable!("nobody delegates here")
