@@ -19,6 +19,7 @@ use mesh_sandbox::{Launcher, PlanPolicy};
 use mesh_supervision_core::fault::FaultConfig;
 
 use crate::agents::native::NativeAgents;
+use crate::alarms::Alarms;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::store::StoreCell;
@@ -132,4 +133,6 @@ pub struct Context {
     pub events: broadcast::Sender<Arc<MeshEvent>>,
     /// Counters and histograms.
     pub metrics: Metrics,
+    /// What wakes whoever waits for a time.
+    pub alarms: Alarms,
 }

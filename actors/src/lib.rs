@@ -4,6 +4,7 @@
 //! speaks to. Every actor that owns durable state does so through [`partition::Partition`].
 
 pub mod agents;
+pub mod alarms;
 pub mod bus;
 pub mod clock;
 pub mod context;

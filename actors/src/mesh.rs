@@ -18,6 +18,7 @@ use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle}
 use crate::agents::agent::AgentMessage;
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
+use crate::alarms::Alarms;
 use crate::bus::{BusHandle, NodeSigner, Outside};
 use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
@@ -378,6 +379,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             policy: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: Metrics::default(),
+            alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
         let store = open_store_again(&ctx).map_err(start_error)?;

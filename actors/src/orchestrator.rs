@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorMessage;
@@ -25,6 +24,7 @@ use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
 use mesh_messages::{AgentId, AttemptNo, Position, RecordHeader, TaskId, Timestamp};
 
+use crate::alarms::Alarm;
 use crate::clock::{now, random};
 use crate::context::Context;
 use crate::partition::{Cause, Entry, Machine, Partition};
@@ -144,7 +144,7 @@ pub(crate) struct Shell {
     // The last position of each commit, and how many events of the partition lie before its end: what the read side
     // shows can be forgotten here.
     written: VecDeque<(Position, u64)>,
-    timer: Option<(Timestamp, JoinHandle<()>)>,
+    timer: Option<(Timestamp, Alarm)>,
     follower: JoinHandle<()>,
     closed: bool,
 }
@@ -223,9 +223,6 @@ impl Actor for Orchestrator {
 impl Drop for Shell {
     fn drop(&mut self) {
         self.follower.abort();
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
         self.args.handle.slot.vacate(&self.me);
     }
 }
@@ -518,17 +515,13 @@ impl Shell {
         if self.timer.as_ref().map(|(at, _)| *at) == due {
             return;
         }
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
-        let Some(at) = due else { return };
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        let timer = ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
-            let _gone = me.cast(Message::Due);
+        self.timer = due.map(|at| {
+            let me = self.me.clone();
+            let alarm = self.args.ctx.alarms.set(at, move || {
+                let _gone = me.cast(Message::Due);
+            });
+            (at, alarm)
         });
-        self.timer = Some((at, timer));
     }
 }
 

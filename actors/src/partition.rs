@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
 
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
@@ -136,8 +135,6 @@ pub struct Partition<M: Machine, E> {
     last: Option<Position>,
     // Invariant: positions never decrease.
     pending: VecDeque<(Position, Vec<E>)>,
-    // The last position of `pending` so far.
-    awaited: watch::Sender<Option<Position>>,
 }
 
 impl<M: Machine, E> std::fmt::Debug for Partition<M, E> {
@@ -169,7 +166,6 @@ impl<M: Machine, E> Partition<M, E> {
             since_snapshot: 0,
             last: None,
             pending: VecDeque::new(),
-            awaited: watch::Sender::new(None),
             id,
             journal,
             content,
@@ -314,12 +310,11 @@ impl<M: Machine, E> Partition<M, E> {
 
     fn hold(&mut self, until: Position, effects: Vec<E>) {
         self.pending.push_back((until, effects));
-        self.awaited.send_replace(Some(until));
     }
 
-    /// The position that has to be durable before nothing is held back any more; `None` until something is.
-    pub fn awaited(&self) -> watch::Receiver<Option<Position>> {
-        self.awaited.subscribe()
+    /// The position that has to be durable before anything more is released; `None` when nothing is held back.
+    pub fn awaited(&self) -> Option<Position> {
+        self.pending.front().map(|(position, _)| *position)
     }
 
     /// The effects whose records are durable, in the order of their commits.

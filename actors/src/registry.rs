@@ -23,6 +23,7 @@ use crate::directory::AgentEntry;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::slot::{CallError, Slot};
 use crate::store::{JournalNews, follow};
+use crate::tree::OPEN_MAX;
 
 /// How long a caller waits for the registry.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -475,6 +476,7 @@ fn agent_child(args: &RegistryArgs, agent: &AgentId, entry: &Arc<AgentEntry>) ->
     Child::worker(child_name(agent), move |context| {
         let args = agent_args.clone();
         async move {
+            args.ctx.store.opened(OPEN_MAX).await?;
             let spawned =
                 AgentActor::spawn_linked(None, AgentActor, args, context.supervisor).await?;
             Ok(Started::from(spawned))

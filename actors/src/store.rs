@@ -1,14 +1,20 @@
 //! Where the actors find the open journal, and how they follow its durability.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, Message};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use mesh_messages::Position;
 use mesh_messages::problem::Problem;
 use mesh_persistence::{ContentStore, Durability, Journal, ProjectionStore};
+
+mod awaits;
+
+use awaits::Awaits;
+pub use awaits::Follower;
 
 /// What the journal actor opened. Replaced as a whole when it opens again.
 #[derive(Debug)]
@@ -20,6 +26,7 @@ pub struct OpenStore {
     /// The read side.
     pub projections: Arc<ProjectionStore>,
     closing: watch::Sender<bool>,
+    awaits: Awaits,
 }
 
 impl OpenStore {
@@ -35,6 +42,7 @@ impl OpenStore {
             content,
             projections,
             closing: watch::Sender::new(false),
+            awaits: Awaits::default(),
         }
     }
 
@@ -60,7 +68,13 @@ impl OpenStore {
 
 /// The place of the open store; empty while the journal actor is starting.
 #[derive(Debug, Clone, Default)]
-pub struct StoreCell(Arc<ArcSwapOption<OpenStore>>);
+pub struct StoreCell(Arc<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    store: ArcSwapOption<OpenStore>,
+    opened: Notify,
+}
 
 /// The journal is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +84,12 @@ pub struct NotOpen;
 impl StoreCell {
     /// Announces an open store.
     pub fn open(&self, store: Arc<OpenStore>) {
-        self.0.store(Some(store));
+        self.0.store.store(Some(store));
+        self.0.opened.notify_waiters();
     }
     /// Takes it back, and tells those who have it.
     pub fn close(&self) {
-        if let Some(store) = self.0.swap(None) {
+        if let Some(store) = self.0.store.swap(None) {
             store.closing.send_replace(true);
         }
     }
@@ -83,7 +98,27 @@ impl StoreCell {
     /// # Errors
     /// [`NotOpen`] while the journal actor is starting.
     pub fn get(&self) -> Result<Arc<OpenStore>, NotOpen> {
-        self.0.load_full().ok_or(NotOpen)
+        self.0.store.load_full().ok_or(NotOpen)
+    }
+    /// Waits until there is an open store, at most so long.
+    ///
+    /// # Errors
+    /// [`NotOpen`]: there was none all the time.
+    pub async fn opened(&self, limit: Duration) -> Result<(), NotOpen> {
+        let opening = async {
+            loop {
+                // Listens before it looks, so that no opening in between is missed.
+                let mut opened = std::pin::pin!(self.0.opened.notified());
+                opened.as_mut().enable();
+                if self.get().is_ok() {
+                    return;
+                }
+                opened.await;
+            }
+        };
+        tokio::time::timeout(limit, opening)
+            .await
+            .map_err(|_| NotOpen)
     }
 }
 
@@ -129,43 +164,22 @@ pub fn follow<M: Message>(
     })
 }
 
-/// Tells an actor of the advances of durability that it waits for: up to [`awaited`](crate::partition::Partition::awaited).
+/// Tells an actor of the advances of durability that it waits for, see [`Follower::wait_for`], and when the journal fails
+/// or is closed.
 ///
 /// Each sync of the journal wakes everybody who [follows](follow) it. There are so many agents that those with nothing on
-/// its way must sleep on.
+/// its way must sleep on, and that a task for each of them would be most of what an idle one costs.
 pub fn follow_awaited<M: Message>(
     store: &OpenStore,
-    mut awaited: watch::Receiver<Option<Position>>,
     actor: ActorRef<M>,
-    wrap: impl Fn(JournalNews) -> M + Send + 'static,
-) -> tokio::task::JoinHandle<()> {
-    let mut durable = store.journal.durable();
-    let mut closing = store.when_closing();
-    ractor::concurrency::spawn(async move {
-        let mut told = None;
-        loop {
-            let Durability { upto, failed } = durable.borrow_and_update().clone();
-            if let Some(failed) = failed {
-                let _gone = actor.cast(wrap(JournalNews::Failed(failed.reason.to_string())));
-                return;
-            }
-            if let Some(position) = upto.filter(|_| upto != told)
-                && actor.cast(wrap(JournalNews::Durable(position))).is_err()
-            {
-                return;
-            }
-            told = upto;
-            let more = tokio::select! {
-                more = awaited.wait_for(|awaited| *awaited > told) => more.is_ok(),
-                closed = closing.wait_for(|closing| *closing) => {
-                    drop(closed);
-                    let _gone = actor.cast(wrap(JournalNews::Failed("it was closed".to_owned())));
-                    return;
-                }
-            };
-            if !more || durable.changed().await.is_err() {
-                return;
-            }
-        }
-    })
+    wrap: impl Fn(JournalNews) -> M + Send + Sync + 'static,
+) -> Follower {
+    store.awaits.follow(
+        &*store.journal,
+        store.when_closing(),
+        Arc::new(move |news| {
+            // One that has ended need not be told.
+            let _gone = actor.cast(wrap(news));
+        }),
+    )
 }

@@ -33,6 +33,7 @@ use crate::projector::{ProjectorActor, ProjectorArgs};
 use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
+use crate::store::StoreCell;
 
 /// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
 /// handful of unlucky requests must not.
@@ -45,6 +46,10 @@ const START_LIMIT: Duration = Duration::from_mins(10);
 /// `.await`, so this is longer than any handler computes.
 const VACANT_MAX: Duration = Duration::from_secs(10);
 const VACANT_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a start waits for the journal to be open. Opening a long log takes seconds; and starts that wait for so long
+/// in vain are too few within [`PERIOD`] to end a group, which is for the journal's own restarts to do.
+pub(crate) const OPEN_MAX: Duration = Duration::from_secs(30);
 
 /// The root's name.
 pub(crate) const ROOT: &str = "mesh";
@@ -108,17 +113,36 @@ async fn vacant(registered: &str) {
     let _taken = tokio::time::timeout(VACANT_MAX, leaving).await;
 }
 
-/// A worker that is started with a copy of its arguments each time.
+/// A worker above the journal. It starts when that is open: a start that fails because it is not counts as a restart, and
+/// a few milliseconds of them would end the group.
 fn worker<A>(parts: &Parts, name: &'static str, actor: fn() -> A, args: A::Arguments) -> Child
+where
+    A: Actor,
+    A::Arguments: Clone + Sync,
+{
+    spawned(parts, name, actor, args, Some(parts.ctx.store.clone()))
+}
+
+/// A worker that is started with a copy of its arguments each time, once there is an open store if it is given the place.
+fn spawned<A>(
+    parts: &Parts,
+    name: &'static str,
+    actor: fn() -> A,
+    args: A::Arguments,
+    store: Option<StoreCell>,
+) -> Child
 where
     A: Actor,
     A::Arguments: Clone + Sync,
 {
     let registered = registered(&parts.ctx, name);
     Child::worker(name, move |context: StartContext| {
-        let (args, registered) = (args.clone(), registered.clone());
+        let (args, registered, store) = (args.clone(), registered.clone(), store.clone());
         async move {
             vacant(&registered).await;
+            if let Some(store) = store {
+                store.opened(OPEN_MAX).await?;
+            }
             Ok(Started::from(
                 A::spawn_linked(Some(registered), actor(), args, context.supervisor).await?,
             ))
@@ -175,7 +199,7 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
         ctx: Arc::clone(&parts.ctx),
     };
     SupervisorSpec::new(flags(Strategy::RestForOne))
-        .child(worker(parts, "journal", || JournalActor, journal))
+        .child(spawned(parts, "journal", || JournalActor, journal, None))
         .child(core)
         .child(work)
         .child(edge)

@@ -37,7 +37,7 @@ pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     /// As it was parsed.
-    pub manifest: AgentManifest,
+    pub manifest: Arc<AgentManifest>,
     /// Of the bundle.
     pub digest: String,
     /// When.
@@ -111,7 +111,7 @@ pub struct AgentState {
 impl AgentState {
     /// The manifest in force.
     pub fn manifest(&self) -> Option<&AgentManifest> {
-        self.version().map(|v| &v.manifest)
+        self.version().map(|v| &*v.manifest)
     }
 
     /// The version in force.
@@ -287,7 +287,7 @@ impl AgentState {
         self.versions.insert(
             text,
             Arc::new(Version {
-                manifest: manifest.clone(),
+                manifest: Arc::new(manifest.clone()),
                 digest: digest.to_owned(),
                 registered_at: header.time,
                 registered_by: header.actor.clone(),

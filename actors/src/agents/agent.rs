@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::RactorMessage;
-use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
 use mesh_actors_core::liveness::Change;
@@ -30,11 +29,12 @@ use super::delivery::{ChildOutcome, Delivery, Mail};
 use super::instance::{InstanceMessage, Missed, Strike};
 use super::policy::effective;
 use super::services::Services;
+use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::partition::{Cause, Machine, Partition};
-use crate::store::{JournalNews, follow_awaited};
+use crate::store::{Follower, JournalNews, follow_awaited};
 
 mod orders;
 mod perform;
@@ -46,13 +46,14 @@ const OFFERS_MAX: usize = 4096;
 /// How long the kernel may take to end what was killed; more means that it is in trouble.
 const GONE_MAX: Duration = Duration::from_secs(10);
 
-impl Machine for AgentState {
+/// Shared with the readers: what is published is the very state until the next event, which makes a copy of its own.
+impl Machine for Arc<AgentState> {
     type Event = AgentEvent;
     fn kind(event: &AgentEvent) -> &'static str {
         event.kind()
     }
     fn apply(&mut self, header: &RecordHeader, event: &AgentEvent) {
-        AgentState::apply(self, header, event);
+        Arc::make_mut(self).apply(header, event);
     }
 }
 
@@ -89,6 +90,17 @@ pub(crate) enum AgentMessage {
     },
     /// An instance shook hands.
     InstanceShaken {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// The hooks it named.
+        hooks: Vec<String>,
+        /// What it advertised.
+        capabilities: BTreeSet<String>,
+    },
+    /// An instance shook hands and serves, both at once.
+    InstanceUp {
         /// Which.
         instance: InstanceNo,
         /// Its incarnation.
@@ -228,7 +240,7 @@ struct Running {
 pub(crate) struct AgentShell {
     args: AgentArgs,
     me: ActorRef<AgentMessage>,
-    partition: Partition<AgentState, Released>,
+    partition: Partition<Arc<AgentState>, Released>,
     machine: AgentMachine,
     durable: Option<Position>,
     running: BTreeMap<Epoch, Running>,
@@ -237,9 +249,9 @@ pub(crate) struct AgentShell {
     refused: BTreeMap<InstanceNo, Arc<AtomicU64>>,
     // In the order of their answers; one that was cancelled meanwhile has left its place empty.
     offers: VecDeque<Option<Delivery>>,
-    timer: Option<JoinHandle<()>>,
-    rest: Option<JoinHandle<()>>,
-    follower: JoinHandle<()>,
+    timer: Option<Alarm>,
+    rest: Option<Alarm>,
+    follower: Follower,
     closers: Vec<RpcReplyPort<()>>,
     // What would be enforced around each version; computing it costs a look at the disk.
     sandboxes: BTreeMap<String, Option<SandboxView>>,
@@ -262,19 +274,14 @@ impl Actor for AgentActor {
         let store = args.ctx.store.get()?;
         let id = partition::agent(&args.entry.id);
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let partition: Partition<AgentState, Released> =
+        let partition: Partition<Arc<AgentState>, Released> =
             tokio::task::spawn_blocking(move || Partition::load(id, journal, content)).await??;
         let config = partition.state().manifest().map_or_else(
             || args.ctx.settings.fault.clone(),
             |m| effective(m, &args.ctx).fault,
         );
         let machine = AgentMachine::new(args.entry.id.clone(), config, now())?;
-        let follower = follow_awaited(
-            &store,
-            partition.awaited(),
-            me.clone(),
-            AgentMessage::Journal,
-        );
+        let follower = follow_awaited(&store, me.clone(), AgentMessage::Journal);
         // What an earlier life of this actor left must be gone before anything is started again.
         end_all(&args.entry).await;
         args.entry.clear_live();
@@ -367,10 +374,6 @@ async fn end_all(entry: &AgentEntry) {
 
 impl Drop for AgentShell {
     fn drop(&mut self) {
-        self.follower.abort();
-        for timer in [self.timer.take(), self.rest.take()].into_iter().flatten() {
-            timer.abort();
-        }
         self.args.entry.slot.vacate(&self.me);
     }
 }

@@ -37,6 +37,7 @@ use super::live::{InstanceLive, LogTail};
 use super::policy::effective;
 use super::process::Stdin;
 use super::services::Services;
+use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
 
@@ -271,9 +272,9 @@ pub(crate) struct Session {
     heard_out: bool,
     // What it ends for. One that we ended ends for that, whatever its exit status says.
     verdict: Option<Failure>,
-    reports: Option<Reports>,
+    reports: Reports,
     ended: bool,
-    timer: Option<JoinHandle<()>>,
+    timer: Option<Alarm>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -292,7 +293,7 @@ impl Actor for InstanceActor {
         args: InstanceArgs,
     ) -> Result<Session, ActorProcessingErr> {
         let start_until = now().plus(args.ctx.settings.start_timeout);
-        let reports = Reports::start(&args.services, &args.agent, args.instance);
+        let reports = Reports::new(&args.services, &args.agent, args.instance);
         let liveness = effective(&args.manifest, &args.ctx).liveness;
         Ok(Session {
             me,
@@ -318,7 +319,7 @@ impl Actor for InstanceActor {
             mute: None,
             heard_out: false,
             verdict: None,
-            reports: Some(reports),
+            reports,
             ended: false,
             timer: None,
             tasks: Vec::new(),
@@ -447,7 +448,8 @@ impl Session {
     }
 
     fn release(&mut self) {
-        for task in self.tasks.drain(..).chain(self.timer.take()) {
+        self.timer = None;
+        for task in self.tasks.drain(..) {
             task.abort();
         }
         self.running.clear();

@@ -111,7 +111,7 @@ async fn an_owner_hears_only_of_syncs_that_it_waits_for() {
     let (sender, mut heard) = mpsc::unbounded_channel();
     let (listener, _join) = Actor::spawn(None, Listener, sender).await.unwrap();
     let open = store.cell.get().unwrap();
-    let _follower = follow_awaited(&open, idle.awaited(), listener, News);
+    let follower = follow_awaited(&open, listener, News);
 
     // Somebody else writes.
     let another = PartitionId::from_static("another");
@@ -134,15 +134,12 @@ async fn an_owner_hears_only_of_syncs_that_it_waits_for() {
     }
     commit(&mut idle, "mine").await;
     let mine = idle.last().unwrap();
-    let mut times = 0;
-    loop {
-        let news = heard.recv().await.unwrap();
-        times += 1;
-        if news == JournalNews::Durable(mine) {
-            break;
-        }
-    }
-    assert!(times <= 2, "woken {times} times");
+    follower.wait_for(Some(mine));
+    assert_eq!(heard.recv().await.unwrap(), JournalNews::Durable(mine));
+    // It is durable already, and is told so.
+    follower.wait_for(Some(Position(0)));
+    assert_eq!(heard.recv().await.unwrap(), JournalNews::Durable(mine));
+    follower.wait_for(None);
 
     store.cell.close();
     let last = heard.recv().await.unwrap();

@@ -66,6 +66,15 @@ pub enum AgentCommand {
         /// Its hooks.
         hooks: Vec<String>,
     },
+    /// An instance shook hands and serves, both at once: it has nothing to do in between.
+    Up {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// Its hooks.
+        hooks: Vec<String>,
+    },
     /// An instance serves.
     Ready {
         /// Which.

@@ -175,6 +175,14 @@ impl AgentMachine {
                 hooks,
             } => self.handshaken(turn, instance, epoch, hooks),
             AgentCommand::Ready { instance, epoch } => self.ready(turn, instance, epoch),
+            AgentCommand::Up {
+                instance,
+                epoch,
+                hooks,
+            } => {
+                self.handshaken(turn, instance, epoch, hooks);
+                self.ready(turn, instance, epoch);
+            }
             AgentCommand::Ended {
                 instance,
                 epoch,

@@ -57,12 +57,22 @@ impl AgentShell {
                 })
                 .await
             }
+            AgentMessage::InstanceUp {
+                instance,
+                epoch,
+                hooks,
+                capabilities,
+            } => {
+                self.args.entry.advertise(instance, epoch, capabilities);
+                self.ready(AgentCommand::Up {
+                    instance,
+                    epoch,
+                    hooks,
+                })
+                .await
+            }
             AgentMessage::InstanceReady { instance, epoch } => {
-                let (services, id) = (Arc::clone(&self.args.services), self.args.entry.id.clone());
-                // Told only when everybody can see that it serves: who has mail for it looks at once.
-                let told: Answer = Box::new(move |_| services.agent_ready(&id));
-                let command = AgentCommand::Ready { instance, epoch };
-                self.step(command, &Cause::meshd(), Some(told)).await
+                self.ready(AgentCommand::Ready { instance, epoch }).await
             }
             AgentMessage::InstanceEnded {
                 instance,
@@ -160,6 +170,14 @@ impl AgentShell {
         }
     }
 
+    /// An instance serves from now on.
+    async fn ready(&mut self, command: AgentCommand) -> Result<(), ActorProcessingErr> {
+        let (services, id) = (Arc::clone(&self.args.services), self.args.entry.id.clone());
+        // Told only when everybody can see that it serves: who has mail for it looks at once.
+        let told: Answer = Box::new(move |_| services.agent_ready(&id));
+        self.step(command, &Cause::meshd(), Some(told)).await
+    }
+
     async fn internal(&mut self, command: AgentCommand) -> Result<(), ActorProcessingErr> {
         self.step(command, &Cause::meshd(), None).await
     }
@@ -249,7 +267,7 @@ impl AgentShell {
             })
             .collect();
         self.partition.commit(entries, cause, Vec::new()).await?;
-        let state = Arc::new(self.partition.state().clone());
+        let state = Arc::clone(self.partition.state());
         let mut effects = Vec::new();
         if changed || self.durable.is_none() {
             effects.push(Released::Publish(Arc::clone(&state)));
@@ -271,6 +289,7 @@ impl AgentShell {
                 | AgentCommand::AttemptEnded { .. }
                 | AgentCommand::Handshaken { .. }
                 | AgentCommand::Ready { .. }
+                | AgentCommand::Up { .. }
                 | AgentCommand::Refund { .. }
         );
         if !may_start {
@@ -323,7 +342,7 @@ impl AgentShell {
         let over = state.stage() == Lifecycle::Audited;
         if let Some(there) = state.versions.get(&version).filter(|_| !over) {
             let answer = if there.digest == digest {
-                Ok((false, Arc::new(state.clone())))
+                Ok((false, Arc::clone(state)))
             } else {
                 let id = &self.args.entry.id;
                 let text = format!(
@@ -359,7 +378,7 @@ impl AgentShell {
         if over || self.partition.state().versions.len() == 1 {
             self.machine = AgentMachine::new(self.args.entry.id.clone(), config, now())?;
         }
-        let state = Arc::new(self.partition.state().clone());
+        let state = Arc::clone(self.partition.state());
         let effects = vec![
             Released::Publish(Arc::clone(&state)),
             Released::Reply(Box::new(move || {

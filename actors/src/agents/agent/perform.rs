@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::Actor;
-use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::{AgentEffect, StopKind};
 use mesh_messages::klp::ControlVerb;
@@ -14,7 +12,7 @@ use mesh_messages::{Epoch, Failure, FailureClass, InstanceNo, Timestamp};
 use super::{AgentMessage, AgentShell, Released, Running};
 use crate::agents::instance::{InstanceActor, InstanceArgs, InstanceMessage};
 use crate::agents::live::InstanceLive;
-use crate::clock::now;
+use crate::alarms::Alarm;
 use crate::directory::LiveInstance;
 
 impl AgentShell {
@@ -29,6 +27,7 @@ impl AgentShell {
                 Released::Effect(effect) => self.perform(effect).await,
             }
         }
+        self.follower.wait_for(self.partition.awaited());
     }
 
     async fn perform(&mut self, effect: AgentEffect) {
@@ -73,21 +72,11 @@ impl AgentShell {
                     .instance_down(&agent, instance, epoch, failure);
             }
             AgentEffect::Arm { token, at } => {
-                let timer = self.call_back(at, AgentMessage::Timer { token });
-                if let Some(earlier) = self.timer.replace(timer) {
-                    earlier.abort();
-                }
+                self.timer = Some(self.call_back(at, AgentMessage::Timer { token }));
             }
-            AgentEffect::Disarm => {
-                if let Some(timer) = self.timer.take() {
-                    timer.abort();
-                }
-            }
+            AgentEffect::Disarm => self.timer = None,
             AgentEffect::Rest { until } => {
-                let timer = self.call_back(until, AgentMessage::Rested);
-                if let Some(earlier) = self.rest.replace(timer) {
-                    earlier.abort();
-                }
+                self.rest = Some(self.call_back(until, AgentMessage::Rested));
             }
             AgentEffect::Deliver => {
                 if let Some(delivery) = self.offers.pop_front().flatten() {
@@ -118,11 +107,9 @@ impl AgentShell {
         }
     }
 
-    fn call_back(&self, at: Timestamp, message: AgentMessage) -> JoinHandle<()> {
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
+    fn call_back(&self, at: Timestamp, message: AgentMessage) -> Alarm {
+        let me = self.me.clone();
+        self.args.ctx.alarms.set(at, move || {
             let _gone = me.cast(message);
         })
     }
@@ -154,7 +141,7 @@ impl AgentShell {
             agent: self.args.entry.id.clone(),
             instance,
             epoch,
-            manifest: Arc::new(version.manifest.clone()),
+            manifest: Arc::clone(&version.manifest),
             digest: version.digest.clone(),
             upgraded_from,
             live: Arc::clone(&live),

@@ -102,7 +102,7 @@ impl AgentShell {
         self.partition
             .commit(vec![entry], &cause, Vec::new())
             .await?;
-        let state = Arc::new(self.partition.state().clone());
+        let state = Arc::clone(self.partition.state());
         let effects = vec![Released::Publish(state), Released::Reply(Box::new(then))];
         self.partition.commit(Vec::new(), &cause, effects).await?;
         self.release().await;

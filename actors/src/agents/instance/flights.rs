@@ -233,8 +233,8 @@ impl Session {
             ractor::concurrency::spawn(async move {
                 services.report(&agent, instance, vec![news]).await;
             });
-        } else if let Some(reports) = &self.reports {
-            reports.send(news);
+        } else {
+            self.reports.send(news);
         }
     }
 

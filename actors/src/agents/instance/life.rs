@@ -1,7 +1,6 @@
 //! The life of an instance: its start, its end, and what is due meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -173,12 +172,10 @@ impl Session {
             epoch: self.args.epoch,
             failure,
         };
-        let (owner, reports) = (self.args.owner.clone(), self.reports.take());
+        let (owner, reports) = (self.args.owner.clone(), self.reports.clone());
         // Outlives this instance.
         ractor::concurrency::spawn(async move {
-            if let Some(reports) = reports {
-                reports.finish().await;
-            }
+            reports.finish().await;
             let _owner_gone = owner.cast(ended);
         });
     }
@@ -285,16 +282,12 @@ impl Session {
     }
 
     pub(super) fn arm(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            timer.abort();
-        }
-        let Some(at) = self.next_due() else { return };
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        self.timer = Some(ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
-            let _gone = me.cast(InstanceMessage::Due);
-        }));
+        self.timer = self.next_due().map(|at| {
+            let me = self.me.clone();
+            self.args.ctx.alarms.set(at, move || {
+                let _gone = me.cast(InstanceMessage::Due);
+            })
+        });
     }
 
     pub(super) fn due(&mut self) {

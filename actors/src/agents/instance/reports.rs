@@ -1,9 +1,9 @@
 //! What an instance reports of its attempts, in order.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use mesh_messages::{AgentId, InstanceNo};
@@ -22,35 +22,45 @@ const REPORTS_AT_ONCE: usize = 256;
 
 /// Passes reports on in order, so that an attempt does not end before it started, and its result is not
 /// overtaken by the end of its instance. Also what was reported last is passed on when the instance is gone.
+///
+/// Nothing is there while there is nothing to report. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Reports(Arc<Inner>);
+
 #[derive(Debug)]
-pub(super) struct Reports {
+struct Inner {
+    services: Arc<dyn Services>,
+    agent: AgentId,
+    instance: InstanceNo,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
     // Not bounded by itself: a start and an end for each attempt that the task machine has given out, which gives out
     // no more than the agent's concurrency before it has taken them.
-    queue: mpsc::UnboundedSender<AttemptNews>,
-    done: JoinHandle<()>,
+    news: VecDeque<AttemptNews>,
+    // Passes it on, until nothing is left.
+    passing: Option<JoinHandle<()>>,
 }
 
 impl Reports {
-    pub(super) fn start(
-        services: &Arc<dyn Services>,
-        agent: &AgentId,
-        instance: InstanceNo,
-    ) -> Self {
-        let (queue, mut news) = mpsc::unbounded_channel();
-        let (services, agent) = (Arc::clone(services), agent.clone());
-        let done = ractor::concurrency::spawn(async move {
-            let mut some = Vec::new();
-            while news.recv_many(&mut some, REPORTS_AT_ONCE).await > 0 {
-                let reports = std::mem::take(&mut some);
-                services.report(&agent, instance, reports).await;
-            }
-        });
-        Self { queue, done }
+    pub(super) fn new(services: &Arc<dyn Services>, agent: &AgentId, instance: InstanceNo) -> Self {
+        Self(Arc::new(Inner {
+            services: Arc::clone(services),
+            agent: agent.clone(),
+            instance,
+            queue: Mutex::default(),
+        }))
     }
 
     pub(super) fn send(&self, news: AttemptNews) {
-        // The task ends only after its queue.
-        let _never_closed = self.queue.send(news);
+        let mut queue = self.0.lock();
+        queue.news.push_back(news);
+        if queue.passing.is_none() {
+            let inner = Arc::clone(&self.0);
+            queue.passing = Some(ractor::concurrency::spawn(inner.pass_on()));
+        }
     }
 
     /// Waits until all reports were taken, but not for ever.
@@ -59,15 +69,37 @@ impl Reports {
     }
 
     async fn finish_within(self, limit: Duration) {
-        drop(self.queue);
-        let _late = tokio::time::timeout(limit, self.done).await;
+        let passing = self.0.lock().passing.take();
+        if let Some(passing) = passing {
+            let _late = tokio::time::timeout(limit, passing).await;
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn pass_on(self: Arc<Self>) {
+        loop {
+            let news = {
+                let mut queue = self.lock();
+                if queue.news.is_empty() {
+                    // Whoever sends next starts anew.
+                    queue.passing = None;
+                    return;
+                }
+                let count = queue.news.len().min(REPORTS_AT_ONCE);
+                queue.news.drain(..count).collect()
+            };
+            self.services.report(&self.agent, self.instance, news).await;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
 
@@ -131,7 +163,7 @@ mod tests {
         });
         let services: Arc<dyn Services> = Arc::clone(&slow) as Arc<dyn Services>;
         let agent = AgentId::new("a").unwrap();
-        let reports = Reports::start(&services, &agent, InstanceNo(0));
+        let reports = Reports::new(&services, &agent, InstanceNo(0));
         let (task, attempt, epoch) = (TaskId::new("t1").unwrap(), AttemptNo(1), Epoch(1));
         reports.send(AttemptNews::Started {
             task: task.clone(),

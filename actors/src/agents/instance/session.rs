@@ -195,7 +195,6 @@ impl Session {
         let mut answer = self.message(MessageType::Handshake, reply);
         answer.in_reply_to = Some(envelope.id.clone());
         self.send(&answer);
-        self.shaken(capabilities);
         // Popped from the end: `init` comes first.
         for verb in [ControlVerb::Start, ControlVerb::Upgrade, ControlVerb::Init] {
             let args = match (&self.args.upgraded_from, verb) {
@@ -207,14 +206,37 @@ impl Session {
                 self.opening.push((verb, args));
             }
         }
-        self.open_next();
+        if self.opening.is_empty() {
+            self.up(capabilities);
+        } else {
+            self.shaken(capabilities);
+            self.open_next();
+        }
         Ok(())
     }
 
-    /// Tells the owner that hands were shaken, and by what profile.
-    pub(super) fn shaken(&mut self, capabilities: BTreeSet<String>) {
+    fn hooks_named(&self) -> Vec<String> {
+        self.hooks.iter().map(|h| h.name().to_owned()).collect()
+    }
+
+    /// Hands were shaken by this profile, and there is nothing left to do before it serves: one thing to tell, and to
+    /// write down.
+    pub(super) fn up(&mut self, capabilities: BTreeSet<String>) {
         self.shook = true;
-        let hooks = self.hooks.iter().map(|h| h.name().to_owned()).collect();
+        if self.serve() {
+            let _owner_gone = self.args.owner.cast(AgentMessage::InstanceUp {
+                instance: self.args.instance,
+                epoch: self.args.epoch,
+                hooks: self.hooks_named(),
+                capabilities,
+            });
+        }
+    }
+
+    /// Tells the owner that hands were shaken, and by what profile.
+    fn shaken(&mut self, capabilities: BTreeSet<String>) {
+        self.shook = true;
+        let hooks = self.hooks_named();
         let _owner_gone = self.args.owner.cast(AgentMessage::InstanceShaken {
             instance: self.args.instance,
             epoch: self.args.epoch,
@@ -251,10 +273,10 @@ impl Session {
         }
     }
 
-    /// It serves from now on.
-    pub(super) fn ready(&mut self) {
+    /// It serves from now on; false when it was told to end meanwhile.
+    fn serve(&mut self) -> bool {
         if self.phase != Phase::Starting {
-            return; // It was told to end meanwhile.
+            return false;
         }
         self.phase = Phase::Ready;
         self.watched(liveness::Input::Ready);
@@ -263,10 +285,16 @@ impl Session {
         if self.hooks.contains(&ControlVerb::Health) {
             self.next_health = Some(now().plus(self.health_interval()));
         }
-        let _owner_gone = self.args.owner.cast(AgentMessage::InstanceReady {
-            instance: self.args.instance,
-            epoch: self.args.epoch,
-        });
+        true
+    }
+
+    fn ready(&mut self) {
+        if self.serve() {
+            let _owner_gone = self.args.owner.cast(AgentMessage::InstanceReady {
+                instance: self.args.instance,
+                epoch: self.args.epoch,
+            });
+        }
     }
 
     // ---- hooks ----

@@ -44,8 +44,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Value, Failure>> + Send>>;
 impl Session {
     /// A `command` agent has no process until it has a task; meshd shakes hands in its name.
     pub(super) fn start_command(&mut self) {
-        self.shaken(self.args.manifest.capabilities.iter().cloned().collect());
-        self.ready();
+        self.up(self.args.manifest.capabilities.iter().cloned().collect());
     }
 
     /// A `native` agent is there as soon as its name is found.

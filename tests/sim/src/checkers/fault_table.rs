@@ -146,6 +146,9 @@ impl FaultTable {
         let (AgentCommand::Ended {
             instance, epoch, ..
         }
+        | AgentCommand::Up {
+            instance, epoch, ..
+        }
         | AgentCommand::Ready {
             instance, epoch, ..
         }) = command
@@ -249,7 +252,9 @@ impl FaultTable {
                 self.ended(at, (*epoch, class), edges);
                 self.everything_serves(at, state, effects);
             }
-            AgentCommand::Ready { .. } if looked.current && !looked.told => {
+            AgentCommand::Ready { .. } | AgentCommand::Up { .. }
+                if looked.current && !looked.told =>
+            {
                 self.everything_serves(at, state, effects);
             }
             AgentCommand::Timer { token } => self.timer(at, *token, edges),
