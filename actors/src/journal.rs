@@ -48,6 +48,19 @@ pub enum StoreError {
 /// # Errors
 /// [`StoreError`]; nothing stays open.
 pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
+    let (journal, content) = open_log(ctx)?;
+    let size = journal.durable().borrow().size();
+    let projections = Arc::new(ProjectionStore::open(
+        &ctx.settings.data.join(PROJECTIONS_DIR),
+        MeshProjector::VERSION,
+        journal.log_id(),
+        size,
+    )?);
+    Ok(OpenStore::new(journal, content, projections))
+}
+
+/// Everything but the projections, which are made anew when they cannot be used, and may be large.
+fn open_log(ctx: &Context) -> Result<(Arc<dyn Journal>, Arc<ContentStore>), StoreError> {
     let data: &Path = &ctx.settings.data;
     let options = FileJournalOptions {
         segment_bytes: ctx.settings.journal_segment_bytes,
@@ -57,24 +70,29 @@ pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
     let journal: Arc<dyn Journal> = Arc::new(journal);
     let content =
         Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
-    let size = journal.durable().borrow().size();
-    let projections = Arc::new(ProjectionStore::open(
-        &data.join(PROJECTIONS_DIR),
-        MeshProjector::VERSION,
-        journal.log_id(),
-        size,
-    )?);
-    Ok(OpenStore::new(journal, content, projections))
+    Ok((journal, content))
 }
 
-/// The same, while readers of an earlier opening by this process may still be letting go of it. Blocks for as long.
+/// Holds the log of a node before anything else runs, and so finds out what is wrong with it. Blocks on the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn hold_log(ctx: &Context) -> Result<Arc<dyn Journal>, StoreError> {
+    patiently(|| open_log(ctx)).map(|(journal, _)| journal)
+}
+
+/// [`open_store`], while readers of an earlier opening by this process may still be letting go of it. Blocks for as long.
 ///
 /// # Errors
 /// As [`open_store`].
 pub fn open_store_again(ctx: &Context) -> Result<OpenStore, StoreError> {
+    patiently(|| open_store(ctx))
+}
+
+fn patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let begun = Instant::now();
     loop {
-        match open_store(ctx) {
+        match open() {
             Err(StoreError::Journal(OpenError::InUse { pid, .. }))
                 if pid == Some(std::process::id()) && begun.elapsed() < REOPEN_WAIT =>
             {

@@ -23,7 +23,7 @@ use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
 use crate::directory::Directory;
 use crate::health::HealthHandle;
-use crate::journal::{StoreError, open_store_again};
+use crate::journal::{StoreError, hold_log};
 use crate::memory::MemoryHandle;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
@@ -381,10 +381,10 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             metrics: Metrics::default(),
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
-        let store = open_store_again(&ctx).map_err(start_error)?;
+        let log = hold_log(&ctx).map_err(start_error)?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
-        drop(store);
+        drop(log);
         Ok(ctx)
     })
     .await

@@ -387,7 +387,7 @@ pub enum TaskEvent {
         at: Timestamp,
         /// Its new deadline.
         deadline_at: Timestamp,
-        /// The machine's own record of it, when it no longer held the task; opaque to everyone else.
+        /// The machine's own record of it, for those who no longer hold the task; opaque to everyone else.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         record: Option<Box<Value>>,
     },

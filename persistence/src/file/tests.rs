@@ -11,6 +11,7 @@ use crate::testing::{clock, key, record};
 
 mod crash;
 mod damage;
+mod partition;
 mod space;
 
 const A: PartitionId = PartitionId::from_static("agents");
