@@ -43,6 +43,30 @@ pub enum StoreError {
     Projections(#[from] mesh_persistence::ProjectionError),
 }
 
+impl StoreError {
+    /// Whether the disk is full, cannot be written, or fails: nothing is wrong with what is stored, as far as one can tell.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        use std::io::ErrorKind::{
+            PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+        };
+        /// What a disk that fails answers. The library has no name for it.
+        const EIO: i32 = 5;
+        let causes =
+            std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |error| {
+                error.source()
+            });
+        causes
+            .filter_map(|error| error.downcast_ref::<std::io::Error>())
+            .any(|error| {
+                error.raw_os_error() == Some(EIO)
+                    || matches!(
+                        error.kind(),
+                        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied
+                    )
+            })
+    }
+}
+
 /// Opens everything that a node stores. Blocks on the disk.
 ///
 /// # Errors
@@ -138,7 +162,12 @@ impl Actor for JournalActor {
         args: JournalArgs,
     ) -> Result<JournalShell, ActorProcessingErr> {
         let ctx = Arc::clone(&args.ctx);
-        let store = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await??;
+        let opened = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await?;
+        let store = opened.inspect_err(|error| {
+            if error.is_of_the_disk() {
+                args.ctx.store.note_failure();
+            }
+        })?;
         let follower = follow(&store.journal, me, JournalMessage::Journal);
         args.ctx.store.open(Arc::new(store));
         Ok(JournalShell { args, follower })
@@ -148,12 +177,13 @@ impl Actor for JournalActor {
         &self,
         _me: ActorRef<JournalMessage>,
         message: JournalMessage,
-        _state: &mut JournalShell,
+        state: &mut JournalShell,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JournalMessage::Journal(JournalNews::Durable(_)) => Ok(()),
             JournalMessage::Journal(JournalNews::Failed(reason)) => {
                 tracing::error!(reason, "the journal failed; it is opened again");
+                state.args.ctx.store.note_failure();
                 Err(format!("the journal failed: {reason}").into())
             }
         }

@@ -1,6 +1,7 @@
 //! Where the actors find the open journal, and how they follow its durability.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, Message};
@@ -60,7 +61,10 @@ impl OpenStore {
 
 /// The place of the open store; empty while the journal actor is starting.
 #[derive(Debug, Clone, Default)]
-pub struct StoreCell(Arc<ArcSwapOption<OpenStore>>);
+pub struct StoreCell {
+    open: Arc<ArcSwapOption<OpenStore>>,
+    failed: Arc<AtomicBool>,
+}
 
 /// The journal is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +74,19 @@ pub struct NotOpen;
 impl StoreCell {
     /// Announces an open store.
     pub fn open(&self, store: Arc<OpenStore>) {
-        self.0.store(Some(store));
+        self.open.store(Some(store));
+    }
+    /// Notes that the disk did not do what it was told.
+    pub(crate) fn note_failure(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+    /// Whether it ever did not.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
     /// Takes it back, and tells those who have it.
     pub fn close(&self) {
-        if let Some(store) = self.0.swap(None) {
+        if let Some(store) = self.open.swap(None) {
             store.closing.send_replace(true);
         }
     }
@@ -83,7 +95,7 @@ impl StoreCell {
     /// # Errors
     /// [`NotOpen`] while the journal actor is starting.
     pub fn get(&self) -> Result<Arc<OpenStore>, NotOpen> {
-        self.0.load_full().ok_or(NotOpen)
+        self.open.load_full().ok_or(NotOpen)
     }
 }
 

@@ -194,6 +194,17 @@ impl FileJournal {
             file: path.display().to_string(),
             source,
         };
+        #[cfg(test)]
+        if self
+            .shared
+            .faults
+            .fail_overwrite
+            .load(std::sync::atomic::Ordering::SeqCst)
+            && !positions.is_empty()
+        {
+            let error = io::Error::other("injected failure of an overwrite");
+            return Err(io(&self.dir, error));
+        }
         for &position in positions {
             let mut walk = self.shared.segments.walk(Position(position))?;
             let Some(step) = walk.step()? else { continue };
@@ -310,6 +321,12 @@ impl Journal for FileJournal {
             return Err(EraseError::NotDurable(position));
         }
         let mut list = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only what the last entry of the list names is overwritten again when the journal is opened.
+        let unfinished = std::mem::take(&mut list.unfinished);
+        if let Err(error) = self.overwrite(&unfinished) {
+            list.unfinished = unfinished;
+            return Err(error);
+        }
         let new: BTreeSet<u64> = positions
             .iter()
             .map(|position| position.0)
@@ -336,7 +353,7 @@ impl Journal for FileJournal {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(&new);
-        self.overwrite(&new)
+        self.overwrite(&new).inspect_err(|_| list.unfinished = new)
     }
 
     fn save_snapshot(

@@ -108,6 +108,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) fail_sync: std::sync::atomic::AtomicBool,
+    pub(crate) fail_overwrite: std::sync::atomic::AtomicBool,
     pub(crate) hold_sync: Mutex<()>,
 }
 
