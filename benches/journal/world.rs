@@ -181,6 +181,7 @@ fn settings(data: &Path) -> Settings {
         drain_timeout: Duration::from_secs(2),
         api_rate: (1_000_000, 1_000_000),
         agent_rate: 1_000_000,
+        retention: mesh_actors::context::Retention::default(),
         journal_segment_bytes: 8 * 1024 * 1024,
     }
 }

@@ -365,6 +365,10 @@ impl Journal for FileJournal {
             .save(partition, snapshot, self.durable_size())
     }
 
+    fn oldest_snapshot(&self, partition: &PartitionId) -> Result<Option<Position>, SnapshotError> {
+        self.snapshots.oldest(partition)
+    }
+
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError> {
         self.snapshots.load(partition, self.durable_size())
     }

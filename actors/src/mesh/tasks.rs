@@ -47,9 +47,17 @@ pub(super) async fn find(
     let store = ctx.store.get()?;
     reads::caught_up(&store).await?;
     let wanted = id.clone();
-    let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
-    row.map(|row| row.record.task)
-        .ok_or_else(|| Problem::task_not_found(id.as_str()))
+    let found = reads::blocking(store, move |store| {
+        Ok(match reads::task_row(store, &wanted)? {
+            Some(row) => Ok(row),
+            None => Err(projection::removed(&StoreReader(store), &wanted)?),
+        })
+    });
+    match found.await? {
+        Ok(row) => Ok(row.record.task),
+        Err(Some(removed)) => Err(Problem::task_removed(id.as_str(), removed.at)),
+        Err(None) => Err(Problem::task_not_found(id.as_str())),
+    }
 }
 
 /// The task once it has ended, or as it is when the time is up. `ends` was subscribed before the task could end.
