@@ -198,6 +198,7 @@ impl Actor for Bus {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
+        state.partition.snapshot_at_end();
         Ok(())
     }
 

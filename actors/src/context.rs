@@ -84,9 +84,13 @@ pub struct Settings {
     pub api_rate: (u32, u32),
     /// Lines per second of one agent.
     pub agent_rate: u32,
+    /// What is kept of ended tasks.
+    pub retention: Retention,
     /// Largest segment of the journal, in bytes.
     pub journal_segment_bytes: u64,
 }
+
+pub use mesh_actors_core::retention::Limits as Retention;
 
 /// Limits of an agent that overrides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -222,6 +222,7 @@ impl Actor for HealthActor {
             HealthMessage::Journal(JournalNews::Durable(position)) => {
                 state.durable = Some(position);
                 state.release();
+                state.partition.snapshot_when_due(state.durable);
                 Ok(())
             }
             HealthMessage::Journal(JournalNews::Failed(reason)) => {

@@ -43,11 +43,48 @@ pub enum StoreError {
     Projections(#[from] mesh_persistence::ProjectionError),
 }
 
+impl StoreError {
+    /// Whether the disk is full, cannot be written, or fails: nothing is wrong with what is stored, as far as one can tell.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        use std::io::ErrorKind::{
+            PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+        };
+        /// What a disk that fails answers. The library has no name for it.
+        const EIO: i32 = 5;
+        let causes =
+            std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |error| {
+                error.source()
+            });
+        causes
+            .filter_map(|error| error.downcast_ref::<std::io::Error>())
+            .any(|error| {
+                error.raw_os_error() == Some(EIO)
+                    || matches!(
+                        error.kind(),
+                        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied
+                    )
+            })
+    }
+}
+
 /// Opens everything that a node stores. Blocks on the disk.
 ///
 /// # Errors
 /// [`StoreError`]; nothing stays open.
 pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
+    let (journal, content) = open_log(ctx)?;
+    let size = journal.durable().borrow().size();
+    let projections = Arc::new(ProjectionStore::open(
+        &ctx.settings.data.join(PROJECTIONS_DIR),
+        MeshProjector::VERSION,
+        journal.log_id(),
+        size,
+    )?);
+    Ok(OpenStore::new(journal, content, projections))
+}
+
+/// Everything but the projections, which are made anew when they cannot be used, and may be large.
+fn open_log(ctx: &Context) -> Result<(Arc<dyn Journal>, Arc<ContentStore>), StoreError> {
     let data: &Path = &ctx.settings.data;
     let options = FileJournalOptions {
         segment_bytes: ctx.settings.journal_segment_bytes,
@@ -57,24 +94,29 @@ pub fn open_store(ctx: &Context) -> Result<OpenStore, StoreError> {
     let journal: Arc<dyn Journal> = Arc::new(journal);
     let content =
         Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
-    let size = journal.durable().borrow().size();
-    let projections = Arc::new(ProjectionStore::open(
-        &data.join(PROJECTIONS_DIR),
-        MeshProjector::VERSION,
-        journal.log_id(),
-        size,
-    )?);
-    Ok(OpenStore::new(journal, content, projections))
+    Ok((journal, content))
 }
 
-/// The same, while readers of an earlier opening by this process may still be letting go of it. Blocks for as long.
+/// Holds the log of a node before anything else runs, and so finds out what is wrong with it. Blocks on the disk.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn hold_log(ctx: &Context) -> Result<Arc<dyn Journal>, StoreError> {
+    patiently(|| open_log(ctx)).map(|(journal, _)| journal)
+}
+
+/// [`open_store`], while readers of an earlier opening by this process may still be letting go of it. Blocks for as long.
 ///
 /// # Errors
 /// As [`open_store`].
 pub fn open_store_again(ctx: &Context) -> Result<OpenStore, StoreError> {
+    patiently(|| open_store(ctx))
+}
+
+fn patiently<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let begun = Instant::now();
     loop {
-        match open_store(ctx) {
+        match open() {
             Err(StoreError::Journal(OpenError::InUse { pid, .. }))
                 if pid == Some(std::process::id()) && begun.elapsed() < REOPEN_WAIT =>
             {
@@ -120,7 +162,12 @@ impl Actor for JournalActor {
         args: JournalArgs,
     ) -> Result<JournalShell, ActorProcessingErr> {
         let ctx = Arc::clone(&args.ctx);
-        let store = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await??;
+        let opened = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await?;
+        let store = opened.inspect_err(|error| {
+            if error.is_of_the_disk() {
+                args.ctx.store.note_failure();
+            }
+        })?;
         let follower = follow(&store.journal, me, JournalMessage::Journal);
         args.ctx.store.open(Arc::new(store));
         Ok(JournalShell { args, follower })
@@ -130,12 +177,13 @@ impl Actor for JournalActor {
         &self,
         _me: ActorRef<JournalMessage>,
         message: JournalMessage,
-        _state: &mut JournalShell,
+        state: &mut JournalShell,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JournalMessage::Journal(JournalNews::Durable(_)) => Ok(()),
             JournalMessage::Journal(JournalNews::Failed(reason)) => {
                 tracing::error!(reason, "the journal failed; it is opened again");
+                state.args.ctx.store.note_failure();
                 Err(format!("the journal failed: {reason}").into())
             }
         }

@@ -223,6 +223,7 @@ impl Actor for Memory {
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
         state.disarm();
+        state.partition.snapshot_at_end();
         Ok(())
     }
 

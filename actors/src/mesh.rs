@@ -24,7 +24,7 @@ use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
 use crate::directory::Directory;
 use crate::health::HealthHandle;
-use crate::journal::{StoreError, open_store_again};
+use crate::journal::{StoreError, hold_log};
 use crate::memory::MemoryHandle;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
@@ -80,8 +80,8 @@ pub enum MeshStartError {
     /// The data was written by a newer version.
     #[error("the data directory was written by a newer meshd; use that version")]
     Newer(#[source] StoreError),
-    /// The disk is full or cannot be written.
-    #[error("the data directory cannot be written")]
+    /// The disk is full, cannot be written, or fails.
+    #[error("the data directory cannot be read or written")]
     NotWritable(#[source] StoreError),
     /// The stored data is damaged.
     #[error("the stored data cannot be opened")]
@@ -89,6 +89,9 @@ pub enum MeshStartError {
     /// Sandboxes cannot be started.
     #[error("sandboxes cannot be started on this machine")]
     Sandbox(#[from] StartError),
+    /// The disk failed while the tree came up.
+    #[error("the disk failed at the start: {0}")]
+    Disk(String),
     /// The tree did not come up.
     #[error("the tree did not come up: {0}")]
     Tree(String),
@@ -159,7 +162,7 @@ impl Mesh {
             .and_then(|r| r.map_err(|e| format!("{e:?}")))
         {
             root.stop(STOP_LIMIT).await;
-            return Err(MeshStartError::Tree(why));
+            return Err(not_up(&ctx, why));
         }
         let mesh = Self {
             ctx,
@@ -185,7 +188,7 @@ impl Mesh {
         };
         if let Err(why) = populated {
             mesh.stop().await;
-            return Err(MeshStartError::Tree(why));
+            return Err(not_up(&mesh.ctx, why));
         }
         if let Err(error) = mesh
             .sentinel
@@ -193,7 +196,7 @@ impl Mesh {
             .await
         {
             mesh.stop().await;
-            return Err(MeshStartError::Tree(format!("the admin's token: {error}")));
+            return Err(not_up(&mesh.ctx, format!("the admin's token: {error}")));
         }
         Ok(mesh)
     }
@@ -382,35 +385,30 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
-        let store = open_store_again(&ctx).map_err(start_error)?;
+        let log = hold_log(&ctx).map_err(start_error)?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
-        drop(store);
+        drop(log);
         Ok(ctx)
     })
     .await
     .map_err(|error| MeshStartError::Tree(error.to_string()))?
 }
 
+/// Why the tree is not there: the disk's failure, if it failed, since then everything above it does, too.
+fn not_up(ctx: &Context, why: String) -> MeshStartError {
+    if ctx.store.has_failed() {
+        MeshStartError::Disk(why)
+    } else {
+        MeshStartError::Tree(why)
+    }
+}
+
 fn start_error(error: StoreError) -> MeshStartError {
-    let io = |error: &std::io::Error| {
-        matches!(
-            error.kind(),
-            std::io::ErrorKind::StorageFull
-                | std::io::ErrorKind::ReadOnlyFilesystem
-                | std::io::ErrorKind::PermissionDenied
-        )
-    };
-    let not_writable = std::iter::successors(
-        Some(&error as &(dyn std::error::Error + 'static)),
-        |error| error.source(),
-    )
-    .filter_map(|error| error.downcast_ref::<std::io::Error>())
-    .any(io);
     match &error {
         StoreError::Journal(OpenError::InUse { .. }) => MeshStartError::InUse(error),
         StoreError::Journal(OpenError::Newer { .. }) => MeshStartError::Newer(error),
-        _ if not_writable => MeshStartError::NotWritable(error),
+        _ if error.is_of_the_disk() => MeshStartError::NotWritable(error),
         _ => MeshStartError::Store(error),
     }
 }

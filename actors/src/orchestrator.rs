@@ -55,6 +55,10 @@ impl Machine for Tasks {
             tracing::error!(position = %header.position, %task, %misfit, "a record does not fit its task");
         }
     }
+
+    fn forget(&mut self, records: u64) {
+        self.evict(records);
+    }
 }
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
@@ -165,7 +169,9 @@ impl Actor for Orchestrator {
     ) -> Result<Shell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let load = move || Partition::load(partition::TASKS, journal, content);
+        // While the read side is made anew, nothing can be forgotten.
+        let shown = store.projections.next_position().unwrap_or_default();
+        let load = move || Partition::load_shown(partition::TASKS, journal, content, shown);
         let partition: Partition<Tasks, Released> = tokio::task::spawn_blocking(load).await??;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
         let written = partition
@@ -216,6 +222,7 @@ impl Actor for Orchestrator {
         state: &mut Shell,
     ) -> Result<(), ActorProcessingErr> {
         state.args.handle.slot.vacate(&me);
+        state.partition.snapshot_at_end();
         Ok(())
     }
 }

@@ -16,8 +16,11 @@ use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
 use mesh_persistence::{AppendError, ContentStore, Journal, Snapshot};
 
+mod snapshots;
 #[cfg(test)]
 mod tests;
+
+use snapshots::Snapshots;
 
 /// First and last pause while the journal is busy or the disk is full. Callers see the wait as backpressure.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(1));
@@ -27,8 +30,11 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::f
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Records after which a snapshot is worth its cost: about a second of replay.
-const SNAPSHOT_EVERY: u64 = 20_000;
+/// Ended things are forgotten while replaying, but only so many records later: logs of earlier versions refer to them for as
+/// long as their writer still held them.
+const FORGET_LAG: u64 = 100_000;
+/// How often, in records, replaying looks for what it can forget.
+const FORGET_EVERY: u64 = 1024;
 
 /// Key under which a payload names its place in the content store.
 const CONTENT_KEY: &str = "$content";
@@ -43,6 +49,12 @@ pub trait Machine: Default + Serialize + DeserializeOwned + Send + 'static {
 
     /// Takes an event in. Never decides, never fails: what is journalled has happened.
     fn apply(&mut self, header: &RecordHeader, event: &Self::Event);
+
+    /// Lets go of what has ended within the partition's first `records` records, if others keep it. They show it by now.
+    fn forget(&mut self, records: u64) {
+        // Most keep nothing that has ended.
+        let _all = records;
+    }
 }
 
 /// What an owner commits: an event and what its record's header shall say.
@@ -131,7 +143,7 @@ pub struct Partition<M: Machine, E> {
     content: Arc<ContentStore>,
     state: M,
     next_seq: u64,
-    since_snapshot: u64,
+    snapshots: Snapshots,
     last: Option<Position>,
     // Invariant: positions never decrease.
     pending: VecDeque<(Position, Vec<E>)>,
@@ -157,13 +169,26 @@ impl<M: Machine, E> Partition<M, E> {
         journal: Arc<dyn Journal>,
         content: Arc<ContentStore>,
     ) -> Result<Self, PartitionError> {
+        Self::load_shown(id, journal, content, 0)
+    }
+
+    /// The same for a state that forgets what ended, when the read side shows the log's first `shown` records.
+    ///
+    /// # Errors
+    /// [`PartitionError`].
+    pub fn load_shown(
+        id: PartitionId,
+        journal: Arc<dyn Journal>,
+        content: Arc<ContentStore>,
+        shown: u64,
+    ) -> Result<Self, PartitionError> {
         let snapshot = journal
             .load_snapshot(&id)
             .map_err(|e| PartitionError::Snapshot(id.clone(), e))?;
         let mut partition = Self {
             state: M::default(),
             next_seq: 0,
-            since_snapshot: 0,
+            snapshots: Snapshots::new(),
             last: None,
             pending: VecDeque::new(),
             id,
@@ -178,9 +203,11 @@ impl<M: Machine, E> Partition<M, E> {
         }) = snapshot
         {
             // A snapshot of an older version that no longer parses is worth nothing; the log is still there.
+            let size = state.len() as u64;
             if let Ok(state) = serde_json::from_slice(&state) {
                 partition.state = state;
                 partition.next_seq = next_seq;
+                partition.snapshots.loaded(size);
                 from = next;
             }
         }
@@ -197,6 +224,10 @@ impl<M: Machine, E> Partition<M, E> {
             for record in records {
                 let record = record.map_err(|e| PartitionError::Read(partition.id.clone(), e))?;
                 partition.replay(&record)?;
+                if record.header.position.0 < shown && record.header.seq % FORGET_EVERY == 0 {
+                    let forget = record.header.seq.saturating_sub(FORGET_LAG);
+                    partition.state.forget(forget);
+                }
                 from = record.header.position.next();
                 if partition.next_seq >= partition.journal.next_seq(&partition.id) {
                     return Ok(partition);
@@ -216,7 +247,8 @@ impl<M: Machine, E> Partition<M, E> {
 
     fn replay(&mut self, record: &Record) -> Result<(), PartitionError> {
         self.next_seq = record.header.seq + 1;
-        self.since_snapshot += 1;
+        let bytes = record.body.as_ref().map_or(0, |body| body.payload.len());
+        self.snapshots.note(1, bytes);
         self.last = Some(record.header.position);
         // An erased payload took its facts with it; only kinds that carry personal content can be erased.
         if let Some(payload) = payload_of(record, &self.content)
@@ -265,13 +297,14 @@ impl<M: Machine, E> Partition<M, E> {
             return Ok(None);
         }
         let records = self.encode(&entries, cause)?;
+        let (count, bytes) = (records.len(), payload_bytes(&records));
         let appended = self.append(records).await?;
         for (offset, entry) in (0..).zip(&entries) {
             let header = self.header_of(appended.first, offset, entry, cause);
             self.state.apply(&header, &entry.event);
         }
         self.next_seq = appended.next_seq;
-        self.since_snapshot += entries.len() as u64;
+        self.snapshots.note(count, bytes);
         self.last = Some(appended.last);
         self.hold(appended.last, effects);
         Ok(Some(appended.last))
@@ -291,11 +324,11 @@ impl<M: Machine, E> Partition<M, E> {
             self.after_last(effects);
             return Ok(None);
         }
-        let count = entries.len() as u64;
         let records = self.encode(&entries, cause)?;
+        let (count, bytes) = (records.len(), payload_bytes(&records));
         let appended = self.append(records).await?;
         self.next_seq = appended.next_seq;
-        self.since_snapshot += count;
+        self.snapshots.note(count, bytes);
         self.last = Some(appended.last);
         self.hold(appended.last, effects);
         Ok(Some(appended.last))
@@ -335,31 +368,39 @@ impl<M: Machine, E> Partition<M, E> {
         out
     }
 
-    /// Stores a snapshot when enough has happened since the last one and all of it is durable. Blocks on the disk.
+    /// Has a snapshot stored when enough has happened since the last one and all of it is durable. The disk is written
+    /// beside the owner.
     pub fn snapshot_when_due(&mut self, durable: Option<Position>) {
-        let Some(last) = self.last else { return };
-        if self.since_snapshot < SNAPSHOT_EVERY || durable.is_none_or(|d| d < last) {
-            return;
+        if self.snapshots.is_due()
+            && let Some(snapshot) = self.snapshot(durable)
+        {
+            let (id, journal) = (self.id.clone(), Arc::clone(&self.journal));
+            self.snapshots.save(id, journal, snapshot);
         }
-        self.snapshot_now(last);
     }
 
-    fn snapshot_now(&mut self, last: Position) {
-        let Ok(state) = serde_json::to_vec(&self.state) else {
-            return;
-        };
-        let snapshot = Snapshot {
+    /// Stores a snapshot at the owner's orderly end, unless replaying takes no longer. Blocks on the disk.
+    pub fn snapshot_at_end(&mut self) {
+        let durable = self.journal.durable().borrow().upto;
+        if self.snapshots.is_due_at_end()
+            && let Some(snapshot) = self.snapshot(durable)
+            && let Err(error) = self.journal.save_snapshot(&self.id, &snapshot)
+        {
+            tracing::warn!(partition = %self.id, %error, "snapshot not saved; the next start replays more");
+        }
+    }
+
+    fn snapshot(&self, durable: Option<Position>) -> Option<Snapshot> {
+        let last = self.last?;
+        if durable.is_none_or(|d| d < last) {
+            return None;
+        }
+        let state = serde_json::to_vec(&self.state).ok()?;
+        Some(Snapshot {
             next: last.next(),
             next_seq: self.next_seq,
             state,
-        };
-        match self.journal.save_snapshot(&self.id, &snapshot) {
-            Ok(()) => self.since_snapshot = 0,
-            Err(error) => {
-                tracing::warn!(partition = %self.id, %error, "snapshot not saved; replay stays longer");
-                self.since_snapshot = SNAPSHOT_EVERY / 2;
-            }
-        }
+        })
     }
 
     fn encode(
@@ -435,6 +476,10 @@ impl<M: Machine, E> Partition<M, E> {
             payload: String::new(),
         }
     }
+}
+
+fn payload_bytes(records: &[NewRecord]) -> usize {
+    records.iter().map(|record| record.payload.len()).sum()
 }
 
 fn decode<E: DeserializeOwned>(header: &RecordHeader, payload: &[u8]) -> Result<E, PartitionError> {

@@ -260,6 +260,7 @@ impl Actor for RegistryActor {
         state: &mut RegistryShell,
     ) -> Result<(), ActorProcessingErr> {
         state.args.slot.vacate(&me);
+        state.partition.snapshot_at_end();
         Ok(())
     }
 }
@@ -330,6 +331,7 @@ impl RegistryShell {
             RegistryMessage::Journal(JournalNews::Durable(position)) => {
                 self.durable = Some(position);
                 self.release();
+                self.partition.snapshot_when_due(self.durable);
             }
             RegistryMessage::Journal(JournalNews::Failed(reason)) => {
                 return Err(format!("the journal failed: {reason}").into());

@@ -171,6 +171,7 @@ impl Actor for Sentinel {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
+        state.partition.snapshot_at_end();
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Where the actors find the open journal, and how they follow its durability.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -74,6 +75,7 @@ pub struct StoreCell(Arc<Place>);
 struct Place {
     store: ArcSwapOption<OpenStore>,
     opened: Notify,
+    failed: AtomicBool,
 }
 
 /// The journal is not open.
@@ -86,6 +88,14 @@ impl StoreCell {
     pub fn open(&self, store: Arc<OpenStore>) {
         self.0.store.store(Some(store));
         self.0.opened.notify_waiters();
+    }
+    /// Notes that the disk did not do what it was told.
+    pub(crate) fn note_failure(&self) {
+        self.0.failed.store(true, Ordering::Relaxed);
+    }
+    /// Whether it ever did not.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Relaxed)
     }
     /// Takes it back, and tells those who have it.
     pub fn close(&self) {

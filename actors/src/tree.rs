@@ -31,6 +31,7 @@ use crate::names::registered;
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorHandle};
 use crate::projector::{ProjectorActor, ProjectorArgs};
 use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
+use crate::retention::{RetentionActor, RetentionArgs};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
 use crate::store::StoreCell;
@@ -54,7 +55,7 @@ pub(crate) const OPEN_MAX: Duration = Duration::from_secs(30);
 /// The root's name.
 pub(crate) const ROOT: &str = "mesh";
 /// The names of all other actors of the tree, but for the agents'.
-pub(crate) const PARTS: [&str; 12] = [
+pub(crate) const PARTS: [&str; 13] = [
     "journal",
     "core",
     "projector",
@@ -67,6 +68,7 @@ pub(crate) const PARTS: [&str; 12] = [
     "orchestrator",
     "edge",
     "health",
+    "retention",
 ];
 
 /// Where a supervisor announces itself, for those who add children to it.
@@ -188,12 +190,12 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
             ctx: Arc::clone(&all.ctx),
             handle: all.health.clone(),
         };
-        SupervisorSpec::new(flags(Strategy::OneForOne)).child(worker(
-            &all,
-            "health",
-            || HealthActor,
-            health,
-        ))
+        let retention = RetentionArgs {
+            ctx: Arc::clone(&all.ctx),
+        };
+        SupervisorSpec::new(flags(Strategy::OneForOne))
+            .child(worker(&all, "health", || HealthActor, health))
+            .child(worker(&all, "retention", || RetentionActor, retention))
     });
     let journal = JournalArgs {
         ctx: Arc::clone(&parts.ctx),

@@ -54,6 +54,7 @@ pub const CODES: &[ProblemCode] = &[
     code("memory_key_not_found", 404, "No such key", "Check the key; `GET /v1/memory/{agent}` lists the keys. It may have expired."),
     code("not_found", 404, "What the envelope asks for is not there", "Check what `field` names."),
     code("task_not_found", 404, "No such task", "Check the id; `GET /v1/tasks` lists the tasks."),
+    code("task_removed", 404, "Retention removed the task", "Nothing brings it back; `journal.retention` says how long ended tasks are kept."),
     code("token_not_found", 404, "No such token", "Check the id; `GET /v1/tokens` lists the tokens."),
     code("unknown_address", 404, "Nobody has this address", "Check `to`; `GET /v1/agents` lists the agents."),
     code("unknown_path", 404, "No such path", "Check the path against `/openapi.json`."),

@@ -209,6 +209,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
         drain_timeout: Duration::from_secs(2),
         api_rate: (1_000_000, 1_000_000),
         agent_rate: 1000,
+        retention: mesh_actors::context::Retention::default(),
         journal_segment_bytes: 64 * 1024 * 1024,
     }
 }

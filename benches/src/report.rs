@@ -11,6 +11,8 @@ pub enum Unit {
     Bytes,
     /// Things.
     Count,
+    /// Things per second.
+    PerSecond,
 }
 
 /// What is wanted of a result.
@@ -20,6 +22,8 @@ pub enum Goal {
     Times(f64),
     /// At most the baseline.
     AtMost,
+    /// At least this share of the baseline.
+    Share(f64),
     /// Nothing; it is there to be read with the others.
     None,
 }
@@ -42,6 +46,7 @@ impl Report {
         let (wanted, verdict) = match goal {
             Goal::Times(most) => (format!("≤ {most}×"), verdict(ratio <= most)),
             Goal::AtMost => ("≤ baseline".to_owned(), verdict(ours <= baseline)),
+            Goal::Share(least) => (format!("≥ {least}×"), verdict(ratio >= least)),
             Goal::None => ("–".to_owned(), "–"),
         };
         let row = format!(
@@ -88,5 +93,6 @@ fn amount(unit: Unit, number: f64) -> String {
         }
         Unit::Bytes => format!("{number:.0} B"),
         Unit::Count => format!("{number:.0}"),
+        Unit::PerSecond => format!("{number:.0}/s"),
     }
 }

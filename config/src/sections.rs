@@ -2,7 +2,7 @@
 
 use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::task::DelayStrategy;
-use mesh_messages::units::{ByteCount, Cpu};
+use mesh_messages::units::{ByteCount, Cpu, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +31,27 @@ pub struct NodeConfig {
 pub struct JournalConfig {
     /// Size of the log's files, 128KiB to 64MiB. Two are kept allocated ahead.
     pub segment_size: ByteCount,
+    /// What is kept of ended tasks.
+    pub retention: RetentionConfig,
+}
+
+/// What is kept of ended tasks: what is beyond any of these goes, oldest end first. Null is no bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// So long after their ends.
+    pub max_age: Option<Span>,
+    /// So many of them.
+    pub max_tasks: Option<u64>,
+    /// So many bytes of them: their rows, inputs and outputs as the read side stores them.
+    pub max_size: Option<ByteCount>,
 }
 
 impl Default for JournalConfig {
     fn default() -> Self {
         Self {
             segment_size: ByteCount::from_bytes(8 << 20),
+            retention: RetentionConfig::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
 use crate::chaos::ChaosBlow;
 use crate::failure::Failure;
-use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
 use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
@@ -34,6 +34,8 @@ pub mod partition {
     pub const MEMORY: PartitionId = PartitionId::from_static("memory");
     /// Tokens, denials.
     pub const SENTINEL: PartitionId = PartitionId::from_static("sentinel");
+    /// Ended tasks that were removed.
+    pub const RETENTION: PartitionId = PartitionId::from_static("retention");
     /// Starts and stops of meshd itself, health alerts.
     pub const NODE: PartitionId = PartitionId::from_static("node");
     /// Prefix of the partitions that hold one agent each.
@@ -271,6 +273,28 @@ kinds!(RegistryEvent {
     PolicyApplied => "policy.applied",
 });
 
+/// What is kept no longer. Partition `retention`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetentionEvent {
+    /// These ended tasks are shown no more; their records are about to be erased.
+    #[serde(rename = "tasks.removed")]
+    Removed {
+        /// Which.
+        tasks: Vec<TaskId>,
+    },
+    /// The records of all tasks removed before are erased; their headers stay.
+    #[serde(rename = "tasks.erased")]
+    Erased {
+        /// How many records.
+        records: u64,
+    },
+}
+
+kinds!(RetentionEvent {
+    Removed => "tasks.removed",
+    Erased => "tasks.erased",
+});
+
 /// What follows a failed attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -387,7 +411,7 @@ pub enum TaskEvent {
         at: Timestamp,
         /// Its new deadline.
         deadline_at: Timestamp,
-        /// The machine's own record of it, when it no longer held the task; opaque to everyone else.
+        /// The machine's own record of it, for those who no longer hold the task; opaque to everyone else.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         record: Option<Box<Value>>,
     },

@@ -112,6 +112,16 @@ impl Problem {
             format!("Task {id} not found"),
         )
     }
+    /// 404 for a task that retention removed, at a time.
+    pub fn task_removed(id: &str, at: impl std::fmt::Display) -> Self {
+        Self::new(
+            ProblemKind::NotFound,
+            "task_removed",
+            format!(
+                "Task {id} had ended, and was removed by retention at {at}; its records' headers stay in the audit"
+            ),
+        )
+    }
     /// 422 about a field.
     pub fn invalid(
         code: &'static str,

@@ -161,7 +161,16 @@ impl ContentStore {
             .hash_of(&digest)
             .is_ok_and(|stored| stored == Some(digest))
         {
-            return Ok(digest);
+            // Whoever stored it may have been interrupted before its name was durable.
+            let path = self.path(&digest);
+            let dir = path.parent().unwrap_or(&self.dir);
+            let named = fsio::sync_dir(dir).and_then(|()| fsio::sync_dir(&self.dir));
+            return named
+                .map(|()| digest)
+                .map_err(|source| ContentError::Write {
+                    path: path.display().to_string(),
+                    source,
+                });
         }
         aside.as_file().sync_all().map_err(write)?;
         let path = self.path(&digest);

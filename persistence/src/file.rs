@@ -9,6 +9,7 @@
 //!      /hashes               the audit tree (derived, checked, rebuilt)
 //!      /checkpoint           the last checkpoint that was given out
 //!      /snapshots/<partition>/<position>.snap
+//!      /runs/<first>.run     which records of a segment are whose (derived, checked, rebuilt)
 //! ```
 //!
 //! Opening reads the heads of all segments but the content of the last one only: a head carries the state of the log before
@@ -29,7 +30,8 @@ use tokio::sync::watch;
 
 use self::committer::{Inner, Queued, Shared, Spare};
 use self::erased::ErasedFile;
-use self::layout::{BATCH_OVERHEAD, LogStart, SegmentHead, encode_record};
+use self::layout::{BATCH_OVERHEAD, HEAD_MAX, LogStart, SegmentHead, encode_record};
+use self::partition::PartitionWalk;
 use crate::backup::{CutError, JournalCut};
 use crate::checkpoint::{self, CheckpointClaim, verify_checkpoint};
 use crate::clock::Clock;
@@ -47,8 +49,10 @@ mod erased;
 mod head;
 mod layout;
 mod open;
+mod partition;
 mod recover;
 mod restored;
+mod runs;
 mod segment;
 mod tail;
 mod treefile;
@@ -76,7 +80,8 @@ pub struct FileJournal {
     /// Size of the segments that are to come.
     segment_len: usize,
     shared: Arc<Shared>,
-    committer: Option<JoinHandle<()>>,
+    /// The committer, then whoever does its chores.
+    threads: Vec<JoinHandle<()>>,
     snapshots: SnapshotDir,
     erased: Mutex<ErasedFile>,
     last_checkpoint: Mutex<Option<SignedCheckpoint>>,
@@ -104,10 +109,10 @@ impl FileJournal {
             let (head, room) = self.next_segment(inner, need)?;
             match &inner.spare {
                 Spare::Ready => {}
-                Spare::Pending => return Err(AppendError::Busy { queued_bytes }),
+                Spare::Taken | Spare::Pending => return Err(AppendError::Busy { queued_bytes }),
                 Spare::Missing(full) => return Err(full.clone().into()),
             }
-            inner.spare = Spare::Pending;
+            inner.spare = Spare::Taken;
             inner.room = room;
             inner.segment_first = head.first;
             rotate = Some(Box::new(head));
@@ -124,6 +129,7 @@ impl FileJournal {
         let first = sealed.appended.first.0;
         inner.queue.push_back(Queued {
             frames,
+            partition: sealed.partition.clone(),
             count,
             first,
             leaves,
@@ -161,7 +167,12 @@ impl FileJournal {
                 reason: e.to_string().into(),
             })?
             .len();
-        let room = self.segment_len.saturating_sub(head_len);
+        // A longer head could not be read back.
+        let room = if head_len > HEAD_MAX {
+            0
+        } else {
+            self.segment_len.saturating_sub(head_len)
+        };
         if need > room {
             return Err(AppendError::TooLarge {
                 what: "append",
@@ -183,6 +194,17 @@ impl FileJournal {
             file: path.display().to_string(),
             source,
         };
+        #[cfg(test)]
+        if self
+            .shared
+            .faults
+            .fail_overwrite
+            .load(std::sync::atomic::Ordering::SeqCst)
+            && !positions.is_empty()
+        {
+            let error = io::Error::other("injected failure of an overwrite");
+            return Err(io(&self.dir, error));
+        }
         for &position in positions {
             let mut walk = self.shared.segments.walk(Position(position))?;
             let Some(step) = walk.step()? else { continue };
@@ -265,7 +287,7 @@ impl Journal for FileJournal {
 
     fn admission(&self) -> Result<(), ReadOnly> {
         match &self.shared.lock().spare {
-            Spare::Ready | Spare::Pending => Ok(()),
+            Spare::Ready | Spare::Taken | Spare::Pending => Ok(()),
             Spare::Missing(full) => Err(full.clone()),
         }
     }
@@ -276,6 +298,15 @@ impl Journal for FileJournal {
 
     fn read(&self, from: Position) -> Result<RecordReader, ReadError> {
         self.shared.segments.walk(from).map(RecordReader::new)
+    }
+
+    fn read_partition(
+        &self,
+        partition: &PartitionId,
+        from: Position,
+    ) -> Result<RecordReader, ReadError> {
+        let walk = PartitionWalk::new(&self.shared.segments, partition, from);
+        Ok(RecordReader::new(walk))
     }
 
     fn erase(&self, positions: &[Position]) -> Result<(), EraseError> {
@@ -290,6 +321,12 @@ impl Journal for FileJournal {
             return Err(EraseError::NotDurable(position));
         }
         let mut list = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only what the last entry of the list names is overwritten again when the journal is opened.
+        let unfinished = std::mem::take(&mut list.unfinished);
+        if let Err(error) = self.overwrite(&unfinished) {
+            list.unfinished = unfinished;
+            return Err(error);
+        }
         let new: BTreeSet<u64> = positions
             .iter()
             .map(|position| position.0)
@@ -316,7 +353,7 @@ impl Journal for FileJournal {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(&new);
-        self.overwrite(&new)
+        self.overwrite(&new).inspect_err(|_| list.unfinished = new)
     }
 
     fn save_snapshot(
@@ -326,6 +363,10 @@ impl Journal for FileJournal {
     ) -> Result<(), SnapshotError> {
         self.snapshots
             .save(partition, snapshot, self.durable_size())
+    }
+
+    fn oldest_snapshot(&self, partition: &PartitionId) -> Result<Option<Position>, SnapshotError> {
+        self.snapshots.oldest(partition)
     }
 
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError> {
@@ -394,10 +435,11 @@ impl Drop for FileJournal {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.shared.wake.notify_all();
-        if let Some(committer) = self.committer.take()
-            && committer.join().is_err()
-        {
-            tracing::error!("the committer of the journal panicked");
+        self.shared.chores.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the journal panicked");
+            }
         }
     }
 }

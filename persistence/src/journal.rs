@@ -127,6 +127,14 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// [`SnapshotError::Io`] when the directory cannot be read.
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError>;
 
+    /// Where the oldest snapshot begins that [`Journal::load_snapshot`] may fall back on; `None` when there is none.
+    ///
+    /// What is erased of a partition must be erased as if it had never been there for a replay from each of its snapshots.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`] when the directory cannot be read.
+    fn oldest_snapshot(&self, partition: &PartitionId) -> Result<Option<Position>, SnapshotError>;
+
     /// Signs a checkpoint over everything that is durable: a C2SP signed note.
     ///
     /// # Errors

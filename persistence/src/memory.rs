@@ -282,6 +282,11 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    fn oldest_snapshot(&self, partition: &PartitionId) -> Result<Option<Position>, SnapshotError> {
+        let inner = self.lock();
+        Ok(inner.snapshots.get(partition).map(|snapshot| snapshot.next))
+    }
+
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError> {
         Ok(self.lock().snapshots.get(partition).cloned())
     }

@@ -48,7 +48,7 @@ pub(crate) struct Sequencer {
 pub(crate) struct SealedAppend {
     pub(crate) records: Vec<Sealed>,
     pub(crate) appended: Appended,
-    partition: PartitionId,
+    pub(crate) partition: PartitionId,
     time: Timestamp,
     lc: u32,
 }

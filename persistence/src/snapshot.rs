@@ -97,6 +97,23 @@ impl SnapshotDir {
         Ok(None)
     }
 
+    /// Where the oldest one begins, damaged or not.
+    pub(crate) fn oldest(
+        &self,
+        partition: &PartitionId,
+    ) -> Result<Option<Position>, SnapshotError> {
+        let dir = self.of(partition);
+        let paths = list(&dir).map_err(|source| SnapshotError::Io {
+            path: dir.display().to_string(),
+            source,
+        })?;
+        Ok(paths.last().map(|path| {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            // What bears no number is none of ours, and the safe answer is that it is as old as can be.
+            Position(name.and_then(|name| name.parse().ok()).unwrap_or(0))
+        }))
+    }
+
     /// The partition's directory, named so that any partition name is one plain file name.
     fn of(&self, partition: &PartitionId) -> PathBuf {
         let mut name = String::new();

@@ -253,6 +253,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
         api_rate: (100_000, 100_000),
         agent_rate: 1000,
         // Small, so that segments change under fire.
+        retention: mesh_actors::context::Retention::default(),
         journal_segment_bytes: 1024 * 1024,
     }
 }

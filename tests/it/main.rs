@@ -16,6 +16,7 @@ mod export_sql;
 mod faults;
 mod formats;
 mod hooks;
+mod retention;
 mod sandbox;
 mod storage;
 mod tidy;

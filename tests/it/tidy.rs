@@ -66,7 +66,9 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "mesh-sandbox",
             "mesh-supervision-core",
             "mesh-supervision",
+            "mesh-persistence",
             "mesh-actors",
+            "mesh-api",
         ],
     ),
 ];

@@ -9,6 +9,7 @@ pub mod liveness;
 pub mod memory;
 pub mod projection;
 pub mod registry;
+pub mod retention;
 pub mod routing;
 pub mod sentinel;
 pub mod task;

@@ -4,6 +4,7 @@
 //! lost is made anew from the log. The store itself, and the content store in which large payloads lie, are the shell's.
 
 mod audit;
+mod ended;
 mod history;
 mod key;
 mod read;
@@ -13,12 +14,13 @@ mod tasks;
 mod tests;
 
 use mesh_messages::RecordHeader;
-use mesh_messages::events::{AgentEvent, KIND_VERSION, TaskEvent, partition};
+use mesh_messages::events::{AgentEvent, KIND_VERSION, RetentionEvent, TaskEvent, partition};
 use serde::de::DeserializeOwned;
 
 use crate::agent::AgentState;
 
 pub use audit::{AuditIndex, audit_page};
+pub use ended::{EndedPage, EndedRow, RemovedRow, ended_page, ended_totals, removed};
 pub use read::{
     Reader, Slice, TaskFilter, TaskPage, agent, task, task_by_key, task_counts, task_page,
 };
@@ -26,7 +28,7 @@ pub use sql::SqlScript;
 pub use tasks::TaskRow;
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 2;
+pub const PROJECTION_VERSION: u32 = 3;
 
 /// The trees of the view.
 pub mod tree {
@@ -40,6 +42,12 @@ pub mod tree {
     pub const TASK_COUNT: &str = "task.count";
     /// Submitter and idempotency key → task id.
     pub const TASK_KEY: &str = "task.key";
+    /// When a task ended, and its id → what retention knows of it.
+    pub const TASK_ENDED: &str = "task.ended";
+    /// All ended tasks together.
+    pub const TASK_TOTAL: &str = "task.total";
+    /// Task id → when retention removed it.
+    pub const TASK_REMOVED: &str = "task.removed";
     /// Task id and attempt → an assignment that another one followed, and how it ended.
     pub const ASSIGNMENT: &str = "task.assignment";
     /// Agent id and type of task → how the agent did with it.
@@ -98,6 +106,12 @@ pub fn project<V: View>(
         let event = event::<TaskEvent, _>(header, payload)?;
         if let Some(id) = &header.task {
             return tasks::project(header, id, &event, view);
+        }
+    } else if header.partition == partition::RETENTION {
+        if let RetentionEvent::Removed { tasks } = event(header, payload)? {
+            for id in &tasks {
+                ended::remove(header, id, view)?;
+            }
         }
     } else if header
         .partition

@@ -1,10 +1,12 @@
 //! The audit and its proofs, as the outside asks for them.
 
+use std::io;
+
 use mesh_messages::agent::Page;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{AuditEntry, AuditFilter, MeshEvent};
 use mesh_messages::{AgentId, Position};
-use mesh_persistence::{Hash, ProofError};
+use mesh_persistence::{CheckpointError, Hash, ProofError};
 use serde_json::{Value, json};
 
 use super::Mesh;
@@ -64,7 +66,7 @@ impl Mesh {
         signed
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
             .map(|checkpoint| checkpoint.note)
-            .map_err(|error| Problem::internal(format!("no checkpoint: {error}")))
+            .map_err(no_checkpoint)
     }
 
     pub(super) async fn inclusion(
@@ -109,6 +111,29 @@ impl Mesh {
                 error => Problem::internal(format!("no proof: {error}")),
             })
     }
+}
+
+/// A checkpoint has to be remembered before it is given out, which a full disk does not allow.
+fn no_checkpoint(error: CheckpointError) -> Problem {
+    match &error {
+        CheckpointError::Io { source, .. } if is_full(source) => {
+            let why = format!("no checkpoint can be stored: {source}");
+            Problem::unavailable("read_only", why).retry_after(5)
+        }
+        CheckpointError::Failed(failed) => {
+            Problem::unavailable("component_restarting", failed.to_string())
+        }
+        _ => Problem::internal(format!("no checkpoint: {error}")),
+    }
+}
+
+/// Whether the disk takes nothing more, for now.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem
+    )
 }
 
 fn hash(hash: &Hash) -> String {

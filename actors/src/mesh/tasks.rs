@@ -60,15 +60,25 @@ async fn find_all(
     let store = ctx.store.get()?;
     reads::caught_up(&store).await?;
     let rows = reads::blocking(store, move |store| {
-        let rows = ids.into_iter().zip(views).map(|(id, view)| match view {
-            Some(task) => Ok(Ok(task)),
-            None => reads::task_row(store, &id).map(|row| row.map(|row| row.record.task).ok_or(id)),
+        let rows = ids.into_iter().zip(views).map(|(id, view)| {
+            if let Some(task) = view {
+                return Ok(Ok(task));
+            }
+            Ok(match reads::task_row(store, &id)? {
+                Some(row) => Ok(row.record.task),
+                None => Err((projection::removed(&StoreReader(store), &id)?, id)),
+            })
         });
         rows.collect::<Result<Vec<_>, LookupError>>()
-    })
-    .await?;
-    rows.into_iter()
-        .map(|row| row.map_err(|id| Problem::task_not_found(id.as_str())))
+    });
+    rows.await?
+        .into_iter()
+        .map(|row| {
+            row.map_err(|(removed, id)| match removed {
+                Some(removed) => Problem::task_removed(id.as_str(), removed.at),
+                None => Problem::task_not_found(id.as_str()),
+            })
+        })
         .collect()
 }
 

@@ -285,7 +285,7 @@ fn start_failure(error: MeshStartError) -> Failure {
     let exit = match &error {
         MeshStartError::InUse(_) => Exit::InUse,
         MeshStartError::Newer(_) | MeshStartError::Store(_) => Exit::Config,
-        MeshStartError::NotWritable(_) => Exit::TryAgain,
+        MeshStartError::NotWritable(_) | MeshStartError::Disk(_) => Exit::TryAgain,
         // What this machine cannot do, and what is a bug; `meshd doctor` tells them apart.
         _ => Exit::Escalated,
     };

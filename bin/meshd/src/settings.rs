@@ -142,6 +142,11 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
             config.api.rate_limit.burst,
         ),
         agent_rate: supervision.lines_per_second,
+        retention: mesh_actors::context::Retention {
+            age: config.journal.retention.max_age.map(Span::duration),
+            tasks: config.journal.retention.max_tasks,
+            bytes: config.journal.retention.max_size.map(|size| size.bytes()),
+        },
         journal_segment_bytes: config.journal.segment_size.bytes(),
     }
 }

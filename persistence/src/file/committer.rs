@@ -5,6 +5,8 @@
 //!  (lock)      ▲         (one batch)                                                  │
 //!              └── grows while the disk syncs: the group adapts to the disk's speed ◄─┘
 //! ```
+//!
+//! What takes long and can wait, the next segment's file above all, is done by [`Chores`] on a thread of its own.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -14,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mesh_messages::PartitionId;
 use tlog_tiles::Hash;
 use tokio::sync::watch;
 
 use super::layout::{BATCH_HEAD, BATCH_OVERHEAD, SegmentHead, finish_batch};
 use super::recover::Batch;
+use super::runs::{Run, Runs};
 use super::segment::{End, Segment, Segments, file_name};
 use super::tail::{Tail, TailFile};
 use super::treefile::TreeFile;
@@ -40,6 +44,7 @@ pub(crate) const SPARE: &str = "spare";
 /// An append on its way to the disk.
 pub(crate) struct Queued {
     pub(crate) frames: Vec<u8>,
+    pub(crate) partition: PartitionId,
     pub(crate) count: u32,
     pub(crate) first: u64,
     pub(crate) leaves: Vec<Hash>,
@@ -54,11 +59,16 @@ pub(crate) struct Queued {
 pub(crate) enum Spare {
     /// Allocated.
     Ready,
-    /// The committer is about to allocate it.
+    /// What is queued continues in it; the committer has yet to get there.
+    Taken,
+    /// It is being allocated.
     Pending,
     /// The disk is full.
     Missing(ReadOnly),
 }
+
+/// A segment that was sealed, where it ends, and its runs.
+pub(crate) type Sealed = (Arc<Segment>, End, Arc<Runs>);
 
 /// What appenders and the committer share under the lock.
 pub(crate) struct Inner {
@@ -72,6 +82,8 @@ pub(crate) struct Inner {
     /// First position of that segment.
     pub(crate) segment_first: u64,
     pub(crate) spare: Spare,
+    /// Segments that were sealed, whose runs are to be stored.
+    pub(crate) sealed: Vec<Sealed>,
     pub(crate) failed: Option<Failed>,
     pub(crate) closing: bool,
 }
@@ -79,7 +91,10 @@ pub(crate) struct Inner {
 /// What the journal, its readers and the committer share.
 pub(crate) struct Shared {
     pub(crate) inner: Mutex<Inner>,
+    /// Wakes the committer.
     pub(crate) wake: Condvar,
+    /// Wakes whoever does the chores.
+    pub(crate) chores: Condvar,
     pub(crate) durable: watch::Sender<Durability>,
     pub(crate) segments: Arc<Segments>,
     pub(crate) tree: TreeFile,
@@ -93,6 +108,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) fail_sync: std::sync::atomic::AtomicBool,
+    pub(crate) fail_overwrite: std::sync::atomic::AtomicBool,
     pub(crate) hold_sync: Mutex<()>,
 }
 
@@ -107,37 +123,16 @@ impl Shared {
 pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) dir: PathBuf,
-    pub(crate) segment_len: u64,
     pub(crate) file: File,
     pub(crate) segment_first: u64,
     pub(crate) offset: u64,
 }
 
-/// What the committer does next.
-enum Work {
-    Write(Vec<Queued>),
-    Allocate,
-    Stop,
-}
-
 impl Committer {
     /// Runs until the journal is closed or has failed.
     pub(crate) fn run(mut self) {
-        let mut retry = SPACE_RETRY_MIN;
-        loop {
-            let result = match self.wait(retry) {
-                Work::Stop => break,
-                Work::Allocate => {
-                    retry = if self.allocate_spare() {
-                        SPACE_RETRY_MIN
-                    } else {
-                        (retry * 2).min(SPACE_RETRY_MAX)
-                    };
-                    Ok(())
-                }
-                Work::Write(batch) => self.write(batch),
-            };
-            if let Err(error) = result {
+        while let Some(batch) = self.wait() {
+            if let Err(error) = self.write(batch) {
                 self.fail(&error);
                 return;
             }
@@ -148,35 +143,18 @@ impl Committer {
         self.shared.tree.sync();
     }
 
-    /// Waits for work: what is queued comes first, then the spare segment.
-    fn wait(&self, retry: Duration) -> Work {
+    /// Waits for the next batch; `None` when the journal is closed and nothing is queued.
+    fn wait(&self) -> Option<Vec<Queued>> {
         let mut inner = self.shared.lock();
-        let mut waited = false;
         loop {
             if !inner.queue.is_empty() {
-                return Work::Write(take_batch(&mut inner));
+                return Some(take_batch(&mut inner));
             }
             if inner.closing {
-                return Work::Stop;
+                return None;
             }
-            inner = match &inner.spare {
-                Spare::Pending => return Work::Allocate,
-                Spare::Missing(_) if waited => return Work::Allocate,
-                Spare::Missing(_) => {
-                    let (inner, timeout) = self
-                        .shared
-                        .wake
-                        .wait_timeout(inner, retry)
-                        .unwrap_or_else(PoisonError::into_inner);
-                    waited = timeout.timed_out();
-                    inner
-                }
-                Spare::Ready => self
-                    .shared
-                    .wake
-                    .wait(inner)
-                    .unwrap_or_else(PoisonError::into_inner),
-            };
+            let woken = self.shared.wake.wait(inner);
+            inner = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -186,9 +164,7 @@ impl Committer {
         let Some(first) = batch.first_mut() else {
             return Ok(());
         };
-        let rotate = first.rotate.take();
-        let rotated = rotate.is_some();
-        if let Some(head) = rotate {
+        if let Some(head) = first.rotate.take() {
             self.rotate(*head)?;
         }
         let (first, chain) = (first.first, first.chain.0);
@@ -196,12 +172,18 @@ impl Committer {
         let mut buffer = Vec::with_capacity(frames + BATCH_OVERHEAD);
         buffer.resize(BATCH_HEAD, 0);
         let mut leaves = Vec::with_capacity(batch.len());
+        let mut runs = Vec::with_capacity(batch.len());
         let (mut count, mut after) = (0, chain);
         for queued in &batch {
             buffer.extend_from_slice(&queued.frames);
             leaves.extend_from_slice(&queued.leaves);
             count += queued.count;
             after = queued.chain.1;
+            let run = Run {
+                first: queued.first,
+                count: u64::from(queued.count),
+            };
+            runs.push((queued.partition.clone(), run));
         }
         finish_batch(&mut buffer, first, count, chain, after);
         self.file.write_all_at(&buffer, self.offset)?;
@@ -231,15 +213,12 @@ impl Committer {
                 next,
                 chain: after,
             },
+            &runs,
         );
         self.give_back_room(frames + batch.len() * BATCH_OVERHEAD - buffer.len());
         self.shared
             .durable
             .send_modify(|durable| durable.upto = Durability::of_size(next).upto);
-        if rotated {
-            // At once, so that under load the log never has to wait for its next segment.
-            self.allocate_spare();
-        }
         Ok(())
     }
 
@@ -263,36 +242,21 @@ impl Committer {
         file.sync_all()?;
         fs::rename(&spare, &path)?;
         fsio::sync_dir(&self.dir)?;
-        self.shared.segments.rotate(Segment::new(
+        let sealed = self.shared.segments.rotate(Segment::new(
             path,
             &head,
             bytes.len() as u64,
             Some(Vec::new()),
         ));
         (self.file, self.segment_first, self.offset) = (file, head.first, bytes.len() as u64);
-        Ok(())
-    }
-
-    /// Allocates the next segment's file; returns whether there is one now.
-    fn allocate_spare(&self) -> bool {
-        let spare = match allocate_spare(&self.dir, self.segment_len) {
-            Ok(()) => Spare::Ready,
-            Err(error) => Spare::Missing(ReadOnly {
-                reason: error.to_string().into(),
-            }),
-        };
-        let ready = matches!(spare, Spare::Ready);
-        let was = std::mem::replace(&mut self.shared.lock().spare, spare.clone());
-        match (was, spare) {
-            (Spare::Missing(_), Spare::Ready) => {
-                tracing::info!("there is space again; taking new work");
-            }
-            (Spare::Pending, Spare::Missing(ReadOnly { reason })) => {
-                tracing::error!(%reason, "no space for the log's next segment; refusing new work");
-            }
-            _ => {}
+        {
+            // At once, so that under load the log never has to wait for its next segment.
+            let mut inner = self.shared.lock();
+            inner.spare = Spare::Pending;
+            inner.sealed.push(sealed);
         }
-        ready
+        self.shared.chores.notify_one();
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -323,9 +287,95 @@ impl Committer {
             inner.queue.clear();
             inner.queued_bytes = 0;
         }
+        self.shared.chores.notify_one();
         self.shared
             .durable
             .send_modify(|durable| durable.failed = Some(failed));
+    }
+}
+
+/// What is done beside the committing: the next segment's file, and the runs of the last one.
+pub(crate) struct Chores {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_len: u64,
+}
+
+/// The next of the chores.
+enum Chore {
+    Allocate,
+    Store(Sealed),
+    Stop,
+}
+
+impl Chores {
+    /// Runs until the journal is closed or has failed.
+    pub(crate) fn run(self) {
+        let mut retry = SPACE_RETRY_MIN;
+        loop {
+            match self.wait(retry) {
+                Chore::Stop => return,
+                Chore::Store((segment, end, runs)) => {
+                    self.shared.segments.store_runs(&segment, end, &runs);
+                }
+                Chore::Allocate => {
+                    retry = if self.allocate_spare() {
+                        SPACE_RETRY_MIN
+                    } else {
+                        (retry * 2).min(SPACE_RETRY_MAX)
+                    };
+                }
+            }
+        }
+    }
+
+    /// Waits for a chore: appenders may have to wait for the spare segment, so that comes first.
+    fn wait(&self, retry: Duration) -> Chore {
+        let mut inner = self.shared.lock();
+        let mut waited = false;
+        loop {
+            if inner.closing || inner.failed.is_some() {
+                return Chore::Stop;
+            }
+            let missing = matches!(inner.spare, Spare::Missing(_));
+            if matches!(inner.spare, Spare::Pending) || (missing && waited) {
+                return Chore::Allocate;
+            }
+            if let Some(sealed) = inner.sealed.pop() {
+                return Chore::Store(sealed);
+            }
+            inner = if missing {
+                let woken = self.shared.chores.wait_timeout(inner, retry);
+                let (inner, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
+                waited = timeout.timed_out();
+                inner
+            } else {
+                let woken = self.shared.chores.wait(inner);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+    }
+
+    /// Allocates the next segment's file; returns whether there is one now.
+    fn allocate_spare(&self) -> bool {
+        let spare = match allocate_spare(&self.dir, self.segment_len) {
+            Ok(()) => Spare::Ready,
+            Err(error) => Spare::Missing(ReadOnly {
+                reason: error.to_string().into(),
+            }),
+        };
+        let ready = matches!(spare, Spare::Ready);
+        let was = std::mem::replace(&mut self.shared.lock().spare, spare.clone());
+        match (was, spare) {
+            (Spare::Missing(_), Spare::Ready) => {
+                tracing::info!("there is space again; taking new work");
+            }
+            (Spare::Pending, Spare::Missing(ReadOnly { reason })) => {
+                tracing::error!(%reason, "no space for the log's next segment; refusing new work");
+            }
+            _ => {}
+        }
+        ready
     }
 }
 
@@ -346,6 +396,8 @@ fn take_batch(inner: &mut Inner) -> Vec<Queued> {
 }
 
 /// Makes sure that the spare file exists, with all its blocks and nothing but zeros.
+///
+/// The zeros are written: blocks that are merely reserved would have to be marked as written by the syncs of the log.
 pub(crate) fn allocate_spare(dir: &Path, segment_len: u64) -> io::Result<()> {
     let spare = dir.join(SPARE);
     if spare.exists() {
@@ -360,6 +412,7 @@ pub(crate) fn allocate_spare(dir: &Path, segment_len: u64) -> io::Result<()> {
     }
     let aside = tempfile::NamedTempFile::new_in(dir)?;
     fsio::allocate(aside.as_file(), segment_len)?;
+    fsio::zero(aside.as_file(), 0, segment_len)?;
     aside.as_file().sync_all()?;
     aside.persist(&spare).map_err(|e| e.error)?;
     fsio::sync_dir(dir)

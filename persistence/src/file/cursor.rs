@@ -12,6 +12,8 @@ use crate::journal::ReadError;
 
 /// How much is read from the disk at once.
 const READ_AHEAD: u64 = 256 * 1024;
+/// The same for whoever wants a record here and there.
+pub(super) const READ_AHEAD_SPARSE: u64 = 16 * 1024;
 
 /// The last remembered place at or before `from`.
 pub(super) fn place(segment: &Arc<Segment>, end: End, from: u64) -> Result<Batch, ReadError> {
@@ -64,6 +66,7 @@ pub(super) struct Cursor {
     offset: u64,
     chain: u32,
     next: u64,
+    read_ahead: u64,
     // Bytes of the file from `buffer_at` on.
     buffer: Vec<u8>,
     buffer_at: u64,
@@ -95,13 +98,63 @@ impl Cursor {
             offset: begin.offset as u64,
             chain: begin.chain,
             next: begin.first,
+            read_ahead: READ_AHEAD,
             buffer: Vec::new(),
             buffer_at: 0,
             loaded: None,
         })
     }
 
-    fn batch(&self) -> Batch {
+    /// Reads only so much at once.
+    pub(super) fn reading(mut self, bytes: u64) -> Self {
+        self.read_ahead = bytes;
+        self
+    }
+
+    /// Goes on from another place in the segment.
+    pub(super) fn jump(&mut self, to: Batch) {
+        self.loaded = None;
+        (self.offset, self.chain, self.next) = (to.offset as u64, to.chain, to.first);
+    }
+
+    /// Whether the next batch is the one at `place`, or a later one.
+    pub(super) fn is_beyond(&self, place: &Batch) -> bool {
+        self.offset >= place.offset as u64
+    }
+
+    /// Goes forward to record `position`, passing whole batches unread; whether it is there.
+    pub(super) fn seek(&mut self, position: u64) -> Result<bool, ReadError> {
+        let ahead = |loaded: &Loaded| loaded.position + u64::from(loaded.left) > position;
+        if !self.loaded.as_ref().is_some_and(ahead) {
+            self.loaded = None;
+            while let Some(head) = self.peek()? {
+                if head.first + u64::from(head.count) > position {
+                    break;
+                }
+                self.skip(&head)?;
+            }
+        }
+        while self.load()?.is_some_and(|next| next < position) {
+            self.record()?;
+        }
+        Ok(self.load()? == Some(position))
+    }
+
+    /// Whether `position` is the record that comes next.
+    pub(super) fn is_at(&self, position: u64) -> bool {
+        self.loaded
+            .as_ref()
+            .is_some_and(|loaded| loaded.left > 0 && loaded.position == position)
+    }
+
+    /// Whether the loaded batch is this one, and nothing was taken from it.
+    pub(super) fn at_begin_of(&self, batch: &Batch) -> bool {
+        self.loaded
+            .as_ref()
+            .is_some_and(|loaded| loaded.at == 0 && loaded.position == batch.first)
+    }
+
+    pub(super) fn batch(&self) -> Batch {
         let offset = usize::try_from(self.offset).unwrap_or(usize::MAX);
         Batch {
             offset,
@@ -214,7 +267,8 @@ impl Cursor {
     fn bytes(&mut self, at: u64, len: usize) -> Result<&[u8], ReadError> {
         let end = at + len as u64;
         if at < self.buffer_at || end > self.buffer_at + self.buffer.len() as u64 {
-            let size = READ_AHEAD
+            let size = self
+                .read_ahead
                 .max(len as u64)
                 .min(self.end.offset.saturating_sub(at).max(len as u64));
             self.buffer.resize(usize::try_from(size).unwrap_or(len), 0);

@@ -25,6 +25,18 @@ const POSITION: usize = 8;
 pub(crate) struct ErasedFile {
     file: File,
     len: u64,
+    /// What the last entry names, if overwriting it has failed. Another entry may follow only when that is made up for.
+    pub(crate) unfinished: BTreeSet<u64>,
+}
+
+impl ErasedFile {
+    fn new(file: File, len: u64) -> Self {
+        Self {
+            file,
+            len,
+            unfinished: BTreeSet::new(),
+        }
+    }
 }
 
 /// What the file held.
@@ -53,7 +65,7 @@ impl ErasedFile {
             file.sync_all()?;
             let len = MAGIC.len() as u64;
             file.set_len(len)?;
-            return Ok(Ok((Self { file, len }, ErasedList::default())));
+            return Ok(Ok((Self::new(file, len), ErasedList::default())));
         }
         let (list, len) = match decode(&stored) {
             Ok(decoded) => decoded,
@@ -71,7 +83,7 @@ impl ErasedFile {
             file.sync_data()?;
         }
         let len = len as u64;
-        Ok(Ok((Self { file, len }, list)))
+        Ok(Ok((Self::new(file, len), list)))
     }
 
     /// Adds positions durably.

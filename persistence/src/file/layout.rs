@@ -18,8 +18,8 @@ pub(crate) const SEGMENT_FORMAT: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"MESHLOG\n";
 /// Fixed part of a segment's head, before its JSON.
 pub(crate) const HEAD_FIXED: usize = 64;
-/// Largest head: a thousand partitions with the longest names take less than an eighth of it.
-pub(crate) const HEAD_MAX: usize = 1024 * 1024;
+/// Largest head: two hundred thousand partitions with the longest names take less.
+pub(crate) const HEAD_MAX: usize = 32 * 1024 * 1024;
 
 /// Begins a batch. Not UTF-8, so no header and no payload can hold it; many bits, so no flipped bit makes it zero.
 const BATCH_MAGIC: [u8; 8] = [0xb5, 0xff, b'B', b'A', b'T', b'C', b'H', 0xda];

@@ -1,5 +1,6 @@
 //! Opening a journal: lock, read the heads, recover the last segment, refuse what is damaged.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -7,14 +8,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
+use mesh_messages::PartitionId;
 use mesh_messages::identity::SigningKey;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
-use super::committer::{Committer, Inner, SPARE, Shared, Spare, allocate_spare};
+use super::committer::{Chores, Committer, Inner, SPARE, Shared, Spare, allocate_spare};
 use super::erased::ErasedFile;
 use super::head::{ReadHeadError, read_head};
 use super::layout::{LogStart, SEGMENT_FORMAT, SegmentHead};
+use super::runs::{Runs, RunsIndex};
 use super::segment::{End, Segment, Segments, file_name};
 use super::tail::{Tail, TailFile};
 use super::treefile::TreeFile;
@@ -58,8 +61,11 @@ impl Default for FileJournalOptions {
 /// A segment whose head was read.
 struct Found {
     path: PathBuf,
+    /// Without its sequence numbers, unless it is the last one.
     head: SegmentHead,
     head_len: u64,
+    /// The partitions of which it holds records; unknown of the last one.
+    partitions: Vec<PartitionId>,
 }
 
 impl FileJournal {
@@ -108,14 +114,15 @@ impl FileJournal {
         let tree_path = dir.join("hashes");
         let tree = TreeFile::open(&tree_path, recovered.at_segment.clone(), &recovered.leaves)
             .map_err(io_at(&tree_path))?;
-        let shared = share(&found, recovered, tree, tail_file, erased.positions)
+        let runs = (dir.join("runs"), recovered.runs.clone());
+        let shared = share(&found, recovered, tree, tail_file, erased.positions, runs)
             .map_err(|e| io_at(dir)(e))?;
         // On a full disk the journal opens without a spare, refuses new work and waits for space.
         if let Err(error) = allocate_spare(&log_dir, options.segment_bytes) {
             let reason = error.to_string().into();
             shared.lock().spare = Spare::Missing(ReadOnly { reason });
         }
-        let committer = start_committer(&shared, &found[last], &log_dir, options.segment_bytes)?;
+        let threads = start_threads(&shared, &found[last], &log_dir, options.segment_bytes)?;
         let journal = Self {
             dir: dir.to_owned(),
             log_id,
@@ -123,7 +130,7 @@ impl FileJournal {
             clock,
             segment_len,
             shared,
-            committer: Some(committer),
+            threads,
             snapshots: SnapshotDir::new(dir.join("snapshots")),
             erased: Mutex::new(erased_file),
             last_checkpoint: Mutex::new(checkpoint),
@@ -224,10 +231,20 @@ fn find_segments(log_dir: &Path, log_id: &str) -> Result<Vec<Found>, OpenError> 
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&head.segment_len) {
             return Err(corrupt(&path, 0, "its head states an impossible size"));
         }
+        if let Some(before) = found.last_mut() {
+            // In a long log with many partitions, all these numbers together would take more room than everything else.
+            let seqs = std::mem::take(&mut before.head.start.seqs);
+            let after = head.start.seqs.iter();
+            before.partitions = after
+                .filter(|(partition, seq)| seqs.get(*partition) != Some(seq))
+                .map(|(partition, _)| partition.clone())
+                .collect();
+        }
         found.push(Found {
             path,
             head,
             head_len,
+            partitions: Vec::new(),
         });
     }
     Ok(found)
@@ -266,6 +283,7 @@ fn first_segment(log_dir: &Path, segment_len: u64, log_id: &str) -> Result<Found
         path,
         head,
         head_len,
+        partitions: Vec::new(),
     })
 }
 
@@ -274,7 +292,8 @@ fn share(
     recovered: Recovered,
     tree: TreeFile,
     tail: TailFile,
-    erased: std::collections::BTreeSet<u64>,
+    erased: BTreeSet<u64>,
+    (runs_dir, runs): (PathBuf, Runs),
 ) -> io::Result<Arc<Shared>> {
     let Recovered {
         sound,
@@ -285,6 +304,7 @@ fn share(
     let mut sealed = Vec::with_capacity(found.len());
     let mut active = None;
     let mut index = Some(index);
+    let mut occurs: BTreeMap<PartitionId, Vec<u64>> = BTreeMap::new();
     for (at, this) in found.iter().enumerate() {
         let next = found.get(at + 1);
         let known = if next.is_none() { index.take() } else { None };
@@ -296,6 +316,10 @@ fn share(
                     next: next.head.first,
                     chain: next.head.chain,
                 };
+                for partition in &this.partitions {
+                    let segments = occurs.entry(partition.clone()).or_default();
+                    segments.push(this.head.first);
+                }
                 sealed.push((segment, end));
             }
             None => active = Some((segment, this)),
@@ -321,16 +345,19 @@ fn share(
         room: usize::try_from(room).unwrap_or(0),
         segment_first: last.head.first,
         spare: Spare::Ready,
+        sealed: Vec::new(),
         failed: None,
         closing: false,
         sequencer,
     };
     let (durable, _) = watch::channel(Durability::of_size(sound.next));
+    let runs = RunsIndex::new(runs_dir, occurs, runs);
     Ok(Arc::new(Shared {
         inner: Mutex::new(inner),
         wake: Condvar::new(),
+        chores: Condvar::new(),
         durable,
-        segments: Arc::new(Segments::new(sealed, active, end, erased)),
+        segments: Arc::new(Segments::new(sealed, active, end, erased, runs)),
         tree,
         tail,
         #[cfg(test)]
@@ -338,12 +365,12 @@ fn share(
     }))
 }
 
-fn start_committer(
+fn start_threads(
     shared: &Arc<Shared>,
     last: &Found,
     log_dir: &Path,
     segment_len: u64,
-) -> Result<std::thread::JoinHandle<()>, OpenError> {
+) -> Result<Vec<std::thread::JoinHandle<()>>, OpenError> {
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -353,25 +380,40 @@ fn start_committer(
     let committer = Committer {
         shared: Arc::clone(shared),
         dir: log_dir.to_owned(),
-        segment_len,
         file,
         segment_first: last.head.first,
         offset: last.head.segment_len - room,
     };
-    let on_panic = Arc::clone(shared);
-    std::thread::Builder::new()
-        .name("journal".into())
-        .spawn(move || {
-            // Nobody would ever learn of a dead committer otherwise.
-            if catch_unwind(AssertUnwindSafe(|| committer.run())).is_err() {
-                let failed = Failed {
-                    reason: "its committer panicked".into(),
-                };
-                on_panic.lock().failed = Some(failed.clone());
-                on_panic
-                    .durable
-                    .send_modify(|durable| durable.failed = Some(failed));
-            }
-        })
-        .map_err(io_at(log_dir))
+    let chores = Chores {
+        shared: Arc::clone(shared),
+        dir: log_dir.to_owned(),
+        segment_len,
+    };
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let on_panic = Arc::clone(shared);
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                // Nobody would ever learn of a dead thread otherwise.
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    let failed = Failed {
+                        reason: "a thread of it panicked".into(),
+                    };
+                    on_panic.lock().failed = Some(failed.clone());
+                    on_panic
+                        .durable
+                        .send_modify(|durable| durable.failed = Some(failed));
+                }
+            })
+            .map_err(io_at(log_dir))
+    };
+    let stop = |error| {
+        let mut inner = shared.lock();
+        inner.closing = true;
+        shared.wake.notify_all();
+        error
+    };
+    let committer = spawn("journal", Box::new(|| committer.run()))?;
+    let chores = spawn("journal-chores", Box::new(|| chores.run())).map_err(stop)?;
+    Ok(vec![committer, chores])
 }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use mesh_messages::record::RECORD_FORMAT;
-use mesh_messages::{Position, Record, RecordBody, RecordHeader};
+use mesh_messages::{PartitionId, Position, Record, RecordBody, RecordHeader};
 
 use super::cursor::{Cursor, end_before, place};
 use super::layout::{RawRecord, SegmentHead};
 use super::recover::Batch;
+use super::runs::{Run, Runs, RunsIndex};
 use crate::journal::ReadError;
 
 /// A place in every so many bytes of a segment is remembered, so that finding a record walks over no more than that.
@@ -56,6 +57,20 @@ impl Segment {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = index.as_mut() {
             remember(index, batch);
+        }
+    }
+
+    /// Places in it, as far as they are known.
+    pub(super) fn places(&self) -> Vec<Batch> {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.clone().unwrap_or_default()
+    }
+
+    /// Takes over places that were found or stored, if none are known yet.
+    pub(super) fn know_places(&self, places: impl Iterator<Item = Batch>) {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if index.is_none() {
+            *index = Some(places.collect());
         }
     }
 
@@ -112,6 +127,8 @@ pub(crate) struct Segments {
     state: RwLock<State>,
     /// Positions whose salt and payload were erased.
     pub(crate) erased: RwLock<BTreeSet<u64>>,
+    /// Where the records of each partition are.
+    pub(super) runs: RunsIndex,
 }
 
 #[derive(Debug, Clone)]
@@ -128,6 +145,7 @@ impl Segments {
         active: Arc<Segment>,
         end: End,
         erased: BTreeSet<u64>,
+        runs: RunsIndex,
     ) -> Self {
         let state = RwLock::new(State {
             sealed,
@@ -137,23 +155,50 @@ impl Segments {
         Self {
             state,
             erased: RwLock::new(erased),
+            runs,
         }
     }
 
     /// A batch of the active segment is durable.
-    pub(crate) fn extend(&self, batch: Batch, end: End) {
+    pub(crate) fn extend(&self, batch: Batch, end: End, runs: &[(PartitionId, Run)]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.runs.extend(runs);
         state.active.remember(batch);
         state.end = end;
     }
 
-    /// A new segment follows the active one.
-    pub(crate) fn rotate(&self, active: Arc<Segment>) {
+    /// A new segment follows the active one. Returns the old one, where it ends, and its runs.
+    pub(crate) fn rotate(&self, active: Arc<Segment>) -> (Arc<Segment>, End, Arc<Runs>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let (offset, end) = (active.head_len, state.end);
         let old = std::mem::replace(&mut state.active, active);
-        state.sealed.push((old, end));
+        let runs = self.runs.rotate(old.first);
+        state.sealed.push((Arc::clone(&old), end));
         state.end = End { offset, ..end };
+        (old, end, runs)
+    }
+
+    /// Stores the runs of a sealed segment.
+    pub(crate) fn store_runs(&self, segment: &Arc<Segment>, end: End, runs: &Runs) {
+        self.runs.store(segment, end, runs);
+    }
+
+    /// The segments from `from` on in which a partition occurs, and its runs in the active one.
+    pub(super) fn of_partition(
+        &self,
+        partition: &PartitionId,
+        from: u64,
+    ) -> (VecDeque<(Arc<Segment>, End)>, Arc<Runs>) {
+        // Under one lock: between sealing a segment and noting its runs nobody may look.
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let occurs = self.runs.segments_of(partition);
+        let sealed = state.sealed.iter();
+        let mut parts: VecDeque<_> = sealed
+            .filter(|(segment, end)| end.next > from && occurs.contains(&segment.first))
+            .cloned()
+            .collect();
+        parts.push_back((Arc::clone(&state.active), state.end));
+        (parts, self.runs.active())
     }
 
     pub(crate) fn is_erased(&self, position: u64) -> bool {
@@ -220,6 +265,34 @@ pub(crate) struct Step<'a> {
     pub(crate) body_offset: u64,
 }
 
+impl Step<'_> {
+    /// The record, checked and copied.
+    pub(super) fn into_record(self, segments: &Segments) -> Result<Record, ReadError> {
+        let body = match self.raw.body() {
+            // The erasure may have begun since these bytes were read; what counts is that it was ordered.
+            _ if segments.is_erased(self.position) => None,
+            Some((salt, payload)) => Some(RecordBody {
+                salt,
+                payload: payload.to_vec(),
+            }),
+            None => {
+                let detail = format!(
+                    "the checksum of the payload of record {} is wrong",
+                    self.position
+                );
+                return Err(self.segment.corrupt(self.body_offset, detail));
+            }
+        };
+        let header = parse_header(self.raw.header, self.position)
+            .map_err(|e| e.into_read_error(self.segment, self.body_offset))?;
+        Ok(Record {
+            header,
+            header_bytes: self.raw.header.to_vec(),
+            body,
+        })
+    }
+}
+
 /// Walks over stored records, checking all that it passes.
 #[derive(Debug)]
 pub(crate) struct Walk {
@@ -279,28 +352,7 @@ impl Walk {
         let Some(step) = self.step()? else {
             return Ok(None);
         };
-        let body = match step.raw.body() {
-            // The erasure may have begun since these bytes were read; what counts is that it was ordered.
-            _ if segments.is_erased(step.position) => None,
-            Some((salt, payload)) => Some(RecordBody {
-                salt,
-                payload: payload.to_vec(),
-            }),
-            None => {
-                let detail = format!(
-                    "the checksum of the payload of record {} is wrong",
-                    step.position
-                );
-                return Err(step.segment.corrupt(step.body_offset, detail));
-            }
-        };
-        let header = parse_header(step.raw.header, step.position)
-            .map_err(|e| e.into_read_error(step.segment, step.body_offset))?;
-        Ok(Some(Record {
-            header,
-            header_bytes: step.raw.header.to_vec(),
-            body,
-        }))
+        step.into_record(&segments).map(Some)
     }
 }
 
@@ -320,7 +372,7 @@ pub(crate) enum HeaderError {
 }
 
 impl HeaderError {
-    fn into_read_error(self, segment: &Segment, offset: u64) -> ReadError {
+    pub(super) fn into_read_error(self, segment: &Segment, offset: u64) -> ReadError {
         match self {
             Self::Newer { position, found } => ReadError::Newer {
                 position: Position(position),

@@ -11,6 +11,7 @@ use crate::testing::{clock, key, record};
 
 mod crash;
 mod damage;
+mod partition;
 mod space;
 
 const A: PartitionId = PartitionId::from_static("agents");
@@ -404,4 +405,30 @@ fn lost_hashes_of_the_tree_are_rebuilt() {
         drop(journal);
         assert_eq!(fs::read(&path).unwrap(), good);
     }
+}
+
+#[test]
+fn an_erasure_that_failed_is_made_up_for_before_the_next_one() {
+    use std::sync::atomic::Ordering;
+    let dir = fast_dir();
+    let journal = open(dir.path());
+    let payloads: Vec<String> = (0..4).map(|n| format!("\"secret {n}\"")).collect();
+    settle(&journal, append(&journal, &A, &payloads).last);
+    let holds = |n: usize| {
+        let secret = payloads[n].as_bytes();
+        let log = fs::read(&segments(dir.path())[0]).unwrap();
+        log.windows(secret.len()).any(|bytes| bytes == secret)
+    };
+    let faults = &journal.shared.faults;
+    faults.fail_overwrite.store(true, Ordering::SeqCst);
+    let refused = journal.erase(&[Position(1)]).unwrap_err();
+    assert!(matches!(refused, EraseError::Io { .. }), "{refused:?}");
+    assert!(matches!(
+        journal.erase(&[Position(2)]),
+        Err(EraseError::Io { .. })
+    ));
+    assert!(holds(1) && holds(2));
+    faults.fail_overwrite.store(false, Ordering::SeqCst);
+    journal.erase(&[Position(3)]).unwrap();
+    assert!(holds(0) && !holds(1) && holds(2) && !holds(3));
 }

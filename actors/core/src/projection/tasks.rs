@@ -8,7 +8,7 @@ use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ProjectFailure, View, history, key, read_back, tree, written};
+use super::{ProjectFailure, View, ended, history, key, read_back, tree, written};
 use crate::task::TaskRecord;
 
 /// Inputs and outputs above this many bytes of JSON lie beside the row, which every event writes anew.
@@ -93,8 +93,11 @@ pub(super) fn project<V: View>(
     let old = before.map(|before| before.record.task);
     history::project(old.as_ref(), &row.record.task, event, view)?;
     reindex(id, row.submitted, old.as_ref(), &row.record.task, view);
-    recount(old.map(|task| task.state), row.record.task.state, view)?;
-    view.put(tree::TASK, id.as_str().as_bytes(), written(&row)?);
+    let state = row.record.task.state;
+    recount(old.as_ref().map(|task| task.state), Some(state), view)?;
+    let stored = written(&row)?;
+    ended::project(old.as_ref(), &row, stored.len(), view)?;
+    view.put(tree::TASK, id.as_str().as_bytes(), stored);
     Ok(())
 }
 
@@ -143,12 +146,12 @@ fn reindex<V: View>(id: &TaskId, at: Position, old: Option<&Task>, new: &Task, v
     }
 }
 
-fn recount<V: View>(
+pub(super) fn recount<V: View>(
     old: Option<TaskState>,
-    new: TaskState,
+    new: Option<TaskState>,
     view: &mut V,
 ) -> Result<(), ProjectFailure<V::Error>> {
-    if old == Some(new) {
+    if old == new {
         return Ok(());
     }
     let mut add = |state: TaskState, change: i64| {
@@ -167,5 +170,5 @@ fn recount<V: View>(
     if let Some(old) = old {
         add(old, -1)?;
     }
-    add(new, 1)
+    new.map_or(Ok(()), |new| add(new, 1))
 }

@@ -40,7 +40,6 @@ fn answer_with(tx: &Tx<'_>, id: &TaskId) -> Answer {
 
 /// Gives a failed task another round of attempts and a new deadline.
 pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
-    let held = tx.tasks.record(id).is_some();
     let Some(record) = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id)) else {
         return Err(Refusal::NotFound(id.clone()));
     };
@@ -63,12 +62,9 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
             None => return refused(format!("its parent {parent} has ended; retry that")),
         }
     }
-    let record = if held {
-        None
-    } else {
-        let value = serde_json::to_value(record);
-        Some(Box::new(value.expect("a task record has string keys only")))
-    };
+    // Also of a task that is held: whoever replays this may have forgotten it by then.
+    let value = serde_json::to_value(record);
+    let record = Some(Box::new(value.expect("a task record has string keys only")));
     tx.emit(
         id,
         TaskEvent::Retried {

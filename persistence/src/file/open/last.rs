@@ -12,6 +12,7 @@ use super::{Found, OpenError};
 use crate::file::erased::ErasedList;
 use crate::file::layout::LogStart;
 use crate::file::recover::{Batch, Begin, Sound, recover};
+use crate::file::runs::{Run, Runs};
 use crate::file::segment::{HeaderError, parse_header, remember};
 use crate::file::tail::Tail;
 use crate::fsio;
@@ -26,6 +27,7 @@ pub(super) struct Recovered {
     pub(super) at_segment: Frontier,
     pub(super) leaves: Vec<Hash>,
     pub(super) index: Vec<Batch>,
+    pub(super) runs: Runs,
 }
 
 /// Reads the last segment, cuts an unfinished write, and rebuilds the log's state.
@@ -38,6 +40,7 @@ pub(super) fn recover_last(
         path,
         head,
         head_len,
+        ..
     } = last;
     let acknowledged = match tail {
         Some(tail) if tail.segment == head.first => tail.end,
@@ -75,6 +78,7 @@ pub(super) fn recover_last(
         seqs,
     };
     let (mut leaves, mut index) = (Vec::new(), Vec::new());
+    let mut runs = Runs::default();
     let mut newer = None;
     let result = recover(
         &data,
@@ -93,6 +97,11 @@ pub(super) fn recover_last(
                 return Err(format!("record {position} does not continue its partition"));
             }
             leaves.push(tlog_tiles::record_hash(record.header));
+            let run = Run {
+                first: position,
+                count: 1,
+            };
+            runs.add(&header.partition, run);
             sequencer.observe(&header);
             Ok(())
         },
@@ -114,6 +123,7 @@ pub(super) fn recover_last(
         at_segment,
         leaves,
         index,
+        runs,
     })
 }
 

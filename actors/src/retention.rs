@@ -1,0 +1,256 @@
+//! Removes ended tasks that are beyond what the operator keeps, and erases what the log holds of them.
+//!
+//! First it is durable that they are removed, then the read side shows them no more, then salts and payloads of their
+//! records are erased. Headers, and so every proof, stay. An interrupted erasure is gone on with by the next incarnation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
+use tokio::task::JoinHandle;
+
+use mesh_actors_core::projection::{self, AuditIndex, EndedRow, ProjectFailure};
+use mesh_actors_core::retention::{Candidate, Limits, RetentionState, choose};
+use mesh_messages::events::{RetentionEvent, partition};
+use mesh_messages::{Position, RecordHeader, TaskId};
+use mesh_persistence::{EraseError, SnapshotError, wait_durable};
+
+use crate::clock::now;
+use crate::context::Context;
+use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::reads::{self, LookupError, StoreReader};
+use crate::store::OpenStore;
+
+/// How often it looks for what can go: ages are given in hours and days.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Ended tasks that are looked at for one decision; those that are still needed are passed over.
+const LOOK_MAX: usize = 1000;
+/// Records of one task: 10 000 attempts would have fewer.
+const RECORDS_MAX: usize = 100_000;
+
+impl Machine for RetentionState {
+    type Event = RetentionEvent;
+    fn kind(event: &RetentionEvent) -> &'static str {
+        event.kind()
+    }
+    fn apply(&mut self, _header: &RecordHeader, event: &RetentionEvent) {
+        RetentionState::apply(self, event);
+    }
+}
+
+/// Why nothing was removed this time.
+#[derive(Debug, thiserror::Error)]
+enum RetentionError {
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("failed to look for snapshots of the tasks")]
+    Snapshot(#[from] SnapshotError),
+    #[error("failed to erase records of removed tasks")]
+    Erase(#[from] EraseError),
+}
+
+impl From<ProjectFailure<mesh_persistence::ProjectionError>> for RetentionError {
+    fn from(error: ProjectFailure<mesh_persistence::ProjectionError>) -> Self {
+        Self::Lookup(error.into())
+    }
+}
+
+/// What it is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct RetentionArgs {
+    pub(crate) ctx: Arc<Context>,
+}
+
+/// What it is told.
+#[derive(Debug, RactorMessage)]
+pub(crate) enum RetentionMessage {
+    /// Time to look.
+    Look,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct RetentionActor;
+
+/// The state of the actor.
+#[derive(Debug)]
+pub(crate) struct RetentionShell {
+    limits: Limits,
+    store: Arc<OpenStore>,
+    partition: Partition<RetentionState, ()>,
+    ticker: JoinHandle<()>,
+}
+
+impl Actor for RetentionActor {
+    type Msg = RetentionMessage;
+    type State = RetentionShell;
+    type Arguments = RetentionArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<RetentionMessage>,
+        args: RetentionArgs,
+    ) -> Result<RetentionShell, ActorProcessingErr> {
+        let store = args.ctx.store.get()?;
+        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
+        let load = move || Partition::load(partition::RETENTION, journal, content);
+        let partition = tokio::task::spawn_blocking(load).await??;
+        let closing = Arc::clone(&store);
+        let ticker = ractor::concurrency::spawn(async move {
+            let mut ticks = tokio::time::interval(INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    // The log is opened again only when nobody has it.
+                    () = closing.closing() => {
+                        me.stop(Some("the journal was closed".to_owned()));
+                        return;
+                    }
+                }
+                if me.cast(RetentionMessage::Look).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(RetentionShell {
+            limits: args.ctx.settings.retention,
+            store,
+            partition,
+            ticker,
+        })
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<RetentionMessage>,
+        RetentionMessage::Look: RetentionMessage,
+        state: &mut RetentionShell,
+    ) -> Result<(), ActorProcessingErr> {
+        if state.look().await? {
+            // There may be more. Whatever else there is for this actor comes first.
+            me.cast(RetentionMessage::Look)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RetentionShell {
+    fn drop(&mut self) {
+        self.ticker.abort();
+    }
+}
+
+impl RetentionShell {
+    /// Removes some; whether there may be more.
+    async fn look(&mut self) -> Result<bool, ActorProcessingErr> {
+        if self.store.is_closing() || self.store.journal.admission().is_err() {
+            return Ok(false);
+        }
+        self.erase_removed().await?;
+        if self.limits.are_none() || reads::caught_up(&self.store).await.is_err() {
+            return Ok(false);
+        }
+        let limits = self.limits;
+        let Some(tasks) = self.told(move |store| beyond(store, &limits)).await? else {
+            return Ok(false);
+        };
+        if tasks.is_empty() {
+            return Ok(false);
+        }
+        tracing::info!(tasks = tasks.len(), "removing ended tasks");
+        self.commit(RetentionEvent::Removed { tasks }).await?;
+        self.erase_removed().await?;
+        Ok(true)
+    }
+
+    /// Erases the records of removed tasks, once the read side does not show them any more.
+    async fn erase_removed(&mut self) -> Result<(), ActorProcessingErr> {
+        let tasks = self.partition.state().unerased.clone();
+        if tasks.is_empty() || reads::caught_up(&self.store).await.is_err() {
+            return Ok(());
+        }
+        if let Some(records) = self.told(move |store| erase(store, &tasks)).await? {
+            self.commit(RetentionEvent::Erased { records }).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, event: RetentionEvent) -> Result<(), ActorProcessingErr> {
+        let entry = Entry {
+            event,
+            agent: None,
+            task: None,
+        };
+        let cause = Cause::meshd();
+        let committed = self.partition.commit(vec![entry], &cause, Vec::new());
+        if let Some(last) = committed.await? {
+            wait_durable(&mut self.store.journal.durable(), last).await?;
+            let _nothing = self.partition.released(Some(last));
+            self.partition.snapshot_when_due(Some(last));
+        }
+        Ok(())
+    }
+
+    /// Does something that blocks on the disk; a failure is told, and the next look tries again.
+    async fn told<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&OpenStore) -> Result<T, RetentionError> + Send + 'static,
+    ) -> Result<Option<T>, ActorProcessingErr> {
+        let store = Arc::clone(&self.store);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await?;
+        Ok(done
+            .inspect_err(
+                |error| tracing::warn!(%error, "ended tasks were not removed; trying again"),
+            )
+            .ok())
+    }
+}
+
+/// The tasks that are kept no longer.
+fn beyond(store: &OpenStore, limits: &Limits) -> Result<Vec<TaskId>, RetentionError> {
+    let reader = StoreReader(store);
+    let totals = projection::ended_totals(&reader)?;
+    // A replay from any snapshot must find all records of a task erased, or its end in the snapshot.
+    let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
+    let (rows, _) = projection::ended_page(&reader, None, LOOK_MAX)?;
+    let mut candidates = Vec::with_capacity(rows.len());
+    for row in rows {
+        let needed = floor.is_some_and(|floor| row.last >= floor) || goes_on(store, &row)?;
+        candidates.push(Candidate {
+            needed,
+            id: row.id,
+            ended_at: row.at,
+            bytes: row.bytes,
+        });
+    }
+    Ok(choose(limits, now(), totals, candidates))
+}
+
+/// Whether the task that delegated this one has not ended: when it is tried again, it finds its children.
+fn goes_on(store: &OpenStore, row: &EndedRow) -> Result<bool, RetentionError> {
+    let Some(parent) = &row.parent else {
+        return Ok(false);
+    };
+    let parent = reads::task_row(store, parent)?;
+    Ok(parent.is_some_and(|parent| !parent.record.task.state.is_terminal()))
+}
+
+/// Erases all records of these tasks at once, so that no replay sees some of a task's.
+fn erase(store: &OpenStore, tasks: &[TaskId]) -> Result<u64, RetentionError> {
+    let mut positions: Vec<Position> = Vec::new();
+    for task in tasks {
+        let index = AuditIndex::Task(task);
+        let found = projection::audit_page(&StoreReader(store), index, None, RECORDS_MAX);
+        for position in found.map_err(ProjectFailure::View)? {
+            let record = store.journal.get(position).map_err(LookupError::from)?;
+            // What other partitions say of it is theirs.
+            if record.is_some_and(|record| record.header.partition == partition::TASKS) {
+                positions.push(position);
+            }
+        }
+    }
+    store.journal.erase(&positions)?;
+    Ok(positions.len() as u64)
+}
