@@ -12,3 +12,4 @@ pub mod registry;
 pub mod routing;
 pub mod sentinel;
 pub mod task;
+pub mod workflow;

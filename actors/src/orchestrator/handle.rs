@@ -127,6 +127,26 @@ impl OrchestratorHandle {
         self.task(Command::Retry { task }, Cause::by(by)).await
     }
 
+    /// Answers what a task asks a person; the first answer counts.
+    ///
+    /// # Errors
+    /// It is unknown, asks nobody, or was answered already.
+    pub async fn approve(
+        &self,
+        by: &str,
+        task: TaskId,
+        approve: bool,
+        comment: Option<String>,
+    ) -> Result<Task, Problem> {
+        let command = Command::Approve {
+            task,
+            by: by.to_owned(),
+            approve,
+            comment,
+        };
+        self.task(command, Cause::by(by)).await
+    }
+
     async fn task(&self, command: Command, cause: Cause) -> Result<Task, Problem> {
         match self.ask(command, cause).await? {
             Answer::Task(task) => Ok(*task),

@@ -1,0 +1,1 @@
+//! Runs of documents, decided and replayed.
