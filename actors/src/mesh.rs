@@ -33,6 +33,7 @@ use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
 use crate::slot::Slot;
 use crate::store::StoreCell;
 use crate::tree::{Parts, SupervisorPlace, tree};
+use crate::workflows::WorkflowsHandle;
 
 mod agents;
 mod audit;
@@ -42,9 +43,11 @@ mod operations;
 mod services;
 mod tasks;
 mod views;
+mod workflows;
 
 use chaos::Chaos;
 use services::{BusOutside, MeshServices};
+pub(crate) use tasks::find as find_task;
 
 /// How long the ordered end of the tree may take after the drain.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -102,6 +105,7 @@ pub struct Mesh {
     pub(crate) memory: MemoryHandle,
     pub(crate) bus: BusHandle,
     pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) workflows: WorkflowsHandle,
     pub(crate) registry: RegistryHandle,
     pub(crate) registry_slot: Slot<crate::registry::RegistryMessage>,
     pub(crate) health: HealthHandle,
@@ -141,6 +145,7 @@ impl Mesh {
             memory: memory.clone(),
             bus: bus.clone(),
             orchestrator: orchestrator.clone(),
+            workflows: WorkflowsHandle::default(),
             health: HealthHandle::default(),
             registry: registry_slot.clone(),
             agents: watch::Sender::new(None),
@@ -167,6 +172,7 @@ impl Mesh {
             memory,
             bus,
             orchestrator,
+            workflows: parts.workflows.clone(),
             registry: RegistryHandle::new(registry_slot.clone()),
             registry_slot,
             health: parts.health,

@@ -4,7 +4,7 @@
 //! mesh                rest_for_one
 //! ├─ journal
 //! ├─ core             one_for_one     projector, sentinel, registry
-//! ├─ work             one_for_one     memory, bus, agents (dynamic), orchestrator
+//! ├─ work             one_for_one     memory, bus, agents (dynamic), orchestrator, workflows
 //! └─ edge             one_for_one     health, and what the composition root adds (the API)
 //! ```
 //!
@@ -33,6 +33,7 @@ use crate::projector::{ProjectorActor, ProjectorArgs};
 use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
+use crate::workflows::{WorkflowsActor, WorkflowsArgs, WorkflowsHandle};
 
 /// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
 /// handful of unlucky requests must not.
@@ -49,7 +50,7 @@ const VACANT_PAUSE: Duration = Duration::from_millis(1);
 /// The root's name.
 pub(crate) const ROOT: &str = "mesh";
 /// The names of all other actors of the tree, but for the agents'.
-pub(crate) const PARTS: [&str; 12] = [
+pub(crate) const PARTS: [&str; 13] = [
     "journal",
     "core",
     "projector",
@@ -60,6 +61,7 @@ pub(crate) const PARTS: [&str; 12] = [
     "bus",
     "agents",
     "orchestrator",
+    "workflows",
     "edge",
     "health",
 ];
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) memory: MemoryHandle,
     pub(crate) bus: BusHandle,
     pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) workflows: WorkflowsHandle,
     pub(crate) health: HealthHandle,
     pub(crate) registry: Slot<RegistryMessage>,
     pub(crate) agents: SupervisorPlace,
@@ -214,6 +217,11 @@ fn work(parts: &Parts) -> SupervisorSpec {
         ctx: Arc::clone(&parts.ctx),
         handle: parts.orchestrator.clone(),
     };
+    let workflows = WorkflowsArgs {
+        ctx: Arc::clone(&parts.ctx),
+        handle: parts.workflows.clone(),
+        orchestrator: parts.orchestrator.clone(),
+    };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))
     });
@@ -222,4 +230,5 @@ fn work(parts: &Parts) -> SupervisorSpec {
         .child(worker(parts, "bus", || Bus, bus))
         .child(agents)
         .child(worker(parts, "orchestrator", || Orchestrator, orchestrator))
+        .child(worker(parts, "workflows", || WorkflowsActor, workflows))
 }

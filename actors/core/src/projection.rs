@@ -11,9 +11,10 @@ mod sql;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod workflows;
 
 use mesh_messages::RecordHeader;
-use mesh_messages::events::{AgentEvent, KIND_VERSION, TaskEvent, partition};
+use mesh_messages::events::{AgentEvent, KIND_VERSION, TaskEvent, WorkflowEvent, partition};
 use serde::de::DeserializeOwned;
 
 use crate::agent::AgentState;
@@ -24,9 +25,10 @@ pub use read::{
 };
 pub use sql::SqlScript;
 pub use tasks::TaskRow;
+pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 2;
+pub const PROJECTION_VERSION: u32 = 3;
 
 /// The trees of the view.
 pub mod tree {
@@ -48,6 +50,12 @@ pub mod tree {
     pub const RELATION: &str = "agent.relation";
     /// Agent id → its [`AgentState`](crate::agent::AgentState).
     pub const AGENT: &str = "agent";
+    /// Run id → the run as it ended.
+    pub const WORKFLOW: &str = "workflow";
+    /// The submission's place, newest first → run id.
+    pub const WORKFLOW_INDEX: &str = "workflow.index";
+    /// Submitter and idempotency key → run id and the submission's digest, once the run has ended.
+    pub const WORKFLOW_KEY: &str = "workflow.key";
     /// Agent, task or kind, and a position → nothing.
     pub const AUDIT: &str = "audit";
 }
@@ -99,6 +107,9 @@ pub fn project<V: View>(
         if let Some(id) = &header.task {
             return tasks::project(header, id, &event, view);
         }
+    } else if header.partition == partition::WORKFLOWS {
+        let event = event::<WorkflowEvent, _>(header, payload)?;
+        return workflows::project(header, &event, view);
     } else if header
         .partition
         .as_str()

@@ -19,6 +19,7 @@ use mesh_messages::system::{
     JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
+use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position};
 use mesh_supervision::ChildStatus;
 
@@ -31,7 +32,7 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome,
+    TypeInsight, VerbOutcome, WorkflowOrder,
 };
 use crate::partition::Cause;
 use crate::reads::{self, LookupError, StoreReader};
@@ -227,6 +228,50 @@ impl Operations for Mesh {
             .outcome(&caller.name, task.clone(), outcome)
             .await?;
         find(&self.ctx, &self.orchestrator, &task).await
+    }
+
+    async fn approve_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        approve: bool,
+        comment: Option<String>,
+    ) -> Result<Task, Problem> {
+        self.task_approve(caller, &task_id(id)?, approve, comment)
+            .await
+    }
+
+    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
+        self.workflow_check(order).await
+    }
+
+    async fn start_workflow(
+        &self,
+        caller: &Caller,
+        order: WorkflowOrder,
+    ) -> Result<(WorkflowRun, bool), Problem> {
+        self.workflow_start(caller, order).await
+    }
+
+    async fn workflows(&self, page: PageRequest<'_>) -> Result<Page<WorkflowRun>, Problem> {
+        self.workflow_page(page).await
+    }
+
+    async fn workflow(&self, id: &str) -> Result<WorkflowRun, Problem> {
+        self.workflow_named(id).await
+    }
+
+    async fn wait_workflow(&self, id: &str, wait: Duration) -> Result<WorkflowRun, Problem> {
+        self.workflow_wait(id, wait).await
+    }
+
+    async fn cancel_workflow(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: &str,
+    ) -> Result<WorkflowRun, Problem> {
+        self.workflow_cancel(caller, id, reason).await
     }
 
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {

@@ -105,6 +105,29 @@ impl OrchestratorHandle {
         }
     }
 
+    /// Accepts a task under a given id.
+    ///
+    /// # Errors
+    /// `task_exists` when there is one already; what is wrong with it, or why none is accepted now.
+    pub(crate) async fn submit_as(
+        &self,
+        by: &str,
+        id: TaskId,
+        spec: TaskSpec,
+    ) -> Result<TaskReceipt, Problem> {
+        let command = Command::Submit {
+            by: by.to_owned(),
+            tasks: vec![NewTask { id, spec }],
+        };
+        match self.ask(command, Cause::by(by)).await? {
+            Answer::Receipts { receipts, .. } if receipts.len() == 1 => {
+                let mut receipts = receipts;
+                Ok(receipts.remove(0))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Ends a task.
     ///
     /// # Errors

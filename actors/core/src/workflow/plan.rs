@@ -131,6 +131,16 @@ impl Plan {
         }
     }
 
+    /// Its document, named workflows written out.
+    pub fn document(&self) -> &WorkflowDocument {
+        &self.document
+    }
+
+    /// Steps in all, those of the workflows in it included.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// The steps that no other one waits for.
     pub(crate) fn last_steps(&self) -> impl Iterator<Item = (usize, &StepPlan)> {
         let followed: BTreeSet<usize> = self
