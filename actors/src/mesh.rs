@@ -40,6 +40,7 @@ mod audit;
 mod chaos;
 mod exports;
 mod operations;
+mod parts;
 mod services;
 mod tasks;
 mod views;
