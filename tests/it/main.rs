@@ -19,3 +19,4 @@ mod hooks;
 mod sandbox;
 mod storage;
 mod tidy;
+mod workflows;

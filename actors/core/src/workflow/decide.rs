@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::task::{TaskSpec, TaskState};
 use mesh_messages::workflow::{ParentStep, ServiceCall, StepState, UnitOutcome};
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp, WorkflowRunId};
@@ -20,6 +21,8 @@ pub const LIVE_RUNS_MAX: usize = 20_000;
 pub const RUN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Events after which a decision stops to look for more. One append of the journal holds 4096.
 pub(crate) const EVENTS_MAX: usize = 1024;
+/// Bytes of events after which it stops, those apart that are large enough to lie beside the journal: one append takes 4 MiB.
+const EVENTS_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A run to be started.
 #[derive(Debug, Clone)]
@@ -181,18 +184,21 @@ pub(crate) struct Tx<'a> {
     pub(crate) state: &'a mut Workflows,
     pub(crate) now: Timestamp,
     events: Vec<WorkflowEvent>,
+    bytes: usize,
     effects: Vec<Effect>,
 }
 
 impl Tx<'_> {
     pub(crate) fn is_full(&self) -> bool {
-        self.events.len() >= EVENTS_MAX
+        self.events.len() >= EVENTS_MAX || self.bytes >= EVENTS_BYTES_MAX
     }
 
     /// Makes an event happen.
     pub(crate) fn emit(&mut self, event: WorkflowEvent) {
         self.state.apply(&event);
         self.state.index.dirty.insert(event.run().clone());
+        let bytes = json_len(&event);
+        self.bytes += if bytes > PAYLOAD_INLINE_MAX { 0 } else { bytes };
         self.events.push(event);
     }
 
@@ -343,6 +349,7 @@ impl Workflows {
             state: self,
             now,
             events: Vec::new(),
+            bytes: 0,
             effects: Vec::new(),
         };
         let answer = match command {

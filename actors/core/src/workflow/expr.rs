@@ -24,7 +24,7 @@ pub const EXPRESSION_BYTES_MAX: usize = 2048;
 /// Deepest nesting of an expression; the crate evaluates recursively.
 pub const EXPRESSION_DEPTH_MAX: usize = 48;
 /// Most operators, selections and brackets of an expression: a chain of them is read as deep as it is long.
-pub const EXPRESSION_OPERATORS_MAX: usize = 64;
+pub const EXPRESSION_OPERATORS_MAX: usize = 128;
 /// Most work of one evaluation, in steps of roughly a hundred nanoseconds: a second at the very worst.
 pub const WORK_MAX: u64 = 10_000_000;
 /// Longest message of the crate that is repeated.

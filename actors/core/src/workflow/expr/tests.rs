@@ -103,6 +103,20 @@ fn work_is_bounded_before_it_is_done() {
     assert!(value(nested).unwrap_err().contains("do it in an agent"));
     let deep = format!("{}1{}", "(".repeat(200), ")".repeat(200));
     assert!(Expression::read(&deep, &ids()).is_err());
+    // As deep as is let through at all, on the small stack that workers have.
+    for deepest in [
+        format!(
+            "{}1{}",
+            "(".repeat(EXPRESSION_OPERATORS_MAX),
+            ")".repeat(EXPRESSION_OPERATORS_MAX)
+        ),
+        vec!["1"; EXPRESSION_OPERATORS_MAX].join("+"),
+        "[".repeat(EXPRESSION_OPERATORS_MAX),
+        "!".repeat(EXPRESSION_OPERATORS_MAX),
+        format!("input{}", ".n".repeat(EXPRESSION_OPERATORS_MAX)),
+    ] {
+        assert!(Expression::read(&deepest, &ids()).is_err(), "{deepest}");
+    }
     let long = vec!["1"; 900].join("+");
     assert!(Expression::read(&long, &ids()).is_err());
     let huge = "1".repeat(EXPRESSION_BYTES_MAX + 1);
