@@ -320,7 +320,8 @@ fn bad_documents_are_refused_as_a_whole_with_every_path() {
         {"id": "f", "requirements": ["echo"], "repeat": {"until": "${true}"}},
         {"id": "g", "requirements": ["echo"], "forEach": "${input.n > 1}", "when": 5},
         {"id": "h"},
-        {"id": "i", "requirements": ["echo"], "approval": true, "timeoutMs": 0, "colour": "red"},
+        {"id": "i", "requirements": ["echo"], "when": "${oops}", "timeoutMs": 0, "colour": "red"},
+        {"id": "j", "requirements": ["echo"], "approval": true},
     ]}});
     for path in ["/v1/workflows", "/v1/workflows?check=true"] {
         let problem = daemon
@@ -346,6 +347,8 @@ fn bad_documents_are_refused_as_a_whole_with_every_path() {
             ("workflow.steps[7]", "is nothing"),
             ("workflow.steps[8].colour", "unknown key"),
             ("workflow.steps[8].timeoutMs", ""),
+            ("workflow.steps[8].when", "unknown variable \"oops\""),
+            ("workflow.steps[9]", "several things"),
         ] {
             let named =
                 |error: &&&str| error.starts_with(&format!("{at}: ")) && error.contains(what);
@@ -469,7 +472,7 @@ fn one_key_is_one_run_and_meshctl_waits_for_it() {
         "--wait",
         "20s",
     ]);
-    assert_eq!((ran.code, ran.out.trim()), (0, "hello ann"), "{ran:?}");
+    assert_eq!((ran.code, ran.out.trim()), (0, "\"hello ann\""), "{ran:?}");
     let ran = daemon.ctl(&["workflow", "submit", file, "--check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     let listed = daemon.ctl(&["workflow", "list", "-o", "name"]);

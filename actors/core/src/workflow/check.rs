@@ -92,7 +92,7 @@ fn look(
         }
     }
     // What can be read is checked although other parts cannot, so that all errors come at once.
-    let mut document = readable(source, rows);
+    let mut document = readable(source, rows, &own);
     let ids: Vec<&str> = rows
         .iter()
         .filter_map(|row| row.get("id").and_then(Value::as_str))
@@ -136,7 +136,7 @@ struct Readable {
     steps: Vec<(usize, WorkflowStep)>,
 }
 
-fn readable(source: &Value, rows: &[Value]) -> Readable {
+fn readable(source: &Value, rows: &[Value], wrong: &[FieldError]) -> Readable {
     let mut head = source.clone();
     if let Value::Object(fields) = &mut head {
         fields.insert("steps".to_owned(), Value::Array(Vec::new()));
@@ -148,13 +148,43 @@ fn readable(source: &Value, rows: &[Value]) -> Readable {
         steps: Vec::new(),
         output: None,
     });
-    let steps = rows.iter().enumerate();
-    let steps =
-        steps.filter_map(|(index, row)| Some((index, WorkflowStep::deserialize(row).ok()?)));
+    let steps = rows
+        .iter()
+        .enumerate()
+        .filter_map(|(index, row)| Some((index, step_of(index, row, wrong)?)));
     Readable {
         head,
         steps: steps.collect(),
     }
+}
+
+/// A step, without those of its fields that are wrong; nothing when what it is cannot be told then.
+fn step_of(index: usize, row: &Value, wrong: &[FieldError]) -> Option<WorkflowStep> {
+    const FORMS: [&str; 6] = [
+        "id",
+        "requirements",
+        "type",
+        "service",
+        "workflow",
+        "approval",
+    ];
+    if let Ok(step) = WorkflowStep::deserialize(row) {
+        return Some(step);
+    }
+    let own = format!("steps[{index}].");
+    let mut rest = row.clone();
+    let fields = rest.as_object_mut()?;
+    for error in wrong {
+        let Some(below) = error.path.strip_prefix(&own) else {
+            continue;
+        };
+        let field = below.split(['.', '[']).next().unwrap_or_default();
+        if FORMS.contains(&field) {
+            return None;
+        }
+        fields.remove(field);
+    }
+    WorkflowStep::deserialize(&rest).ok()
 }
 
 /// The plan of what can be read; a step that cannot be read is there, but is nothing.

@@ -195,18 +195,32 @@ impl Expression {
     }
 }
 
+/// Stack for reading an expression: the crate's parser takes tens of kilobytes a level, and looks a few levels beyond its
+/// own limit when it recovers from errors.
+const PARSER_STACK: usize = 32 * 1024 * 1024;
+
 /// What the parser makes of a text; a panic in it is an error.
 fn parsed(text: &str) -> Result<IdedExpr, InvalidExpression> {
     let depth = u16::try_from(EXPRESSION_DEPTH_MAX).unwrap_or(u16::MAX);
-    let read = catch_unwind(|| {
+    let source = text.to_owned();
+    let read = move || {
         let parser = Parser::new().max_recursion_depth(depth);
-        parser.parse(text).map_err(|errors| {
+        parser.parse(&source).map_err(|errors| {
             let first = errors.errors.first();
             let message = first.map_or_else(|| "it does not parse".to_owned(), |e| e.msg.clone());
             InvalidExpression(cut(&format!("not a CEL expression: {message}")))
         })
-    });
-    read.unwrap_or_else(|_panic| Err(InvalidExpression("not a CEL expression".to_owned())))
+    };
+    // Read once per document, so a thread of its own costs nothing that shows.
+    let thread = std::thread::Builder::new().stack_size(PARSER_STACK);
+    let panicked = || InvalidExpression("not a CEL expression".to_owned());
+    match thread.spawn(read).map(std::thread::JoinHandle::join) {
+        Ok(Ok(read)) => read,
+        Ok(Err(_panic)) => Err(panicked()),
+        Err(_no_thread) => Err(InvalidExpression(
+            "no thread to read it; try again".to_owned(),
+        )),
+    }
 }
 
 fn cut(text: &str) -> String {

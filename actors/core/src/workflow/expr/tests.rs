@@ -117,6 +117,8 @@ fn work_is_bounded_before_it_is_done() {
     ] {
         assert!(Expression::read(&deepest, &ids()).is_err(), "{deepest}");
     }
+    let deep = vec!["input.n"; EXPRESSION_DEPTH_MAX - 2].join("+");
+    assert_eq!(value(&deep), Ok(json!(3 * (EXPRESSION_DEPTH_MAX - 2))));
     let long = vec!["1"; 900].join("+");
     assert!(Expression::read(&long, &ids()).is_err());
     let huge = "1".repeat(EXPRESSION_BYTES_MAX + 1);
