@@ -28,6 +28,7 @@ pub mod store;
 #[cfg(test)]
 mod testing;
 mod tree;
+pub mod workflows;
 
 pub use operations::{Action, Operations};
 

@@ -34,18 +34,22 @@ use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
 use crate::slot::Slot;
 use crate::store::StoreCell;
 use crate::tree::{Parts, SupervisorPlace, tree};
+use crate::workflows::WorkflowsHandle;
 
 mod agents;
 mod audit;
 mod chaos;
 mod exports;
 mod operations;
+mod parts;
 mod services;
 mod tasks;
 mod views;
+mod workflows;
 
 use chaos::Chaos;
 use services::{BusOutside, MeshServices};
+pub(crate) use tasks::find as find_task;
 
 /// How long the ordered end of the tree may take after the drain.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -106,6 +110,7 @@ pub struct Mesh {
     pub(crate) memory: MemoryHandle,
     pub(crate) bus: BusHandle,
     pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) workflows: WorkflowsHandle,
     pub(crate) registry: RegistryHandle,
     pub(crate) registry_slot: Slot<crate::registry::RegistryMessage>,
     pub(crate) health: HealthHandle,
@@ -145,6 +150,7 @@ impl Mesh {
             memory: memory.clone(),
             bus: bus.clone(),
             orchestrator: orchestrator.clone(),
+            workflows: WorkflowsHandle::default(),
             health: HealthHandle::default(),
             registry: registry_slot.clone(),
             agents: watch::Sender::new(None),
@@ -171,6 +177,7 @@ impl Mesh {
             memory,
             bus,
             orchestrator,
+            workflows: parts.workflows.clone(),
             registry: RegistryHandle::new(registry_slot.clone()),
             registry_slot,
             health: parts.health,
@@ -258,11 +265,12 @@ impl Mesh {
     /// Takes no new work, lets what is under way end until `limit`, then stops every agent in order.
     pub async fn drain(&self, limit: Duration) {
         self.orchestrator.close();
+        let mut ends = self.orchestrator.ends();
         let until = tokio::time::Instant::now() + limit;
         while self.at_work() && tokio::time::Instant::now() < until {
             // Woken by an end of a task, or to look again.
             let wait = until.min(tokio::time::Instant::now() + Duration::from_millis(200));
-            let _either = tokio::time::timeout_at(wait, self.orchestrator.any_end()).await;
+            let _either = tokio::time::timeout_at(wait, ends.recv()).await;
         }
         let agents = self.ctx.directory.all();
         // Whoever is still at work when the time is up is ended with the tree.

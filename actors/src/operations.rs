@@ -19,6 +19,7 @@ use mesh_messages::system::{
     MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 /// Something that a role permits or not. Each operation that changes or shows anything names one.
@@ -328,6 +329,19 @@ pub struct OutcomeReport {
     pub error: Option<Failure>,
 }
 
+/// A workflow to be checked or started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkflowOrder {
+    /// The document, or the name of one that has run here before.
+    pub workflow: Value,
+    /// What the run gets.
+    pub input: Value,
+    /// Two submissions of one caller under one key are one run.
+    pub idempotency_key: Option<String>,
+    /// Whether agents for its steps may be deployed after it.
+    pub deploy_later: bool,
+}
+
 /// A line of an agent's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -438,6 +452,37 @@ pub trait Operations: Send + Sync + 'static {
         id: &str,
         outcome: OutcomeReport,
     ) -> Result<Task, Problem>;
+    /// Answers what it asks a person; the first answer counts.
+    async fn approve_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        approve: bool,
+        comment: Option<String>,
+    ) -> Result<Task, Problem>;
+
+    /// Says whether a workflow makes sense; changes nothing.
+    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem>;
+    /// Starts a run; answers when it is durable, with the run and whether it was there before.
+    async fn start_workflow(
+        &self,
+        caller: &Caller,
+        order: WorkflowOrder,
+    ) -> Result<(WorkflowRun, bool), Problem>;
+    /// Lists runs, newest first, those of steps apart.
+    async fn workflows(&self, page: PageRequest<'_>) -> Result<Page<WorkflowRun>, Problem>;
+    /// One run.
+    async fn workflow(&self, id: &str) -> Result<WorkflowRun, Problem>;
+    /// The run once it has ended, or as it is when the time is up.
+    async fn wait_workflow(&self, id: &str, wait: Duration) -> Result<WorkflowRun, Problem>;
+    /// Has a run ended, and what it has under way.
+    async fn cancel_workflow(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: &str,
+    ) -> Result<WorkflowRun, Problem>;
+
     /// Why it was given to whom, or why it waits.
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem>;
     /// Its records.

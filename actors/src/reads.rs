@@ -7,7 +7,7 @@ use mesh_actors_core::projection::{self, AuditIndex, ProjectFailure, Reader, Sli
 use mesh_actors_core::task::TaskRecord;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{AuditEntry, AuditFilter};
-use mesh_messages::{Position, Record, TaskId};
+use mesh_messages::{Position, Record, TaskId, WorkflowRunId};
 use mesh_persistence::{ProjectionError, ReadError};
 
 use crate::partition::payload_of;
@@ -105,6 +105,15 @@ pub(crate) fn task_by_key(
     key: &str,
 ) -> Result<Option<TaskRecord>, LookupError> {
     Ok(projection::task_by_key(&StoreReader(store), by, key)?)
+}
+
+/// The ended run that a submitter's idempotency key stands for, with the digest of its submission.
+pub(crate) fn workflow_key(
+    store: &OpenStore,
+    by: &str,
+    key: &str,
+) -> Result<Option<(WorkflowRunId, String)>, LookupError> {
+    Ok(projection::workflow_key(&StoreReader(store), by, key)?)
 }
 
 /// A record as the audit shows it.

@@ -4,7 +4,7 @@
 //! mesh                rest_for_one
 //! ├─ journal
 //! ├─ core             one_for_one     projector, sentinel, registry
-//! ├─ work             one_for_one     memory, bus, agents (dynamic), orchestrator
+//! ├─ work             one_for_one     memory, bus, agents (dynamic), orchestrator, workflows
 //! └─ edge             one_for_one     health, and what the composition root adds (the API)
 //! ```
 //!
@@ -35,6 +35,7 @@ use crate::retention::{RetentionActor, RetentionArgs};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
 use crate::store::StoreCell;
+use crate::workflows::{WorkflowsActor, WorkflowsArgs, WorkflowsHandle};
 
 /// How often a part may fail within [`PERIOD`] before its group does. A bug that shows on every start must escalate; a
 /// handful of unlucky requests must not.
@@ -55,7 +56,7 @@ pub(crate) const OPEN_MAX: Duration = Duration::from_secs(30);
 /// The root's name.
 pub(crate) const ROOT: &str = "mesh";
 /// The names of all other actors of the tree, but for the agents'.
-pub(crate) const PARTS: [&str; 13] = [
+pub(crate) const PARTS: [&str; 14] = [
     "journal",
     "core",
     "projector",
@@ -66,6 +67,7 @@ pub(crate) const PARTS: [&str; 13] = [
     "bus",
     "agents",
     "orchestrator",
+    "workflows",
     "edge",
     "health",
     "retention",
@@ -83,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) memory: MemoryHandle,
     pub(crate) bus: BusHandle,
     pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) workflows: WorkflowsHandle,
     pub(crate) health: HealthHandle,
     pub(crate) registry: Slot<RegistryMessage>,
     pub(crate) agents: SupervisorPlace,
@@ -240,6 +243,11 @@ fn work(parts: &Parts) -> SupervisorSpec {
         ctx: Arc::clone(&parts.ctx),
         handle: parts.orchestrator.clone(),
     };
+    let workflows = WorkflowsArgs {
+        ctx: Arc::clone(&parts.ctx),
+        handle: parts.workflows.clone(),
+        orchestrator: parts.orchestrator.clone(),
+    };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))
     });
@@ -248,4 +256,5 @@ fn work(parts: &Parts) -> SupervisorSpec {
         .child(worker(parts, "bus", || Bus, bus))
         .child(agents)
         .child(worker(parts, "orchestrator", || Orchestrator, orchestrator))
+        .child(worker(parts, "workflows", || WorkflowsActor, workflows))
 }

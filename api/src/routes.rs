@@ -12,6 +12,7 @@ mod system;
 pub(crate) mod tasks;
 mod tokens;
 mod verbs;
+mod workflows;
 
 use mesh_actors::operations::PageRequest;
 use mesh_messages::agent::Page;
@@ -28,6 +29,7 @@ pub(crate) fn table() -> Vec<Route> {
         agents::routes(),
         verbs::routes(),
         tasks::routes(),
+        workflows::routes(),
         stream::routes(),
         audit::routes(),
         export::routes(),

@@ -36,6 +36,8 @@ pub mod partition {
     pub const SENTINEL: PartitionId = PartitionId::from_static("sentinel");
     /// Ended tasks that were removed.
     pub const RETENTION: PartitionId = PartitionId::from_static("retention");
+    /// Runs of workflows.
+    pub const WORKFLOWS: PartitionId = PartitionId::from_static("workflows");
     /// Starts and stops of meshd itself, health alerts.
     pub const NODE: PartitionId = PartitionId::from_static("node");
     /// Prefix of the partitions that hold one agent each.
@@ -59,8 +61,10 @@ macro_rules! kinds {
 }
 
 mod node;
+mod workflow;
 
 pub use node::{NodeEvent, Restoration};
+pub use workflow::WorkflowEvent;
 
 /// The life of one agent. Partition `agent/<id>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -404,6 +408,19 @@ pub enum TaskEvent {
         /// Why.
         failure: Failure,
     },
+    /// A person answered what the task asks.
+    #[serde(rename = "task.approved")]
+    Approved {
+        /// When.
+        at: Timestamp,
+        /// Who.
+        by: String,
+        /// Whether it is approved.
+        approve: bool,
+        /// In words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        comment: Option<String>,
+    },
     /// Somebody gave a failed task another round of attempts.
     #[serde(rename = "task.retried")]
     Retried {
@@ -426,6 +443,7 @@ kinds!(TaskEvent {
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",
+    Approved => "task.approved",
     Retried => "task.retried",
 });
 

@@ -100,6 +100,11 @@ text_id! {
     TaskId, TASK_ID_MAX
 }
 
+text_id! {
+    /// A run of a workflow. meshd makes UUID v7; the run of a step's workflow has a derived id.
+    WorkflowRunId, TASK_ID_MAX
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*

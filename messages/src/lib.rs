@@ -21,8 +21,9 @@ pub mod system;
 pub mod task;
 pub mod time;
 pub mod units;
+pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
-pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId};
+pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId, WorkflowRunId};
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

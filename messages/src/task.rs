@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::time::Timestamp;
+use crate::workflow::ApprovalSpec;
 
 /// Most tasks that one submission may hold.
 pub const TASKS_PER_SUBMIT_MAX: usize = 1000;
@@ -138,6 +139,9 @@ pub struct TaskSpec {
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
+    /// A person's answer instead of an agent's work: the task waits for `approve`, and goes to no agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalSpec>,
     /// Free marks for finding it again.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -149,6 +153,7 @@ impl TaskSpec {
         self.kind
             .as_deref()
             .or_else(|| self.requirements.first().map(String::as_str))
+            .or_else(|| self.approval.as_ref().map(|_| "approval"))
             .unwrap_or("")
     }
     /// The capabilities that an agent must have: the requirements, else the type.
@@ -299,6 +304,8 @@ pub enum WaitReason {
     Isolation,
     /// Other tasks have to succeed first.
     Dependency,
+    /// A person has to approve it.
+    Approval,
     /// A pause before the next attempt.
     Retry,
     /// A provider's quota.

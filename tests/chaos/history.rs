@@ -153,6 +153,7 @@ fn is_end(event: &TaskEvent) -> bool {
     match event {
         TaskEvent::Succeeded { .. }
         | TaskEvent::Cancelled { .. }
+        | TaskEvent::Approved { .. }
         | TaskEvent::DeadLettered { .. } => true,
         TaskEvent::AttemptFailed { then, .. } => {
             matches!(

@@ -20,3 +20,4 @@ mod retention;
 mod sandbox;
 mod storage;
 mod tidy;
+mod workflows;

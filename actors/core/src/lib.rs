@@ -13,3 +13,4 @@ pub mod retention;
 pub mod routing;
 pub mod sentinel;
 pub mod task;
+pub mod workflow;

@@ -12,9 +12,12 @@ mod sql;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod workflows;
 
 use mesh_messages::RecordHeader;
-use mesh_messages::events::{AgentEvent, KIND_VERSION, RetentionEvent, TaskEvent, partition};
+use mesh_messages::events::{
+    AgentEvent, KIND_VERSION, RetentionEvent, TaskEvent, WorkflowEvent, partition,
+};
 use serde::de::DeserializeOwned;
 
 use crate::agent::AgentState;
@@ -26,6 +29,7 @@ pub use read::{
 };
 pub use sql::SqlScript;
 pub use tasks::TaskRow;
+pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
 pub const PROJECTION_VERSION: u32 = 3;
@@ -56,6 +60,12 @@ pub mod tree {
     pub const RELATION: &str = "agent.relation";
     /// Agent id → its [`AgentState`](crate::agent::AgentState).
     pub const AGENT: &str = "agent";
+    /// Run id → the run as it ended.
+    pub const WORKFLOW: &str = "workflow";
+    /// The submission's place, newest first → run id.
+    pub const WORKFLOW_INDEX: &str = "workflow.index";
+    /// Submitter and idempotency key → run id and the submission's digest, once the run has ended.
+    pub const WORKFLOW_KEY: &str = "workflow.key";
     /// Agent, task or kind, and a position → nothing.
     pub const AUDIT: &str = "audit";
 }
@@ -113,6 +123,9 @@ pub fn project<V: View>(
                 ended::remove(header, id, view)?;
             }
         }
+    } else if header.partition == partition::WORKFLOWS {
+        let event = event::<WorkflowEvent, _>(header, payload)?;
+        return workflows::project(header, &event, view);
     } else if header
         .partition
         .as_str()

@@ -46,5 +46,5 @@ pub use config::{
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
 pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX};
-pub(crate) use validate::json_len;
 pub use validate::{DEPENDENCIES_MAX, IDEMPOTENCY_KEY_MAX, LABELS_MAX, SCHEMA_MAX, SPAN_MS_MAX};
+pub(crate) use validate::{Report, json_len, validate};

@@ -15,12 +15,12 @@ use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
-    JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, MemoryEntry,
+    MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
+use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
-use mesh_supervision::ChildStatus;
 
 use super::Mesh;
 use super::audit::agent_id;
@@ -31,13 +31,10 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome,
+    TypeInsight, VerbOutcome, WorkflowOrder,
 };
 use crate::partition::Cause;
 use crate::reads::{self, LookupError, StoreReader};
-
-/// How long `/status` waits to learn of the parts at the edge.
-const EDGE_LOOK_MAX: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl Operations for Mesh {
@@ -226,6 +223,50 @@ impl Operations for Mesh {
             .outcome(&caller.name, task.clone(), outcome)
             .await?;
         find(&self.ctx, &self.orchestrator, &task).await
+    }
+
+    async fn approve_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        approve: bool,
+        comment: Option<String>,
+    ) -> Result<Task, Problem> {
+        self.task_approve(caller, &task_id(id)?, approve, comment)
+            .await
+    }
+
+    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
+        self.workflow_check(order).await
+    }
+
+    async fn start_workflow(
+        &self,
+        caller: &Caller,
+        order: WorkflowOrder,
+    ) -> Result<(WorkflowRun, bool), Problem> {
+        self.workflow_start(caller, order).await
+    }
+
+    async fn workflows(&self, page: PageRequest<'_>) -> Result<Page<WorkflowRun>, Problem> {
+        self.workflow_page(page).await
+    }
+
+    async fn workflow(&self, id: &str) -> Result<WorkflowRun, Problem> {
+        self.workflow_named(id).await
+    }
+
+    async fn wait_workflow(&self, id: &str, wait: Duration) -> Result<WorkflowRun, Problem> {
+        self.workflow_wait(id, wait).await
+    }
+
+    async fn cancel_workflow(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: &str,
+    ) -> Result<WorkflowRun, Problem> {
+        self.workflow_cancel(caller, id, reason).await
     }
 
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
@@ -487,108 +528,5 @@ impl Mesh {
             .into_iter()
             .map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n))
             .collect())
-    }
-
-    async fn components(&self) -> Vec<ComponentStatus> {
-        let part = |name: &str, parent: &str, running: bool, restarts: u64| ComponentStatus {
-            name: name.to_owned(),
-            parent: Some(parent.to_owned()),
-            running,
-            restarts,
-        };
-        let agents = self.ctx.directory.all();
-        let running =
-            |slot: &crate::slot::Slot<crate::agents::agent::AgentMessage>| slot.is_running();
-        let mut parts = vec![
-            part("journal", "mesh", self.alive(), 0),
-            part(
-                "sentinel",
-                "core",
-                self.sentinel.is_running(),
-                self.sentinel.restarts(),
-            ),
-            part(
-                "registry",
-                "core",
-                self.registry_slot.is_running(),
-                self.registry_slot.restarts(),
-            ),
-            part(
-                "memory",
-                "work",
-                self.memory.is_running(),
-                self.memory.restarts(),
-            ),
-            part("bus", "work", self.bus.is_running(), self.bus.restarts()),
-            part(
-                "orchestrator",
-                "work",
-                self.orchestrator.is_running(),
-                self.orchestrator.restarts(),
-            ),
-        ];
-        let edge = self.edge.borrow().clone();
-        if let Some(edge) = edge {
-            // A group that is being restarted is not worth waiting for; then its parts are not up.
-            let children = edge
-                .with_limit(EDGE_LOOK_MAX)
-                .children()
-                .await
-                .unwrap_or_default();
-            parts.extend(children.iter().map(|child| {
-                let started = child
-                    .incarnation
-                    .map_or(0, mesh_supervision::Incarnation::number);
-                let running = child.status == ChildStatus::Running;
-                // The first start of each child of a supervisor has its own number.
-                part(
-                    &child.spec.id.to_string(),
-                    "edge",
-                    running,
-                    started.saturating_sub(children.len() as u64),
-                )
-            }));
-        }
-        parts.extend(agents.iter().map(|entry| {
-            part(
-                &format!("agent:{}", entry.id),
-                "agents",
-                running(&entry.slot),
-                entry.slot.restarts(),
-            )
-        }));
-        parts
-    }
-
-    /// What the operator granted beyond the default, and what this machine does not enforce.
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for entry in self.ctx.directory.all() {
-            let state = entry.state();
-            let Some(manifest) = state.manifest() else {
-                continue;
-            };
-            if manifest.security.network_access.allow_outbound && state.running {
-                warnings.push(format!(
-                    "agent {} has the host's network, unfiltered",
-                    entry.id
-                ));
-            }
-            let weak: Vec<_> = state
-                .sandbox
-                .iter()
-                .flat_map(|s| &s.controls)
-                .filter(|c| c.level != mesh_messages::agent::ControlLevel::Kernel)
-                .map(|c| c.control.as_str())
-                .collect();
-            if !weak.is_empty() {
-                warnings.push(format!(
-                    "agent {}: not enforced by the kernel: {}",
-                    entry.id,
-                    weak.join(", ")
-                ));
-            }
-        }
-        warnings
     }
 }

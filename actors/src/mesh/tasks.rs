@@ -35,7 +35,7 @@ pub(super) fn task_id(text: &str) -> Result<TaskId, Problem> {
 }
 
 /// A task, from the machine that holds it, else from the read side.
-pub(super) async fn find(
+pub(crate) async fn find(
     ctx: &Context,
     orchestrator: &OrchestratorHandle,
     id: &TaskId,
@@ -233,7 +233,7 @@ fn card(task: Task) -> BoardCard {
 }
 
 /// A cursor is the place in the index, in hex: opaque to whoever gets it.
-fn decode_cursor(cursor: &str) -> Result<Vec<u8>, Problem> {
+pub(super) fn decode_cursor(cursor: &str) -> Result<Vec<u8>, Problem> {
     hex::decode(cursor).map_err(|_| bad_cursor())
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
+
 use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
 use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::problem::Problem;
@@ -102,6 +104,29 @@ impl OrchestratorHandle {
         }
     }
 
+    /// Accepts a task under a given id.
+    ///
+    /// # Errors
+    /// `task_exists` when there is one already; what is wrong with it, or why none is accepted now.
+    pub(crate) async fn submit_as(
+        &self,
+        by: &str,
+        id: TaskId,
+        spec: TaskSpec,
+    ) -> Result<TaskReceipt, Problem> {
+        let command = Command::Submit {
+            by: by.to_owned(),
+            tasks: vec![NewTask { id, spec }],
+        };
+        match self.ask(command, Cause::by(by)).await? {
+            Answer::Receipts { receipts, .. } if receipts.len() == 1 => {
+                let mut receipts = receipts;
+                Ok(receipts.remove(0))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Ends a task.
     ///
     /// # Errors
@@ -122,6 +147,26 @@ impl OrchestratorHandle {
     /// It is unknown, or not failed.
     pub async fn retry(&self, by: &str, task: TaskId) -> Result<Task, Problem> {
         self.task(Command::Retry { task }, Cause::by(by)).await
+    }
+
+    /// Answers what a task asks a person; the first answer counts.
+    ///
+    /// # Errors
+    /// It is unknown, asks nobody, or was answered already.
+    pub async fn approve(
+        &self,
+        by: &str,
+        task: TaskId,
+        approve: bool,
+        comment: Option<String>,
+    ) -> Result<Task, Problem> {
+        let command = Command::Approve {
+            task,
+            by: by.to_owned(),
+            approve,
+            comment,
+        };
+        self.task(command, Cause::by(by)).await
     }
 
     async fn task(&self, command: Command, cause: Cause) -> Result<Task, Problem> {
@@ -229,9 +274,10 @@ impl OrchestratorHandle {
         self.waiters.watch(tasks)
     }
 
-    /// Waits until any task ends.
-    pub async fn any_end(&self) {
-        self.waiters.any_end().await;
+    /// Hears of every task that ends from now on: for the few who have to.
+    #[must_use]
+    pub fn ends(&self) -> broadcast::Receiver<TaskId> {
+        self.waiters.all()
     }
 
     /// An attempt is under way: from now on its progress is kept.

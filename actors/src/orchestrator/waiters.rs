@@ -4,18 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{broadcast, mpsc};
 
 use mesh_messages::TaskId;
 use mesh_messages::task::Task;
 
+/// Ends that a listener to all of them may lag behind before it has to look for itself.
+const ENDS_KEPT: usize = 4096;
+
 /// Who waits, by task, so that an end costs what its own waiters cost, however many others there are. As large as the
 /// requests that wait, which the edge bounds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waiters {
     by_task: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     next: AtomicU64,
-    any: Notify,
+    all: broadcast::Sender<TaskId>,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self {
+            by_task: Mutex::default(),
+            next: AtomicU64::new(0),
+            all: broadcast::Sender::new(ENDS_KEPT),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +56,7 @@ impl Waiters {
 
     /// A task has ended, durably. `view` shows it, if anybody wants to see it.
     pub(super) fn ended(&self, task: &TaskId, view: impl FnOnce() -> Option<Task>) {
-        self.any.notify_waiters();
+        let _nobody_listens = self.all.send(task.clone());
         let Some(waiters) = self.lock().remove(task) else {
             return;
         };
@@ -54,9 +67,9 @@ impl Waiters {
         }
     }
 
-    /// Waits for the next end of any task.
-    pub(super) async fn any_end(&self) {
-        self.any.notified().await;
+    /// Hears of every end from now on.
+    pub(super) fn all(&self) -> broadcast::Receiver<TaskId> {
+        self.all.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Waiter>>> {

@@ -91,11 +91,31 @@ enum Submission {
 /// The body of `cancel`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct CancelOrder {
+pub(super) struct CancelOrder {
     /// Why; it stays with the task.
     #[serde(default)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
+
+/// The body of `approve`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ApproveOrder {
+    /// Whether it is approved; true when absent.
+    #[serde(default = "yes")]
+    approve: bool,
+    /// In words; it stays with the task.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    comment: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Longest comment of an approval, in bytes.
+const COMMENT_MAX: usize = 4096;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -130,8 +150,10 @@ pub(super) fn routes() -> Vec<Route> {
             .takes::<OutcomeReport>(BodySize::Json)
             .answers::<Task>(200, "The task afterwards.")
             .refuses(&[409]),
-        Route::post("/v1/tasks/{id}/approve", "approveTask", "Approves what a task waits for", approve)
+        Route::post("/v1/tasks/{id}/approve", "approveTask", "Approves or denies what a task asks a person", approve)
             .needs(Action::TaskControl)
+            .may_take::<ApproveOrder>()
+            .answers::<Task>(200, "The task afterwards: succeeded, or failed when it was denied.")
             .refuses(&[409]),
         Route::get("/v1/tasks/{id}/explain", "explainTask", "Why a task went where it went, or why it waits", explain)
             .answers::<TaskExplanation>(200, "Every candidate and every reason."),
@@ -229,7 +251,7 @@ fn specs(call: &Call) -> Result<(Vec<TaskSpec>, bool), Refusal> {
     }
 }
 
-fn wait(call: &Call) -> Result<Option<Duration>, Refusal> {
+pub(super) fn wait(call: &Call) -> Result<Option<Duration>, Refusal> {
     let Some(text) = call.query.text(&WAIT) else {
         return Ok(None);
     };
@@ -340,14 +362,20 @@ async fn outcome(call: Call) -> Answer {
         .await?)
 }
 
-/// No task of this version waits for a person, so there is nothing to approve.
+/// The first answer counts; whoever comes later is told so.
 async fn approve(call: Call) -> Answer {
-    let task = call.ops().task(call.param("id")).await?;
-    let detail = format!(
-        "Task {} is {} and waits for no approval",
-        task.id, task.state
-    );
-    Err(Refusal::new("not_waiting_for_approval", detail))
+    let ApproveOrder { approve, comment } = call.json_or_empty()?;
+    if comment
+        .as_ref()
+        .is_some_and(|text| text.len() > COMMENT_MAX)
+    {
+        let detail = format!("comment: must have at most {COMMENT_MAX} bytes");
+        return Err(Refusal::new("invalid_value", detail).field("comment"));
+    }
+    ok(&call
+        .ops()
+        .approve_task(&call.caller, call.param("id"), approve, comment)
+        .await?)
 }
 
 async fn explain(call: Call) -> Answer {

@@ -13,6 +13,7 @@ use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
+use mesh_messages::workflow::*;
 use mesh_messages::{AgentId, Epoch, Position, TaskId, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
@@ -416,6 +417,68 @@ impl Operations for Fake {
         self.task_of(id)
     }
 
+    async fn approve_task(
+        &self,
+        _: &Caller,
+        id: &str,
+        _: bool,
+        _: Option<String>,
+    ) -> Result<Task, Problem> {
+        let task = self.task_of(id)?;
+        let detail = format!(
+            "task {} is {} and waits for no approval",
+            task.id, task.state
+        );
+        Err(Problem::new(
+            ProblemKind::Conflict,
+            "not_waiting_for_approval",
+            detail,
+        ))
+    }
+
+    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
+        Ok(WorkflowCheck {
+            valid: true,
+            name: order.workflow["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            version: "1".to_owned(),
+            steps: 1,
+            mermaid: String::new(),
+        })
+    }
+
+    async fn start_workflow(
+        &self,
+        caller: &Caller,
+        order: WorkflowOrder,
+    ) -> Result<(WorkflowRun, bool), Problem> {
+        let mut run = run_of("W1");
+        run.submitted_by.clone_from(&caller.name);
+        run.input = order.input;
+        Ok((run, false))
+    }
+
+    async fn workflows(&self, _: PageRequest<'_>) -> Result<Page<WorkflowRun>, Problem> {
+        Ok(Page {
+            items: vec![run_of("W1")],
+            next_cursor: None,
+        })
+    }
+
+    async fn workflow(&self, id: &str) -> Result<WorkflowRun, Problem> {
+        Ok(run_of(id))
+    }
+
+    async fn wait_workflow(&self, id: &str, _: Duration) -> Result<WorkflowRun, Problem> {
+        Ok(run_of(id))
+    }
+
+    async fn cancel_workflow(&self, _: &Caller, id: &str, _: &str) -> Result<WorkflowRun, Problem> {
+        Ok(run_of(id))
+    }
+
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
         let task = self.task_of(id)?;
         Ok(TaskExplanation {
@@ -697,4 +760,13 @@ impl Operations for Fake {
         self.note(format!("revoke {id}"));
         Ok(())
     }
+}
+
+/// A run that has just begun.
+fn run_of(id: &str) -> WorkflowRun {
+    let run = serde_json::json!({
+        "id": id, "state": "running", "name": "w", "version": "1", "digest": "blake3:0", "steps": [],
+        "input": null, "submittedBy": "user:admin", "submittedAt": "2026-01-01T00:00:00Z",
+    });
+    serde_json::from_value(run).expect("a run")
 }

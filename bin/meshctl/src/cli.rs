@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, backup, chaos, events, export, key, memory, policy, restore, send, system, task,
-    token,
+    token, workflow,
 };
 use crate::output::Format;
 
@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Submit, follow and control tasks
     #[command(subcommand)]
     Task(task::Command),
+    /// Submit, follow and end workflows
+    #[command(subcommand)]
+    Workflow(workflow::Command),
     /// Show the board: tasks by column
     #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
     Board,
@@ -144,6 +147,7 @@ impl Command {
             Self::Status | Self::Health | Self::Top | Self::Board | Self::Node(_) => true,
             Self::Agent(command) => command.is_watchable(),
             Self::Task(command) => command.is_watchable(),
+            Self::Workflow(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),
             Self::Policy(command) => command.is_watchable(),

@@ -14,6 +14,7 @@ pub(crate) mod send;
 pub(crate) mod system;
 pub(crate) mod task;
 pub(crate) mod token;
+pub(crate) mod workflow;
 
 use clap::CommandFactory as _;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Top => system::top(session),
         Command::Agent(command) => agent::run(command, session),
         Command::Task(command) => task::run(command, session),
+        Command::Workflow(command) => workflow::run(command, session),
         Command::Board => task::board(session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),

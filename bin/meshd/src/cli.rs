@@ -170,6 +170,8 @@ pub(crate) enum SchemaOf {
     Manifest,
     /// A task as it is submitted.
     Task,
+    /// A workflow's document.
+    Workflow,
     /// A KLP envelope.
     Klp,
     /// The configuration.

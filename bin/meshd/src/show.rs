@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use mesh_actors_core::workflow::document_schema;
 use mesh_config::{Config, Origins, Sources, config_schema};
 use mesh_messages::klp::klp_schema;
 use mesh_messages::manifest::manifest_schema;
@@ -72,6 +73,7 @@ pub(crate) fn schema(of: SchemaOf) -> Result<Exit, Failure> {
         SchemaOf::Manifest => manifest_schema(),
         SchemaOf::Klp => klp_schema(),
         SchemaOf::Config => config_schema(),
+        SchemaOf::Workflow => document_schema(),
         SchemaOf::Task => {
             task = schemars::schema_for!(TaskSpec).to_value();
             &task

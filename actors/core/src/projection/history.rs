@@ -142,6 +142,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Started { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
+        | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => Ok(()),
     }
 }

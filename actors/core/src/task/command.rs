@@ -96,6 +96,17 @@ pub enum Command {
         /// Which.
         task: TaskId,
     },
+    /// Answer what a task asks a person.
+    Approve {
+        /// Which.
+        task: TaskId,
+        /// Who.
+        by: String,
+        /// Whether it is approved.
+        approve: bool,
+        /// In words.
+        comment: Option<String>,
+    },
     /// Time has passed.
     Tick,
     /// The fleet is different now.
@@ -122,6 +133,7 @@ impl Command {
             Self::InstanceDown { .. } => "instance_down",
             Self::Cancel { .. } => "cancel",
             Self::Retry { .. } => "retry",
+            Self::Approve { .. } => "approve",
             Self::Tick => "tick",
             Self::Fleet(_) => "fleet",
             Self::Recover => "recover",
@@ -355,6 +367,14 @@ pub enum Refusal {
         /// Why not.
         why: String,
     },
+    /// The task asks no person, or was answered already.
+    #[error("task {task} is {} and waits for no approval", state.name())]
+    NotAsking {
+        /// The task.
+        task: TaskId,
+        /// Where it stands.
+        state: TaskState,
+    },
     /// The report concerns an attempt that is over, or never was. Count it and forget it.
     #[error("attempt {} of task {} in epoch {} is not under way", .0.attempt, .0.task, .0.epoch)]
     Stale(AttemptRef),
@@ -388,6 +408,9 @@ impl From<Refusal> for Problem {
             Refusal::Ended { .. } => Self::new(ProblemKind::Conflict, "task_ended", detail),
             Refusal::NotRetryable { .. } => {
                 Self::new(ProblemKind::Conflict, "task_not_retryable", detail)
+            }
+            Refusal::NotAsking { .. } => {
+                Self::new(ProblemKind::Conflict, "not_waiting_for_approval", detail)
             }
             Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
             Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),

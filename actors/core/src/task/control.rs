@@ -54,6 +54,9 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
         return refused(format!("it is {state}, neither failed nor dead_lettered"));
     }
     let spec = &record.task.spec;
+    if spec.approval.is_some() {
+        return refused("a person has answered it; submit it anew".to_owned());
+    }
     let span = Duration::from_millis(spec.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS));
     let mut deadline_at = tx.ctx.now.plus(span);
     if let Some(parent) = &spec.parent {
@@ -73,6 +76,35 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
             record,
         },
     );
+    tx.settle();
+    Ok(answer_with(tx, id))
+}
+
+/// Takes a person's answer; the first one counts.
+pub(crate) fn approve(
+    tx: &mut Tx<'_>,
+    id: &TaskId,
+    by: String,
+    approve: bool,
+    comment: Option<String>,
+) -> Result<Answer, Refusal> {
+    let held = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id));
+    let Some(task) = held.map(|record| &record.task) else {
+        return Err(Refusal::NotFound(id.clone()));
+    };
+    let state = task.state;
+    if task.spec.approval.is_none() || state != TaskState::Blocked {
+        let task = id.clone();
+        return Err(Refusal::NotAsking { task, state });
+    }
+    let at = tx.ctx.now;
+    let event = TaskEvent::Approved {
+        at,
+        by,
+        approve,
+        comment,
+    };
+    tx.emit(id, event);
     tx.settle();
     Ok(answer_with(tx, id))
 }

@@ -33,6 +33,12 @@ impl Tasks {
             }
             Command::Cancel { task, reason } => control::cancel(&mut tx, &task, reason)?,
             Command::Retry { task } => control::retry(&mut tx, &task)?,
+            Command::Approve {
+                task,
+                by,
+                approve,
+                comment,
+            } => control::approve(&mut tx, &task, by, approve, comment)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
             Command::Recover => control::recover(&mut tx),

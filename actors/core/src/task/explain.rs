@@ -51,6 +51,9 @@ impl Tasks {
                 let parked = outlook(live, ctx.config, &group_of(entry));
                 Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
             }
+            TaskState::Blocked if entry.task().spec.approval.is_some() => {
+                entry.task().waiting_for.clone()
+            }
             TaskState::Blocked => Some(waiting_for_tasks(entry.pending.iter().cloned().collect())),
             TaskState::Queued | TaskState::Parked | TaskState::Retrying => {
                 entry.task().waiting_for.clone()

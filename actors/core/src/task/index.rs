@@ -160,7 +160,8 @@ fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, valu
 }
 
 fn is_unblocked(entry: &Entry) -> bool {
-    entry.task().state == TaskState::Blocked && entry.pending.is_empty()
+    let task = entry.task();
+    task.state == TaskState::Blocked && entry.pending.is_empty() && task.spec.approval.is_none()
 }
 
 pub(crate) fn instance_of(entry: &Entry) -> Option<InstanceKey> {

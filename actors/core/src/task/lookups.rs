@@ -31,7 +31,9 @@ impl Tasks {
                     .insert(child_id(&asker.parent.task, round, &asker.request));
                 lookups.tasks.extend(spec.depends_on.iter().cloned());
             }
-            Command::Cancel { task, .. } | Command::Retry { task } => {
+            Command::Cancel { task, .. }
+            | Command::Retry { task }
+            | Command::Approve { task, .. } => {
                 lookups.tasks.insert(task.clone());
             }
             Command::AttemptStarted { .. }

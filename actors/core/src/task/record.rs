@@ -192,6 +192,17 @@ impl TaskRecord {
                 self.end_attempt(*at, Some(failure));
                 self.end(*at, TaskState::DeadLettered, Some(failure.clone()));
             }
+            TaskEvent::Approved {
+                at,
+                by,
+                approve,
+                comment,
+            } => {
+                if state != TaskState::Blocked || self.task.spec.approval.is_none() {
+                    return misfit();
+                }
+                self.approved(*at, by, *approve, comment.as_deref());
+            }
             TaskEvent::Retried { deadline_at, .. } => {
                 if !matches!(state, TaskState::Failed | TaskState::DeadLettered) {
                     return misfit();
@@ -225,6 +236,22 @@ impl TaskRecord {
             assignment: self.task.assignment.clone(),
             candidates: self.candidates.clone(),
         }
+    }
+
+    /// A person's yes ends it well, a no is a refusal; either way it is an answer, and the only one.
+    fn approved(&mut self, at: Timestamp, by: &str, approve: bool, comment: Option<&str>) {
+        if approve {
+            let answer = serde_json::json!({ "approved": true, "by": by, "comment": comment });
+            self.task.output = Some(answer);
+            return self.end(at, TaskState::Succeeded, None);
+        }
+        let why = comment.map_or_else(String::new, |comment| format!(": {comment}"));
+        let failure = Failure {
+            class: FailureClass::Refusal,
+            message: format!("denied by {by}{why}"),
+            retryable: false,
+        };
+        self.end(at, TaskState::Failed, Some(failure));
     }
 
     fn assigned(
@@ -335,15 +362,19 @@ fn new_task(
     submitted_at: Timestamp,
     deadline_at: Timestamp,
 ) -> Task {
-    let blocked = !spec.depends_on.is_empty();
+    let waiting_for = match &spec.approval {
+        Some(approval) => Some(waiting_for_person(&approval.message)),
+        None if spec.depends_on.is_empty() => None,
+        None => Some(waiting_for_tasks(spec.depends_on.clone())),
+    };
     Task {
         id,
-        state: if blocked {
+        state: if waiting_for.is_some() {
             TaskState::Blocked
         } else {
             TaskState::Queued
         },
-        waiting_for: blocked.then(|| waiting_for_tasks(spec.depends_on.clone())),
+        waiting_for,
         spec: spec.clone(),
         output: None,
         error: None,
@@ -354,6 +385,18 @@ fn new_task(
         submitted_at,
         deadline_at,
         ended_at: None,
+    }
+}
+
+/// A wait for a person.
+fn waiting_for_person(question: &str) -> WaitingFor {
+    let colon = if question.is_empty() { "" } else { ": " };
+    WaitingFor {
+        reason: WaitReason::Approval,
+        detail: format!("a person has to approve or deny it{colon}{question}"),
+        until: None,
+        agents: Vec::new(),
+        tasks: Vec::new(),
     }
 }
 

@@ -286,6 +286,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::AttemptFailed { .. }
         | TaskEvent::Succeeded { .. }
         | TaskEvent::Cancelled { .. }
+        | TaskEvent::Approved { .. }
         | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
     }
 }
@@ -327,6 +328,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Started { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
+        | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => {}
     }
 }

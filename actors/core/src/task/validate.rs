@@ -2,6 +2,7 @@
 
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{REQUIREMENTS_MAX, RetrySpec, TASK_DATA_MAX, TaskContract, TaskSpec};
+use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
 
@@ -73,7 +74,9 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
 }
 
 fn names(spec: &TaskSpec, report: &mut Report<'_>) {
-    if spec.kind.is_none() && spec.requirements.is_empty() {
+    if let Some(approval) = &spec.approval {
+        asks(spec, approval, report);
+    } else if spec.kind.is_none() && spec.requirements.is_empty() {
         report.add("requirements", "name at least one capability, or a type");
     }
     if let Some(kind) = &spec.kind
@@ -92,6 +95,25 @@ fn names(spec: &TaskSpec, report: &mut Report<'_>) {
         if let Some(wrong) = not_a_name(requirement) {
             report.add(&format!("requirements[{index}]"), wrong);
         }
+    }
+}
+
+/// What asks a person goes to no agent and waits for nothing else.
+fn asks(spec: &TaskSpec, approval: &ApprovalSpec, report: &mut Report<'_>) {
+    if !spec.requirements.is_empty() {
+        report.add("requirements", "an approval goes to no agent; leave it out");
+    }
+    if !spec.depends_on.is_empty() {
+        report.add(
+            "dependsOn",
+            "an approval waits for a person alone; leave it out",
+        );
+    }
+    if approval.message.len() > APPROVAL_TEXT_MAX {
+        report.add(
+            "approval.message",
+            format!("must have at most {APPROVAL_TEXT_MAX} bytes"),
+        );
     }
 }
 

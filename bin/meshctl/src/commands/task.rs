@@ -16,6 +16,7 @@ use crate::output::Screen;
 use crate::session::Session;
 
 pub(super) use show::board;
+pub(super) use submit::random_key;
 
 /// Commands about tasks.
 #[derive(Debug, Subcommand)]
@@ -63,6 +64,21 @@ pub(crate) enum Command {
     /// Give a failed or dead-lettered task another round
     #[command(after_help = "Example:\n  meshctl task retry 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d")]
     Retry(Id),
+    /// Approve what a task asks a person, or deny it
+    #[command(
+        after_help = "Examples:\n  meshctl task approve 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --comment 'looks right'\n  \
+        meshctl task approve 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --deny"
+    )]
+    Approve {
+        #[command(flatten)]
+        task: Id,
+        /// Deny it instead
+        #[arg(long)]
+        deny: bool,
+        /// Why, in words
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+    },
     /// Say why a task went to its agent, or why it waits: every candidate and every reason
     #[command(after_help = "Example:\n  meshctl task explain 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d")]
     Explain(Id),
@@ -121,6 +137,14 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             order(&task.id, "cancel", body.as_ref(), session)
         }
         Command::Retry(task) => order(&task.id, "retry", None, session),
+        Command::Approve {
+            task,
+            deny,
+            comment,
+        } => {
+            let body = json!({ "approve": !deny, "comment": comment });
+            order(&task.id, "approve", Some(&body), session)
+        }
         Command::Explain(task) => show::explain(&task.id, session),
         Command::Events { task, limit } => {
             super::audit::records(&["v1", "tasks", &task.id, "events"], limit.get(), session)

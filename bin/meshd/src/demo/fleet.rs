@@ -152,6 +152,7 @@ mod tests {
         seen.sort();
         let all = [
             "analyst",
+            "author",
             "calendarAgent",
             "echo",
             "echo-node",
@@ -159,6 +160,8 @@ mod tests {
             "fragile-analyst",
             "planner",
             "reporter",
+            "responder",
+            "word-counter",
         ];
         assert_eq!(seen, all);
     }

@@ -257,6 +257,14 @@ fn next(
             line.holder = None;
             return Ok(TaskState::DeadLettered);
         }
+        TaskEvent::Approved { approve, .. } => {
+            line.holder = None;
+            return Ok(if *approve {
+                TaskState::Succeeded
+            } else {
+                TaskState::Failed
+            });
+        }
         TaskEvent::Retried { .. } => {
             let may = matches!(from, TaskState::Failed | TaskState::DeadLettered);
             ensure(may, ONCE, || {

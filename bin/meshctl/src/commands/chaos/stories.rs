@@ -80,7 +80,9 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                 story.accepted.push((*attempt, fact.position));
                 story.ends.push(fact.position);
             }
-            TaskEvent::Cancelled { .. } => story.ends.push(fact.position),
+            TaskEvent::Cancelled { .. } | TaskEvent::Approved { .. } => {
+                story.ends.push(fact.position);
+            }
             TaskEvent::DeadLettered { .. } => {
                 story.dead_lettered = true;
                 story.ends.push(fact.position);

@@ -112,7 +112,7 @@ pub(super) fn run(arguments: &Submit, session: &mut Session) -> Result<(), Failu
 }
 
 /// A key that nobody else has, so that a repeated submission is recognised.
-fn random_key() -> Result<String, Failure> {
+pub(in crate::commands) fn random_key() -> Result<String, Failure> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         Failure::new(

@@ -1,0 +1,39 @@
+//! Workflows: documents are checked and planned, runs are decided.
+//!
+//! ```text
+//!  a run    Queued → Running ⇄ Blocked (only people can bring it on) → Succeeded
+//!                       └──► ending: what is under way is cancelled and waited for,
+//!                            then what succeeded is taken back, last first ──► Failed | Cancelled
+//!
+//!  a step   Blocked (others come first) ─┬─► Skipped (its condition is false)
+//!                                        └─► Running: a unit per item, each a task, a call or a run
+//!                                              │  ▲
+//!                                              ▼  └── another round (repeat)
+//!                                  Succeeded | Failed | Cancelled | DeadLettered
+//! ```
+//!
+//! [`Workflows`] is a fold over the events of its partition. [`Workflows::decide`] turns a [`Command`] into events and
+//! applies them; [`Workflows::apply`] replays them. A run is pinned to its document. What a step gets is written into the
+//! event that begins it, and never computed again. The tasks of steps live in the task machine, under ids that follow from
+//! run, step, round and index; so asking for one twice finds it, and its end, told twice, counts once.
+//!
+//! Nobody here reads a clock, and the shell performs the [`Effect`]s.
+
+mod advance;
+mod check;
+mod decide;
+pub mod expr;
+mod plan;
+mod state;
+mod template;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use advance::STEP_BYTES_MAX;
+pub use check::{ERRORS_MAX, Surroundings, check, document_schema};
+pub use decide::{
+    Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,
+};
+pub use plan::{Plan, digest_of};
+pub use state::{NAMES_MAX, Run, Workflows};

@@ -1,0 +1,575 @@
+//! What follows in a run from what has happened in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_messages::events::WorkflowEvent;
+use mesh_messages::task::{DEADLINE_DEFAULT_MS, TASK_DATA_MAX, TaskState};
+use mesh_messages::workflow::{ITEMS_MAX, OnError, ParentStep, StepState, UnitOutcome, UnitPlan};
+use mesh_messages::{Failure, FailureClass, WorkflowRunId};
+use serde_json::{Map, Value, json};
+
+use super::decide::{Effect, NewRun, Tx, child_run, effect_for, fail_step, is_bad, unit_task};
+use super::expr::{Expression, Scope};
+use super::plan::{StepPlan, Work};
+use super::state::{Run, StepRun};
+use super::template::Template;
+use crate::task::json_len;
+
+/// Most bytes of what all units of one step get together.
+pub const STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Why a step does not begin, or ends as it does.
+fn contract(message: impl Into<String>) -> Failure {
+    Failure {
+        class: FailureClass::Contract,
+        message: message.into(),
+        retryable: false,
+    }
+}
+
+/// Does all that can be done now.
+pub(crate) fn advance(tx: &mut Tx<'_>, id: &WorkflowRunId) {
+    loop {
+        if tx.is_full() {
+            tx.state.index.dirty.insert(id.clone());
+            return;
+        }
+        let Some(run) = tx.state.run(id).filter(|run| run.ended.is_none()) else {
+            return;
+        };
+        let Some(next) = next(run) else {
+            tx.state.index.dirty.remove(id);
+            return;
+        };
+        perform(tx, id, next);
+        tx.state.index.dirty.remove(id);
+    }
+}
+
+/// One thing that follows.
+enum Next {
+    /// Start the run of a unit.
+    Child(usize, usize),
+    /// A unit of the step failed for good.
+    Failing(usize, Failure),
+    /// All units of the step have ended.
+    Close(usize),
+    /// The run fails by this step.
+    End(usize),
+    /// The step's turn has come.
+    Begin(usize),
+    /// Take back what this unit did.
+    Undo(usize, usize),
+    /// Nothing is left to do.
+    Finish,
+}
+
+fn next(run: &Run) -> Option<Next> {
+    let mut running = false;
+    for (number, step) in run.steps.iter().enumerate() {
+        if !step.is_running() {
+            continue;
+        }
+        running = true;
+        if let Some(next) = next_of_step(run, number, step) {
+            return Some(next);
+        }
+    }
+    if let Some(ending) = &run.ending {
+        return if running {
+            None
+        } else if ending.compensate {
+            next_undo(run)
+        } else {
+            Some(Next::Finish)
+        };
+    }
+    let plans = run.plan.steps.iter().zip(&run.steps).enumerate();
+    for (number, (plan, step)) in plans.clone() {
+        if is_bad(step.state) && plan.on_error != OnError::Continue {
+            return Some(Next::End(number));
+        }
+    }
+    let over = |number: &usize| run.steps[*number].state.is_terminal();
+    for (number, (plan, step)) in plans {
+        if step.state == StepState::Blocked && plan.deps.iter().all(over) {
+            return Some(Next::Begin(number));
+        }
+    }
+    let all = run.steps.iter().all(|step| step.state.is_terminal());
+    all.then_some(Next::Finish)
+}
+
+fn next_of_step(run: &Run, number: usize, step: &StepRun) -> Option<Next> {
+    let plan = &run.plan.steps[number];
+    let stopping = step.error.is_some() || run.ending.is_some();
+    let mut open = false;
+    let mut failed = None;
+    for (index, unit) in step.units.iter().enumerate() {
+        match &unit.outcome {
+            None if unit.task.is_none() && !unit_has_run(run, number, index) => {
+                return Some(Next::Child(number, index));
+            }
+            None => open = true,
+            Some(UnitOutcome::Failed { error, .. }) => {
+                failed.get_or_insert(error);
+            }
+            Some(UnitOutcome::Succeeded { .. }) => {}
+        }
+    }
+    if !open {
+        return Some(Next::Close(number));
+    }
+    match failed {
+        Some(error) if !stopping && plan.on_error != OnError::Continue => {
+            Some(Next::Failing(number, error.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the run of a unit has been started: a unit of a run is told apart by its mark.
+fn unit_has_run(run: &Run, number: usize, index: usize) -> bool {
+    run.children.contains(&(number, index))
+}
+
+/// What succeeded last and is not taken back yet; one after the other.
+fn next_undo(run: &Run) -> Option<Next> {
+    let mut latest: Option<(u64, usize, usize)> = None;
+    for (number, step) in run.steps.iter().enumerate() {
+        if run.plan.steps[number].undo.is_none() {
+            continue;
+        }
+        for (index, unit) in step.units.iter().enumerate() {
+            match (&unit.undo, unit.done) {
+                (Some(undo), _) if !undo.ended => return None,
+                (None, Some(order)) => latest = latest.max(Some((order, number, index))),
+                _ => {}
+            }
+        }
+    }
+    Some(latest.map_or(Next::Finish, |(_, number, index)| Next::Undo(number, index)))
+}
+
+fn perform(tx: &mut Tx<'_>, id: &WorkflowRunId, next: Next) {
+    match next {
+        Next::Child(number, index) => start_child(tx, id, number, index),
+        Next::Failing(number, error) => fail_step(tx, id, number, error),
+        Next::Close(number) => close(tx, id, number),
+        Next::Begin(number) => begin(tx, id, number),
+        Next::Undo(number, index) => undo(tx, id, number, index),
+        Next::Finish => finish(tx, id),
+        Next::End(number) => {
+            let Some(run) = tx.state.run(id) else { return };
+            let plan = &run.plan.steps[number];
+            let compensate = plan.on_error == OnError::Compensate;
+            let why = run.steps[number].error.clone();
+            let why = why.unwrap_or_else(|| contract("failed"));
+            let error = Failure {
+                message: format!("step {}: {}", plan.id, why.message),
+                ..why
+            };
+            tx.end(id, TaskState::Failed, error, compensate);
+        }
+    }
+}
+
+/// What an expression of a step sees.
+pub(crate) fn scope<'a>(run: &'a Run, templates: &[&Template]) -> Scope<'a> {
+    let mut expressions: Vec<&Expression> = Vec::new();
+    templates
+        .iter()
+        .for_each(|template| template.expressions(&mut expressions));
+    let mut steps = BTreeMap::new();
+    for expression in expressions {
+        for id in expression.steps() {
+            if let Some((id, number)) = run.plan.by_id.get_key_value(id) {
+                steps.entry(id.as_str()).or_insert_with(|| {
+                    let (step, plan) = (&run.steps[*number], &run.plan.steps[*number]);
+                    json!({
+                        "output": step.output(plan.each.is_some()),
+                        "state": step.state,
+                        "error": step.error,
+                    })
+                });
+            }
+        }
+    }
+    Scope {
+        input: Some(&run.input),
+        steps,
+        ..Scope::default()
+    }
+}
+
+fn step_ended(
+    tx: &mut Tx<'_>,
+    id: &WorkflowRunId,
+    number: usize,
+    state: StepState,
+    error: Option<Failure>,
+) {
+    let Some(run) = tx.state.run(id) else { return };
+    let step = run.plan.steps[number].id.clone();
+    tx.emit(WorkflowEvent::StepEnded {
+        run: id.clone(),
+        step,
+        at: tx.now,
+        state,
+        error,
+    });
+}
+
+/// Begins a step, or skips it.
+fn begin(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize) {
+    let Some(run) = tx.state.run(id) else { return };
+    let plan = &run.plan.steps[number];
+    if let Some(when) = &plan.when {
+        match when.write(&scope(run, &[when])) {
+            Ok(Value::Bool(true)) => {}
+            Ok(Value::Bool(false)) => {
+                return step_ended(tx, id, number, StepState::Skipped, None);
+            }
+            Ok(other) => {
+                let error = contract(format!("when: must be a bool, not {}", short(&other)));
+                return step_ended(tx, id, number, StepState::Failed, Some(error));
+            }
+            Err(error) => {
+                let error = contract(format!("when: {error}"));
+                return step_ended(tx, id, number, StepState::Failed, Some(error));
+            }
+        }
+    }
+    match units(run, number, 1) {
+        Ok(units) => {
+            let span = plan.timeout_ms.map(Duration::from_millis);
+            let ends_at = span.map(|span| tx.now.plus(span));
+            open_round(tx, id, number, (1, ends_at), units);
+        }
+        Err(error) => step_ended(tx, id, number, StepState::Failed, Some(error)),
+    }
+}
+
+fn short(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
+}
+
+/// The units of a round, with what they get written out.
+fn units(run: &Run, number: usize, round: u32) -> Result<Vec<UnitPlan>, Failure> {
+    let plan = &run.plan.steps[number];
+    let items = match &plan.each {
+        None => vec![None],
+        Some(each) => match each.write(&scope(run, &[each])) {
+            Ok(Value::Array(items)) if items.len() > ITEMS_MAX => {
+                let count = items.len();
+                let message = format!("forEach: {count} items; at most {ITEMS_MAX} are accepted");
+                return Err(contract(message));
+            }
+            Ok(Value::Array(items)) => items.into_iter().map(Some).collect(),
+            Ok(other) => {
+                let message = format!("forEach: must be a list, not {}", short(&other));
+                return Err(contract(message));
+            }
+            Err(error) => return Err(contract(format!("forEach: {error}"))),
+        },
+    };
+    let mut base = scope(run, &[&plan.input]);
+    base.round = Some(round);
+    let mut bytes = 0;
+    let mut units = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let mut scope = base.clone();
+        scope.item = item.as_ref();
+        scope.index = u32::try_from(index).ok();
+        let input = plan.input.write(&scope);
+        let input = input.map_err(|error| contract(format!("input: {error}")))?;
+        let own = json_len(&input);
+        bytes += own;
+        if own > TASK_DATA_MAX || bytes > STEP_BYTES_MAX {
+            let message = format!(
+                "input: larger than {TASK_DATA_MAX} bytes, or than {STEP_BYTES_MAX} for all items together"
+            );
+            return Err(contract(message));
+        }
+        let is_run = matches!(plan.work, Work::Run(_));
+        let task = (!is_run).then(|| unit_task(&run.id, &plan.id, round, index, false));
+        units.push(UnitPlan { input, item, task });
+    }
+    Ok(units)
+}
+
+fn open_round(
+    tx: &mut Tx<'_>,
+    id: &WorkflowRunId,
+    number: usize,
+    (round, ends_at): (u32, Option<mesh_messages::Timestamp>),
+    units: Vec<UnitPlan>,
+) {
+    let Some(run) = tx.state.run(id) else { return };
+    let step = run.plan.steps[number].id.clone();
+    let count = units.len();
+    tx.emit(WorkflowEvent::StepStarted {
+        run: id.clone(),
+        step,
+        round,
+        at: tx.now,
+        ends_at,
+        units,
+    });
+    let Some(run) = tx.state.run(id) else { return };
+    let effects: Vec<Effect> = (0..count)
+        .filter_map(|index| effect_of(run, number, index, false))
+        .collect();
+    effects.into_iter().for_each(|effect| tx.effect(effect));
+}
+
+/// What a unit, or its compensation, is as an effect; nothing for runs.
+pub(crate) fn effect_of(run: &Run, number: usize, index: usize, undo: bool) -> Option<Effect> {
+    let plan = &run.plan.steps[number];
+    let unit = run.steps[number].units.get(index)?;
+    let labels = [("workflow", run.id.as_str()), ("step", plan.id.as_str())];
+    if undo {
+        let (undo, under_way) = (plan.undo.as_ref()?, unit.undo.as_ref()?);
+        let (task, input) = (under_way.task.clone(), under_way.input.clone());
+        return effect_for(&undo.work, task, &run.by, input, labels, undo.timeout_ms);
+    }
+    let task = unit.task.clone()?;
+    let mut effect = effect_for(
+        &plan.work,
+        task,
+        &run.by,
+        unit.input.clone(),
+        labels,
+        plan.timeout_ms,
+    );
+    if let Some(Effect::Submit(job)) = &mut effect {
+        // The step's own time may be longer than tasks have by themselves.
+        job.spec.deadline_ms = plan.timeout_ms.filter(|ms| *ms > DEADLINE_DEFAULT_MS);
+    }
+    effect
+}
+
+fn start_child(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
+    let Some(run) = tx.state.run(id) else { return };
+    let plan = &run.plan.steps[number];
+    let Work::Run(inner) = &plan.work else { return };
+    let step = &run.steps[number];
+    let place = u32::try_from(index).unwrap_or(u32::MAX);
+    if step.error.is_some() || run.ending.is_some() {
+        // It was never begun, and now need not be.
+        let outcome = UnitOutcome::Failed {
+            state: StepState::Cancelled,
+            error: Failure::new(FailureClass::Cancelled, "the step has failed"),
+        };
+        return tx.emit(WorkflowEvent::UnitEnded {
+            run: id.clone(),
+            step: plan.id.clone(),
+            index: place,
+            at: tx.now,
+            outcome,
+        });
+    }
+    let parent = ParentStep {
+        run: id.clone(),
+        step: plan.id.clone(),
+        index: place,
+    };
+    let new = NewRun {
+        id: child_run(id, &plan.id, step.round, index),
+        plan: Arc::clone(inner),
+        input: step.units[index].input.clone(),
+        by: run.by.clone(),
+        key: None,
+        request: String::new(),
+    };
+    tx.start(new, Some(parent));
+}
+
+/// All units of a step have ended: it ends, or does another round.
+fn close(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize) {
+    let Some(run) = tx.state.run(id) else { return };
+    let (plan, step) = (&run.plan.steps[number], &run.steps[number]);
+    let failed = step.units.iter().find_map(|unit| match &unit.outcome {
+        Some(UnitOutcome::Failed { state, error }) => Some((*state, error.clone())),
+        _ => None,
+    });
+    if let Some(error) = step.error.clone() {
+        let own = failed
+            .filter(|(_, own)| *own == error)
+            .map(|(state, _)| state);
+        let state = own.unwrap_or(StepState::Failed);
+        return step_ended(tx, id, number, state, Some(error));
+    }
+    if let Some((state, error)) = failed {
+        return step_ended(tx, id, number, state, Some(error));
+    }
+    match another_round(run, plan, step) {
+        Ok(None) => step_ended(tx, id, number, StepState::Succeeded, None),
+        Ok(Some(units)) => {
+            let (round, ends_at) = (step.round + 1, step.ends_at);
+            open_round(tx, id, number, (round, ends_at), units);
+        }
+        Err(error) => step_ended(tx, id, number, StepState::Failed, Some(error)),
+    }
+}
+
+fn another_round(
+    run: &Run,
+    plan: &StepPlan,
+    step: &StepRun,
+) -> Result<Option<Vec<UnitPlan>>, Failure> {
+    let Some((max, until)) = &plan.repeat else {
+        return Ok(None);
+    };
+    if let Some(until) = until {
+        let mut scope = scope(run, &[until]);
+        scope.round = Some(step.round);
+        match until.write(&scope) {
+            Ok(Value::Bool(true)) => return Ok(None),
+            Ok(Value::Bool(false)) => {}
+            Ok(other) => {
+                let message = format!("repeat.until: must be a bool, not {}", short(&other));
+                return Err(contract(message));
+            }
+            Err(error) => return Err(contract(format!("repeat.until: {error}"))),
+        }
+    }
+    if step.round >= *max || run.ending.is_some() {
+        return Ok(None);
+    }
+    let number = run.plan.by_id.get(&plan.id).copied().unwrap_or_default();
+    units(run, number, step.round + 1).map(Some)
+}
+
+/// Takes back what one unit did.
+fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
+    let Some(run) = tx.state.run(id) else { return };
+    let (plan, step) = (&run.plan.steps[number], &run.steps[number]);
+    let Some(undo) = &plan.undo else { return };
+    let unit = &step.units[index];
+    let made = unit.outcome.as_ref().and_then(UnitOutcome::output).cloned();
+    let made = made
+        .or_else(|| unit.last_output.clone())
+        .unwrap_or_default();
+    let input = match &undo.input {
+        None => Ok(made),
+        Some(template) => {
+            let mut scope = scope(run, &[template]);
+            if let Some(own) = scope.steps.get_mut(plan.id.as_str()) {
+                own["output"] = made;
+            }
+            scope.item = unit.item.as_ref();
+            scope.index = u32::try_from(index).ok();
+            scope.round = Some(step.round);
+            template.write(&scope)
+        }
+    };
+    let task = unit_task(id, &plan.id, step.round, index, true);
+    let (step, place) = (plan.id.clone(), u32::try_from(index).unwrap_or(u32::MAX));
+    let (input, wrong) = match input {
+        Ok(input) => (input, None),
+        Err(error) => (
+            Value::Null,
+            Some(contract(format!("compensate.input: {error}"))),
+        ),
+    };
+    tx.emit(WorkflowEvent::Compensating {
+        run: id.clone(),
+        step: step.clone(),
+        index: place,
+        at: tx.now,
+        input,
+        task,
+    });
+    if wrong.is_some() {
+        return tx.emit(WorkflowEvent::Compensated {
+            run: id.clone(),
+            step,
+            index: place,
+            at: tx.now,
+            error: wrong,
+        });
+    }
+    let effect = tx
+        .state
+        .run(id)
+        .and_then(|run| effect_of(run, number, index, true));
+    effect.into_iter().for_each(|effect| tx.effect(effect));
+}
+
+/// Ends a run in which nothing is left to do.
+fn finish(tx: &mut Tx<'_>, id: &WorkflowRunId) {
+    let Some(run) = tx.state.run(id) else { return };
+    let (state, output, error) = match &run.ending {
+        Some(ending) => (ending.to, None, Some(with_failed_undo(run, &ending.error))),
+        None => match output(run) {
+            Ok(output) => (TaskState::Succeeded, Some(output), None),
+            Err(error) => (TaskState::Failed, None, Some(error)),
+        },
+    };
+    let mut view = super::view::view(run);
+    view.state = state;
+    view.output.clone_from(&output);
+    view.error.clone_from(&error);
+    view.ended_at = Some(tx.now);
+    for step in &mut view.steps {
+        if !step.state.is_terminal() {
+            step.state = StepState::Cancelled;
+            step.waiting_for = None;
+        }
+    }
+    let parent = run.parent.clone();
+    tx.emit(WorkflowEvent::Ended {
+        run: id.clone(),
+        view: Box::new(view),
+        key: run.key.clone(),
+        request: run.request.clone(),
+    });
+    tx.effect(Effect::RunEnded(id.clone()));
+    let Some(parent) = parent else { return };
+    let outcome = match (output, error) {
+        (Some(output), None) => UnitOutcome::Succeeded { output },
+        (_, error) => UnitOutcome::Failed {
+            state: state.into(),
+            error: error.unwrap_or_else(|| contract("failed")),
+        },
+    };
+    tx.emit(WorkflowEvent::UnitEnded {
+        run: parent.run,
+        step: parent.step,
+        index: parent.index,
+        at: tx.now,
+        outcome,
+    });
+}
+
+/// The failure of a run, with what could not be taken back.
+fn with_failed_undo(run: &Run, error: &Failure) -> Failure {
+    let mut error = error.clone();
+    for (plan, step) in run.plan.steps.iter().zip(&run.steps) {
+        let undone = step
+            .units
+            .iter()
+            .filter_map(|unit| unit.undo.as_ref()?.error.as_ref());
+        for failed in undone {
+            let more = format!("; the compensation of step {} failed: {failed}", plan.id);
+            error.message.push_str(&more);
+        }
+    }
+    error
+}
+
+fn output(run: &Run) -> Result<Value, Failure> {
+    let Some(template) = &run.plan.output else {
+        let last = run.plan.last_steps();
+        let outputs = last.map(|(number, plan)| {
+            let output = run.steps[number].output(plan.each.is_some());
+            (plan.id.clone(), output)
+        });
+        return Ok(Value::Object(outputs.collect::<Map<_, _>>()));
+    };
+    let output = template.write(&scope(run, &[template]));
+    output.map_err(|error| contract(format!("output: {error}")))
+}

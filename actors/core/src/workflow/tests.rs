@@ -1,0 +1,435 @@
+//! Runs of documents, decided and replayed: some by hand, most at random.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_messages::events::WorkflowEvent;
+use mesh_messages::task::TaskState;
+use mesh_messages::workflow::{StepState, UnitOutcome, WorkflowDocument};
+use mesh_messages::{Failure, FailureClass, TaskId, Timestamp, WorkflowRunId};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn nobody(_: &str) -> Option<Arc<WorkflowDocument>> {
+    None
+}
+
+fn plan(source: &Value) -> Result<Plan, Vec<String>> {
+    let around = Surroundings {
+        named: &nobody,
+        offered: None,
+    };
+    check(source, around).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+/// A machine, its replay, and the tasks that somebody else has in hand.
+struct World {
+    state: Workflows,
+    replayed: Workflows,
+    now: Timestamp,
+    open: BTreeSet<TaskId>,
+    to_cancel: BTreeSet<TaskId>,
+    events: Vec<WorkflowEvent>,
+    ended: Vec<WorkflowRunId>,
+    submitted: BTreeMap<TaskId, usize>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            state: Workflows::default(),
+            replayed: Workflows::default(),
+            now: Timestamp::from_millis(1000),
+            open: BTreeSet::new(),
+            to_cancel: BTreeSet::new(),
+            events: Vec::new(),
+            ended: Vec::new(),
+            submitted: BTreeMap::new(),
+        }
+    }
+
+    fn start(&mut self, source: &Value, input: Value) -> WorkflowRunId {
+        let id =
+            WorkflowRunId::new(format!("run{}", self.ended.len() + self.events.len())).unwrap();
+        let new = NewRun {
+            id: id.clone(),
+            plan: Arc::new(plan(source).unwrap()),
+            input,
+            by: "ann".to_owned(),
+            key: None,
+            request: String::new(),
+        };
+        self.run(Command::Start(Box::new(new)));
+        id
+    }
+
+    #[track_caller]
+    fn run(&mut self, command: Command) {
+        let mut next = Some(command);
+        while let Some(command) = next.take() {
+            let decision = self.state.decide(command, self.now).unwrap();
+            for event in &decision.events {
+                self.replayed.apply(event);
+            }
+            assert_eq!(
+                self.replayed, self.state,
+                "replay must lead to the same state"
+            );
+            self.events.extend(decision.events);
+            for effect in decision.effects {
+                match effect {
+                    Effect::Submit(job) => {
+                        *self.submitted.entry(job.task.clone()).or_default() += 1;
+                        self.open.insert(job.task);
+                    }
+                    Effect::Call(call) => {
+                        self.open.insert(call.task);
+                    }
+                    Effect::Cancel { task, .. } => {
+                        self.to_cancel.insert(task);
+                    }
+                    Effect::RunEnded(run) => self.ended.push(run),
+                }
+            }
+            next = decision.more.then_some(Command::Tick);
+        }
+    }
+
+    fn end(&mut self, task: &TaskId, outcome: UnitOutcome) {
+        self.open.remove(task);
+        self.to_cancel.remove(task);
+        let task = task.clone();
+        self.run(Command::Ended { task, outcome });
+    }
+
+    /// As after a kill: the state from its snapshot, what is open from the state.
+    fn restart(&mut self) {
+        let text = serde_json::to_string(&self.state).unwrap();
+        let back: Workflows = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, self.state);
+        self.state = back;
+        let named: BTreeSet<TaskId> = self
+            .state
+            .open_work()
+            .into_iter()
+            .map(|effect| match effect {
+                Effect::Submit(job) => job.task,
+                Effect::Call(call) => call.task,
+                Effect::Cancel { task, .. } => task,
+                Effect::RunEnded(run) => panic!("{run} has ended"),
+            })
+            .collect();
+        assert_eq!(named, self.open, "a restart asks for exactly what is open");
+        self.state.look_again();
+        self.run(Command::Tick);
+    }
+
+    fn view(&self, id: &WorkflowRunId) -> mesh_messages::workflow::WorkflowRun {
+        self.state.view(self.state.run(id).unwrap())
+    }
+}
+
+fn good(output: Value) -> UnitOutcome {
+    UnitOutcome::Succeeded { output }
+}
+
+fn bad(state: StepState) -> UnitOutcome {
+    UnitOutcome::Failed {
+        state,
+        error: Failure::new(FailureClass::Refusal, "no"),
+    }
+}
+
+#[test]
+fn a_step_waits_for_what_its_expressions_name() {
+    let mut world = World::new();
+    let document = json!({"steps": [
+        {"id": "second", "requirements": ["x"], "input": "${steps.first.output + 1}"},
+        {"id": "first", "requirements": ["x"]},
+    ]});
+    let id = world.start(&document, Value::Null);
+    assert_eq!(world.open.len(), 1);
+    let first = world.open.first().cloned().unwrap();
+    world.end(&first, good(json!(4)));
+    let second = world.open.first().cloned().unwrap();
+    world.end(&second, good(json!("done")));
+    assert_eq!(world.view(&id).output, Some(json!({"second": "done"})));
+    assert_eq!(world.ended, [id]);
+}
+
+#[test]
+fn a_step_whose_time_is_up_fails_once_its_task_has_ended() {
+    let mut world = World::new();
+    let document = json!({"steps": [{"id": "a", "requirements": ["x"], "timeoutMs": 50}]});
+    let id = world.start(&document, Value::Null);
+    world.now = world.now.plus(Duration::from_millis(49));
+    world.run(Command::Tick);
+    assert!(world.to_cancel.is_empty());
+    world.now = world.now.plus(Duration::from_millis(1));
+    world.run(Command::Tick);
+    let task = world.to_cancel.first().cloned().unwrap();
+    assert!(
+        world.ended.is_empty(),
+        "its task may have succeeded at the last moment"
+    );
+    world.end(&task, bad(StepState::Cancelled));
+    let run = world.view(&id);
+    assert_eq!(run.error.unwrap().class, FailureClass::Timeout);
+    assert_eq!(run.steps[0].state, StepState::Failed);
+}
+
+#[test]
+fn a_run_goes_on_by_the_document_it_began_with() {
+    let mut world = World::new();
+    let old = json!({"name": "w", "version": 1, "steps": [
+        {"id": "a", "requirements": ["x"]}, {"id": "b", "requirements": ["x"], "after": ["a"]}]});
+    let new = json!({"name": "w", "version": 2, "steps": [{"id": "a", "requirements": ["y"]}]});
+    let first = world.start(&old, Value::Null);
+    world.start(&new, Value::Null);
+    assert_eq!(world.state.named("w").unwrap().version.0, "2");
+    world.restart();
+    assert_eq!(world.view(&first).version, "1");
+    assert_eq!(world.view(&first).steps.len(), 2);
+}
+
+#[test]
+fn everything_wrong_is_told_with_its_path() {
+    let cases = [
+        (
+            json!({"steps": []}),
+            "steps: a workflow has at least one step",
+        ),
+        (json!({"name": "x"}), "steps: required, but missing"),
+        (
+            json!({"steps": [{"id": "a", "requirements": ["x"], "after": ["a"]}]}),
+            "steps[0].after: cycle: a → a",
+        ),
+        (
+            json!({"steps": [
+                {"id": "a", "requirements": ["x"], "input": "${steps.b.output}"},
+                {"id": "b", "requirements": ["x"], "input": {"v": "${steps.a.output}"}}]}),
+            "steps[0].after: cycle: b → a → b",
+        ),
+        (
+            json!({"steps": [{"id": "a", "requirements": ["x"], "input": {"deep": ["${item}"]}}]}),
+            "steps[0].input: item is known under forEach only",
+        ),
+        (
+            json!({"steps": [{"id": "a", "workflow": {"steps": [{"id": "b", "after": ["c"], "approval": true}]}}]}),
+            "steps[0].workflow.steps[0].after[0]: unknown step \"c\"",
+        ),
+        (
+            json!({"steps": [{"id": "a", "service": "https://example.com"}]}),
+            "steps[0].service: must be an http:// address; this version calls no other",
+        ),
+        (
+            json!({"steps": [{"id": "a", "requirements": ["x"], "when": "${1 + 'a' == 2}"}]}),
+            "steps[0].when: type mismatch: + does not take int and string",
+        ),
+        (
+            json!({"steps": [{"id": "a", "workflow": "nobody"}]}),
+            "steps[0].workflow: unknown workflow \"nobody\": none of this name has run here; write it out",
+        ),
+    ];
+    for (document, expected) in cases {
+        let errors = plan(&document).map(drop).unwrap_err();
+        assert!(
+            errors.iter().any(|error| error == expected),
+            "{expected}: {errors:#?}"
+        );
+    }
+}
+
+#[test]
+fn workflows_in_workflows_have_a_bottom() {
+    let mut document = json!({"steps": [{"id": "a", "requirements": ["x"]}]});
+    for _ in 0..3 {
+        document = json!({"steps": [{"id": "a", "workflow": document}]});
+        assert!(document.to_string().len() < 1000);
+    }
+    plan(&document).unwrap();
+    let deeper = json!({"steps": [{"id": "a", "workflow": document}]});
+    assert!(plan(&deeper).map(drop).unwrap_err()[0].contains("nested 4 deep"));
+}
+
+/// A step of a random document: which earlier steps it follows, and what it is.
+#[derive(Debug, Clone)]
+struct RandomStep {
+    after: Vec<prop::sample::Index>,
+    on_error: &'static str,
+    shape: u8,
+    undo: bool,
+}
+
+fn random_step() -> impl Strategy<Value = RandomStep> {
+    (
+        prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        prop::sample::select(vec!["fail", "continue", "compensate"]),
+        0..8_u8,
+        any::<bool>(),
+    )
+        .prop_map(|(after, on_error, shape, undo)| RandomStep {
+            after,
+            on_error,
+            shape,
+            undo,
+        })
+}
+
+fn document_of(steps: &[RandomStep]) -> Value {
+    let mut rows = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        let mut row = json!({"id": format!("s{number}"), "onError": step.on_error});
+        match step.shape {
+            0 => row["approval"] = json!(true),
+            1 => {
+                row["workflow"] = json!({"steps": [
+                    {"id": "x", "requirements": ["c"], "compensate": {"requirements": ["c"]}},
+                    {"id": "y", "requirements": ["c"], "after": ["x"], "onError": step.on_error}]});
+            }
+            2 => {
+                row["workflow"] = json!({"steps": [{"id": "x", "requirements": ["c"]}]});
+                row["forEach"] = json!([1, 2]);
+            }
+            _ => row["requirements"] = json!(["c"]),
+        }
+        match step.shape {
+            3 => row["forEach"] = json!("${input.items}"),
+            4 => {
+                row["repeat"] =
+                    json!({"max": 3, "until": format!("${{steps.s{number}.output == 1}}")})
+            }
+            5 => row["when"] = json!("${input.yes}"),
+            6 => row["when"] = json!("${!input.yes}"),
+            _ => {}
+        }
+        if step.undo {
+            row["compensate"] =
+                json!({"requirements": ["c"], "input": format!("${{steps.s{number}.output}}")});
+        }
+        if number > 0 {
+            let after: BTreeSet<String> = step
+                .after
+                .iter()
+                .map(|index| format!("s{}", index.index(number)))
+                .collect();
+            row["after"] = json!(after);
+        }
+        rows.push(row);
+    }
+    json!({"name": "random", "steps": rows, "output": "done"})
+}
+
+/// No step begins before what it follows is over, and what is taken back is what succeeded, last first.
+fn judge(world: &World, id: &WorkflowRunId, document: &Value) {
+    let mut over: BTreeSet<String> = BTreeSet::new();
+    let mut succeeded: Vec<(String, u32)> = Vec::new();
+    let mut undone: Vec<(String, u32)> = Vec::new();
+    let mut compensates = false;
+    let row = |step: &str| {
+        let number: usize = step[1..].parse().unwrap();
+        &document["steps"][number]
+    };
+    for event in world.events.iter().filter(|event| event.run() == id) {
+        match event {
+            WorkflowEvent::StepStarted { step, .. } => {
+                for before in row(step)["after"].as_array().into_iter().flatten() {
+                    let before = before.as_str().unwrap();
+                    assert!(
+                        over.contains(before),
+                        "{step} began before {before} was over"
+                    );
+                }
+            }
+            WorkflowEvent::StepEnded { step, .. } => {
+                assert!(over.insert(step.clone()), "{step} ended twice");
+            }
+            WorkflowEvent::UnitEnded {
+                step,
+                index,
+                outcome,
+                ..
+            } if outcome.output().is_some() => {
+                let unit = (step.clone(), *index);
+                succeeded.retain(|other| *other != unit);
+                if row(step).get("compensate").is_some() {
+                    succeeded.push(unit);
+                }
+            }
+            WorkflowEvent::Ending { compensate, .. } => compensates = *compensate,
+            WorkflowEvent::Compensating { step, index, .. } => undone.push((step.clone(), *index)),
+            _ => {}
+        }
+    }
+    if compensates {
+        succeeded.reverse();
+        assert_eq!(
+            undone, succeeded,
+            "exactly what succeeded is taken back, last first"
+        );
+    } else {
+        assert!(undone.is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_run_ends_whatever_happens_and_its_replay_is_the_same(
+        steps in prop::collection::vec(random_step(), 1..9),
+        choices in prop::collection::vec((any::<prop::sample::Index>(), 0..12_u8), 200),
+        items in 0..4_usize,
+        yes in any::<bool>(),
+    ) {
+        let document = document_of(&steps);
+        let mut world = World::new();
+        let id = world.start(&document, json!({"items": vec![0; items], "yes": yes}));
+        let mut choices = choices.into_iter().cycle();
+        for _ in 0..2000 {
+            if world.open.is_empty() {
+                break;
+            }
+            let (which, how) = choices.next().unwrap();
+            if let Some(task) = world.to_cancel.first().cloned() {
+                // Cancelled in time, or it ended a moment before.
+                let outcome = if how < 2 { good(json!(1)) } else { bad(StepState::Cancelled) };
+                world.end(&task, outcome);
+                continue;
+            }
+            let open: Vec<TaskId> = world.open.iter().cloned().collect();
+            let task = which.get(&open).clone();
+            match how {
+                0 => world.end(&task, bad(StepState::DeadLettered)),
+                1 => world.restart(),
+                2 => world.end(&task, good(json!(0))),
+                3 => {
+                    // Told twice, as after a restart.
+                    world.end(&task, good(json!(1)));
+                    let again = Command::Ended { task, outcome: bad(StepState::Failed) };
+                    world.run(again);
+                }
+                _ => world.end(&task, good(json!(1))),
+            }
+        }
+        prop_assert!(world.open.is_empty(), "something is open for ever");
+        let run = world.view(&id);
+        prop_assert!(run.state.is_terminal(), "{:?}", run);
+        prop_assert!(run.steps.iter().all(|step| step.state.is_terminal()));
+        prop_assert!(world.submitted.values().all(|times| *times == 1), "a task is asked for once");
+        judge(&world, &id, &document);
+        let mut ends = world.ended.clone();
+        ends.sort();
+        let count = ends.len();
+        ends.dedup();
+        prop_assert_eq!(ends.len(), count, "a run ends once");
+        prop_assert_eq!(world.state.runs().filter(|run| run.ended.is_none()).count(), 0);
+        prop_assert!(matches!(run.state, TaskState::Succeeded | TaskState::Failed));
+        let applied = world.state.applied();
+        world.state.evict(applied);
+        prop_assert_eq!(world.state.runs().count(), 0);
+    }
+}
