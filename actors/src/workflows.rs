@@ -40,6 +40,8 @@ pub use handle::WorkflowsHandle;
 
 /// Steps that are being asked of the orchestrator at once: more would only wait there.
 const ASKS_MAX: usize = 256;
+/// How long after ends of tasks were missed all open ones are asked for: under such load more will be missed.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// Service calls at once.
 const CALLS_MAX: usize = 64;
 
@@ -89,6 +91,8 @@ pub(crate) enum Message {
     TaskEnded(TaskId),
     /// Ends of tasks were missed.
     Missed,
+    /// Ask for every open task how it stands.
+    Sweep,
     /// Something is due.
     Due,
     /// News of the journal.
@@ -131,6 +135,8 @@ pub(crate) struct Shell {
     work: JoinSet<()>,
     asks: Arc<Semaphore>,
     call_slots: Arc<Semaphore>,
+    // Whether a look at all open tasks is about to begin.
+    sweeping: bool,
 }
 
 /// The actor.
@@ -172,6 +178,7 @@ impl Actor for WorkflowsActor {
             work: JoinSet::new(),
             asks: Arc::new(Semaphore::new(ASKS_MAX)),
             call_slots: Arc::new(Semaphore::new(CALLS_MAX)),
+            sweeping: false,
             args,
         })
     }
@@ -265,6 +272,19 @@ impl Shell {
                 Ok(())
             }
             Message::Missed => {
+                // However much is missed meanwhile, one look afterwards sees it all.
+                if !self.sweeping {
+                    self.sweeping = true;
+                    let me = self.me.clone();
+                    self.work.spawn(async move {
+                        tokio::time::sleep(SWEEP_PAUSE).await;
+                        let _gone = me.cast(Message::Sweep);
+                    });
+                }
+                Ok(())
+            }
+            Message::Sweep => {
+                self.sweeping = false;
                 let open = self.partition.state().open_work();
                 for effect in open {
                     if let Effect::Submit(job) = effect {

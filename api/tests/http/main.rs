@@ -18,3 +18,4 @@ mod reads;
 mod server;
 mod support;
 mod tasks;
+mod workflows;

@@ -88,10 +88,11 @@ impl Plan {
     pub(crate) fn make(document: Arc<WorkflowDocument>, errors: &mut Vec<FieldError>) -> Self {
         let digest = digest_of(&document);
         let ids: BTreeSet<&str> = document.steps.iter().map(|step| step.id.as_str()).collect();
-        let numbers = document.steps.iter().enumerate();
-        let by_id: BTreeMap<String, usize> = numbers
-            .map(|(index, step)| (step.id.clone(), index))
-            .collect();
+        let mut by_id: BTreeMap<String, usize> = BTreeMap::new();
+        for (index, step) in document.steps.iter().enumerate() {
+            // Of two steps of one id, which is refused, the first one is meant.
+            by_id.entry(step.id.clone()).or_insert(index);
+        }
         let mut size = document.steps.len();
         let mut steps = Vec::with_capacity(size);
         for (index, step) in document.steps.iter().enumerate() {

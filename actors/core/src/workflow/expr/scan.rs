@@ -85,13 +85,17 @@ pub(crate) fn operators(text: &str) -> usize {
     count + text.matches(" in ").count()
 }
 
-/// Writes `steps.a-b` as `steps["a-b"]` where a step is called so: CEL would subtract.
+/// What CEL reads as something else than a name.
+const KEYWORDS: [&str; 4] = ["in", "true", "false", "null"];
+
+/// Writes `steps.a-b` as `steps["a-b"]` where a step is called so: CEL would subtract. Likewise `steps.in`, `steps.2nd`.
 pub(crate) fn quote_ids(text: &str, ids: &BTreeSet<&str>) -> String {
-    let special: Vec<&str> = ids
-        .iter()
-        .copied()
-        .filter(|id| id.contains(['-', '.']))
-        .collect();
+    let odd = |id: &&str| {
+        id.contains(['-', '.'])
+            || id.starts_with(|c: char| c.is_ascii_digit())
+            || KEYWORDS.contains(id)
+    };
+    let special: Vec<&str> = ids.iter().copied().filter(odd).collect();
     if special.is_empty() {
         return text.to_owned();
     }

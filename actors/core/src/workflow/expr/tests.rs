@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 fn ids() -> BTreeSet<&'static str> {
-    BTreeSet::from(["a", "b-c", "b"])
+    BTreeSet::from(["a", "b-c", "b", "in", "2nd"])
 }
 
 #[track_caller]
@@ -18,6 +18,8 @@ fn value(text: &str) -> Result<Value, String> {
             json!({"output": {"ok": true, "items": ["p", "q"]}, "state": "succeeded"}),
         ),
         ("b-c", json!({"output": 7})),
+        ("in", json!({"output": 8})),
+        ("2nd", json!({"output": 9})),
     ]);
     let item = json!("it");
     let scope = Scope {
@@ -44,6 +46,7 @@ fn values_keep_their_types() {
         ("has(input.missing) ? 1 : 2", json!(2)),
         ("steps.b-c.output - 1", json!(6)),
         ("steps['b-c'].output", json!(7)),
+        ("steps.in.output + steps.2nd.output", json!(17)),
         ("steps.a.state == 'succeeded'", json!(true)),
         ("{'k': item, 'i': index}", json!({"k": "it", "i": 2})),
         ("string(input.n)", json!("3")),
