@@ -42,6 +42,7 @@ mod operations;
 mod services;
 mod tasks;
 mod views;
+mod witness;
 
 use chaos::Chaos;
 use services::{BusOutside, MeshServices};
@@ -331,6 +332,7 @@ fn bus_handle(
 ) -> BusHandle {
     let outside = Arc::new(BusOutside {
         ctx: Arc::clone(ctx),
+        sentinel: sentinel.clone(),
         orchestrator: orchestrator.clone(),
     });
     let outside = Outside {

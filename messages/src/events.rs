@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
 use crate::chaos::ChaosBlow;
 use crate::failure::Failure;
+use crate::identity::DidKey;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
@@ -558,6 +559,35 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// A key is somebody's from now on; the one before it, if there was one, is not any more.
+    #[serde(rename = "key.registered")]
+    KeyRegistered {
+        /// Which key.
+        key: DidKey,
+        /// Whose, as an address such as `user:ada` or `agent:echo`.
+        owner: String,
+        /// The key that it replaces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<DidKey>,
+    },
+    /// A key is nobody's any more, and never will be again.
+    #[serde(rename = "key.revoked")]
+    KeyRevoked {
+        /// Which key.
+        key: DidKey,
+        /// Why.
+        reason: String,
+    },
+    /// This node is about to co-sign another log's checkpoint, which continues the last one that it co-signed.
+    #[serde(rename = "checkpoint.witnessed")]
+    CheckpointWitnessed {
+        /// The log.
+        origin: String,
+        /// How many records the checkpoint covers.
+        size: u64,
+        /// Their root, hex.
+        root: String,
+    },
     /// Something is about to be hurt on purpose. Written before the blow falls.
     #[serde(rename = "chaos.struck")]
     ChaosStruck {
@@ -573,6 +603,9 @@ kinds!(SentinelEvent {
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
+    KeyRegistered => "key.registered",
+    KeyRevoked => "key.revoked",
+    CheckpointWitnessed => "checkpoint.witnessed",
     ChaosStruck => "chaos.struck",
 });
 

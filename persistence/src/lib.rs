@@ -20,6 +20,7 @@ mod snapshot;
 mod testing;
 mod tree;
 mod verify;
+mod witness;
 
 pub use backup::{
     AboutBackup, BACKUP_FORMAT, BackupError, CutError, JournalCut, RESTORED_FILE, RestoreError,
@@ -45,4 +46,5 @@ pub use projection::{
     Projector, View, WaitError, catch_up, follow,
 };
 pub use tlog_tiles::Hash;
+pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};
 pub use verify::{VerifyError, VerifyReport, verify};

@@ -7,16 +7,18 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use mesh_actors_core::projection;
+use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
-    JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+    JournalStatus, KeyInfo, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
 use mesh_messages::{AgentId, Position};
@@ -31,7 +33,7 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome,
+    TypeInsight, VerbOutcome, WitnessAnswer,
 };
 use crate::partition::Cause;
 use crate::reads::{self, LookupError, StoreReader};
@@ -452,6 +454,40 @@ impl Operations for Mesh {
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
         self.sentinel.tokens().await
+    }
+
+    async fn keys(&self) -> Result<Vec<KeyInfo>, Problem> {
+        self.sentinel.keys().await
+    }
+
+    async fn register_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem> {
+        if key == self.ctx.node.did {
+            let text = "the node's own key is the node's";
+            return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
+        }
+        self.sentinel.register_key(&caller.name, key, owner).await
+    }
+
+    async fn revoke_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        reason: String,
+    ) -> Result<KeyInfo, Problem> {
+        self.sentinel.revoke_key(&caller.name, key, reason).await
+    }
+
+    async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
+        self.tile(path).await
+    }
+
+    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+        self.cosigned(body).await
     }
 
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {

@@ -21,7 +21,7 @@ use crate::operations::Action;
 use crate::slot::Slot;
 
 /// How long a caller waits for the sentinel: a restart of it and a slow disk fit in.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longest resource in a record; it can come from a URL, and whoever is refused chose it.
 const RESOURCE_CHARS_MAX: usize = 256;

@@ -87,6 +87,9 @@ impl State {
                 Cause::by(user.clone())
             }
             SentinelEvent::ChaosStruck { .. }
+            | SentinelEvent::KeyRegistered { .. }
+            | SentinelEvent::KeyRevoked { .. }
+            | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
@@ -141,9 +144,11 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         for event in &events {
-            if let SentinelEvent::TokenRevoked { id } = event {
-                // Before it is durable: closing the door early harms nobody.
-                self.handle.door.expel(id);
+            // Before it is durable: closing the door early harms nobody.
+            match event {
+                SentinelEvent::TokenRevoked { id } => self.handle.door.expel(id),
+                SentinelEvent::KeyRevoked { key, .. } => self.handle.door.expel_key(key),
+                _ => {}
             }
         }
         let entry = |event| Entry {
@@ -167,6 +172,14 @@ impl State {
                 }
                 Effect::Done { reply } => answer(reply, Ok(())),
                 Effect::Listed { tokens, reply } => answer(reply, tokens),
+                Effect::KeyChanged { key, reply } => {
+                    let ring = self.partition.state().keys();
+                    self.handle.door.hold_keys(ring);
+                    let info = ring.info(&key);
+                    answer(reply, info.ok_or_else(|| Problem::internal("the key is gone")));
+                }
+                Effect::KeysListed { keys, reply } => answer(reply, keys),
+                Effect::WitnessedShown { witnessed, reply } => answer(reply, witnessed),
             }
         }
         self.partition.snapshot_when_due(self.durable);
