@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod api;
+mod audit;
 mod faults;
 mod liveness;
 
 pub use api::{ApiConfig, RateLimit};
+pub use audit::{AuditConfig, WitnessConfig};
 pub use faults::SupervisionConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,

@@ -46,5 +46,5 @@ pub use projection::{
     Projector, View, WaitError, catch_up, follow,
 };
 pub use tlog_tiles::Hash;
-pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};
 pub use verify::{VerifyError, VerifyReport, verify};
+pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};

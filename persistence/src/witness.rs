@@ -79,9 +79,9 @@ impl AddCheckpoint {
         let mut proof = Vec::new();
         for line in lines {
             let hash = BASE64.decode(line).ok().and_then(|b| b.try_into().ok());
-            proof.push(Hash(
-                hash.ok_or_else(|| malformed("its proof holds something that is no hash"))?,
-            ));
+            proof.push(Hash(hash.ok_or_else(|| {
+                malformed("its proof holds something that is no hash")
+            })?));
             if proof.len() > PROOF_HASHES_MAX {
                 return Err(malformed("its proof is too long"));
             }
@@ -124,11 +124,15 @@ impl AddCheckpoint {
         }
         if self.old == 0 || self.old == claim.size {
             if !self.proof.is_empty() {
-                return Err(bad("nothing is to be proven from here, but there are hashes"));
+                return Err(bad(
+                    "nothing is to be proven from here, but there are hashes",
+                ));
             }
             let differs = self.old > 0 && root != Some(hex::encode(claim.root.0).as_str());
             return if differs {
-                Err(bad("its root differs from what was co-signed for the same size"))
+                Err(bad(
+                    "its root differs from what was co-signed for the same size",
+                ))
             } else {
                 Ok(claim)
             };

@@ -62,7 +62,8 @@ impl Tile {
 }
 
 fn three(digits: &str) -> Option<u64> {
-    (digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+    (digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
 }
 
 fn canonical(text: &str) -> Option<u64> {
@@ -73,7 +74,8 @@ impl Mesh {
     /// The bytes of a tile. It is given out only when a checkpoint may cover it, that is when it is durable.
     pub(super) async fn tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
         let absent = || {
-            let text = format!("tile/{path} is not there (yet): the log is smaller, or this is no tile");
+            let text =
+                format!("tile/{path} is not there (yet): the log is smaller, or this is no tile");
             Problem::new(ProblemKind::NotFound, "tile_not_found", text)
         };
         let tile = Tile::parse(path).ok_or_else(absent)?;
@@ -198,8 +200,23 @@ mod tests {
             assert_eq!(Tile::parse(path), expected, "{path}");
         }
         for path in [
-            "", "0", "0/", "0/0", "0/00", "0/0000", "8/000", "00/000", "0/000.p/0", "0/000.p/256",
-            "0/000.p/017", "0/x000/001", "0/001/x002", "0/x001", "-1/000", "data/000", "0/000.p/",
+            "",
+            "0",
+            "0/",
+            "0/0",
+            "0/00",
+            "0/0000",
+            "8/000",
+            "00/000",
+            "0/000.p/0",
+            "0/000.p/256",
+            "0/000.p/017",
+            "0/x000/001",
+            "0/001/x002",
+            "0/x001",
+            "-1/000",
+            "data/000",
+            "0/000.p/",
             "0/x999/x999/x999/x999/x999/x999/x999/999",
         ] {
             assert_eq!(Tile::parse(path), None, "{path}");

@@ -83,7 +83,10 @@ impl State {
                 new,
                 reply,
             } => match self.partition.state().keys().witness(&origin, old, &new) {
-                Ok(event) => self.revoke("meshd", event.into_iter().collect(), reply).await,
+                Ok(event) => {
+                    self.revoke("meshd", event.into_iter().collect(), reply)
+                        .await
+                }
                 Err(refusal) => {
                     answer(reply, Err(not_witnessed(&refusal)));
                     Ok(())
@@ -121,7 +124,8 @@ impl SentinelHandle {
     /// The key of an agent, a user or whoever else signs under this owner's name. Never waits.
     #[must_use]
     pub fn key_of(&self, owner: &Address) -> Option<DidKey> {
-        self.door.key_of(&mesh_actors_core::sentinel::owner_of(owner)?)
+        self.door
+            .key_of(&mesh_actors_core::sentinel::owner_of(owner)?)
     }
 
     /// Whether a key is somebody's. Never waits.

@@ -176,7 +176,10 @@ impl State {
                     let ring = self.partition.state().keys();
                     self.handle.door.hold_keys(ring);
                     let info = ring.info(&key);
-                    answer(reply, info.ok_or_else(|| Problem::internal("the key is gone")));
+                    answer(
+                        reply,
+                        info.ok_or_else(|| Problem::internal("the key is gone")),
+                    );
                 }
                 Effect::KeysListed { keys, reply } => answer(reply, keys),
                 Effect::WitnessedShown { witnessed, reply } => answer(reply, witnessed),

@@ -26,7 +26,9 @@ pub const REASON_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyRefusal {
     /// Nobody can own a key under this address.
-    #[error("owner: {0} is a topic, a policy or a single replica; name an agent, a user, a node or a role:name")]
+    #[error(
+        "owner: {0} is a topic, a policy or a single replica; name an agent, a user, a node or a role:name"
+    )]
     Owner(Address),
     /// It is somebody's, or was.
     #[error("{key} is or was the key of {owner}; make a new one, a key is used once")]
@@ -95,10 +97,10 @@ pub fn owner_of(address: &Address) -> Option<String> {
             let agent = name.split_once('#').map_or(&**name, |(agent, _)| agent);
             Some(format!("agent:{agent}"))
         }
-        Address::Kai(path) => Some(path.strip_prefix("user.").map_or_else(
-            || format!("kai://{path}"),
-            |name| format!("user:{name}"),
-        )),
+        Address::Kai(path) => Some(
+            path.strip_prefix("user.")
+                .map_or_else(|| format!("kai://{path}"), |name| format!("user:{name}")),
+        ),
         Address::Role { .. } | Address::Node(_) | Address::Agent { node: Some(_), .. } => {
             Some(address.to_string())
         }
@@ -120,7 +122,9 @@ impl KeyRing {
 
     /// All keys that hold, by owner.
     pub fn current(&self) -> impl Iterator<Item = (&str, DidKey)> {
-        self.current.iter().map(|(owner, key)| (owner.as_str(), *key))
+        self.current
+            .iter()
+            .map(|(owner, key)| (owner.as_str(), *key))
     }
 
     /// All of them as they are shown.
@@ -309,7 +313,10 @@ mod tests {
         assert_eq!(ring.register(key(2), &ada), Ok(None));
         for owner in ["user:ada", "user:eve"] {
             let refused = ring.register(key(1), &address(owner));
-            assert!(matches!(refused, Err(KeyRefusal::Used { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(KeyRefusal::Used { .. })),
+                "{refused:?}"
+            );
         }
         let event = ring.revoke(key(2), "lost").unwrap().unwrap();
         ring.apply(at(3), &event);
@@ -351,9 +358,18 @@ mod tests {
         let event = ring.witness("log", 0, &seen(5, "a")).unwrap().unwrap();
         ring.apply(at(1), &event);
         assert_eq!(ring.witness("log", 5, &seen(5, "a")), Ok(None));
-        for (old, new) in [(0, seen(9, "b")), (5, seen(5, "b")), (5, seen(4, "b")), (4, seen(9, "b"))] {
+        for (old, new) in [
+            (0, seen(9, "b")),
+            (5, seen(5, "b")),
+            (5, seen(4, "b")),
+            (4, seen(9, "b")),
+        ] {
             let refused = ring.witness("log", old, &new);
-            assert_eq!(refused, Err(WitnessRefusal::Conflict { last: 5 }), "{old} {new:?}");
+            assert_eq!(
+                refused,
+                Err(WitnessRefusal::Conflict { last: 5 }),
+                "{old} {new:?}"
+            );
         }
         assert!(ring.witness("log", 5, &seen(9, "b")).unwrap().is_some());
     }
