@@ -20,6 +20,7 @@ pub mod partition;
 mod projector;
 pub(crate) mod reads;
 pub mod registry;
+pub mod request;
 pub mod sentinel;
 pub mod slot;
 pub mod store;

@@ -82,7 +82,8 @@ pub(crate) enum Message {
     /// Write to the audit; answered when the record has its place.
     Audit {
         event: SentinelEvent,
-        reply: Option<Reply<()>>,
+        correlation: Option<String>,
+        reply: Option<Reply<Option<Position>>>,
     },
     /// Write a blow to the audit; answered when it is durable.
     RecordBlow {
@@ -228,7 +229,11 @@ impl Actor for Sentinel {
                     )
                     .await?;
             }
-            Message::Audit { event, reply } => state.audit(event, reply).await?,
+            Message::Audit {
+                event,
+                correlation,
+                reply,
+            } => state.audit(event, correlation, reply).await?,
             Message::RecordBlow { user, blow, reply } => {
                 state.record_blow(user, blow, reply).await?;
             }

@@ -105,6 +105,7 @@ pub const CODES: &[ProblemCode] = &[
     code("unsupported_media_type", 415, "The body is of another type than expected", "Send one of the types that `detail` names."),
     code("unknown_host", 421, "The Host header names another host", "Use `localhost` or the address that meshd listens on. This refuses web pages that point their own name at this host."),
     code("agent_id_mismatch", 422, "Body and path name different agents", "Leave `agentId` out of the body, or repeat the path's."),
+    code("bad_bundle_signature", 422, "The bundle's signature does not hold", "Sign the bundle anew, as it is: `meshctl agent sign`; or remove `signature` from the manifest."),
     code("bad_proof", 422, "The proof does not hold", "Prove, from the size that was co-signed last, that the log has only grown."),
     code("empty_submission", 422, "The array of tasks is empty", "Submit at least one task."),
     code("expired", 422, "The envelope has expired", "Send it again with a later `expires`, or with none."),

@@ -357,6 +357,8 @@ pub struct SecurityDefaults {
     pub sandbox_level: SandboxLevel,
     /// An agent whose manifest says `crypto: none` is refused.
     pub crypto_required: bool,
+    /// A bundle is refused that is not signed by a registered key (`meshctl agent sign`, `meshctl key register`).
+    pub signature_required: bool,
 }
 
 impl Default for SecurityDefaults {
@@ -364,6 +366,7 @@ impl Default for SecurityDefaults {
         Self {
             sandbox_level: SandboxLevel::Strict,
             crypto_required: true,
+            signature_required: false,
         }
     }
 }

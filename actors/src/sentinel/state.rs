@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
+use mesh_messages::Position;
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -80,9 +81,10 @@ impl State {
     pub(super) async fn audit(
         &mut self,
         event: SentinelEvent,
-        reply: Option<Reply<()>>,
+        correlation: Option<String>,
+        reply: Option<Reply<Option<Position>>>,
     ) -> Result<(), ActorProcessingErr> {
-        let cause = match &event {
+        let mut cause = match &event {
             SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
                 Cause::by(user.clone())
             }
@@ -93,11 +95,12 @@ impl State {
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
+        cause.correlation = correlation;
         let written = match self.writable() {
             Ok(()) => {
                 self.commit(vec![event], &cause, Vec::new()).await?;
                 // The log becomes durable in order: what this allows cannot survive without this record.
-                Ok(())
+                Ok(self.partition.last())
             }
             Err(problem) => {
                 count(&self.handle.door.counts.unrecorded);
