@@ -37,6 +37,7 @@ use crate::tree::{Parts, SupervisorPlace, tree};
 mod agents;
 mod audit;
 mod chaos;
+mod counts;
 mod exports;
 mod operations;
 mod services;

@@ -1,12 +1,10 @@
 //! [`Operations`] by the parts of the mesh: each method finds its part and asks it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use mesh_actors_core::projection;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
@@ -20,7 +18,7 @@ use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
     JournalStatus, KeyInfo, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
-use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
+use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::{AgentId, Position};
 use mesh_supervision::ChildStatus;
 
@@ -36,7 +34,6 @@ use crate::operations::{
     TypeInsight, VerbOutcome, WitnessAnswer,
 };
 use crate::partition::Cause;
-use crate::reads::{self, LookupError, StoreReader};
 
 /// How long `/status` waits to learn of the parts at the edge.
 const EDGE_LOOK_MAX: Duration = Duration::from_secs(1);
@@ -500,32 +497,6 @@ impl Operations for Mesh {
 }
 
 impl Mesh {
-    fn agent_counts(&self) -> BTreeMap<String, u64> {
-        let mut counts = BTreeMap::new();
-        let at = now();
-        for entry in self.ctx.directory.all() {
-            let status = status_of(&entry, at).status;
-            if let Ok(Value::String(name)) = serde_json::to_value(status) {
-                *counts.entry(name).or_insert(0) += 1;
-            }
-        }
-        counts.remove("not_found");
-        counts
-    }
-
-    async fn task_counts(&self) -> Result<BTreeMap<String, u64>, Problem> {
-        let store = self.ctx.store.get()?;
-        reads::caught_up(&store).await?;
-        let counts = reads::blocking(store, |store| {
-            projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
-        })
-        .await?;
-        Ok(counts
-            .into_iter()
-            .map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n))
-            .collect())
-    }
-
     async fn components(&self) -> Vec<ComponentStatus> {
         let part = |name: &str, parent: &str, running: bool, restarts: u64| ComponentStatus {
             name: name.to_owned(),

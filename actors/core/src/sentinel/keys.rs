@@ -34,7 +34,7 @@ pub enum KeyRefusal {
     #[error("{key} is or was the key of {owner}; make a new one, a key is used once")]
     Used {
         /// The key.
-        key: DidKey,
+        key: String,
         /// Whose.
         owner: String,
     },
@@ -43,7 +43,7 @@ pub enum KeyRefusal {
     TooMany,
     /// There is no such key.
     #[error("key {0} is not known")]
-    Unknown(DidKey),
+    Unknown(String),
     /// The reason is too long.
     #[error("reason: at most {REASON_MAX} characters, none of them a control character")]
     Reason,
@@ -168,16 +168,16 @@ impl KeyRing {
             return Ok(None);
         }
         if let Some(entry) = self.keys.get(&key.to_string()) {
-            let owner = entry.owner.clone();
+            let (key, owner) = (key.to_string(), entry.owner.clone());
             return Err(KeyRefusal::Used { key, owner });
         }
         if self.keys.len() >= KEYS_MAX {
             return Err(KeyRefusal::TooMany);
         }
         Ok(Some(SentinelEvent::KeyRegistered {
-            key,
+            key: Box::new(key),
             owner,
-            replaces,
+            replaces: replaces.map(Box::new),
         }))
     }
 
@@ -187,15 +187,15 @@ impl KeyRing {
     /// [`KeyRefusal`].
     pub fn revoke(&self, key: DidKey, reason: &str) -> Result<Option<SentinelEvent>, KeyRefusal> {
         let entry = self.keys.get(&key.to_string());
-        let entry = entry.ok_or(KeyRefusal::Unknown(key))?;
+        let entry = entry.ok_or_else(|| KeyRefusal::Unknown(key.to_string()))?;
         if reason.chars().count() > REASON_MAX || reason.chars().any(char::is_control) {
             return Err(KeyRefusal::Reason);
         }
         let reason = reason.to_owned();
-        Ok(entry
-            .revoked
-            .is_none()
-            .then_some(SentinelEvent::KeyRevoked { key, reason }))
+        Ok(entry.revoked.is_none().then(|| SentinelEvent::KeyRevoked {
+            key: Box::new(key),
+            reason,
+        }))
     }
 
     /// The last checkpoint of a log that was co-signed.
@@ -222,9 +222,10 @@ impl KeyRing {
         if let Some(last) = last
             && last.size == new.size
         {
-            return match last == new {
-                true => Ok(None),
-                false => Err(WitnessRefusal::Conflict { last: size }),
+            return if last == new {
+                Ok(None)
+            } else {
+                Err(WitnessRefusal::Conflict { last: size })
             };
         }
         if last.is_none() && self.witnessed.len() >= WITNESSED_MAX {
@@ -246,7 +247,7 @@ impl KeyRing {
                 replaces,
             } => {
                 if let Some(old) = replaces {
-                    self.end(*old, at, "replaced");
+                    self.end(**old, at, "replaced");
                 }
                 let entry = Entry {
                     owner: owner.clone(),
@@ -255,9 +256,9 @@ impl KeyRing {
                     reason: None,
                 };
                 self.keys.insert(key.to_string(), entry);
-                self.current.insert(owner.clone(), *key);
+                self.current.insert(owner.clone(), **key);
             }
-            SentinelEvent::KeyRevoked { key, reason } => self.end(*key, at, reason),
+            SentinelEvent::KeyRevoked { key, reason } => self.end(**key, at, reason),
             SentinelEvent::CheckpointWitnessed { origin, size, root } => {
                 let (size, root) = (*size, root.clone());
                 self.witnessed
@@ -322,7 +323,10 @@ mod tests {
         ring.apply(at(3), &event);
         assert_eq!(ring.key_of("user:ada"), None);
         assert_eq!(ring.revoke(key(2), "again"), Ok(None));
-        assert_eq!(ring.revoke(key(3), ""), Err(KeyRefusal::Unknown(key(3))));
+        assert_eq!(
+            ring.revoke(key(3), ""),
+            Err(KeyRefusal::Unknown(key(3).to_string()))
+        );
         let listed = ring.list();
         let reason = |key| {
             let found = listed.iter().find(|info| info.key == key).unwrap();

@@ -38,14 +38,13 @@ impl Session {
         };
         let registered = self.args.services.key_of(&self.args.agent);
         if registered != Some(key) {
-            match registered {
-                Some(_) => self.violated("named a key that is not the one registered as its own"),
-                None => {
-                    let text = format!(
-                        "it names the key {key}, which is not registered as its own; meshctl key register does that"
-                    );
-                    self.kill(Some(Failure::new(FailureClass::Start, text)));
-                }
+            if registered.is_some() {
+                self.violated("named a key that is not the one registered as its own");
+            } else {
+                let text = format!(
+                    "it names the key {key}, which is not registered as its own; meshctl key register does that"
+                );
+                self.kill(Some(Failure::new(FailureClass::Start, text)));
             }
             return false;
         }

@@ -45,7 +45,7 @@ pub(crate) enum Command {
         /// The file of a secret that `key new` wrote; only its public half is sent
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Whose it is: user:ada, agent:echo, kai://node.berlin
+        /// Whose it is: `user:ada`, `agent:echo`, `kai://node.berlin`
         #[arg(long, value_name = "ADDRESS")]
         owner: Address,
     },

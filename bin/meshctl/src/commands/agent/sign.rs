@@ -50,10 +50,7 @@ pub(super) fn sign(arguments: &Sign, session: &mut Session) -> Result<(), Failur
     let text = secret.sign(&manifest_signing_input(&manifest)).to_string();
     manifest["signature"]["signature"] = text.into();
     let path = bundle.manifest_path();
-    if !path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
+    if path.extension().is_none_or(|extension| extension != "json") {
         session.out.note(&format!(
             "{} is written anew as JSON, which YAML is a form of; comments are gone",
             path.display()
