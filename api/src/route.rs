@@ -90,9 +90,8 @@ impl BodySize {
     /// In bytes.
     pub(crate) fn bytes_max(self, config: &ApiConfig) -> usize {
         match self {
-            Self::Small => SMALL_BODY_MAX,
+            Self::Small | Self::Checkpoint => SMALL_BODY_MAX,
             Self::Envelope => ENVELOPE_MAX,
-            Self::Checkpoint => SMALL_BODY_MAX,
             Self::Json => config.body_bytes_max,
             Self::Bundle => config.bundle_bytes_max,
         }
