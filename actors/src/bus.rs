@@ -38,7 +38,8 @@ pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
 };
 
-use state::{agent_of, answer_to};
+pub(crate) use state::agent_of;
+use state::answer_to;
 
 /// What the bus is started with.
 #[derive(Debug, Clone)]

@@ -70,6 +70,8 @@ pub struct Settings {
     pub policy_origins: BTreeMap<&'static str, String>,
     /// Whether an agent without a signing key is refused.
     pub crypto_required: bool,
+    /// Whether a bundle is refused that no registered key signed.
+    pub signature_required: bool,
     /// Whether an admin may hurt agents and parts on purpose.
     pub chaos: bool,
     /// How long an agent may take to start and shake hands.

@@ -21,6 +21,7 @@ pub mod partition;
 mod projector;
 pub(crate) mod reads;
 pub mod registry;
+pub mod request;
 mod retention;
 pub mod sentinel;
 pub mod slot;

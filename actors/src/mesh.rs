@@ -39,12 +39,14 @@ use crate::workflows::WorkflowsHandle;
 mod agents;
 mod audit;
 mod chaos;
+mod counts;
 mod exports;
 mod operations;
 mod parts;
 mod services;
 mod tasks;
 mod views;
+mod witness;
 mod workflows;
 
 use chaos::Chaos;
@@ -342,6 +344,7 @@ fn bus_handle(
 ) -> BusHandle {
     let outside = Arc::new(BusOutside {
         ctx: Arc::clone(ctx),
+        sentinel: sentinel.clone(),
         orchestrator: orchestrator.clone(),
     });
     let outside = Outside {

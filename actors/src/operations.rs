@@ -7,16 +7,18 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     RecoveryResult, SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats,
-    MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, KeyInfo, MemoryEntry,
+    MemoryStats, MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
@@ -43,6 +45,8 @@ pub enum Action {
     Memory,
     /// Issue, list and revoke tokens.
     Tokens,
+    /// Register and revoke keys.
+    Keys,
     /// Hurt agents and parts on purpose.
     Chaos,
     /// Change thresholds and limits.
@@ -65,11 +69,21 @@ impl Action {
             Self::AgentGovern => "agent.govern",
             Self::Memory => "memory",
             Self::Tokens => "tokens",
+            Self::Keys => "keys",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
             Self::Backup => "backup",
         }
     }
+}
+
+/// What a witness answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WitnessAnswer {
+    /// The line of the co-signature.
+    Signed(String),
+    /// The proof has to begin at this size.
+    Conflict(u64),
 }
 
 /// Where a bundle comes from.
@@ -579,6 +593,27 @@ pub trait Operations: Send + Sync + 'static {
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
     /// Voids a token.
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
+
+    /// Lists public keys and whose they are, those of the past included.
+    async fn keys(&self) -> Result<Vec<KeyInfo>, Problem>;
+    /// Registers a key as somebody's; the one before it does not hold any more.
+    async fn register_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem>;
+    /// Revokes a key, for ever.
+    async fn revoke_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        reason: String,
+    ) -> Result<KeyInfo, Problem>;
+    /// The bytes of a C2SP tile of the audit log, by its path after `tile/`.
+    async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem>;
+    /// Co-signs another log's checkpoint: a C2SP request to a witness.
+    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem>;
 
     /// Hurts one instance or one part on purpose, where the operator has switched that on.
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem>;

@@ -89,12 +89,13 @@ impl Cause {
             correlation: None,
         }
     }
-    /// Somebody by name.
+    /// Somebody by name; while a [request](crate::request) is served, for that request.
     pub fn by(actor: impl Into<String>) -> Self {
+        let (cause, correlation) = crate::request::current();
         Self {
             actor: actor.into(),
-            cause: None,
-            correlation: None,
+            cause,
+            correlation,
         }
     }
 }

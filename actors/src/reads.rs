@@ -162,7 +162,13 @@ pub(crate) fn audit_page(
                 .task
                 .as_ref()
                 .is_none_or(|t| entry.task.as_ref() == Some(t))
-            && filter.kind.as_ref().is_none_or(|k| entry.kind == *k)
+            && filter.kind.as_ref().is_none_or(|k| is_kind(&entry.kind, k))
+            && filter.actor.as_ref().is_none_or(|a| entry.actor == *a)
+            && filter.cause.is_none_or(|c| entry.cause == Some(c))
+            && filter
+                .correlation
+                .as_ref()
+                .is_none_or(|c| entry.correlation.as_ref() == Some(c))
             && filter.since.is_none_or(|since| entry.time >= since)
             && filter.until.is_none_or(|until| entry.time <= until)
     };
@@ -171,9 +177,14 @@ pub(crate) fn audit_page(
         .as_ref()
         .map(AuditIndex::Task)
         .or_else(|| filter.agent.as_ref().map(AuditIndex::Agent))
-        .or_else(|| filter.kind.as_deref().map(AuditIndex::Kind));
+        .or_else(|| {
+            let whole = filter.kind.as_deref().filter(|kind| !kind.ends_with('.'));
+            whole.map(AuditIndex::Kind)
+        });
     let mut found = Vec::new();
-    let mut seen = after;
+    // What a record led to comes after it.
+    let mut seen = after.max(filter.cause);
+    let after = seen;
     if let Some(index) = index {
         let mut scanned = 0;
         loop {
@@ -206,6 +217,11 @@ pub(crate) fn audit_page(
         found.extend(Some(audit_entry(store, &record)).filter(&matches));
     }
     Ok((found, None))
+}
+
+/// Whether a kind is the one asked for, or begins with it where that ends with a full stop.
+fn is_kind(kind: &str, asked: &str) -> bool {
+    kind == asked || (asked.ends_with('.') && kind.starts_with(asked))
 }
 
 /// Runs a read that blocks on the disk where that holds nobody up.

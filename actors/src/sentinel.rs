@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use mesh_actors_core::sentinel::SentinelState;
+use mesh_actors_core::sentinel::{SentinelState, Witnessed};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{SentinelEvent, partition};
+use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
-use mesh_messages::system::{IssuedToken, Role, TokenInfo};
+use mesh_messages::system::{IssuedToken, KeyInfo, Role, TokenInfo};
 use mesh_messages::{AgentId, Position, RecordHeader};
 
 use crate::partition::{Cause, Machine, Partition};
@@ -21,6 +22,7 @@ use crate::store::{JournalNews, StoreCell, follow};
 mod admin;
 mod door;
 mod handle;
+mod keys;
 mod matrix;
 mod state;
 mod token;
@@ -80,7 +82,8 @@ pub(crate) enum Message {
     /// Write to the audit; answered when the record has its place.
     Audit {
         event: SentinelEvent,
-        reply: Option<Reply<()>>,
+        correlation: Option<String>,
+        reply: Option<Reply<Option<Position>>>,
     },
     /// Write a blow to the audit; answered when it is durable.
     RecordBlow {
@@ -88,6 +91,8 @@ pub(crate) enum Message {
         blow: Box<ChaosBlow>,
         reply: Reply<()>,
     },
+    /// Something about keys.
+    Key(Box<keys::KeyMessage>),
     /// The journal advanced or failed.
     Journal(JournalNews),
 }
@@ -105,6 +110,18 @@ enum Effect {
     Listed {
         tokens: Vec<TokenInfo>,
         reply: RpcReplyPort<Vec<TokenInfo>>,
+    },
+    KeyChanged {
+        key: DidKey,
+        reply: Reply<KeyInfo>,
+    },
+    KeysListed {
+        keys: Vec<KeyInfo>,
+        reply: RpcReplyPort<Vec<KeyInfo>>,
+    },
+    WitnessedShown {
+        witnessed: Option<Witnessed>,
+        reply: RpcReplyPort<Option<Witnessed>>,
     },
 }
 
@@ -213,10 +230,15 @@ impl Actor for Sentinel {
                     )
                     .await?;
             }
-            Message::Audit { event, reply } => state.audit(event, reply).await?,
+            Message::Audit {
+                event,
+                correlation,
+                reply,
+            } => state.audit(event, correlation, reply).await?,
             Message::RecordBlow { user, blow, reply } => {
                 state.record_blow(user, blow, reply).await?;
             }
+            Message::Key(message) => state.key(*message).await?,
             Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
             Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),
         }

@@ -10,6 +10,7 @@ use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use mesh_actors::request;
 use tracing::Instrument;
 
 use crate::problem::Refusal;
@@ -32,9 +33,8 @@ pub(crate) async fn guard(shared: Arc<Shared>, request: Request, next: Next) -> 
         .to_owned();
     let span =
         tracing::info_span!("http", %method, path, request = id.to_str().unwrap_or_default());
-    let mut response = respond(&shared, request, next)
-        .instrument(span.clone())
-        .await;
+    let served = respond(&shared, request, next).instrument(span.clone());
+    let mut response = request::within(id.to_str().unwrap_or("-"), served).await;
     let latency_ms = began.elapsed().as_secs_f64() * 1000.0;
     let status = response.status().as_u16();
     span.in_scope(|| {

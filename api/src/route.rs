@@ -23,6 +23,8 @@ pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// JSON.
 pub(crate) const JSON: &str = "application/json";
+/// Text.
+pub(crate) const TEXT: &str = "text/plain";
 /// A bundle.
 pub(crate) const TAR: &str = "application/x-tar";
 
@@ -76,6 +78,8 @@ pub(crate) enum BodySize {
     Small,
     /// One KLP envelope.
     Envelope,
+    /// A checkpoint and a proof: text.
+    Checkpoint,
     /// Tasks, memory values.
     Json,
     /// A bundle.
@@ -86,7 +90,7 @@ impl BodySize {
     /// In bytes.
     pub(crate) fn bytes_max(self, config: &ApiConfig) -> usize {
         match self {
-            Self::Small => SMALL_BODY_MAX,
+            Self::Small | Self::Checkpoint => SMALL_BODY_MAX,
             Self::Envelope => ENVELOPE_MAX,
             Self::Json => config.body_bytes_max,
             Self::Bundle => config.bundle_bytes_max,
@@ -245,6 +249,16 @@ impl Route {
         self.body = Some(BodyRule {
             media: vec![(JSON, schema_of::<T>)],
             optional: true,
+            size,
+        });
+        self
+    }
+
+    /// A body of text.
+    pub(crate) fn takes_text(mut self, size: BodySize) -> Self {
+        self.body = Some(BodyRule {
+            media: vec![(TEXT, schema_of::<String>)],
+            optional: false,
             size,
         });
         self

@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod chaos;
 mod export;
+mod keys;
 mod memory;
 mod policies;
 mod stream;
@@ -36,6 +37,7 @@ pub(crate) fn table() -> Vec<Route> {
         backup::routes(),
         memory::routes(),
         tokens::routes(),
+        keys::routes(),
         policies::routes(),
         chaos::routes(),
     ]

@@ -50,7 +50,7 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
 fn times(config: &Config, errors: &mut Vec<FieldError>) {
     let (supervision, api) = (&config.supervision, &config.api);
     let liveness = &config.default_policy.liveness;
-    let positive: [(&str, Span); 17] = [
+    let positive: [(&str, Span); 18] = [
         ("supervision.crash_window", supervision.crash_window),
         ("supervision.backoff_base", supervision.backoff_base),
         ("supervision.cool_down_base", supervision.cool_down_base),
@@ -66,6 +66,7 @@ fn times(config: &Config, errors: &mut Vec<FieldError>) {
         ("api.ping_interval", api.ping_interval),
         ("api.stall_timeout", api.stall_timeout),
         ("api.drain_timeout", api.drain_timeout),
+        ("audit.witness.interval", config.audit.witness.interval),
         ("default_policy.liveness.stall.limit", liveness.stall.limit),
         ("default_policy.liveness.overrun.max", liveness.overrun.max),
     ];

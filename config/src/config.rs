@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sections::{
-    ApiConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig, NothingToSet,
-    OrchestratorConfig, SandboxConfig, SupervisionConfig, TelemetryConfig,
+    ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig,
+    NothingToSet, OrchestratorConfig, SandboxConfig, SupervisionConfig, TelemetryConfig,
 };
 
 /// Everything that an operator can set. `Default` is what an empty file gives.
@@ -41,6 +41,8 @@ pub struct Config {
     pub routing: NothingToSet,
     /// Health checks of meshd's own parts.
     pub health: NothingToSet,
+    /// The proof of what happened.
+    pub audit: AuditConfig,
     /// Hurting this mesh on purpose.
     pub chaos: ChaosConfig,
     /// More than one machine.
@@ -66,6 +68,7 @@ impl Default for Config {
             memory: NothingToSet::default(),
             routing: NothingToSet::default(),
             health: NothingToSet::default(),
+            audit: AuditConfig::default(),
             chaos: ChaosConfig::default(),
             cluster: ClusterConfig::default(),
             orchestrator: OrchestratorConfig::default(),

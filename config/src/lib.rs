@@ -15,10 +15,10 @@ pub use config::Config;
 pub use load::{ConfigErrors, config_schema};
 pub use origin::{Origin, OriginEntry, Origins};
 pub use sections::{
-    ApiConfig, ClusterConfig, ClusterMode, DefaultPolicy, DefaultResourceLimits, Degradable,
-    JournalConfig, LifecycleDefaults, LivenessDefaults, LogFormat, NodeConfig, NothingToSet,
-    OrchestratorConfig, OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults, RateLimit,
-    RepetitionDefaults, RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults,
-    StallDefaults, SupervisionConfig, TelemetryConfig, UidRange,
+    ApiConfig, AuditConfig, ClusterConfig, ClusterMode, DefaultPolicy, DefaultResourceLimits,
+    Degradable, JournalConfig, LifecycleDefaults, LivenessDefaults, LogFormat, NodeConfig,
+    NothingToSet, OrchestratorConfig, OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults,
+    RateLimit, RepetitionDefaults, RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults,
+    StallDefaults, SupervisionConfig, TelemetryConfig, UidRange, WitnessConfig,
 };
 pub use sources::{DEFAULT_FILE, ENV_OF_THE_CLIENT, ENV_PREFIX, ReadError, Sources};

@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod api;
+mod audit;
 mod faults;
 mod liveness;
 
 pub use api::{ApiConfig, RateLimit};
+pub use audit::{AuditConfig, WitnessConfig};
 pub use faults::SupervisionConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
@@ -370,6 +372,8 @@ pub struct SecurityDefaults {
     pub sandbox_level: SandboxLevel,
     /// An agent whose manifest says `crypto: none` is refused.
     pub crypto_required: bool,
+    /// A bundle is refused that is not signed by a registered key (`meshctl agent sign`, `meshctl key register`).
+    pub signature_required: bool,
 }
 
 impl Default for SecurityDefaults {
@@ -377,6 +381,7 @@ impl Default for SecurityDefaults {
         Self {
             sandbox_level: SandboxLevel::Strict,
             crypto_required: true,
+            signature_required: false,
         }
     }
 }

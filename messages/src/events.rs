@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
-use crate::chaos::ChaosBlow;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::liveness::{Finding, HealthAction};
@@ -61,9 +60,11 @@ macro_rules! kinds {
 }
 
 mod node;
+mod sentinel;
 mod workflow;
 
 pub use node::{NodeEvent, Restoration};
+pub use sentinel::SentinelEvent;
 pub use workflow::WorkflowEvent;
 
 /// The life of one agent. Partition `agent/<id>`.
@@ -553,69 +554,6 @@ kinds!(MemoryEvent {
     Deleted => "memory.deleted",
     Sealed => "memory.sealed",
     Purged => "memory.purged",
-});
-
-/// Who may do what. Partition `sentinel`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum SentinelEvent {
-    /// A token was issued. Only its digest is kept.
-    #[serde(rename = "token.issued")]
-    TokenIssued {
-        /// Its public id.
-        id: String,
-        /// SHA-256 of the secret, hex.
-        digest: String,
-        /// Its role.
-        role: String,
-        /// Its bearer.
-        subject: String,
-        /// When it ends.
-        expires_at: Option<Timestamp>,
-    },
-    /// A token is void.
-    #[serde(rename = "token.revoked")]
-    TokenRevoked {
-        /// Its public id.
-        id: String,
-    },
-    /// Something was allowed.
-    #[serde(rename = "access.allowed")]
-    Allowed {
-        /// What.
-        action: String,
-        /// On what.
-        resource: String,
-        /// To whom.
-        user: String,
-    },
-    /// Something was refused.
-    #[serde(rename = "access.denied")]
-    Denied {
-        /// What.
-        action: String,
-        /// On what.
-        resource: String,
-        /// To whom.
-        user: String,
-        /// Why.
-        reason: String,
-    },
-    /// Something is about to be hurt on purpose. Written before the blow falls.
-    #[serde(rename = "chaos.struck")]
-    ChaosStruck {
-        /// On whose order.
-        user: String,
-        /// What it is, and what it falls on.
-        blow: Box<ChaosBlow>,
-    },
-}
-
-kinds!(SentinelEvent {
-    TokenIssued => "token.issued",
-    TokenRevoked => "token.revoked",
-    Allowed => "access.allowed",
-    Denied => "access.denied",
-    ChaosStruck => "chaos.struck",
 });
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub use payload::{
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;
 pub use sent_at::SentAt;
-pub use sign::VerifyError;
+pub use sign::{VerifyError, handshake_proof};
 
 /// Version of the envelope, its `v`.
 pub const KLP_VERSION: u64 = 1;

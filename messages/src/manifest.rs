@@ -15,6 +15,7 @@ use crate::ids::AgentId;
 use crate::time::Timestamp;
 use crate::units::Span;
 
+mod bundle;
 mod check;
 mod liveness;
 mod memory;
@@ -24,6 +25,7 @@ mod read;
 mod runtime;
 mod security;
 
+pub use bundle::{BundleFile, MANIFEST_FILES, bundle_files_digest};
 pub use liveness::{LivenessPolicy, OverrunRule, RepetitionRule, TimeRule};
 pub use memory::{MemoryBackend, MemoryConfig, MemoryType};
 pub use policy::{

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::HealthLevel;
+use crate::identity::DidKey;
 use crate::ids::{AgentId, Position, TaskId};
 use crate::time::Timestamp;
 
@@ -206,8 +207,17 @@ pub struct AuditFilter {
     pub agent: Option<AgentId>,
     /// Only of this task.
     pub task: Option<TaskId>,
-    /// Only of this kind.
+    /// Only of this kind; one that ends with a full stop means all that begin so.
     pub kind: Option<String>,
+    /// Only what this caller did, such as `user:admin`.
+    #[serde(default)]
+    pub actor: Option<String>,
+    /// Only what this record led to.
+    #[serde(default)]
+    pub cause: Option<Position>,
+    /// Only what one request led to.
+    #[serde(default)]
+    pub correlation: Option<String>,
     /// Not before.
     pub since: Option<Timestamp>,
     /// Not after.
@@ -314,6 +324,24 @@ pub struct TokenInfo {
     pub expires: Option<Timestamp>,
     /// Whether it was revoked.
     pub revoked: bool,
+}
+
+/// A public key and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyInfo {
+    /// The key.
+    pub key: DidKey,
+    /// Whose it is, as an address such as `user:ada` or `agent:echo`.
+    pub owner: String,
+    /// Since when.
+    pub registered: Timestamp,
+    /// Until when; absent while it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Timestamp>,
+    /// Why it does not hold any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One entry of an agent's memory.

@@ -41,17 +41,56 @@ pub struct CheckpointClaim {
 
 /// Makes the signed note for a tree.
 pub(crate) fn sign(key: &SigningKey, claim: CheckpointClaim) -> Result<String, String> {
-    let public = key.public();
-    let name = public.to_string();
-    let text = Checkpoint::new(&name, claim.size, claim.root, "")
+    let text = Checkpoint::new(&key.public().to_string(), claim.size, claim.root, "")
         .map_err(|e| e.to_string())?
         .to_bytes();
+    sign_text(key, &text)
+}
+
+/// Makes the signed note for something else that is said of the log. Its first line is `<log>/<about>`, which is no log's
+/// origin, so that no such note can be passed off as a checkpoint.
+pub(crate) fn attest(key: &SigningKey, about: &str, statement: &str) -> Result<String, String> {
+    let text = format!("{}/{about}\n{statement}\n", key.public());
+    sign_text(key, text.as_bytes())
+}
+
+fn sign_text(key: &SigningKey, text: &[u8]) -> Result<String, String> {
+    let public = key.public();
+    let name = public.to_string();
     let key = ed25519_dalek::SigningKey::from_bytes(key.secret_bytes());
-    let signature = key.sign(&text).to_bytes().to_vec();
+    let signature = key.sign(text).to_bytes().to_vec();
     let id = key_id(&name, &public);
     let signature = signed_note::Signature::new(name, id, signature).map_err(|e| e.to_string())?;
-    let note = Note::new(&text, &[signature]).map_err(|e| e.to_string())?;
+    let note = Note::new(text, &[signature]).map_err(|e| e.to_string())?;
     String::from_utf8(note.to_bytes()).map_err(|e| e.to_string())
+}
+
+/// What a note made by [`attest`] says, without its first line.
+pub(crate) fn verify_attested(
+    note: &str,
+    key: &DidKey,
+    about: &str,
+) -> Result<String, CheckpointInvalid> {
+    let malformed = |detail: &str| CheckpointInvalid::Malformed(detail.to_owned());
+    let note = Note::from_bytes(note.as_bytes()).map_err(|e| malformed(&e.to_string()))?;
+    let text = std::str::from_utf8(note.text()).map_err(|_| malformed("it is not UTF-8"))?;
+    let statement = text
+        .strip_prefix(&format!("{key}/{about}\n"))
+        .ok_or_else(|| malformed("it is about something else"))?;
+    verify_by(&note, key)?;
+    Ok(statement.trim_end_matches('\n').to_owned())
+}
+
+fn verify_by(note: &Note, key: &DidKey) -> Result<(), CheckpointInvalid> {
+    let name = key.to_string();
+    let verifier = NodeVerifier {
+        id: key_id(&name, key),
+        name: name.clone(),
+        key: *key,
+    };
+    note.verify(&VerifierList::new(vec![Box::new(verifier)]))
+        .map(drop)
+        .map_err(|_| CheckpointInvalid::Signature(name))
 }
 
 /// Checks that `note` is a checkpoint of the log whose id is `key`, signed by that key.
@@ -69,13 +108,7 @@ pub fn verify_checkpoint(note: &str, key: &DidKey) -> Result<CheckpointClaim, Ch
             found: claim.origin().to_owned(),
         });
     }
-    let verifier = NodeVerifier {
-        id: key_id(&name, key),
-        name: name.clone(),
-        key: *key,
-    };
-    note.verify(&VerifierList::new(vec![Box::new(verifier)]))
-        .map_err(|_| CheckpointInvalid::Signature(name))?;
+    verify_by(&note, key)?;
     Ok(CheckpointClaim {
         size: claim.size(),
         root: *claim.hash(),

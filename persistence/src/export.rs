@@ -1,11 +1,20 @@
 //! The audit log as a file that anybody can check: JSON Lines, a record each, then the signed checkpoint.
+//!
+//! The checkpoint alone shows *that* something was changed. Which record it was can be told because the node also signs,
+//! when it exports, the leaf hashes of each [`block`], and for one agent the [`positions`] of its records.
 
 use std::io::{self, Write};
 
 use mesh_messages::{AgentId, Position, Record};
 use serde::Serialize;
 
+use tlog_tiles::Hash;
+
+use self::positions::Positions;
 use crate::journal::{CheckpointError, Journal, ProofError, ReadError};
+
+pub(crate) mod block;
+pub(crate) mod positions;
 
 /// Why an export failed. What was written so far is incomplete: discard it.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +56,9 @@ struct RecordLine<'a> {
     payload: Option<&'a str>,
     // Not needed to verify. With it, the first changed record can be named rather than only "the root differs".
     leaf: String,
+    // The same against somebody who changes the leaf hash, too: it is signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<ProofLine>,
 }
@@ -61,11 +73,21 @@ struct ProofLine {
 struct CheckpointLine<'a> {
     checkpoint: &'a str,
     key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<AgentLine>,
+}
+
+/// All records of one agent, as the node signs it.
+#[derive(Serialize)]
+struct AgentLine {
+    note: String,
+    positions: String,
 }
 
 /// Writes the durable records (of one agent, or all) and a checkpoint that covers them.
 ///
-/// Blocks on the disk.
+/// Every [`block::RECORDS`] records, and with the last one, a whole log's export bears a signed list of leaf hashes; one
+/// agent's ends with a signed list of its positions. Blocks on the disk.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -75,25 +97,46 @@ pub fn export(
     mut out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
     let checkpoint = journal.checkpoint()?;
-    let mut records = 0;
+    let mut positions = Positions::default();
+    let mut leaves = Vec::with_capacity(block::RECORDS);
     for record in journal.read(Position(0))? {
         let record = record?;
-        if record.header.position.0 >= checkpoint.size {
+        let position = record.header.position;
+        if position.0 >= checkpoint.size {
             break;
         }
         if agent.is_some() && record.header.agent.as_ref() != agent {
             continue;
         }
-        let proof = agent.map(|_| prove(journal, record.header.position, checkpoint.size));
-        write_record(&mut out, &record, proof.transpose()?)?;
-        records += 1;
+        positions.push(position.0);
+        let leaf = tlog_tiles::record_hash(&record.header_bytes);
+        let (mut signed, mut proof) = (None, None);
+        if agent.is_some() {
+            proof = Some(prove(journal, position, checkpoint.size)?);
+        } else {
+            leaves.push(leaf);
+            if leaves.len() == block::RECORDS || position.0 + 1 == checkpoint.size {
+                let first = position.0 + 1 - leaves.len() as u64;
+                signed = Some(journal.attest(block::ABOUT, &block::statement(first, &leaves))?);
+                leaves.clear();
+            }
+        }
+        write_record(&mut out, &record, (leaf, signed, proof))?;
     }
-    if let (Some(agent), 0) = (agent, records) {
+    if let (Some(agent), 0) = (agent, positions.count()) {
         return Err(ExportError::NoRecords(agent.clone()));
     }
+    let records = positions.count();
+    let of_agent = agent.map(|agent| {
+        let positions = positions.to_string();
+        let statement = positions::statement(agent, &checkpoint, records, &positions);
+        let note = journal.attest(positions::ABOUT, &statement)?;
+        Ok::<_, CheckpointError>(AgentLine { note, positions })
+    });
     let line = CheckpointLine {
         checkpoint: &checkpoint.note,
         key: journal.log_id(),
+        agent: of_agent.transpose()?,
     };
     serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
     out.write_all(b"\n")?;
@@ -116,7 +159,7 @@ fn prove(journal: &dyn Journal, index: Position, size: u64) -> Result<ProofLine,
 fn write_record(
     mut out: &mut dyn Write,
     record: &Record,
-    proof: Option<ProofLine>,
+    (leaf, block, proof): (Hash, Option<String>, Option<ProofLine>),
 ) -> Result<(), ExportError> {
     let not_text = |_| ExportError::NotText(record.header.position);
     let payload = record
@@ -127,7 +170,8 @@ fn write_record(
         record: std::str::from_utf8(&record.header_bytes).map_err(not_text)?,
         salt: record.body.as_ref().map(|body| hex::encode(body.salt)),
         payload: payload.transpose().map_err(not_text)?,
-        leaf: hex::encode(tlog_tiles::record_hash(&record.header_bytes).0),
+        leaf: hex::encode(leaf.0),
+        block,
         proof,
     };
     serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;

@@ -410,6 +410,10 @@ impl Journal for FileJournal {
         Ok(signed)
     }
 
+    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError> {
+        checkpoint::attest(&self.key, about, statement).map_err(CheckpointError::Note)
+    }
+
     fn cut(&self) -> Result<JournalCut, CutError> {
         self.cut_at_checkpoint()
     }
@@ -422,6 +426,12 @@ impl Journal for FileJournal {
         self.shared
             .tree
             .inclusion(&self.shared.segments, index.0, size)
+    }
+
+    fn subtrees(&self, level: u8, first: u64, count: u64) -> Result<Vec<Hash>, ProofError> {
+        self.shared
+            .tree
+            .subtrees(&self.shared.segments, level, first, count)
     }
 
     fn consistency_proof(&self, old: u64, new: u64) -> Result<Vec<Hash>, ProofError> {

@@ -141,6 +141,13 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// [`CheckpointError`], above all when the log is behind or beside the last one that was given out.
     fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError>;
 
+    /// Signs something that is said of the log beside its checkpoints: a C2SP signed note whose first line is
+    /// `<log>/<about>` and whose other lines are `statement`. Unlike a checkpoint it is not kept.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Note`] when the texts cannot stand in a note.
+    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError>;
+
     /// Signs a checkpoint and says which files hold exactly what it covers, for a [backup](crate::backup()).
     ///
     /// # Errors
@@ -160,6 +167,12 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`ProofError`].
     fn inclusion_proof(&self, index: Position, size: u64) -> Result<Vec<Hash>, ProofError>;
+
+    /// The hashes of `count` neighbouring subtrees of `level` levels each, from the `first` on: what a tile holds.
+    ///
+    /// # Errors
+    /// [`ProofError::OutOfRange`] when the last of them is not complete.
+    fn subtrees(&self, level: u8, first: u64, count: u64) -> Result<Vec<Hash>, ProofError>;
 
     /// The RFC 6962 proof that the tree over `new` records continues the one over `old`.
     ///

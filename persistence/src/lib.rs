@@ -20,6 +20,7 @@ mod snapshot;
 mod testing;
 mod tree;
 mod verify;
+mod witness;
 
 pub use backup::{
     AboutBackup, BACKUP_FORMAT, BackupError, CutError, JournalCut, RESTORED_FILE, RestoreError,
@@ -46,3 +47,4 @@ pub use projection::{
 };
 pub use tlog_tiles::Hash;
 pub use verify::{VerifyError, VerifyReport, verify};
+pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};

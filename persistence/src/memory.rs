@@ -316,6 +316,17 @@ impl Journal for MemoryJournal {
         Ok(SignedCheckpoint { size, root, note })
     }
 
+    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError> {
+        checkpoint::attest(&self.key, about, statement).map_err(CheckpointError::Note)
+    }
+
+    fn subtrees(&self, level: u8, first: u64, count: u64) -> Result<Vec<Hash>, ProofError> {
+        let end = tree::subtrees_end(level, first, count).unwrap_or(u64::MAX);
+        self.with_tree(end, None, |_, hashes| {
+            tree::subtrees(level, first, count, hashes)
+        })
+    }
+
     fn root(&self, size: u64) -> Result<Hash, ProofError> {
         self.with_tree(size, None, |tree, hashes| tree::root(size, tree, hashes))
     }

@@ -94,6 +94,29 @@ pub(crate) fn root(
     Ok(old)
 }
 
+/// How many leaves `count` subtrees of `level` levels reach to, from the `first` on; `None` beyond what a tree can have.
+pub(crate) fn subtrees_end(level: u8, first: u64, count: u64) -> Option<u64> {
+    1_u64
+        .checked_shl(u32::from(level))?
+        .checked_mul(first.checked_add(count)?)
+}
+
+/// The hashes of `count` neighbouring subtrees of `level` levels, from the `first` on. They must be complete.
+///
+/// # Errors
+/// When the stored hashes cannot be read.
+pub(crate) fn subtrees(
+    level: u8,
+    first: u64,
+    count: u64,
+    hashes: &impl HashReader,
+) -> Result<Vec<Hash>, tlog_tiles::Error> {
+    let indexes: Vec<u64> = (first..first + count)
+        .map(|n| tlog_tiles::stored_hash_index(level, n))
+        .collect();
+    hashes.read_hashes(&indexes)
+}
+
 /// The audit path of leaf `index` in the tree over `size` leaves, checked.
 ///
 /// # Errors

@@ -244,6 +244,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
             nofile: 256,
         },
         crypto_required: false,
+        signature_required: false,
         liveness: LivenessLimits::default(),
         chaos: false,
         start_timeout: Duration::from_secs(20),

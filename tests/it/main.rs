@@ -16,6 +16,8 @@ mod export_sql;
 mod faults;
 mod formats;
 mod hooks;
+mod proof_audit;
+mod proof_identity;
 mod retention;
 mod sandbox;
 mod storage;

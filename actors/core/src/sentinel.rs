@@ -11,6 +11,12 @@ use mesh_messages::events::SentinelEvent;
 use mesh_messages::system::{Role, TokenInfo};
 use mesh_messages::{AgentId, RecordHeader, Timestamp};
 
+mod keys;
+
+pub use keys::{
+    KEYS_MAX, KeyRefusal, KeyRing, REASON_MAX, WITNESSED_MAX, WitnessRefusal, Witnessed, owner_of,
+};
+
 /// Tokens that are in force at once. People and agents hold a few each; ten thousand is a script gone wild.
 pub const TOKENS_MAX: usize = 10_000;
 
@@ -100,9 +106,16 @@ pub struct SentinelState {
     tokens: BTreeMap<String, Token>,
     // Invariant: exactly the revoked ones among `tokens`, in the order of their revocation.
     revoked: VecDeque<String>,
+    #[serde(default)]
+    keys: KeyRing,
 }
 
 impl SentinelState {
+    /// Whose key is whose.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
     /// A token by its public id.
     pub fn token(&self, id: &str) -> Option<&Token> {
         self.tokens.get(id)
@@ -193,7 +206,8 @@ impl SentinelState {
     }
 
     /// Takes an event in.
-    pub fn apply(&mut self, _header: &RecordHeader, event: &SentinelEvent) {
+    pub fn apply(&mut self, header: &RecordHeader, event: &SentinelEvent) {
+        self.keys.apply(header.time, event);
         match event {
             SentinelEvent::TokenIssued {
                 id,
@@ -215,7 +229,10 @@ impl SentinelState {
             }
             SentinelEvent::TokenRevoked { id } => self.revoked(id),
             // The audit is the log itself; nothing is decided by what was allowed or denied before.
-            SentinelEvent::Allowed { .. }
+            SentinelEvent::KeyRegistered { .. }
+            | SentinelEvent::KeyRevoked { .. }
+            | SentinelEvent::CheckpointWitnessed { .. }
+            | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
             | SentinelEvent::ChaosStruck { .. } => {}
         }

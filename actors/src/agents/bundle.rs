@@ -10,7 +10,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use mesh_messages::manifest::{ManifestFormat, ParsedManifest, parse_manifest};
+use mesh_messages::identity::DidKey;
+use mesh_messages::manifest::{
+    BundleFile, MANIFEST_FILES, ManifestFormat, ManifestSignatureError, ParsedManifest,
+    bundle_files_digest, parse_manifest, verify_manifest_signature,
+};
 use mesh_messages::problem::{Problem, ProblemKind};
 
 use crate::operations::BundleSource;
@@ -22,7 +26,7 @@ const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Longest path within a bundle, in bytes: what tar's oldest form holds.
 const PATH_MAX: usize = 255;
 /// Names under which a manifest is looked for, in this order.
-const MANIFEST_NAMES: [&str; 3] = ["manifest.json", "manifest.yaml", "manifest.yml"];
+const MANIFEST_NAMES: [&str; 3] = MANIFEST_FILES;
 
 /// A bundle that is stored.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct Bundle {
     pub(crate) manifest: ParsedManifest,
     /// `blake3:` and lower-case hex.
     pub(crate) digest: String,
+    /// Who signed it; the signature holds, and covers all of it.
+    pub(crate) signer: Option<DidKey>,
 }
 
 /// One file of a bundle in memory.
@@ -70,6 +76,7 @@ pub(crate) fn store(data: &Path, source: BundleSource) -> Result<Bundle, Problem
         BundleSource::Manifest { manifest, path } => from_manifest(&manifest, path.as_deref())?,
     };
     check_entry(&manifest, &entries)?;
+    let signer = signer(&manifest, &entries)?;
     let digest = digest(&entries);
     write(&bundle_dir(data, &digest), &entries).map_err(|error| match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::ReadOnlyFilesystem => {
@@ -77,7 +84,33 @@ pub(crate) fn store(data: &Path, source: BundleSource) -> Result<Bundle, Problem
         }
         _ => Problem::internal(format!("the bundle cannot be stored: {error}")),
     })?;
-    Ok(Bundle { manifest, digest })
+    Ok(Bundle {
+        manifest,
+        digest,
+        signer,
+    })
+}
+
+/// Who signed a bundle. A signature that does not hold is worse than none: somebody changed what was signed.
+fn signer(manifest: &ParsedManifest, entries: &Entries) -> Result<Option<DidKey>, Problem> {
+    let refused =
+        |field: &str, detail: String| Problem::invalid("bad_bundle_signature", field, detail);
+    let signature = match verify_manifest_signature(&manifest.source) {
+        Ok(signature) => signature,
+        Err(ManifestSignatureError::Missing) => return Ok(None),
+        Err(error) => return Err(refused("signature", error.to_string())),
+    };
+    let files = entries.iter().map(|(path, entry)| BundleFile {
+        path,
+        executable: entry.executable,
+        content: &entry.content,
+    });
+    if signature.bundle != bundle_files_digest(files) {
+        let detail =
+            "signature.bundle: the files beside the manifest are not those that were signed";
+        return Err(refused("signature.bundle", detail.to_owned()));
+    }
+    Ok(Some(signature.key))
 }
 
 fn bad(field: impl Into<String>, detail: impl Into<String>) -> Problem {

@@ -43,6 +43,7 @@ use crate::context::Context;
 
 mod chaos;
 mod flights;
+mod identity;
 mod life;
 mod refusals;
 mod reports;
@@ -261,6 +262,8 @@ pub(crate) struct Session {
     mail: BTreeMap<String, oneshot::Sender<Envelope>>,
     // Hands were shaken.
     shook: bool,
+    // What its key has to sign before they are.
+    challenge: Option<identity::Challenge>,
     next_id: u64,
     bad_lines: u64,
     watch: Watch,
@@ -311,6 +314,7 @@ impl Actor for InstanceActor {
             running: BTreeMap::new(),
             mail: BTreeMap::new(),
             shook: false,
+            challenge: None,
             next_id: 0,
             bad_lines: 0,
             watch: watch::watch(&args.manifest, liveness, now()),

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId};
 
@@ -44,6 +45,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
         envelope: Envelope,
     ) -> Result<Option<Envelope>, KlpError>;
 
+    /// The key that is registered as the agent's own.
+    fn key_of(&self, agent: &AgentId) -> Option<DidKey>;
     /// The agent's condition has changed; the entry says how it stands.
     fn fleet_changed(&self, entry: &AgentEntry);
     /// The agent was removed.

@@ -283,7 +283,7 @@ fn concerned(event: &BusEvent) -> Option<AgentId> {
 }
 
 /// The agent that an address names by its own id.
-pub(super) fn agent_of(address: &Address) -> Option<AgentId> {
+pub(crate) fn agent_of(address: &Address) -> Option<AgentId> {
     match address {
         Address::Agent { id, .. } => Some(id.clone()),
         // A replica, `agent:<id>#<n>`, is its agent.

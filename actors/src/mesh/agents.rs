@@ -8,6 +8,7 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatusKind, AgentSummary, FaultState, Lifecycle, Page, REPLICAS_MAX,
     RecoveryResult, SandboxView,
 };
+use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::RuntimeKind;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -89,6 +90,7 @@ impl Mesh {
         let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
         let stored = stored
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))??;
+        let signed = self.vouched(stored.signer)?;
         let manifest = stored.manifest.manifest;
         let mut notices: Vec<String> = stored
             .manifest
@@ -96,6 +98,7 @@ impl Mesh {
             .iter()
             .map(ToString::to_string)
             .collect();
+        notices.extend(signed);
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
             // Registered without a start, it harms nobody; what a start would be refused for is said.
             if start {
@@ -139,6 +142,28 @@ impl Mesh {
             notices,
             id,
         })
+    }
+
+    /// Whether the bundle's signer suffices; what is to be said of it.
+    fn vouched(&self, signer: Option<DidKey>) -> Result<Option<String>, Problem> {
+        let known = signer.is_some_and(|key| self.sentinel.knows_key(&key));
+        if self.ctx.settings.signature_required && !known {
+            let text = match signer {
+                Some(key) => format!(
+                    "signature.key: {key} is no registered key; meshctl key register does that"
+                ),
+                None => "signature: missing; meshctl agent sign makes one".to_owned(),
+            };
+            return Err(Problem::invalid("policy_refused", "signature", text));
+        }
+        Ok(signer.map(|key| {
+            let whose = if known {
+                "registered here"
+            } else {
+                "which is not registered here"
+            };
+            format!("signature: signed by {key}, {whose}")
+        }))
     }
 
     /// What a start would be refused for. The security validator: nothing of the agent's has been run.

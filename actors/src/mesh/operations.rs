@@ -1,24 +1,24 @@
 //! [`Operations`] by the parts of the mesh: each method finds its part and asks it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use mesh_actors_core::projection;
+use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, MemoryEntry,
-    MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, KeyInfo,
+    MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
-use mesh_messages::task::{Task, TaskExplanation, TaskSpec, TaskState};
+use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
@@ -31,10 +31,9 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome, WorkflowOrder,
+    TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::partition::Cause;
-use crate::reads::{self, LookupError, StoreReader};
 
 #[async_trait]
 impl Operations for Mesh {
@@ -494,39 +493,45 @@ impl Operations for Mesh {
         self.sentinel.tokens().await
     }
 
+    async fn keys(&self) -> Result<Vec<KeyInfo>, Problem> {
+        self.sentinel.keys().await
+    }
+
+    async fn register_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem> {
+        if key == self.ctx.node.did {
+            let text = "the node's own key is the node's";
+            return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
+        }
+        self.sentinel.register_key(&caller.name, key, owner).await
+    }
+
+    async fn revoke_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        reason: String,
+    ) -> Result<KeyInfo, Problem> {
+        self.sentinel.revoke_key(&caller.name, key, reason).await
+    }
+
+    async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
+        self.tile(path).await
+    }
+
+    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+        self.cosigned(body).await
+    }
+
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {
         self.strike_once(caller, order).await
     }
 
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
         self.sentinel.revoke(&caller.name, id).await
-    }
-}
-
-impl Mesh {
-    fn agent_counts(&self) -> BTreeMap<String, u64> {
-        let mut counts = BTreeMap::new();
-        let at = now();
-        for entry in self.ctx.directory.all() {
-            let status = status_of(&entry, at).status;
-            if let Ok(Value::String(name)) = serde_json::to_value(status) {
-                *counts.entry(name).or_insert(0) += 1;
-            }
-        }
-        counts.remove("not_found");
-        counts
-    }
-
-    async fn task_counts(&self) -> Result<BTreeMap<String, u64>, Problem> {
-        let store = self.ctx.store.get()?;
-        reads::caught_up(&store).await?;
-        let counts = reads::blocking(store, |store| {
-            projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
-        })
-        .await?;
-        Ok(counts
-            .into_iter()
-            .map(|(state, n): (TaskState, u64)| (state.name().to_owned(), n))
-            .collect())
     }
 }

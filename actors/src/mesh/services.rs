@@ -5,15 +5,15 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot, watch};
 
-use mesh_actors_core::agent::AgentState;
+use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
-use mesh_messages::agent::{FaultState, Lifecycle};
+use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
-use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, TaskId};
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::memory::MemoryHandle;
 use crate::orchestrator::OrchestratorHandle;
+use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
@@ -147,6 +148,10 @@ impl Services for MeshServices {
             .map_err(klp_error)
     }
 
+    fn key_of(&self, agent: &AgentId) -> Option<DidKey> {
+        self.sentinel.key_of(&Address::agent(agent.clone()))
+    }
+
     fn fleet_changed(&self, entry: &AgentEntry) {
         self.orchestrator.fleet(entry.id.clone(), entry.fleet());
     }
@@ -232,6 +237,7 @@ impl Services for MeshServices {
 #[derive(Debug, Clone)]
 pub(crate) struct BusOutside {
     pub(crate) ctx: Arc<Context>,
+    pub(crate) sentinel: SentinelHandle,
     pub(crate) orchestrator: OrchestratorHandle,
 }
 
@@ -339,12 +345,11 @@ fn result_of(
 
 impl bus::Keys for BusOutside {
     fn key_of(&self, address: &Address) -> Option<DidKey> {
-        // Agents are signed for on their channels; the node's is the only key that is known here.
         match address {
             Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
                 Some(self.ctx.node.did)
             }
-            _ => None,
+            _ => self.sentinel.key_of(address),
         }
     }
 
@@ -356,6 +361,39 @@ impl bus::Keys for BusOutside {
 
 impl bus::Alarms for BusOutside {
     fn alert(&self, from: &Address, alert: SecurityAlert) {
-        tracing::warn!(%from, severity = ?alert.severity, description = alert.description, "security alert");
+        let SecurityAlert {
+            severity,
+            description,
+            agent: about,
+            ..
+        } = alert;
+        tracing::warn!(%from, ?severity, description, agent = ?about, "security alert");
+        let Some(sender) = bus::agent_of(from) else {
+            return;
+        };
+        // An agent is believed when it says of itself that it cannot be trusted any more. What it says of others is
+        // recorded for people to judge: else any agent could isolate any other.
+        let of_itself = about.is_none_or(|about| about == sender);
+        let Some(entry) = self.ctx.directory.get(sender.as_str()) else {
+            return;
+        };
+        if !of_itself || severity < Severity::High {
+            return;
+        }
+        let command = AgentCommand::Quarantine {
+            kind: QuarantineKind::SecurityViolation,
+            description: format!("it raised an alert about itself: {description}"),
+            severity,
+        };
+        let cause = Cause::by(format!("agent:{sender}"));
+        let reply = ractor::concurrency::oneshot().0.into();
+        let order = AgentMessage::Order {
+            command,
+            cause,
+            reply,
+        };
+        if entry.slot.cast(order).is_err() {
+            tracing::error!(agent = %sender, "an agent that raised an alert about itself could not be isolated");
+        }
     }
 }

@@ -11,7 +11,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use zeroize::Zeroizing;
 
-use mesh_actors_core::sentinel::{SentinelState, Token};
+use mesh_actors_core::sentinel::{KeyRing, SentinelState, Token};
+use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{AgentId, Epoch, Timestamp};
@@ -49,6 +50,8 @@ struct Session {
 struct Passes {
     tokens: BTreeMap<String, Pass>,
     sessions: BTreeMap<String, Session>,
+    // By owner.
+    keys: BTreeMap<String, DidKey>,
 }
 
 /// See the module.
@@ -99,6 +102,30 @@ impl Door {
             .filter_map(|(id, t)| Some((id.to_owned(), pass(t)?)))
             .collect();
         self.write().tokens = tokens;
+        self.hold_keys(state.keys());
+    }
+
+    /// Replaces the keys by those that hold: they are durable.
+    pub(super) fn hold_keys(&self, ring: &KeyRing) {
+        let keys = ring.current().map(|(owner, key)| (owner.to_owned(), key));
+        self.write().keys = keys.collect();
+    }
+
+    /// A key holds no more.
+    pub(super) fn expel_key(&self, key: &DidKey) {
+        self.write().keys.retain(|_, known| known != key);
+    }
+
+    /// The key of an owner.
+    pub(super) fn key_of(&self, owner: &str) -> Option<DidKey> {
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        passes.keys.get(owner).copied()
+    }
+
+    /// Whether a key is somebody's.
+    pub(super) fn knows_key(&self, key: &DidKey) -> bool {
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        passes.keys.values().any(|known| known == key)
     }
 
     /// Lets a token in: it is durable.

@@ -11,7 +11,7 @@ use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
-use mesh_messages::{AgentId, Epoch};
+use mesh_messages::{AgentId, Epoch, Position};
 
 use super::door::{Door, count};
 use super::state::no_randomness;
@@ -21,7 +21,7 @@ use crate::operations::Action;
 use crate::slot::Slot;
 
 /// How long a caller waits for the sentinel: a restart of it and a slow disk fit in.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Longest resource in a record; it can come from a URL, and whoever is refused chose it.
 const RESOURCE_CHARS_MAX: usize = 256;
@@ -137,7 +137,11 @@ impl SentinelHandle {
         };
         if self
             .slot
-            .cast(Message::Audit { event, reply: None })
+            .cast(Message::Audit {
+                event,
+                correlation: crate::request::current().1,
+                reply: None,
+            })
             .is_err()
         {
             // The refusal stands all the same.
@@ -160,13 +164,20 @@ impl SentinelHandle {
             resource: cut(resource),
             user: user.to_owned(),
         };
-        self.slot
+        let correlation = crate::request::current().1;
+        let written: Result<Option<Position>, Problem> = self
+            .slot
             .call(CALL_LIMIT, |reply| Message::Audit {
                 event,
+                correlation,
                 reply: Some(reply),
             })
             .await
-            .map_err(Problem::from)?
+            .map_err(Problem::from)?;
+        if let Some(position) = written? {
+            crate::request::allowed_by(position);
+        }
+        Ok(())
     }
 
     /// Audits a blow before it falls; answers when the record is durable.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
+use mesh_messages::Position;
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -80,21 +81,26 @@ impl State {
     pub(super) async fn audit(
         &mut self,
         event: SentinelEvent,
-        reply: Option<Reply<()>>,
+        correlation: Option<String>,
+        reply: Option<Reply<Option<Position>>>,
     ) -> Result<(), ActorProcessingErr> {
-        let cause = match &event {
+        let mut cause = match &event {
             SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
                 Cause::by(user.clone())
             }
             SentinelEvent::ChaosStruck { .. }
+            | SentinelEvent::KeyRegistered { .. }
+            | SentinelEvent::KeyRevoked { .. }
+            | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
+        cause.correlation = correlation;
         let written = match self.writable() {
             Ok(()) => {
                 self.commit(vec![event], &cause, Vec::new()).await?;
                 // The log becomes durable in order: what this allows cannot survive without this record.
-                Ok(())
+                Ok(self.partition.last())
             }
             Err(problem) => {
                 count(&self.handle.door.counts.unrecorded);
@@ -141,9 +147,11 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         for event in &events {
-            if let SentinelEvent::TokenRevoked { id } = event {
-                // Before it is durable: closing the door early harms nobody.
-                self.handle.door.expel(id);
+            // Before it is durable: closing the door early harms nobody.
+            match event {
+                SentinelEvent::TokenRevoked { id } => self.handle.door.expel(id),
+                SentinelEvent::KeyRevoked { key, .. } => self.handle.door.expel_key(key),
+                _ => {}
             }
         }
         let entry = |event| Entry {
@@ -167,6 +175,17 @@ impl State {
                 }
                 Effect::Done { reply } => answer(reply, Ok(())),
                 Effect::Listed { tokens, reply } => answer(reply, tokens),
+                Effect::KeyChanged { key, reply } => {
+                    let ring = self.partition.state().keys();
+                    self.handle.door.hold_keys(ring);
+                    let info = ring.info(&key);
+                    answer(
+                        reply,
+                        info.ok_or_else(|| Problem::internal("the key is gone")),
+                    );
+                }
+                Effect::KeysListed { keys, reply } => answer(reply, keys),
+                Effect::WitnessedShown { witnessed, reply } => answer(reply, witnessed),
             }
         }
         self.partition.snapshot_when_due(self.durable);

@@ -1,5 +1,7 @@
 //! The audit: records, checkpoints, proofs, export.
 
+use axum::http::StatusCode;
+use mesh_actors::operations::{Action, WitnessAnswer};
 use mesh_messages::agent::Page;
 use mesh_messages::system::{AuditEntry, AuditFilter};
 use mesh_messages::{AgentId, Position, TaskId};
@@ -7,12 +9,16 @@ use serde_json::Value;
 
 use super::export::streamed;
 use super::stream::place;
-use crate::problem::Answer;
+use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
-use crate::route::{Call, Route, ok, text};
+use crate::route::{BodySize, Call, Route, ok, text};
 
 /// The media type of JSON Lines.
 const JSON_LINES: &str = "application/x-ndjson";
+/// A tile.
+const BYTES: &str = "application/octet-stream";
+/// What C2SP has a witness answer when the proof begins elsewhere.
+const TREE_SIZE: &str = "text/x.tlog.size";
 /// A C2SP note is text.
 const NOTE: &str = "text/plain; charset=utf-8";
 
@@ -28,7 +34,7 @@ const TASK: Param = Param {
 };
 const KIND: Param = Param {
     name: "kind",
-    about: "Only records of this kind.",
+    about: "Only records of this kind; one that ends with a full stop (`task.`) means all that begin so.",
     shape: Shape::Text,
 };
 const SINCE: Param = Param {
@@ -40,6 +46,21 @@ const UNTIL: Param = Param {
     name: "until",
     about: "Not after this time.",
     shape: Shape::Time,
+};
+const ACTOR: Param = Param {
+    name: "actor",
+    about: "Only what this caller did, such as `user:admin`, `agent:echo` or `meshd`.",
+    shape: Shape::Text,
+};
+const CAUSE: Param = Param {
+    name: "cause",
+    about: "Only what the record at this position led to.",
+    shape: Shape::Integer(0, u64::MAX),
+};
+const CORRELATION: Param = Param {
+    name: "correlation",
+    about: "Only what one request led to: its `X-Request-Id`.",
+    shape: Shape::Text,
 };
 const INDEX: Param = Param {
     name: "index",
@@ -65,7 +86,18 @@ const TO: Param = Param {
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/audit", "listAudit", "Lists audit records", list)
-            .query(&[AGENT, TASK, KIND, SINCE, UNTIL, LIMIT, CURSOR])
+            .query(&[
+                AGENT,
+                TASK,
+                KIND,
+                ACTOR,
+                CAUSE,
+                CORRELATION,
+                SINCE,
+                UNTIL,
+                LIMIT,
+                CURSOR,
+            ])
             .answers::<Page<AuditEntry>>(200, "A page of records, oldest first."),
         Route::get(
             "/v1/audit/checkpoint",
@@ -83,6 +115,24 @@ pub(super) fn routes() -> Vec<Route> {
         .query(&[INDEX, SIZE, FROM, TO])
         .answers::<Value>(200, "`{index, size, path, root}`, or `{from, to, path}`.")
         .refuses(&[404, 422]),
+        Route::get(
+            "/v1/audit/tile/{*path}",
+            "getTile",
+            "A tile of the log, as C2SP tlog-tiles names them: `<level>/<index>[.p/<width>]` or `entries/<index>[.p/<width>]`",
+            tile,
+        )
+        .answers_as(BYTES, "Hashes of 32 bytes, or record headers after their length in two bytes.")
+        .refuses(&[404]),
+        Route::post(
+            "/v1/audit/witness/add-checkpoint",
+            "witnessCheckpoint",
+            "Co-signs another log's checkpoint that continues the last one (C2SP tlog-witness)",
+            witness,
+        )
+        .needs(Action::MessageSend)
+        .takes_text(BodySize::Checkpoint)
+        .answers_as(NOTE, "The line of the co-signature. 409 has, as text, the size from which to prove.")
+        .refuses(&[400, 403, 404, 409, 422]),
         Route::get(
             "/v1/audit/export",
             "exportAudit",
@@ -105,6 +155,9 @@ async fn list(call: Call) -> Answer {
         kind: call.query.name(&KIND)?,
         since: call.query.read(&SINCE)?,
         until: call.query.read(&UNTIL)?,
+        actor: call.query.name(&ACTOR)?,
+        cause: call.query.integer(&CAUSE)?.map(Position),
+        correlation: call.query.name(&CORRELATION)?,
     };
     ok(&call.ops().audit(filter, call.query.page()?).await?)
 }
@@ -129,6 +182,23 @@ async fn proof(call: Call) -> Answer {
             FROM.name,
             "expected either index (and size) or from (and to), not both",
         )),
+    }
+}
+
+async fn tile(call: Call) -> Answer {
+    text(BYTES, call.ops().audit_tile(call.param("path")).await?)
+}
+
+async fn witness(call: Call) -> Answer {
+    let body = std::str::from_utf8(&call.body)
+        .map_err(|_| Refusal::new("malformed_checkpoint", "the body is not UTF-8"))?;
+    match call.ops().witness(body).await? {
+        WitnessAnswer::Signed(line) => text(NOTE, line),
+        WitnessAnswer::Conflict(size) => {
+            let mut response = text(TREE_SIZE, format!("{size}\n"))?;
+            *response.status_mut() = StatusCode::CONFLICT;
+            Ok(response)
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use mesh_actors::operations::*;
+use mesh_messages::address::Address;
 use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
+use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::*;
@@ -749,6 +751,54 @@ impl Operations for Fake {
                 at: Timestamp::ZERO,
             },
             effect: "struck".into(),
+        })
+    }
+
+    async fn keys(&self) -> Result<Vec<KeyInfo>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn register_key(
+        &self,
+        _: &Caller,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem> {
+        self.note(format!("register key of {owner}"));
+        Ok(KeyInfo {
+            key,
+            owner: owner.to_string(),
+            registered: Timestamp::ZERO,
+            revoked: None,
+            reason: None,
+        })
+    }
+
+    async fn revoke_key(
+        &self,
+        _: &Caller,
+        key: DidKey,
+        reason: String,
+    ) -> Result<KeyInfo, Problem> {
+        self.note(format!("revoke key {reason}"));
+        Ok(KeyInfo {
+            key,
+            owner: "user:ada".into(),
+            registered: Timestamp::ZERO,
+            revoked: Some(Timestamp::ZERO),
+            reason: Some(reason),
+        })
+    }
+
+    async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
+        self.note(format!("tile {path}"));
+        Ok(vec![7; 32])
+    }
+
+    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+        Ok(match body {
+            "old 0\n\nnote" => WitnessAnswer::Signed("\u{2014} witness AAAA\n".into()),
+            _ => WitnessAnswer::Conflict(7),
         })
     }
 

@@ -7,13 +7,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_messages::manifest::{
-    MANIFEST_BYTES_MAX, ManifestErrors, ManifestFormat, ParsedManifest, Program, parse_manifest,
+    BundleFile, MANIFEST_BYTES_MAX, MANIFEST_FILES, ManifestErrors, ManifestFormat, ParsedManifest,
+    Program, bundle_files_digest, parse_manifest,
 };
 
 use crate::exit::{Exit, Failure};
 
 /// What a manifest may be called, within a bundle.
-const MANIFEST_NAMES: [&str; 3] = ["manifest.json", "manifest.yaml", "manifest.yml"];
+const MANIFEST_NAMES: [&str; 3] = MANIFEST_FILES;
 /// Most files of a bundle. An agent with its libraries stays below; a home directory given by mistake does not.
 const FILES_MAX: usize = 10_000;
 /// Most bytes of a bundle: meshd takes no larger one, as it holds it in memory while it is checked.
@@ -94,6 +95,7 @@ impl From<BundleError> for Failure {
 pub(crate) struct Bundle {
     /// The manifest and the remarks on it.
     pub(crate) parsed: ParsedManifest,
+    manifest_path: PathBuf,
     files: BTreeMap<String, File>,
 }
 
@@ -146,8 +148,23 @@ impl Bundle {
         }
         Ok(Self {
             parsed,
+            manifest_path,
             files: files.files,
         })
+    }
+
+    /// Where its manifest lies.
+    pub(crate) fn manifest_path(&self) -> &Path {
+        &self.manifest_path
+    }
+
+    /// The digest of all files but the manifest; `None` when there is no other.
+    pub(crate) fn files_digest(&self) -> Option<String> {
+        bundle_files_digest(self.files.iter().map(|(path, file)| BundleFile {
+            path,
+            executable: file.executable,
+            content: &file.bytes,
+        }))
     }
 
     /// The bundle as a tar archive. Sorted, without owners or times: equal files give equal bytes.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
@@ -12,11 +13,13 @@ use mesh_messages::system::{Caller, Role};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::RunArgs;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
+use crate::notary::Notary;
 use crate::telemetry::{self, Export, Resource};
 use crate::{bundles, identity, natives, settings, show};
 
@@ -102,6 +105,7 @@ pub(crate) struct Serving {
     pub(crate) mesh: Mesh,
     config: Config,
     endpoint: Endpoint,
+    notary: Option<(Arc<Mutex<Notary>>, JoinHandle<()>)>,
 }
 
 impl Serving {
@@ -138,11 +142,19 @@ impl Serving {
             mesh.stop().await;
             return Err(Failure::new(Exit::Escalated, error));
         }
+        let witness = config.audit.witness.clone();
+        let notary = Notary::new(witness, &data, mesh.operations()).map(|notary| {
+            (
+                Arc::clone(&notary),
+                tokio::spawn(Notary::publish_regularly(notary)),
+            )
+        });
         Ok(Self {
             url,
             mesh,
             config,
             endpoint,
+            notary,
         })
     }
 
@@ -202,10 +214,16 @@ impl Serving {
     pub(crate) async fn stop(self, signals: &mut Signals) {
         let limit = self.config.api.drain_timeout.duration();
         let mesh = self.mesh.clone();
+        let notary = self.notary;
         let in_order = async move {
             // While agents finish, whoever waits for their results can still get them; the tree then ends from the edge
             // inwards, so the HTTP surface first.
             mesh.drain(limit).await;
+            if let Some((notary, regularly)) = notary {
+                regularly.abort();
+                // What agents did last is witnessed, too.
+                notary.lock().await.publish().await;
+            }
             mesh.stop().await
         };
         tokio::select! {

@@ -14,6 +14,7 @@ mod endpoint;
 mod exit;
 mod identity;
 mod natives;
+mod notary;
 mod settings;
 mod show;
 mod telemetry;

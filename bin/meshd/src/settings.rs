@@ -132,6 +132,7 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         liveness: liveness(config),
         policy_origins: policy_origins(origins),
         crypto_required: config.default_policy.security.crypto_required,
+        signature_required: config.default_policy.security.signature_required,
         chaos: config.chaos.enabled,
         start_timeout: supervision.start_timeout.duration(),
         stop_timeout: supervision.stop_timeout.duration(),

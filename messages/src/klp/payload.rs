@@ -12,6 +12,7 @@ use super::{Envelope, KEY_BYTES_MAX};
 use crate::address::TopicPattern;
 use crate::agent::HealthLevel;
 use crate::failure::Severity;
+use crate::identity::{DidKey, SignatureText};
 use crate::ids::{AgentId, Epoch, InstanceNo};
 use crate::manifest::Persona;
 
@@ -63,6 +64,12 @@ pub struct Handshake {
     /// The hooks that it wants to be sent, beside `cancel` and `shutdown`, which always are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<ControlVerb>,
+    /// The key that it holds, where it proves one: the key that is registered as its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<DidKey>,
+    /// In answer to a challenge: its key's signature over [`handshake_proof`](super::handshake_proof).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<SignatureText>,
 }
 
 /// `HANDSHAKE` of meshd, in answer.
@@ -79,6 +86,9 @@ pub struct HandshakeReply {
     pub epoch: Epoch,
     /// What bounds it.
     pub limits: SessionLimits,
+    /// To be signed with the key that the agent named, in another `HANDSHAKE`; until then hands are not shaken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<String>,
 }
 
 /// What bounds an agent's session.

@@ -5,10 +5,18 @@ use serde_json::Value;
 use super::field::Sent;
 use super::{Auth, Envelope};
 use crate::identity::{DidKey, SigningKey};
+use crate::ids::{AgentId, Epoch};
 use crate::json;
 
 /// What every signed text of this protocol begins with, so that no other text can be passed off as an envelope.
 const DOMAIN: &[u8] = b"KLP/1\n";
+
+/// What an agent signs to prove at its handshake that it holds a key.
+///
+/// Everything that meshd told it stands in it, so that a proof is good for one incarnation at one node, once.
+pub fn handshake_proof(node: &str, agent: &AgentId, epoch: Epoch, challenge: &str) -> Vec<u8> {
+    format!("KLP/1 handshake\n{node}\n{agent}\n{epoch}\n{challenge}").into_bytes()
+}
 
 /// Why an envelope's signature is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -249,6 +249,21 @@ impl TreeFile {
         })
     }
 
+    /// See [`tree::subtrees`].
+    pub(crate) fn subtrees(
+        &self,
+        segments: &Arc<Segments>,
+        level: u8,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<Hash>, ProofError> {
+        let end = tree::subtrees_end(level, first, count).unwrap_or(u64::MAX);
+        self.check_range(end, self.frontier().size())?;
+        self.prove(segments, |_, hashes| {
+            tree::subtrees(level, first, count, hashes)
+        })
+    }
+
     /// See [`tree::consistency`].
     pub(crate) fn consistency(
         &self,

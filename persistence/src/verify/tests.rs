@@ -5,6 +5,8 @@ use mesh_messages::{AgentId, Position};
 use serde_json::Value;
 
 use super::*;
+use mesh_messages::PartitionId;
+
 use crate::export::{ExportError, export};
 use crate::journal::Journal as _;
 use crate::memory::MemoryJournal;
@@ -59,6 +61,7 @@ fn refused(expected: &str, change: impl FnOnce(&mut Vec<String>)) {
 fn edit(line: &mut String, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
     let mut value: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
     value.remove("leaf");
+    value.remove("block");
     change(&mut value);
     *line = serde_json::to_string(&value).unwrap();
 }
@@ -138,8 +141,8 @@ fn changed_records_are_named() {
         );
         edit(&mut lines[7], |line| drop(line.insert("leaf".into(), leaf)));
     });
-    // Without the leaf hash nothing says which record it was, but that one was changed is certain.
-    refused("checkpoint: the records do not add up", |lines| {
+    // Without the leaf hash the signed list of its block says which record it was.
+    refused("record 7: it was changed", |lines| {
         replace_in_header(
             &mut lines[7],
             "\"actor\":\"meshd\"",
@@ -240,11 +243,7 @@ fn checkpoints_of_others_are_told() {
     let other = SigningKey::from_secret(&[9; 32]);
     let text = lines.join("\n");
     let error = verify(text.as_bytes(), Some(&other.public()), None).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("checkpoint: the file is of key")
-    );
+    assert!(error.to_string().starts_with("record 0: it is of log"));
     let claim = CheckpointClaim {
         size: 3,
         root: Hash([1; 32]),
@@ -277,7 +276,9 @@ fn a_witness_tells_a_cut_or_rewritten_log() {
     let cut = exported(&self::journal(8), None);
     let error = check(&cut, Some(&witness)).unwrap_err();
     assert!(
-        error.starts_with("witness: it saw 10 records, this log ends after 8"),
+        error.starts_with(
+            "record 8: it is missing: the witness saw 10 records, this log ends after 8"
+        ),
         "{error}"
     );
     let other = exported(&self::journal(12), None);
@@ -326,13 +327,10 @@ fn one_agents_records_verify_by_their_proofs() {
         "{error}"
     );
     let error = change(&|lines| lines.swap(1, 2));
-    assert!(
-        error.starts_with("record 3: it follows record 6"),
-        "{error}"
-    );
+    assert!(error.starts_with("record 3: it is missing"), "{error}");
     let error = change(&|lines| edit(&mut lines[2], |line| drop(line.remove("proof"))));
     assert!(
-        error.starts_with("record 2: some records bear a proof"),
+        error.starts_with("record 6: some records bear a proof"),
         "{error}"
     );
     let nobody = AgentId::new("nobody").unwrap();

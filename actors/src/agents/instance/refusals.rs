@@ -43,19 +43,23 @@ impl Session {
         if speaks_for_itself(&self.args.agent, &envelope.from) {
             return false;
         }
-        let description = format!(
+        self.violated(&format!(
             "forged its sender: it speaks in the name of {}",
             envelope.from
-        );
+        ));
+        true
+    }
+
+    /// It did what nobody does by accident: it is isolated, and ended.
+    pub(super) fn violated(&mut self, description: &str) {
         self.args.live.refused();
         self.args.ctx.metrics.refused("forged_sender");
         // Said before its end, so that it is isolated before its attempts are tried elsewhere.
         let _owner_gone = self.args.owner.cast(AgentMessage::Violation {
             epoch: self.args.epoch,
-            description: description.clone(),
+            description: description.to_owned(),
         });
         self.kill(Some(Failure::new(FailureClass::Policy, description)));
-        true
     }
 
     /// A line beyond the limit was passed over; `ends` are its first and its last bytes.

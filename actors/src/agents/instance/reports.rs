@@ -143,6 +143,9 @@ mod tests {
         ) -> Result<Option<Envelope>, KlpError> {
             Ok(None)
         }
+        fn key_of(&self, _: &AgentId) -> Option<mesh_messages::identity::DidKey> {
+            None
+        }
         fn fleet_changed(&self, _: &AgentEntry) {}
         fn fleet_gone(&self, _: &AgentId) {}
         fn fleet_complete(&self) {}

@@ -1,6 +1,7 @@
 //! The KLP conversation of an instance: what its lines mean, and what is written to it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ impl Session {
                 return false;
             }
         };
-        if self.is_forged(&envelope) {
+        if self.is_forged(&envelope) || self.is_badly_signed(&envelope) {
             return false;
         }
         if envelope.epoch.is_some_and(|epoch| epoch != self.args.epoch) {
@@ -171,7 +172,7 @@ impl Session {
                 return Ok(());
             }
         };
-        let manifest = &self.args.manifest;
+        let manifest = Arc::clone(&self.args.manifest);
         if let Some(surplus) = hello
             .capabilities
             .iter()
@@ -181,9 +182,12 @@ impl Session {
             self.kill(Some(Failure::new(FailureClass::Start, text)));
             return Ok(());
         }
-        if let Some(other) = other_identity(&hello, manifest) {
+        if let Some(other) = other_identity(&hello, &manifest) {
             // Its channel is its identity, not what it calls itself; but an operator may have deployed the wrong files.
             tracing::warn!(manifest = %manifest.id, version = %manifest.version, "its handshake names {other}");
+        }
+        if !self.has_proven(&hello, envelope) {
+            return Ok(());
         }
         let capabilities: BTreeSet<String> = if hello.capabilities.is_empty() {
             manifest.capabilities.iter().cloned().collect()
@@ -245,13 +249,14 @@ impl Session {
         });
     }
 
-    fn hello_reply(&self) -> HandshakeReply {
+    pub(super) fn hello_reply(&self) -> HandshakeReply {
         let limits = effective(&self.args.manifest, &self.args.ctx).limits;
         HandshakeReply {
             node: self.args.ctx.node.did.to_string(),
             agent: self.args.agent.clone(),
             instance: self.args.instance,
             epoch: self.args.epoch,
+            challenge: None,
             limits: SessionLimits {
                 line_bytes: LINE_MAX as u64,
                 concurrency: self.args.manifest.concurrency.get(),

@@ -4,6 +4,7 @@ mod control;
 mod deploy;
 mod logs;
 mod show;
+mod sign;
 
 pub(super) use show::policy;
 
@@ -26,6 +27,16 @@ pub(crate) enum Command {
         /// A bundle's directory, or a manifest
         path: PathBuf,
     },
+    /// Sign a bundle: writes the publisher's signature into its manifest
+    #[command(
+        after_help = "Example:\n  meshctl key new --out acme.key && meshctl agent sign ./echo --key acme.key"
+    )]
+    Sign(sign::Sign),
+    /// Check a bundle's signature; needs no daemon
+    #[command(
+        after_help = "Example:\n  meshctl agent verify ./echo --key did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
+    )]
+    Verify(sign::Verify),
     /// Register a bundle and start its agent
     #[command(after_help = DEPLOY_HELP)]
     Deploy(deploy::Deploy),
@@ -172,6 +183,8 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
     use control::Verb;
     match command {
         Command::Validate { path } => deploy::validate(path, session),
+        Command::Sign(arguments) => sign::sign(arguments, session),
+        Command::Verify(arguments) => sign::verify(arguments, session),
         Command::Deploy(arguments) => deploy::deploy(arguments, session),
         Command::List(arguments) => show::list(arguments, session),
         Command::Show(agent) => show::profile(&agent.id, session),

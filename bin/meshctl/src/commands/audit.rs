@@ -1,6 +1,8 @@
 //! `meshctl audit`: reading, exporting and verifying the log.
 
 mod export;
+mod pages;
+mod report;
 mod tail;
 mod verify;
 
@@ -21,6 +23,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  meshctl audit tail\n  meshctl audit tail --agent echo -n 50\n  meshctl audit tail -f"
     )]
     Tail(tail::Tail),
+    /// Report on a period: who did what, denials, approvals, changes, incidents; Markdown, or JSON with -o json
+    #[command(
+        after_help = "Examples:\n  meshctl audit report --since 2025-06-01T00:00:00Z --until 2025-07-01T00:00:00Z > june.md\n  meshctl audit report --agent echo -o json"
+    )]
+    Report(report::Report),
     /// Export the log as JSON Lines, with proofs and a signed checkpoint, for checking it elsewhere
     #[command(
         after_help = "Examples:\n  meshctl audit export --out audit.jsonl\n  meshctl audit export --agent echo > echo.jsonl"
@@ -37,7 +44,8 @@ pub(crate) enum Command {
 const VERIFY_HELP: &str = "\
 Prints `verified N records, root …`, or names the first bad record and exits with 1. Give it the node's key
 (`meshctl key show`, noted down before), or it can only show that the file agrees with itself. A witness is a
-checkpoint that somebody else kept: it shows that the log's end was not cut off.
+checkpoint that somebody else kept, or several of them one after the other, as `audit.witness.file` collects them:
+it shows that the log's end was not cut off and that it was not written anew.
 
 Examples:
   meshctl audit verify audit.jsonl
@@ -47,6 +55,7 @@ Examples:
 pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
         Command::Tail(arguments) => tail::run(arguments, session),
+        Command::Report(arguments) => report::run(arguments, session),
         Command::Export(arguments) => export::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
         Command::Checkpoint => checkpoint(session),

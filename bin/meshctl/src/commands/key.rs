@@ -1,19 +1,24 @@
 //! `meshctl key`: ed25519 identities.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use mesh_messages::identity::SigningKey;
-use mesh_messages::system::SystemStatus;
+use mesh_messages::address::Address;
+use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_messages::system::{KeyInfo, SystemStatus};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::client::{Answer, Request};
 use crate::exit::{Exit, Failure};
-use crate::output::Screen;
+use crate::output::{Screen, Table};
 use crate::session::Session;
+
+/// A secret has 64 digits; a file of more holds something else.
+const SECRET_BYTES_MAX: u64 = 1024;
 
 /// Commands about keys.
 #[derive(Debug, Subcommand)]
@@ -25,20 +30,99 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", default_value = "mesh.key")]
         out: PathBuf,
     },
-    /// Print the node's did:key, which its audit log is verified with
-    #[command(after_help = "Example:\n  meshctl key show")]
-    Show,
+    /// Register a public key as somebody's; the one that the owner had before does not hold any more
+    #[command(
+        after_help = "Examples:\n  meshctl key register --owner user:ada --file ada.key\n  meshctl key register --owner agent:echo did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK\n  meshctl key register --owner kai://node.berlin did:key:…   (its checkpoints are co-signed then)"
+    )]
+    Register {
+        /// The public key
+        #[arg(
+            value_name = "DID:KEY",
+            required_unless_present = "file",
+            conflicts_with = "file"
+        )]
+        key: Option<DidKey>,
+        /// The file of a secret that `key new` wrote; only its public half is sent
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Whose it is: `user:ada`, `agent:echo`, `kai://node.berlin`
+        #[arg(long, value_name = "ADDRESS")]
+        owner: Address,
+    },
+    /// Make a new key for an owner and register it in place of the old one
+    #[command(after_help = "Example:\n  meshctl key rotate --owner user:ada --out ada-2.key")]
+    Rotate {
+        /// Whose it is
+        #[arg(long, value_name = "ADDRESS")]
+        owner: Address,
+        /// The file for the new secret; it must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// List the registered keys, those of the past included
+    #[command(after_help = "Example:\n  meshctl key list")]
+    List,
+    /// Revoke a key, for ever
+    #[command(
+        after_help = "Example:\n  meshctl key revoke did:key:z6Mk… --reason \"laptop stolen\""
+    )]
+    Revoke {
+        /// Which
+        #[arg(value_name = "DID:KEY")]
+        key: DidKey,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Print the node's did:key, which its audit log is verified with; or that of a key's file
+    #[command(after_help = "Examples:\n  meshctl key show\n  meshctl key show --file ada.key")]
+    Show {
+        /// The file of a secret that `key new` wrote; needs no daemon
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
 }
 
 /// Runs one of them.
 pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
         Command::New { out } => new(out, session),
-        Command::Show => show(session),
+        Command::Show { file: None } => show(session),
+        Command::Show { file: Some(path) } => show_file(path, session),
+        Command::Register { key, file, owner } => {
+            let key = match (key, file) {
+                (Some(key), _) => *key,
+                (None, Some(path)) => read_secret(path)?.public(),
+                (None, None) => return Err(Failure::new(Exit::Usage, "name a key or --file")),
+            };
+            register(&key, owner, session)
+        }
+        Command::Rotate { owner, out } => {
+            let key = generate(out)?;
+            session
+                .out
+                .note(&format!("the secret is in {}", out.display()));
+            register(&key.public(), owner, session)
+        }
+        Command::List => list(session),
+        Command::Revoke { key, reason } => revoke(key, reason, session),
     }
 }
 
 fn new(path: &Path, session: &mut Session) -> Result<(), Failure> {
+    let key = generate(path)?;
+    let public = key.public().to_string();
+    session
+        .out
+        .note(&format!("the secret is in {}", path.display()));
+    let answer = Answer::from_value(&json!({ "key": public, "file": path.display().to_string() }));
+    session
+        .out
+        .show(&answer, || Ok(Screen::new().line(&public).named([&public])))
+}
+
+/// Makes a key and writes its secret to a new file of its owner's.
+fn generate(path: &Path) -> Result<SigningKey, Failure> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|error| {
         Failure::new(
@@ -59,14 +143,81 @@ fn new(path: &Path, session: &mut Session) -> Result<(), Failure> {
             failure
         }
     })?;
-    let public = key.public().to_string();
-    session
-        .out
-        .note(&format!("the secret is in {}", path.display()));
-    let answer = Answer::from_value(&json!({ "key": public, "file": path.display().to_string() }));
+    Ok(key)
+}
+
+/// Reads a secret that [`generate`] wrote.
+pub(super) fn read_secret(path: &Path) -> Result<SigningKey, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    let file = std::fs::File::open(path).map_err(|error| Failure::file(path, &error))?;
+    let mode = file
+        .metadata()
+        .map_err(|error| Failure::file(path, &error))?;
+    if mode.permissions().mode() & 0o077 != 0 {
+        let text = format!(
+            "{}: others may read this secret; chmod 600 it",
+            path.display()
+        );
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    file.take(SECRET_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::file(path, &error))?;
+    let mut secret = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim(), &mut *secret).map_err(|_| {
+        let text = format!("{}: not the 32 bytes of a secret in hex", path.display());
+        Failure::new(Exit::Failed, text)
+    })?;
+    Ok(SigningKey::from_secret(&secret))
+}
+
+fn show_file(path: &Path, session: &mut Session) -> Result<(), Failure> {
+    let public = read_secret(path)?.public().to_string();
+    let answer = Answer::from_value(&json!({ "key": public }));
     session
         .out
         .show(&answer, || Ok(Screen::new().line(&public).named([&public])))
+}
+
+fn register(key: &DidKey, owner: &Address, session: &mut Session) -> Result<(), Failure> {
+    let body = json!({ "key": key, "owner": owner.to_string() });
+    let answer = session.send(&Request::post(&["v1", "keys"]).json(&body))?;
+    session.out.show(&answer, || {
+        Ok(Screen::confirmation(
+            format!("{key} is the key of {owner}"),
+            key.to_string(),
+        ))
+    })
+}
+
+fn revoke(key: &DidKey, reason: &str, session: &mut Session) -> Result<(), Failure> {
+    let text = key.to_string();
+    let request =
+        Request::post(&["v1", "keys", &text, "revoke"]).json(&json!({ "reason": reason }));
+    let answer = session.send(&request)?;
+    session.out.show(&answer, || {
+        Ok(Screen::confirmation(format!("{text} revoked"), &text))
+    })
+}
+
+fn list(session: &mut Session) -> Result<(), Failure> {
+    let answer = session.pages(&Request::get(&["v1", "keys"]), usize::MAX)?;
+    session.out.show(&answer, || {
+        let keys: Vec<KeyInfo> = answer.rows()?;
+        let mut table = Table::new(&["KEY", "OWNER", "REGISTERED", "REVOKED", "REASON"]);
+        for key in &keys {
+            table.row([
+                key.key.to_string().into(),
+                key.owner.as_str().into(),
+                key.registered.to_string().into(),
+                key.revoked.into(),
+                key.reason.as_deref().unwrap_or_default().into(),
+            ]);
+        }
+        Ok(Screen::new()
+            .table(table)
+            .named(keys.iter().map(|key| key.key.to_string())))
+    })
 }
 
 fn write_secret(path: &Path, key: &SigningKey) -> io::Result<()> {

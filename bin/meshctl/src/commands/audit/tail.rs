@@ -4,18 +4,16 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use mesh_messages::Timestamp;
 use mesh_messages::system::{AuditEntry, SystemStatus};
 use serde_json::json;
 
-use crate::client::{Answer, Listing, Request};
+use super::pages::each;
+use crate::client::{Answer, Request};
 use crate::exit::Failure;
 use crate::output::{Format, Screen};
 use crate::session::Session;
 use crate::watch::Wakeups;
 
-/// Records of one request.
-const PAGE_ROWS: usize = 1000;
 /// Longest time between two looks when following.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How far back to look, further each time, until there are enough records. The log is listed oldest first, so
@@ -42,16 +40,28 @@ pub(crate) struct Tail {
     /// Only records of this task
     #[arg(long, value_name = "ID")]
     task: Option<String>,
-    /// Only records of this kind, such as quarantined
+    /// Only records of this kind, such as quarantined; all that begin so with a full stop at the end, such as task.
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
+    /// Only what this caller did, such as user:admin
+    #[arg(long, value_name = "ACTOR")]
+    actor: Option<String>,
+    /// Only what the record at this position led to
+    #[arg(long, value_name = "POSITION")]
+    cause: Option<u64>,
+    /// Only what one request led to
+    #[arg(long, value_name = "REQUEST-ID")]
+    correlation: Option<String>,
 }
 
 pub(super) fn run(arguments: &Tail, session: &mut Session) -> Result<(), Failure> {
     let request = Request::get(&["v1", "audit"])
         .query("agent", arguments.agent.as_deref())
         .query("task", arguments.task.as_deref())
-        .query("kind", arguments.kind.as_deref());
+        .query("kind", arguments.kind.as_deref())
+        .query("actor", arguments.actor.as_deref())
+        .query("cause", arguments.cause)
+        .query("correlation", arguments.correlation.as_deref());
     let wakeups = arguments
         .follow
         .then(|| Wakeups::new(session))
@@ -103,31 +113,6 @@ fn last(request: &Request, count: usize, session: &Session) -> Result<Vec<AuditE
         }
     }
     Ok(found.into())
-}
-
-/// Hands over every record that matches, oldest first.
-fn each(
-    request: &Request,
-    since: Option<Timestamp>,
-    session: &Session,
-    mut take: impl FnMut(AuditEntry),
-) -> Result<(), Failure> {
-    let request = request
-        .clone()
-        .query("limit", Some(PAGE_ROWS))
-        .query("since", since);
-    let mut cursor: Option<String> = None;
-    loop {
-        let page: Listing<AuditEntry> = session
-            .send(&request.clone().query("cursor", cursor.as_deref()))?
-            .read()?;
-        let is_empty = page.items.is_empty();
-        page.items.into_iter().for_each(&mut take);
-        match page.next_cursor {
-            Some(next) if !is_empty => cursor = Some(next),
-            Some(_) | None => return Ok(()),
-        }
-    }
 }
 
 /// A line per record: a table cannot grow.

@@ -13,8 +13,8 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Progress, Screen};
 use crate::session::Session;
 
-/// A checkpoint is a few lines; anything much longer is some other file.
-const WITNESS_BYTES_MAX: u64 = 64 * 1024;
+/// Twice what `audit.witness.file` grows to; anything longer is some other file.
+const WITNESS_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// What to verify, and against what.
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Verify {
     /// The node's key, from a source that you trust
     #[arg(long, value_name = "DID:KEY")]
     key: Option<DidKey>,
-    /// A checkpoint of the same log that somebody else kept
+    /// Checkpoints of the same log that somebody else kept
     #[arg(long, value_name = "FILE")]
     witness: Option<PathBuf>,
 }
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Verify, session: &mut Session) -> Result<(), Failu
 fn remarks(report: &VerifyReport, session: &mut Session) {
     if report.of_one_agent {
         let all = report.size;
-        session.out.note(&format!("these are records of one agent, out of {all}; only the whole log shows that none is missing"));
+        session.out.note(&format!("these are all records of one agent that the node signed that there were, out of {all} of the whole log"));
     }
     if report.erased > 0 {
         session.out.note(&format!(

@@ -1,0 +1,380 @@
+//! Whose key is whose, and what this node has co-signed: folds over [`SentinelEvent`]s.
+//!
+//! An owner has one key at a time: registering another one rotates it. A key that was revoked or replaced never comes
+//! back, for whoever has the old secret must not speak again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use mesh_messages::Timestamp;
+use mesh_messages::address::Address;
+use mesh_messages::events::SentinelEvent;
+use mesh_messages::identity::DidKey;
+use mesh_messages::system::KeyInfo;
+
+/// Keys that are known, those of the past included. A fleet has some hundreds; ten thousand is a script gone wild.
+pub const KEYS_MAX: usize = 10_000;
+
+/// Other logs whose checkpoints are co-signed. Each is an operator's decision: its key has been registered.
+pub const WITNESSED_MAX: usize = 1_000;
+
+/// Longest reason of a revocation.
+pub const REASON_MAX: usize = 256;
+
+/// Why a key is not registered or revoked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyRefusal {
+    /// Nobody can own a key under this address.
+    #[error(
+        "owner: {0} is a topic, a policy or a single replica; name an agent, a user, a node or a role:name"
+    )]
+    Owner(Address),
+    /// It is somebody's, or was.
+    #[error("{key} is or was the key of {owner}; make a new one, a key is used once")]
+    Used {
+        /// The key.
+        key: String,
+        /// Whose.
+        owner: String,
+    },
+    /// Too many.
+    #[error("{KEYS_MAX} keys are known, and none is forgotten; this node can take no more")]
+    TooMany,
+    /// There is no such key.
+    #[error("key {0} is not known")]
+    Unknown(String),
+    /// The reason is too long.
+    #[error("reason: at most {REASON_MAX} characters, none of them a control character")]
+    Reason,
+}
+
+/// Why a checkpoint is not co-signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WitnessRefusal {
+    /// The proof begins at another size than the last one that was co-signed.
+    #[error("the last checkpoint that was co-signed covers {last} records; prove from there")]
+    Conflict {
+        /// What size that has.
+        last: u64,
+    },
+    /// Too many logs.
+    #[error("this node co-signs {WITNESSED_MAX} logs already")]
+    TooMany,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    owner: String,
+    registered: Timestamp,
+    revoked: Option<Timestamp>,
+    reason: Option<String>,
+}
+
+/// The last checkpoint of another log that was co-signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witnessed {
+    /// How many records it covers.
+    pub size: u64,
+    /// Their root, hex.
+    pub root: String,
+}
+
+/// Every key that was ever registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRing {
+    keys: BTreeMap<String, Entry>,
+    // Invariant: exactly the keys that hold, by owner.
+    current: BTreeMap<String, DidKey>,
+    witnessed: BTreeMap<String, Witnessed>,
+}
+
+/// Who owns what is signed in the name of an address: one spelling for each.
+pub fn owner_of(address: &Address) -> Option<String> {
+    match address {
+        Address::Agent { node: None, id } => Some(format!("agent:{id}")),
+        Address::Role { role, name } if &**role == "agent" => {
+            let agent = name.split_once('#').map_or(&**name, |(agent, _)| agent);
+            Some(format!("agent:{agent}"))
+        }
+        Address::Kai(path) => Some(
+            path.strip_prefix("user.")
+                .map_or_else(|| format!("kai://{path}"), |name| format!("user:{name}")),
+        ),
+        Address::Role { .. } | Address::Node(_) | Address::Agent { node: Some(_), .. } => {
+            Some(address.to_string())
+        }
+        Address::Topic(_) | Address::Policy(_) => None,
+    }
+}
+
+impl KeyRing {
+    /// The key of an owner; see [`owner_of`].
+    pub fn key_of(&self, owner: &str) -> Option<DidKey> {
+        self.current.get(owner).copied()
+    }
+
+    /// Whose a key is, if it holds.
+    pub fn owner(&self, key: &DidKey) -> Option<&str> {
+        let entry = self.keys.get(&key.to_string())?;
+        entry.revoked.is_none().then_some(entry.owner.as_str())
+    }
+
+    /// All keys that hold, by owner.
+    pub fn current(&self) -> impl Iterator<Item = (&str, DidKey)> {
+        self.current
+            .iter()
+            .map(|(owner, key)| (owner.as_str(), *key))
+    }
+
+    /// All of them as they are shown.
+    pub fn list(&self) -> Vec<KeyInfo> {
+        let shown = |(key, entry): (&String, &Entry)| {
+            Some(KeyInfo {
+                key: key.parse().ok()?,
+                owner: entry.owner.clone(),
+                registered: entry.registered,
+                revoked: entry.revoked,
+                reason: entry.reason.clone(),
+            })
+        };
+        self.keys.iter().filter_map(shown).collect()
+    }
+
+    /// One of them as it is shown.
+    pub fn info(&self, key: &DidKey) -> Option<KeyInfo> {
+        let entry = self.keys.get(&key.to_string())?;
+        Some(KeyInfo {
+            key: *key,
+            owner: entry.owner.clone(),
+            registered: entry.registered,
+            revoked: entry.revoked,
+            reason: entry.reason.clone(),
+        })
+    }
+
+    /// Decides on a new key of an owner; `None` when it is theirs already.
+    ///
+    /// # Errors
+    /// [`KeyRefusal`].
+    pub fn register(
+        &self,
+        key: DidKey,
+        owner: &Address,
+    ) -> Result<Option<SentinelEvent>, KeyRefusal> {
+        let owner = owner_of(owner).ok_or_else(|| KeyRefusal::Owner(owner.clone()))?;
+        let replaces = self.key_of(&owner);
+        if replaces == Some(key) {
+            return Ok(None);
+        }
+        if let Some(entry) = self.keys.get(&key.to_string()) {
+            let (key, owner) = (key.to_string(), entry.owner.clone());
+            return Err(KeyRefusal::Used { key, owner });
+        }
+        if self.keys.len() >= KEYS_MAX {
+            return Err(KeyRefusal::TooMany);
+        }
+        Ok(Some(SentinelEvent::KeyRegistered {
+            key: Box::new(key),
+            owner,
+            replaces: replaces.map(Box::new),
+        }))
+    }
+
+    /// Decides on a revocation; `None` when it does not hold any more.
+    ///
+    /// # Errors
+    /// [`KeyRefusal`].
+    pub fn revoke(&self, key: DidKey, reason: &str) -> Result<Option<SentinelEvent>, KeyRefusal> {
+        let entry = self.keys.get(&key.to_string());
+        let entry = entry.ok_or_else(|| KeyRefusal::Unknown(key.to_string()))?;
+        if reason.chars().count() > REASON_MAX || reason.chars().any(char::is_control) {
+            return Err(KeyRefusal::Reason);
+        }
+        let reason = reason.to_owned();
+        Ok(entry.revoked.is_none().then(|| SentinelEvent::KeyRevoked {
+            key: Box::new(key),
+            reason,
+        }))
+    }
+
+    /// The last checkpoint of a log that was co-signed.
+    pub fn witnessed(&self, origin: &str) -> Option<&Witnessed> {
+        self.witnessed.get(origin)
+    }
+
+    /// Decides on co-signing a checkpoint whose proof begins at size `old` and has been checked against what
+    /// [`witnessed`](Self::witnessed) says; `None` when the very same was co-signed before.
+    ///
+    /// # Errors
+    /// [`WitnessRefusal`].
+    pub fn witness(
+        &self,
+        origin: &str,
+        old: u64,
+        new: &Witnessed,
+    ) -> Result<Option<SentinelEvent>, WitnessRefusal> {
+        let last = self.witnessed.get(origin);
+        let size = last.map_or(0, |last| last.size);
+        if size != old || new.size < old {
+            return Err(WitnessRefusal::Conflict { last: size });
+        }
+        if let Some(last) = last
+            && last.size == new.size
+        {
+            return if last == new {
+                Ok(None)
+            } else {
+                Err(WitnessRefusal::Conflict { last: size })
+            };
+        }
+        if last.is_none() && self.witnessed.len() >= WITNESSED_MAX {
+            return Err(WitnessRefusal::TooMany);
+        }
+        Ok(Some(SentinelEvent::CheckpointWitnessed {
+            origin: origin.to_owned(),
+            size: new.size,
+            root: new.root.clone(),
+        }))
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, at: Timestamp, event: &SentinelEvent) {
+        match event {
+            SentinelEvent::KeyRegistered {
+                key,
+                owner,
+                replaces,
+            } => {
+                if let Some(old) = replaces {
+                    self.end(**old, at, "replaced");
+                }
+                let entry = Entry {
+                    owner: owner.clone(),
+                    registered: at,
+                    revoked: None,
+                    reason: None,
+                };
+                self.keys.insert(key.to_string(), entry);
+                self.current.insert(owner.clone(), **key);
+            }
+            SentinelEvent::KeyRevoked { key, reason } => self.end(**key, at, reason),
+            SentinelEvent::CheckpointWitnessed { origin, size, root } => {
+                let (size, root) = (*size, root.clone());
+                self.witnessed
+                    .insert(origin.clone(), Witnessed { size, root });
+            }
+            SentinelEvent::TokenIssued { .. }
+            | SentinelEvent::TokenRevoked { .. }
+            | SentinelEvent::Allowed { .. }
+            | SentinelEvent::Denied { .. }
+            | SentinelEvent::ChaosStruck { .. } => {}
+        }
+    }
+
+    fn end(&mut self, key: DidKey, at: Timestamp, reason: &str) {
+        if let Some(entry) = self.keys.get_mut(&key.to_string())
+            && entry.revoked.is_none()
+        {
+            entry.revoked = Some(at);
+            entry.reason = Some(reason.to_owned());
+            self.current.remove(&entry.owner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_messages::identity::SigningKey;
+
+    use super::*;
+
+    fn key(n: u8) -> DidKey {
+        SigningKey::from_secret(&[n; 32]).public()
+    }
+
+    fn at(n: u64) -> Timestamp {
+        Timestamp::from_millis(n)
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_owner_has_one_key_and_an_old_one_never_comes_back() {
+        let mut ring = KeyRing::default();
+        let ada = address("user:ada");
+        for n in [1, 2] {
+            let event = ring.register(key(n), &ada).unwrap().unwrap();
+            ring.apply(at(u64::from(n)), &event);
+            assert_eq!(ring.key_of("user:ada"), Some(key(n)));
+        }
+        assert_eq!(ring.owner(&key(1)), None);
+        assert_eq!(ring.register(key(2), &ada), Ok(None));
+        for owner in ["user:ada", "user:eve"] {
+            let refused = ring.register(key(1), &address(owner));
+            assert!(
+                matches!(refused, Err(KeyRefusal::Used { .. })),
+                "{refused:?}"
+            );
+        }
+        let event = ring.revoke(key(2), "lost").unwrap().unwrap();
+        ring.apply(at(3), &event);
+        assert_eq!(ring.key_of("user:ada"), None);
+        assert_eq!(ring.revoke(key(2), "again"), Ok(None));
+        assert_eq!(
+            ring.revoke(key(3), ""),
+            Err(KeyRefusal::Unknown(key(3).to_string()))
+        );
+        let listed = ring.list();
+        let reason = |key| {
+            let found = listed.iter().find(|info| info.key == key).unwrap();
+            found.reason.clone()
+        };
+        assert_eq!(reason(key(1)).as_deref(), Some("replaced"));
+        assert_eq!(reason(key(2)).as_deref(), Some("lost"));
+    }
+
+    #[test]
+    fn every_spelling_of_an_owner_is_the_same_owner() {
+        for (text, owner) in [
+            ("agent:echo", Some("agent:echo")),
+            ("agent:echo#2", Some("agent:echo")),
+            ("kai://agent.echo", Some("agent:echo")),
+            ("kai://user.ada", Some("user:ada")),
+            ("user:ada", Some("user:ada")),
+            ("kPlanner:research", Some("kPlanner:research")),
+            ("topic://a.b", None),
+            ("policy://p", None),
+        ] {
+            assert_eq!(owner_of(&address(text)).as_deref(), owner, "{text}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_co_signed_only_onwards() {
+        let mut ring = KeyRing::default();
+        let seen = |size, root: &str| Witnessed {
+            size,
+            root: root.to_owned(),
+        };
+        let event = ring.witness("log", 0, &seen(5, "a")).unwrap().unwrap();
+        ring.apply(at(1), &event);
+        assert_eq!(ring.witness("log", 5, &seen(5, "a")), Ok(None));
+        for (old, new) in [
+            (0, seen(9, "b")),
+            (5, seen(5, "b")),
+            (5, seen(4, "b")),
+            (4, seen(9, "b")),
+        ] {
+            let refused = ring.witness("log", old, &new);
+            assert_eq!(
+                refused,
+                Err(WitnessRefusal::Conflict { last: 5 }),
+                "{old} {new:?}"
+            );
+        }
+        assert!(ring.witness("log", 5, &seen(9, "b")).unwrap().is_some());
+    }
+}

@@ -1,0 +1,104 @@
+//! Agents that hold a key of their own: proven at the handshake, and what they sign afterwards.
+//!
+//! ```text
+//! agent > HANDSHAKE {…, key}                  meshd: is it the one that is registered as this agent's?
+//! meshd > HANDSHAKE {…, challenge}
+//! agent > HANDSHAKE {…, key, proof}           meshd: does the key sign this node, agent, incarnation and challenge?
+//! meshd > HANDSHAKE {…}                       hands are shaken
+//! ```
+//!
+//! An agent that names no key is known by its channel, and meshd signs for it.
+
+use mesh_messages::identity::DidKey;
+use mesh_messages::klp::{Envelope, Handshake, MessageType, handshake_proof};
+use mesh_messages::{Failure, FailureClass};
+
+use super::Session;
+
+/// Bytes of randomness in a challenge.
+const CHALLENGE_LEN: usize = 32;
+
+/// A key that an agent named, and what it has to sign.
+#[derive(Debug)]
+pub(super) struct Challenge {
+    key: DidKey,
+    text: String,
+}
+
+impl Session {
+    /// Whether hands may be shaken: the agent names no key, or has proven the one it names. Otherwise it was challenged,
+    /// or is being ended.
+    pub(super) fn has_proven(&mut self, hello: &Handshake, line: &Envelope) -> bool {
+        let Some(key) = hello.key else {
+            if self.challenge.is_some() || hello.proof.is_some() {
+                self.violated("answered the challenge of its key without naming it");
+                return false;
+            }
+            return true;
+        };
+        let registered = self.args.services.key_of(&self.args.agent);
+        if registered != Some(key) {
+            if registered.is_some() {
+                self.violated("named a key that is not the one registered as its own");
+            } else {
+                let text = format!(
+                    "it names the key {key}, which is not registered as its own; meshctl key register does that"
+                );
+                self.kill(Some(Failure::new(FailureClass::Start, text)));
+            }
+            return false;
+        }
+        match (self.challenge.take(), &hello.proof) {
+            (None, None) => {
+                self.challenge_with(key, line);
+                false
+            }
+            (Some(challenge), Some(proof)) if challenge.key == key => {
+                let (node, agent) = (self.args.ctx.node.did.to_string(), &self.args.agent);
+                let signed = handshake_proof(&node, agent, self.args.epoch, &challenge.text);
+                let holds = key.verify(&signed, proof).is_ok();
+                if !holds {
+                    self.violated("could not prove that it holds the key that it named");
+                }
+                holds
+            }
+            _ => {
+                self.violated("did not answer the challenge of the key that it named");
+                false
+            }
+        }
+    }
+
+    fn challenge_with(&mut self, key: DidKey, line: &Envelope) {
+        let mut random = [0; CHALLENGE_LEN];
+        if let Err(error) = getrandom::fill(&mut random) {
+            let text = format!("the system gives no randomness for a challenge: {error}");
+            return self.kill(Some(Failure::new(FailureClass::Start, text)));
+        }
+        let text = hex::encode(random);
+        let mut reply = self.hello_reply();
+        reply.challenge = Some(text.clone());
+        let payload = serde_json::to_value(reply).unwrap_or_default();
+        let mut answer = self.message(MessageType::Handshake, payload);
+        answer.in_reply_to = Some(line.id.clone());
+        self.challenge = Some(Challenge { key, text });
+        self.send(&answer);
+    }
+
+    /// Whether a line bears a signature that is not the agent's: a forgery, though it came on its own channel.
+    pub(super) fn is_badly_signed(&mut self, line: &Envelope) -> bool {
+        if line.auth.as_ref().is_none_or(|a| a.signature.is_none()) {
+            return false;
+        }
+        let own = self.args.services.key_of(&self.args.agent);
+        let Some(key) = own else {
+            // What is passed on is refused by the bus; what is meshd's own affair is known by its channel.
+            return false;
+        };
+        let bad = line.verify(&key).is_err();
+        if bad {
+            self.violated("wrote a line whose signature does not hold");
+        }
+        bad
+    }
+}

@@ -1,0 +1,241 @@
+//! Whose key is whose, and what was co-signed: what the sentinel does with each message about them.
+
+use ractor::{ActorProcessingErr, RpcReplyPort};
+
+use mesh_actors_core::sentinel::{KeyRefusal, WitnessRefusal, Witnessed};
+use mesh_messages::address::Address;
+use mesh_messages::events::SentinelEvent;
+use mesh_messages::identity::DidKey;
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::KeyInfo;
+
+use super::handle::CALL_LIMIT;
+use super::{Effect, Message, Reply, SentinelHandle, State, answer};
+use crate::partition::Cause;
+
+/// What the sentinel is sent about keys.
+#[derive(Debug)]
+pub(crate) enum KeyMessage {
+    /// A key is somebody's. Idempotent.
+    Register {
+        by: String,
+        key: DidKey,
+        owner: Address,
+        reply: Reply<KeyInfo>,
+    },
+    /// A key is nobody's any more. Idempotent.
+    Revoke {
+        by: String,
+        key: DidKey,
+        reason: String,
+        reply: Reply<KeyInfo>,
+    },
+    /// Show all of them.
+    List { reply: RpcReplyPort<Vec<KeyInfo>> },
+    /// The last checkpoint of a log that was co-signed.
+    Witnessed {
+        origin: String,
+        reply: RpcReplyPort<Option<Witnessed>>,
+    },
+    /// A checkpoint is about to be co-signed; its proof has been checked.
+    Witness {
+        origin: String,
+        old: u64,
+        new: Witnessed,
+        reply: Reply<()>,
+    },
+}
+
+impl State {
+    pub(super) async fn key(&mut self, message: KeyMessage) -> Result<(), ActorProcessingErr> {
+        match message {
+            KeyMessage::Register {
+                by,
+                key,
+                owner,
+                reply,
+            } => {
+                let decided = self.partition.state().keys().register(key, &owner);
+                self.decided_key(&by, key, decided, reply).await
+            }
+            KeyMessage::Revoke {
+                by,
+                key,
+                reason,
+                reply,
+            } => {
+                let decided = self.partition.state().keys().revoke(key, &reason);
+                self.decided_key(&by, key, decided, reply).await
+            }
+            KeyMessage::List { reply } => {
+                let keys = self.partition.state().keys().list();
+                let effects = vec![Effect::KeysListed { keys, reply }];
+                self.commit(Vec::new(), &Cause::meshd(), effects).await
+            }
+            KeyMessage::Witnessed { origin, reply } => {
+                let witnessed = self.partition.state().keys().witnessed(&origin).cloned();
+                let effects = vec![Effect::WitnessedShown { witnessed, reply }];
+                self.commit(Vec::new(), &Cause::meshd(), effects).await
+            }
+            KeyMessage::Witness {
+                origin,
+                old,
+                new,
+                reply,
+            } => match self.partition.state().keys().witness(&origin, old, &new) {
+                Ok(event) => {
+                    self.revoke("meshd", event.into_iter().collect(), reply)
+                        .await
+                }
+                Err(refusal) => {
+                    answer(reply, Err(not_witnessed(&refusal)));
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    async fn decided_key(
+        &mut self,
+        by: &str,
+        key: DidKey,
+        decided: Result<Option<SentinelEvent>, KeyRefusal>,
+        reply: Reply<KeyInfo>,
+    ) -> Result<(), ActorProcessingErr> {
+        let events: Vec<_> = match decided {
+            Ok(event) => event.into_iter().collect(),
+            Err(refusal) => {
+                answer(reply, Err(refused(&refusal)));
+                return Ok(());
+            }
+        };
+        if !events.is_empty()
+            && let Err(problem) = self.writable()
+        {
+            answer(reply, Err(problem));
+            return Ok(());
+        }
+        let effects = vec![Effect::KeyChanged { key, reply }];
+        self.commit(events, &Cause::by(by), effects).await
+    }
+}
+
+impl SentinelHandle {
+    /// The key of an agent, a user or whoever else signs under this owner's name. Never waits.
+    #[must_use]
+    pub fn key_of(&self, owner: &Address) -> Option<DidKey> {
+        self.door
+            .key_of(&mesh_actors_core::sentinel::owner_of(owner)?)
+    }
+
+    /// Whether a key is somebody's. Never waits.
+    #[must_use]
+    pub fn knows_key(&self, key: &DidKey) -> bool {
+        self.door.knows_key(key)
+    }
+
+    /// Registers a key as somebody's; the one before it does not hold any more.
+    ///
+    /// # Errors
+    /// `invalid_owner`, `key_used`, `too_many_keys`, or that it cannot be written now.
+    pub async fn register_key(
+        &self,
+        by: &str,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem> {
+        let by = by.to_owned();
+        self.ask_key(|reply| KeyMessage::Register {
+            by,
+            key,
+            owner,
+            reply,
+        })
+        .await?
+    }
+
+    /// Revokes a key, for ever.
+    ///
+    /// # Errors
+    /// `key_not_found`, `invalid_reason`, or that it cannot be written now.
+    pub async fn revoke_key(
+        &self,
+        by: &str,
+        key: DidKey,
+        reason: String,
+    ) -> Result<KeyInfo, Problem> {
+        let by = by.to_owned();
+        self.ask_key(|reply| KeyMessage::Revoke {
+            by,
+            key,
+            reason,
+            reply,
+        })
+        .await?
+    }
+
+    /// All keys, those of the past included.
+    ///
+    /// # Errors
+    /// That the sentinel is not there.
+    pub async fn keys(&self) -> Result<Vec<KeyInfo>, Problem> {
+        self.ask_key(|reply| KeyMessage::List { reply }).await
+    }
+
+    /// The last checkpoint of a log that this node co-signed.
+    ///
+    /// # Errors
+    /// That the sentinel is not there.
+    pub async fn witnessed(&self, origin: &str) -> Result<Option<Witnessed>, Problem> {
+        let origin = origin.to_owned();
+        self.ask_key(|reply| KeyMessage::Witnessed { origin, reply })
+            .await
+    }
+
+    /// Remembers that a checkpoint is about to be co-signed; answers when that is durable.
+    ///
+    /// # Errors
+    /// `witness_conflict`, `too_many_logs`, or that it cannot be written now.
+    pub async fn witness(&self, origin: &str, old: u64, new: Witnessed) -> Result<(), Problem> {
+        let origin = origin.to_owned();
+        self.ask_key(|reply| KeyMessage::Witness {
+            origin,
+            old,
+            new,
+            reply,
+        })
+        .await?
+    }
+
+    async fn ask_key<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<T>) -> KeyMessage,
+    ) -> Result<T, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Key(Box::new(message(reply))))
+            .await?)
+    }
+}
+
+fn refused(refusal: &KeyRefusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        KeyRefusal::Owner(_) => Problem::invalid("invalid_owner", "owner", detail),
+        KeyRefusal::Reason => Problem::invalid("invalid_reason", "reason", detail),
+        KeyRefusal::Used { .. } => {
+            Problem::new(ProblemKind::Conflict, "key_used", detail).field("key")
+        }
+        KeyRefusal::TooMany => Problem::new(ProblemKind::Conflict, "too_many_keys", detail),
+        KeyRefusal::Unknown(_) => Problem::new(ProblemKind::NotFound, "key_not_found", detail),
+    }
+}
+
+fn not_witnessed(refusal: &WitnessRefusal) -> Problem {
+    let detail = refusal.to_string();
+    let code = match refusal {
+        WitnessRefusal::Conflict { .. } => "witness_conflict",
+        WitnessRefusal::TooMany => "too_many_logs",
+    };
+    Problem::new(ProblemKind::Conflict, code, detail)
+}

@@ -1,0 +1,281 @@
+//! Gives checkpoints to whoever shall keep them: a file, and a witness that co-signs them.
+//!
+//! Nothing waits for it. A witness that cannot be reached is told of in the log, and gets the next checkpoint, whose proof
+//! begins where it stands.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use mesh_actors::operations::Operations;
+use mesh_config::WitnessConfig;
+use mesh_persistence::AddCheckpoint;
+use tokio::sync::Mutex;
+
+/// How long a witness may take for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Largest answer of a witness: a few lines.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// Largest file of checkpoints. Beyond it, every other one of the older half goes: what is left still narrows down where a
+/// log was rewritten, and `meshctl audit verify` reads files of this size.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A token has 64 bytes; a file of more holds something else.
+const TOKEN_BYTES_MAX: u64 = 4096;
+/// The last checkpoint that a witness co-signed, in the data directory.
+const COSIGNED_FILE: &str = "cosigned";
+/// Only its owner may read it.
+const FILE_MODE: u32 = 0o600;
+
+/// See the module.
+pub(crate) struct Notary {
+    settings: WitnessConfig,
+    operations: Arc<dyn Operations>,
+    cosigned: PathBuf,
+    /// How many records the last checkpoint covered that went into the file, and that the witness has.
+    filed: u64,
+    witnessed: u64,
+}
+
+impl std::fmt::Debug for Notary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notary")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Notary {
+    /// `None` when nobody shall keep checkpoints.
+    pub(crate) fn new(
+        settings: WitnessConfig,
+        data: &Path,
+        operations: Arc<dyn Operations>,
+    ) -> Option<Arc<Mutex<Self>>> {
+        (settings.file.is_some() || settings.url.is_some()).then(|| {
+            Arc::new(Mutex::new(Self {
+                settings,
+                operations,
+                cosigned: data.join(COSIGNED_FILE),
+                filed: 0,
+                witnessed: 0,
+            }))
+        })
+    }
+
+    /// Publishes now and whenever the interval has passed.
+    pub(crate) async fn publish_regularly(notary: Arc<Mutex<Self>>) {
+        let interval = notary.lock().await.settings.interval.duration();
+        loop {
+            notary.lock().await.publish().await;
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    /// Publishes a checkpoint if the log has grown. What fails is logged, and tried again with the next one.
+    pub(crate) async fn publish(&mut self) {
+        let mut note = match self.operations.checkpoint().await {
+            Ok(note) => note,
+            Err(problem) => {
+                tracing::warn!(%problem, "no checkpoint for the witness");
+                return;
+            }
+        };
+        let Some(size) = size_of(&note) else { return };
+        if let Some(url) = self.settings.url.clone()
+            && size > self.witnessed
+        {
+            match self.cosign(&url, &note, size).await {
+                Ok(lines) => {
+                    note.push_str(&lines);
+                    self.witnessed = size;
+                    let (path, text) = (self.cosigned.clone(), note.clone());
+                    logged("keep the co-signed checkpoint", move || {
+                        replace(&path, &text)
+                    })
+                    .await;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        url,
+                        error = format!("{error:#}"),
+                        "the witness did not co-sign"
+                    );
+                }
+            }
+        }
+        if let Some(path) = self.settings.file.clone()
+            && size > self.filed
+            && logged("file a checkpoint for the witness", move || {
+                file(&path, &note)
+            })
+            .await
+        {
+            self.filed = size;
+        }
+    }
+
+    /// Has the witness co-sign; its lines.
+    async fn cosign(&self, url: &str, note: &str, size: u64) -> anyhow::Result<String> {
+        let mut old = self.witnessed;
+        // The witness knows best where it stands; it says so once.
+        for _ in 0..2 {
+            if old > size {
+                bail!(
+                    "it has co-signed {old} records, this log has {size}: the log was cut, or is not the one it knows"
+                );
+            }
+            let proof = if old == 0 || old == size {
+                Vec::new()
+            } else {
+                let proof = self.operations.consistency_proof(old, Some(size)).await;
+                let proof = proof.map_err(|problem| anyhow!("no proof from {old}: {problem}"))?;
+                serde_json::from_value(proof["path"].clone())?
+            };
+            let body = AddCheckpoint::to_body(old, &proof, note);
+            let (url, token) = (
+                format!("{url}/add-checkpoint"),
+                self.settings.token_file.clone(),
+            );
+            let answer =
+                tokio::task::spawn_blocking(move || post(&url, token.as_deref(), body)).await??;
+            match answer {
+                (200, text) if text.lines().all(|line| line.starts_with("\u{2014} ")) => {
+                    return Ok(text);
+                }
+                (200, _) => bail!("its answer is no co-signature"),
+                (409, text) => {
+                    old = text
+                        .trim()
+                        .parse()
+                        .context("it says no size to prove from")?;
+                }
+                (status, text) => {
+                    let text: String = text.chars().take(300).collect();
+                    bail!("it answered {status}: {text}");
+                }
+            }
+        }
+        bail!("it changes its mind about where it stands")
+    }
+}
+
+/// The size that a checkpoint names in its second line.
+fn size_of(note: &str) -> Option<u64> {
+    note.lines().nth(1)?.parse().ok()
+}
+
+fn post(url: &str, token: Option<&Path>, body: String) -> anyhow::Result<(u16, String)> {
+    let agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        // A token must not follow a redirect or pass through somebody's proxy.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .max_idle_connections(0)
+        .timeout_global(Some(ANSWER_MAX))
+        .user_agent(concat!("meshd/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent();
+    let mut request = agent.post(url).header("content-type", "text/plain");
+    if let Some(path) = token {
+        let mut token = zeroize::Zeroizing::new(String::new());
+        File::open(path)
+            .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        request = request.header("authorization", format!("Bearer {}", token.trim()));
+    }
+    let mut answer = request.send(body)?;
+    let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+    let text = text.read_to_string()?;
+    Ok((answer.status().as_u16(), text))
+}
+
+/// Does something with a file where that holds nobody up; true when it succeeded.
+async fn logged(
+    what: &'static str,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> bool {
+    let done = tokio::task::spawn_blocking(work).await;
+    match done.map_err(io::Error::other).and_then(|done| done) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "failed to {what}");
+            false
+        }
+    }
+}
+
+/// Appends a checkpoint; makes room first when there is none.
+fn file(path: &Path, note: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    if file.metadata()?.len() > FILE_BYTES_MAX {
+        let mut text = String::new();
+        File::open(path)?.read_to_string(&mut text)?;
+        replace(path, &thinned(&text))?;
+        file = OpenOptions::new().append(true).open(path)?;
+    }
+    // In one write, so that a crash leaves a whole checkpoint or a broken last one.
+    file.write_all(format!("{note}\n").as_bytes())?;
+    file.sync_all()
+}
+
+/// Every other one of the older half of the notes, and the newer half.
+fn thinned(text: &str) -> String {
+    let notes: Vec<&str> = text.split_inclusive("\n\n").collect();
+    // A note has an empty line within it, so two pieces are one note.
+    let notes: Vec<String> = notes.chunks(2).map(<[&str]>::concat).collect();
+    let half = notes.len() / 2;
+    let kept = notes
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| *n >= half || n % 2 == 0);
+    kept.map(|(_, note)| note.as_str()).collect()
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut aside = tempfile::NamedTempFile::new_in(dir)?;
+    aside.write_all(text.as_bytes())?;
+    aside.as_file().sync_all()?;
+    aside.persist(path).map_err(|refused| refused.error)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_full_keeps_every_new_and_half_of_the_old_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("witness");
+        let note = |n: u32| format!("log\n{n}\nroot\n\n\u{2014} log {}\n", "A".repeat(1000));
+        let count = u32::try_from(FILE_BYTES_MAX / 1000).unwrap();
+        for n in 0..count {
+            file(&path, &note(n)).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.len() as u64 <= FILE_BYTES_MAX + 2000);
+        let sizes: Vec<u32> = text
+            .split("log\n")
+            .filter_map(|rest| rest.lines().next()?.parse().ok())
+            .collect();
+        assert_eq!((sizes[0], sizes[1]), (0, 2));
+        assert_eq!(sizes[sizes.len() - 2..], [count - 2, count - 1]);
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&path).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, FILE_MODE);
+    }
+}

@@ -1,0 +1,102 @@
+//! Access: who may come in, whose key is whose, and what was refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chaos::ChaosBlow;
+use crate::identity::DidKey;
+use crate::time::Timestamp;
+
+/// Who may do what. Partition `sentinel`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SentinelEvent {
+    /// A token was issued. Only its digest is kept.
+    #[serde(rename = "token.issued")]
+    TokenIssued {
+        /// Its public id.
+        id: String,
+        /// SHA-256 of the secret, hex.
+        digest: String,
+        /// Its role.
+        role: String,
+        /// Its bearer.
+        subject: String,
+        /// When it ends.
+        expires_at: Option<Timestamp>,
+    },
+    /// A token is void.
+    #[serde(rename = "token.revoked")]
+    TokenRevoked {
+        /// Its public id.
+        id: String,
+    },
+    /// Something was allowed.
+    #[serde(rename = "access.allowed")]
+    Allowed {
+        /// What.
+        action: String,
+        /// On what.
+        resource: String,
+        /// To whom.
+        user: String,
+    },
+    /// Something was refused.
+    #[serde(rename = "access.denied")]
+    Denied {
+        /// What.
+        action: String,
+        /// On what.
+        resource: String,
+        /// To whom.
+        user: String,
+        /// Why.
+        reason: String,
+    },
+    /// A key is somebody's from now on; the one before it, if there was one, is not any more.
+    #[serde(rename = "key.registered")]
+    KeyRegistered {
+        /// Which key.
+        key: Box<DidKey>,
+        /// Whose, as an address such as `user:ada` or `agent:echo`.
+        owner: String,
+        /// The key that it replaces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<Box<DidKey>>,
+    },
+    /// A key is nobody's any more, and never will be again.
+    #[serde(rename = "key.revoked")]
+    KeyRevoked {
+        /// Which key.
+        key: Box<DidKey>,
+        /// Why.
+        reason: String,
+    },
+    /// This node is about to co-sign another log's checkpoint, which continues the last one that it co-signed.
+    #[serde(rename = "checkpoint.witnessed")]
+    CheckpointWitnessed {
+        /// The log.
+        origin: String,
+        /// How many records the checkpoint covers.
+        size: u64,
+        /// Their root, hex.
+        root: String,
+    },
+    /// Something is about to be hurt on purpose. Written before the blow falls.
+    #[serde(rename = "chaos.struck")]
+    ChaosStruck {
+        /// On whose order.
+        user: String,
+        /// What it is, and what it falls on.
+        blow: Box<ChaosBlow>,
+    },
+}
+
+kinds!(SentinelEvent {
+    TokenIssued => "token.issued",
+    TokenRevoked => "token.revoked",
+    Allowed => "access.allowed",
+    Denied => "access.denied",
+    KeyRegistered => "key.registered",
+    KeyRevoked => "key.revoked",
+    CheckpointWitnessed => "checkpoint.witnessed",
+    ChaosStruck => "chaos.struck",
+});

@@ -1,0 +1,316 @@
+//! The records of an export, one after the other.
+
+use std::collections::BTreeMap;
+
+use mesh_messages::identity::DidKey;
+use mesh_messages::record::RECORD_FORMAT;
+use mesh_messages::{PartitionId, RecordHeader, Timestamp};
+use tlog_tiles::Hash;
+
+use super::agent::{self, Included};
+use super::line::RecordLine;
+use super::witness::Witnesses;
+use super::{Closing, VerifyError};
+use crate::export::block;
+use crate::tree::Frontier;
+
+/// The first record that is wrong.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Its position as far as it can be read.
+    pub(super) number: u64,
+    pub(super) detail: String,
+}
+
+/// Whether the file bears signed lists of leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    Unknown,
+    Borne,
+    Absent,
+}
+
+pub(super) struct Checker {
+    key: Option<DidKey>,
+    count: u64,
+    erased: u64,
+    log: Option<String>,
+    /// Position, time and counter of the last record.
+    last: Option<(u64, Timestamp, u32)>,
+    seqs: BTreeMap<PartitionId, u64>,
+    frontier: Frontier,
+    blocks: Blocks,
+    // Leaves since the last block.
+    leaves: Vec<Hash>,
+    // Set by the first record that bears a proof.
+    one_agent: bool,
+    included: Vec<Included>,
+    witnesses: Witnesses,
+}
+
+impl Checker {
+    pub(super) fn new(key: Option<DidKey>, witnesses: Witnesses) -> Self {
+        Self {
+            key,
+            count: 0,
+            erased: 0,
+            log: None,
+            last: None,
+            seqs: BTreeMap::new(),
+            frontier: Frontier::default(),
+            blocks: Blocks::Unknown,
+            leaves: Vec::with_capacity(block::RECORDS),
+            one_agent: false,
+            included: Vec::new(),
+            witnesses,
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn erased(&self) -> u64 {
+        self.erased
+    }
+
+    pub(super) fn of_one_agent(&self) -> bool {
+        self.one_agent
+    }
+
+    pub(super) fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
+    }
+
+    /// What number the next record has at least.
+    pub(super) fn next_number(&self) -> u64 {
+        match self.last {
+            Some((last, ..)) if self.one_agent => last.saturating_add(1),
+            _ => self.count,
+        }
+    }
+
+    /// Checks the next record; the error names it.
+    pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let parsed: RecordLine<'_> = serde_json::from_slice(line).map_err(|e| Fault {
+            number: self.next_number(),
+            detail: e.to_string(),
+        })?;
+        self.record(&parsed)
+            .map_err(|(number, detail)| Fault { number, detail })?;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn record(&mut self, line: &RecordLine<'_>) -> Result<(), (u64, String)> {
+        let here = self.next_number();
+        let header: RecordHeader = serde_json::from_str(&line.record)
+            .map_err(|e| (here, format!("its header does not parse: {e}")))?;
+        if self.count == 0 {
+            self.one_agent = line.proof.is_some();
+        } else if line.proof.is_some() != self.one_agent {
+            let detail = "some records bear a proof and others do not".to_owned();
+            return Err((self.count, detail));
+        }
+        let number = if self.one_agent {
+            header.position.0
+        } else {
+            self.count
+        };
+        let at = |detail: String| (number, detail);
+        self.check_header(&header).map_err(at)?;
+        self.erased += u64::from(line.check_body(&header).map_err(at)?);
+        let leaf = tlog_tiles::record_hash(line.record.as_bytes());
+        if let Some(stated) = &line.leaf
+            && **stated != hex::encode(leaf.0)
+        {
+            let detail = "its header was changed: it does not match its leaf hash";
+            return Err(at(detail.to_owned()));
+        }
+        self.last = Some((header.position.0, header.time, header.lc));
+        self.log.get_or_insert_with(|| header.log.clone());
+        if let Some(proof) = &line.proof {
+            self.included.push(Included {
+                index: header.position.0,
+                leaf,
+                path: proof.path(&header).map_err(at)?,
+                agent: header.agent,
+            });
+            return Ok(());
+        }
+        self.grow(&header, leaf).map_err(at)?;
+        self.check_block(line.block.as_deref(), leaf)?;
+        self.check_witness().map_err(at)
+    }
+
+    /// Checks what a header says against the records before it.
+    fn check_header(&self, header: &RecordHeader) -> Result<(), String> {
+        if header.v > RECORD_FORMAT {
+            return Err(format!(
+                "it has format {}, known is up to {RECORD_FORMAT}",
+                header.v
+            ));
+        }
+        let position = header.position.0;
+        if !self.one_agent && position != self.count {
+            return Err(format!(
+                "it says position {position}: a record is missing, added or moved"
+            ));
+        }
+        if let Some((last, time, lc)) = self.last {
+            if self.one_agent && position <= last {
+                return Err(format!("it follows record {last}"));
+            }
+            if (header.time, header.lc) <= (time, lc) {
+                return Err("its time is not after that of the record before it".into());
+            }
+        }
+        match (&self.log, &self.key) {
+            (Some(log), _) if *log != header.log => {
+                Err(format!("it is of another log, {}", header.log))
+            }
+            (None, Some(key)) if header.log != key.to_string() => {
+                Err(format!("it is of log {}, not of {key}", header.log))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a record of a whole log.
+    fn grow(&mut self, header: &RecordHeader, leaf: Hash) -> Result<(), String> {
+        let next = header.seq.saturating_add(1);
+        let expected = match self.seqs.get_mut(&header.partition) {
+            Some(seq) => std::mem::replace(seq, next),
+            None => self
+                .seqs
+                .insert(header.partition.clone(), next)
+                .unwrap_or(0),
+        };
+        if header.seq != expected {
+            return Err(format!(
+                "it is number {} of partition {}, not {expected}",
+                header.seq, header.partition
+            ));
+        }
+        self.frontier.push(leaf, |_| {});
+        Ok(())
+    }
+
+    /// Compares a block's leaves with those that were signed. A file may bear no blocks at all: the root still holds it.
+    fn check_block(&mut self, note: Option<&str>, leaf: Hash) -> Result<(), (u64, String)> {
+        if self.blocks == Blocks::Absent {
+            return Ok(());
+        }
+        self.leaves.push(leaf);
+        let size = self.frontier.size();
+        let (last, first) = (size - 1, size - self.leaves.len() as u64);
+        let Some(note) = note else {
+            if self.leaves.len() < block::RECORDS {
+                return Ok(());
+            }
+            if self.blocks == Blocks::Borne {
+                return Err((last, "the signed list of its block is missing".to_owned()));
+            }
+            self.blocks = Blocks::Absent;
+            self.leaves.clear();
+            return Ok(());
+        };
+        self.blocks = Blocks::Borne;
+        let key = match (self.key, &self.log) {
+            (Some(key), _) => Ok(key),
+            (None, log) => log.as_deref().unwrap_or_default().parse(),
+        };
+        let key = key.map_err(|_| (first, "its log is no key".to_owned()))?;
+        let changed = block::first_changed(note, &key, first, &self.leaves)
+            .map_err(|why| (last, format!("the signed list of its block: {why}")))?;
+        if let Some(changed) = changed {
+            let detail = "it was changed: the node signed another leaf hash for it".to_owned();
+            return Err((changed, detail));
+        }
+        self.leaves.clear();
+        Ok(())
+    }
+
+    fn check_witness(&mut self) -> Result<(), String> {
+        let frontier = &self.frontier;
+        self.witnesses.check_at(frontier.size(), || frontier.root())
+    }
+
+    /// Checks the whole against what was signed and what the witness saw.
+    pub(super) fn finish(
+        &self,
+        closing: &Closing,
+        fault: Option<Fault>,
+    ) -> Result<(), VerifyError> {
+        let claim = closing.claim;
+        let signer = closing.signer.to_string();
+        if self.one_agent {
+            agent::check(&self.included, closing, fault)?;
+        }
+        if let (Some(log), Some((number, ..))) = (&self.log, self.last)
+            && *log != signer
+        {
+            let number = if self.one_agent { number } else { 0 };
+            let detail = format!("it is of log {log}, the checkpoint is of {signer}");
+            return Err(VerifyError::record(number, detail));
+        }
+        if !self.one_agent {
+            self.finish_whole(closing)?;
+        }
+        if let Some(witness) = self.witnesses.claims().find(|w| claim.size < w.size) {
+            let detail = format!(
+                "it is missing: the witness saw {} records, this log ends after {}, its end was cut off",
+                witness.size, claim.size
+            );
+            return Err(VerifyError::record(claim.size, detail));
+        }
+        if self.one_agent {
+            return self.finish_witnessed_agent(closing);
+        }
+        Ok(())
+    }
+
+    fn finish_whole(&self, closing: &Closing) -> Result<(), VerifyError> {
+        let claim = closing.claim;
+        if closing.agent.is_some() {
+            let detail = "it lists an agent's records, but these bear no proofs".to_owned();
+            return Err(VerifyError::Checkpoint(detail));
+        }
+        if self.count < claim.size {
+            let size = claim.size;
+            let detail = format!("it is missing: the checkpoint covers {size} records");
+            return Err(VerifyError::record(self.count, detail));
+        }
+        if self.count > claim.size {
+            let detail = format!("the checkpoint covers {} records only", claim.size);
+            return Err(VerifyError::record(claim.size, detail));
+        }
+        if self.blocks == Blocks::Borne && !self.leaves.is_empty() {
+            let detail = "the signed list of its block is missing";
+            return Err(VerifyError::record(self.count.saturating_sub(1), detail));
+        }
+        if self.frontier.root() != claim.root {
+            let detail =
+                "the records do not add up to the signed root: at least one was changed".to_owned();
+            return Err(VerifyError::Checkpoint(detail));
+        }
+        Ok(())
+    }
+
+    fn finish_witnessed_agent(&self, closing: &Closing) -> Result<(), VerifyError> {
+        let claim = closing.claim;
+        for witness in self.witnesses.claims() {
+            if witness.size == claim.size && witness.root != claim.root {
+                let detail = "it saw another root for the same size".to_owned();
+                return Err(VerifyError::Witness(detail));
+            }
+            if witness.size < claim.size {
+                return Err(VerifyError::Witness(format!(
+                    "it saw {} records of {}; only an export of the whole log shows that they are the same",
+                    witness.size, claim.size
+                )));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! The lines of an export, read strictly.
+
+use std::borrow::Cow;
+
+use mesh_messages::RecordHeader;
+use mesh_messages::identity::DidKey;
+use serde::Deserialize;
+use tlog_tiles::Hash;
+
+use crate::seal::{SALT_LEN, commitment};
+
+/// Deepest proof: of a tree with 2^63 leaves.
+const PROOF_HASHES_MAX: usize = 63;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordLine<'a> {
+    #[serde(borrow)]
+    pub(super) record: Cow<'a, str>,
+    // Required, though it may be null.
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    salt: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    payload: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) leaf: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) block: Option<Cow<'a, str>>,
+    #[serde(default)]
+    pub(super) proof: Option<ProofLine>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProofLine {
+    pub(super) index: u64,
+    path: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckpointLine {
+    pub(super) checkpoint: String,
+    pub(super) key: DidKey,
+    #[serde(default)]
+    pub(super) agent: Option<AgentLine>,
+}
+
+/// What the node signed of one agent's records.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentLine {
+    pub(super) note: String,
+    pub(super) positions: String,
+}
+
+/// Whether a line that is no checkpoint begins as a record does, so that the file ends too early rather than wrongly.
+pub(super) fn looks_like_record(line: &[u8]) -> bool {
+    let start: Vec<u8> = line
+        .iter()
+        .copied()
+        .filter(|b| !b.is_ascii_whitespace())
+        .take(9)
+        .collect();
+    !start.is_empty() && b"{\"record\"".starts_with(&start)
+}
+
+impl RecordLine<'_> {
+    /// Checks salt and payload against the header; returns whether they were erased.
+    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<bool, String> {
+        match (&self.salt, &self.payload) {
+            (None, None) => Ok(true),
+            (Some(salt), Some(payload)) => {
+                let mut bytes = [0; SALT_LEN];
+                decode_hex(salt, &mut bytes)
+                    .ok_or_else(|| format!("its salt is not {SALT_LEN} bytes in hex"))?;
+                if commitment(&bytes, payload.as_bytes()) == header.payload {
+                    Ok(false)
+                } else {
+                    Err("its salt and payload are not those that its header commits to".into())
+                }
+            }
+            _ => Err("of salt and payload only one is there".into()),
+        }
+    }
+}
+
+impl ProofLine {
+    /// The hashes of the proof, which must be for the record with this header.
+    pub(super) fn path(&self, header: &RecordHeader) -> Result<Vec<Hash>, String> {
+        if self.index != header.position.0 {
+            return Err(format!("its proof is for record {}", self.index));
+        }
+        if self.path.len() > PROOF_HASHES_MAX {
+            return Err("its proof is too long".into());
+        }
+        let mut path = Vec::with_capacity(self.path.len());
+        for text in &self.path {
+            let mut hash = [0; 32];
+            decode_hex(text, &mut hash)
+                .ok_or_else(|| "its proof holds something that is no hash".to_owned())?;
+            path.push(Hash(hash));
+        }
+        Ok(path)
+    }
+}
+
+/// Lower-case hex alone: the same bytes in another spelling were not written by an export.
+fn decode_hex(text: &str, out: &mut [u8]) -> Option<()> {
+    let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+    (lower && hex::decode_to_slice(text, out).is_ok()).then_some(())
+}

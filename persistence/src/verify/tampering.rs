@@ -1,0 +1,179 @@
+//! Every small change of an export, at every place: told, and the right position named.
+
+use mesh_messages::{AgentId, PartitionId};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{VerifyError, verify};
+use crate::export::export;
+use crate::journal::Journal as _;
+use crate::memory::MemoryJournal;
+use crate::testing::{key, memory_journal, record};
+
+fn journal(count: u64) -> MemoryJournal {
+    let journal = memory_journal();
+    for n in 0..count {
+        let mut record = record("registered", &format!("{{\"n\":\"ä\\\"{n}\"}}"));
+        record.agent = (n % 3 != 1).then(|| AgentId::new("echo").unwrap());
+        let partition = PartitionId::from_static(if n % 2 == 0 { "agents" } else { "tasks/0" });
+        journal
+            .append(&partition, journal.next_seq(&partition), vec![record])
+            .unwrap();
+    }
+    journal
+}
+
+fn exported(count: u64, agent: bool) -> Vec<String> {
+    let agent = agent.then(|| AgentId::new("echo").unwrap());
+    let mut bytes = Vec::new();
+    export(&journal(count), agent.as_ref(), &mut bytes).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn check(text: &[u8]) -> Result<(), VerifyError> {
+    verify(text, Some(&key().public()), None).map(drop)
+}
+
+/// The positions of an export's records, one a line.
+fn positions(lines: &[String]) -> Vec<u64> {
+    let records = &lines[..lines.len() - 1];
+    let header = |line: &String| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        serde_json::from_str::<Value>(line["record"].as_str().unwrap()).unwrap()
+    };
+    records
+        .iter()
+        .map(|line| header(line)["position"].as_u64().unwrap())
+        .collect()
+}
+
+/// Asserts that it is refused, and that what is named is `position`, or with `None` the end of the file.
+#[track_caller]
+fn named(text: &[u8], position: Option<u64>) -> Result<(), TestCaseError> {
+    let shown = String::from_utf8_lossy(text);
+    match (check(text), position) {
+        (Err(VerifyError::Record { number, .. }), Some(position)) if number == position => Ok(()),
+        (Err(VerifyError::Checkpoint(_)), None) => Ok(()),
+        (result, _) => Err(TestCaseError::fail(format!(
+            "expected {position:?}, got {result:?} of {shown}"
+        ))),
+    }
+}
+
+fn lines_in(text: &[u8]) -> usize {
+    text.split(|b| *b == b'\n').count() - 1
+}
+
+fn joined(lines: &[String]) -> Vec<u8> {
+    (lines.join("\n") + "\n").into_bytes()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_changed_byte_is_told_and_its_record_named(
+        agent: bool, at in any::<prop::sample::Index>(), byte: u8,
+    ) {
+        let lines = exported(9, agent);
+        let mut text = joined(&lines);
+        // The last newline says nothing.
+        let at = at.index(text.len() - 1);
+        // What ends a record's line belongs to that record.
+        let line = lines_in(&text[..at]);
+        prop_assume!(text[at] != byte);
+        text[at] = byte;
+        // White space between the members of an object says nothing either.
+        prop_assume!(!(byte.is_ascii_whitespace() && check(&text).is_ok()));
+        let position = positions(&lines).get(line).copied();
+        named(&text, position)?;
+    }
+
+    #[test]
+    fn a_deleted_a_doubled_and_a_moved_record_is_named(
+        agent: bool, at in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
+    ) {
+        let lines = exported(24, agent);
+        let places = positions(&lines);
+        let (at, other) = (at.index(places.len()), other.index(places.len()));
+        let mut deleted = lines.clone();
+        deleted.remove(at);
+        named(&joined(&deleted), Some(places[at]))?;
+
+        let mut doubled = lines.clone();
+        doubled.insert(at, lines[at].clone());
+        // The second of the two stands where the next one should; after the last one there is none.
+        let place = places.get(at + 1).copied();
+        let beyond = if agent { places[at] } else { places[at] + 1 };
+        named(&joined(&doubled), Some(place.unwrap_or(beyond)))?;
+
+        let mut swapped = lines.clone();
+        swapped.swap(at, other);
+        if at != other {
+            named(&joined(&swapped), Some(places[at.min(other)]))?;
+        }
+    }
+
+    #[test]
+    fn a_cut_export_is_told(agent: bool, at in any::<prop::sample::Index>()) {
+        let lines = exported(9, agent);
+        let text = joined(&lines);
+        let at = at.index(text.len() - 1);
+        let cut = &text[..at];
+        prop_assert!(check(cut).is_err());
+        if !agent {
+            // A line that lacks nothing but its end is whole.
+            let whole = lines_in(&text[..=at]) as u64;
+            let in_checkpoint = whole == 9 && !matches!((text[at], text[at - 1]), (b'\n', _) | (_, b'\n'));
+            named(cut, (!in_checkpoint).then_some(whole))?;
+        }
+    }
+
+    /// Somebody who knows the format changes a record and everything in the file that can be made to fit.
+    #[test]
+    fn a_record_that_was_made_to_fit_is_named_all_the_same(count in 1_u64..600, at: u64) {
+        let mut lines = exported(count, false);
+        let at = usize::try_from(at % count).unwrap();
+        let mut line: Value = serde_json::from_str(&lines[at]).unwrap();
+        let header = line["record"].as_str().unwrap().replace("registered", "terminated");
+        line["leaf"] = hex::encode(tlog_tiles::record_hash(header.as_bytes()).0).into();
+        line["record"] = header.into();
+        lines[at] = line.to_string();
+        named(&joined(&lines), Some(at as u64))?;
+    }
+}
+
+#[test]
+fn without_the_signed_lists_a_change_is_told_and_not_named() {
+    let mut lines = exported(9, false);
+    for line in &mut lines {
+        let mut value: Value = serde_json::from_str(line).unwrap();
+        let members = value.as_object_mut().unwrap();
+        members.remove("leaf");
+        members.remove("block");
+        *line = value.to_string();
+    }
+    check(&joined(&lines)).unwrap();
+    lines[4] = lines[4].replace("registered", "terminated");
+    named(&joined(&lines), None).unwrap();
+}
+
+#[test]
+fn an_agents_export_without_its_signed_list_is_refused() {
+    let mut lines = exported(9, true);
+    let mut last: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    last.as_object_mut().unwrap().remove("agent");
+    *lines.last_mut().unwrap() = last.to_string();
+    named(&joined(&lines), None).unwrap();
+}
+
+#[test]
+fn an_agents_signed_list_of_another_time_is_refused() {
+    let (mut lines, earlier) = (exported(9, true), exported(6, true));
+    let mut last: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    let old: Value = serde_json::from_str(earlier.last().unwrap()).unwrap();
+    last["agent"] = old["agent"].clone();
+    *lines.last_mut().unwrap() = last.to_string();
+    named(&joined(&lines), None).unwrap();
+}

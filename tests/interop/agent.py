@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""An agent of runtime `klp` on that second implementation. With KEY_FILE beside it, it proves its key and signs its lines."""
+import base64
+import json
+import os
+import sys
+
+import ed25519
+import klp
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def main():
+    path = os.path.join(HERE, "secret")
+    secret = bytes.fromhex(open(path, encoding="ascii").read()) if os.path.exists(path) else None
+    me = {"name": "interop", "version": "1.0.0", "capabilities": ["interop"]}
+    if secret:
+        me["key"] = ed25519.to_did(ed25519.public(secret))
+    shaken, waiting = None, {}
+
+    def say(kind, payload, **more):
+        line = {"type": kind, "payload": payload, **more}
+        if secret and shaken:
+            line = klp.sign({**line, "id": line.get("id", f"i{next(ids)}"), **shaken}, secret)
+        print(klp.canonical(line), flush=True)
+
+    ids = iter(range(1, sys.maxsize))
+    say("HANDSHAKE", me)
+    for text in sys.stdin.buffer:
+        message, sent = klp.decode(text)
+        payload = message["payload"]
+        if message["type"] == "HANDSHAKE" and "challenge" in payload:
+            parts = (payload["node"], payload["agent"], str(payload["epoch"]), payload["challenge"])
+            signature = ed25519.sign(secret, "\n".join(("KLP/1 handshake", *parts)).encode())
+            if os.path.exists(os.path.join(HERE, "forge")):
+                signature = signature[:32] + bytes(31) + b"\x01"
+            proof = "ed25519:" + base64.urlsafe_b64encode(signature).decode().rstrip("=")
+            say("HANDSHAKE", {**me, "proof": proof})
+        elif message["type"] == "HANDSHAKE":
+            shaken = {"from": f"agent:{payload['agent']}", "to": message["from"], "epoch": payload["epoch"],
+                      "timestamp": message["timestamp"]}
+        elif message["type"] == "TASK_REQUEST":
+            asked = payload.get("input")
+            if isinstance(asked, dict) and "query" in asked:
+                query = f"q{next(ids)}"
+                waiting[query] = message
+                say("CAPABILITY_QUERY", {"capabilities": asked["query"]}, id=query)
+                continue
+            if isinstance(asked, dict) and "alert" in asked:
+                say("SECURITY_ALERT", asked["alert"])
+            say("TASK_RESULT", {"ok": True, "output": asked}, task_id=message["task_id"], attempt=message["attempt"])
+        elif message["type"] == "CAPABILITY_REPLY":
+            task = waiting.pop(message["in_reply_to"])
+            say("TASK_RESULT", {"ok": True, "output": payload}, task_id=task["task_id"], attempt=task["attempt"])
+        elif message["type"] == "MESSAGE":
+            say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
+        elif message["type"] == "ERROR":
+            print(json.dumps(payload), file=sys.stderr, flush=True)
+        elif message["type"] == "CONTROL" and payload["verb"] == "shutdown":
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+//! Keys: registered, proven, rotated, revoked; and an agent of another implementation of the protocol.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use mesh_tests::{Bundle, Daemon, Ended, eventually, has_python};
+use serde_json::{Value, json};
+
+use crate::proof_audit::interop;
+
+/// How long something may take that a process of an agent does.
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn python(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new("python3");
+    command.args(arguments).envs(env.iter().copied());
+    Ended::of(command, Duration::from_mins(2))
+}
+
+/// The second implementation as an agent, with this secret if any.
+fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
+    let mut bundle = Bundle::new(id)
+        .set("capabilities", json!(["interop"]))
+        .set("entry", json!("agent.py"))
+        .set(
+            "runtime",
+            json!({"command": "python3", "args": ["agent.py"]}),
+        );
+    for file in ["agent.py", "klp.py", "ed25519.py"] {
+        bundle = bundle.file(file, &fs::read_to_string(interop(file)).unwrap());
+    }
+    if let Some(secret) = secret {
+        bundle = bundle.file("secret", secret);
+    }
+    if forges {
+        bundle = bundle.file("forge", "");
+    }
+    bundle
+}
+
+/// Makes a key; its secret and its name.
+fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
+    let path = daemon.home().scratch().join(name);
+    let made = daemon.ctl(&["key", "new", "--out", path.to_str().unwrap(), "-o", "json"]);
+    let did = made.exits(0).json()["key"].as_str().unwrap().to_owned();
+    (fs::read_to_string(&path).unwrap().trim().to_owned(), did)
+}
+
+fn signed(secret: &str, envelope: &Value) -> Value {
+    let program = "import sys,json;sys.path.insert(0,sys.argv[1]);import klp;print(json.dumps(klp.sign(json.loads(sys.argv[2]),bytes.fromhex(sys.argv[3]))))";
+    let dir = interop("");
+    let ended = python(
+        &[
+            "-c",
+            program,
+            dir.to_str().unwrap(),
+            &envelope.to_string(),
+            secret,
+        ],
+        &[],
+    );
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+#[test]
+fn a_second_implementation_agrees_with_the_vectors() {
+    if !has_python("a_second_implementation_agrees_with_the_vectors") {
+        return;
+    }
+    let vectors = interop("../vectors/klp");
+    let ended = python(
+        &[
+            interop("vectors.py").to_str().unwrap(),
+            vectors.to_str().unwrap(),
+        ],
+        &[],
+    );
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+#[test]
+fn an_agent_of_the_second_implementation_proves_its_key_works_and_asks() {
+    if !has_python("an_agent_of_the_second_implementation_proves_its_key_works_and_asks") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let (secret, did) = new_key(&daemon, "agent.key");
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
+        .exits(0);
+    daemon.deploy(&bundle("interop", Some(&secret), false));
+    assert_eq!(
+        daemon.output("interop", &json!({"text": "hé€😀", "n": 0.1})),
+        json!({"text": "hé€😀", "n": 0.1})
+    );
+    let found = daemon.output("interop", &json!({"query": ["interop"]}));
+    assert_eq!(found["agents"][0]["id"], "interop", "{found}");
+    let heard = daemon.client().send(
+        "POST",
+        "/v1/messages",
+        &[],
+        Some(br#"{"type":"MESSAGE","to":"agent:interop","payload":"hello"}"#),
+    );
+    assert_eq!(heard.ok(200)["payload"], json!({"heard": "hello"}));
+    // Revoked, the key proves nothing any more: the next start is refused.
+    daemon
+        .ctl(&["key", "revoke", &did, "--reason", "test"])
+        .exits(0);
+    daemon.ctl(&["agent", "restart", "interop"]);
+    eventually("the start that is refused", WITHIN, || {
+        let failed = daemon.audit("agent=interop&kind=error");
+        failed
+            .iter()
+            .any(|r| r.to_string().contains("not registered"))
+            .then_some(())
+            .ok_or_else(|| format!("{failed:?}"))
+    });
+}
+
+#[test]
+fn an_agent_that_forges_its_proof_is_isolated_for_good() {
+    if !has_python("an_agent_that_forges_its_proof_is_isolated_for_good") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let (secret, did) = new_key(&daemon, "agent.key");
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "agent:forger"])
+        .exits(0);
+    daemon.register(&bundle("forger", Some(&secret), true));
+    daemon.fault_state("forger", "quarantined", WITHIN);
+    let record = &daemon.audit("agent=forger&kind=quarantined")[0];
+    assert!(record.to_string().contains("critical"), "{record}");
+
+    // Another's key is no better than a bad signature.
+    let (_, other) = new_key(&daemon, "other.key");
+    daemon
+        .ctl(&["key", "register", &other, "--owner", "agent:thief"])
+        .exits(0);
+    daemon.register(&bundle("thief", Some(&secret), false));
+    daemon.fault_state("thief", "quarantined", WITHIN);
+}
+
+#[test]
+fn an_alert_of_an_agent_about_itself_isolates_it_and_about_another_does_not() {
+    if !has_python("an_alert_of_an_agent_about_itself_isolates_it_and_about_another_does_not") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    daemon.deploy(&bundle("interop", None, false));
+    daemon.output("interop", &json!({"alert": {"severity": "critical", "description": "echo looks odd", "agent": "echo"}}));
+    eventually("the alert on record", WITHIN, || {
+        let sent = daemon.audit("agent=interop&kind=message_sent");
+        sent.iter()
+            .any(|r| r.to_string().contains("looks odd"))
+            .then_some(())
+            .ok_or_else(|| format!("{sent:?}"))
+    });
+    assert_eq!(daemon.output("echo", &json!(1)), json!(1));
+    daemon.submit(&json!({"requirements": ["interop"], "input": {"alert": {"severity": "high", "description": "my key leaked"}}}));
+    daemon.fault_state("interop", "quarantined", WITHIN);
+}
+
+#[test]
+fn signed_messages_are_taken_once_in_their_time_from_the_key_that_holds() {
+    if !has_python("signed_messages_are_taken_once_in_their_time_from_the_key_that_holds") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let (secret, did) = new_key(&daemon, "ada.key");
+    let (other, _) = new_key(&daemon, "eve.key");
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "user:ada"])
+        .exits(0);
+    let now = daemon.client().get("/v1/health").ok(200)["timestamp"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let envelope = |id: &str, more: Value| {
+        let mut envelope = json!({
+            "v": 1, "id": id, "type": "CAPABILITY_QUERY", "from": "user:ada", "to": "kai://agent.echo",
+            "timestamp": now, "payload": {"capabilities": ["echo"]},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            envelope[key] = value.clone();
+        }
+        envelope
+    };
+    let post = |envelope: &Value| {
+        let answer = daemon.client().send(
+            "POST",
+            "/v1/messages",
+            &[],
+            Some(envelope.to_string().as_bytes()),
+        );
+        let code = serde_json::from_str::<Value>(&answer.text()).unwrap()["code"].clone();
+        (answer.status, code.as_str().unwrap_or_default().to_owned())
+    };
+    let good = signed(&secret, &envelope("1", json!({})));
+    assert_eq!(post(&good).0, 200);
+    assert_eq!(post(&good), (409, "replayed".to_owned()));
+    let mut changed = signed(&secret, &envelope("2", json!({})));
+    changed["payload"] = json!({"capabilities": ["other"]});
+    assert_eq!(post(&changed), (403, "bad_signature".to_owned()));
+    assert_eq!(
+        post(&signed(&other, &envelope("3", json!({})))),
+        (403, "bad_signature".to_owned())
+    );
+    let old = signed(
+        &secret,
+        &envelope("4", json!({"timestamp": "2025-06-20T22:04:00Z"})),
+    );
+    assert_eq!(post(&old), (409, "replayed".to_owned()));
+    let late = signed(
+        &secret,
+        &envelope("5", json!({"expires": "2025-06-20T22:04:00Z"})),
+    );
+    assert_eq!(post(&late).1, "expired");
+    // Rotated: the old key is nobody's, and stays so.
+    let (newer, newer_did) = new_key(&daemon, "ada-2.key");
+    daemon
+        .ctl(&["key", "register", &newer_did, "--owner", "user:ada"])
+        .exits(0);
+    assert_eq!(
+        post(&signed(&secret, &envelope("6", json!({})))),
+        (403, "bad_signature".to_owned())
+    );
+    assert_eq!(post(&signed(&newer, &envelope("7", json!({})))).0, 200);
+    let back = daemon.ctl(&["key", "register", &did, "--owner", "user:ada"]);
+    assert_eq!(back.code, 5, "{}", back.err);
+    // And over a restart.
+    let daemon = daemon.kill9().start();
+    let late = signed(&secret, &envelope("8", json!({})));
+    let answer = daemon.client().send(
+        "POST",
+        "/v1/messages",
+        &[],
+        Some(late.to_string().as_bytes()),
+    );
+    assert_eq!(answer.status, 403);
+    let keys = daemon.client().get("/v1/keys").ok(200);
+    assert_eq!(keys["items"].as_array().unwrap().len(), 2, "{keys}");
+}
+
+#[test]
+fn keys_that_anybody_can_sign_for_and_keys_of_other_kinds_are_refused() {
+    let daemon = Daemon::start();
+    let post = |key: &str| {
+        let body = json!({"key": key, "owner": "user:eve"}).to_string();
+        daemon
+            .client()
+            .send("POST", "/v1/keys", &[], Some(body.as_bytes()))
+            .status
+    };
+    // The points of order 1 and 4, a secp256k1 key, and one that is no point.
+    for key in [
+        "did:key:z6MkeTGmBCWbBBGeN9Mg3JrTHxcYGNkmF54KaxjWEwKhxyZs",
+        "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
+        "did:key:z6Mk",
+        "nonsense",
+    ] {
+        assert!([400, 422].contains(&post(key)), "{key}");
+    }
+}
