@@ -163,6 +163,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
         runtime_paths: Vec::new(),
         temp: TempAccess::None,
         network: NetworkAccess::None,
+        secrets: Vec::new(),
         limits: Limits {
             cpu_millicores: Some(limits.cpu_millicores),
             memory_bytes: Some(limits.memory_bytes),
