@@ -14,6 +14,7 @@ use mesh_messages::agent::{
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, MemoryEntry, MemoryStats,
     MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
@@ -42,6 +43,8 @@ pub enum Action {
     Memory,
     /// Issue, list and revoke tokens.
     Tokens,
+    /// Set, list and delete secrets.
+    Secrets,
     /// Hurt agents and parts on purpose.
     Chaos,
     /// Change thresholds and limits.
@@ -64,6 +67,7 @@ impl Action {
             Self::AgentGovern => "agent.govern",
             Self::Memory => "memory",
             Self::Tokens => "tokens",
+            Self::Secrets => "secrets",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
             Self::Backup => "backup",
@@ -532,6 +536,18 @@ pub trait Operations: Send + Sync + 'static {
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
     /// Voids a token.
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
+
+    /// Lists secrets, without their values.
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem>;
+    /// Sets a secret; answers when that is durable.
+    async fn set_secret(
+        &self,
+        caller: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem>;
+    /// Deletes a secret; answers when that is durable.
+    async fn delete_secret(&self, caller: &Caller, name: &str) -> Result<(), Problem>;
 
     /// Hurts one instance or one part on purpose, where the operator has switched that on.
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem>;

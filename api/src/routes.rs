@@ -7,6 +7,7 @@ mod chaos;
 mod export;
 mod memory;
 mod policies;
+mod secrets;
 mod stream;
 mod system;
 pub(crate) mod tasks;
@@ -34,6 +35,7 @@ pub(crate) fn table() -> Vec<Route> {
         backup::routes(),
         memory::routes(),
         tokens::routes(),
+        secrets::routes(),
         policies::routes(),
         chaos::routes(),
     ]

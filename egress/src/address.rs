@@ -13,7 +13,7 @@ const METADATA: [IpAddr; 3] = [
 
 /// Blocks of IPv4 that are not the public internet.
 const V4: [(Ipv4Addr, u8, &str); 15] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8, "this network"),
+    (Ipv4Addr::UNSPECIFIED, 8, "this network"),
     (Ipv4Addr::new(10, 0, 0, 0), 8, "private"),
     (Ipv4Addr::new(100, 64, 0, 0), 10, "shared by a carrier"),
     (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback"),

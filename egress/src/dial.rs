@@ -16,6 +16,9 @@ use crate::denial::{Code, Denial};
 use crate::host::Host;
 use crate::policy::Policy;
 
+/// How the proxy speaks TLS; made by [`tls_config`].
+pub type TlsConfig = ClientConfig;
+
 /// Addresses of one name that are tried; a name may have hundreds.
 const ADDRESSES_MAX: usize = 4;
 
@@ -139,7 +142,7 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError`].
 pub fn tls_config(extra_ca: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let mut roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
     if let Some(path) = extra_ca {
         let failed = |reason: String| TlsError::ExtraCa {
             path: path.to_owned(),

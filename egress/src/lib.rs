@@ -28,7 +28,7 @@ pub mod socks;
 pub use address::{grants_from, refused_address};
 pub use broker::{Binding, HeaderTemplate, TemplateError};
 pub use denial::{Code, Denial};
-pub use dial::{Resolver, SystemResolver, TlsError, tls_config};
+pub use dial::{Resolver, SystemResolver, TlsConfig, TlsError, tls_config};
 pub use digest::{DIGEST_KEYS_MAX, DIGEST_WINDOW_MS, Digest, Noted};
 pub use head::{HEAD_BYTES_MAX, HEADERS_MAX, Head, HeadError, TARGET_BYTES_MAX};
 pub use host::{Host, HostError, Pattern};

@@ -27,8 +27,8 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             // Longer than a language model thinks before its first word.
-            idle: Duration::from_secs(300),
-            total: Duration::from_secs(3600),
+            idle: Duration::from_mins(5),
+            total: Duration::from_hours(1),
         }
     }
 }

@@ -99,7 +99,7 @@ impl Debt {
             match rate.pay(self.bytes) {
                 Ok(()) => self.bytes = 0,
                 Err(time) => {
-                    self.wait = Some(Box::pin(tokio::time::sleep_until(Instant::now() + time)))
+                    self.wait = Some(Box::pin(tokio::time::sleep_until(Instant::now() + time)));
                 }
             }
         }

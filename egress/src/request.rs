@@ -135,7 +135,12 @@ impl RequestRule {
                 .map(|list| list.iter().map(method).collect())
                 .transpose()?,
             paths: paths
-                .map(|list| list.iter().map(|text| PathPattern::parse(text)).collect())
+                .map(|list| {
+                    list.iter()
+                        .map(String::as_str)
+                        .map(PathPattern::parse)
+                        .collect()
+                })
                 .transpose()?,
         })
     }

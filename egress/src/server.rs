@@ -113,25 +113,22 @@ impl Proxy {
                 }
             };
             let proxy = Arc::clone(&self);
-            match Arc::clone(&self.connections).try_acquire_owned() {
-                Ok(permit) => {
-                    tasks.spawn(async move {
-                        proxy.connection(stream).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => {
-                    let most = self.parts.limits.connections;
-                    let reason = format!("more than {most} connections at once; close some");
-                    let denial = Denial::new(Code::TooManyConnections, reason).by("maxConnections");
-                    self.parts.observer.denied(&denial);
-                    if let Ok(permit) = Arc::clone(&busy).try_acquire_owned() {
-                        tasks.spawn(async move {
-                            refuse(stream, &denial.response()).await;
-                            drop(permit);
-                        });
-                    }
-                }
+            if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+                tasks.spawn(async move {
+                    proxy.connection(stream).await;
+                    drop(permit);
+                });
+                continue;
+            }
+            let most = self.parts.limits.connections;
+            let reason = format!("more than {most} connections at once; close some");
+            let denial = Denial::new(Code::TooManyConnections, reason).by("maxConnections");
+            self.parts.observer.denied(&denial);
+            if let Ok(permit) = Arc::clone(&busy).try_acquire_owned() {
+                tasks.spawn(async move {
+                    refuse(stream, &denial.response()).await;
+                    drop(permit);
+                });
             }
         }
     }

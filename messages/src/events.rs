@@ -513,6 +513,29 @@ kinds!(MemoryEvent {
     Purged => "memory.purged",
 });
 
+/// What an agent was not let out to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressDenial {
+    /// Which agent.
+    pub agent: AgentId,
+    /// Which replica.
+    pub instance: InstanceNo,
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// The kind of refusal, such as `domain_not_allowed`.
+    pub code: String,
+    /// The host it asked for.
+    pub host: String,
+    /// The port; 0 when it could not be read.
+    pub port: u16,
+    /// The rule that decided.
+    pub rule: Option<String>,
+    /// In words.
+    pub reason: String,
+    /// How often, since the last record of it.
+    pub count: u64,
+}
+
 /// Who may do what. Partition `sentinel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum SentinelEvent {
@@ -558,6 +581,9 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// An agent's connection to the outside was refused. The same one again is counted, and told in one record.
+    #[serde(rename = "egress.denied")]
+    EgressDenied(Box<EgressDenial>),
     /// Something is about to be hurt on purpose. Written before the blow falls.
     #[serde(rename = "chaos.struck")]
     ChaosStruck {
@@ -573,6 +599,7 @@ kinds!(SentinelEvent {
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
+    EgressDenied => "egress.denied",
     ChaosStruck => "chaos.struck",
 });
 

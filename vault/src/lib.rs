@@ -119,7 +119,7 @@ pub enum VaultError {
     },
     /// The name is none.
     #[error(
-        "name: expected 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 - _ . /, not starting with a full stop or slash"
+        "name: expected 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 - _ ., not starting with a full stop"
     )]
     Name,
     /// The value is empty or too long.
@@ -352,9 +352,9 @@ impl Vault {
 }
 
 fn check_name(name: &str) -> Result<(), VaultError> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     let good = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && !name.starts_with(['.', '/'])
+        && !name.starts_with('.')
         && name.bytes().all(legal);
     if good { Ok(()) } else { Err(VaultError::Name) }
 }

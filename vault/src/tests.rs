@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
@@ -34,14 +34,14 @@ fn what_was_set_is_there_after_opening_again_and_unreadable_without_the_key() {
     );
     vault
         .set(
-            "db/password",
+            "db-password",
             value("hunter2-hunter2"),
             grant(&["crm"], &[]),
             5,
         )
         .unwrap();
     vault
-        .set("db/password", value("second"), grant(&["crm"], &[]), 6)
+        .set("db-password", value("second"), grant(&["crm"], &[]), 6)
         .unwrap();
     vault
         .set("gone", value("x"), grant(&["*"], &[]), 7)
@@ -56,7 +56,7 @@ fn what_was_set_is_there_after_opening_again_and_unreadable_without_the_key() {
         (listed.len(), listed[0].version, listed[0].updated_ms),
         (1, 2, 6)
     );
-    assert_eq!(&again.mounted("db/password", "crm").unwrap()[..], b"second");
+    assert_eq!(&again.mounted("db-password", "crm").unwrap()[..], b"second");
     let file = dir.path().join("secrets/vault");
     let bytes = std::fs::read(&file).unwrap();
     for text in ["second", "password", "crm"] {

@@ -217,6 +217,7 @@ impl SentinelState {
             // The audit is the log itself; nothing is decided by what was allowed or denied before.
             SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
     }

@@ -1,6 +1,7 @@
 //! [`Operations`] by the parts of the mesh: each method finds its part and asks it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use mesh_messages::agent::{
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, ComponentStatus, HealthReport, IssuedToken,
     JournalStatus, MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
@@ -454,6 +456,26 @@ impl Operations for Mesh {
         self.sentinel.tokens().await
     }
 
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem> {
+        self.ctx.secrets.list()
+    }
+
+    async fn set_secret(
+        &self,
+        _: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem> {
+        // Who did it is in the audit already, by `authorize`.
+        let (ctx, name) = (Arc::clone(&self.ctx), name.to_owned());
+        aside(move || ctx.secrets.set(&name, secret)).await
+    }
+
+    async fn delete_secret(&self, _: &Caller, name: &str) -> Result<(), Problem> {
+        let (ctx, name) = (Arc::clone(&self.ctx), name.to_owned());
+        aside(move || ctx.secrets.delete(&name)).await
+    }
+
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {
         self.strike_once(caller, order).await
     }
@@ -461,6 +483,14 @@ impl Operations for Mesh {
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
         self.sentinel.revoke(&caller.name, id).await
     }
+}
+
+/// Does something that waits for the disk.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
 }
 
 impl Mesh {
@@ -569,7 +599,8 @@ impl Mesh {
             let Some(manifest) = state.manifest() else {
                 continue;
             };
-            if manifest.security.network_access.allow_outbound && state.running {
+            let open = self.ctx.settings.open_network.contains(&entry.id);
+            if open && manifest.security.network_access.allow_outbound && state.running {
                 warnings.push(format!(
                     "agent {} has the host's network, unfiltered",
                     entry.id

@@ -11,6 +11,7 @@
 //! | `agent.govern` | | | ✓ | | |
 //! | `memory` | | | ✓ | | |
 //! | `tokens` | | | ✓ | | |
+//! | `secrets` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
 //! | `backup` | | | ✓ | | |
@@ -37,6 +38,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         Action::AgentGovern
         | Action::Memory
         | Action::Tokens
+        | Action::Secrets
         | Action::Policy
         | Action::Chaos
         | Action::Backup => {
@@ -58,7 +60,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 12] = [
+    const TABLE: [(Action, [bool; 5]); 13] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -69,6 +71,7 @@ mod tests {
         (Action::Memory, [false, false, true, false, false]),
         (Action::Tokens, [false, false, true, false, false]),
         (Action::Chaos, [false, false, true, false, false]),
+        (Action::Secrets, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
         (Action::Backup, [false, false, true, false, false]),
     ];

@@ -11,6 +11,7 @@ use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
 use mesh_messages::{AgentId, Epoch, Position, TaskId, Timestamp};
@@ -679,6 +680,31 @@ impl Operations for Fake {
             },
             effect: "struck".into(),
         })
+    }
+
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn set_secret(
+        &self,
+        _: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem> {
+        self.note(format!("set secret {name} {secret:?}"));
+        Ok(SecretInfo {
+            name: name.to_owned(),
+            agents: secret.agents,
+            domains: secret.domains,
+            updated: Timestamp::ZERO,
+            version: 1,
+        })
+    }
+
+    async fn delete_secret(&self, _: &Caller, name: &str) -> Result<(), Problem> {
+        self.note(format!("delete secret {name}"));
+        Ok(())
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
