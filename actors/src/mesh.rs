@@ -41,6 +41,7 @@ mod audit;
 mod chaos;
 mod exports;
 mod operations;
+mod secrets;
 mod services;
 mod tasks;
 mod views;

@@ -74,6 +74,13 @@ impl Policy {
         for rules in &self.domains {
             rules.check(host).map_err(|denial| denial.at(host, port))?;
         }
+        let bare = matches!(host, Host::Address(_));
+        if bare && !self.domains.iter().any(|rules| rules.names(host)) {
+            let reason = "a bare address is reached only where allowedDomains lists it";
+            return Err(Denial::new(Code::DomainNotAllowed, reason)
+                .at(host, port)
+                .by("allowedDomains"));
+        }
         let verdict = self.bound(host, port, ask);
         if !self.ports.contains(&verdict.port) {
             let open: Vec<String> = self.ports.iter().map(u16::to_string).collect();
@@ -181,17 +188,19 @@ impl DomainRules {
             return Err(Denial::new(Code::DomainBlocked, "this host is blocked")
                 .by(format!("{}.blockedDomains: {pattern}", self.origin)));
         }
-        match (&self.allowed, host) {
-            (None, Host::Name(_)) => Ok(()),
-            (Some(list), host) if list.iter().any(|pattern| pattern.matches(host)) => Ok(()),
-            (None, Host::Address(_)) => {
-                let reason = "a bare address is reached only where allowedDomains lists it";
-                Err(self.not_allowed(reason))
-            }
-            (Some(_), _) => {
+        match &self.allowed {
+            Some(list) if !list.iter().any(|pattern| pattern.matches(host)) => {
                 Err(self.not_allowed("this host is not among those that the agent may reach"))
             }
+            Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether the list of allowed hosts names this one; an absent list names nobody.
+    fn names(&self, host: &Host) -> bool {
+        self.allowed
+            .as_ref()
+            .is_some_and(|list| list.iter().any(|pattern| pattern.matches(host)))
     }
 
     fn not_allowed(&self, reason: &str) -> Denial {

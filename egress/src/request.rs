@@ -88,7 +88,7 @@ pub fn plain_path(path: &str) -> bool {
         })
     };
     path.starts_with('/')
-        && bytes.iter().all(|b| b.is_ascii_graphic())
+        && bytes.iter().all(u8::is_ascii_graphic)
         && !path.contains("//")
         && !path.contains(['\\', ';'])
         && !path.split('/').any(|part| part == "." || part == "..")

@@ -4,6 +4,10 @@
 //! content is the payload. Lifecycle events bear eleven fixed names, from `created` to `error`. Variants are only ever added; a change of
 //! content raises [`KIND_VERSION`] and gets an upcast.
 
+mod egress;
+
+pub use egress::EgressDenial;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -512,29 +516,6 @@ kinds!(MemoryEvent {
     Sealed => "memory.sealed",
     Purged => "memory.purged",
 });
-
-/// What an agent was not let out to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressDenial {
-    /// Which agent.
-    pub agent: AgentId,
-    /// Which replica.
-    pub instance: InstanceNo,
-    /// Which incarnation.
-    pub epoch: Epoch,
-    /// The kind of refusal, such as `domain_not_allowed`.
-    pub code: String,
-    /// The host it asked for.
-    pub host: String,
-    /// The port; 0 when it could not be read.
-    pub port: u16,
-    /// The rule that decided.
-    pub rule: Option<String>,
-    /// In words.
-    pub reason: String,
-    /// How often, since the last record of it.
-    pub count: u64,
-}
 
 /// Who may do what. Partition `sentinel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ pub(crate) const SALT_BYTES: usize = 16;
 pub const PASSPHRASE_BYTES_MIN: usize = 12;
 
 /// Longest file that is read for a key or passphrase.
-const SOURCE_BYTES_MAX: u64 = 4096;
+const SOURCE_BYTES_MAX: usize = 4096;
 
 /// Memory of argon2id in KiB, passes and lanes: RFC 9106's second recommendation, for machines with less memory.
 const ARGON2: (u32, u32, u32) = (64 * 1024, 3, 4);
@@ -127,7 +127,7 @@ impl Key {
                 getrandom::fill(&mut *bytes).map_err(|_| VaultError::Random)?;
                 let mut text = Zeroizing::new(vec![0; KEY_BYTES * 2]);
                 // Twice the length, as it must be.
-                hex::encode_to_slice(&*bytes, &mut text).map_err(|_| VaultError::Random)?;
+                hex::encode_to_slice(*bytes, &mut text).map_err(|_| VaultError::Random)?;
                 file::write_aside(path, &text).map_err(|source| KeyError::File {
                     path: path.clone(),
                     what: "made",
@@ -155,8 +155,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         });
     }
     // Of its full size at once: growing would leave copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(SOURCE_BYTES_MAX as usize + 1));
-    file.take(SOURCE_BYTES_MAX)
+    let mut text = Zeroizing::new(Vec::with_capacity(SOURCE_BYTES_MAX + 1));
+    file.take(SOURCE_BYTES_MAX as u64)
         .read_to_end(&mut text)
         .map_err(failed)?;
     Ok(text)

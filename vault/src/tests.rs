@@ -209,7 +209,7 @@ fn names_and_values_have_bounds() {
             "{name}"
         );
     }
-    for long in ["".to_owned(), "v".repeat(VALUE_BYTES_MAX + 1)] {
+    for long in [String::new(), "v".repeat(VALUE_BYTES_MAX + 1)] {
         assert!(matches!(
             vault.set("a", value(&long), Grant::default(), 1),
             Err(VaultError::Value)

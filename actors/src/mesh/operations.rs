@@ -1,7 +1,6 @@
 //! [`Operations`] by the parts of the mesh: each method finds its part and asks it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -466,14 +465,11 @@ impl Operations for Mesh {
         name: &str,
         secret: SecretWrite,
     ) -> Result<SecretInfo, Problem> {
-        // Who did it is in the audit already, by `authorize`.
-        let (ctx, name) = (Arc::clone(&self.ctx), name.to_owned());
-        aside(move || ctx.secrets.set(&name, secret)).await
+        self.secret_set(name, secret).await
     }
 
     async fn delete_secret(&self, _: &Caller, name: &str) -> Result<(), Problem> {
-        let (ctx, name) = (Arc::clone(&self.ctx), name.to_owned());
-        aside(move || ctx.secrets.delete(&name)).await
+        self.secret_delete(name).await
     }
 
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {
@@ -483,14 +479,6 @@ impl Operations for Mesh {
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
         self.sentinel.revoke(&caller.name, id).await
     }
-}
-
-/// Does something that waits for the disk.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
 }
 
 impl Mesh {
@@ -589,38 +577,5 @@ impl Mesh {
             )
         }));
         parts
-    }
-
-    /// What the operator granted beyond the default, and what this machine does not enforce.
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for entry in self.ctx.directory.all() {
-            let state = entry.state();
-            let Some(manifest) = state.manifest() else {
-                continue;
-            };
-            let open = self.ctx.settings.open_network.contains(&entry.id);
-            if open && manifest.security.network_access.allow_outbound && state.running {
-                warnings.push(format!(
-                    "agent {} has the host's network, unfiltered",
-                    entry.id
-                ));
-            }
-            let weak: Vec<_> = state
-                .sandbox
-                .iter()
-                .flat_map(|s| &s.controls)
-                .filter(|c| c.level != mesh_messages::agent::ControlLevel::Kernel)
-                .map(|c| c.control.as_str())
-                .collect();
-            if !weak.is_empty() {
-                warnings.push(format!(
-                    "agent {}: not enforced by the kernel: {}",
-                    entry.id,
-                    weak.join(", ")
-                ));
-            }
-        }
-        warnings
     }
 }

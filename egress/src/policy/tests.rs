@@ -67,6 +67,18 @@ fn every_list_has_to_agree() {
 }
 
 #[test]
+fn a_listed_address_needs_no_second_listing() {
+    let mut two = policy(Some(&["1.1.1.1"]), &[]);
+    two.domains.push(DomainRules {
+        origin: "sandbox.egress".to_owned(),
+        allowed: None,
+        blocked: Vec::new(),
+    });
+    assert_eq!(code(&two, "1.1.1.1", 443), None);
+    assert_eq!(code(&two, "1.1.1.2", 443), Some(Code::DomainNotAllowed));
+}
+
+#[test]
 fn only_listed_ports_are_open() {
     let policy = policy(Some(&["a.test"]), &[]);
     assert_eq!(code(&policy, "a.test", 22), Some(Code::PortNotAllowed));

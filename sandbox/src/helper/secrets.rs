@@ -41,7 +41,11 @@ impl Secrets<'_> {
         for (name, length) in self.files {
             self.file(&tree, name, &mut content, *length)?;
         }
-        fchmod(&tree, Mode::from_raw_mode(0o555))?;
+        // The mount's own descriptor is a mere path, which takes no changes.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = openat(&tree, ".", flags, Mode::empty())?;
+        fchmod(&top, Mode::from_raw_mode(0o555))?;
+        drop(top);
         sys::mount_setattr(
             tree.as_fd(),
             attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,

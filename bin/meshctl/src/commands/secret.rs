@@ -24,7 +24,7 @@ pub(crate) enum Command {
         meshctl secret set db-password --agent crm --file /root/db-password"
     )]
     Set {
-        /// Its name, as a manifest refers to it: vault://NAME
+        /// Its name, as a manifest refers to it behind `vault:`
         name: String,
         /// A file with the value; standard input without it. One newline at the end is left out
         #[arg(long, value_name = "FILE")]
