@@ -195,10 +195,10 @@ pub(crate) fn serve(
             // The listener is gone, so the agent has no network: the safe end of a failure that cannot happen to a policy
             // that was accepted when the start was planned.
             Some(Err(reason)) => {
-                tracing::error!(agent = %who.agent, reason, "this instance has no way out")
+                tracing::error!(agent = %who.agent, reason, "this instance has no way out");
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -347,7 +347,9 @@ impl Watch {
 
     fn settle(&self) {
         let rest = self.digest().end();
-        rest.into_iter().for_each(|noted| self.tell(noted));
+        for noted in rest {
+            self.tell(noted);
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! The proxy over real sockets: what each kind of client gets, and the attacks on it by their numbers.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
