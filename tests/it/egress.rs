@@ -120,26 +120,10 @@ fn an_agent_reaches_what_it_may_by_every_protocol_and_nothing_by_itself() {
     );
 }
 
-#[test]
-fn what_is_refused_has_a_reason_for_the_agent_a_record_and_a_number() {
-    if !has_python("what_is_refused_has_a_reason_for_the_agent_a_record_and_a_number") {
-        return;
-    }
-    let outside = Outside::start();
-    let daemon = daemon(&outside);
-    let domains = [
-        "allowed.test",
-        "*.below.test",
-        "private.test",
-        "metadata.test",
-        "carrier.test",
-        "169.254.169.254",
-    ];
-    daemon.deploy(&traveller("net", &domains));
-    let port = outside.port();
+/// What each is called in the list of escapes, what is tried, and what comes of it.
+fn attacks(port: u16) -> [(&'static str, Value, &'static str); 17] {
     let url = |host: &str| format!("http://{host}:{port}/");
-    // What each is called in the list of escapes, what is tried, and what comes of it.
-    let rows: [(&str, Value, &str); 17] = [
+    [
         (
             "proxy-06",
             json!(["tunnel", format!("allowed.test%00.evil.example:{port}")]),
@@ -229,7 +213,27 @@ fn what_is_refused_has_a_reason_for_the_agent_a_record_and_a_number() {
             json!(["relayed", format!("evil.example:{port}")]),
             "domain_not_allowed",
         ),
+    ]
+}
+
+#[test]
+fn what_is_refused_has_a_reason_for_the_agent_a_record_and_a_number() {
+    if !has_python("what_is_refused_has_a_reason_for_the_agent_a_record_and_a_number") {
+        return;
+    }
+    let outside = Outside::start();
+    let daemon = daemon(&outside);
+    let domains = [
+        "allowed.test",
+        "*.below.test",
+        "private.test",
+        "metadata.test",
+        "carrier.test",
+        "169.254.169.254",
     ];
+    daemon.deploy(&traveller("net", &domains));
+    let port = outside.port();
+    let rows = attacks(port);
     let acts: serde_json::Map<String, Value> = rows
         .iter()
         .map(|(name, act, _)| ((*name).to_owned(), act.clone()))

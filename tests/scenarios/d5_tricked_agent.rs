@@ -1,6 +1,11 @@
 //! D5: an agent that was talked into stealing. It reads what it can, reaches for every address, spells hosts in every way,
 //! and writes its loot wherever it can write.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
 use mesh_tests::{Bundle, Daemon, Home, Outside, has_python};
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
