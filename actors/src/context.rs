@@ -17,11 +17,14 @@ use mesh_messages::system::MeshEvent;
 use mesh_messages::task::RetrySpec;
 use mesh_sandbox::{Launcher, PlanPolicy};
 use mesh_supervision_core::fault::FaultConfig;
+pub use mesh_vault::KeySource;
 
 use crate::agents::native::NativeAgents;
 use crate::alarms::Alarms;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
+use crate::outbound::{EgressSettings, Outbound};
+use crate::secrets::SecretShelf;
 use crate::store::StoreCell;
 
 /// Events that a slow reader of the live feed may lag behind before it has to resume from the journal.
@@ -56,6 +59,10 @@ pub struct Settings {
     pub sandbox_level: SandboxLevel,
     /// Agents that get the host's network, unfiltered, when they ask for outbound network.
     pub open_network: BTreeSet<AgentId>,
+    /// What no agent's connections get beyond.
+    pub egress: EgressSettings,
+    /// Where the vault's key is; `<data>/vault.key` when absent.
+    pub vault_key: Option<KeySource>,
     /// First user id given to agents, and how many follow; used when meshd is root.
     pub uids: (u32, u32),
     /// Whether allowed actions are audited, too.
@@ -129,6 +136,10 @@ pub struct Context {
     pub store: StoreCell,
     /// Starts sandboxes.
     pub launcher: Launcher,
+    /// The vault.
+    pub secrets: SecretShelf,
+    /// What all ways out share.
+    pub outbound: Outbound,
     /// Agents compiled into this binary.
     pub natives: NativeAgents,
     /// The agents and their actors.

@@ -29,7 +29,9 @@ use crate::memory::MemoryHandle;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::orchestrator::OrchestratorHandle;
+use crate::outbound::Outbound;
 use crate::registry::RegistryHandle;
+use crate::secrets::SecretShelf;
 use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
 use crate::slot::Slot;
 use crate::store::StoreCell;
@@ -43,6 +45,7 @@ mod counts;
 mod exports;
 mod operations;
 mod parts;
+mod secrets;
 mod services;
 mod tasks;
 mod views;
@@ -383,8 +386,11 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             tag: format!("meshd-{}", &tag.as_str()[..12]),
             helper: sandbox_helper,
         })?;
+        let secrets = SecretShelf::open(&settings.data, settings.vault_key.as_ref());
         let ctx = Context {
             settings,
+            secrets,
+            outbound: Outbound::default(),
             node,
             store: StoreCell::default(),
             launcher,

@@ -40,6 +40,8 @@ pub struct Metrics {
     completion: Histogram,
     starts: Counter,
     refused: Family<Kind, Counter>,
+    egress_denied: Family<Kind, Counter>,
+    egress_opened: Counter,
     agents: Family<State, Gauge>,
     tasks: Family<State, Gauge>,
     journal_records: Gauge,
@@ -60,6 +62,8 @@ impl Default for Metrics {
             completion: histogram(),
             starts: Counter::default(),
             refused: Family::default(),
+            egress_denied: Family::default(),
+            egress_opened: Counter::default(),
             agents: Family::default(),
             tasks: Family::default(),
             journal_records: Gauge::default(),
@@ -106,6 +110,16 @@ impl Default for Metrics {
             "Stale or malformed messages",
             metrics.refused.clone(),
         );
+        registry.register(
+            "egress_denied",
+            "Connections of agents to the outside that did not go through, by the reason's code",
+            metrics.egress_denied.clone(),
+        );
+        registry.register(
+            "egress_connections",
+            "Connections of agents to the outside",
+            metrics.egress_opened.clone(),
+        );
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
         registry.register(
@@ -146,6 +160,15 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
             .entry(kind)
             .or_default() += 1;
+    }
+    /// An agent was not let out.
+    pub fn egress_denied(&self, kind: &'static str) {
+        let kind = kind.to_owned();
+        self.egress_denied.get_or_create(&Kind { kind }).inc();
+    }
+    /// An agent was let out.
+    pub fn egress_opened(&self) {
+        self.egress_opened.inc();
     }
     /// Refusals since the start, by kind.
     pub fn refusals(&self) -> BTreeMap<String, u64> {

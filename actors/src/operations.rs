@@ -16,6 +16,7 @@ use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, KeyInfo, MemoryEntry,
     MemoryStats, MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
@@ -47,6 +48,8 @@ pub enum Action {
     Tokens,
     /// Register and revoke keys.
     Keys,
+    /// Set, list and delete secrets.
+    Secrets,
     /// Hurt agents and parts on purpose.
     Chaos,
     /// Change thresholds and limits.
@@ -70,6 +73,7 @@ impl Action {
             Self::Memory => "memory",
             Self::Tokens => "tokens",
             Self::Keys => "keys",
+            Self::Secrets => "secrets",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
             Self::Backup => "backup",
@@ -614,6 +618,18 @@ pub trait Operations: Send + Sync + 'static {
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem>;
     /// Co-signs another log's checkpoint: a C2SP request to a witness.
     async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem>;
+
+    /// Lists secrets, without their values.
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem>;
+    /// Sets a secret; answers when that is durable.
+    async fn set_secret(
+        &self,
+        caller: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem>;
+    /// Deletes a secret; answers when that is durable.
+    async fn delete_secret(&self, caller: &Caller, name: &str) -> Result<(), Problem>;
 
     /// Hurts one instance or one part on purpose, where the operator has switched that on.
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem>;

@@ -57,6 +57,7 @@ pub const CODES: &[ProblemCode] = &[
     code("log_not_found", 404, "No such log is co-signed here", "Have the log's key registered: `meshctl key register`."),
     code("memory_key_not_found", 404, "No such key", "Check the key; `GET /v1/memory/{agent}` lists the keys. It may have expired."),
     code("not_found", 404, "What the envelope asks for is not there", "Check what `field` names."),
+    code("secret_not_found", 404, "No such secret", "Check the name; `GET /v1/secrets` lists the secrets."),
     code("task_not_found", 404, "No such task", "Check the id; `GET /v1/tasks` lists the tasks."),
     code("task_removed", 404, "Retention removed the task", "Nothing brings it back; `journal.retention` says how long ended tasks are kept."),
     code("workflow_not_found", 404, "No such run of a workflow", "Look for it: `meshctl workflow list`."),
@@ -96,6 +97,7 @@ pub const CODES: &[ProblemCode] = &[
     code("too_many_subscriptions", 409, "The agent has too many subscriptions", "Drop some, or use one pattern for several topics."),
     code("too_many_tokens", 409, "Too many tokens", "Revoke the ones that are not needed."),
     code("upgrading", 409, "The agent is being upgraded", "Wait for the upgrade to end."),
+    code("vault_full", 409, "The vault is full", "Delete secrets that nobody uses any more."),
     code("version_exists", 409, "The version is registered with other content", "Give the new content a new version."),
     code("version_refused", 409, "The version cannot be exchanged", "Register the version first, or ask for another; `detail` says why."),
     code("will_start_by_itself", 409, "The agent will start by itself", "Wait until `nextAttemptAt`."),
@@ -124,6 +126,7 @@ pub const CODES: &[ProblemCode] = &[
     code("invalid_payload", 422, "The envelope's payload does not fit its type", "Correct what `field` names; `meshd schema klp` has the form."),
     code("invalid_reason", 422, "The reason makes no sense", "Give a short text."),
     code("invalid_scale", 422, "The number of replicas makes no sense", "Ask for as many as `detail` allows."),
+    code("invalid_secret", 422, "The secret cannot be kept", "Correct what `field` names; `detail` says what is expected."),
     code("invalid_subject", 422, "The token's subject makes no sense", "Correct `subject` as `detail` says."),
     code("invalid_task", 422, "The task makes no sense", "Correct all that `errors` lists."),
     code("invalid_ttl", 422, "The lifetime makes no sense", "Correct `ttl` as `detail` says."),
@@ -157,6 +160,7 @@ pub const CODES: &[ProblemCode] = &[
     code("too_many_tasks", 503, "Too many tasks have not ended", "Try again after `Retry-After` seconds, when some have ended."),
     code("too_many_workflows", 503, "Too many runs of workflows have not ended", "Try again after `Retry-After` seconds, when some have ended."),
     code("try_again", 503, "It did not work this once", "Try again."),
+    code("vault_unavailable", 503, "The vault does not open", "Do what `detail` says: put its key back, correct its mode, or remove the vault and set its secrets anew; then start meshd again."),
     code("timed_out", 504, "It took too long", "What was asked may still happen; look before asking again. With an idempotency key, asking again is safe."),
 ];
 

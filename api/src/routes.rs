@@ -8,6 +8,7 @@ mod export;
 mod keys;
 mod memory;
 mod policies;
+mod secrets;
 mod stream;
 mod system;
 pub(crate) mod tasks;
@@ -38,6 +39,7 @@ pub(crate) fn table() -> Vec<Route> {
         memory::routes(),
         tokens::routes(),
         keys::routes(),
+        secrets::routes(),
         policies::routes(),
         chaos::routes(),
     ]

@@ -182,6 +182,8 @@ fn settings(data: &Path, delay: Duration) -> Settings {
         },
         sandbox_level: SandboxLevel::Relaxed,
         open_network: BTreeSet::new(),
+        egress: mesh_actors::outbound::EgressSettings::default(),
+        vault_key: None,
         uids: (200_000, 1000),
         audit_all_actions: false,
         // As many failures as a record holds.

@@ -1,9 +1,9 @@
 //! What a schema cannot say: how values stand to each other.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mesh_messages::schema::FieldError;
-use mesh_messages::units::Span;
+use mesh_messages::units::{ByteCount, Span};
 
 use crate::config::Config;
 
@@ -43,8 +43,67 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
             "first and count together exceed 32 bits",
         ));
     }
+    egress(config, &mut errors);
     times(config, &mut errors);
     errors
+}
+
+/// Least rate of an agent's way out: below it not even a page arrives within the time of a request.
+const EGRESS_RATE_MIN: u64 = 1024;
+
+fn egress(config: &Config, errors: &mut Vec<FieldError>) {
+    let egress = &config.sandbox.egress;
+    let at = |key: &str| format!("sandbox.egress.{key}");
+    for (index, network) in egress.networks.iter().enumerate() {
+        let (address, bits) = match network.split_once('/') {
+            Some((address, bits)) => (address, bits.parse::<u8>().ok()),
+            None => (network.as_str(), Some(0)),
+        };
+        let most = match address.parse::<IpAddr>() {
+            Ok(IpAddr::V4(_)) => Some(32),
+            Ok(IpAddr::V6(_)) => Some(128),
+            Err(_) => None,
+        };
+        if bits.zip(most).is_none_or(|(bits, most)| bits > most) {
+            let message =
+                format!("{network:?} is not a network such as 10.1.0.0/16, nor an address");
+            errors.push(FieldError::new(at(&format!("networks[{index}]")), message));
+        }
+    }
+    for (name, addresses) in &egress.hosts {
+        for address in addresses
+            .iter()
+            .filter(|text| text.parse::<IpAddr>().is_err())
+        {
+            errors.push(FieldError::new(
+                at(&format!("hosts.{name}")),
+                format!("{address:?} is not an address"),
+            ));
+        }
+    }
+    let rate = egress.bytes_per_second.map(ByteCount::bytes);
+    if rate.is_some_and(|rate| rate < EGRESS_RATE_MIN || u32::try_from(rate).is_err()) {
+        errors.push(FieldError::new(
+            at("bytes_per_second"),
+            "is not from 1KiB to 4GiB",
+        ));
+    }
+    for (key, span) in [
+        ("head_timeout", egress.head_timeout),
+        ("connect_timeout", egress.connect_timeout),
+        ("idle_timeout", egress.idle_timeout),
+        ("total_timeout", egress.total_timeout),
+    ] {
+        if span.as_millis() == 0 {
+            errors.push(FieldError::new(at(key), "must be longer than nothing"));
+        }
+    }
+    if config.vault.key_file.is_some() && config.vault.passphrase_file.is_some() {
+        errors.push(FieldError::new(
+            "vault.passphrase_file",
+            "excludes vault.key_file; name one of them",
+        ));
+    }
 }
 
 fn times(config: &Config, errors: &mut Vec<FieldError>) {

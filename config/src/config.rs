@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::sections::{
     ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig,
     NothingToSet, OrchestratorConfig, SandboxConfig, SupervisionConfig, TelemetryConfig,
+    VaultConfig,
 };
 
 /// Everything that an operator can set. `Default` is what an empty file gives.
@@ -31,6 +32,8 @@ pub struct Config {
     pub supervision: SupervisionConfig,
     /// Isolation of agents.
     pub sandbox: SandboxConfig,
+    /// Secrets at rest.
+    pub vault: VaultConfig,
     /// Bounds of the HTTP surface.
     pub api: ApiConfig,
     /// Logs and traces.
@@ -63,6 +66,7 @@ impl Default for Config {
             journal: JournalConfig::default(),
             supervision: SupervisionConfig::default(),
             sandbox: SandboxConfig::default(),
+            vault: VaultConfig::default(),
             api: ApiConfig::default(),
             telemetry: TelemetryConfig::default(),
             memory: NothingToSet::default(),

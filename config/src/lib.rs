@@ -16,9 +16,10 @@ pub use load::{ConfigErrors, config_schema};
 pub use origin::{Origin, OriginEntry, Origins};
 pub use sections::{
     ApiConfig, AuditConfig, ClusterConfig, ClusterMode, DefaultPolicy, DefaultResourceLimits,
-    Degradable, JournalConfig, LifecycleDefaults, LivenessDefaults, LogFormat, NodeConfig,
-    NothingToSet, OrchestratorConfig, OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults,
-    RateLimit, RepetitionDefaults, RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults,
-    StallDefaults, SupervisionConfig, TelemetryConfig, UidRange, WitnessConfig,
+    Degradable, EgressConfig, JournalConfig, LifecycleDefaults, LivenessDefaults, LogFormat,
+    NodeConfig, NothingToSet, OrchestratorConfig, OrchestratorPolicies, OrchestratorSecurity,
+    OverrunDefaults, RateLimit, RepetitionDefaults, RetryConfig, SandboxConfig, SecurityDefaults,
+    SilenceDefaults, StallDefaults, SupervisionConfig, TelemetryConfig, UidRange, VaultConfig,
+    WitnessConfig,
 };
 pub use sources::{DEFAULT_FILE, ENV_OF_THE_CLIENT, ENV_PREFIX, ReadError, Sources};

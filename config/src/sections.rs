@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 mod api;
 mod audit;
+mod egress;
 mod faults;
 mod liveness;
 
 pub use api::{ApiConfig, RateLimit};
 pub use audit::{AuditConfig, WitnessConfig};
+pub use egress::{EgressConfig, VaultConfig};
 pub use faults::SupervisionConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
@@ -74,9 +76,11 @@ pub struct SandboxConfig {
     /// Most open files of one process.
     #[schemars(range(min = 16))]
     pub open_files: u32,
-    /// Agents whose wish for `allowOutbound` is granted with the host's unfiltered network. Others do not start with it.
+    /// Agents whose wish for `allowOutbound` is granted with the host's unfiltered network. Others go through the proxy.
     #[schemars(with = "Vec<mesh_messages::AgentId>", extend("uniqueItems" = true))]
     pub open_network: Vec<mesh_messages::AgentId>,
+    /// The way out of the sandbox, for agents that ask for `allowOutbound`.
+    pub egress: EgressConfig,
 }
 
 impl Default for SandboxConfig {
@@ -93,6 +97,7 @@ impl Default for SandboxConfig {
             pids: 256,
             open_files: 1024,
             open_network: Vec::new(),
+            egress: EgressConfig::default(),
         }
     }
 }

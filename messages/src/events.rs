@@ -4,6 +4,10 @@
 //! content is the payload. Lifecycle events bear eleven fixed names, from `created` to `error`. Variants are only ever added; a change of
 //! content raises [`KIND_VERSION`] and gets an upcast.
 
+mod egress;
+
+pub use egress::EgressDenial;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

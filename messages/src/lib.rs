@@ -17,6 +17,7 @@ pub mod policy;
 pub mod problem;
 pub mod record;
 pub mod schema;
+pub mod secret;
 pub mod system;
 pub mod task;
 pub mod time;

@@ -39,7 +39,7 @@ pub use read::{
 pub use runtime::{BUILTINS, Program, ResolvedRuntime, RuntimeKind, RuntimeSpec};
 pub use security::{
     Action, Crypto, FileAccessPolicy, ManifestSignature, ManifestSignatureError, NetworkPolicy,
-    Permission, SecretMode, SecretSpec, SecurityConfig, manifest_signing_input,
+    Permission, RequestPolicy, SecretMode, SecretSpec, SecurityConfig, manifest_signing_input,
     verify_manifest_signature,
 };
 

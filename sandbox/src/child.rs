@@ -67,6 +67,9 @@ pub struct Child {
     pub stdout: Option<OwnedFd>,
     /// The agent's standard error; never blocks.
     pub stderr: Option<OwnedFd>,
+    /// The proxy's listener within the sandbox's network, where [`crate::NetworkAccess::Proxy`] was planned. Whoever
+    /// accepts on it serves the agent; it blocks.
+    pub listener: Option<OwnedFd>,
     handle: ChildHandle,
     report: SandboxReport,
 }
@@ -98,6 +101,7 @@ impl Child {
             stdin,
             stdout,
             stderr,
+            listener: None,
             handle,
             report,
         }

@@ -17,6 +17,7 @@ mod init;
 mod landlock;
 mod mounts;
 mod outer;
+mod secrets;
 mod trial;
 
 use std::fs::File;
@@ -144,6 +145,8 @@ struct Descriptors {
     status: StatusPipe,
     stdio: [OwnedFd; 3],
     image: OwnedFd,
+    /// What the secrets hold; gone before the agent's process exists.
+    secrets: Option<OwnedFd>,
 }
 
 /// What pid 1 needs from its parent.

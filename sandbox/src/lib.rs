@@ -36,8 +36,8 @@ pub use plan::{
 };
 pub use probe::{CgroupKind, Controller, Finding, Probe};
 pub use spec::{
-    AllowedPath, BUNDLE_INSIDE, HOME_INSIDE, Ids, Limits, NetworkAccess, Program, SandboxSpec,
-    SpecError, TempAccess,
+    AllowedPath, BUNDLE_INSIDE, HOME_INSIDE, Ids, Limits, NetworkAccess, PROXY_PORT, Program,
+    SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile, SpecError, TempAccess,
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::launch::{LaunchError, NOFILE_DEFAULT};
 use crate::plan::Plan;
 use crate::seccomp;
-use crate::spec::{HOME_INSIDE, NetworkAccess, Program, SandboxSpec, TempAccess};
+use crate::spec::{HOME_INSIDE, NetworkAccess, PROXY_PORT, Program, SandboxSpec, TempAccess};
 use crate::wire::{LandlockOrder, Limit, Order};
 
 use layout::Layout;
@@ -23,6 +23,16 @@ const SIGPENDING: u64 = 1_024;
 
 /// Bytes of POSIX message queues: the kernel's own default.
 const MSGQUEUE_BYTES: u64 = 819_200;
+
+/// What programs look at to find a proxy; some only at one case.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
 
 /// Works out everything that the helper of `plan` is to do.
 pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
@@ -46,7 +56,13 @@ pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
         hostname: hostname(&spec.label),
         ids: spec.ids,
         user_namespace: plan.user_namespace,
-        own_network: spec.network == NetworkAccess::None,
+        own_network: spec.network != NetworkAccess::Open,
+        proxy_port: (spec.network == NetworkAccess::Proxy).then_some(PROXY_PORT),
+        secrets: spec
+            .secrets
+            .iter()
+            .map(|secret| (secret.name.clone(), secret.content.len() as u64))
+            .collect(),
         landlock: LandlockOrder {
             abi: plan.landlock_abi,
             rules: layout.rules(),
@@ -74,6 +90,14 @@ fn environment(spec: &SandboxSpec) -> Vec<String> {
     ]);
     if spec.temp == TempAccess::Private {
         env.insert("TMPDIR", "/tmp");
+    }
+    // HTTP in every variable: clients without support for SOCKS refuse to start at all when one names it.
+    let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
+    if spec.network == NetworkAccess::Proxy {
+        env.extend(PROXY_VARIABLES.map(|name| (name, proxy.as_str())));
+        env.extend(["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1")));
+        // Without it node's own client looks at none of these.
+        env.insert("NODE_USE_ENV_PROXY", "1");
     }
     env.extend(
         spec.env

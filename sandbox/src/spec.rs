@@ -4,12 +4,22 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Where the agent's bundle appears inside the sandbox, read-only.
 pub const BUNDLE_INSIDE: &str = "/agent";
 
 /// Where the agent's home appears inside the sandbox; `HOME` points here.
 pub const HOME_INSIDE: &str = "/home/agent";
+
+/// Where the agent's secrets appear inside the sandbox, a read-only file each.
+pub const SECRETS_INSIDE: &str = "/run/secrets";
+
+/// Port of the sandbox's own loopback on which the proxy listens; where proxies usually do.
+pub const PROXY_PORT: u16 = 3128;
+
+/// All secrets of one sandbox together. They lie in memory, and keys are small.
+pub const SECRETS_BYTES_MAX: usize = 4 << 20;
 
 /// Longest name of a run or an instance. They become file names, and a file name holds 255 bytes.
 const NAME_MAX: usize = 100;
@@ -64,6 +74,9 @@ pub struct SandboxSpec {
     pub temp: TempAccess,
     /// Whether it reaches a network.
     pub network: NetworkAccess,
+    /// Files that only this sandbox sees, in memory. Never part of what is written out.
+    #[serde(skip)]
+    pub secrets: Vec<SecretFile>,
     /// Its limits.
     pub limits: Limits,
     /// The unprivileged user to run as. Required when meshd is root, and only usable then.
@@ -106,8 +119,27 @@ pub enum TempAccess {
 pub enum NetworkAccess {
     /// Only its own loopback.
     None,
+    /// Only its own loopback, on which one listener is the launcher's: [`crate::Child::listener`].
+    Proxy,
     /// The host's network, unfiltered, because the operator granted it.
     Open,
+}
+
+/// A secret as a file. Wiped when dropped, and never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// The file's name below [`SECRETS_INSIDE`].
+    pub name: String,
+    /// Its content.
+    pub content: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for SecretFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretFile")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Upper bounds; `None` asks for no bound of that kind.
@@ -174,6 +206,14 @@ pub enum SpecError {
         /// Which field.
         field: &'static str,
     },
+    /// A secret that cannot be a file.
+    #[error("secrets: {name:?}: {why}")]
+    Secret {
+        /// Which.
+        name: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// User or group 0.
     #[error("ids: user and group 0 are never given to an agent")]
     Root,
@@ -210,7 +250,38 @@ impl SandboxSpec {
         if self.ids.is_some_and(|ids| ids.uid == 0 || ids.gid == 0) {
             return Err(SpecError::Root);
         }
+        self.check_secrets()?;
         self.limits.check()
+    }
+
+    fn check_secrets(&self) -> Result<(), SpecError> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let mut total = 0_usize;
+        for (index, secret) in self.secrets.iter().enumerate() {
+            let name = &secret.name;
+            let wrong = |why| SpecError::Secret {
+                name: name.clone(),
+                why,
+            };
+            if name.is_empty()
+                || name.len() > NAME_MAX
+                || name.starts_with('.')
+                || !name.bytes().all(legal)
+            {
+                return Err(wrong("no name for a file of A-Z a-z 0-9 - _ ."));
+            }
+            if self.secrets[..index]
+                .iter()
+                .any(|other| other.name == *name)
+            {
+                return Err(wrong("given twice"));
+            }
+            total = total.saturating_add(secret.content.len());
+            if total > SECRETS_BYTES_MAX {
+                return Err(wrong("all secrets together are too large"));
+            }
+        }
+        Ok(())
     }
 
     fn check_paths(&self) -> Result<(), SpecError> {

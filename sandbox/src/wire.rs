@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! launcher ── control socket (the helper's stdin), one message each ─────────────► helper
-//!   order  + descriptors [plan, status, stdin, stdout, stderr, image]
+//!   order  + descriptors [plan, status, stdin, stdout, stderr, image, secrets?]
 //!            ◄── init <pid> + descriptor [pidfd]      (the outer process; it then leaves the socket)
 //!   go       (recorded for the sweep: now the agent may exist)
+//!            ◄── listener + descriptor                 (pid 1, when the sandbox has a way out)
 //!            ◄── exited | signaled                    (pid 1 inside)
 //!   terminate | stop | continue                       (to pid 1 inside, any time after `go`)
 //! helper ── status pipe, one line each ──► ready, then end of file: the program runs; failed: it never did
@@ -32,7 +33,7 @@ pub(crate) const HELPER_NAME: &str = "meshd-sandbox";
 const MESSAGE_MAX: usize = 256;
 
 /// Descriptors that come with an order.
-pub(crate) const ORDER_FDS: usize = 6;
+pub(crate) const ORDER_FDS: usize = 7;
 
 /// Largest plan the helper reads; a manifest's argument and path lists stay far below.
 pub(crate) const ORDER_MAX: u64 = 4 << 20;
@@ -52,6 +53,8 @@ pub(crate) enum Control {
     Stop,
     /// Launcher to pid 1: let them go on.
     Continue,
+    /// Pid 1 to launcher: the proxy's listener, from within the sandbox's network.
+    Listener,
     /// Pid 1 to launcher: the agent returned this.
     Exited(i32),
     /// Pid 1 to launcher: the agent died of this signal.
@@ -117,6 +120,10 @@ pub(crate) struct Order {
     pub(crate) user_namespace: UserNamespace,
     /// An own, empty network.
     pub(crate) own_network: bool,
+    /// Port of the loopback on which the launcher gets a listener.
+    pub(crate) proxy_port: Option<u16>,
+    /// Names and lengths of the secrets; what they hold comes with its own descriptor, one after the other.
+    pub(crate) secrets: Vec<(String, u64)>,
     pub(crate) root: Root,
     pub(crate) limits: Vec<(Limit, u64)>,
     pub(crate) landlock: LandlockOrder,

@@ -77,6 +77,14 @@ impl Bundle {
         )
     }
 
+    /// An agent that tries what it is asked to, on the network and around it (`agents/traveller.py`).
+    pub fn traveller(id: &str) -> Self {
+        Self::new(id)
+            .file("traveller.py", include_str!("agents/traveller.py"))
+            .set("entry", json!("traveller.py"))
+            .set("runtime", json!({"command": "python3"}))
+    }
+
     /// A shell script that speaks KLP.
     pub fn shell(id: &str, script: &str) -> Self {
         Self::new(id)

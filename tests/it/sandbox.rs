@@ -225,9 +225,9 @@ fn what_asks_for_more_than_is_granted_does_not_start_and_is_told_why() {
         (
             Bundle::echo("net").set(
                 "security",
-                json!({"networkAccess": {"allowOutbound": true}}),
+                json!({"networkAccess": {"allowOutbound": true, "requests": [{"domains": ["a.example"], "paths": ["/../b"]}]}}),
             ),
-            "security.networkAccess.allowOutbound",
+            "security.networkAccess.requests[0]",
         ),
         (
             Bundle::echo("bare").set("security", json!({"sandbox": false})),

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may depend on. Arrows point down only, and no crate reaches past what it needs.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("mesh-messages", &[]),
     ("mesh-config", &["mesh-messages"]),
     ("mesh-supervision-core", &[]),
@@ -19,6 +19,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("mesh-persistence", &["mesh-messages"]),
     ("mesh-supervision", &["mesh-supervision-core"]),
     ("mesh-sandbox", &[]),
+    ("mesh-egress", &[]),
+    ("mesh-vault", &[]),
     (
         "mesh-actors",
         &[
@@ -29,6 +31,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "mesh-persistence",
             "mesh-supervision",
             "mesh-sandbox",
+            "mesh-egress",
+            "mesh-vault",
         ],
     ),
     (
@@ -45,6 +49,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "mesh-supervision-core",
             "mesh-supervision",
             "mesh-sandbox",
+            "mesh-egress",
+            "mesh-vault",
             "mesh-actors",
             "mesh-api",
         ],
@@ -64,6 +70,7 @@ const LAYERS: [(&str, &[&str]); 14] = [
         &[
             "mesh-messages",
             "mesh-sandbox",
+            "mesh-egress",
             "mesh-supervision-core",
             "mesh-supervision",
             "mesh-persistence",

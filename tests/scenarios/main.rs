@@ -8,6 +8,7 @@ mod d1_respawn_storm;
 mod d2_orphans;
 mod d3_lying_liveness;
 mod d4_lost_or_doubled;
+mod d5_tricked_agent;
 
 use std::io::Write as _;
 use std::time::Duration;

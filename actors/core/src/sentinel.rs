@@ -234,6 +234,7 @@ impl SentinelState {
             | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId};
@@ -67,6 +68,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn seal(&self, agent: &AgentId);
     /// An essential agent is exhausted: the mesh fails with it.
     fn escalate(&self, agent: &AgentId, reason: &str);
+    /// An agent was not let out.
+    fn egress_denied(&self, denial: EgressDenial);
     /// An upgrade has ended, with this error if it failed.
     fn upgrade_done(&self, agent: &AgentId, error: Option<String>);
 }

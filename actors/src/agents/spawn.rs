@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use mesh_messages::agent::{ControlLevel, ControlView, SandboxView};
-use mesh_messages::manifest::{AgentManifest, Program as Wanted};
+use mesh_messages::manifest::{AgentManifest, Program as Wanted, SecretMode};
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use mesh_sandbox::{
     AllowedPath, BUNDLE_INSIDE, Ids, Level, NetworkAccess, Plan, PlanPolicy, Program,
-    SandboxReport, SandboxSpec, TempAccess, interpreter_paths, plan,
+    SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
 };
 
 use super::bundle::{bundle_dir, manifest_name};
 use super::policy::effective;
 use crate::context::{Context, Settings};
+use crate::outbound::policy_of;
 
 /// Where programs are looked for inside the sandbox.
 const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -28,13 +29,9 @@ static UIDS: Mutex<()> = Mutex::new(());
 /// Why a version cannot be started here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpawnRefusal {
-    /// It asks for more than the operator grants.
-    #[error(
-        "security.networkAccess.allowOutbound: the agent asks for outbound network, and this version has no filtering \
-         proxy yet; name the agent in sandbox.open_network to grant it the host's network unfiltered, or take it out of the \
-         manifest"
-    )]
-    Network,
+    /// What it may reach cannot be worked out.
+    #[error("{0}")]
+    Network(String),
     /// The machine cannot enforce what is demanded, or the manifest's wishes cannot be.
     #[error("{0}")]
     Sandbox(String),
@@ -42,8 +39,13 @@ pub(crate) enum SpawnRefusal {
     #[error("runtime.command: {0}")]
     Interpreter(String),
     /// Secrets cannot be delivered.
-    #[error("secrets: this version has no vault; take them out of the manifest")]
-    Secrets,
+    #[error("secrets[{index}]: {reason}")]
+    Secrets {
+        /// Which of the manifest's.
+        index: usize,
+        /// Why not.
+        reason: String,
+    },
     /// Its home or user could not be prepared.
     #[error("its home cannot be prepared: {0}")]
     Home(String),
@@ -52,10 +54,10 @@ pub(crate) enum SpawnRefusal {
 impl From<SpawnRefusal> for Problem {
     fn from(refusal: SpawnRefusal) -> Self {
         let field = match &refusal {
-            SpawnRefusal::Network => "security.networkAccess.allowOutbound",
+            SpawnRefusal::Network(_) => "security.networkAccess",
             SpawnRefusal::Sandbox(_) | SpawnRefusal::Home(_) => "security",
             SpawnRefusal::Interpreter(_) => "runtime.command",
-            SpawnRefusal::Secrets => "secrets",
+            SpawnRefusal::Secrets { .. } => "secrets",
         };
         Problem::invalid("start_refused", field, refusal.to_string())
     }
@@ -84,14 +86,15 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
     let settings = &ctx.settings;
     let manifest = start.manifest;
     let policy = effective(manifest, ctx);
-    if !manifest.secrets.is_empty() {
-        return Err(SpawnRefusal::Secrets);
-    }
+    let secrets = secrets(ctx, manifest)?;
     let granted = settings.open_network.contains(&manifest.id);
     let network = match (manifest.security.network_access.allow_outbound, granted) {
         (false, _) => NetworkAccess::None,
         (true, true) => NetworkAccess::Open,
-        (true, false) => return Err(SpawnRefusal::Network),
+        (true, false) => {
+            policy_of(ctx, manifest).map_err(SpawnRefusal::Network)?;
+            NetworkAccess::Proxy
+        }
     };
     let runtime = manifest.resolved_runtime();
     let (program, args, runtime_paths) = program(&runtime.program, runtime.args)?;
@@ -128,6 +131,7 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
             TempAccess::None
         },
         network,
+        secrets,
         limits: policy.limits,
     };
     let demand = PlanPolicy {
@@ -143,6 +147,31 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
         }
         SpawnRefusal::Sandbox(text)
     })
+}
+
+/// The files of those secrets that the agent gets as such; the others must at least be there for it.
+fn secrets(ctx: &Context, manifest: &AgentManifest) -> Result<Vec<SecretFile>, SpawnRefusal> {
+    let proxied = manifest.security.network_access.allow_outbound
+        && !ctx.settings.open_network.contains(&manifest.id);
+    let agent = manifest.id.as_str();
+    let mut files = Vec::new();
+    for (index, spec) in manifest.secrets.iter().enumerate() {
+        let refused = |reason: String| SpawnRefusal::Secrets { index, reason };
+        let name = spec.vault_name();
+        match spec.mode {
+            SecretMode::Mount => files.push(SecretFile {
+                name: spec.name.clone(),
+                content: ctx.secrets.mounted(name, agent).map_err(refused)?,
+            }),
+            SecretMode::Brokered if !proxied => {
+                let reason = "a brokered secret is added by the egress proxy; set security.networkAccess.allowOutbound, and do \
+                              not name the agent in sandbox.open_network";
+                return Err(refused(reason.to_owned()));
+            }
+            SecretMode::Brokered => ctx.secrets.permits(name, agent).map_err(refused)?,
+        }
+    }
+    Ok(files)
 }
 
 /// What would be enforced around a start, as the API shows it.

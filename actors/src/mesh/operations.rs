@@ -14,6 +14,7 @@ use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, KeyInfo,
     MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
@@ -525,6 +526,23 @@ impl Operations for Mesh {
 
     async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
         self.cosigned(body).await
+    }
+
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem> {
+        self.ctx.secrets.list()
+    }
+
+    async fn set_secret(
+        &self,
+        _: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem> {
+        self.secret_set(name, secret).await
+    }
+
+    async fn delete_secret(&self, _: &Caller, name: &str) -> Result<(), Problem> {
+        self.secret_delete(name).await
     }
 
     async fn strike(&self, caller: &Caller, order: ChaosOrder) -> Result<ChaosAnswer, Problem> {

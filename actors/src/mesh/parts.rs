@@ -88,36 +88,4 @@ impl Mesh {
         }));
         parts
     }
-
-    /// What the operator granted beyond the default, and what this machine does not enforce.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for entry in self.ctx.directory.all() {
-            let state = entry.state();
-            let Some(manifest) = state.manifest() else {
-                continue;
-            };
-            if manifest.security.network_access.allow_outbound && state.running {
-                warnings.push(format!(
-                    "agent {} has the host's network, unfiltered",
-                    entry.id
-                ));
-            }
-            let weak: Vec<_> = state
-                .sandbox
-                .iter()
-                .flat_map(|s| &s.controls)
-                .filter(|c| c.level != mesh_messages::agent::ControlLevel::Kernel)
-                .map(|c| c.control.as_str())
-                .collect();
-            if !weak.is_empty() {
-                warnings.push(format!(
-                    "agent {}: not enforced by the kernel: {}",
-                    entry.id,
-                    weak.join(", ")
-                ));
-            }
-        }
-        warnings
-    }
 }

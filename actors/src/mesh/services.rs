@@ -9,6 +9,7 @@ use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
+use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
@@ -182,6 +183,10 @@ impl Services for MeshServices {
         }
         self.orchestrator
             .instance_down((agent.clone(), instance, epoch), failure);
+    }
+
+    fn egress_denied(&self, denial: EgressDenial) {
+        self.sentinel.record_egress(denial);
     }
 
     fn idle(&self, agent: &AgentId) {

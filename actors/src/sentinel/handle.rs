@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use mesh_messages::chaos::ChaosBlow;
-use mesh_messages::events::SentinelEvent;
+use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
 use mesh_messages::{AgentId, Epoch, Position};
@@ -118,6 +118,23 @@ impl SentinelHandle {
     pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
         if self.door.is_worth_recording(Some(user)) {
             self.cast_denied(user, action, resource, reason);
+        }
+    }
+
+    /// Audits that an agent was not let out. Who calls sees to it that a flood becomes few records.
+    pub fn record_egress(&self, denial: EgressDenial) {
+        let event = SentinelEvent::EgressDenied(Box::new(denial));
+        if self
+            .slot
+            .cast(Message::Audit {
+                event,
+                correlation: None,
+                reply: None,
+            })
+            .is_err()
+        {
+            // The refusal stands all the same.
+            count(&self.door.counts.unrecorded);
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `memory` | | | ✓ | | |
 //! | `tokens` | | | ✓ | | |
 //! | `keys` | | | ✓ | | |
+//! | `secrets` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
 //! | `backup` | | | ✓ | | |
@@ -39,6 +40,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Memory
         | Action::Tokens
         | Action::Keys
+        | Action::Secrets
         | Action::Policy
         | Action::Chaos
         | Action::Backup => {
@@ -60,7 +62,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 13] = [
+    const TABLE: [(Action, [bool; 5]); 14] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -72,6 +74,7 @@ mod tests {
         (Action::Tokens, [false, false, true, false, false]),
         (Action::Keys, [false, false, true, false, false]),
         (Action::Chaos, [false, false, true, false, false]),
+        (Action::Secrets, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
         (Action::Backup, [false, false, true, false, false]),
     ];

@@ -88,6 +88,7 @@ impl State {
             SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
                 Cause::by(user.clone())
             }
+            SentinelEvent::EgressDenied(denial) => Cause::by(denial.agent.to_string()),
             SentinelEvent::ChaosStruck { .. }
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }

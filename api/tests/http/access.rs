@@ -12,7 +12,8 @@ async fn only_liveness_and_the_document_are_for_everybody() {
         let path = path
             .replace("{*key}", "k")
             .replace("{agent}", "echo")
-            .replace("{id}", "echo");
+            .replace("{id}", "echo")
+            .replace("{name}", "key");
         let answer = bare(method.as_str(), &path).send(&fake).await;
         if ["/healthz", "/openapi.json"].contains(&path.as_str()) {
             assert_eq!(answer.status, 200, "{path}");
@@ -84,7 +85,7 @@ async fn a_viewer_reads_and_does_nothing_else() {
     for (method, path) in mesh_api::route_list() {
         let (memory, backup) = (path.contains("memory"), path == "/v1/backup");
         let (tokens, open) = (
-            path.contains("tokens"),
+            path.contains("tokens") || path.contains("secrets"),
             ["/healthz", "/openapi.json"].contains(&path),
         );
         let path = path

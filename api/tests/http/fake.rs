@@ -13,6 +13,7 @@ use mesh_messages::chaos::*;
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
 use mesh_messages::workflow::*;
@@ -800,6 +801,31 @@ impl Operations for Fake {
             "old 0\n\nnote" => WitnessAnswer::Signed("\u{2014} witness AAAA\n".into()),
             _ => WitnessAnswer::Conflict(7),
         })
+    }
+
+    async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn set_secret(
+        &self,
+        _: &Caller,
+        name: &str,
+        secret: SecretWrite,
+    ) -> Result<SecretInfo, Problem> {
+        self.note(format!("set secret {name} {secret:?}"));
+        Ok(SecretInfo {
+            name: name.to_owned(),
+            agents: secret.agents,
+            domains: secret.domains,
+            updated: Timestamp::ZERO,
+            version: 1,
+        })
+    }
+
+    async fn delete_secret(&self, _: &Caller, name: &str) -> Result<(), Problem> {
+        self.note(format!("delete secret {name}"));
+        Ok(())
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, key, memory, policy, restore, send, system, task,
-    token, workflow,
+    agent, audit, backup, chaos, events, export, key, memory, policy, restore, secret, send,
+    system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -120,6 +120,9 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     /// Hurt a running fleet on purpose, and judge whether the mesh kept its promises
     Chaos(Box<chaos::Chaos>),
+    /// Set, list and delete secrets
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Issue, list and revoke tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -149,6 +152,7 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
+            Self::Secret(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),
             Self::Policy(command) => command.is_watchable(),
             Self::Doctor

@@ -10,6 +10,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod policy;
 pub(crate) mod restore;
+pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod system;
 pub(crate) mod task;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Backup(arguments) => backup::run(arguments, session),
         Command::Restore(arguments) => restore::run(arguments, session),
         Command::Chaos(arguments) => chaos::run(arguments, session),
+        Command::Secret(command) => secret::run(command, session),
         Command::Token(command) => token::run(command, session),
         Command::Policy(command) => policy::run(command, session),
         Command::Key(command) => key::run(command, session),

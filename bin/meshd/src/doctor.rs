@@ -116,6 +116,7 @@ fn examine(config: &Config) -> Result<Diagnosis, Failure> {
         )],
     };
     findings.push(cgroups(&probe));
+    findings.push(host::vault(config));
     findings.extend(host::findings(&config.data));
     Ok(Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
@@ -163,6 +164,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
         runtime_paths: Vec::new(),
         temp: TempAccess::None,
         network: NetworkAccess::None,
+        secrets: Vec::new(),
         limits: Limits {
             cpu_millicores: Some(limits.cpu_millicores),
             memory_bytes: Some(limits.memory_bytes),

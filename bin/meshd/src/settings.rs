@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mesh_actors::context::{DefaultLimits, LivenessLimits, Settings};
+use mesh_actors::context::{DefaultLimits, KeySource, LivenessLimits, Settings};
+use mesh_actors::outbound::EgressSettings;
 use mesh_config::{Config, Degradable, Origin, Origins};
+use mesh_egress::Limits as EgressLimits;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::units::{ByteCount, Span};
 use mesh_sandbox::PlanPolicy;
@@ -125,6 +127,8 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         sandbox: sandbox(config),
         sandbox_level: config.default_policy.security.sandbox_level,
         open_network: config.sandbox.open_network.iter().cloned().collect(),
+        egress: egress(config),
+        vault_key: vault_key(config),
         uids: (uids.first, uids.count),
         audit_all_actions: orchestrator.security.audit_all_actions,
         fault: fault(config),
@@ -150,6 +154,43 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         },
         journal_segment_bytes: config.journal.segment_size.bytes(),
     }
+}
+
+/// What no agent's connections get beyond.
+fn egress(config: &Config) -> EgressSettings {
+    let egress = &config.sandbox.egress;
+    let rate = egress.bytes_per_second.map(ByteCount::bytes);
+    EgressSettings {
+        ports: egress.ports.iter().copied().collect(),
+        allowed: egress.allowed_domains.clone(),
+        blocked: egress.blocked_domains.clone(),
+        networks: egress.networks.clone(),
+        hosts: egress.hosts.clone(),
+        limits: EgressLimits {
+            connections: egress.max_connections,
+            bytes_per_second: rate.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX)),
+            head: egress.head_timeout.duration(),
+            connect: egress.connect_timeout.duration(),
+            idle: egress.idle_timeout.duration(),
+            total: egress.total_timeout.duration(),
+        },
+        extra_ca: egress.extra_ca.as_ref().map(PathBuf::from),
+    }
+}
+
+/// Where the vault's key is, when not in the data directory.
+pub(crate) fn vault_key(config: &Config) -> Option<KeySource> {
+    let vault = &config.vault;
+    let passphrase = vault
+        .passphrase_file
+        .as_ref()
+        .map(|path| KeySource::Passphrase(path.into()));
+    passphrase.or_else(|| {
+        vault
+            .key_file
+            .as_ref()
+            .map(|path| KeySource::File(path.into()))
+    })
 }
 
 /// What the operator demands of every sandbox.
@@ -249,6 +290,7 @@ mod tests {
         assert_eq!(fault(&config), FaultConfig::default());
         assert_eq!(liveness(&config), LivenessLimits::default());
         assert_eq!(api(&config), mesh_api::ApiConfig::default());
+        assert_eq!(egress(&config).limits, EgressLimits::default());
         fault(&config).check().unwrap();
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::EgressDenial;
 use crate::chaos::ChaosBlow;
 use crate::identity::DidKey;
 use crate::time::Timestamp;
@@ -51,6 +52,9 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// An agent's connection to the outside was refused. The same one again is counted, and told in one record.
+    #[serde(rename = "egress.denied")]
+    EgressDenied(Box<EgressDenial>),
     /// A key is somebody's from now on; the one before it, if there was one, is not any more.
     #[serde(rename = "key.registered")]
     KeyRegistered {
@@ -95,6 +99,7 @@ kinds!(SentinelEvent {
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
+    EgressDenied => "egress.denied",
     KeyRegistered => "key.registered",
     KeyRevoked => "key.revoked",
     CheckpointWitnessed => "checkpoint.witnessed",

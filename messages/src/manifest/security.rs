@@ -111,6 +111,31 @@ pub struct NetworkPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_connections: Option<u32>,
+    /// Ports that it may reach, out of those that the operator opens; absent: all of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub allowed_ports: Option<Vec<u16>>,
+    /// Hosts of which only these requests are allowed, sent in plain HTTP through the proxy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub requests: Vec<RequestPolicy>,
+}
+
+/// Requests that are allowed on some hosts; whatever else goes there is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestPolicy {
+    /// The hosts it is about. They have to be allowed, too.
+    #[schemars(with = "Vec<pattern::Domain>", length(min = 1, max = 64))]
+    pub domains: Vec<String>,
+    /// Methods in capital letters; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub methods: Option<Vec<String>>,
+    /// Paths such as `/v1/models`, or `/v1/*` for all that begins so; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub paths: Option<Vec<String>>,
 }
 
 /// Which files an agent may use, beside its own home. Absent: none.
@@ -162,6 +187,41 @@ pub struct SecretSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<pattern::Domain>", length(max = 64))]
     pub domains: Vec<String>,
+    /// With `brokered`: only requests of these methods; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub methods: Option<Vec<String>>,
+    /// With `brokered`: only these paths, such as `/v1/*`; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub paths: Option<Vec<String>>,
+    /// With `brokered`: the header that carries it, `{secret}` standing for the value; `Authorization: Bearer {secret}`
+    /// when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub header: Option<String>,
+    /// With `brokered`: the proxy speaks TLS to the host, although the agent speaks plain HTTP to the proxy.
+    #[serde(
+        default = "SecretSpec::with_tls",
+        skip_serializing_if = "SecretSpec::is_true"
+    )]
+    pub tls: bool,
+}
+
+impl SecretSpec {
+    const fn with_tls() -> bool {
+        true
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_true(value: &bool) -> bool {
+        *value
+    }
+
+    /// The secret's name in this node's vault: the reference without its scheme.
+    pub fn vault_name(&self) -> &str {
+        self.from.strip_prefix("vault://").unwrap_or(&self.from)
+    }
 }
 
 /// How an agent gets to use a secret.

@@ -3,6 +3,7 @@
 //! When it ends, the kernel ends every process of the namespace before anybody can see it ended.
 
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,20 +12,32 @@ use rustix::process::{
     set_parent_process_death_signal, wait,
 };
 
+use super::secrets::Secrets;
 use super::{At, EXIT_FAILED, Handover, StepError, agent, hung_up, identity, mounts};
 use crate::sys::{self, Fork};
 use crate::wire::{self, Control, Stage};
 
 /// Runs to the end of the sandbox and returns the exit code.
 pub(super) fn run(mut handover: Handover) -> i32 {
-    let signals = match build(&handover) {
-        Ok(signals) => signals,
+    let (signals, listener) = match build(&handover) {
+        Ok(built) => built,
         Err(error) => return handover.descriptors.status.fail(error),
     };
     if !matches!(
         wire::receive(handover.control.as_fd()),
         Ok(Some((Control::Go, _)))
     ) {
+        return EXIT_FAILED;
+    }
+    handover.descriptors.secrets = None;
+    if let Some(listener) = listener
+        && wire::send(
+            handover.control.as_fd(),
+            &Control::Listener,
+            &[listener.as_fd()],
+        )
+        .is_err()
+    {
         return EXIT_FAILED;
     }
     match sys::fork() {
@@ -63,15 +76,29 @@ pub(super) fn run(mut handover: Handover) -> i32 {
     }
 }
 
-fn build(handover: &Handover) -> Result<OwnedFd, StepError> {
+fn build(handover: &Handover) -> Result<(OwnedFd, Option<TcpListener>), StepError> {
     live_with(&handover.lifeline).at(Stage::Fork, "pid 1")?;
     if handover.order.own_network {
         sys::loopback_up().at(Stage::Network, "loopback")?;
     }
+    let listen = |port: u16| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).at(Stage::Network, "the proxy's listener")
+    };
+    let listener = handover.order.proxy_port.map(listen).transpose()?;
     rustix::system::sethostname(handover.order.hostname.as_bytes())
         .at(Stage::Namespaces, "host name")?;
-    mounts::build(&handover.order.root)?;
-    sys::child_signals().at(Stage::Fork, "signals of ended children")
+    let secrets = handover
+        .descriptors
+        .secrets
+        .as_ref()
+        .map(|content| Secrets {
+            files: &handover.order.secrets,
+            content: content.as_fd(),
+            owner: handover.order.ids,
+        });
+    mounts::build(&handover.order.root, secrets.as_ref())?;
+    let signals = sys::child_signals().at(Stage::Fork, "signals of ended children")?;
+    Ok((signals, listener))
 }
 
 /// Dies with the outer helper, whose process id cannot be seen from in here.
@@ -154,6 +181,7 @@ fn obey(agent: Pid, control: &OwnedFd) -> io::Result<bool> {
         Control::Order
         | Control::Init(_)
         | Control::Go
+        | Control::Listener
         | Control::Exited(_)
         | Control::Signaled(_) => {
             return Err(io::Error::other("not a message for pid 1"));

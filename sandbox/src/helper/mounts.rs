@@ -14,7 +14,9 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root, umask};
 
+use super::secrets::Secrets;
 use super::{At, StepError};
+use crate::spec::SECRETS_INSIDE;
 use crate::sys::{self, attr};
 use crate::wire::{Bind, BindKind, MemoryMount, Root, Stage};
 
@@ -45,7 +47,7 @@ const PROC_MASKED: [&str; 10] = [
 const PROC_EMPTIED: [&str; 3] = ["acpi", "scsi", "asound"];
 
 /// Builds `root` and makes it the root of this mount namespace.
-pub(super) fn build(root: &Root) -> Result<(), StepError> {
+pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), StepError> {
     mount_change(
         "/",
         MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
@@ -79,6 +81,12 @@ pub(super) fn build(root: &Root) -> Result<(), StepError> {
         stage
             .attach(tree, &bind.target)
             .at(Stage::Mounts, bind.target.display().to_string())?;
+    }
+    if let Some(secrets) = secrets {
+        let tree = secrets.tree().at(Stage::Mounts, SECRETS_INSIDE)?;
+        stage
+            .attach(&tree, Path::new(SECRETS_INSIDE))
+            .at(Stage::Mounts, SECRETS_INSIDE)?;
     }
     stage.proc(&null).at(Stage::Mounts, "/proc")?;
     stage.enter().at(Stage::Mounts, "pivot_root")?;
@@ -238,7 +246,7 @@ impl Staging {
 }
 
 /// A new, detached file system in memory.
-fn new_memory(bytes: u64, inodes: u64, mode: &str) -> io::Result<OwnedFd> {
+pub(super) fn new_memory(bytes: u64, inodes: u64, mode: &str) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [
         ("size", bytes.to_string()),

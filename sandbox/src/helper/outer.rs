@@ -50,6 +50,9 @@ fn prepare(launcher: Pid) -> io::Result<(OwnedFd, Order, Descriptors)> {
     let (Control::Order, fds) = wire::receive(control.as_fd())?.ok_or_else(gone)? else {
         return Err(io::Error::other("expected an order"));
     };
+    let mut fds = fds;
+    // The seventh, when there is one.
+    let secrets = (fds.len() == wire::ORDER_FDS).then(|| fds.pop()).flatten();
     let [plan, status, stdin, stdout, stderr, image] = fds
         .try_into()
         .map_err(|_| io::Error::other("an order lacks descriptors"))?;
@@ -62,6 +65,7 @@ fn prepare(launcher: Pid) -> io::Result<(OwnedFd, Order, Descriptors)> {
                 status,
                 stdio: [stdin, stdout, stderr],
                 image,
+                secrets,
             },
         )),
         Err(error) => {

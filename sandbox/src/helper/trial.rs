@@ -127,7 +127,7 @@ fn file_system() -> Result<(), StepError> {
         memory: vec![memory],
         ..Root::default()
     };
-    mounts::build(&root)?;
+    mounts::build(&root, None)?;
     std::fs::read("/proc/self/stat")
         .at(Stage::Mounts, "/proc/self")
         .map(drop)

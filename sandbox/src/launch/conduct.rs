@@ -18,6 +18,7 @@ use crate::cgroup::{Group, wait_readable};
 use crate::child::{Child, ExitStatus, Shared};
 use crate::order;
 use crate::plan::Plan;
+use crate::spec::{NetworkAccess, SecretFile};
 use crate::sweep::Record;
 use crate::wire::{self, Control, Failure, Stage, Status};
 
@@ -53,7 +54,7 @@ fn prepare(what: &str) -> impl Fn(io::Error) -> LaunchError {
 
 fn conduct(inner: &Arc<Inner>, plan: &Plan, answer: Answer) {
     let mut remains = Remains::default();
-    let (sandbox, stdio) = match set_up(inner, plan, &mut remains) {
+    let (sandbox, stdio, listener) = match set_up(inner, plan, &mut remains) {
         Ok(started) => started,
         Err(error) => {
             remains.clear();
@@ -64,7 +65,8 @@ fn conduct(inner: &Arc<Inner>, plan: &Plan, answer: Answer) {
     };
     let (publish, ended) = watch::channel(None);
     let shared = Arc::clone(&sandbox.shared);
-    let child = Child::new(Arc::clone(inner), shared, stdio, ended, plan.report.clone());
+    let mut child = Child::new(Arc::clone(inner), shared, stdio, ended, plan.report.clone());
+    child.listener = listener;
     // A caller that is gone drops the child, and a dropped child is ended.
     answer.send(Ok(child)).ok();
     let status = sandbox.wait();
@@ -153,10 +155,11 @@ fn set_up(
     inner: &Inner,
     plan: &Plan,
     remains: &mut Remains,
-) -> Result<(Running, [OwnedFd; 3]), LaunchError> {
+) -> Result<(Running, [OwnedFd; 3], Option<OwnedFd>), LaunchError> {
     let spec = &plan.spec;
     order::prepare_home(spec)?;
     let sealed = seal(&order::build(plan)?).map_err(prepare("the sealed order"))?;
+    let secrets = contents(&spec.secrets).map_err(prepare("the agent's secrets"))?;
     let name = format!("{}.{}", spec.run_id, spec.name);
     let group = Group::create(&inner.hierarchies, &name).map_err(prepare("the control groups"))?;
     remains.group = Some(group.clone());
@@ -198,7 +201,7 @@ fn set_up(
 
     let [stdin, stdout, stderr] = &inside;
     let image = inner.image.as_fd();
-    let fds = [
+    let mut fds = vec![
         sealed.as_fd(),
         status_inside.as_fd(),
         stdin.as_fd(),
@@ -206,8 +209,9 @@ fn set_up(
         stderr.as_fd(),
         image,
     ];
+    fds.extend(secrets.as_ref().map(AsFd::as_fd));
     let told = wire::send(control.as_fd(), &Control::Order, &fds);
-    drop((inside, status_inside, sealed));
+    drop((inside, status_inside, sealed, secrets));
     let mut status = Reports {
         pipe: File::from(status),
     };
@@ -225,6 +229,12 @@ fn set_up(
             .map_err(prepare("the record for the sweep"))?;
     }
     wire::send(control.as_fd(), &Control::Go, &[]).map_err(|_| status.failure(spec))?;
+    let listener = match spec.network {
+        NetworkAccess::Proxy => {
+            Some(await_listener(&control)?.ok_or_else(|| status.failure(spec))?)
+        }
+        NetworkAccess::None | NetworkAccess::Open => None,
+    };
     status.ready(spec)?;
     let shared = Arc::new(Shared {
         control,
@@ -232,7 +242,7 @@ fn set_up(
         init_pid,
         group,
     });
-    Ok((Running { shared }, outside))
+    Ok((Running { shared }, outside, listener))
 }
 
 /// Pid 1 of the sandbox, or nothing when the helper failed before it had one.
@@ -247,6 +257,30 @@ fn await_init(control: &OwnedFd) -> Result<Option<(u32, OwnedFd)>, LaunchError> 
     };
     let pid = u32::try_from(pid).ok();
     Ok(pid.zip(fds.pop()))
+}
+
+/// The proxy's listener, or nothing when the helper failed before it had one.
+fn await_listener(control: &OwnedFd) -> Result<Option<OwnedFd>, LaunchError> {
+    if !wait_readable(control, Some(SETUP_MAX)).map_err(prepare("the control socket"))? {
+        return Err(LaunchError::Timeout);
+    }
+    let Ok(Some((Control::Listener, mut fds))) = wire::receive(control.as_fd()) else {
+        return Ok(None);
+    };
+    Ok(fds.pop())
+}
+
+/// What the secrets hold, in a memory file of its own: they are in no order, and in no serialiser's buffers.
+fn contents(secrets: &[SecretFile]) -> io::Result<Option<OwnedFd>> {
+    if secrets.is_empty() {
+        return Ok(None);
+    }
+    let mut file = File::from(memfd_create("meshd-secrets", MemfdFlags::CLOEXEC)?);
+    for secret in secrets {
+        file.write_all(&secret.content)?;
+    }
+    file.rewind()?;
+    Ok(Some(file.into()))
 }
 
 /// The order in a memory file that nobody can change any more.

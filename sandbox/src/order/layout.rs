@@ -10,7 +10,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::hostname;
 use crate::launch::LaunchError;
 use crate::spec::{
-    BUNDLE_INSIDE, HOME_INSIDE, NetworkAccess, SYSTEM_TREES, SandboxSpec, TempAccess,
+    BUNDLE_INSIDE, HOME_INSIDE, NetworkAccess, SECRETS_INSIDE, SYSTEM_TREES, SandboxSpec,
+    TempAccess,
 };
 use crate::wire::{Access, Bind, BindKind, MemoryMount, Root};
 
@@ -63,6 +64,10 @@ impl Layout {
         layout.etc(spec)?;
         layout.grants(spec)?;
         layout.memory(spec);
+        if !spec.secrets.is_empty() {
+            layout.root.directories.push(SECRETS_INSIDE.into());
+            layout.rules.insert(SECRETS_INSIDE.into(), Access::Read);
+        }
         Ok(layout)
     }
 

@@ -139,6 +139,12 @@ fn network(spec: &SandboxSpec, probe: &Probe) -> Verdict {
             &probe.network,
             "own network namespace with loopback only",
         ),
+        NetworkAccess::Proxy => simple(
+            Control::Network,
+            "outbound by policy",
+            &probe.network,
+            "egress proxy: own network namespace with loopback only, and meshd's listener on it",
+        ),
         NetworkAccess::Open => verdict(
             Control::Network,
             "open",

@@ -82,6 +82,7 @@ fn spec() -> SandboxSpec {
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
         network: NetworkAccess::None,
+        secrets: Vec::new(),
         limits: Limits {
             cpu_millicores: Some(500),
             memory_bytes: Some(64 << 20),

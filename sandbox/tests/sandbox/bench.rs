@@ -205,6 +205,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
         network: NetworkAccess::None,
+        secrets: Vec::new(),
         limits,
         ids: is_root().then_some(IDS),
     }

@@ -268,6 +268,7 @@ impl KeyRing {
             | SentinelEvent::TokenRevoked { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
     }

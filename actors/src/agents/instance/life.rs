@@ -1,5 +1,6 @@
 //! The life of an instance: its start, its end, and what is due meanwhile.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use crate::agents::lines::{LINES_OUT_MAX, WRITE_STALL_MAX, read_lines, read_log,
 use crate::agents::process::{exit_failure, launch};
 use crate::agents::spawn::{Start, plan_start};
 use crate::clock::now;
+use crate::outbound::{Traveller, serve};
 
 impl Session {
     pub(super) fn start_process(&mut self) {
@@ -55,7 +57,7 @@ impl Session {
 
     pub(super) fn launched(&mut self, Launched(result): Launched) {
         self.process = Process::Absent;
-        let (child, pipes, uid) = match result {
+        let (mut child, pipes, uid) = match result {
             Ok(started) => started,
             Err(failure) => {
                 // Who was told to end while it started has ended as it was told.
@@ -67,6 +69,8 @@ impl Session {
         };
         let handle = child.handle();
         self.args.live.add_process(0, handle.clone(), uid);
+        let way_out = self.way_out(child.listener.take());
+        self.spawn(way_out);
         self.process = Process::Running(child);
         let (tx, rx) = mpsc::channel(LINES_OUT_MAX);
         self.out = Some(tx);
@@ -94,6 +98,25 @@ impl Session {
         if self.phase != Phase::Starting {
             self.kill(None);
         }
+    }
+
+    /// Serves a process's way out, where it has one, as long as the returned future is polled.
+    pub(super) fn way_out(
+        &self,
+        listener: Option<OwnedFd>,
+    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let who = Traveller {
+            agent: self.args.agent.clone(),
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+        };
+        serve(
+            &self.args.ctx,
+            &self.args.services,
+            &self.args.manifest,
+            who,
+            listener,
+        )
     }
 
     /// Where lines of the agent's log go: to the tail that people look at, and to meshd's own log.

@@ -19,6 +19,7 @@ use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::spawn::{Start, plan_start};
+use crate::outbound::{Traveller, serve};
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
@@ -113,6 +114,13 @@ impl Session {
         let (instance, epoch) = (self.args.instance, self.args.epoch);
         let rate = ctx.settings.agent_rate;
         let sink = self.log_sink();
+        let services = Arc::clone(&self.args.services);
+        let who = Traveller {
+            agent: self.args.agent.clone(),
+            instance,
+            epoch,
+        };
+        let served = Arc::clone(&self.args.manifest);
         async move {
             let planning = Arc::clone(&ctx);
             let plan = tokio::task::spawn_blocking(move || {
@@ -132,9 +140,10 @@ impl Session {
                 .map_err(|refusal| refused(refusal.to_string()))?;
             let uid = plan.spec().ids.map(|ids| ids.uid);
             // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
-            let (child, pipes) = launch(&ctx.launcher, plan).await?;
+            let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
             live.add_process(process, child.handle(), uid);
             let mut output = Vec::new();
+            let way_out = serve(&ctx, &services, &served, who, child.listener.take());
             let Pipes {
                 stdin,
                 stdout,
@@ -145,7 +154,10 @@ impl Session {
             let talk = async {
                 tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
             };
-            let end = attend(&child, talk, log, &mut cancelled).await;
+            let end = tokio::select! {
+                end = attend(&child, talk, log, &mut cancelled) => end,
+                () = way_out => Err(given_up()),
+            };
             live.remove_process(process);
             outcome(end?, output)
         }

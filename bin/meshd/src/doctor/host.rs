@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use mesh_actors::secrets::SecretShelf;
+use mesh_config::Config;
 use mesh_sandbox::interpreter_paths;
 
 use super::{Finding, Verdict, finding};
-use crate::identity;
+use crate::{identity, settings};
 
 /// Interpreters that are looked for: those of the entries that need none to be named.
 const INTERPRETERS: [(&str, &str); 2] = [
@@ -22,6 +24,24 @@ pub(super) fn findings(data_dir: &Path) -> Vec<Finding> {
     findings.push(data(data_dir));
     findings.push(descriptors());
     findings
+}
+
+/// Whether the vault opens, where there is one.
+pub(super) fn vault(config: &Config) -> Finding {
+    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    match SecretShelf::examine(&data, settings::vault_key(config).as_ref()) {
+        Ok(0) => finding("secrets", "vault", Verdict::Good, "no secrets yet"),
+        Ok(count) => finding(
+            "secrets",
+            "vault",
+            Verdict::Good,
+            format!("opens; {count} secrets"),
+        ),
+        Err(reason) => Finding {
+            cure: Some("put the key back, or remove the vault and set its secrets anew".to_owned()),
+            ..finding("secrets", "vault", Verdict::Weak, reason)
+        },
+    }
 }
 
 fn interpreter(name: &str, of: &str) -> Finding {

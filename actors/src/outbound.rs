@@ -1,0 +1,361 @@
+//! The way out of an instance's sandbox: what its manifest and the operator allow, and who is told of refusals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use mesh_egress::{
+    Binding, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits, Noted,
+    Observer, Pattern, Policy, Proxy, ProxyParts, RequestRule, SystemResolver, grants_from,
+    tls_config,
+};
+use mesh_messages::events::EgressDenial;
+use mesh_messages::manifest::{AgentManifest, NetworkPolicy, SecretMode, SecretSpec};
+use mesh_messages::{AgentId, Epoch, InstanceNo};
+use zeroize::Zeroizing;
+
+use crate::agents::services::Services;
+use crate::clock::now;
+use crate::context::Context;
+
+/// The header of a credential whose manifest names none.
+const BEARER: &str = "Authorization: Bearer {secret}";
+
+/// What no agent's connections get beyond, as the operator wrote it.
+#[derive(Debug, Clone, Default)]
+pub struct EgressSettings {
+    /// The only ports.
+    pub ports: BTreeSet<u16>,
+    /// The only domains; any when absent.
+    pub allowed: Option<Vec<String>>,
+    /// Never these.
+    pub blocked: Vec<String>,
+    /// Networks that are not public and open all the same.
+    pub networks: Vec<String>,
+    /// Names that are not looked up.
+    pub hosts: BTreeMap<String, Vec<String>>,
+    /// Bounds of one instance.
+    pub limits: Limits,
+    /// Further authorities.
+    pub extra_ca: Option<PathBuf>,
+}
+
+/// What all ways out share.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    tls: OnceLock<Arc<mesh_egress::TlsConfig>>,
+}
+
+impl Outbound {
+    fn tls(&self, settings: &EgressSettings) -> Result<Arc<mesh_egress::TlsConfig>, String> {
+        if let Some(made) = self.tls.get() {
+            return Ok(Arc::clone(made));
+        }
+        let made = tls_config(settings.extra_ca.as_deref()).map_err(|error| error.to_string())?;
+        Ok(Arc::clone(self.tls.get_or_init(|| made)))
+    }
+}
+
+/// What an agent of this manifest may reach.
+///
+/// # Errors
+/// The field that cannot be read, and why.
+pub(crate) fn policy_of(ctx: &Context, manifest: &AgentManifest) -> Result<Policy, String> {
+    let settings = &ctx.settings.egress;
+    ctx.outbound.tls(settings)?;
+    let access = &manifest.security.network_access;
+    let own = "security.networkAccess";
+    let manifest_rules = rules(
+        own,
+        access.allowed_domains.as_deref(),
+        access.blocked_domains.as_deref(),
+    )?;
+    let operator = "sandbox.egress";
+    let operator_rules = rules(
+        operator,
+        settings.allowed.as_deref(),
+        Some(&settings.blocked),
+    )?;
+    let asked: Option<BTreeSet<u16>> = access
+        .allowed_ports
+        .as_ref()
+        .map(|ports| ports.iter().copied().collect());
+    let networks = grants_from(settings.networks.iter().map(String::as_str));
+    Ok(Policy {
+        domains: vec![manifest_rules, operator_rules],
+        ports: match asked {
+            Some(asked) => asked.intersection(&settings.ports).copied().collect(),
+            None => settings.ports.clone(),
+        },
+        requests: requests(access)?,
+        networks: networks
+            .map_err(|text| format!("sandbox.egress.networks: {text:?} is no network"))?,
+        hosts: hosts(settings)?,
+        brokered: brokered(&manifest.secrets)?,
+    })
+}
+
+fn rules(
+    origin: &str,
+    allowed: Option<&[String]>,
+    blocked: Option<&[String]>,
+) -> Result<DomainRules, String> {
+    let read = |list: &str, texts: &[String]| {
+        let one = |text: &String| {
+            Pattern::parse(text).map_err(|error| format!("{origin}.{list}: {text:?}: {error}"))
+        };
+        texts.iter().map(one).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(DomainRules {
+        origin: origin.to_owned(),
+        allowed: allowed
+            .map(|texts| read("allowedDomains", texts))
+            .transpose()?,
+        blocked: read("blockedDomains", blocked.unwrap_or_default())?,
+    })
+}
+
+fn requests(access: &NetworkPolicy) -> Result<Vec<RequestRule>, String> {
+    let read = |(index, request): (usize, &mesh_messages::manifest::RequestPolicy)| {
+        RequestRule::parse(
+            &request.domains,
+            request.methods.as_deref(),
+            request.paths.as_deref(),
+        )
+        .map_err(|error| format!("security.networkAccess.requests[{index}]: {error}"))
+    };
+    access.requests.iter().enumerate().map(read).collect()
+}
+
+fn hosts(settings: &EgressSettings) -> Result<BTreeMap<String, Vec<IpAddr>>, String> {
+    let read = |(name, addresses): (&String, &Vec<String>)| {
+        let wrong = || format!("sandbox.egress.hosts.{name}: expected a name and its addresses");
+        let Ok(Host::Name(name)) = Host::parse(name) else {
+            return Err(wrong());
+        };
+        let addresses = addresses
+            .iter()
+            .map(|text| text.parse().map_err(|_| wrong()));
+        Ok((name, addresses.collect::<Result<_, _>>()?))
+    };
+    settings.hosts.iter().map(read).collect()
+}
+
+fn brokered(secrets: &[SecretSpec]) -> Result<Vec<Binding>, String> {
+    let read = |(index, spec): (usize, &SecretSpec)| {
+        let at = |field: &str, text: String| format!("secrets[{index}].{field}: {text}");
+        let requests = RequestRule::parse(
+            &spec.domains,
+            spec.methods.as_deref(),
+            spec.paths.as_deref(),
+        );
+        let header = HeaderTemplate::parse(spec.header.as_deref().unwrap_or(BEARER));
+        Ok(Binding {
+            secret: spec.vault_name().to_owned(),
+            requests: requests.map_err(|error| at("domains, methods, paths", error.to_string()))?,
+            header: header.map_err(|error| at("header", error.to_string()))?,
+            tls: spec.tls,
+        })
+    };
+    secrets
+        .iter()
+        .enumerate()
+        .filter(|(_, spec)| spec.mode == SecretMode::Brokered)
+        .map(read)
+        .collect()
+}
+
+/// Who goes out.
+#[derive(Debug, Clone)]
+pub(crate) struct Traveller {
+    pub(crate) agent: AgentId,
+    pub(crate) instance: InstanceNo,
+    pub(crate) epoch: Epoch,
+}
+
+/// Serves an instance's listener until the returned future is dropped; without a listener it only waits.
+pub(crate) fn serve(
+    ctx: &Arc<Context>,
+    services: &Arc<dyn Services>,
+    manifest: &AgentManifest,
+    who: Traveller,
+    listener: Option<OwnedFd>,
+) -> impl Future<Output = ()> + Send + 'static + use<> {
+    let prepared = listener.map(|listener| prepare(ctx, services, manifest, who.clone(), listener));
+    async move {
+        match prepared {
+            None => {}
+            Some(Ok((proxy, listener, watch))) => {
+                tokio::join!(proxy.serve(listener), watch.flush());
+            }
+            // The listener is gone, so the agent has no network: the safe end of a failure that cannot happen to a policy
+            // that was accepted when the start was planned.
+            Some(Err(reason)) => {
+                tracing::error!(agent = %who.agent, reason, "this instance has no way out");
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+type Prepared = (Arc<Proxy>, tokio::net::TcpListener, Arc<Watch>);
+
+fn prepare(
+    ctx: &Arc<Context>,
+    services: &Arc<dyn Services>,
+    manifest: &AgentManifest,
+    who: Traveller,
+    listener: OwnedFd,
+) -> Result<Prepared, String> {
+    let settings = &ctx.settings.egress;
+    let limits = limits(settings.limits, manifest);
+    let watch = Arc::new(Watch {
+        ctx: Arc::clone(ctx),
+        services: Arc::clone(services),
+        who: who.clone(),
+        digest: Mutex::default(),
+        begun: tokio::sync::Notify::new(),
+    });
+    let listener = std::net::TcpListener::from(listener);
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener))
+        .map_err(|error| format!("its listener cannot be used: {error}"))?;
+    let proxy = Proxy::new(ProxyParts {
+        policy: policy_of(ctx, manifest)?,
+        limits,
+        resolver: Arc::new(SystemResolver),
+        credentials: Arc::new(Purse {
+            ctx: Arc::clone(ctx),
+            agent: who.agent,
+        }),
+        observer: Arc::clone(&watch) as Arc<dyn Observer>,
+        tls: ctx.outbound.tls(settings)?,
+    });
+    Ok((Arc::new(proxy), listener, watch))
+}
+
+/// Bytes in what a manifest calls a kilobyte.
+const KILOBYTE: u32 = 1000;
+
+/// The operator's bounds, or tighter ones of the manifest.
+fn limits(most: Limits, manifest: &AgentManifest) -> Limits {
+    let own = manifest.policy.overrides().network.unwrap_or_default();
+    let connections = [
+        manifest.security.network_access.max_connections,
+        own.max_connections,
+    ];
+    let rate = own
+        .bandwidth_limit
+        .map(|limit| limit.saturating_mul(KILOBYTE));
+    Limits {
+        connections: connections
+            .into_iter()
+            .flatten()
+            .fold(most.connections, u32::min),
+        bytes_per_second: rate.into_iter().chain(most.bytes_per_second).min(),
+        ..most
+    }
+}
+
+/// The vault, as one agent may use it on its way out. Asked for each request: a new value holds from the next one on.
+#[derive(Debug)]
+struct Purse {
+    ctx: Arc<Context>,
+    agent: AgentId,
+}
+
+impl Credentials for Purse {
+    fn secret(&self, name: &str, host: &str) -> Option<Zeroizing<Vec<u8>>> {
+        self.ctx.secrets.brokered(name, self.agent.as_str(), host)
+    }
+}
+
+/// Tells the metrics and the audit.
+#[derive(Debug)]
+struct Watch {
+    ctx: Arc<Context>,
+    services: Arc<dyn Services>,
+    who: Traveller,
+    digest: Mutex<Digest>,
+    /// A window of the digest has begun.
+    begun: tokio::sync::Notify,
+}
+
+impl Observer for Watch {
+    fn denied(&self, denial: &Denial) {
+        self.ctx.metrics.egress_denied(denial.code.name());
+        if !denial.code.is_refusal() {
+            return;
+        }
+        let noted = self.digest().note(now().as_millis(), denial.clone());
+        if let Some(noted) = noted {
+            self.tell(noted);
+            self.begun.notify_one();
+        }
+    }
+
+    fn opened(&self) {
+        self.ctx.metrics.egress_opened();
+    }
+}
+
+impl Watch {
+    fn digest(&self) -> std::sync::MutexGuard<'_, Digest> {
+        self.digest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, noted: Noted) {
+        let Noted { denial, count } = noted;
+        let Traveller {
+            agent,
+            instance,
+            epoch,
+        } = self.who.clone();
+        tracing::info!(
+            %agent, %instance, %epoch, code = denial.code.name(), host = denial.host, port = denial.port, count,
+            "an agent was not let out"
+        );
+        self.services.egress_denied(EgressDenial {
+            agent,
+            instance,
+            epoch,
+            code: denial.code.name().to_owned(),
+            host: denial.host,
+            port: denial.port,
+            rule: denial.rule,
+            reason: denial.reason,
+            count,
+        });
+    }
+
+    /// Records what was only counted, at the end of each window.
+    async fn flush(&self) {
+        loop {
+            self.begun.notified().await;
+            let end = self.digest().ends_at();
+            let Some(end) = end else { continue };
+            let wait = end.saturating_sub(now().as_millis());
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            self.settle();
+        }
+    }
+
+    fn settle(&self) {
+        let rest = self.digest().end();
+        for noted in rest {
+            self.tell(noted);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // The instance ends within a window: what was counted in it is told now.
+        self.settle();
+    }
+}

@@ -1,0 +1,83 @@
+//! HTTP: `CONNECT` becomes a tunnel, a request in absolute form is forwarded.
+
+use std::io;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::{Proxy, read_until, refuse};
+use crate::denial::{Code, Denial};
+use crate::dial::dial;
+use crate::head::{Head, HeadError};
+use crate::policy::Ask;
+
+/// The answer to an opened tunnel.
+const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+impl Proxy {
+    pub(super) async fn http(&self, mut stream: TcpStream) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(4096);
+        let limit = self.parts.limits.head;
+        let Some(read) = read_until(&mut stream, &mut bytes, limit, Head::parse).await? else {
+            return Ok(());
+        };
+        let head = match read {
+            Ok(head) => head,
+            Err(error) => return self.answer(stream, malformed(&error)).await,
+        };
+        match &head.path {
+            None => self.connect(stream, &head, bytes).await,
+            Some(_) => self.forward(stream, &head, bytes).await,
+        }
+    }
+
+    async fn connect(
+        &self,
+        mut stream: TcpStream,
+        head: &Head,
+        mut bytes: Vec<u8>,
+    ) -> io::Result<()> {
+        let parts = &self.parts;
+        let reached = match parts.policy.decide(&head.host, head.port, Ask::Tunnel) {
+            Ok(verdict) => {
+                let limit = parts.limits.connect;
+                dial(
+                    &parts.policy,
+                    &*parts.resolver,
+                    limit,
+                    &head.host,
+                    verdict.port,
+                )
+                .await
+            }
+            Err(denial) => Err(denial),
+        };
+        match reached {
+            Ok(upstream) => {
+                stream.write_all(ESTABLISHED).await?;
+                bytes.drain(..head.length);
+                self.tunnel(stream, bytes, upstream).await
+            }
+            Err(denial) => self.answer(stream, denial).await,
+        }
+    }
+
+    /// Tells the agent and the observer.
+    pub(super) async fn answer(&self, stream: TcpStream, denial: Denial) -> io::Result<()> {
+        self.denied(&denial);
+        refuse(stream, &denial.response()).await;
+        Ok(())
+    }
+}
+
+fn malformed(error: &HeadError) -> Denial {
+    let code = match error {
+        HeadError::TooLarge => Code::HeadTooLarge,
+        HeadError::Host(_) => Code::BadHost,
+        HeadError::Syntax(_)
+        | HeadError::NotForProxies
+        | HeadError::Mismatch
+        | HeadError::Smuggling => Code::BadRequest,
+    };
+    Denial::new(code, error.to_string())
+}

@@ -1,0 +1,640 @@
+//! The proxy over real sockets: what each kind of client gets, and the attacks on it by their numbers.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mesh_egress::{
+    Binding, Code, Credentials, Denial, DomainRules, HeaderTemplate, Limits, Observer, Pattern,
+    Policy, Proxy, ProxyParts, RequestRule, Resolver, grants_from, tls_config,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+/// Longest wait of a test: far beyond what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<Denial>>);
+
+impl Observer for Seen {
+    fn denied(&self, denial: &Denial) {
+        self.0.lock().unwrap().push(denial.clone());
+    }
+}
+
+/// `*.test` is this host; what is called otherwise lies where its name says.
+#[derive(Debug, Default)]
+struct Names(AtomicUsize);
+
+#[async_trait::async_trait]
+impl Resolver for Names {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let address = match name {
+            "private.test" => "10.1.2.3",
+            "metadata.test" => "169.254.169.254",
+            "carrier.test" => "100.64.0.1",
+            "mapped.test" => "::ffff:127.0.0.1",
+            "gone.test" => return Err(io::Error::other("no such name")),
+            _ => "127.0.0.1",
+        };
+        Ok(vec![address.parse().unwrap()])
+    }
+}
+
+#[derive(Debug)]
+struct Vault;
+
+impl Credentials for Vault {
+    fn secret(&self, name: &str, host: &str) -> Option<Zeroizing<Vec<u8>>> {
+        (name == "key" && host != "ungranted.test").then(|| Zeroizing::new(b"s3cr3t".to_vec()))
+    }
+}
+
+struct Bench {
+    proxy: std::net::SocketAddr,
+    seen: Arc<Seen>,
+    names: Arc<Names>,
+}
+
+/// A server that answers every request with what it was sent.
+async fn echo_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(echo(stream));
+        }
+    });
+    port
+}
+
+async fn echo(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    let mut heard = Vec::new();
+    while !heard.windows(4).any(|four| four == b"\r\n\r\n") {
+        if stream.read_buf(&mut heard).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let text = if heard.starts_with(b"GET /redirect") {
+        b"HTTP/1.1 301 Moved\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n"
+            .to_vec()
+    } else {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            heard.len()
+        );
+        [head.into_bytes(), heard].concat()
+    };
+    stream.write_all(&text).await.ok();
+    stream.shutdown().await.ok();
+}
+
+fn list(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn policy(ports: impl IntoIterator<Item = u16>) -> Policy {
+    let allowed = [
+        "allowed.test",
+        "*.below.test",
+        "private.test",
+        "metadata.test",
+        "carrier.test",
+        "mapped.test",
+        "gone.test",
+        "secure.test",
+        "api.test",
+        "ungranted.test",
+        "169.254.169.254",
+    ];
+    let patterns = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| Pattern::parse(text).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let bind = |hosts: &[&str], tls| Binding {
+        secret: "key".to_owned(),
+        requests: RequestRule::parse(&list(hosts), Some(&list(&["GET"])), Some(&list(&["/v1/*"])))
+            .unwrap(),
+        header: HeaderTemplate::parse("Authorization: Bearer {secret}").unwrap(),
+        tls,
+    };
+    Policy {
+        domains: vec![DomainRules {
+            origin: "security.networkAccess".to_owned(),
+            allowed: Some(patterns(&allowed)),
+            blocked: patterns(&["no.below.test"]),
+        }],
+        ports: ports.into_iter().collect::<BTreeSet<_>>(),
+        requests: vec![
+            RequestRule::parse(
+                &list(&["api.test"]),
+                Some(&list(&["GET"])),
+                Some(&list(&["/v1/*"])),
+            )
+            .unwrap(),
+        ],
+        networks: grants_from(["127.0.0.0/8"]).unwrap(),
+        brokered: vec![
+            bind(&["api.test", "ungranted.test"], false),
+            bind(&["secure.test"], true),
+        ],
+        ..Policy::default()
+    }
+}
+
+async fn bench(policy: Policy, limits: Limits) -> Bench {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let (seen, names) = (Arc::new(Seen::default()), Arc::new(Names::default()));
+    let extra = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/ca.pem");
+    let parts = ProxyParts {
+        policy,
+        limits,
+        resolver: names.clone(),
+        credentials: Arc::new(Vault),
+        observer: seen.clone(),
+        tls: tls_config(Some(&extra)).unwrap(),
+    };
+    tokio::spawn(Arc::new(Proxy::new(parts)).serve(listener));
+    Bench { proxy, seen, names }
+}
+
+impl Bench {
+    async fn with(port: u16) -> Self {
+        bench(policy([port]), Limits::default()).await
+    }
+
+    /// Sends bytes and reads to the end.
+    async fn say(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.proxy).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        read.expect("an end in time").ok();
+        answer
+    }
+
+    async fn ask(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.say(text.as_bytes()).await).into_owned()
+    }
+
+    async fn connect(&self, target: &str) -> String {
+        self.ask(&format!("CONNECT {target} HTTP/1.1\r\n\r\n"))
+            .await
+    }
+
+    async fn get(&self, host: &str, port: u16, path: &str, headers: &str) -> String {
+        self.ask(&format!(
+            "GET http://{host}:{port}{path} HTTP/1.1\r\nHost: {host}:{port}\r\n{headers}\r\n"
+        ))
+        .await
+    }
+
+    fn codes(&self) -> Vec<Code> {
+        self.seen
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|denial| denial.code)
+            .collect()
+    }
+}
+
+fn refused(answer: &str, status: u16, code: &str) {
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{status} {code}: {answer}"
+    );
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(body["code"], code, "{body}");
+    assert!(!body["reason"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_three_ways_through_reach_the_server() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-03: the trailing dot is no other host.
+    for host in [
+        "allowed.test",
+        "Allowed.TEST",
+        "allowed.test.",
+        "a.below.test",
+    ] {
+        let request = format!("CONNECT {host}:{port} HTTP/1.1\r\n\r\nGET /inside HTTP/1.1\r\n\r\n");
+        let answer = bench.ask(&request).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("GET /inside"),
+            "{host}: {answer}"
+        );
+    }
+    let answer = bench
+        .get(
+            "allowed.test",
+            port,
+            "/path?q=1",
+            "X-Own: kept\r\nConnection: X-Drop\r\nX-Drop: 1\r\n",
+        )
+        .await;
+    assert!(answer.contains("GET /path?q=1 HTTP/1.1\r\n"), "{answer}");
+    assert!(
+        answer.contains("x-own: kept") && !answer.to_lowercase().contains("x-drop: 1"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains(&format!("host: allowed.test:{port}")),
+        "{answer}"
+    );
+    let mut socks = vec![5, 1, 0, 5, 1, 0, 3, 12];
+    socks.extend(b"allowed.test");
+    socks.extend(port.to_be_bytes());
+    socks.extend(b"GET /socks HTTP/1.1\r\n\r\n");
+    let answer = bench.say(&socks).await;
+    assert_eq!(&answer[..4], &[5, 0, 5, 0]);
+    assert!(String::from_utf8_lossy(&answer).contains("GET /socks"));
+    assert_eq!(bench.codes(), []);
+}
+
+#[tokio::test]
+async fn a_body_is_carried_whole_in_both_framings() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bench = Bench::with(port).await;
+    let server = tokio::spawn(async move {
+        let mut bodies = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = Vec::new();
+            while !String::from_utf8_lossy(&heard).contains("the body") {
+                assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
+            }
+            stream
+                .write_all(
+                    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ndone\r\n0\r\n\r\n",
+                )
+                .await
+                .unwrap();
+            bodies.push(String::from_utf8_lossy(&heard).into_owned());
+        }
+        bodies
+    });
+    for (header, body) in [
+        ("Content-Length: 8", "the body"),
+        ("Transfer-Encoding: chunked", "8\r\nthe body\r\n0\r\n\r\n"),
+    ] {
+        let answer = bench
+            .ask(&format!("POST http://allowed.test:{port}/ HTTP/1.1\r\nHost: allowed.test:{port}\r\n{header}\r\n\r\n{body}"))
+            .await;
+        assert!(answer.contains("done"), "{answer}");
+    }
+    assert_eq!(server.await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn spellings_of_hosts_do_not_pass() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-06, proxy-08, proxy-09, proxy-10 and user names.
+    for target in [
+        "allowed.test%00.evil.example",
+        "allowed.test\0.evil.example",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "127.1",
+        "[fe80::1%25eth0]",
+        "user@allowed.test",
+        "allowed.test@evil.example",
+        "al_lowed.test",
+        "allowed.test..",
+    ] {
+        let answer = bench.connect(&format!("{target}:{port}")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+    }
+    // proxy-07, proxy-08: homoglyphs are other names.
+    for target in [
+        "evil-below.test",
+        "below.test",
+        "evil.example",
+        "xn--llowed-2nf.test",
+        "127.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+    ] {
+        refused(
+            &bench.connect(&format!("{target}:{port}")).await,
+            403,
+            "domain_not_allowed",
+        );
+    }
+    // proxy-24: what is blocked stays blocked.
+    refused(
+        &bench.connect(&format!("no.below.test:{port}")).await,
+        403,
+        "domain_blocked",
+    );
+    // proxy-13.
+    refused(
+        &bench.connect("allowed.test:22").await,
+        403,
+        "port_not_allowed",
+    );
+    assert_eq!(
+        bench.names.0.load(Ordering::SeqCst),
+        0,
+        "nothing of this was looked up"
+    );
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_public_are_refused_after_resolving() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-11.
+    for host in [
+        "private.test",
+        "metadata.test",
+        "carrier.test",
+        "mapped.test",
+        "169.254.169.254",
+    ] {
+        refused(
+            &bench.connect(&format!("{host}:{port}")).await,
+            403,
+            "address_not_allowed",
+        );
+        refused(
+            &bench.get(host, port, "/", "").await,
+            403,
+            "address_not_allowed",
+        );
+    }
+    refused(
+        &bench.connect(&format!("gone.test:{port}")).await,
+        502,
+        "not_resolved",
+    );
+}
+
+#[tokio::test]
+async fn requests_that_can_be_read_in_two_ways_are_refused() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-14: the target and the header disagree.
+    let answer = bench
+        .ask(&format!(
+            "GET http://allowed.test:{port}/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+        ))
+        .await;
+    refused(&answer, 400, "bad_request");
+    // proxy-17: two lengths.
+    let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
+    refused(
+        &bench.get("allowed.test", port, "/", both).await,
+        400,
+        "bad_request",
+    );
+    // A second request behind the first is not sent on.
+    let first =
+        format!("GET http://allowed.test:{port}/one HTTP/1.1\r\nHost: allowed.test:{port}\r\n\r\n");
+    let second = "GET http://evil.example/two HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    let answer = bench.ask(&format!("{first}{second}")).await;
+    assert!(
+        answer.contains("/one") && !answer.contains("/two"),
+        "{answer}"
+    );
+    // proxy-21.
+    let bomb = format!(
+        "GET http://allowed.test:{port}/ HTTP/1.1\r\nHost: allowed.test:{port}\r\n{}\r\n",
+        "x: y\r\n".repeat(9000)
+    );
+    refused(&bench.ask(&bomb).await, 431, "head_too_large");
+    // No request to a proxy at all.
+    refused(
+        &bench
+            .ask("GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n")
+            .await,
+        400,
+        "bad_request",
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_is_the_agents_to_follow_and_is_checked_again() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-18.
+    let answer = bench.get("allowed.test", port, "/redirect", "").await;
+    assert!(answer.starts_with("HTTP/1.1 301 "), "{answer}");
+    refused(
+        &bench.get("evil.example", 80, "/", "").await,
+        403,
+        "domain_not_allowed",
+    );
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let port = echo_server().await;
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let bench = bench(policy([port]), limits).await;
+    // proxy-19.
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(bench.proxy).await.unwrap();
+        stream
+            .write_all(format!("CONNECT allowed.test:{port} HTTP/1.1\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        held.push(stream);
+    }
+    refused(
+        &bench.connect(&format!("allowed.test:{port}")).await,
+        503,
+        "too_many_connections",
+    );
+    assert_eq!(bench.codes(), [Code::TooManyConnections]);
+    drop(held);
+    let again = async {
+        let asked = format!("CONNECT allowed.test:{port} HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+        while !bench.ask(&asked).await.starts_with("HTTP/1.1 200") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again)
+        .await
+        .expect("a place is free again");
+}
+
+#[tokio::test]
+async fn who_dawdles_is_dropped() {
+    let port = echo_server().await;
+    let limits = Limits {
+        head: Duration::from_millis(200),
+        idle: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let bench = bench(policy([port]), limits).await;
+    // proxy-20, and a tunnel on which nothing moves.
+    for text in [
+        "GET http://allo".to_owned(),
+        format!("CONNECT allowed.test:{port} HTTP/1.1\r\n\r\n"),
+        "\u{5}".to_owned(),
+    ] {
+        let mut stream = TcpStream::connect(bench.proxy).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        assert!(end.is_ok(), "{text:?} is still open");
+    }
+}
+
+#[tokio::test]
+async fn socks_offers_connections_and_nothing_else() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    // proxy-22: BIND and UDP ASSOCIATE.
+    for command in [2, 3] {
+        let answer = bench
+            .say(&[5, 1, 0, 5, command, 0, 1, 127, 0, 0, 1, 0, 80])
+            .await;
+        assert_eq!(&answer[..4], &[5, 0, 5, 7], "{command}");
+    }
+    // proxy-23.
+    let mut long = vec![5, 1, 0, 5, 1, 0, 3, 255];
+    long.extend([0xff; 255]);
+    long.extend(port.to_be_bytes());
+    assert_eq!(&bench.say(&long).await[..4], &[5, 0, 5, 2]);
+    // A name that is not allowed, and a bare address.
+    let mut evil = vec![5, 1, 0, 5, 1, 0, 3, 12];
+    evil.extend(b"evil.example");
+    evil.extend(port.to_be_bytes());
+    assert_eq!(&bench.say(&evil).await[..4], &[5, 0, 5, 2]);
+    assert_eq!(
+        &bench.say(&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 80]).await[..4],
+        &[5, 0, 5, 2]
+    );
+    assert_eq!(bench.say(&[5, 1, 2]).await, [5, 0xff]);
+}
+
+#[tokio::test]
+async fn a_bound_credential_is_added_and_replaces_the_agents_own() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    let answer = bench
+        .get(
+            "api.test",
+            port,
+            "/v1/models",
+            "Authorization: Bearer mine\r\n",
+        )
+        .await;
+    assert!(
+        answer.contains("authorization: Bearer s3cr3t") && !answer.contains("mine"),
+        "{answer}"
+    );
+    // Another host gets none, another path and method nothing at all.
+    assert!(
+        !bench
+            .get("allowed.test", port, "/v1/models", "")
+            .await
+            .contains("s3cr3t")
+    );
+    refused(
+        &bench.get("api.test", port, "/v2", "").await,
+        403,
+        "path_not_allowed",
+    );
+    refused(
+        &bench.get("api.test", port, "/v1/../v2", "").await,
+        403,
+        "path_not_allowed",
+    );
+    refused(
+        &bench.connect(&format!("api.test:{port}")).await,
+        403,
+        "tunnel_not_allowed",
+    );
+    refused(
+        &bench.get("ungranted.test", port, "/v1/x", "").await,
+        503,
+        "credential_missing",
+    );
+    let told = format!("{:?}", bench.seen.0.lock().unwrap());
+    assert!(!told.contains("s3cr3t"), "{told}");
+}
+
+#[tokio::test]
+async fn a_bound_credential_travels_in_tls_to_the_right_server_only() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+    let chain = CertificateDer::pem_file_iter(dir.join("server.pem"))
+        .unwrap()
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_file(dir.join("server-key.pem")).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    echo(stream).await;
+                }
+            });
+        }
+    });
+    let bench = Bench::with(port).await;
+    let answer = bench.get("secure.test", port, "/v1/x", "").await;
+    assert!(answer.contains("authorization: Bearer s3cr3t"), "{answer}");
+    assert!(
+        answer.contains(&format!("host: secure.test:{port}")),
+        "{answer}"
+    );
+    // The certificate is another host's: the credential never leaves.
+    let mut other = policy([port]);
+    other.brokered = vec![Binding {
+        requests: RequestRule::parse(&list(&["allowed.test"]), None, None).unwrap(),
+        ..other.brokered[1].clone()
+    }];
+    let bench = self::bench(other, Limits::default()).await;
+    refused(
+        &bench.get("allowed.test", port, "/v1/x", "").await,
+        502,
+        "unreachable",
+    );
+}
