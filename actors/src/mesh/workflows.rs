@@ -117,7 +117,8 @@ impl Mesh {
         };
         let around = Surroundings {
             named: &named,
-            offered: (!order.deploy_later).then_some(&offered as &dyn Fn(&[String]) -> bool),
+            offered: (!order.deploy_later)
+                .then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
         };
         check(&source, around).map_err(|errors| invalid(&errors))
     }
