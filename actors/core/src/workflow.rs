@@ -31,7 +31,7 @@ mod tests;
 mod view;
 
 pub use advance::STEP_BYTES_MAX;
-pub use check::{ERRORS_MAX, Surroundings, check, document_schema};
+pub use check::{ERRORS_MAX, Offers, Surroundings, check, document_schema};
 pub use decide::{
     Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,
 };

@@ -79,15 +79,15 @@ impl Mesh {
     async fn plan(&self, order: &WorkflowOrder) -> Result<Plan, Problem> {
         let mut names = BTreeMap::new();
         let source = match &order.workflow {
-            Value::String(name) => match self.workflows.named(name).await? {
-                Some(document) => serde_json::to_value(&*document)
-                    .map_err(|error| Problem::internal(error.to_string()))?,
-                None => {
+            Value::String(name) => {
+                let Some(document) = self.workflows.named(name).await? else {
                     let message =
                         format!("unknown workflow \"{name}\": none of this name has run here");
                     return Err(invalid(&[FieldError::new("", message)]));
-                }
-            },
+                };
+                serde_json::to_value(&*document)
+                    .map_err(|error| Problem::internal(error.to_string()))?
+            }
             source => source.clone(),
         };
         names_in(&source, &mut names);
@@ -117,7 +117,8 @@ impl Mesh {
         };
         let around = Surroundings {
             named: &named,
-            offered: (!order.deploy_later).then_some(&offered as &dyn Fn(&[String]) -> bool),
+            offered: (!order.deploy_later)
+                .then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
         };
         check(&source, around).map_err(|errors| invalid(&errors))
     }

@@ -179,9 +179,9 @@ fn perform(tx: &mut Tx<'_>, id: &WorkflowRunId, next: Next) {
 /// What an expression of a step sees.
 pub(crate) fn scope<'a>(run: &'a Run, templates: &[&Template]) -> Scope<'a> {
     let mut expressions: Vec<&Expression> = Vec::new();
-    templates
-        .iter()
-        .for_each(|template| template.expressions(&mut expressions));
+    for template in templates {
+        template.expressions(&mut expressions);
+    }
     let mut steps = BTreeMap::new();
     for expression in expressions {
         for id in expression.steps() {
@@ -322,7 +322,9 @@ fn open_round(
     let effects: Vec<Effect> = (0..count)
         .filter_map(|index| effect_of(run, number, index, false))
         .collect();
-    effects.into_iter().for_each(|effect| tx.effect(effect));
+    for effect in effects {
+        tx.effect(effect);
+    }
 }
 
 /// What a unit, or its compensation, is as an effect; nothing for runs.
@@ -496,7 +498,9 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
         .state
         .run(id)
         .and_then(|run| effect_of(run, number, index, true));
-    effect.into_iter().for_each(|effect| tx.effect(effect));
+    if let Some(effect) = effect {
+        tx.effect(effect);
+    }
 }
 
 /// Ends a run in which nothing is left to do.

@@ -23,13 +23,16 @@ static CHECKER: LazyLock<Checker> = LazyLock::new(|| {
     Checker::of::<WorkflowDocument>().expect("the derived schema is a schema, which the tests show")
 });
 
+/// Says whether an agent is registered that has all of these capabilities.
+pub type Offers<'a> = &'a dyn Fn(&[String]) -> bool;
+
 /// What a document may refer to outside of itself.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
     /// The newest document of a name.
     pub named: &'a dyn Fn(&str) -> Option<Arc<WorkflowDocument>>,
     /// Whether an agent is registered that has all these capabilities; not asked when absent.
-    pub offered: Option<&'a dyn Fn(&[String]) -> bool>,
+    pub offered: Option<Offers<'a>>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {
@@ -98,7 +101,7 @@ fn look(
         .filter_map(|row| row.get("id").and_then(Value::as_str))
         .collect();
     names(source, rows, &mut own);
-    for (index, step) in document.steps.iter_mut() {
+    for (index, step) in &mut document.steps {
         let at = format!("steps[{index}]");
         parts(step, &at, around, &mut own);
         if let Some(workflow) = &mut step.workflow {
@@ -459,19 +462,18 @@ fn inner(
         return;
     }
     let source = match workflow {
-        SubWorkflow::Named(name) => match (around.named)(name) {
-            Some(document) => {
-                *workflow = SubWorkflow::Inline(Box::new((*document).clone()));
-                serde_json::to_value(&*document)
-            }
-            None => {
+        SubWorkflow::Named(name) => {
+            let Some(document) = (around.named)(name) else {
                 let message = format!(
                     "unknown workflow \"{name}\": none of this name has run here; write it out"
                 );
                 errors.push(FieldError::new(path, message));
                 return;
-            }
-        },
+            };
+            let value = serde_json::to_value(&*document);
+            *workflow = SubWorkflow::Inline(Box::new((*document).clone()));
+            value
+        }
         SubWorkflow::Inline(document) => serde_json::to_value(&**document),
     };
     let source = source.expect("a document has string keys only");

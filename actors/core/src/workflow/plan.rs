@@ -74,6 +74,9 @@ impl StepPlan {
 }
 
 /// Digest of a document: the same text for the same content.
+///
+/// # Panics
+/// Never: a document has text for keys.
 pub fn digest_of(document: &WorkflowDocument) -> String {
     let value = serde_json::to_value(document).expect("a document has string keys only");
     let digest = blake3::hash(&json::canonical(&value));
@@ -123,12 +126,12 @@ impl Plan {
             template
         });
         Self {
+            document,
             digest,
             steps,
             by_id,
             output,
             size,
-            document,
         }
     }
 

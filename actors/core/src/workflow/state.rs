@@ -488,16 +488,13 @@ impl Workflows {
                 if matches!(event, WorkflowEvent::StepStarted { .. }) {
                     run.children.retain(|(of, _)| *of != number);
                 }
-                match event {
+                if let WorkflowEvent::UnitEnded { index, outcome, .. } = event {
                     // What one unit of many does costs no more than that unit.
-                    WorkflowEvent::UnitEnded { index, outcome, .. } => {
-                        self.unit_ended(run, &mut step, *index as usize, outcome);
-                    }
-                    _ => {
-                        self.index.close_step(run, number, &step);
-                        fold_step(&mut step, event);
-                        self.index.open_step(run, number, &step);
-                    }
+                    self.unit_ended(run, &mut step, *index as usize, outcome);
+                } else {
+                    self.index.close_step(run, number, &step);
+                    fold_step(&mut step, event);
+                    self.index.open_step(run, number, &step);
                 }
                 run.steps[number] = step;
             }

@@ -300,7 +300,7 @@ fn document_of(steps: &[RandomStep]) -> Value {
             3 => row["forEach"] = json!("${input.items}"),
             4 => {
                 row["repeat"] =
-                    json!({"max": 3, "until": format!("${{steps.s{number}.output == 1}}")})
+                    json!({"max": 3, "until": format!("${{steps.s{number}.output == 1}}")});
             }
             5 => row["when"] = json!("${input.yes}"),
             6 => row["when"] = json!("${!input.yes}"),

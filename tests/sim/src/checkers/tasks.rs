@@ -257,14 +257,7 @@ fn next(
             line.holder = None;
             return Ok(TaskState::DeadLettered);
         }
-        TaskEvent::Approved { approve, .. } => {
-            line.holder = None;
-            return Ok(if *approve {
-                TaskState::Succeeded
-            } else {
-                TaskState::Failed
-            });
-        }
+        TaskEvent::Approved { approve, .. } => return Ok(answered(*approve)),
         TaskEvent::Retried { .. } => {
             let may = matches!(from, TaskState::Failed | TaskState::DeadLettered);
             ensure(may, ONCE, || {
@@ -276,6 +269,15 @@ fn next(
         }
     }
     Ok(from)
+}
+
+/// Where a person's answer leaves the task that asked; no agent ever had it.
+const fn answered(approve: bool) -> TaskState {
+    if approve {
+        TaskState::Succeeded
+    } else {
+        TaskState::Failed
+    }
 }
 
 /// What has to follow a failure.

@@ -32,9 +32,9 @@ pub(super) fn work(node: &IdedExpr, expression: &Expression, scope: &Scope<'_>) 
         .into_iter()
         .filter(|(name, _)| expression.names(name))
     {
-        value
-            .into_iter()
-            .for_each(|value| measure(value, &mut sizes));
+        if let Some(value) = value {
+            measure(value, &mut sizes);
+        }
     }
     for (id, value) in &scope.steps {
         if expression.steps().contains(*id) {
@@ -71,11 +71,15 @@ fn measure(value: &Value, sizes: &mut Sizes) {
         Value::String(text) => sizes.text = sizes.text.max(text.len() as u64),
         Value::Array(items) => {
             sizes.list = sizes.list.max(items.len() as u64);
-            items.iter().for_each(|item| measure(item, sizes));
+            for item in items {
+                measure(item, sizes);
+            }
         }
         Value::Object(fields) => {
             sizes.list = sizes.list.max(fields.len() as u64);
-            fields.values().for_each(|item| measure(item, sizes));
+            for item in fields.values() {
+                measure(item, sizes);
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
@@ -119,7 +123,6 @@ fn is_literal(node: &IdedExpr) -> bool {
 
 fn is_text(node: &IdedExpr) -> bool {
     match &node.expr {
-        Node::Literal(LiteralValue::String(_)) => true,
         Node::Literal(_) => true,
         Node::Call(call) if call.func_name == op::ADD => call.args.iter().any(is_text),
         Node::Call(call) => call.func_name == "string",

@@ -128,7 +128,6 @@ fn of_call(name: &str, args: &[Option<Kind>]) -> Result<Option<Kind>, String> {
             }
             Ok(Some(Kind::Bool))
         }
-        op::EQUALS | op::NOT_EQUALS => Ok(Some(Kind::Bool)),
         op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
             let number = |kind| matches!(kind, Kind::Int | Kind::Double);
             let unordered = |kind: &Kind| matches!(kind, Kind::List | Kind::Map | Kind::Null);
@@ -167,7 +166,9 @@ fn of_call(name: &str, args: &[Option<Kind>]) -> Result<Option<Kind>, String> {
             );
             Ok(branches.0.filter(|kind| branches.1 == Some(*kind)))
         }
-        op::IN | "startsWith" | "endsWith" | "contains" => Ok(Some(Kind::Bool)),
+        op::EQUALS | op::NOT_EQUALS | op::IN | "startsWith" | "endsWith" | "contains" => {
+            Ok(Some(Kind::Bool))
+        }
         "size" | "int" => Ok(Some(Kind::Int)),
         "double" => Ok(Some(Kind::Double)),
         "string" => Ok(Some(Kind::Text)),
