@@ -258,7 +258,8 @@ fn keys_that_anybody_can_sign_for_and_keys_of_other_kinds_are_refused() {
     };
     // The points of order 1 and 4, a secp256k1 key, and one that is no point.
     for key in [
-        "did:key:z6MkeTGmBCWbBBGeN9Mg3JrTHxcYGNkmF54KaxjWEwKhxyZs",
+        "did:key:z6MkeXATEjyXENzBXBxgC5EHk2JE5aqd7qMGGtDpLUH1e2Sj",
+        "did:key:z6MkeTG3bFFSLYVU7VqhgZxqr6YzpaGrQtFMh1uvqGy1vDnP",
         "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
         "did:key:z6Mk",
         "nonsense",

@@ -504,11 +504,7 @@ impl Operations for Mesh {
         key: DidKey,
         owner: Address,
     ) -> Result<KeyInfo, Problem> {
-        if key == self.ctx.node.did {
-            let text = "the node's own key is the node's";
-            return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
-        }
-        self.sentinel.register_key(&caller.name, key, owner).await
+        self.register_foreign_key(caller, key, owner).await
     }
 
     async fn revoke_key(

@@ -1,7 +1,9 @@
 //! What lets strangers check the log: tiles, and this node as a witness of other logs.
 
+use mesh_messages::address::Address;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::{Caller, KeyInfo};
 use mesh_messages::{Position, Record};
 use mesh_persistence::{AddCheckpoint, Journal, ProofError, ReadError, WitnessError, cosign};
 
@@ -71,6 +73,20 @@ fn canonical(text: &str) -> Option<u64> {
 }
 
 impl Mesh {
+    /// Registers a key that is not this node's own.
+    pub(super) async fn register_foreign_key(
+        &self,
+        caller: &Caller,
+        key: DidKey,
+        owner: Address,
+    ) -> Result<KeyInfo, Problem> {
+        if key == self.ctx.node.did {
+            let text = "the node's own key is the node's";
+            return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
+        }
+        self.sentinel.register_key(&caller.name, key, owner).await
+    }
+
     /// The bytes of a tile. It is given out only when a checkpoint may cover it, that is when it is durable.
     pub(super) async fn tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
         let absent = || {
