@@ -289,7 +289,6 @@ pub enum RetentionEvent {
         records: u64,
     },
 }
-
 kinds!(RetentionEvent {
     Removed => "tasks.removed",
     Erased => "tasks.erased",
