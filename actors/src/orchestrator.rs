@@ -22,44 +22,23 @@ use mesh_actors_core::task::{
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
-use mesh_messages::{AgentId, AttemptNo, Position, RecordHeader, TaskId, Timestamp};
+use mesh_messages::{AgentId, AttemptNo, Position, TaskId, Timestamp};
 
 use crate::alarms::Alarm;
 use crate::clock::{now, random};
 use crate::context::Context;
-use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::partition::{Cause, Entry, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
 mod effects;
 mod handle;
+mod machine;
 mod stock;
 mod waiters;
 
 pub use handle::OrchestratorHandle;
 pub use waiters::EndWatch;
-
-impl Machine for Tasks {
-    type Event = TaskEvent;
-
-    fn kind(event: &TaskEvent) -> &'static str {
-        event.kind()
-    }
-
-    fn apply(&mut self, header: &RecordHeader, event: &TaskEvent) {
-        let Some(task) = &header.task else {
-            tracing::error!(position = %header.position, "a task's record names no task");
-            return;
-        };
-        if let Err(misfit) = Tasks::apply(self, task, event) {
-            tracing::error!(position = %header.position, %task, %misfit, "a record does not fit its task");
-        }
-    }
-
-    fn forget(&mut self, records: u64) {
-        self.evict(records);
-    }
-}
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
 

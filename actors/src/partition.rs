@@ -51,9 +51,8 @@ pub trait Machine: Default + Serialize + DeserializeOwned + Send + 'static {
     fn apply(&mut self, header: &RecordHeader, event: &Self::Event);
 
     /// Lets go of what has ended within the partition's first `records` records, if others keep it. They show it by now.
-    fn forget(&mut self, records: u64) {
+    fn forget(&mut self, _records: u64) {
         // Most keep nothing that has ended.
-        let _all = records;
     }
 }
 

@@ -298,7 +298,6 @@ pub enum RetentionEvent {
         records: u64,
     },
 }
-
 kinds!(RetentionEvent {
     Removed => "tasks.removed",
     Erased => "tasks.erased",

@@ -85,6 +85,20 @@ pub(crate) fn extend(file: &File, used: u64, len: u64) -> io::Result<()> {
     }
 }
 
+/// Writes zeros over a whole new file of `len` bytes, in as few calls as can be: nobody waits for the first of them.
+pub(crate) fn fill(file: &File, len: u64) -> io::Result<()> {
+    /// The usual size of what is filled.
+    const FILL: u64 = 8 * 1024 * 1024;
+    let zeros = vec![0; usize::try_from(len.min(FILL)).unwrap_or(CHUNK)];
+    let mut at = 0;
+    while at < len {
+        let size = usize::try_from(len - at).map_or(zeros.len(), |left| left.min(zeros.len()));
+        file.write_all_at(&zeros[..size], at)?;
+        at += size as u64;
+    }
+    Ok(())
+}
+
 /// Overwrites a range with zeros.
 pub(crate) fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; CHUNK];

@@ -412,7 +412,7 @@ pub(crate) fn allocate_spare(dir: &Path, segment_len: u64) -> io::Result<()> {
     }
     let aside = tempfile::NamedTempFile::new_in(dir)?;
     fsio::allocate(aside.as_file(), segment_len)?;
-    fsio::zero(aside.as_file(), 0, segment_len)?;
+    fsio::fill(aside.as_file(), segment_len)?;
     aside.as_file().sync_all()?;
     aside.persist(&spare).map_err(|e| e.error)?;
     fsio::sync_dir(dir)

@@ -169,13 +169,12 @@ impl RunsIndex {
         if let Some(runs) = held {
             return Ok(runs);
         }
-        let runs = match self.load(segment, end) {
-            Some(runs) => runs,
-            None => {
-                let runs = Arc::new(scan(segment, end)?);
-                self.store(segment, end, &runs);
-                runs
-            }
+        let runs = if let Some(runs) = self.load(segment, end) {
+            runs
+        } else {
+            let runs = Arc::new(scan(segment, end)?);
+            self.store(segment, end, &runs);
+            runs
         };
         hold(&mut self.lock().held, segment.first, &runs);
         Ok(runs)
