@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::ProjectFailure;
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
-    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
-    TaskConfig, Tasks,
+    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, FleetNews, Known, Live,
+    Refusal, TaskConfig, Tasks,
 };
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
@@ -33,9 +33,11 @@ use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
+mod backlog;
 mod effects;
 mod handle;
 
+use backlog::Backlog;
 pub use handle::OrchestratorHandle;
 
 impl Machine for Tasks {
@@ -95,6 +97,8 @@ pub(crate) enum Message {
     Close,
     /// Something is due.
     Due,
+    /// Take in more of the news that were put aside.
+    Backlog,
     /// News of the journal.
     Journal(JournalNews),
 }
@@ -136,6 +140,7 @@ pub(crate) struct Shell {
     // shows can be forgotten here.
     written: VecDeque<(Position, u64)>,
     timer: Option<(Timestamp, Alarm)>,
+    backlog: Backlog,
     follower: JoinHandle<()>,
     closed: bool,
 }
@@ -175,6 +180,7 @@ impl Actor for Orchestrator {
             forgotten,
             written: written.into_iter().collect(),
             timer: None,
+            backlog: Backlog::default(),
             follower,
             closed: false,
             args,
@@ -220,13 +226,25 @@ impl Drop for Shell {
 
 /// While meshd ends, no instance takes work: what waits stays where it is and goes on in the next life.
 fn closed_to_work(command: Command) -> Command {
-    let Command::Fleet(FleetChange::Agent(id, mut fleet)) = command else {
-        return command;
+    let closed = |mut change| {
+        if let FleetChange::Agent(_, fleet) = &mut change {
+            for instance in fleet.instances.values_mut() {
+                instance.closed = Some("meshd is shutting down".to_owned());
+            }
+        }
+        change
     };
-    for instance in fleet.instances.values_mut() {
-        instance.closed = Some("meshd is shutting down".to_owned());
+    match command {
+        Command::Fleet(change) => Command::Fleet(closed(change)),
+        Command::News(news) => {
+            let news = news.into_iter().map(|news| match news {
+                FleetNews::Changed(change) => FleetNews::Changed(closed(change)),
+                down @ FleetNews::Down { .. } => down,
+            });
+            Command::News(news.collect())
+        }
+        command => command,
     }
-    Command::Fleet(FleetChange::Agent(id, fleet))
 }
 
 fn config_of(ctx: &Context) -> TaskConfig {
@@ -283,6 +301,14 @@ impl Shell {
         .await
     }
 
+    /// Whether an agent's actor is not the one that it was when it was looked at last.
+    fn is_another_actor(&self, agent: &AgentId) -> bool {
+        match self.args.ctx.directory.get(agent.as_str()) {
+            Some(entry) => self.actors.get(agent) != Some(&entry.actor_no()),
+            None => self.actors.contains_key(agent),
+        }
+    }
+
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Command {
@@ -290,10 +316,11 @@ impl Shell {
                 cause,
                 reply,
             } => {
-                if let Command::Fleet(FleetChange::Agent(id, _)) = &*command {
-                    self.after_restart_of(id.clone()).await?;
-                }
-                self.command(*command, &cause, reply).await
+                let command = match backlog::news(*command) {
+                    Ok(news) => return self.heard(news).await,
+                    Err(command) => command,
+                };
+                self.command(command, &cause, reply).await
             }
             // Both wait until what they say can no longer be lost.
             Message::View { task, reply } => {
@@ -332,6 +359,7 @@ impl Shell {
                 self.timer = None;
                 self.internal(Command::Tick).await
             }
+            Message::Backlog => self.work_off().await,
             Message::Journal(JournalNews::Durable(position)) => {
                 self.durable = Some(position);
                 self.release();

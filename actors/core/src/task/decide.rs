@@ -35,6 +35,7 @@ impl Tasks {
             Command::Retry { task } => control::retry(&mut tx, &task)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
+            Command::News(news) => control::news(&mut tx, news),
             Command::Recover => control::recover(&mut tx),
             Command::Reconcile { agent, present } => control::reconcile(
                 &mut tx,
