@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::ProjectFailure;
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
-    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, FleetNews, Known, Live,
-    Refusal, TaskConfig, Tasks,
+    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
+    TaskConfig, Tasks,
 };
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
@@ -37,7 +37,7 @@ mod backlog;
 mod effects;
 mod handle;
 
-use backlog::Backlog;
+use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
 
 impl Machine for Tasks {
@@ -224,29 +224,6 @@ impl Drop for Shell {
     }
 }
 
-/// While meshd ends, no instance takes work: what waits stays where it is and goes on in the next life.
-fn closed_to_work(command: Command) -> Command {
-    let closed = |mut change| {
-        if let FleetChange::Agent(_, fleet) = &mut change {
-            for instance in fleet.instances.values_mut() {
-                instance.closed = Some("meshd is shutting down".to_owned());
-            }
-        }
-        change
-    };
-    match command {
-        Command::Fleet(change) => Command::Fleet(closed(change)),
-        Command::News(news) => {
-            let news = news.into_iter().map(|news| match news {
-                FleetNews::Changed(change) => FleetNews::Changed(closed(change)),
-                down @ FleetNews::Down { .. } => down,
-            });
-            Command::News(news.collect())
-        }
-        command => command,
-    }
-}
-
 fn config_of(ctx: &Context) -> TaskConfig {
     let settings = &ctx.settings;
     TaskConfig {
@@ -281,32 +258,6 @@ impl Shell {
             self.internal(Command::Fleet(FleetChange::Complete)).await?;
         }
         Ok(())
-    }
-
-    /// Ends what an agent had in hand whose actor is another one than before: that one may have died with the news on its
-    /// lips. Before the new one's instances are known, so that nothing is on its way to them yet.
-    async fn after_restart_of(&mut self, agent: AgentId) -> Result<(), ActorProcessingErr> {
-        let Some(entry) = self.args.ctx.directory.get(agent.as_str()) else {
-            self.actors.remove(&agent);
-            return Ok(());
-        };
-        let no = entry.actor_no();
-        if self.actors.insert(agent.clone(), no) == Some(no) {
-            return Ok(());
-        }
-        self.internal(Command::Reconcile {
-            agent: Some(agent),
-            present: in_hand(&entry).into_iter().collect(),
-        })
-        .await
-    }
-
-    /// Whether an agent's actor is not the one that it was when it was looked at last.
-    fn is_another_actor(&self, agent: &AgentId) -> bool {
-        match self.args.ctx.directory.get(agent.as_str()) {
-            Some(entry) => self.actors.get(agent) != Some(&entry.actor_no()),
-            None => self.actors.contains_key(agent),
-        }
     }
 
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {

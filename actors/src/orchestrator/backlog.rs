@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 use ractor::ActorProcessingErr;
 
 use mesh_actors_core::task::{Command, FleetChange, FleetNews};
+use mesh_messages::AgentId;
 
-use super::{Message, Shell};
+use super::{Message, Shell, in_hand};
 use crate::partition::Cause;
 
 /// News between two looks at the mailbox that are taken in as they come: what happens in the quiet is decided at once.
@@ -41,6 +42,29 @@ pub(super) fn news(command: Command) -> Result<FleetNews, Command> {
         Command::Fleet(change) => Ok(FleetNews::Changed(change)),
         Command::InstanceDown { key, failure } => Ok(FleetNews::Down { key, failure }),
         command => Err(command),
+    }
+}
+
+/// While meshd ends, no instance takes work: what waits stays where it is and goes on in the next life.
+pub(super) fn closed_to_work(command: Command) -> Command {
+    let closed = |mut change| {
+        if let FleetChange::Agent(_, fleet) = &mut change {
+            for instance in fleet.instances.values_mut() {
+                instance.closed = Some("meshd is shutting down".to_owned());
+            }
+        }
+        change
+    };
+    match command {
+        Command::Fleet(change) => Command::Fleet(closed(change)),
+        Command::News(news) => {
+            let news = news.into_iter().map(|news| match news {
+                FleetNews::Changed(change) => FleetNews::Changed(closed(change)),
+                down @ FleetNews::Down { .. } => down,
+            });
+            Command::News(news.collect())
+        }
+        command => command,
     }
 }
 
@@ -108,5 +132,31 @@ impl Shell {
         }
         self.command(Command::News(batch), &Cause::meshd(), None)
             .await
+    }
+
+    /// Ends what an agent had in hand whose actor is another one than before: that one may have died with the news on its
+    /// lips. Before the new one's instances are known, so that nothing is on its way to them yet.
+    async fn after_restart_of(&mut self, agent: AgentId) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.args.ctx.directory.get(agent.as_str()) else {
+            self.actors.remove(&agent);
+            return Ok(());
+        };
+        let no = entry.actor_no();
+        if self.actors.insert(agent.clone(), no) == Some(no) {
+            return Ok(());
+        }
+        self.internal(Command::Reconcile {
+            agent: Some(agent),
+            present: in_hand(&entry).into_iter().collect(),
+        })
+        .await
+    }
+
+    /// Whether an agent's actor is not the one that it was when it was looked at last.
+    fn is_another_actor(&self, agent: &AgentId) -> bool {
+        match self.args.ctx.directory.get(agent.as_str()) {
+            Some(entry) => self.actors.get(agent) != Some(&entry.actor_no()),
+            None => self.actors.contains_key(agent),
+        }
     }
 }
