@@ -18,6 +18,7 @@ use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::live::{InstanceLive, LogTail};
+use crate::few::Few;
 use crate::slot::Slot;
 
 /// One agent.
@@ -32,7 +33,7 @@ pub struct AgentEntry {
     state: ArcSwap<AgentState>,
     published: Notify,
     known: AtomicBool,
-    live: Mutex<BTreeMap<InstanceNo, LiveInstance>>,
+    live: Mutex<Few<InstanceNo, LiveInstance>>,
     stopping: Mutex<BTreeSet<Epoch>>,
     open: Mutex<BTreeSet<OpenAttempt>>,
     actors: AtomicU64,
@@ -116,7 +117,8 @@ impl AgentEntry {
 
     /// Its instances, live.
     pub fn live(&self) -> BTreeMap<InstanceNo, LiveInstance> {
-        locked(&self.live).clone()
+        let live = locked(&self.live);
+        live.iter().map(|(no, live)| (*no, live.clone())).collect()
     }
 
     pub(crate) fn put_live(&self, instance: InstanceNo, live: LiveInstance) {

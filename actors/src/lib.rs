@@ -9,6 +9,7 @@ pub mod bus;
 pub mod clock;
 pub mod context;
 pub mod directory;
+mod few;
 pub mod health;
 pub mod journal;
 pub mod memory;

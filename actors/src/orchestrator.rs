@@ -31,12 +31,14 @@ use crate::partition::{Cause, Entry, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
+mod backlog;
 mod effects;
 mod handle;
 mod machine;
 mod stock;
 mod waiters;
 
+use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
 pub use waiters::EndWatch;
 
@@ -86,6 +88,8 @@ pub(crate) enum Message {
     Close,
     /// Something is due.
     Due,
+    /// Take in more of the news that were put aside.
+    Backlog,
     /// News of the journal.
     Journal(JournalNews),
 }
@@ -128,6 +132,7 @@ pub(crate) struct Shell {
     // shows can be forgotten here.
     written: VecDeque<(Position, u64)>,
     timer: Option<(Timestamp, Alarm)>,
+    backlog: Backlog,
     follower: JoinHandle<()>,
     closed: bool,
 }
@@ -169,6 +174,7 @@ impl Actor for Orchestrator {
             forgotten,
             written: written.into_iter().collect(),
             timer: None,
+            backlog: Backlog::default(),
             follower,
             closed: false,
             args,
@@ -213,17 +219,6 @@ impl Drop for Shell {
     }
 }
 
-/// While meshd ends, no instance takes work: what waits stays where it is and goes on in the next life.
-fn closed_to_work(command: Command) -> Command {
-    let Command::Fleet(FleetChange::Agent(id, mut fleet)) = command else {
-        return command;
-    };
-    for instance in fleet.instances.values_mut() {
-        instance.closed = Some("meshd is shutting down".to_owned());
-    }
-    Command::Fleet(FleetChange::Agent(id, fleet))
-}
-
 fn config_of(ctx: &Context) -> TaskConfig {
     let settings = &ctx.settings;
     TaskConfig {
@@ -242,10 +237,11 @@ impl Shell {
                 cause,
                 reply,
             } => {
-                if let Command::Fleet(FleetChange::Agent(id, _)) = &*command {
-                    self.after_restart_of(id.clone()).await?;
-                }
-                self.command(*command, &cause, reply).await
+                let command = match backlog::news(*command) {
+                    Ok(news) => return self.heard(news).await,
+                    Err(command) => command,
+                };
+                self.command(command, &cause, reply).await
             }
             Message::Reports { reports, reply } => {
                 for report in reports {
@@ -285,6 +281,7 @@ impl Shell {
                 self.timer = None;
                 self.internal(Command::Tick).await
             }
+            Message::Backlog => self.work_off().await,
             Message::Journal(JournalNews::Durable(position)) => {
                 self.durable = Some(position);
                 self.release();

@@ -169,13 +169,11 @@ fn process(data: &Path, what: What) -> Result<Seen, Failed> {
         .output()?;
     let printed = String::from_utf8_lossy(&ran.stdout);
     let seen = printed.lines().last().map(serde_json::from_str);
-    match seen {
-        Some(Ok(seen)) => Ok(seen),
-        _ => {
-            let said = String::from_utf8_lossy(&ran.stderr);
-            Err(format!("{what:?} failed: {printed}{said}").into())
-        }
+    if let Some(Ok(seen)) = seen {
+        return Ok(seen);
     }
+    let said = String::from_utf8_lossy(&ran.stderr);
+    Err(format!("{what:?} failed: {printed}{said}").into())
 }
 
 /// How many finished tasks there are in the end: `MESH_BENCH_TASKS`, or a million.

@@ -163,7 +163,10 @@ fn settings(data: &Path) -> Settings {
         sandbox_level: SandboxLevel::Relaxed,
         open_network: BTreeSet::new(),
         uids: (200_000, 1000),
+        egress: mesh_actors::outbound::EgressSettings::default(),
+        vault_key: None,
         audit_all_actions: false,
+        signature_required: false,
         fault: FaultConfig::default(),
         limits: DefaultLimits {
             cpu_millicores: 1000,

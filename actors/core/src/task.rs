@@ -38,7 +38,7 @@ mod validate;
 pub use attempt::POISON_KILLS;
 pub use command::{
     Answer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery, Effect,
-    FleetChange, Known, Live, Lookups, NewTask, Refusal,
+    FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal,
 };
 pub use config::{
     ATTEMPTS_MAX, QUOTA_PAUSE, QUOTA_SPREAD, RETRY_DELAY_MAX, RetryPolicy, TaskConfig,

@@ -6,7 +6,7 @@
 //!  deliveries ──────►┘                        └──► directory (the durable state)
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
 use crate::directory::AgentEntry;
+use crate::few::Few;
 use crate::partition::{Cause, Machine, Partition};
 use crate::store::{Follower, JournalNews, follow_awaited};
 
@@ -243,10 +244,10 @@ pub(crate) struct AgentShell {
     partition: Partition<Arc<AgentState>, Released>,
     machine: AgentMachine,
     durable: Option<Position>,
-    running: BTreeMap<Epoch, Running>,
-    actors: BTreeMap<ActorId, (InstanceNo, Epoch)>,
+    running: Few<Epoch, Running>,
+    actors: Few<ActorId, (InstanceNo, Epoch)>,
     // What each replica was refused, in all its incarnations.
-    refused: BTreeMap<InstanceNo, Arc<AtomicU64>>,
+    refused: Few<InstanceNo, Arc<AtomicU64>>,
     // In the order of their answers; one that was cancelled meanwhile has left its place empty.
     offers: VecDeque<Option<Delivery>>,
     timer: Option<Alarm>,
@@ -254,7 +255,7 @@ pub(crate) struct AgentShell {
     follower: Follower,
     closers: Vec<RpcReplyPort<()>>,
     // What would be enforced around each version; computing it costs a look at the disk.
-    sandboxes: BTreeMap<String, Option<SandboxView>>,
+    sandboxes: Few<String, Option<Box<SandboxView>>>,
 }
 
 /// The actor.
@@ -263,14 +264,15 @@ pub(crate) struct AgentActor;
 
 impl Actor for AgentActor {
     type Msg = AgentMessage;
-    type State = AgentShell;
+    // On the heap: the loop of an actor keeps room for it more than once.
+    type State = Box<AgentShell>;
     type Arguments = AgentArgs;
 
     async fn pre_start(
         &self,
         me: ActorRef<AgentMessage>,
         args: AgentArgs,
-    ) -> Result<AgentShell, ActorProcessingErr> {
+    ) -> Result<Box<AgentShell>, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
         let id = partition::agent(&args.entry.id);
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
@@ -285,28 +287,28 @@ impl Actor for AgentActor {
         // What an earlier life of this actor left must be gone before anything is started again.
         end_all(&args.entry).await;
         args.entry.clear_live();
-        Ok(AgentShell {
+        Ok(Box::new(AgentShell {
             me,
             partition,
             machine,
             durable: None,
-            running: BTreeMap::new(),
-            actors: BTreeMap::new(),
-            refused: BTreeMap::new(),
+            running: Few::default(),
+            actors: Few::default(),
+            refused: Few::default(),
             offers: VecDeque::new(),
             timer: None,
             rest: None,
             follower,
             closers: Vec::new(),
-            sandboxes: BTreeMap::new(),
+            sandboxes: Few::default(),
             args,
-        })
+        }))
     }
 
     async fn post_start(
         &self,
         me: ActorRef<AgentMessage>,
-        state: &mut AgentShell,
+        state: &mut Box<AgentShell>,
     ) -> Result<(), ActorProcessingErr> {
         state
             .step(AgentCommand::Boot, &Cause::meshd(), None)
@@ -320,7 +322,7 @@ impl Actor for AgentActor {
         &self,
         _me: ActorRef<AgentMessage>,
         message: AgentMessage,
-        state: &mut AgentShell,
+        state: &mut Box<AgentShell>,
     ) -> Result<(), ActorProcessingErr> {
         // On the heap, because the room for it would be kept while there is no message, too, for every agent there is.
         Box::pin(state.take(message)).await
@@ -330,7 +332,7 @@ impl Actor for AgentActor {
         &self,
         _me: ActorRef<AgentMessage>,
         event: SupervisionEvent,
-        state: &mut AgentShell,
+        state: &mut Box<AgentShell>,
     ) -> Result<(), ActorProcessingErr> {
         let (id, why) = match event {
             SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), error.to_string()),
@@ -353,7 +355,7 @@ impl Actor for AgentActor {
     async fn post_stop(
         &self,
         me: ActorRef<AgentMessage>,
-        state: &mut AgentShell,
+        state: &mut Box<AgentShell>,
     ) -> Result<(), ActorProcessingErr> {
         state.args.entry.slot.vacate(&me);
         end_all(&state.args.entry).await;

@@ -287,18 +287,19 @@ pub(crate) struct InstanceActor;
 
 impl Actor for InstanceActor {
     type Msg = InstanceMessage;
-    type State = Session;
+    // On the heap: the loop of an actor keeps room for it more than once.
+    type State = Box<Session>;
     type Arguments = InstanceArgs;
 
     async fn pre_start(
         &self,
         me: ActorRef<InstanceMessage>,
         args: InstanceArgs,
-    ) -> Result<Session, ActorProcessingErr> {
+    ) -> Result<Box<Session>, ActorProcessingErr> {
         let start_until = now().plus(args.ctx.settings.start_timeout);
         let reports = Reports::new(&args.services, &args.agent, args.instance);
         let liveness = effective(&args.manifest, &args.ctx).liveness;
-        Ok(Session {
+        Ok(Box::new(Session {
             me,
             phase: Phase::Starting,
             start_until,
@@ -328,13 +329,13 @@ impl Actor for InstanceActor {
             timer: None,
             tasks: Vec::new(),
             args,
-        })
+        }))
     }
 
     async fn post_start(
         &self,
         _me: ActorRef<InstanceMessage>,
-        state: &mut Session,
+        state: &mut Box<Session>,
     ) -> Result<(), ActorProcessingErr> {
         match state.args.manifest.resolved_runtime().kind {
             RuntimeKind::Klp => state.start_process(),
@@ -360,7 +361,7 @@ impl Actor for InstanceActor {
         &self,
         me: ActorRef<InstanceMessage>,
         message: InstanceMessage,
-        state: &mut Session,
+        state: &mut Box<Session>,
     ) -> Result<(), ActorProcessingErr> {
         state.take(message);
         if state.ended {
@@ -374,7 +375,7 @@ impl Actor for InstanceActor {
     async fn post_stop(
         &self,
         _me: ActorRef<InstanceMessage>,
-        state: &mut Session,
+        state: &mut Box<Session>,
     ) -> Result<(), ActorProcessingErr> {
         state.release();
         Ok(())

@@ -182,10 +182,12 @@ impl Fleet {
             .map(|need| self.by_capability.get(need))
             .min_by_key(|agents| agents.map_or(0, BTreeSet::len))
             .flatten();
-        rarest
+        // One that is named is looked up, so that it makes no difference how many others there are.
+        let named = only.filter(|id| rarest.is_some_and(|agents| agents.contains(*id)));
+        let all = rarest.filter(|_| only.is_none());
+        named
             .into_iter()
-            .flatten()
-            .filter(move |id| only.is_none_or(|only| only == *id))
+            .chain(all.into_iter().flatten())
             .filter_map(|id| self.agents.get(id).map(|agent| (id, agent)))
             .filter(move |(_, agent)| needs.iter().all(|need| agent.capabilities.contains(need)))
     }

@@ -293,8 +293,15 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
     }
 }
 
-/// An incarnation is gone: so are its attempts, its slots and its place in the fleet.
+/// An incarnation is gone, and what follows from that is decided.
 pub(crate) fn instance_down(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) -> Answer {
+    end_all_on(tx, key, failure);
+    tx.settle();
+    Answer::Done
+}
+
+/// An incarnation is gone: so are its attempts, its slots and its place in the fleet.
+pub(crate) fn end_all_on(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) {
     let had: Vec<_> = tx
         .tasks
         .in_flight_on(key)
@@ -329,6 +336,4 @@ pub(crate) fn instance_down(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failur
             tx.carry_on();
         }
     }
-    tx.settle();
-    Answer::Done
 }

@@ -111,6 +111,8 @@ pub enum Command {
     Tick,
     /// The fleet is different now.
     Fleet(FleetChange),
+    /// All of this has happened, in this order; what follows is decided once, for all of it.
+    News(Vec<FleetNews>),
     /// meshd starts: every attempt of its last life is lost.
     Recover,
     /// These attempts, and no others, are in the hands of agents.
@@ -136,10 +138,25 @@ impl Command {
             Self::Approve { .. } => "approve",
             Self::Tick => "tick",
             Self::Fleet(_) => "fleet",
+            Self::News(_) => "news",
             Self::Recover => "recover",
             Self::Reconcile { .. } => "reconcile",
         }
     }
+}
+
+/// What the agents' actors have to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FleetNews {
+    /// As [`Command::Fleet`].
+    Changed(FleetChange),
+    /// As [`Command::InstanceDown`].
+    Down {
+        /// Which.
+        key: InstanceKey,
+        /// Why.
+        failure: Failure,
+    },
 }
 
 /// How the fleet changed.

@@ -7,8 +7,8 @@ use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{DEADLINE_DEFAULT_MS, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
 
-use super::attempt::{fail, is_alone};
-use super::command::{Answer, Effect, FleetChange, Refusal};
+use super::attempt::{end_all_on, fail, is_alone};
+use super::command::{Answer, Effect, FleetChange, FleetNews, Refusal};
 use super::index::{Timer, instance_of};
 use super::tx::Tx;
 use crate::routing::InstanceKey;
@@ -155,10 +155,27 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
 }
 
 pub(crate) fn fleet(tx: &mut Tx<'_>, change: FleetChange) -> Answer {
+    change_fleet(tx, change);
+    tx.settle();
+    Answer::Done
+}
+
+fn change_fleet(tx: &mut Tx<'_>, change: FleetChange) {
     match change {
         FleetChange::Agent(id, agent) => tx.live.fleet.put(id, *agent),
         FleetChange::Gone(id) => tx.live.fleet.remove(&id),
         FleetChange::Complete => tx.live.fleet.set_complete(),
+    }
+}
+
+/// Takes in what happened to many agents, then decides what follows. Who sends it sees to it that the tasks that end with
+/// the instances fit into one group.
+pub(crate) fn news(tx: &mut Tx<'_>, news: Vec<FleetNews>) -> Answer {
+    for news in news {
+        match news {
+            FleetNews::Changed(change) => change_fleet(tx, change),
+            FleetNews::Down { key, failure } => end_all_on(tx, &key, &failure),
+        }
     }
     tx.settle();
     Answer::Done

@@ -41,6 +41,7 @@ impl Tasks {
             } => control::approve(&mut tx, &task, by, approve, comment)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
+            Command::News(news) => control::news(&mut tx, news),
             Command::Recover => control::recover(&mut tx),
             Command::Reconcile { agent, present } => control::reconcile(
                 &mut tx,

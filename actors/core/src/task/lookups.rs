@@ -41,6 +41,7 @@ impl Tasks {
             | Command::InstanceDown { .. }
             | Command::Tick
             | Command::Fleet(_)
+            | Command::News(_)
             | Command::Recover
             | Command::Reconcile { .. } => {}
         }

@@ -226,6 +226,11 @@ impl Tasks {
         self.index.in_flight.get(key).into_iter().flatten()
     }
 
+    /// How many attempts an instance has in hand.
+    pub fn in_hand_of(&self, key: &InstanceKey) -> usize {
+        self.in_flight_on(key).count()
+    }
+
     /// Whether a task is in flight and does not merely wait for its children.
     pub(crate) fn is_at_work(&self, id: &TaskId) -> bool {
         !self.index.children.contains_key(id)

@@ -242,7 +242,7 @@ impl AgentShell {
     ) -> Result<(), ActorProcessingErr> {
         self.foresee(&command);
         let sandboxes = &self.sandboxes;
-        let sandbox = |version: &str| sandboxes.get(version).cloned().flatten();
+        let sandbox = |version: &str| sandboxes.get(version)?.as_deref().cloned();
         let decided = self
             .machine
             .step(self.partition.state(), now(), random(), &sandbox, command);
@@ -299,7 +299,7 @@ impl AgentShell {
         for version in versions {
             if !self.sandboxes.contains_key(&version) {
                 let view = self.sandbox_of(&version);
-                self.sandboxes.insert(version, view);
+                self.sandboxes.insert(version, view.map(Box::new));
             }
         }
     }

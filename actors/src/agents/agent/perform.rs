@@ -132,7 +132,8 @@ impl AgentShell {
         let Some(version) = self.partition.state().versions.get(version) else {
             return self.not_started(instance, epoch, format!("there is no version {version}"));
         };
-        let refused = Arc::clone(self.refused.entry(instance).or_default());
+        let refused = self.refused.get(&instance).cloned().unwrap_or_default();
+        self.refused.insert(instance, Arc::clone(&refused));
         let live = Arc::new(InstanceLive::counting(refused));
         let args = InstanceArgs {
             ctx: Arc::clone(&self.args.ctx),
