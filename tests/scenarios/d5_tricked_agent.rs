@@ -222,7 +222,12 @@ fn d5_control_with_the_network_open_and_the_secret_as_a_file_the_same_tricks_wor
                 json!([{"name": "api", "from": "vault://api", "mode": "mount"}]),
             ),
     );
-    let seen = daemon.output("tricked", &tricks(&daemon, port));
+    let mut tries = tricks(&daemon, port);
+    // With the host's network these would leave the machine.
+    let leaves = ["a datagram", "a name as a message"];
+    let all = tries.as_object_mut().unwrap();
+    all.retain(|name, _| !leaves.contains(&name.as_str()));
+    let seen = daemon.output("tricked", &tries);
     let got = what_worked(&seen);
     saw(&format!("control: {} worked {got:?}", got.len()));
     assert!(

@@ -150,7 +150,11 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         retention: mesh_actors::context::Retention {
             age: config.journal.retention.max_age.map(Span::duration),
             tasks: config.journal.retention.max_tasks,
-            bytes: config.journal.retention.max_size.map(|size| size.bytes()),
+            bytes: config
+                .journal
+                .retention
+                .max_size
+                .map(mesh_messages::units::ByteCount::bytes),
         },
         journal_segment_bytes: config.journal.segment_size.bytes(),
     }
