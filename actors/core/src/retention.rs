@@ -107,7 +107,7 @@ mod tests {
     fn candidates(needed: &[u64]) -> Vec<Candidate> {
         (0..10)
             .map(|n| Candidate {
-                id: TaskId::new(&format!("t{n}")).unwrap(),
+                id: TaskId::new(format!("t{n}")).unwrap(),
                 ended_at: Timestamp::from_millis(n * 1000),
                 bytes: 100,
                 needed: needed.contains(&n),
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn one_decision_removes_no_more_than_a_batch() {
         let many = (0..1000).map(|n| Candidate {
-            id: TaskId::new(&format!("t{n}")).unwrap(),
+            id: TaskId::new(format!("t{n}")).unwrap(),
             ended_at: Timestamp::ZERO,
             bytes: 1,
             needed: false,
