@@ -25,61 +25,9 @@ use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskStat
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
-/// Something that a role permits or not. Each operation that changes or shows anything names one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// See anything that is not a secret.
-    Read,
-    /// Submit tasks.
-    TaskSubmit,
-    /// Cancel, retry, approve tasks; report outcomes.
-    TaskControl,
-    /// Send messages.
-    MessageSend,
-    /// Register agents and versions.
-    AgentRegister,
-    /// Start, stop, restart, pause, resume, scale.
-    AgentControl,
-    /// Quarantine, recover, terminate, remove, upgrade, roll back.
-    AgentGovern,
-    /// Read and write agents' memory.
-    Memory,
-    /// Issue, list and revoke tokens.
-    Tokens,
-    /// Register and revoke keys.
-    Keys,
-    /// Set, list and delete secrets.
-    Secrets,
-    /// Hurt agents and parts on purpose.
-    Chaos,
-    /// Change thresholds and limits.
-    Policy,
-    /// Take everything there is, secrets of agents included.
-    Backup,
-}
+mod action;
 
-impl Action {
-    /// The name in the audit, such as `task.submit`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::TaskSubmit => "task.submit",
-            Self::TaskControl => "task.control",
-            Self::MessageSend => "message.send",
-            Self::AgentRegister => "agent.register",
-            Self::AgentControl => "agent.control",
-            Self::AgentGovern => "agent.govern",
-            Self::Memory => "memory",
-            Self::Tokens => "tokens",
-            Self::Keys => "keys",
-            Self::Secrets => "secrets",
-            Self::Chaos => "chaos",
-            Self::Policy => "policy",
-            Self::Backup => "backup",
-        }
-    }
-}
+pub use action::Action;
 
 /// What a witness answers.
 #[derive(Debug, Clone, PartialEq, Eq)]

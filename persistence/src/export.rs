@@ -86,7 +86,7 @@ struct AgentLine {
 
 /// Writes the durable records (of one agent, or all) and a checkpoint that covers them.
 ///
-/// Every [`block::RECORDS`] records, and with the last one, a whole log's export bears a signed list of leaf hashes; one
+/// Every `block::RECORDS` records, and with the last one, a whole log's export bears a signed list of leaf hashes; one
 /// agent's ends with a signed list of its positions. Blocks on the disk.
 ///
 /// # Errors

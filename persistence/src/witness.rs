@@ -276,7 +276,7 @@ mod tests {
         let journal = memory_journal();
         grow(&journal, 3);
         let note = journal.checkpoint().unwrap().note;
-        let witness = SigningKey::from_secret(&[7; 32]);
+        let witness = SigningKey::from_secret(&[11; 32]);
         let at = Timestamp::from_millis(1_700_000_000_123);
         let line = cosign(&witness, &note, at).unwrap();
         let both = format!("{note}{line}");

@@ -3,8 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
@@ -32,12 +31,20 @@ pub(crate) struct Stdin(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     pipe: pipe::Sender,
-    written: AtomicU64,
+    // Held while bytes go into the pipe, or what is in it is compared with this: a process that reads a line and dies at
+    // once must not be found to have died before that line was counted.
+    written: Mutex<u64>,
+}
+
+impl Shared {
+    fn written(&self) -> MutexGuard<'_, u64> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stdin {
     fn new(pipe: pipe::Sender) -> Self {
-        let written = AtomicU64::new(0);
+        let written = Mutex::new(0);
         Self(Arc::new(Shared { pipe, written }))
     }
 
@@ -46,12 +53,9 @@ impl Stdin {
     /// # Errors
     /// When the kernel does not say.
     pub(crate) fn read_bytes(&self) -> io::Result<u64> {
+        let written = self.0.written();
         let unread = rustix::io::ioctl_fionread(&self.0.pipe)?;
-        Ok(self
-            .0
-            .written
-            .load(Ordering::Relaxed)
-            .saturating_sub(unread))
+        Ok(written.saturating_sub(unread))
     }
 }
 
@@ -63,10 +67,11 @@ impl AsyncWrite for Stdin {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.pipe.poll_write_ready(cx))?;
+            let mut written = self.0.written();
             match self.0.pipe.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(count) => {
-                    self.0.written.fetch_add(count as u64, Ordering::Relaxed);
+                    *written += count as u64;
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) => return Poll::Ready(Err(error)),

@@ -217,7 +217,7 @@ mod tests {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             let lines = help.lines().flat_map(|line| line.split("&&"));
-            let lines = lines.map(|line| line.split(['|', '>']).next().unwrap_or(line).trim());
+            let lines = lines.map(|line| line.split(['|', '>', '<']).next().unwrap_or(line).trim());
             all.extend(
                 lines
                     .filter(|line| line.starts_with("meshctl "))

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     },
     /// Register a public key as somebody's; the one that the owner had before does not hold any more
     #[command(
-        after_help = "Examples:\n  meshctl key register --owner user:ada --file ada.key\n  meshctl key register --owner agent:echo did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK\n  meshctl key register --owner kai://node.berlin did:key:…   (its checkpoints are co-signed then)"
+        after_help = "Examples:\n  meshctl key register --owner user:ada --file ada.key\n  meshctl key register --owner agent:echo did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK\n  meshctl key register --owner kai://node.berlin did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK\n\nThe checkpoints of a node whose key is registered are co-signed when it asks for it."
     )]
     Register {
         /// The public key
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     List,
     /// Revoke a key, for ever
     #[command(
-        after_help = "Example:\n  meshctl key revoke did:key:z6Mk… --reason \"laptop stolen\""
+        after_help = "Example:\n  meshctl key revoke did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK --reason 'laptop stolen'"
     )]
     Revoke {
         /// Which

@@ -172,15 +172,26 @@ impl Document {
             "access.allowed" => {
                 let actions = self.allowed.entry(entry.actor.clone()).or_default();
                 *actions.entry(text("action")).or_default() += 1;
-                if text("resource").ends_with("/approve") {
-                    self.approvals.push(entry, text("resource"));
-                }
             }
             kind if CHANGES.contains(&kind) => self.changes.push(entry, about(entry)),
             kind if INCIDENTS.contains(&kind) => self.incidents.push(entry, about(entry)),
             "message_sent" if text("kind") == "SECURITY_ALERT" => {
                 self.incidents
                     .push(entry, format!("security alert from {}", text("from")));
+            }
+            "task.approved" => {
+                let payload = entry.payload.as_ref();
+                let yes = payload
+                    .and_then(|p| p.get("approve"))
+                    .and_then(serde_json::Value::as_bool);
+                let answer = if yes == Some(true) {
+                    "approved"
+                } else {
+                    "denied"
+                };
+                let task = entry.task.as_ref().map_or("a task", |task| task.as_str());
+                self.approvals
+                    .push(entry, format!("{answer} {task} {}", text("comment")));
             }
             "task.submitted" | "task.succeeded" | "task.cancelled" | "task.dead_lettered" => {
                 *self.tasks.entry(entry.kind.clone()).or_default() += 1;
@@ -348,6 +359,12 @@ mod tests {
                 "user:ada",
                 json!({"action": "task.control", "resource": "/v1/tasks/T1/approve", "user": "user:ada"}),
             ),
+            entry(
+                7,
+                "task.approved",
+                "user:ada",
+                json!({"by": "user:ada", "approve": true, "comment": "fine"}),
+            ),
             entry(2, "policy.applied", "user:ada", json!({"policy": {}})),
             entry(
                 3,
@@ -366,7 +383,7 @@ mod tests {
         ] {
             report.take(&entry);
         }
-        assert_eq!((report.records, report.erased), (7, 0));
+        assert_eq!((report.records, report.erased), (8, 1));
         let totals = [
             &report.denials,
             &report.approvals,
