@@ -40,7 +40,7 @@ mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
-pub use waiters::EndWatch;
+pub use waiters::{End, EndWatch};
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
 

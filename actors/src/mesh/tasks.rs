@@ -106,7 +106,8 @@ pub(super) async fn wait_ended(
         let next_look = until.min(tokio::time::Instant::now() + LOOK_AGAIN);
         ends = ends.with(open.keys());
         while !open.is_empty() {
-            let Ok(task) = tokio::time::timeout_at(next_look, ends.next()).await else {
+            // It is time to look, or one has ended that the machine has forgotten already.
+            let Ok((_, Some(task))) = tokio::time::timeout_at(next_look, ends.next()).await else {
                 break;
             };
             // One that was given another round since is open again.

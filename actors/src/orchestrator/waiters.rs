@@ -34,8 +34,11 @@ impl Default for Waiters {
 #[derive(Debug)]
 struct Waiter {
     no: u64,
-    ends: mpsc::UnboundedSender<Task>,
+    ends: mpsc::UnboundedSender<End>,
 }
+
+/// The end of a task, and how it looked then; `None` where only the read side can show it by now.
+pub type End = (TaskId, Option<Task>);
 
 impl Waiters {
     /// Begins to listen for the ends of tasks; what ended before is not heard.
@@ -60,10 +63,9 @@ impl Waiters {
         let Some(waiters) = self.lock().remove(task) else {
             return;
         };
-        // One that cannot be shown is looked for by who waits for it.
-        let Some(task) = view() else { return };
+        let view = view();
         for waiter in waiters {
-            let _gone = waiter.ends.send(task.clone());
+            let _gone = waiter.ends.send((task.clone(), view.clone()));
         }
     }
 
@@ -82,9 +84,9 @@ impl Waiters {
 pub struct EndWatch {
     waiters: Arc<Waiters>,
     no: u64,
-    sender: mpsc::UnboundedSender<Task>,
+    sender: mpsc::UnboundedSender<End>,
     // Not bounded by itself: an end for each task that is listened for.
-    ends: mpsc::UnboundedReceiver<Task>,
+    ends: mpsc::UnboundedReceiver<End>,
     tasks: Vec<TaskId>,
 }
 
@@ -107,10 +109,10 @@ impl EndWatch {
         self
     }
 
-    /// The next task that has ended, as it was then.
-    pub async fn next(&mut self) -> Task {
+    /// The next end.
+    pub async fn next(&mut self) -> End {
         match self.ends.recv().await {
-            Some(task) => task,
+            Some(end) => end,
             // `self` holds a sender.
             None => std::future::pending().await,
         }
@@ -154,14 +156,15 @@ mod tests {
         let mut second = waiters.watch([&id("a")]);
         let mut third = waiters.watch([&id("c")]);
         waiters.ended(&id("a"), || Some(task("a")));
-        assert_eq!(first.next().await.id, id("a"));
-        assert_eq!(second.next().await.id, id("a"));
+        assert_eq!(first.next().await, (id("a"), Some(task("a"))));
+        assert_eq!(second.next().await, (id("a"), Some(task("a"))));
         assert!(third.ends.try_recv().is_err());
         // Heard once, and again when asked for again.
         waiters.ended(&id("a"), || unreachable!("nobody waits for it any more"));
         let mut first = first.with([&id("a")]);
-        waiters.ended(&id("a"), || Some(task("a")));
-        assert_eq!(first.next().await.id, id("a"));
+        // What is forgotten here by then is told all the same.
+        waiters.ended(&id("a"), || None);
+        assert_eq!(first.next().await, (id("a"), None));
     }
 
     #[test]
