@@ -126,7 +126,11 @@ impl LoopDisk {
         // A mount that somebody else has left keeps the file system as it is, ended: then it is not replayed yet.
         eventually("the file system is replayed", RELEASED_MAX, || {
             self.try_mount()?;
-            fs::read_dir(&self.place).map(drop).map_err(|error| {
+            // XFS refuses the first, ext4 only the second, where the directory is still in memory.
+            let looked = fs::read_dir(&self.place)
+                .and_then(|_| fs::File::open(&self.place))
+                .and_then(|place| place.sync_all());
+            looked.map_err(|error| {
                 let back = run(Command::new("umount").arg(&self.place));
                 format!("{error}; {back:?}")
             })
