@@ -154,7 +154,7 @@ impl Actor for Orchestrator {
         let store = args.ctx.store.get()?;
         let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         // While the read side is made anew, nothing can be forgotten.
-        let shown = store.projections.next_position().unwrap_or_default();
+        let shown = store.projections.claimed_position().unwrap_or_default();
         let load = move || Partition::load_shown(partition::TASKS, journal, content, shown);
         let partition: Partition<Tasks, Released> = tokio::task::spawn_blocking(load).await??;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
@@ -344,6 +344,10 @@ impl Shell {
                 .then(|| command.clone());
             let known = match self.known(&command) {
                 Ok(known) => known,
+                Err(LookupError::Behind) => {
+                    self.when_known(command, cause.clone(), reply.take());
+                    break;
+                }
                 Err(error) => {
                     answer(reply.take(), Err(error.into()));
                     break;
@@ -464,6 +468,23 @@ impl Shell {
             }
         }
         Ok(known)
+    }
+
+    /// Decides on something as soon as the read side knows what it takes.
+    fn when_known(&self, command: Command, cause: Cause, reply: Option<Reply>) {
+        let me = self.me.clone();
+        reads::when_caught_up(&self.store, move |there| {
+            if let Err(error) = there {
+                return answer(reply, Err(error.into()));
+            }
+            let command = Box::new(command);
+            // If we ended meanwhile, the caller learns it from the reply that is dropped.
+            let _ended = me.cast(Message::Command {
+                command,
+                cause,
+                reply,
+            });
+        });
     }
 
     fn note_refusal(&self, command: &'static str, refusal: &Refusal) {

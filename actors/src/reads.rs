@@ -85,6 +85,23 @@ pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
     }
 }
 
+/// Goes on with something when the projections show everything that is durable now, or with the reason why they do not; for
+/// actors, which wait for nothing themselves. While the disk is full there is nothing to wait for.
+pub(crate) fn when_caught_up(
+    store: &Arc<OpenStore>,
+    then: impl FnOnce(Result<(), LookupError>) + Send + 'static,
+) {
+    if store.journal.admission().is_err() {
+        return then(Err(LookupError::Behind));
+    }
+    let store = Arc::clone(store);
+    tokio::spawn(async move {
+        let there = caught_up(&store).await;
+        drop(store);
+        then(there);
+    });
+}
+
 /// A task's row, ended or not.
 pub(crate) fn task_row(store: &OpenStore, task: &TaskId) -> Result<Option<TaskRow>, LookupError> {
     Ok(projection::task(&StoreReader(store), task)?)

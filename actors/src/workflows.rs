@@ -324,6 +324,10 @@ impl Shell {
         by: &str,
         mut reply: Option<Reply>,
     ) -> Result<(), ActorProcessingErr> {
+        if self.is_behind(&command) {
+            self.when_known(command, by.to_owned(), reply);
+            return Ok(());
+        }
         if let Some(answered) = self.look_up(&command) {
             if let Some(reply) = reply {
                 let _caller_gone = reply.send(answered);
@@ -404,16 +408,36 @@ impl Shell {
         }
     }
 
-    fn past_key(&self, by: &str, key: &str) -> Result<Option<(WorkflowRunId, String)>, Problem> {
-        let behind = || Problem::unavailable("reads_behind", "the read side is behind; try again");
-        let shown = self
-            .store
-            .projections
-            .next_position()
-            .map_err(|_| behind())?;
-        if shown < self.forgotten {
-            return Err(behind());
+    /// Whether only the read side can know what was started with this key, and it does not yet.
+    fn is_behind(&self, command: &Command) -> bool {
+        let Command::Start(new) = command else {
+            return false;
+        };
+        let held = |key: &String| self.partition.state().by_key(&new.by, key).is_some();
+        if new.key.as_ref().is_none_or(held) {
+            return false;
         }
+        let shown = self.store.projections.next_position();
+        shown.map_or(true, |shown| shown < self.forgotten)
+    }
+
+    /// Decides on something as soon as the read side knows what it takes.
+    fn when_known(&self, command: Command, by: String, reply: Option<Reply>) {
+        let me = self.me.clone();
+        reads::when_caught_up(&self.store, move |there| {
+            if let Err(error) = there {
+                if let Some(reply) = reply {
+                    let _caller_gone = reply.send(Err(error.into()));
+                }
+                return;
+            }
+            let command = Box::new(command);
+            // If we ended meanwhile, the caller learns it from the reply that is dropped.
+            let _ended = me.cast(Message::Command { command, by, reply });
+        });
+    }
+
+    fn past_key(&self, by: &str, key: &str) -> Result<Option<(WorkflowRunId, String)>, Problem> {
         Ok(reads::workflow_key(&self.store, by, key)?)
     }
 

@@ -18,8 +18,14 @@ mod tests;
 
 pub use store::{PAGE_MAX, Page, ProjectionBatch, ProjectionError, ProjectionStore, WaitError};
 
-/// Records that are projected in one batch: enough that a batch's cost does not show, few enough that readers see them soon.
-const BATCH_RECORDS_MAX: usize = 512;
+/// Records that are projected in one batch, and about how much they may change: enough that a batch's cost does not show, few
+/// enough that readers see them soon and that the memory they take is small.
+const BATCH_RECORDS_MAX: u64 = 4096;
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long records wait for those that follow, unless somebody wants to read them: much of what is written lives shorter, so that
+/// a row is written once and not at each of its states.
+const GATHER_MAX: Duration = Duration::from_millis(250);
 
 /// How soon a full disk is looked at again.
 const ROOM_PAUSE: Duration = Duration::from_millis(500);
@@ -101,6 +107,10 @@ pub async fn follow(
 ) -> Result<(), FollowError> {
     let mut durable = journal.durable();
     let mut delay = REBUILD_DELAY_MIN;
+    let unchecked = Arc::clone(&store);
+    tokio::task::spawn_blocking(move || unchecked.check_entries())
+        .await
+        .map_err(|_| FollowError::Shutdown)?;
     loop {
         if !store.has_room() {
             tokio::time::sleep(ROOM_PAUSE).await;
@@ -140,6 +150,14 @@ pub async fn follow(
         if durable.borrow().size() == size && durable.changed().await.is_err() {
             return Ok(());
         }
+        let gathered = durable.wait_for(|durable| {
+            durable.failed.is_some() || durable.size() >= size.saturating_add(BATCH_RECORDS_MAX)
+        });
+        tokio::select! {
+            () = store.wanted(size) => {}
+            () = tokio::time::sleep(GATHER_MAX) => {}
+            gathered = gathered => if gathered.is_err() { return Ok(()) },
+        }
     }
 }
 
@@ -153,6 +171,7 @@ pub fn catch_up(
     projector: &dyn Projector,
     size: u64,
 ) -> Result<(), FollowError> {
+    store.check_entries();
     let from = store.next_position().map_err(ProjectError::from)?;
     if from >= size {
         return Ok(());
@@ -161,7 +180,9 @@ pub fn catch_up(
     let mut next = from;
     while next < size {
         let mut batch = store.begin();
-        for record in records.by_ref().take(BATCH_RECORDS_MAX) {
+        let full = batch.next() + BATCH_RECORDS_MAX;
+        while next < full && batch.bytes() < BATCH_BYTES_MAX {
+            let Some(record) = records.next() else { break };
             let record = record?;
             projector.project(&record, &mut batch)?;
             next = record.header.position.0 + 1;

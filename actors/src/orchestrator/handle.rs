@@ -91,6 +91,7 @@ impl OrchestratorHandle {
             .into_iter()
             .map(|spec| NewTask {
                 id: new_task_id(),
+                fresh: true,
                 spec,
             })
             .collect();
@@ -116,7 +117,11 @@ impl OrchestratorHandle {
     ) -> Result<TaskReceipt, Problem> {
         let command = Command::Submit {
             by: by.to_owned(),
-            tasks: vec![NewTask { id, spec }],
+            tasks: vec![NewTask {
+                id,
+                fresh: false,
+                spec,
+            }],
         };
         match self.ask(command, Cause::by(by)).await? {
             Answer::Receipts { receipts, .. } if receipts.len() == 1 => {

@@ -2,12 +2,14 @@
 //!
 //! One sled tree, keys prefixed with the name of their tree: so a batch with its position is one atomic write. sled
 //! loses data silently when its files are damaged, so the store keeps the number of its entries and the sum of their hashes, and
-//! compares them with what is there whenever it was not closed in order.
+//! compares them with what is there whenever it was not closed in order: before it shows anything, but after it is opened, because
+//! that takes the longer the more there is.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ pub enum ProjectionError {
     /// sled failed.
     #[error("the store of the projections failed: {0}")]
     Store(String),
+    /// It was not closed in order, and its entries are still being compared with what was noted of them.
+    #[error("the entries of the store of the projections are being checked")]
+    Unchecked,
     /// What is stored makes no sense.
     #[error("the store of the projections is damaged: {0}")]
     Damaged(String),
@@ -80,7 +85,11 @@ pub struct ProjectionStore {
     open: RwLock<Option<Open>>,
     // Taken by the one batch that is being made.
     writer: Mutex<()>,
+    // Nothing is shown before the entries are checked.
+    unchecked: AtomicBool,
     next: watch::Sender<u64>,
+    // How many records somebody waits for.
+    wanted: watch::Sender<u64>,
 }
 
 struct Open {
@@ -89,7 +98,8 @@ struct Open {
 }
 
 impl ProjectionStore {
-    /// Opens the store in `dir` for a log of `journal_size` records.
+    /// Opens the store in `dir` for a log of `journal_size` records. One that was not closed in order shows nothing before
+    /// [`ProjectionStore::check_entries`].
     ///
     /// A store that is damaged, of another `version` or log, or ahead of the log, is set aside and begun anew. So is one that
     /// cannot be opened; when not even a new one can be made (a full disk), the store answers with errors until
@@ -113,27 +123,49 @@ impl ProjectionStore {
             entries: 0,
             sum: 0,
         };
-        let (next, _) = watch::channel(0);
         let store = Self {
             dir: dir.to_owned(),
             empty,
             open: RwLock::new(None),
             writer: Mutex::new(()),
-            next,
+            unchecked: AtomicBool::new(false),
+            next: watch::Sender::new(0),
+            wanted: watch::Sender::new(0),
         };
         let (generation, clean) = newest_generation(dir).map_err(|e| io_error(dir, &e))?;
-        match store.open_checked(generation, clean, journal_size) {
+        match store.open_claimed(generation, journal_size) {
             Ok((db, meta)) => {
                 *store.open.write().unwrap_or_else(PoisonError::into_inner) =
                     Some(Open { generation, db });
-                store.next.send_replace(meta.next);
+                if clean || meta.entries == 0 {
+                    store.next.send_replace(meta.next);
+                } else {
+                    store.unchecked.store(true, Ordering::Release);
+                }
             }
-            Err(error) => {
-                tracing::warn!(%error, "the projections cannot be used; they are rebuilt from the log");
-                store.begin_anew(generation);
-            }
+            Err(error) => store.give_up(generation, &error),
         }
         Ok(store)
+    }
+
+    /// Compares the entries with what was noted of them, unless the store was closed in order; one that is damaged is begun anew.
+    /// Reads everything.
+    pub fn check_entries(&self) {
+        if !self.unchecked.load(Ordering::Acquire) {
+            return;
+        }
+        let _no_batch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.with_open(whole) {
+            Ok(next) => {
+                self.unchecked.store(false, Ordering::Release);
+                self.next.send_replace(next);
+            }
+            Err(error) => {
+                let generation = self.generation().unwrap_or_default();
+                self.give_up(generation, &error);
+                self.unchecked.store(false, Ordering::Release);
+            }
+        }
     }
 
     /// How many records of the log the store reflects.
@@ -144,15 +176,35 @@ impl ProjectionStore {
         self.with(read_meta).map(|meta| meta.next)
     }
 
+    /// How many records of the log the store says that it reflects, whether or not its entries have been checked.
+    ///
+    /// # Errors
+    /// [`ProjectionError`].
+    pub fn claimed_position(&self) -> Result<u64, ProjectionError> {
+        self.with_open(read_meta).map(|meta| meta.next)
+    }
+
     /// Waits until the store reflects the first `size` records.
     ///
     /// # Errors
     /// [`WaitError::Timeout`] after `timeout`.
     pub async fn wait_for(&self, size: u64, timeout: Duration) -> Result<(), WaitError> {
         let mut next = self.next.subscribe();
+        self.wanted.send_if_modified(|wanted| {
+            let more = size > *wanted;
+            *wanted = size.max(*wanted);
+            more
+        });
         let waited = tokio::time::timeout(timeout, next.wait_for(|&next| next >= size)).await;
         // The sender lives as long as `self`.
         waited.map(|_| ()).map_err(|_| WaitError::Timeout)
+    }
+
+    /// Waits until somebody waits for more than the first `projected` records.
+    pub(super) async fn wanted(&self, projected: u64) {
+        let mut wanted = self.wanted.subscribe();
+        // The sender lives as long as `self`.
+        let _wanted = wanted.wait_for(|&wanted| wanted > projected).await.is_ok();
     }
 
     /// A value.
@@ -201,18 +253,25 @@ impl ProjectionStore {
             next: *self.next.borrow(),
             store: self,
             changes: BTreeMap::new(),
+            bytes: 0,
             _writer: writer,
         }
     }
 
     /// Sets the store aside and begins an empty one.
     pub fn reset(&self) {
-        let generation = {
-            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-            open.as_ref().map(|open| open.generation)
-        };
         let newest = newest_generation(&self.dir).map_or(0, |(generation, _)| generation);
-        self.begin_anew(generation.unwrap_or(newest).max(newest));
+        self.begin_anew(self.generation().unwrap_or(newest).max(newest));
+    }
+
+    fn generation(&self) -> Option<u64> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.as_ref().map(|open| open.generation)
+    }
+
+    fn give_up(&self, generation: u64, error: &ProjectionError) {
+        tracing::warn!(%error, "the projections cannot be used; they are rebuilt from the log");
+        self.begin_anew(generation);
     }
 
     fn begin_anew(&self, generation: u64) {
@@ -258,11 +317,10 @@ impl ProjectionStore {
         Ok(db)
     }
 
-    /// Opens a generation and checks everything that could make it useless.
-    fn open_checked(
+    /// Opens a generation and checks everything but its entries.
+    fn open_claimed(
         &self,
         generation: u64,
-        clean: bool,
         journal_size: u64,
     ) -> Result<(sled::Db, Meta), ProjectionError> {
         let db = open_sled(&self.dir, generation)?;
@@ -278,32 +336,20 @@ impl ProjectionStore {
         if meta.next > journal_size {
             return useless("it is ahead of the log");
         }
-        if !clean {
-            let check = || -> Result<bool, ProjectionError> {
-                let mut found = Meta {
-                    entries: 0,
-                    sum: 0,
-                    ..meta
-                };
-                for entry in db.iter() {
-                    let (key, value) = entry?;
-                    if key.as_ref() != META_KEY {
-                        found.add(entry_hash(&key, &value));
-                    }
-                }
-                Ok(found == meta)
-            };
-            // sled panics on some damage.
-            let whole = catch_unwind(AssertUnwindSafe(check))
-                .map_err(|_| ProjectionError::Damaged("sled panicked".into()))??;
-            if !whole {
-                return useless("entries are missing or changed");
-            }
-        }
         Ok((db, meta))
     }
 
     fn with<T>(
+        &self,
+        read: impl FnOnce(&sled::Db) -> Result<T, ProjectionError>,
+    ) -> Result<T, ProjectionError> {
+        if self.unchecked.load(Ordering::Acquire) {
+            return Err(ProjectionError::Unchecked);
+        }
+        self.with_open(read)
+    }
+
+    fn with_open<T>(
         &self,
         read: impl FnOnce(&sled::Db) -> Result<T, ProjectionError>,
     ) -> Result<T, ProjectionError> {
@@ -351,6 +397,10 @@ impl Drop for ProjectionStore {
         let Some(Open { generation, db }) = open else {
             return;
         };
+        if self.unchecked.load(Ordering::Acquire) {
+            // Whoever opens it next checks it.
+            return;
+        }
         match db.flush() {
             Ok(_) => {
                 let clean = mark_clean(&self.dir, generation);
@@ -376,6 +426,8 @@ pub struct ProjectionBatch<'a> {
     store: &'a ProjectionStore,
     next: u64,
     changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    // Of everything that was put, also where something else took its place.
+    bytes: usize,
     _writer: MutexGuard<'a, ()>,
 }
 
@@ -383,6 +435,11 @@ impl ProjectionBatch<'_> {
     /// How many records the store reflected when the batch began.
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// How much was put so far, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Makes the changes and the position that they reflect visible, all at once.
@@ -426,6 +483,7 @@ impl View for ProjectionBatch<'_> {
     }
 
     fn put(&mut self, tree: &str, key: &[u8], value: Vec<u8>) {
+        self.bytes += value.len();
         self.changes.insert(full_key(tree, key), Some(value));
     }
 
@@ -448,6 +506,35 @@ fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
     full.push(SEPARATOR);
     full.extend_from_slice(key);
     full
+}
+
+/// The position that a store reflects, if its entries are those that were noted.
+fn whole(db: &sled::Db) -> Result<u64, ProjectionError> {
+    let meta = read_meta(db)?;
+    let check = || -> Result<bool, ProjectionError> {
+        let mut found = Meta {
+            entries: 0,
+            sum: 0,
+            ..meta
+        };
+        for entry in db.iter() {
+            let (key, value) = entry?;
+            if key.as_ref() != META_KEY {
+                found.add(entry_hash(&key, &value));
+            }
+        }
+        Ok(found == meta)
+    };
+    // sled panics on some damage.
+    let found = catch_unwind(AssertUnwindSafe(check))
+        .map_err(|_| ProjectionError::Damaged("sled panicked".into()))??;
+    if found {
+        Ok(meta.next)
+    } else {
+        Err(ProjectionError::Damaged(
+            "entries are missing or changed".to_owned(),
+        ))
+    }
 }
 
 fn read_meta(db: &sled::Db) -> Result<Meta, ProjectionError> {

@@ -212,7 +212,61 @@ fn entries_that_went_missing_are_noticed_after_a_crash() {
         db.remove(b"counts\0third").unwrap().unwrap();
         db.flush().unwrap();
     }
-    assert_eq!(open(dir.path(), &journal, 1).next_position().unwrap(), 0);
+    let store = open(dir.path(), &journal, 1);
+    assert_eq!(store.claimed_position().unwrap(), 30);
+    store.check_entries();
+    assert_eq!(store.next_position().unwrap(), 0);
+    catch_up_all(&store, &journal);
+    check(&store, 30);
+}
+
+#[test]
+fn a_store_that_was_not_closed_in_order_shows_nothing_before_it_is_checked() {
+    let (dir, journal) = (tempfile::tempdir().unwrap(), memory_journal());
+    fill(&journal, 30);
+    let store = open(dir.path(), &journal, 1);
+    catch_up_all(&store, &journal);
+    drop(store);
+    fs::remove_file(dir.path().join(CLEAN_NAME)).unwrap();
+    // Closed unchecked, it still counts as not closed in order.
+    for _ in 0..2 {
+        let store = open(dir.path(), &journal, 1);
+        assert!(matches!(
+            store.next_position(),
+            Err(ProjectionError::Unchecked)
+        ));
+        assert!(store.get("counts", b"third").is_err());
+        assert!(store.scan("counts", b"", None, 1).is_err());
+    }
+    let store = open(dir.path(), &journal, 1);
+    store.check_entries();
+    check(&store, 30);
+}
+
+#[tokio::test]
+async fn records_are_gathered_unless_somebody_waits_for_them() {
+    let (dir, journal) = (tempfile::tempdir().unwrap(), Arc::new(memory_journal()));
+    let store = Arc::new(open(dir.path(), &*journal, 1));
+    let _following = tokio::spawn(follow(
+        Arc::clone(&store),
+        Arc::clone(&journal) as Arc<dyn Journal>,
+        Arc::new(Counter { version: 1 }),
+    ));
+    let mut waits = Vec::new();
+    for size in 1..=5 {
+        fill(&*journal, 1);
+        let begun = std::time::Instant::now();
+        store.wait_for(size, SECOND).await.unwrap();
+        waits.push(begun.elapsed());
+    }
+    waits.sort();
+    assert!(waits[2] < GATHER_MAX / 2, "{waits:?}");
+    // Nobody waits, and they come all the same.
+    fill(&*journal, 2);
+    while store.next_position().unwrap() < 7 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    check(&store, 7);
 }
 
 #[test]

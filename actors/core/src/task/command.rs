@@ -18,6 +18,9 @@ use crate::routing::{Fleet, FleetAgent, InstanceKey};
 pub struct NewTask {
     /// Its id, made by the caller.
     pub id: TaskId,
+    /// Whether the id was made for this submission alone, so that nothing can be known of it. What is known of other ids is
+    /// looked up: who chose them may submit them again.
+    pub fresh: bool,
     /// As its submitter wrote it.
     pub spec: TaskSpec,
 }

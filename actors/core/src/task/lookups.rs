@@ -10,8 +10,8 @@ impl Tasks {
         let mut lookups = Lookups::default();
         match command {
             Command::Submit { by, tasks } => {
-                for NewTask { id, spec } in tasks {
-                    lookups.tasks.insert(id.clone());
+                for NewTask { id, fresh, spec } in tasks {
+                    lookups.tasks.extend((!fresh).then(|| id.clone()));
                     lookups.tasks.extend(spec.depends_on.iter().cloned());
                     let key = spec
                         .idempotency_key

@@ -126,6 +126,7 @@ pub(crate) fn delegate(
         &by,
         vec![NewTask {
             id: id.clone(),
+            fresh: false,
             spec,
         }],
     )?;
@@ -195,7 +196,7 @@ struct Batch {
 fn admit_one(
     tx: &Tx<'_>,
     by: &str,
-    NewTask { id, spec }: NewTask,
+    NewTask { id, spec, .. }: NewTask,
     index: Option<usize>,
     batch: &mut Batch,
 ) -> Result<Option<Item>, Refusal> {

@@ -263,6 +263,7 @@ impl World {
             .into_iter()
             .map(|spec| NewTask {
                 id: self.next_id(),
+                fresh: false,
                 spec: serde_json::from_value(spec).expect("a task"),
             })
             .collect();

@@ -223,7 +223,11 @@ impl World {
                 spec.labels.insert(POISON.to_owned(), "yes".to_owned());
             }
         }
-        Some(NewTask { id, spec })
+        Some(NewTask {
+            id,
+            fresh: false,
+            spec,
+        })
     }
 
     /// The operator gives an order.
