@@ -10,8 +10,6 @@
 //! letters. A message is journalled before it is handed over, and handed over at most once; mail of an agent that is
 //! away is held within stated bounds.
 
-use std::sync::Arc;
-
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
@@ -166,10 +164,9 @@ impl Actor for Bus {
         args: BusArgs,
     ) -> Result<State, ActorProcessingErr> {
         let store = args.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         let _follower = follow(&store.journal, myself.clone(), Message::Journal);
-        let load = move || Partition::load(partition::BUS, journal, content);
-        let partition: Partition<BusState, Effect> = tokio::task::spawn_blocking(load).await??;
+        let partition: Partition<BusState, Effect> =
+            args.store.load(&store, partition::BUS).await?;
         args.handle.remember(partition.state().recent());
         Ok(State {
             partition,

@@ -167,9 +167,7 @@ impl Actor for HealthActor {
         args: HealthArgs,
     ) -> Result<HealthShell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let load = move || Partition::load(partition::NODE, journal, content);
-        let partition = tokio::task::spawn_blocking(load).await??;
+        let partition = args.ctx.store.load(&store, partition::NODE).await?;
         let follower = follow(&store.journal, me.clone(), HealthMessage::Journal);
         args.handle.slot.store(Some(Arc::new(me.clone())));
         let ticker = ractor::concurrency::spawn(async move {

@@ -16,7 +16,7 @@ use mesh_persistence::{
 use crate::clock::now;
 use crate::context::Context;
 use crate::projector::MeshProjector;
-use crate::store::{JournalNews, OpenStore, follow};
+use crate::store::{JournalNews, OpenStore, follow, is_of_the_disk};
 
 /// How long a second opening waits for readers of the first to let go of it.
 const REOPEN_WAIT: Duration = Duration::from_secs(5);
@@ -41,30 +41,6 @@ pub enum StoreError {
     /// The projections could not be opened, nor made anew.
     #[error("failed to open the projections")]
     Projections(#[from] mesh_persistence::ProjectionError),
-}
-
-impl StoreError {
-    /// Whether the disk is full, cannot be written, or fails: nothing is wrong with what is stored, as far as one can tell.
-    pub(crate) fn is_of_the_disk(&self) -> bool {
-        use std::io::ErrorKind::{
-            PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-        };
-        /// What a disk that fails answers. The library has no name for it.
-        const EIO: i32 = 5;
-        let causes =
-            std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |error| {
-                error.source()
-            });
-        causes
-            .filter_map(|error| error.downcast_ref::<std::io::Error>())
-            .any(|error| {
-                error.raw_os_error() == Some(EIO)
-                    || matches!(
-                        error.kind(),
-                        StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied
-                    )
-            })
-    }
 }
 
 /// Opens everything that a node stores. Blocks on the disk.
@@ -164,7 +140,7 @@ impl Actor for JournalActor {
         let ctx = Arc::clone(&args.ctx);
         let opened = tokio::task::spawn_blocking(move || open_store_again(&ctx)).await?;
         let store = opened.inspect_err(|error| {
-            if error.is_of_the_disk() {
+            if is_of_the_disk(error) {
                 args.ctx.store.note_failure();
             }
         })?;

@@ -192,10 +192,8 @@ impl Actor for Memory {
         args: MemoryArgs,
     ) -> Result<State, ActorProcessingErr> {
         let store = args.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         let _follower = follow(&store.journal, myself.clone(), Message::Journal);
-        let load = move || Partition::load(partition::MEMORY, journal, content);
-        let partition = tokio::task::spawn_blocking(load).await??;
+        let partition = args.store.load(&store, partition::MEMORY).await?;
         Ok(State {
             partition,
             durable: None,

@@ -34,7 +34,7 @@ use crate::registry::RegistryHandle;
 use crate::secrets::SecretShelf;
 use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
 use crate::slot::Slot;
-use crate::store::StoreCell;
+use crate::store::{StoreCell, is_of_the_disk};
 use crate::tree::{Parts, SupervisorPlace, tree};
 use crate::workflows::WorkflowsHandle;
 
@@ -425,7 +425,7 @@ fn start_error(error: StoreError) -> MeshStartError {
     match &error {
         StoreError::Journal(OpenError::InUse { .. }) => MeshStartError::InUse(error),
         StoreError::Journal(OpenError::Newer { .. }) => MeshStartError::Newer(error),
-        _ if error.is_of_the_disk() => MeshStartError::NotWritable(error),
+        _ if is_of_the_disk(&error) => MeshStartError::NotWritable(error),
         _ => MeshStartError::Store(error),
     }
 }

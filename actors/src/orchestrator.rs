@@ -152,11 +152,10 @@ impl Actor for Orchestrator {
         args: OrchestratorArgs,
     ) -> Result<Shell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         // While the read side is made anew, nothing can be forgotten.
         let shown = store.projections.claimed_position().unwrap_or_default();
-        let load = move || Partition::load_shown(partition::TASKS, journal, content, shown);
-        let partition: Partition<Tasks, Released> = tokio::task::spawn_blocking(load).await??;
+        let loading = args.ctx.store.load_shown(&store, partition::TASKS, shown);
+        let partition: Partition<Tasks, Released> = loading.await?;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
         let written = partition
             .last()

@@ -196,11 +196,8 @@ impl Actor for RegistryActor {
         args: RegistryArgs,
     ) -> Result<RegistryShell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let partition: Partition<RegistryState, _> = tokio::task::spawn_blocking(move || {
-            Partition::load(partition::REGISTRY, journal, content)
-        })
-        .await??;
+        let partition: Partition<RegistryState, _> =
+            args.ctx.store.load(&store, partition::REGISTRY).await?;
         args.ctx
             .policy
             .store(Arc::new(partition.state().policy.clone()));

@@ -93,9 +93,7 @@ impl Actor for RetentionActor {
         args: RetentionArgs,
     ) -> Result<RetentionShell, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let load = move || Partition::load(partition::RETENTION, journal, content);
-        let partition = tokio::task::spawn_blocking(load).await??;
+        let partition = args.ctx.store.load(&store, partition::RETENTION).await?;
         let closing = Arc::clone(&store);
         let ticker = ractor::concurrency::spawn(async move {
             let mut ticks = tokio::time::interval(INTERVAL);

@@ -3,7 +3,6 @@
 //! Tokens are durable facts of the partition `sentinel`. What a request needs, identity and rate, is decided at the
 //! `Door`, in the caller's own task; the actor is asked only to issue, to revoke and to write the audit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -160,11 +159,9 @@ impl Actor for Sentinel {
         args: SentinelArgs,
     ) -> Result<State, ActorProcessingErr> {
         let store = args.store.get()?;
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         let _follower = follow(&store.journal, myself, Message::Journal);
-        let load = move || Partition::load(partition::SENTINEL, journal, content);
         let partition: Partition<SentinelState, Effect> =
-            tokio::task::spawn_blocking(load).await??;
+            args.store.load(&store, partition::SENTINEL).await?;
         args.handle.door.load(partition.state());
         Ok(State {
             partition,

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use ractor::{ActorRef, Message};
+use ractor::{ActorProcessingErr, ActorRef, Message};
 use tokio::sync::{Notify, watch};
 
-use mesh_messages::Position;
 use mesh_messages::problem::Problem;
+use mesh_messages::{PartitionId, Position};
 use mesh_persistence::{ContentStore, Durability, Journal, ProjectionStore};
+
+use crate::partition::{Machine, Partition};
 
 mod awaits;
 
@@ -78,6 +80,23 @@ struct Place {
     failed: AtomicBool,
 }
 
+/// Whether it came to this because the disk is full, cannot be written, or fails: nothing is wrong with what is stored, as far as
+/// one can tell.
+pub(crate) fn is_of_the_disk(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    /// What a disk that fails answers. The library has no name for it.
+    const EIO: i32 = 5;
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| {
+            error.raw_os_error() == Some(EIO)
+                || matches!(
+                    error.kind(),
+                    StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied
+                )
+        })
+}
+
 /// The journal is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the journal is not open")]
@@ -97,6 +116,38 @@ impl StoreCell {
     pub(crate) fn has_failed(&self) -> bool {
         self.0.failed.load(Ordering::Relaxed)
     }
+    /// Loads a partition, and notes when it is the disk that prevents it.
+    ///
+    /// # Errors
+    /// [`PartitionError`](crate::partition::PartitionError), for whoever starts an actor with it.
+    pub(crate) async fn load<M: Machine, E: Send + 'static>(
+        &self,
+        store: &OpenStore,
+        id: PartitionId,
+    ) -> Result<Partition<M, E>, ActorProcessingErr> {
+        self.load_shown(store, id, 0).await
+    }
+
+    /// The same for a state that forgets what ended, when the read side shows the log's first `shown` records.
+    ///
+    /// # Errors
+    /// As [`StoreCell::load`].
+    pub(crate) async fn load_shown<M: Machine, E: Send + 'static>(
+        &self,
+        store: &OpenStore,
+        id: PartitionId,
+        shown: u64,
+    ) -> Result<Partition<M, E>, ActorProcessingErr> {
+        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
+        let load = move || Partition::load_shown(id, journal, content, shown);
+        let loaded = tokio::task::spawn_blocking(load).await?;
+        Ok(loaded.inspect_err(|error| {
+            if is_of_the_disk(error) {
+                self.note_failure();
+            }
+        })?)
+    }
+
     /// Takes it back, and tells those who have it.
     pub fn close(&self) {
         if let Some(store) = self.0.store.swap(None) {

@@ -156,9 +156,8 @@ impl Actor for WorkflowsActor {
         let store = args.ctx.store.get()?;
         // Before the state is read: an end that comes after that is told.
         let ends = watch_ends(args.orchestrator.ends(), me.clone());
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
-        let load = move || Partition::load(partition::WORKFLOWS, journal, content);
-        let partition: Partition<Workflows, Released> = tokio::task::spawn_blocking(load).await??;
+        let partition: Partition<Workflows, Released> =
+            args.ctx.store.load(&store, partition::WORKFLOWS).await?;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
         let written = partition
             .last()

@@ -46,6 +46,8 @@ enum What {
 struct Seen {
     ready: Duration,
     resident: u64,
+    /// From the start until lists answer: after a kill the read side is checked first.
+    readable: Duration,
     submit: Duration,
     list: Duration,
     filtered: Duration,
@@ -103,7 +105,7 @@ async fn fill(data: &Path, finish: usize, open: usize) -> Result<(), Failed> {
         cursor: None,
     };
     while ops.tasks(TaskFilter::default(), page).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::task::yield_now().await;
     }
     mesh.drain(Duration::ZERO).await;
     mesh.stop().await;
@@ -121,6 +123,15 @@ async fn look(data: &Path, orderly: bool) -> Result<Seen, Failed> {
         resident,
         ..Seen::default()
     };
+    let page = PageRequest {
+        limit: 1,
+        cursor: None,
+    };
+    // Each try waits by itself, and gives up after a while.
+    while ops.tasks(TaskFilter::default(), page).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    seen.readable = begin.elapsed();
     let list = async |filter: TaskFilter| {
         let mut samples = Samples::default();
         for _ in 0..LOOKS {
@@ -239,6 +250,13 @@ fn rows(report: &mut Report, target: usize, orderly: &Seen, killed: &Seen, first
             micros(seen.ready),
             ("2 s", micros(READY)),
             Goal::AtMost,
+        );
+        report.row(
+            &format!("{what}: lists answer after {after}"),
+            Unit::Micros,
+            micros(seen.readable),
+            ("ready", micros(seen.ready)),
+            Goal::None,
         );
         report.row(
             &format!("{what}: resident when ready after {after}"),

@@ -275,9 +275,8 @@ impl Actor for AgentActor {
     ) -> Result<Box<AgentShell>, ActorProcessingErr> {
         let store = args.ctx.store.get()?;
         let id = partition::agent(&args.entry.id);
-        let (journal, content) = (Arc::clone(&store.journal), Arc::clone(&store.content));
         let partition: Partition<Arc<AgentState>, Released> =
-            tokio::task::spawn_blocking(move || Partition::load(id, journal, content)).await??;
+            args.ctx.store.load(&store, id).await?;
         let config = partition.state().manifest().map_or_else(
             || args.ctx.settings.fault.clone(),
             |m| effective(m, &args.ctx).fault,

@@ -1,9 +1,17 @@
 //! Where in the log the records of an agent, a task or a kind are.
+//!
+//! The log is cut into blocks of equal length. An entry holds what was found in one block, as the distances from the block's
+//! begin (two bytes each, ascending): a record that is one of many costs two bytes and no entry of its own.
 
 use mesh_messages::{AgentId, Position, RecordHeader, TaskId};
 
 use super::read::Reader;
-use super::{View, key, tree};
+use super::{ProjectFailure, View, key, tree};
+
+/// Records of a block: the most that an entry holds, which is written anew with each of them.
+const BLOCK: u64 = 1024;
+/// Blocks that are read at a time.
+const BLOCKS_STEP: usize = 64;
 
 /// What records can be looked up by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +34,11 @@ impl<'a> AuditIndex<'a> {
     }
 }
 
-pub(super) fn index<V: View>(header: &RecordHeader, view: &mut V) {
+pub(super) fn index<V: View>(
+    header: &RecordHeader,
+    view: &mut V,
+) -> Result<(), ProjectFailure<V::Error>> {
+    let (block, offset) = place(header.position);
     let agent = header.agent.as_ref().map(AuditIndex::Agent);
     let task = header.task.as_ref().map(AuditIndex::Task);
     for index in agent
@@ -34,12 +46,19 @@ pub(super) fn index<V: View>(header: &RecordHeader, view: &mut V) {
         .chain(task)
         .chain([AuditIndex::Kind(&header.kind)])
     {
-        view.put(
-            tree::AUDIT,
-            &key::ascending(&index.parts(), header.position),
-            Vec::new(),
-        );
+        let key = key::ascending(&index.parts(), block);
+        let held = view.get(tree::AUDIT, &key).map_err(ProjectFailure::View)?;
+        let mut found = held.unwrap_or_default();
+        found.extend(offset.to_be_bytes());
+        view.put(tree::AUDIT, &key, found);
     }
+    Ok(())
+}
+
+/// The block that a position lies in, and how far from its begin.
+fn place(position: Position) -> (Position, u16) {
+    let offset = u16::try_from(position.0 % BLOCK).unwrap_or(u16::MAX);
+    (Position(position.0 / BLOCK), offset)
 }
 
 /// The positions of the records after `after`, oldest first, at most `limit`.
@@ -53,12 +72,25 @@ pub fn audit_page<R: Reader>(
     limit: usize,
 ) -> Result<Vec<Position>, R::Error> {
     let prefix = key::prefix(&index.parts());
-    let from = after.map_or(Position(0), Position::next);
-    let from = key::ascending(&index.parts(), from);
-    let slice = reader.scan(tree::AUDIT, &prefix, Some(&from), limit)?;
-    Ok(slice
-        .entries
-        .iter()
-        .filter_map(|(key, _)| key::position(key))
-        .collect())
+    let first = after.map_or(Position(0), Position::next);
+    let mut from = key::ascending(&index.parts(), place(first).0);
+    let mut found = Vec::new();
+    loop {
+        let slice = reader.scan(tree::AUDIT, &prefix, Some(&from), BLOCKS_STEP)?;
+        for (key, offsets) in &slice.entries {
+            let Some(block) = key::position(key) else {
+                continue;
+            };
+            let positions = offsets.as_chunks().0.iter().map(|offset| {
+                let offset = u16::from_be_bytes(*offset);
+                Position(block.0.saturating_mul(BLOCK) + u64::from(offset))
+            });
+            let missing = limit - found.len();
+            found.extend(positions.filter(|at| *at >= first).take(missing));
+        }
+        match slice.next {
+            Some(next) if found.len() < limit => from = next,
+            _ => return Ok(found),
+        }
+    }
 }

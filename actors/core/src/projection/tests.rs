@@ -310,6 +310,33 @@ fn the_audit_finds_records_by_task_agent_and_kind() {
 }
 
 #[test]
+fn pages_of_the_audit_join_over_any_length_of_the_log() {
+    let mut log = Log::default();
+    let mut sparse = Vec::new();
+    for n in 0..70_000 {
+        if n % 701 == 0 {
+            sparse.push(log.record("a", None));
+        } else {
+            log.record(["b", "c"][n % 2], None);
+        }
+    }
+    let a = id("a");
+    for limit in [9, 1000] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = audit_page(&log.store, AuditIndex::Task(&a), after, limit).unwrap();
+            assert!(page.len() <= limit);
+            after = page.last().copied().or(after);
+            found.extend(page.iter().copied());
+            if page.len() < limit {
+                break;
+            }
+        }
+        assert_eq!(found, sparse);
+    }
+}
+
+#[test]
 fn what_follows_an_erased_submission_is_passed_over() {
     let mut log = Log::default();
     log.record("a", None);

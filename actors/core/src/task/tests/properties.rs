@@ -39,6 +39,8 @@ enum Step {
         closed: bool,
     },
     Gone(usize),
+    /// What several agents tell, taken in at once.
+    News(Vec<Step>),
     Restart,
     Reconcile {
         agent: usize,
@@ -62,7 +64,24 @@ fn class() -> impl Strategy<Value = FailureClass> {
     prop::sample::select(FailureClass::ALL.to_vec())
 }
 
+fn fleet() -> impl Strategy<Value = Step> {
+    let slots = prop::collection::vec(0..4_u32, 0..3);
+    (0..3_usize, 0..6_usize, slots, any::<bool>()).prop_map(|(agent, fault, slots, closed)| {
+        Step::Fleet {
+            agent,
+            fault,
+            slots,
+            closed,
+        }
+    })
+}
+
+fn down() -> impl Strategy<Value = Step> {
+    (0..3_usize, class()).prop_map(|(agent, class)| Step::InstanceDown { agent, class })
+}
+
 fn step() -> impl Strategy<Value = Step> {
+    let news = prop_oneof![3 => down(), 3 => fleet(), 1 => (0..3_usize).prop_map(Step::Gone)];
     let index = 0..64_usize;
     prop_oneof![
         6 => (0..4_u8, 0..8_u8, 1..4_usize)
@@ -73,13 +92,13 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (index.clone(), prop::option::of(class()), any::<bool>())
             .prop_map(|(task, class, outside)| Step::End { task, class, outside }),
         1 => index.clone().prop_map(Step::EndStale),
-        2 => (0..3_usize, class()).prop_map(|(agent, class)| Step::InstanceDown { agent, class }),
+        2 => down(),
         3 => index.clone().prop_map(Step::Drop),
         1 => index.clone().prop_map(Step::Cancel),
         1 => index.clone().prop_map(Step::Retry),
         4 => prop::sample::select(vec![1, 250, 1000, 60_000, 700_000, 4_000_000]).prop_map(Step::Pass),
-        5 => (0..3_usize, 0..6_usize, prop::collection::vec(0..4_u32, 0..3), any::<bool>())
-            .prop_map(|(agent, fault, slots, closed)| Step::Fleet { agent, fault, slots, closed }),
+        5 => fleet(),
+        2 => prop::collection::vec(news, 1..6).prop_map(Step::News),
         1 => (0..3_usize).prop_map(Step::Gone),
         1 => Just(Step::Restart),
         1 => (0..3_usize, any::<bool>()).prop_map(|(agent, forget)| Step::Reconcile { agent, forget }),
@@ -203,6 +222,7 @@ impl World {
                 closed,
             } => self.announce(agent, fault, &slots, closed),
             Step::Gone(agent) => Command::Fleet(FleetChange::Gone(agent_id(AGENTS[agent].0))),
+            Step::News(steps) => self.news(steps),
             Step::Restart => {
                 self.tasks = self.tasks.rebuilt();
                 self.live = Live::default();
@@ -227,6 +247,27 @@ impl World {
             asker,
             spec: Box::new(spec),
         })
+    }
+
+    /// An agent says once in a batch how it stands: another incarnation would come after the news that the last one is gone.
+    fn news(&mut self, steps: Vec<Step>) -> Command {
+        let mut told = BTreeSet::new();
+        let mut news = Vec::new();
+        for step in steps {
+            if let Step::Fleet { agent, .. } | Step::Gone(agent) = step
+                && !told.insert(agent)
+            {
+                continue;
+            }
+            news.extend(match self.command(step) {
+                Some(Command::Fleet(change)) => Some(FleetNews::Changed(change)),
+                Some(Command::InstanceDown { key, failure }) => {
+                    Some(FleetNews::Down { key, failure })
+                }
+                _ => None,
+            });
+        }
+        Command::News(news)
     }
 
     /// What an old incarnation says of a first attempt.
