@@ -125,8 +125,12 @@ impl Tx<'_> {
         self.effect(Effect::Deliver(Box::new(delivery)));
     }
 
-    /// Journals why tasks wait, where the reason has changed.
+    /// Journals why tasks wait, where the reason has changed: not while meshd starts, when nobody knows it yet, and every task
+    /// that waits for long would be noted twice at each start.
     fn mark_waits(&mut self) {
+        if !self.live.fleet.is_complete() {
+            return;
+        }
         let mut wrong: Vec<(TaskId, Option<WaitingFor>)> = Vec::new();
         for (key, group) in &self.tasks.index().ready {
             let waiting_for = outlook(self.live, self.ctx.config, key);

@@ -33,6 +33,25 @@ fn after_a_restart_every_attempt_is_lost_and_tried_again_without_using_up_one() 
 }
 
 #[test]
+fn a_task_that_waits_over_a_restart_for_what_it_waited_for_costs_no_record() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let waits = world.submit(json!({"type": "nobody"}));
+    let moves = world.submit(json!({"agent": "a", "type": "y"}));
+    for id in [&waits, &moves] {
+        world.waits(id, TaskState::Parked, WaitReason::NoAgent);
+    }
+    world.tasks = world.tasks.rebuilt();
+    world.live = Live::default();
+    assert_eq!(world.run(Command::Recover).events, []);
+    world.fleet("a", agent_view(FaultState::Running, &["y"], &[1], Epoch(2)));
+    assert_eq!(world.state(&moves), TaskState::Assigned);
+    let complete = world.run(Command::Fleet(FleetChange::Complete));
+    assert_eq!(complete.events, []);
+    world.waits(&waits, TaskState::Parked, WaitReason::NoAgent);
+}
+
+#[test]
 fn an_instance_takes_all_its_attempts_with_it() {
     let mut world = World::new();
     world.agent("a", &["x"], &[2]);
