@@ -18,7 +18,7 @@ use mesh_persistence::{EraseError, SnapshotError, wait_durable};
 
 use crate::clock::now;
 use crate::context::Context;
-use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::partition::{Cause, Entry, Led, Machine, Partition};
 use crate::reads::{self, LookupError, StoreReader};
 use crate::store::OpenStore;
 
@@ -182,6 +182,7 @@ impl RetentionShell {
             event,
             agent: None,
             task: None,
+            led: Led::default(),
         };
         let cause = Cause::meshd();
         let committed = self.partition.commit(vec![entry], &cause, Vec::new());

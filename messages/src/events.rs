@@ -11,7 +11,9 @@ pub use egress::EgressDenial;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
+use crate::agent::{
+    FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
+};
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::liveness::{Finding, HealthAction};
@@ -171,6 +173,9 @@ pub enum AgentEvent {
         view: FaultView,
         /// The policy machine's own record; opaque to everyone else.
         record: Value,
+        /// What it decided on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decision: Option<Box<FaultDecision>>,
     },
     /// It was isolated.
     #[serde(rename = "quarantined")]

@@ -13,4 +13,5 @@ pub mod retention;
 pub mod routing;
 pub mod sentinel;
 pub mod task;
+pub mod trail;
 pub mod workflow;

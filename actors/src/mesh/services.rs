@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
+use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::EgressDenial;
@@ -14,7 +15,9 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
-use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
+use mesh_messages::{
+    AgentId, Epoch, Failure, FailureClass, InstanceNo, Position, Severity, TaskId,
+};
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
@@ -171,8 +174,9 @@ impl Services for MeshServices {
         }
     }
 
-    fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
-        self.sentinel.revoke_session(agent, epoch);
+    fn instance_down(&self, key: InstanceKey, failure: Failure, record: Option<Position>) {
+        let (agent, instance, epoch) = &key;
+        self.sentinel.revoke_session(agent, *epoch);
         if failure.class == FailureClass::Lost {
             tracing::info!(%agent, %instance, %epoch, reason = failure.message, "instance ended");
         } else {
@@ -181,8 +185,7 @@ impl Services for MeshServices {
                 "instance failed"
             );
         }
-        self.orchestrator
-            .instance_down((agent.clone(), instance, epoch), failure);
+        self.orchestrator.instance_down(key, failure, record);
     }
 
     fn egress_denied(&self, denial: EgressDenial) {

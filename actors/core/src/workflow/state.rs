@@ -6,12 +6,13 @@ use std::sync::{Arc, Weak};
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::task::TaskState;
 use mesh_messages::workflow::{ParentStep, StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
-use mesh_messages::{Failure, TaskId, Timestamp, WorkflowRunId};
+use mesh_messages::{Failure, Position, TaskId, Timestamp, WorkflowRunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::{Plan, Work};
 use crate::task::json_len;
+use crate::trail::Trail;
 
 /// Most documents that are kept by name for others to refer to; the one that was used longest ago goes first.
 pub const NAMES_MAX: usize = 1000;
@@ -120,6 +121,9 @@ pub struct Run {
     pub(crate) bytes: usize,
     /// What is shown, once it has ended.
     pub(crate) ended: Option<Box<WorkflowRun>>,
+    /// Its last record, and the request that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trail: Option<Trail>,
 }
 
 impl PartialEq for Run {
@@ -350,6 +354,23 @@ impl Workflows {
         self.index.timers.first().map(|(at, ..)| *at)
     }
 
+    /// Notes where in the log the last event of a run stands, and for which request the first one was.
+    pub fn note(&mut self, id: &WorkflowRunId, position: Position, correlation: Option<&str>) {
+        if let Some(run) = self.runs.get_mut(id) {
+            Trail::advance(&mut run.trail, position, correlation);
+        }
+    }
+
+    /// Where the log stands with a run that is held.
+    pub fn trail(&self, id: &WorkflowRunId) -> Option<&Trail> {
+        self.runs.get(id)?.trail.as_ref()
+    }
+
+    /// Where the log stands with the run that an open task is part of.
+    pub fn trail_of_task(&self, task: &TaskId) -> Option<&Trail> {
+        self.trail(&self.index.open.get(task)?.run)
+    }
+
     /// Whether a task is one of a step that has not ended.
     pub fn is_open(&self, task: &TaskId) -> bool {
         self.index.open.contains_key(task)
@@ -423,6 +444,7 @@ impl Workflows {
             successes: 0,
             bytes: 0,
             ended: None,
+            trail: None,
         };
         self.index.insert(&run);
         self.index.dirty.insert(id.clone());
