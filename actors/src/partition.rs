@@ -15,7 +15,7 @@ use mesh_actors_core::trail::Trail;
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
-use mesh_persistence::{AppendError, ContentStore, Journal, Snapshot};
+use mesh_persistence::{AppendError, ContentDigest, ContentStore, Journal, Snapshot};
 
 mod snapshots;
 #[cfg(test)]
@@ -566,6 +566,22 @@ fn store_large(
     Ok(format!(r#"{{"{CONTENT_KEY}":"{digest}","size":{size}}}"#).into_bytes())
 }
 
+#[derive(serde::Deserialize)]
+struct Reference {
+    #[serde(rename = "$content")]
+    digest: String,
+}
+
+/// Where the payload of a record lies, if that is in the content store.
+pub(crate) fn content_of(record: &Record) -> Option<ContentDigest> {
+    let payload = &record.body.as_ref()?.payload;
+    if !payload.starts_with(br#"{"$content":"#) {
+        return None;
+    }
+    let reference: Reference = serde_json::from_slice(payload).ok()?;
+    reference.digest.parse().ok()
+}
+
 /// The payload of a record, fetched from the content store if it lies there; `None` once erased.
 ///
 /// # Errors
@@ -574,11 +590,6 @@ pub fn payload_of(
     record: &Record,
     content: &ContentStore,
 ) -> Result<Option<Vec<u8>>, mesh_persistence::ContentError> {
-    #[derive(serde::Deserialize)]
-    struct Reference {
-        #[serde(rename = "$content")]
-        digest: String,
-    }
     let Some(body) = &record.body else {
         return Ok(None);
     };

@@ -18,6 +18,8 @@ mod faults;
 mod formats;
 mod hooks;
 mod proof_audit;
+mod proof_causes;
+mod proof_erasure;
 mod proof_identity;
 mod retention;
 mod sandbox;

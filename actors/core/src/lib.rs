@@ -7,6 +7,7 @@ pub mod agent;
 pub mod bus;
 pub mod liveness;
 pub mod memory;
+pub mod past;
 pub mod projection;
 pub mod registry;
 pub mod retention;

@@ -32,7 +32,7 @@ pub use tasks::TaskRow;
 pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 3;
+pub const PROJECTION_VERSION: u32 = 4;
 
 /// The trees of the view.
 pub mod tree {
@@ -66,7 +66,7 @@ pub mod tree {
     pub const WORKFLOW_INDEX: &str = "workflow.index";
     /// Submitter and idempotency key → run id and the submission's digest, once the run has ended.
     pub const WORKFLOW_KEY: &str = "workflow.key";
-    /// Agent, task or kind, and a position → nothing.
+    /// Agent, task, kind or the record that led to it, and a position → nothing.
     pub const AUDIT: &str = "audit";
 }
 

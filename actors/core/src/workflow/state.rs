@@ -6,13 +6,15 @@ use std::sync::{Arc, Weak};
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::task::TaskState;
 use mesh_messages::workflow::{ParentStep, StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
-use mesh_messages::{Failure, Position, TaskId, Timestamp, WorkflowRunId};
+use mesh_messages::{Failure, TaskId, Timestamp, WorkflowRunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::{Plan, Work};
 use crate::task::json_len;
 use crate::trail::Trail;
+
+mod trail;
 
 /// Most documents that are kept by name for others to refer to; the one that was used longest ago goes first.
 pub const NAMES_MAX: usize = 1000;
@@ -352,23 +354,6 @@ impl Workflows {
     /// When something is due next.
     pub fn next_timer(&self) -> Option<Timestamp> {
         self.index.timers.first().map(|(at, ..)| *at)
-    }
-
-    /// Notes where in the log the last event of a run stands, and for which request the first one was.
-    pub fn note(&mut self, id: &WorkflowRunId, position: Position, correlation: Option<&str>) {
-        if let Some(run) = self.runs.get_mut(id) {
-            Trail::advance(&mut run.trail, position, correlation);
-        }
-    }
-
-    /// Where the log stands with a run that is held.
-    pub fn trail(&self, id: &WorkflowRunId) -> Option<&Trail> {
-        self.runs.get(id)?.trail.as_ref()
-    }
-
-    /// Where the log stands with the run that an open task is part of.
-    pub fn trail_of_task(&self, task: &TaskId) -> Option<&Trail> {
-        self.trail(&self.index.open.get(task)?.run)
     }
 
     /// Whether a task is one of a step that has not ended.
