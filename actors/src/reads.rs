@@ -185,13 +185,13 @@ pub(crate) fn audit_page(
         .or_else(|| filter.agent.as_ref().map(AuditIndex::Agent))
         .or_else(|| filter.cause.map(AuditIndex::Cause))
         .or_else(|| {
-            filter
-                .kind
-                .as_deref()
-                .map(|kind| match kind.ends_with('.') {
-                    true => AuditIndex::Kinds(kind),
-                    false => AuditIndex::Kind(kind),
-                })
+            filter.kind.as_deref().map(|kind| {
+                if kind.ends_with('.') {
+                    AuditIndex::Kinds(kind)
+                } else {
+                    AuditIndex::Kind(kind)
+                }
+            })
         });
     let mut found = Vec::new();
     // What a record led to comes after it.

@@ -21,6 +21,7 @@ mod proof_audit;
 mod proof_causes;
 mod proof_erasure;
 mod proof_identity;
+mod proof_klp;
 mod retention;
 mod sandbox;
 mod secrets;

@@ -226,7 +226,7 @@ fn a_life_has_all_eleven_events_under_their_names() {
         .client()
         .send("POST", "/v1/agents?start=false", &headers, Some(&tar))
         .ok(201);
-    let upgrade = json!({"targetVersion": "1.1.0", "upgradeType": "HARD"});
+    let upgrade = json!({"targetVersion": "1.1.0", "type": "hard"});
     let answer = daemon.client().post("/v1/agents/busy/upgrade", &upgrade);
     assert_eq!(answer.status, 200, "{}", answer.text());
     daemon

@@ -148,20 +148,18 @@ fn of_export(path: &Path, arguments: &State) -> Result<PastState, Failure> {
         }
     };
     let missing = task.is_none() && agent.is_none() && gaps.erased + gaps.elsewhere == 0;
-    match time.filter(|_| !missing) {
-        Some(time) => Ok(PastState {
-            at: Position(arguments.at),
-            time,
-            task,
-            agent,
-            items: None,
-            next_cursor: None,
-            erased: gaps.erased,
-            elsewhere: gaps.elsewhere,
-        }),
-        None => {
-            let text = format!("at record {} there was none of that name", arguments.at);
-            Err(Failure::new(Exit::NotFound, text))
-        }
-    }
+    let Some(time) = time.filter(|_| !missing) else {
+        let text = format!("at record {} there was none of that name", arguments.at);
+        return Err(Failure::new(Exit::NotFound, text));
+    };
+    Ok(PastState {
+        at: Position(arguments.at),
+        time,
+        task,
+        agent,
+        items: None,
+        next_cursor: None,
+        erased: gaps.erased,
+        elsewhere: gaps.elsewhere,
+    })
 }

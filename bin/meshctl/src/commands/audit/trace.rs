@@ -67,12 +67,8 @@ fn line(entry: &AuditEntry) -> String {
         actor,
         ..
     } = entry;
-    let mut line = format!("{position} {kind} by {actor}");
-    if let Some(agent) = &entry.agent {
-        line += &format!(" agent {agent}");
-    }
-    if let Some(task) = &entry.task {
-        line += &format!(" task {task}");
-    }
-    line
+    let agent = entry.agent.as_ref().map(|agent| format!(" agent {agent}"));
+    let task = entry.task.as_ref().map(|task| format!(" task {task}"));
+    let (agent, task) = (agent.unwrap_or_default(), task.unwrap_or_default());
+    format!("{position} {kind} by {actor}{agent}{task}")
 }
