@@ -119,37 +119,37 @@ fn envelopes_that_two_readers_could_understand_differently_are_refused_by_name()
         (
             r#"{"type":"MESSAGE","to":"agent:echo","to":"agent:other","payload":1}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","\u0074o":"agent:other","payload":1}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","payload":9007199254740993}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","payload":NaN}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","payload":1}{}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","payload":"\ud800"}"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"MESSAGE","to":"agent:echo","payl"#,
             400,
-            "malformed",
+            "malformed_json",
         ),
         (
             r#"{"type":"GOSSIP","to":"agent:echo","payload":1}"#,
@@ -178,7 +178,7 @@ fn envelopes_that_two_readers_could_understand_differently_are_refused_by_name()
             "invalid_payload",
         ),
         (
-            r#"{"type":"MESSAGE","to":"agent:echo","payload":1,"auth":{"signature":"rsa:AAAA"}}"#,
+            r#"{"type":"MESSAGE","from":"user:admin","to":"agent:echo","timestamp":"2025-06-20T22:04:00Z","payload":1,"auth":{"signature":"rsa:AAAA"}}"#,
             403,
             "bad_signature",
         ),
