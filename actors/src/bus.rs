@@ -20,7 +20,7 @@ use mesh_messages::klp::Envelope;
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Position, RecordHeader};
 
-use crate::partition::{Machine, Partition};
+use crate::partition::{Cause, Machine, Partition};
 use crate::store::{JournalNews, StoreCell, follow};
 
 mod answer;
@@ -65,25 +65,26 @@ pub(crate) enum Message {
     /// Bring a message to an agent; `answer` gets what the agent answers.
     Post {
         mail: Box<Mail>,
-        by: String,
+        by: Cause,
         answer: Option<oneshot::Sender<Envelope>>,
         reply: Reply<Posted>,
     },
     /// Journal what needs no delivery.
     Record {
         event: BusEvent,
-        by: String,
+        by: Cause,
         reply: Reply<()>,
     },
     /// Bring a message to all who want its topic; answers how many that are.
     Publish {
         publication: Box<Publication>,
-        by: String,
+        by: Cause,
         reply: Reply<usize>,
     },
     /// Note that an agent wants a topic. Idempotent.
     Subscribe {
         agent: AgentId,
+        by: Cause,
         pattern: TopicPattern,
         reply: Reply<()>,
     },
@@ -230,15 +231,16 @@ impl Actor for Bus {
             }
             Message::Subscribe {
                 agent,
+                by,
                 pattern,
                 reply,
             } => {
-                state.subscribe(&agent, &pattern, reply).await?;
+                state.subscribe((&agent, &by), &pattern, reply).await?;
             }
             Message::Back { agent } => state.back(&agent).await?,
             Message::GiveUp { agent } => {
                 let events = state.partition.state().give_up(&agent);
-                state.commit(events, "meshd", Vec::new()).await?;
+                state.commit(events, &Cause::meshd(), Vec::new()).await?;
             }
             Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
             Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),

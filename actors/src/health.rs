@@ -25,7 +25,7 @@ use mesh_messages::{Position, RecordHeader, Timestamp};
 use mesh_persistence::RESTORED_FILE;
 
 use crate::context::Context;
-use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::partition::{Cause, Entry, Led, Machine, Partition};
 use crate::store::{JournalNews, follow};
 
 mod alerts;
@@ -327,6 +327,7 @@ impl HealthShell {
             event,
             agent: None,
             task: None,
+            led: Led::default(),
         };
         self.partition
             .commit(vec![entry], &Cause::meshd(), then)

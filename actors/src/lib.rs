@@ -20,6 +20,7 @@ pub mod operations;
 pub mod orchestrator;
 pub mod outbound;
 pub mod partition;
+mod past;
 mod projector;
 pub(crate) mod reads;
 pub mod registry;

@@ -20,7 +20,7 @@ use mesh_messages::system::{MemoryEntry, MemoryStats};
 use mesh_messages::{AgentId, Position, RecordHeader, Timestamp};
 
 use crate::clock;
-use crate::partition::{Machine, Partition};
+use crate::partition::{Cause, Machine, Partition};
 use crate::store::{JournalNews, StoreCell, follow};
 
 mod erase;
@@ -59,7 +59,7 @@ type Reply<T> = RpcReplyPort<Result<T, Problem>>;
 pub(crate) struct Owner {
     pub(crate) agent: AgentId,
     pub(crate) rules: MemoryConfig,
-    pub(crate) by: String,
+    pub(crate) by: Cause,
 }
 
 /// What the memory actor is sent.
@@ -94,21 +94,21 @@ pub(crate) enum Message {
     /// Delete one entry; answers whether it was there.
     Delete {
         agent: AgentId,
-        by: String,
+        by: Cause,
         key: String,
         reply: Reply<bool>,
     },
     /// Close or open an agent's memory. Idempotent.
     Seal {
         agent: AgentId,
-        by: String,
+        by: Cause,
         sealed: bool,
         reply: Reply<()>,
     },
     /// Forget all of an agent's, and erase it. Idempotent.
     Purge {
         agent: AgentId,
-        by: String,
+        by: Cause,
         reply: Reply<()>,
     },
     /// Forget what ends with an agent's run. Idempotent.

@@ -31,6 +31,7 @@ use crate::operations::Operations;
 use crate::orchestrator::OrchestratorHandle;
 use crate::outbound::Outbound;
 use crate::registry::RegistryHandle;
+use crate::retention::RetentionHandle;
 use crate::secrets::SecretShelf;
 use crate::sentinel::{SentinelHandle, SentinelSettings, TOKEN_FILE};
 use crate::slot::Slot;
@@ -119,6 +120,7 @@ pub struct Mesh {
     pub(crate) registry: RegistryHandle,
     pub(crate) registry_slot: Slot<crate::registry::RegistryMessage>,
     pub(crate) health: HealthHandle,
+    pub(crate) retention: RetentionHandle,
     pub(crate) started_at: Timestamp,
     chaos: Arc<Chaos>,
     root: SupervisorHandle,
@@ -157,6 +159,7 @@ impl Mesh {
             orchestrator: orchestrator.clone(),
             workflows: WorkflowsHandle::default(),
             health: HealthHandle::default(),
+            retention: RetentionHandle::default(),
             registry: registry_slot.clone(),
             agents: watch::Sender::new(None),
             edge: watch::Sender::new(None),
@@ -183,6 +186,7 @@ impl Mesh {
             bus,
             orchestrator,
             workflows: parts.workflows.clone(),
+            retention: parts.retention.clone(),
             registry: RegistryHandle::new(registry_slot.clone()),
             registry_slot,
             health: parts.health,

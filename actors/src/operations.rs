@@ -13,21 +13,24 @@ use mesh_messages::agent::{
     RecoveryResult, SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, KeyInfo, MemoryEntry,
-    MemoryStats, MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, KeyInfo,
+    MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
+mod past;
 
 pub use action::Action;
+pub use past::{PastAbout, TraceFrom};
 
 /// What a witness answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -484,6 +487,12 @@ pub trait Operations: Send + Sync + 'static {
         filter: AuditFilter,
         page: PageRequest<'_>,
     ) -> Result<Page<AuditEntry>, Problem>;
+    /// A record, what led to it, and what it led to.
+    async fn audit_trace(&self, from: TraceFrom) -> Result<AuditTrace, Problem>;
+    /// How something stood when the log had got to a record.
+    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem>;
+    /// Erases content for ever, by order; answers when it is erased.
+    async fn erase(&self, caller: &Caller, order: ErasureOrder) -> Result<ErasureReport, Problem>;
     /// A fresh signed checkpoint, as a C2SP note.
     async fn checkpoint(&self) -> Result<String, Problem>;
     /// `{index, size, path[], root}`: proof that the record at `index` is in the tree of `size` (the current one when absent).

@@ -27,7 +27,7 @@ use mesh_messages::{AgentId, AttemptNo, Position, TaskId, Timestamp};
 use crate::alarms::Alarm;
 use crate::clock::{now, random};
 use crate::context::Context;
-use crate::partition::{Cause, Entry, Partition};
+use crate::partition::{Cause, Entry, Led, Partition};
 use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
@@ -36,10 +36,12 @@ mod effects;
 mod handle;
 mod machine;
 mod stock;
+mod trail;
 mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
+use trail::{About, Downs};
 pub use waiters::{End, EndWatch};
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
@@ -133,6 +135,7 @@ pub(crate) struct Shell {
     written: VecDeque<(Position, u64)>,
     timer: Option<(Timestamp, Alarm)>,
     backlog: Backlog,
+    downs: Downs,
     follower: JoinHandle<()>,
     closed: bool,
 }
@@ -174,6 +177,7 @@ impl Actor for Orchestrator {
             written: written.into_iter().collect(),
             timer: None,
             backlog: Backlog::default(),
+            downs: Downs::new(),
             follower,
             closed: false,
             args,
@@ -236,6 +240,11 @@ impl Shell {
                 cause,
                 reply,
             } => {
+                if let (Command::InstanceDown { key, .. }, Some(position)) =
+                    (&*command, cause.cause)
+                {
+                    self.downs.insert((key.0.clone(), key.2), position);
+                }
                 let command = match backlog::news(*command) {
                     Ok(news) => return self.heard(news).await,
                     Err(command) => command,
@@ -353,6 +362,7 @@ impl Shell {
                 }
             };
             let name = command.name();
+            let about = About::of(&command);
             let look = Look {
                 now: now(),
                 random: random(),
@@ -377,13 +387,21 @@ impl Shell {
                     self.args.handle.under_way(task);
                 }
             }
+            let led = self.led(&decision.events, &about, cause);
+            let correlation_of = |led: &Led| led.by.as_ref().unwrap_or(cause).correlation.clone();
+            let noted = decision.events.iter().zip(&led);
+            let noted: Vec<_> = noted
+                .map(|((task, _), led)| (task.clone(), correlation_of(led)))
+                .collect();
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
-                .map(|(task, event)| Entry {
+                .zip(led)
+                .map(|((task, event), led)| Entry {
                     agent: agent_of(&event),
                     task: Some(task),
                     event,
+                    led,
                 })
                 .collect();
             let mut effects: Vec<_> = decision
@@ -402,6 +420,7 @@ impl Shell {
                 .commit_applied(entries, cause, effects)
                 .await?
             {
+                self.note_trail(noted, last);
                 self.written
                     .push_back((last, self.partition.state().applied()));
             }

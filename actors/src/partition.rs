@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use mesh_actors_core::trail::Trail;
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
-use mesh_persistence::{AppendError, ContentStore, Journal, Snapshot};
+use mesh_persistence::{AppendError, ContentDigest, ContentStore, Journal, Snapshot};
 
 mod snapshots;
 #[cfg(test)]
@@ -65,6 +66,38 @@ pub struct Entry<E> {
     pub agent: Option<AgentId>,
     /// Which task it concerns.
     pub task: Option<TaskId>,
+    /// What led to it, where that is not what led to the commit.
+    pub led: Led,
+}
+
+/// What led to an entry, where that is not what led to the commit that it is part of.
+#[derive(Debug, Clone, Default)]
+pub struct Led {
+    /// Who, for which request, and the record; those of the commit when absent.
+    pub by: Option<Cause>,
+    /// An earlier entry of the commit, by its index: its record takes the place of the one that `by` names.
+    pub after: Option<u32>,
+}
+
+impl Led {
+    /// By an earlier entry of the same commit.
+    #[must_use]
+    pub fn after(index: usize) -> Self {
+        Self {
+            by: None,
+            after: u32::try_from(index).ok(),
+        }
+    }
+
+    /// The first of several entries by what led to the commit, the others by that one.
+    #[must_use]
+    pub fn in_turn(index: usize) -> Self {
+        if index == 0 {
+            Self::default()
+        } else {
+            Self::after(0)
+        }
+    }
 }
 
 /// Who and what led to a commit.
@@ -86,6 +119,15 @@ impl Cause {
             actor: "meshd".to_owned(),
             cause: None,
             correlation: None,
+        }
+    }
+    /// What goes on from here follows from the last record of something.
+    #[must_use]
+    pub fn after(actor: impl Into<String>, trail: Option<&Trail>) -> Self {
+        Self {
+            actor: actor.into(),
+            cause: trail.map(|trail| trail.last),
+            correlation: trail.and_then(|trail| trail.correlation.as_deref().map(str::to_owned)),
         }
     }
     /// Somebody by name; while a [request](crate::request) is served, for that request.
@@ -145,6 +187,8 @@ pub struct Partition<M: Machine, E> {
     next_seq: u64,
     snapshots: Snapshots,
     last: Option<Position>,
+    // The last record that the snapshot holds, which was loaded.
+    before: Option<Position>,
     // Invariant: positions never decrease.
     pending: VecDeque<(Position, Vec<E>)>,
 }
@@ -190,6 +234,7 @@ impl<M: Machine, E> Partition<M, E> {
             next_seq: 0,
             snapshots: Snapshots::new(),
             last: None,
+            before: None,
             pending: VecDeque::new(),
             id,
             journal,
@@ -208,6 +253,7 @@ impl<M: Machine, E> Partition<M, E> {
                 partition.state = state;
                 partition.next_seq = next_seq;
                 partition.snapshots.loaded(size);
+                partition.before = next.0.checked_sub(1).map(Position);
                 from = next;
             }
         }
@@ -268,6 +314,11 @@ impl<M: Machine, E> Partition<M, E> {
     /// The state, for what is volatile in it. Durable facts change through [`Partition::commit`] alone.
     pub fn state_mut(&mut self) -> &mut M {
         &mut self.state
+    }
+
+    /// The position of the partition's last record, the one before its snapshot included.
+    pub fn newest(&self) -> Option<Position> {
+        self.last.or(self.before)
     }
 
     /// The position of the partition's last record, durable or not.
@@ -413,6 +464,7 @@ impl<M: Machine, E> Partition<M, E> {
             .map(|entry| {
                 let payload = serde_json::to_vec(&entry.event)
                     .map_err(|e| PartitionError::Encode(self.id.clone(), e))?;
+                let cause = entry.led.by.as_ref().unwrap_or(cause);
                 Ok(NewRecord {
                     kind: M::kind(&entry.event).into(),
                     kind_version: KIND_VERSION,
@@ -420,6 +472,7 @@ impl<M: Machine, E> Partition<M, E> {
                     task: entry.task.clone(),
                     actor: cause.actor.clone(),
                     cause: cause.cause,
+                    after: entry.led.after,
                     correlation: cause.correlation.clone(),
                     payload: store_large(payload, &self.content)
                         .map_err(|e| PartitionError::Content(self.id.clone(), e))?,
@@ -457,6 +510,11 @@ impl<M: Machine, E> Partition<M, E> {
         entry: &Entry<M::Event>,
         cause: &Cause,
     ) -> RecordHeader {
+        let cause = entry.led.by.as_ref().unwrap_or(cause);
+        let led_by = entry
+            .led
+            .after
+            .map(|index| Position(first.0 + u64::from(index)));
         RecordHeader {
             v: mesh_messages::record::RECORD_FORMAT,
             ns: "default".into(),
@@ -471,7 +529,7 @@ impl<M: Machine, E> Partition<M, E> {
             agent: entry.agent.clone(),
             task: entry.task.clone(),
             actor: cause.actor.clone(),
-            cause: cause.cause,
+            cause: led_by.or(cause.cause),
             correlation: cause.correlation.clone(),
             payload: String::new(),
         }
@@ -508,6 +566,22 @@ fn store_large(
     Ok(format!(r#"{{"{CONTENT_KEY}":"{digest}","size":{size}}}"#).into_bytes())
 }
 
+#[derive(serde::Deserialize)]
+struct Reference {
+    #[serde(rename = "$content")]
+    digest: String,
+}
+
+/// Where the payload of a record lies, if that is in the content store.
+pub(crate) fn content_of(record: &Record) -> Option<ContentDigest> {
+    let payload = &record.body.as_ref()?.payload;
+    if !payload.starts_with(br#"{"$content":"#) {
+        return None;
+    }
+    let reference: Reference = serde_json::from_slice(payload).ok()?;
+    reference.digest.parse().ok()
+}
+
 /// The payload of a record, fetched from the content store if it lies there; `None` once erased.
 ///
 /// # Errors
@@ -516,11 +590,6 @@ pub fn payload_of(
     record: &Record,
     content: &ContentStore,
 ) -> Result<Option<Vec<u8>>, mesh_persistence::ContentError> {
-    #[derive(serde::Deserialize)]
-    struct Reference {
-        #[serde(rename = "$content")]
-        digest: String,
-    }
     let Some(body) = &record.body else {
         return Ok(None);
     };

@@ -1,12 +1,13 @@
 //! The read side: answers from the projections and the journal, as of everything that was acknowledged.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::projection::{self, AuditIndex, ProjectFailure, Reader, Slice, TaskRow};
 use mesh_actors_core::task::TaskRecord;
 use mesh_messages::problem::Problem;
-use mesh_messages::system::{AuditEntry, AuditFilter};
+use mesh_messages::system::{AuditEntry, AuditFilter, AuditTrace};
 use mesh_messages::{Position, Record, TaskId, WorkflowRunId};
 use mesh_persistence::{ProjectionError, ReadError};
 
@@ -17,6 +18,11 @@ use crate::store::OpenStore;
 const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// Records that one filtered page of the audit looks at; beyond it answers with what it found and a cursor.
 const AUDIT_SCAN_MAX: usize = 20_000;
+
+/// Longest way to what a record began with that is shown: delegations are at most a few deep, and each has few records.
+const CAUSES_MAX: usize = 256;
+/// Most records that are shown to have followed from one.
+const EFFECTS_MAX: usize = 1000;
 
 /// The store as the core reads it.
 #[derive(Debug)]
@@ -194,9 +200,15 @@ pub(crate) fn audit_page(
         .as_ref()
         .map(AuditIndex::Task)
         .or_else(|| filter.agent.as_ref().map(AuditIndex::Agent))
+        .or_else(|| filter.cause.map(AuditIndex::Cause))
         .or_else(|| {
-            let whole = filter.kind.as_deref().filter(|kind| !kind.ends_with('.'));
-            whole.map(AuditIndex::Kind)
+            filter.kind.as_deref().map(|kind| {
+                if kind.ends_with('.') {
+                    AuditIndex::Kinds(kind)
+                } else {
+                    AuditIndex::Kind(kind)
+                }
+            })
         });
     let mut found = Vec::new();
     // What a record led to comes after it.
@@ -236,6 +248,72 @@ pub(crate) fn audit_page(
     Ok((found, None))
 }
 
+/// Records that led to others, and those that followed, each at most once.
+///
+/// The first one is asked for; the causes are the way to it from what all began with, the effects all that came of it, both
+/// oldest first. Blocks on the disk.
+pub(crate) fn audit_trace(
+    store: &OpenStore,
+    from: Position,
+) -> Result<Option<AuditTrace>, LookupError> {
+    let Some(record) = store.journal.get(from)? else {
+        return Ok(None);
+    };
+    let record = audit_entry(store, &record);
+    let mut causes = Vec::new();
+    let (mut next, mut before) = (record.cause, from);
+    // A cause stands before its effect: a log that says otherwise was not written by meshd, and is not followed.
+    while let Some(position) = next.filter(|cause| *cause < before && causes.len() < CAUSES_MAX) {
+        let Some(cause) = store.journal.get(position)? else {
+            break;
+        };
+        (next, before) = (cause.header.cause, position);
+        causes.push(audit_entry(store, &cause));
+    }
+    causes.reverse();
+    let mut effects = BTreeSet::new();
+    let mut open = VecDeque::from([from]);
+    let mut more = false;
+    while let Some(cause) = open.pop_front() {
+        let left = EFFECTS_MAX - effects.len();
+        let index = AuditIndex::Cause(cause);
+        let found = projection::audit_page(&StoreReader(store), index, None, left + 1)
+            .map_err(ProjectFailure::View)?;
+        more |= found.len() > left;
+        for position in found
+            .into_iter()
+            .take(left)
+            .filter(|effect| *effect > cause)
+        {
+            if effects.insert(position) {
+                open.push_back(position);
+            }
+        }
+    }
+    let mut shown = Vec::with_capacity(effects.len());
+    for position in effects {
+        if let Some(effect) = store.journal.get(position)? {
+            shown.push(audit_entry(store, &effect));
+        }
+    }
+    Ok(Some(AuditTrace {
+        causes,
+        record,
+        effects: shown,
+        more,
+    }))
+}
+
+/// The first record of a task.
+pub(crate) fn first_record(
+    store: &OpenStore,
+    task: &TaskId,
+) -> Result<Option<Position>, LookupError> {
+    let index = AuditIndex::Task(task);
+    let found = projection::audit_page(&StoreReader(store), index, None, 1);
+    Ok(found.map_err(ProjectFailure::View)?.into_iter().next())
+}
+
 /// Whether a kind is the one asked for, or begins with it where that ends with a full stop.
 fn is_kind(kind: &str, asked: &str) -> bool {
     kind == asked || (asked.ends_with('.') && kind.starts_with(asked))
@@ -245,12 +323,12 @@ fn is_kind(kind: &str, asked: &str) -> bool {
 ///
 /// # Errors
 /// What the read says; or that the runtime is ending.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static, E: Into<Problem> + Send + 'static>(
     store: Arc<OpenStore>,
-    read: impl FnOnce(&OpenStore) -> Result<T, LookupError> + Send + 'static,
+    read: impl FnOnce(&OpenStore) -> Result<T, E> + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::task::spawn_blocking(move || read(&store))
         .await
         .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
-        .map_err(Problem::from)
+        .map_err(Into::into)
 }

@@ -20,7 +20,7 @@ use crate::agents::agent::{AgentActor, AgentArgs, AgentMessage};
 use crate::agents::services::Services;
 use crate::context::Context;
 use crate::directory::AgentEntry;
-use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::partition::{Cause, Entry, Led, Machine, Partition};
 use crate::slot::{CallError, Slot};
 use crate::store::{JournalNews, follow};
 use crate::tree::OPEN_MAX;
@@ -349,6 +349,7 @@ impl RegistryShell {
                 agent: concerned(&event).cloned(),
                 task: None,
                 event,
+                led: Led::default(),
             })
             .collect();
         self.partition.commit(entries, cause, vec![then]).await?;

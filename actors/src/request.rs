@@ -12,7 +12,7 @@ const ID_CHARS_MAX: usize = 128;
 
 #[derive(Debug)]
 struct Request {
-    id: String,
+    id: Option<String>,
     allowed: Mutex<Option<Position>>,
 }
 
@@ -24,8 +24,21 @@ tokio::task_local! {
 pub async fn within<T>(id: &str, work: impl Future<Output = T>) -> T {
     let plain = id.chars().filter(|c| !c.is_control()).take(ID_CHARS_MAX);
     let request = Request {
-        id: plain.collect(),
+        id: Some(plain.collect()),
         allowed: Mutex::new(None),
+    };
+    REQUEST.scope(request, work).await
+}
+
+/// Does something that follows from a record, for the request that the record belongs to.
+pub(crate) async fn following<T>(
+    cause: Option<Position>,
+    correlation: Option<String>,
+    work: impl Future<Output = T>,
+) -> T {
+    let request = Request {
+        id: correlation,
+        allowed: Mutex::new(cause),
     };
     REQUEST.scope(request, work).await
 }
@@ -47,7 +60,7 @@ pub(crate) fn current() -> (Option<Position>, Option<String>) {
             .allowed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        (*allowed, Some(request.id.clone()))
+        (*allowed, request.id.clone())
     });
     found.unwrap_or_default()
 }

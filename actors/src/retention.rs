@@ -6,19 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::projection::{self, AuditIndex, EndedRow, ProjectFailure};
 use mesh_actors_core::retention::{Candidate, Limits, RetentionState, choose};
+use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::events::{RetentionEvent, partition};
+use mesh_messages::problem::Problem;
 use mesh_messages::{Position, RecordHeader, TaskId};
-use mesh_persistence::{EraseError, SnapshotError, wait_durable};
+use mesh_persistence::{ContentError, EraseError, SnapshotError, wait_durable};
 
 use crate::clock::now;
 use crate::context::Context;
-use crate::partition::{Cause, Entry, Machine, Partition};
+use crate::partition::{Cause, Entry, Led, Machine, Partition};
 use crate::reads::{self, LookupError, StoreReader};
 use crate::store::OpenStore;
 
@@ -39,6 +41,12 @@ impl Machine for RetentionState {
     }
 }
 
+mod content;
+mod order;
+
+use content::erase_with_content;
+pub(crate) use order::RetentionHandle;
+
 /// Why nothing was removed this time.
 #[derive(Debug, thiserror::Error)]
 enum RetentionError {
@@ -46,8 +54,10 @@ enum RetentionError {
     Lookup(#[from] LookupError),
     #[error("failed to look for snapshots of the tasks")]
     Snapshot(#[from] SnapshotError),
-    #[error("failed to erase records of removed tasks")]
+    #[error("failed to erase records")]
     Erase(#[from] EraseError),
+    #[error("failed to remove content of erased records")]
+    Content(#[from] ContentError),
 }
 
 impl From<ProjectFailure<mesh_persistence::ProjectionError>> for RetentionError {
@@ -60,6 +70,7 @@ impl From<ProjectFailure<mesh_persistence::ProjectionError>> for RetentionError 
 #[derive(Debug, Clone)]
 pub(crate) struct RetentionArgs {
     pub(crate) ctx: Arc<Context>,
+    pub(crate) handle: RetentionHandle,
 }
 
 /// What it is told.
@@ -67,6 +78,15 @@ pub(crate) struct RetentionArgs {
 pub(crate) enum RetentionMessage {
     /// Time to look.
     Look,
+    /// Erase what somebody wants erased; answered when it is.
+    Erase {
+        /// What.
+        order: Box<ErasureOrder>,
+        /// By whom.
+        by: Cause,
+        /// What became of it.
+        reply: RpcReplyPort<Result<ErasureReport, Problem>>,
+    },
 }
 
 /// The actor.
@@ -77,6 +97,8 @@ pub(crate) struct RetentionActor;
 #[derive(Debug)]
 pub(crate) struct RetentionShell {
     limits: Limits,
+    handle: RetentionHandle,
+    me: ActorRef<RetentionMessage>,
     store: Arc<OpenStore>,
     partition: Partition<RetentionState, ()>,
     ticker: JoinHandle<()>,
@@ -95,6 +117,8 @@ impl Actor for RetentionActor {
         let store = args.ctx.store.get()?;
         let partition = args.ctx.store.load(&store, partition::RETENTION).await?;
         let closing = Arc::clone(&store);
+        let (myself, ticked) = (me.clone(), me);
+        let me = ticked;
         let ticker = ractor::concurrency::spawn(async move {
             let mut ticks = tokio::time::interval(INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -114,21 +138,40 @@ impl Actor for RetentionActor {
         });
         Ok(RetentionShell {
             limits: args.ctx.settings.retention,
+            handle: args.handle,
+            me: myself,
             store,
             partition,
             ticker,
         })
     }
 
+    async fn post_start(
+        &self,
+        me: ActorRef<RetentionMessage>,
+        state: &mut RetentionShell,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle.slot.occupy(me);
+        Ok(())
+    }
+
     async fn handle(
         &self,
         me: ActorRef<RetentionMessage>,
-        RetentionMessage::Look: RetentionMessage,
+        message: RetentionMessage,
         state: &mut RetentionShell,
     ) -> Result<(), ActorProcessingErr> {
-        if state.look().await? {
-            // There may be more. Whatever else there is for this actor comes first.
-            me.cast(RetentionMessage::Look)?;
+        match message {
+            RetentionMessage::Look => {
+                if state.look().await? {
+                    // There may be more. Whatever else there is for this actor comes first.
+                    me.cast(RetentionMessage::Look)?;
+                }
+            }
+            RetentionMessage::Erase { order, by, reply } => {
+                let done = state.erase_by_order(&order, &by).await?;
+                let _caller_gone = reply.send(done);
+            }
         }
         Ok(())
     }
@@ -137,6 +180,7 @@ impl Actor for RetentionActor {
 impl Drop for RetentionShell {
     fn drop(&mut self) {
         self.ticker.abort();
+        self.handle.slot.vacate(&self.me);
     }
 }
 
@@ -158,7 +202,8 @@ impl RetentionShell {
             return Ok(false);
         }
         tracing::info!(tasks = tasks.len(), "removing ended tasks");
-        self.commit(RetentionEvent::Removed { tasks }).await?;
+        let event = RetentionEvent::Removed { tasks };
+        self.commit(event, &Cause::meshd()).await?;
         self.erase_removed().await?;
         Ok(true)
     }
@@ -170,19 +215,32 @@ impl RetentionShell {
             return Ok(());
         }
         if let Some(records) = self.told(move |store| erase(store, &tasks)).await? {
-            self.commit(RetentionEvent::Erased { records }).await?;
+            let event = RetentionEvent::Erased { records };
+            self.commit(event, &self.last_cause()).await?;
         }
         Ok(())
     }
 
-    async fn commit(&mut self, event: RetentionEvent) -> Result<(), ActorProcessingErr> {
+    /// What goes on here follows from what was last on record here.
+    fn last_cause(&self) -> Cause {
+        Cause {
+            cause: self.partition.newest(),
+            ..Cause::meshd()
+        }
+    }
+
+    async fn commit(
+        &mut self,
+        event: RetentionEvent,
+        cause: &Cause,
+    ) -> Result<(), ActorProcessingErr> {
         let entry = Entry {
             event,
             agent: None,
             task: None,
+            led: Led::default(),
         };
-        let cause = Cause::meshd();
-        let committed = self.partition.commit(vec![entry], &cause, Vec::new());
+        let committed = self.partition.commit(vec![entry], cause, Vec::new());
         if let Some(last) = committed.await? {
             wait_durable(&mut self.store.journal.durable(), last).await?;
             let _nothing = self.partition.released(Some(last));
@@ -237,6 +295,8 @@ fn goes_on(store: &OpenStore, row: &EndedRow) -> Result<bool, RetentionError> {
 
 /// Erases all records of these tasks at once, so that no replay sees some of a task's.
 fn erase(store: &OpenStore, tasks: &[TaskId]) -> Result<u64, RetentionError> {
+    // By order, tasks go that retention would keep for a while, because a replay from a snapshot would see half of them.
+    let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
     let mut positions: Vec<Position> = Vec::new();
     for task in tasks {
         let index = AuditIndex::Task(task);
@@ -249,6 +309,9 @@ fn erase(store: &OpenStore, tasks: &[TaskId]) -> Result<u64, RetentionError> {
             }
         }
     }
-    store.journal.erase(&positions)?;
+    if floor.is_some_and(|floor| positions.iter().any(|position| *position >= floor)) {
+        store.journal.drop_snapshots(&partition::TASKS)?;
+    }
+    erase_with_content(store, &positions)?;
     Ok(positions.len() as u64)
 }

@@ -58,7 +58,7 @@ type Reply<T> = RpcReplyPort<Result<T, Problem>>;
 pub(crate) enum Message {
     /// Issue a token.
     Issue {
-        by: String,
+        by: Cause,
         role: Role,
         subject: Option<String>,
         ttl: Option<Duration>,
@@ -66,13 +66,13 @@ pub(crate) enum Message {
     },
     /// Make a token void. Idempotent.
     Revoke {
-        by: String,
+        by: Cause,
         id: String,
         reply: Reply<()>,
     },
     /// Make void all tokens of an agent. Idempotent.
     RevokeAgent {
-        by: String,
+        by: Cause,
         agent: AgentId,
         reply: Reply<()>,
     },

@@ -31,7 +31,7 @@ use crate::names::registered;
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorHandle};
 use crate::projector::{ProjectorActor, ProjectorArgs};
 use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
-use crate::retention::{RetentionActor, RetentionArgs};
+use crate::retention::{RetentionActor, RetentionArgs, RetentionHandle};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
 use crate::store::StoreCell;
@@ -87,6 +87,7 @@ pub(crate) struct Parts {
     pub(crate) orchestrator: OrchestratorHandle,
     pub(crate) workflows: WorkflowsHandle,
     pub(crate) health: HealthHandle,
+    pub(crate) retention: RetentionHandle,
     pub(crate) registry: Slot<RegistryMessage>,
     pub(crate) agents: SupervisorPlace,
     pub(crate) edge: SupervisorPlace,
@@ -195,6 +196,7 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
         };
         let retention = RetentionArgs {
             ctx: Arc::clone(&all.ctx),
+            handle: all.retention.clone(),
         };
         SupervisorSpec::new(flags(Strategy::OneForOne))
             .child(worker(&all, "health", || HealthActor, health))

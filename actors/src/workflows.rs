@@ -34,6 +34,7 @@ use crate::store::{JournalNews, OpenStore, follow};
 
 mod handle;
 mod service;
+mod trail;
 mod work;
 
 pub use handle::WorkflowsHandle;
@@ -52,8 +53,9 @@ impl Machine for Workflows {
         event.kind()
     }
 
-    fn apply(&mut self, _header: &RecordHeader, event: &WorkflowEvent) {
+    fn apply(&mut self, header: &RecordHeader, event: &WorkflowEvent) {
         Self::apply(self, event);
+        self.note(event.run(), header.position, header.correlation.as_deref());
     }
 }
 
@@ -67,7 +69,7 @@ pub(crate) enum Message {
         /// What.
         command: Box<Command>,
         /// By whom.
-        by: String,
+        by: Cause,
         /// For whoever waits.
         reply: Option<Reply>,
     },
@@ -194,7 +196,7 @@ impl Actor for WorkflowsActor {
             .after_last(open.into_iter().map(Released::Effect).collect())
             .await?;
         state.partition.state_mut().look_again();
-        state.command(Command::Tick, "meshd", None).await
+        state.command(Command::Tick, &Cause::meshd(), None).await
     }
 
     #[tracing::instrument(level = "debug", name = "workflows", skip_all)]
@@ -294,7 +296,7 @@ impl Shell {
             }
             Message::Due => {
                 self.timer = None;
-                self.command(Command::Tick, "meshd", None).await
+                self.command(Command::Tick, &Cause::meshd(), None).await
             }
             Message::Journal(JournalNews::Durable(position)) => {
                 self.durable = Some(position);
@@ -320,7 +322,7 @@ impl Shell {
     async fn command(
         &mut self,
         command: Command,
-        by: &str,
+        by: &Cause,
         mut reply: Option<Reply>,
     ) -> Result<(), ActorProcessingErr> {
         if self.is_behind(&command) {
@@ -348,22 +350,21 @@ impl Shell {
                     break;
                 }
             };
-            let entries = decision.events.into_iter().map(|event| Entry {
+            let (led, noted) = self.led(&decision.events, by);
+            let entries = decision.events.into_iter().zip(led);
+            let entries = entries.map(|(event, led)| Entry {
                 agent: None,
                 task: None,
                 event,
+                led,
             });
             let mut released: Vec<_> = decision.effects.into_iter().map(Released::Effect).collect();
             if let Some(reply) = reply.take() {
                 released.push(Released::Answer(decision.answer, reply));
             }
-            let cause = Cause::by(by);
             let entries = entries.collect();
-            if let Some(last) = self
-                .partition
-                .commit_applied(entries, &cause, released)
-                .await?
-            {
+            if let Some(last) = self.partition.commit_applied(entries, by, released).await? {
+                self.note_trail(noted, last);
                 self.written
                     .push_back((last, self.partition.state().applied()));
             }

@@ -4,9 +4,11 @@ mod agents;
 mod audit;
 mod backup;
 mod chaos;
+mod erasures;
 mod export;
 mod keys;
 mod memory;
+mod past;
 mod policies;
 mod secrets;
 mod stream;
@@ -34,6 +36,8 @@ pub(crate) fn table() -> Vec<Route> {
         workflows::routes(),
         stream::routes(),
         audit::routes(),
+        past::routes(),
+        erasures::routes(),
         export::routes(),
         backup::routes(),
         memory::routes(),

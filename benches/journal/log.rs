@@ -59,6 +59,7 @@ async fn drive(journal: &FileJournal, in_flight: u64) -> Result<(Duration, Vec<u
         task: None,
         actor: "user:bench".to_owned(),
         cause: None,
+        after: None,
         correlation: None,
         payload: vec![b'x'; PAYLOAD],
     };

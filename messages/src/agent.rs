@@ -282,6 +282,46 @@ pub struct FaultView {
     pub quarantine: Option<QuarantineRecord>,
 }
 
+/// What the fault policy decided on: with the record before it, all that the decision needs to be made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultDecision {
+    /// What it was told, in order: a failure, a timer, an order, a task's end.
+    pub inputs: Vec<String>,
+    /// Where it stood before.
+    pub from: FaultState,
+    /// Where it stands now.
+    pub to: FaultState,
+    /// The moment it was told.
+    pub at: Timestamp,
+    /// The random bits for the jitter of delays, in hexadecimal.
+    pub random: String,
+    /// The limits in force.
+    pub limits: FaultLimits,
+}
+
+/// The limits that a decision of the fault policy was made by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultLimits {
+    /// Scored failures within the window that are answered by a restart.
+    pub max_crashes: u32,
+    /// The window.
+    pub crash_window_ms: u64,
+    /// The score that quarantines.
+    pub quarantine_threshold: u32,
+    /// Whether it is restarted at all.
+    pub auto_restart: bool,
+    /// Scored failures within an hour that are borne.
+    pub hourly_max: u32,
+    /// First and longest delay of a restart.
+    pub backoff_ms: [u64; 2],
+    /// First and longest time for which the breaker stays open.
+    pub cool_down_ms: [u64; 2],
+    /// Whether an exhausted agent is its parent's failure.
+    pub essential: bool,
+}
+
 /// One replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

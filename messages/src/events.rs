@@ -11,7 +11,9 @@ pub use egress::EgressDenial;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
+use crate::agent::{
+    FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
+};
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::liveness::{Finding, HealthAction};
@@ -171,6 +173,9 @@ pub enum AgentEvent {
         view: FaultView,
         /// The policy machine's own record; opaque to everyone else.
         record: Value,
+        /// What it decided on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decision: Option<Box<FaultDecision>>,
     },
     /// It was isolated.
     #[serde(rename = "quarantined")]
@@ -291,6 +296,26 @@ pub enum RetentionEvent {
         /// Which.
         tasks: Vec<TaskId>,
     },
+    /// Somebody ordered that content be erased. Written before anything is.
+    #[serde(rename = "erasure.ordered")]
+    Ordered {
+        /// Who.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Which task.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        task: Option<TaskId>,
+        /// Whose tasks and messages.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<String>,
+    },
+    /// Records of messages were erased by an order; their headers stay.
+    #[serde(rename = "messages.erased")]
+    MessagesErased {
+        /// How many records.
+        records: u64,
+    },
     /// The records of all tasks removed before are erased; their headers stay.
     #[serde(rename = "tasks.erased")]
     Erased {
@@ -300,6 +325,8 @@ pub enum RetentionEvent {
 }
 kinds!(RetentionEvent {
     Removed => "tasks.removed",
+    Ordered => "erasure.ordered",
+    MessagesErased => "messages.erased",
     Erased => "tasks.erased",
 });
 

@@ -1,4 +1,7 @@
-//! Who signs: ed25519 keys, written as `did:key`, and signatures as text.
+//! Who signs: keys, written as `did:key`, and signatures as text.
+//!
+//! Every identity of ours is an ed25519 key. Foreign agents and publishers may have a secp256k1 key, whose signatures are
+//! verified and never made here. Other kinds are refused: RSA keys are ten times as long, and say nothing that these do not.
 //!
 //! Making a key needs randomness and keeping one needs a file; both are their owner's business. This module turns
 //! bytes into keys and texts, and decides whether a signature holds.
@@ -11,30 +14,44 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::Signer as _;
 use serde::{Deserialize, Serialize};
 
-/// What multicodec calls an ed25519 public key.
+mod secp256k1;
+
+use secp256k1::Secp256k1Key;
+
+/// What multicodec calls an ed25519 public key, and a secp256k1 one.
 const MULTICODEC_ED25519: [u8; 2] = [0xed, 0x01];
+const MULTICODEC_SECP256K1: [u8; 2] = [0xe7, 0x01];
 const DID_PREFIX: &str = "did:key:z";
-const SIGNATURE_PREFIX: &str = "ed25519:";
-/// A valid `did:key` of ours has 56 characters; more is not worth decoding, which costs the square of the length.
+const ED25519_PREFIX: &str = "ed25519:";
+const SECP256K1_PREFIX: &str = "secp256k1:";
+/// A valid `did:key` has 56 or 57 characters; more is not worth decoding, which costs the square of the length.
 const DID_LEN_MAX: usize = 64;
 
-/// Why a text is not an ed25519 `did:key`.
+/// Why a text is not a `did:key` that is taken here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// Another method, another encoding, or no DID at all.
-    #[error("expected did:key:z6Mk… (an ed25519 key in base58btc)")]
+    #[error(
+        "expected did:key:z6Mk… (an ed25519 key in base58btc) or did:key:zQ3s… (a secp256k1 key)"
+    )]
     Form,
     /// It decodes, but to no point of the curve, or to one that anybody can forge for.
-    #[error("not a usable ed25519 public key")]
+    #[error("not a usable public key")]
     Point,
 }
 
-/// An ed25519 public key: the identity of a node, an agent or a publisher.
+/// A public key: the identity of a node, an agent, a user or a publisher.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct DidKey(ed25519_dalek::VerifyingKey);
+pub struct DidKey(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ed25519(ed25519_dalek::VerifyingKey),
+    Secp256k1(Secp256k1Key),
+}
 
 impl DidKey {
-    /// From the key's 32 bytes.
+    /// From the 32 bytes of an ed25519 key.
     ///
     /// # Errors
     /// [`InvalidKey::Point`] when they are no key, or one of small order.
@@ -43,13 +60,16 @@ impl DidKey {
         if key.is_weak() {
             Err(InvalidKey::Point)
         } else {
-            Ok(Self(key))
+            Ok(Self(Kind::Ed25519(key)))
         }
     }
 
-    /// The key's 32 bytes.
-    pub fn to_bytes(&self) -> [u8; 32] {
-        self.0.to_bytes()
+    /// The 32 bytes of an ed25519 key; `None` for one of another kind, which signs no log.
+    pub fn ed25519_bytes(&self) -> Option<[u8; 32]> {
+        match &self.0 {
+            Kind::Ed25519(key) => Some(key.to_bytes()),
+            Kind::Secp256k1(_) => None,
+        }
     }
 
     /// Whether `signature` is this key's over `message`, by the strict rules: one message, one key, one signature.
@@ -57,17 +77,23 @@ impl DidKey {
     /// # Errors
     /// [`BadSignature`] when it is not.
     pub fn verify(&self, message: &[u8], signature: &SignatureText) -> Result<(), BadSignature> {
-        self.0
-            .verify_strict(message, &ed25519_dalek::Signature::from_bytes(&signature.0))
-            .map_err(|_| BadSignature)
+        match (&self.0, &signature.0) {
+            (Kind::Ed25519(key), SignatureKind::Ed25519(bytes)) => key
+                .verify_strict(message, &ed25519_dalek::Signature::from_bytes(bytes))
+                .map_err(|_| BadSignature),
+            (Kind::Secp256k1(key), SignatureKind::Secp256k1(bytes)) => key.verify(message, bytes),
+            (Kind::Ed25519(_), SignatureKind::Secp256k1(_))
+            | (Kind::Secp256k1(_), SignatureKind::Ed25519(_)) => Err(BadSignature),
+        }
     }
 }
 
 impl fmt::Display for DidKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [0; 34];
-        bytes[..2].copy_from_slice(&MULTICODEC_ED25519);
-        bytes[2..].copy_from_slice(&self.to_bytes());
+        let bytes = match &self.0 {
+            Kind::Ed25519(key) => [&MULTICODEC_ED25519[..], &key.to_bytes()].concat(),
+            Kind::Secp256k1(key) => [&MULTICODEC_SECP256K1[..], &key.to_bytes()].concat(),
+        };
         write!(f, "{DID_PREFIX}{}", bs58::encode(bytes).into_string())
     }
 }
@@ -88,10 +114,14 @@ impl FromStr for DidKey {
         let bytes = bs58::decode(encoded)
             .into_vec()
             .map_err(|_| InvalidKey::Form)?;
+        if let Some(key) = bytes.strip_prefix(&MULTICODEC_ED25519[..]) {
+            return Self::from_bytes(key.try_into().map_err(|_| InvalidKey::Form)?);
+        }
         let key = bytes
-            .strip_prefix(&MULTICODEC_ED25519[..])
+            .strip_prefix(&MULTICODEC_SECP256K1[..])
             .ok_or(InvalidKey::Form)?;
-        Self::from_bytes(key.try_into().map_err(|_| InvalidKey::Form)?)
+        let key = Secp256k1Key::from_bytes(key.try_into().map_err(|_| InvalidKey::Form)?)?;
+        Ok(Self(Kind::Secp256k1(key)))
     }
 }
 
@@ -121,13 +151,13 @@ macro_rules! as_text {
 }
 as_text!(
     DidKey,
-    "^did:key:z6Mk[1-9A-HJ-NP-Za-km-z]{44}$",
-    "an ed25519 key did:key:z6Mk…"
+    "^did:key:z(6Mk[1-9A-HJ-NP-Za-km-z]{44}|Q3s[1-9A-HJ-NP-Za-km-z]{45})$",
+    "an ed25519 key did:key:z6Mk… or a secp256k1 key did:key:zQ3s…"
 );
 as_text!(
     SignatureText,
-    "^ed25519:[A-Za-z0-9_-]{86}$",
-    "ed25519: and the base64url of 64 bytes, without padding"
+    "^(ed25519|secp256k1):[A-Za-z0-9_-]{86}$",
+    "ed25519: or secp256k1: and the base64url of 64 bytes, without padding"
 );
 
 /// The signature does not hold: other content, another key, or a form that is not accepted.
@@ -135,31 +165,48 @@ as_text!(
 #[error("the signature does not match the content and the key")]
 pub struct BadSignature;
 
-/// The text is not `ed25519:` and the base64url, without padding, of 64 bytes.
+/// The text is not `ed25519:` or `secp256k1:` and the base64url, without padding, of 64 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected ed25519: and the base64url, without padding, of 64 bytes")]
+#[error("expected ed25519: or secp256k1: and the base64url, without padding, of 64 bytes")]
 pub struct InvalidSignatureText;
 
-/// An ed25519 signature; `ed25519:` + base64url without padding as text.
+/// A signature; the kind of its key, a colon, and base64url without padding as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SignatureText([u8; 64]);
+pub struct SignatureText(SignatureKind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SignatureKind {
+    Ed25519([u8; 64]),
+    Secp256k1([u8; 64]),
+}
 
 impl fmt::Display for SignatureText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{SIGNATURE_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))
+        let (prefix, bytes) = match &self.0 {
+            SignatureKind::Ed25519(bytes) => (ED25519_PREFIX, bytes),
+            SignatureKind::Secp256k1(bytes) => (SECP256K1_PREFIX, bytes),
+        };
+        write!(f, "{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 }
 
 impl FromStr for SignatureText {
     type Err = InvalidSignatureText;
     fn from_str(text: &str) -> Result<Self, InvalidSignatureText> {
-        let encoded = text
-            .strip_prefix(SIGNATURE_PREFIX)
-            .ok_or(InvalidSignatureText)?;
+        let (encoded, kind): (_, fn([u8; 64]) -> SignatureKind) =
+            if let Some(encoded) = text.strip_prefix(ED25519_PREFIX) {
+                (encoded, SignatureKind::Ed25519)
+            } else if let Some(encoded) = text.strip_prefix(SECP256K1_PREFIX) {
+                (encoded, SignatureKind::Secp256k1)
+            } else {
+                return Err(InvalidSignatureText);
+            };
         let bytes = URL_SAFE_NO_PAD
             .decode(encoded)
             .map_err(|_| InvalidSignatureText)?;
-        Ok(Self(bytes.try_into().map_err(|_| InvalidSignatureText)?))
+        Ok(Self(kind(
+            bytes.try_into().map_err(|_| InvalidSignatureText)?,
+        )))
     }
 }
 
@@ -180,12 +227,12 @@ impl SigningKey {
 
     /// The public half.
     pub fn public(&self) -> DidKey {
-        DidKey(self.0.verifying_key())
+        DidKey(Kind::Ed25519(self.0.verifying_key()))
     }
 
     /// Signs a message.
     pub fn sign(&self, message: &[u8]) -> SignatureText {
-        SignatureText(self.0.sign(message).to_bytes())
+        SignatureText(SignatureKind::Ed25519(self.0.sign(message).to_bytes()))
     }
 }
 
@@ -221,7 +268,8 @@ mod tests {
             "",
             "did:web:example.com",
             "did:key:z6Mk",
-            "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
+            // P-256.
+            "did:key:zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169",
         ] {
             assert_eq!(text.parse::<DidKey>(), Err(InvalidKey::Form), "{text}");
         }

@@ -75,6 +75,9 @@ pub struct NewRecord {
     pub actor: String,
     /// See [`RecordHeader::cause`].
     pub cause: Option<Position>,
+    /// The record that led to this one where that is an earlier one of the same append, by its index there: its position is
+    /// not known before. It takes the place of `cause`.
+    pub after: Option<u32>,
     /// See [`RecordHeader::correlation`].
     pub correlation: Option<String>,
     /// UTF-8 JSON, at most [`PAYLOAD_INLINE_MAX`] bytes.

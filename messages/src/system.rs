@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::HealthLevel;
+use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord};
 use crate::identity::DidKey;
-use crate::ids::{AgentId, Position, TaskId};
+use crate::ids::{AgentId, Epoch, InstanceNo, Position, TaskId};
+use crate::task::Task;
 use crate::time::Timestamp;
 
 /// `GET /v1/health` and part of `/status`: aggregates know four levels.
@@ -197,6 +198,97 @@ pub struct AuditEntry {
     pub commitment: String,
     /// The payload; absent once erased.
     pub payload: Option<Value>,
+}
+
+/// A record, what led to it, and what it led to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditTrace {
+    /// The way to it from what all began with, oldest first.
+    pub causes: Vec<AuditEntry>,
+    /// The record.
+    pub record: AuditEntry,
+    /// All that it led to, directly or over others, oldest first.
+    pub effects: Vec<AuditEntry>,
+    /// Whether it led to more than is shown.
+    pub more: bool,
+}
+
+/// How something stood when the log had got to a record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastState {
+    /// The last record that was taken in.
+    pub at: Position,
+    /// Its time.
+    pub time: Timestamp,
+    /// The task that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// The agent that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PastAgent>,
+    /// Tasks that had been submitted, oldest first, when neither was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<Task>>,
+    /// Where the next page of them begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// Records whose payloads were erased since, so that what they said is missing here.
+    pub erased: u64,
+    /// Records whose payloads lie in the content store, which an export does not hold.
+    pub elsewhere: u64,
+}
+
+/// An agent as it stood.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastAgent {
+    /// Its id.
+    pub id: AgentId,
+    /// The version in force.
+    pub version: String,
+    /// Digest of its bundle.
+    pub digest: String,
+    /// Its stage.
+    pub lifecycle: Lifecycle,
+    /// Whether it was to run.
+    pub running: bool,
+    /// Whether it was to take no work.
+    pub paused: bool,
+    /// How many replicas it was to have.
+    pub replicas: u32,
+    /// The last epoch given out.
+    pub epoch: Epoch,
+    /// What was to be seen of its fault policy.
+    pub fault: Option<FaultView>,
+    /// The quarantine it was in, or last in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<QuarantineRecord>,
+    /// Its replicas.
+    pub instances: Vec<PastInstance>,
+    /// Who had registered it.
+    pub owner: String,
+    /// When it was registered first.
+    pub created_at: Timestamp,
+    /// When something about it had last changed.
+    pub updated_at: Timestamp,
+}
+
+/// One replica as it stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastInstance {
+    /// Its number, from 0.
+    pub instance: InstanceNo,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Its own stage.
+    pub lifecycle: Lifecycle,
+    /// What it ran.
+    pub version: String,
+    /// When it was started.
+    pub activated_at: Timestamp,
 }
 
 /// Which audit records to list.

@@ -229,6 +229,26 @@ impl ContentStore {
         }
     }
 
+    /// Removes some content for ever, if it is there; answers when that is durable. That nothing refers to it any more is for
+    /// the caller to know.
+    ///
+    /// # Errors
+    /// [`ContentError::Write`].
+    pub fn remove(&self, digest: &ContentDigest) -> Result<(), ContentError> {
+        let path = self.path(digest);
+        let removed = match fs::remove_file(&path) {
+            Ok(()) => path
+                .parent()
+                .map_or(Ok(()), |dir| File::open(dir)?.sync_all()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(|source| ContentError::Write {
+            path: path.display().to_string(),
+            source,
+        })
+    }
+
     fn file(&self, digest: &ContentDigest) -> Result<File, ContentError> {
         File::open(self.path(digest)).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ContentError::Missing(*digest),

@@ -369,6 +369,10 @@ impl Journal for FileJournal {
         self.snapshots.oldest(partition)
     }
 
+    fn drop_snapshots(&self, partition: &PartitionId) -> Result<(), SnapshotError> {
+        self.snapshots.drop_all(partition)
+    }
+
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError> {
         self.snapshots.load(partition, self.durable_size())
     }

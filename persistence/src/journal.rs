@@ -119,6 +119,14 @@ pub trait Journal: fmt::Debug + Send + Sync {
         snapshot: &Snapshot,
     ) -> Result<(), SnapshotError>;
 
+    /// Removes all snapshots of a partition: the next load replays it from its beginning.
+    ///
+    /// For erasing what they hold, too; and so that nothing is erased that a replay from one of them would miss.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`]; some may be gone.
+    fn drop_snapshots(&self, partition: &PartitionId) -> Result<(), SnapshotError>;
+
     /// The newest intact snapshot of a partition; `None` means replay from the beginning.
     ///
     /// Damaged ones, and ones that are ahead of the log, are reported in the log output and passed over.

@@ -287,6 +287,11 @@ impl Journal for MemoryJournal {
         Ok(inner.snapshots.get(partition).map(|snapshot| snapshot.next))
     }
 
+    fn drop_snapshots(&self, partition: &PartitionId) -> Result<(), SnapshotError> {
+        self.lock().snapshots.remove(partition);
+        Ok(())
+    }
+
     fn load_snapshot(&self, partition: &PartitionId) -> Result<Option<Snapshot>, SnapshotError> {
         Ok(self.lock().snapshots.get(partition).cloned())
     }

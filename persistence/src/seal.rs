@@ -186,7 +186,13 @@ impl Sequencer {
                 agent: record.agent,
                 task: record.task,
                 actor: record.actor,
-                cause: record.cause,
+                cause: match record.after {
+                    Some(index) if first.0 + u64::from(index) < position => {
+                        Some(Position(first.0 + u64::from(index)))
+                    }
+                    // What comes later leads to nothing.
+                    Some(_) | None => record.cause,
+                },
                 correlation: record.correlation,
                 payload: commitment,
             };

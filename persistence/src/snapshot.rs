@@ -114,6 +114,25 @@ impl SnapshotDir {
         }))
     }
 
+    /// Removes all of a partition's; answers when that is durable.
+    pub(crate) fn drop_all(&self, partition: &PartitionId) -> Result<(), SnapshotError> {
+        let dir = self.of(partition);
+        let remove = || -> io::Result<()> {
+            let paths = list(&dir)?;
+            for path in &paths {
+                fs::remove_file(path)?;
+            }
+            if paths.is_empty() {
+                return Ok(());
+            }
+            fs::File::open(&dir)?.sync_all()
+        };
+        remove().map_err(|source| SnapshotError::Io {
+            path: dir.display().to_string(),
+            source,
+        })
+    }
+
     /// The partition's directory, named so that any partition name is one plain file name.
     fn of(&self, partition: &PartitionId) -> PathBuf {
         let mut name = String::new();

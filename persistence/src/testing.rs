@@ -34,6 +34,7 @@ pub(crate) fn record(kind: &str, payload: &str) -> NewRecord {
         task: None,
         actor: "meshd".into(),
         cause: None,
+        after: None,
         correlation: None,
         payload: payload.as_bytes().to_vec(),
     }

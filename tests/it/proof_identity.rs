@@ -256,14 +256,98 @@ fn keys_that_anybody_can_sign_for_and_keys_of_other_kinds_are_refused() {
             .send("POST", "/v1/keys", &[], Some(body.as_bytes()))
             .status
     };
-    // The points of order 1 and 4, a secp256k1 key, and one that is no point.
+    // The points of order 1 and 4, a P-256 key, and ones that are no point.
     for key in [
         "did:key:z6MkeXATEjyXENzBXBxgC5EHk2JE5aqd7qMGGtDpLUH1e2Sj",
         "did:key:z6MkeTG3bFFSLYVU7VqhgZxqr6YzpaGrQtFMh1uvqGy1vDnP",
-        "did:key:zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme",
+        "did:key:zDnaerDaTF5BXEavCrfRZEk316dpbLsfPDZ3WJ5hRTPFU2169",
         "did:key:z6Mk",
         "nonsense",
     ] {
         assert!([400, 422].contains(&post(key)), "{key}");
     }
+}
+
+#[test]
+fn a_foreign_key_on_another_curve_signs_messages_and_is_verified_strictly() {
+    use k256::ecdsa::signature::Signer as _;
+    use k256::ecdsa::{Signature, SigningKey};
+
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let secret = SigningKey::from_slice(&[9; 32]).unwrap();
+    // The published form: base58btc of the multicodec and the compressed point.
+    let point = secret.verifying_key().to_sec1_point(true);
+    let did = format!(
+        "did:key:z{}",
+        base58(&[&[0xe7, 0x01], point.as_bytes()].concat())
+    );
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "user:ada"])
+        .exits(0);
+    let now = daemon.client().get("/v1/health").ok(200)["timestamp"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let post = |id: &str, spoil: &dyn Fn(&mut Value, Signature) -> String| {
+        let mut envelope = json!({
+            "v": 1, "id": id, "type": "CAPABILITY_QUERY", "from": "user:ada", "to": "kai://agent.echo",
+            "timestamp": now, "payload": {"capabilities": ["echo"]}, "auth": {"key": did},
+        });
+        // Members in order, no fractions, plain letters: this is its canonical form.
+        let signature: Signature = secret.sign(format!("KLP/1\n{envelope}").as_bytes());
+        let text = spoil(&mut envelope, signature.normalize_s());
+        envelope["auth"]["signature"] = text.into();
+        let body = envelope.to_string();
+        let answer = daemon
+            .client()
+            .send("POST", "/v1/messages", &[], Some(body.as_bytes()));
+        let code = serde_json::from_str::<Value>(&answer.text()).unwrap()["code"].clone();
+        (answer.status, code.as_str().unwrap_or_default().to_owned())
+    };
+    let written = |kind: &str, signature: &Signature| {
+        use base64::Engine as _;
+        let engine = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        format!("{kind}:{}", engine.encode(signature.to_bytes()))
+    };
+    let refused = (403, "bad_signature".to_owned());
+    assert_eq!(post("1", &|_, s| written("secp256k1", &s)).0, 200);
+    assert_eq!(
+        post("1", &|_, s| written("secp256k1", &s)),
+        (409, "replayed".to_owned())
+    );
+    assert_eq!(post("2", &|_, s| written("ed25519", &s)), refused);
+    let changed = post("3", &|envelope, s| {
+        envelope["payload"] = json!({"capabilities": []});
+        written("secp256k1", &s)
+    });
+    assert_eq!(changed, refused);
+    // The other `s` that would hold: nobody makes a second signature out of one.
+    let twin = post("4", &|_, s| {
+        let (r, s) = s.split_scalars();
+        written("secp256k1", &Signature::from_scalars(*r, -*s).unwrap())
+    });
+    assert_eq!(twin, refused);
+    daemon
+        .ctl(&["key", "revoke", &did, "--reason", "test"])
+        .exits(0);
+    assert_eq!(post("5", &|_, s| written("secp256k1", &s)), refused);
+}
+
+fn base58(bytes: &[u8]) -> String {
+    const LETTERS: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+    let mut digits: Vec<u32> = Vec::new();
+    for byte in bytes {
+        let mut carry = u32::from(*byte);
+        for digit in &mut digits {
+            carry += *digit << 8;
+            (*digit, carry) = (carry % 58, carry / 58);
+        }
+        while carry > 0 {
+            digits.push(carry % 58);
+            carry /= 58;
+        }
+    }
+    let letter = |digit: &u32| char::from(LETTERS[usize::try_from(*digit).unwrap()]);
+    digits.iter().rev().map(letter).collect()
 }

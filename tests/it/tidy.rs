@@ -56,7 +56,10 @@ const LAYERS: [(&str, &[&str]); 16] = [
         ],
     ),
     // Wire types, and the verifier, which needs no daemon.
-    ("meshctl", &["mesh-messages", "mesh-persistence"]),
+    (
+        "meshctl",
+        &["mesh-messages", "mesh-actors-core", "mesh-persistence"],
+    ),
     // The cores alone: everything that performs is simulated.
     (
         "mesh-sim",

@@ -219,7 +219,7 @@ impl AgentState {
             }
             // How an instance is ends with it.
             AgentEvent::InstanceHealth { .. } => {}
-            AgentEvent::FaultChanged { view, record } => {
+            AgentEvent::FaultChanged { view, record, .. } => {
                 self.fault = Some(view.clone());
                 self.fault_record = Some(record.clone());
             }

@@ -32,7 +32,7 @@ pub use tasks::TaskRow;
 pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 4;
+pub const PROJECTION_VERSION: u32 = 5;
 
 /// The trees of the view.
 pub mod tree {
@@ -66,7 +66,7 @@ pub mod tree {
     pub const WORKFLOW_INDEX: &str = "workflow.index";
     /// Submitter and idempotency key → run id and the submission's digest, once the run has ended.
     pub const WORKFLOW_KEY: &str = "workflow.key";
-    /// Agent, task or kind, and a block of the log → which of its records.
+    /// Agent, task, kind or neighbouring causes, and a block of the log → which of its records.
     pub const AUDIT: &str = "audit";
 }
 

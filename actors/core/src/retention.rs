@@ -96,6 +96,8 @@ impl RetentionState {
                 self.unerased.extend(tasks.iter().cloned());
             }
             RetentionEvent::Erased { .. } => self.unerased.clear(),
+            // For the audit. What is erased is so when the next one is written.
+            RetentionEvent::Ordered { .. } | RetentionEvent::MessagesErased { .. } => {}
         }
     }
 }

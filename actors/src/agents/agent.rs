@@ -40,7 +40,10 @@ use crate::store::{Follower, JournalNews, follow_awaited};
 mod orders;
 mod perform;
 mod refusal;
+mod trail;
 mod watch;
+
+use trail::AgentTrail;
 
 /// Deliveries that wait for the policy's word. The task machine never has more in flight for one agent.
 const OFFERS_MAX: usize = 4096;
@@ -243,6 +246,7 @@ pub(crate) struct AgentShell {
     me: ActorRef<AgentMessage>,
     partition: Partition<Arc<AgentState>, Released>,
     machine: AgentMachine,
+    trail: AgentTrail,
     durable: Option<Position>,
     running: Few<Epoch, Running>,
     actors: Few<ActorId, (InstanceNo, Epoch)>,
@@ -287,6 +291,7 @@ impl Actor for AgentActor {
         end_all(&args.entry).await;
         args.entry.clear_live();
         Ok(Box::new(AgentShell {
+            trail: AgentTrail::from_record(partition.newest()),
             me,
             partition,
             machine,

@@ -8,6 +8,8 @@ use mesh_messages::klp::Envelope;
 use mesh_messages::task::{Priority, Progress};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
 
+use crate::partition::Cause;
+
 /// An attempt, on its way to an instance.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -29,6 +31,8 @@ pub struct Delivery {
     pub priority: Priority,
     /// When the attempt's time is up.
     pub attempt_until: Timestamp,
+    /// What the agent does for it follows from this.
+    pub led: Cause,
 }
 
 /// The outcome of a delegated task, on its way back to the instance that asked.

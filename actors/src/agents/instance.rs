@@ -40,6 +40,7 @@ use super::services::Services;
 use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
+use crate::partition::Cause;
 
 mod chaos;
 mod flights;
@@ -180,6 +181,8 @@ pub(crate) struct Launched(pub(crate) Result<(Child, super::process::Pipes, Opti
 #[derive(Debug)]
 struct Flight {
     attempt: AttemptNo,
+    /// What the agent does for it follows from this.
+    led: Cause,
     /// How much had been written to the agent when its request was.
     behind: u64,
     /// The agent ended before it read of it.

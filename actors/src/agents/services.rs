@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 
+use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest};
-use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId};
+use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
 
 use super::delivery::AttemptNews;
 use crate::directory::AgentEntry;
@@ -56,8 +57,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn fleet_complete(&self);
     /// An instance of the agent serves from now on.
     fn agent_ready(&self, agent: &AgentId);
-    /// An incarnation is gone; its attempts ended with this failure.
-    fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure);
+    /// An incarnation is gone; its attempts ended with this failure, which this record says.
+    fn instance_down(&self, key: InstanceKey, failure: Failure, record: Option<Position>);
     /// No instance of the agent is left: what it remembered for this run is forgotten.
     fn idle(&self, agent: &AgentId);
     /// The agent is isolated: its tokens are void, its mail is held.

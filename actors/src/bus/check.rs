@@ -86,8 +86,10 @@ pub(super) fn posted(
     let envelope = decode(value, &defaults).map_err(unreadable)?;
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
-    let by_token = check_token(&envelope, keys, sentinel)?;
     let speaks = |caller: &Caller| is_own(caller, &envelope.from);
+    // Else whoever names another's reference would borrow that other's token.
+    let vouched = signed || speaks(caller);
+    let by_token = check_token(&envelope, vouched, keys, sentinel)?;
     if !signed
         && caller.role != Role::Admin
         && !speaks(caller)
@@ -138,7 +140,7 @@ pub(super) fn of_agent(
     }
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
-    check_token(&envelope, keys, sentinel)?;
+    check_token(&envelope, true, keys, sentinel)?;
     if !signed {
         envelope.epoch = Some(epoch);
     }
@@ -177,10 +179,11 @@ fn check_signature(envelope: &Envelope, keys: &dyn Keys) -> Result<bool, Problem
     Ok(true)
 }
 
-/// Whose token it bears, if it bears one. A reference proves nothing until a vault resolves it; what it resolves to, and
-/// what is written out, must be a valid token.
+/// Whose token it bears, if it bears one. A reference is looked up for a sender that is `vouched` for, and proves nothing
+/// unless the vault has it for that sender; what it resolves to, and what is written out, must be a valid token.
 fn check_token(
     envelope: &Envelope,
+    vouched: bool,
     keys: &dyn Keys,
     sentinel: &SentinelHandle,
 ) -> Result<Option<Caller>, Problem> {
@@ -192,7 +195,9 @@ fn check_token(
         return Ok(None);
     };
     let resolved = if token.starts_with(REFERENCE) {
-        keys.resolve(token)
+        vouched
+            .then(|| keys.resolve(token, &envelope.from))
+            .flatten()
     } else {
         Some(zeroize::Zeroizing::new(token.to_owned()))
     };

@@ -82,8 +82,9 @@ pub trait TaskGateway: Send + Sync + Debug + 'static {
 pub trait Keys: Send + Sync + Debug + 'static {
     /// The key of an agent, a user or a node; `None` when it has none that is known.
     fn key_of(&self, address: &Address) -> Option<DidKey>;
-    /// The token that a reference such as `vault://name@store` stands for; `None` when no vault holds it.
-    fn resolve(&self, reference: &str) -> Option<zeroize::Zeroizing<String>>;
+    /// The token that a reference such as `vault://name@kai` stands for, where the sender may use it; `None` when no vault
+    /// holds it for the sender.
+    fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>>;
 }
 
 /// Hears of alarms.

@@ -28,6 +28,7 @@ use super::answer::{Answer, Asked, reply_to};
 use super::check::{refusal, unreadable};
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
+use crate::partition::Cause;
 
 /// How long the actor may take to journal a message: a restart of it and a slow disk fit in.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -208,7 +209,7 @@ async fn publish(
         publisher,
         envelope,
     });
-    let by = by.to_owned();
+    let by = Cause::by(by);
     let receivers = bus
         .slot
         .call(CALL_LIMIT, |reply| Message::Publish {
@@ -222,10 +223,12 @@ async fn publish(
 
 async fn subscribe(bus: &BusHandle, agent: &AgentId, envelope: &Envelope) -> Result<(), Problem> {
     let Subscribe { topic: pattern } = envelope.payload_as().map_err(unreadable)?;
+    let by = Cause::by(format!("agent:{agent}"));
     let agent = agent.clone();
     bus.slot
         .call(CALL_LIMIT, |reply| Message::Subscribe {
             agent,
+            by,
             pattern,
             reply,
         })
@@ -292,7 +295,7 @@ async fn post(
         priority: envelope.priority,
         envelope: envelope.to_value(),
     });
-    let by = by.to_owned();
+    let by = Cause::by(by);
     bus.slot
         .call(CALL_LIMIT, |reply| Message::Post {
             mail,
@@ -304,7 +307,7 @@ async fn post(
 }
 
 async fn record(bus: &BusHandle, by: &str, event: BusEvent) -> Result<(), Problem> {
-    let by = by.to_owned();
+    let by = Cause::by(by);
     bus.slot
         .call(CALL_LIMIT, |reply| Message::Record { event, by, reply })
         .await?

@@ -14,7 +14,7 @@ use mesh_messages::problem::{Problem, ProblemKind};
 
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
-use crate::partition::{Cause, Entry};
+use crate::partition::{Cause, Entry, Led};
 
 /// When mail that an agent could not take although it was up is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ impl State {
     pub(super) async fn post(
         &mut self,
         mail: Box<Mail>,
-        by: &str,
+        by: &Cause,
         answer: Option<oneshot::Sender<Envelope>>,
         reply: Reply<Posted>,
     ) -> Result<(), ActorProcessingErr> {
@@ -66,7 +66,7 @@ impl State {
     pub(super) async fn publish(
         &mut self,
         publication: Publication,
-        by: &str,
+        by: &Cause,
         reply: Reply<usize>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
@@ -110,7 +110,7 @@ impl State {
 
     pub(super) async fn subscribe(
         &mut self,
-        agent: &AgentId,
+        (agent, by): (&AgentId, &Cause),
         pattern: &TopicPattern,
         reply: Reply<()>,
     ) -> Result<(), ActorProcessingErr> {
@@ -123,12 +123,7 @@ impl State {
                     answer_to(reply, Err(problem));
                     return Ok(());
                 }
-                self.commit(
-                    events,
-                    &format!("agent:{agent}"),
-                    vec![Effect::Done { reply }],
-                )
-                .await
+                self.commit(events, by, vec![Effect::Done { reply }]).await
             }
             Err(refusal) => {
                 answer_to(reply, Err(refused(&refusal)));
@@ -152,7 +147,8 @@ impl State {
             reply: None,
         };
         let effects = release.mail.into_iter().map(deliver).collect();
-        self.commit(release.events, "meshd", effects).await?;
+        self.commit(release.events, &Cause::meshd(), effects)
+            .await?;
         if release.more {
             self.myself.cast(Message::Back {
                 agent: agent.clone(),
@@ -182,18 +178,18 @@ impl State {
     pub(super) async fn commit(
         &mut self,
         events: Vec<BusEvent>,
-        by: &str,
+        by: &Cause,
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
-        let entry = |event| Entry {
+        let entry = |(index, event)| Entry {
             agent: concerned(&event),
             event,
             task: None,
+            // Who receives does so because it was sent.
+            led: Led::in_turn(index),
         };
-        let entries = events.into_iter().map(entry).collect();
-        self.partition
-            .commit(entries, &Cause::by(by), effects)
-            .await?;
+        let entries = events.into_iter().enumerate().map(entry).collect();
+        self.partition.commit(entries, by, effects).await?;
         Ok(())
     }
 
@@ -255,7 +251,7 @@ impl State {
         // It went away between the decision and now.
         match self.partition.state().hold_again(mail) {
             Posting::Deliver(events) | Posting::Hold(events) => {
-                self.commit(events, "meshd", vec![Effect::Held { reply }])
+                self.commit(events, &Cause::meshd(), vec![Effect::Held { reply }])
                     .await?;
                 self.retry(&mail.to);
                 Ok(())
@@ -266,7 +262,7 @@ impl State {
                     reply,
                 };
                 let effects = reply.map(refused).into_iter().collect();
-                self.commit(events, "meshd", effects).await
+                self.commit(events, &Cause::meshd(), effects).await
             }
         }
     }

@@ -113,7 +113,7 @@ impl Keys for World {
     fn key_of(&self, address: &Address) -> Option<DidKey> {
         self.keys.lock().unwrap().get(&address.to_string()).copied()
     }
-    fn resolve(&self, reference: &str) -> Option<zeroize::Zeroizing<String>> {
+    fn resolve(&self, reference: &str, _: &Address) -> Option<zeroize::Zeroizing<String>> {
         self.vault
             .lock()
             .unwrap()
@@ -471,10 +471,17 @@ async fn nobody_speaks_in_another_name_but_an_admin_or_with_that_names_signature
         .insert("vault://bob@kai".to_owned(), token.token.clone());
     foreign["id"] = json!("m3");
     foreign["auth"] = json!({"token": "vault://bob@kai"});
-    fixture.send(foreign.clone()).await.unwrap();
+    let borrowed = fixture.send(foreign).await.unwrap_err();
+    assert_eq!(
+        borrowed.code, "not_allowed",
+        "who only knows a reference may not use what it stands for"
+    );
+    let mut own = message("m4", "agent:webscraper");
+    own["auth"] = json!({"token": "vault://bob@kai"});
+    fixture.send(own.clone()).await.unwrap();
     fixture.sentinel.revoke("t", &token.id).await.unwrap();
-    foreign["id"] = json!("m4");
-    let revoked = fixture.send(foreign).await.unwrap_err();
+    own["id"] = json!("m5");
+    let revoked = fixture.send(own).await.unwrap_err();
     assert_eq!(
         (revoked.detail.as_str(), revoked.field.as_deref()),
         ("Invalid authentication", Some("auth.token"))

@@ -17,6 +17,7 @@ use mesh_messages::system::{Caller, MemoryEntry, MemoryStats, Role};
 use super::problem::refused;
 use super::{Message, Owner, Working};
 use crate::operations::{PAGE_MAX, PageRequest};
+use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 use crate::slot::Slot;
 
@@ -114,7 +115,7 @@ impl MemoryHandle {
         let owner = Owner {
             agent,
             rules,
-            by: caller.name.clone(),
+            by: Cause::by(&caller.name),
         };
         self.write(owner, key, value, ttl).await
     }
@@ -125,7 +126,7 @@ impl MemoryHandle {
     /// `agent_not_found`, `memory_sealed`, `memory_not_yours`.
     pub async fn delete(&self, caller: &Caller, agent: &str, key: &str) -> Result<bool, Problem> {
         let (agent, _) = self.find_for(caller, agent)?;
-        self.remove(agent, &caller.name, key).await
+        self.remove(agent, Cause::by(&caller.name), key).await
     }
 
     /// An agent's memory in numbers.
@@ -173,7 +174,7 @@ impl MemoryHandle {
             MemoryOpKind::Set | MemoryOpKind::Delete => Access::Write,
         };
         self.check(agent, owner, &rules, access).await?;
-        let by = format!("agent:{agent}");
+        let by = Cause::by(format!("agent:{agent}"));
         let key = || {
             let missing = "Missing required field: payload.key";
             op.key
@@ -202,7 +203,7 @@ impl MemoryHandle {
                 Ok(Value::Null)
             }
             MemoryOpKind::Delete => self
-                .remove(owner.clone(), &by, &key()?)
+                .remove(owner.clone(), by, &key()?)
                 .await
                 .map(Value::Bool),
             MemoryOpKind::List => {
@@ -265,7 +266,7 @@ impl MemoryHandle {
     }
 
     async fn set_sealed(&self, by: &str, agent: &AgentId, sealed: bool) -> Result<(), Problem> {
-        let (by, agent) = (by.to_owned(), agent.clone());
+        let (by, agent) = (Cause::by(by), agent.clone());
         self.ask(CALL_LIMIT, |reply| Message::Seal {
             agent,
             by,
@@ -281,7 +282,7 @@ impl MemoryHandle {
     /// # Errors
     /// `erase_failed`: ask again. Or that it cannot be written now.
     pub async fn purge(&self, by: &str, agent: &AgentId) -> Result<(), Problem> {
-        let (by, agent) = (by.to_owned(), agent.clone());
+        let (by, agent) = (Cause::by(by), agent.clone());
         self.ask(PURGE_LIMIT, |reply| Message::Purge { agent, by, reply })
             .await
     }
@@ -358,8 +359,8 @@ impl MemoryHandle {
         .await
     }
 
-    async fn remove(&self, agent: AgentId, by: &str, key: &str) -> Result<bool, Problem> {
-        let (by, key) = (by.to_owned(), key.to_owned());
+    async fn remove(&self, agent: AgentId, by: Cause, key: &str) -> Result<bool, Problem> {
+        let key = key.to_owned();
         self.ask(CALL_LIMIT, |reply| Message::Delete {
             agent,
             by,

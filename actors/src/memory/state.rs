@@ -16,7 +16,7 @@ use mesh_messages::{AgentId, Timestamp};
 
 use super::problem::refused;
 use super::{Effect, Message, Owner, Reply, State, erase};
-use crate::partition::{Cause, Entry};
+use crate::partition::{Cause, Entry, Led};
 
 /// How long the expiry of what should have been cleared is put off while the journal takes nothing.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -158,7 +158,7 @@ impl State {
     pub(super) async fn delete(
         &mut self,
         now: Timestamp,
-        (agent, by): (AgentId, &str),
+        (agent, by): (AgentId, &Cause),
         key: String,
         reply: Reply<bool>,
     ) -> Result<(), ActorProcessingErr> {
@@ -198,7 +198,7 @@ impl State {
     /// Journals an event, if it takes one; the effect comes after it.
     pub(super) async fn settle(
         &mut self,
-        (agent, by): (AgentId, &str),
+        (agent, by): (AgentId, &Cause),
         event: Option<MemoryEvent>,
         effect: Effect,
     ) -> Result<(), ActorProcessingErr> {
@@ -222,6 +222,7 @@ impl State {
                 event,
                 agent: Some(agent),
                 task: None,
+                led: Led::default(),
             })
             .collect();
         if entries.is_empty() {
@@ -275,7 +276,7 @@ impl State {
     pub(super) async fn commit(
         &mut self,
         agent: &AgentId,
-        by: &str,
+        by: &Cause,
         events: Vec<MemoryEvent>,
         effect: Effect,
     ) -> Result<(), ActorProcessingErr> {
@@ -283,11 +284,10 @@ impl State {
             event,
             agent: Some(agent.clone()),
             task: None,
+            led: Led::default(),
         };
         let entries = events.into_iter().map(entry).collect();
-        self.partition
-            .commit(entries, &Cause::by(by), vec![effect])
-            .await?;
+        self.partition.commit(entries, by, vec![effect]).await?;
         Ok(())
     }
 

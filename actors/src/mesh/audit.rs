@@ -4,16 +4,18 @@ use std::io;
 
 use mesh_messages::agent::Page;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{AuditEntry, AuditFilter, MeshEvent};
+use mesh_messages::system::{AuditEntry, AuditFilter, AuditTrace, MeshEvent, PastState};
 use mesh_messages::{AgentId, Position};
 use mesh_persistence::{CheckpointError, Hash, ProofError};
 use serde_json::{Value, json};
 
 use super::Mesh;
 use super::tasks::bad_cursor;
-use crate::operations::PageRequest;
+use crate::operations::{PageRequest, PastAbout, TraceFrom};
+use crate::past;
 use crate::projector::event_of;
 use crate::reads::{self, LookupError};
+use crate::store::OpenStore;
 
 impl Mesh {
     pub(super) async fn audit_page(
@@ -38,13 +40,43 @@ impl Mesh {
         })
     }
 
+    pub(super) async fn trace(&self, from: TraceFrom) -> Result<AuditTrace, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        let asked = from.clone();
+        let trace = reads::blocking(store, move |store| {
+            let position = match from {
+                TraceFrom::Record(position) => Some(position),
+                TraceFrom::Task(task) => reads::first_record(store, &task)?,
+            };
+            position.map_or(Ok(None), |position| reads::audit_trace(store, position))
+        });
+        trace.await?.ok_or_else(|| match asked {
+            TraceFrom::Task(task) => Problem::task_not_found(task.as_str()),
+            TraceFrom::Record(position) => {
+                let detail = format!("the log has no record {position} yet");
+                Problem::new(ProblemKind::NotFound, "record_not_found", detail)
+            }
+        })
+    }
+
+    pub(super) async fn state_at(
+        &self,
+        at: Position,
+        about: PastAbout,
+    ) -> Result<PastState, Problem> {
+        let store = self.ctx.store.get()?;
+        reads::caught_up(&store).await?;
+        reads::blocking(store, move |store| past::state_at(store, at, &about)).await
+    }
+
     pub(super) async fn events_from(
         &self,
         after: Option<Position>,
         limit: usize,
     ) -> Result<Vec<MeshEvent>, Problem> {
         let store = self.ctx.store.get()?;
-        reads::blocking(store, move |store| {
+        let read = move |store: &OpenStore| -> Result<_, LookupError> {
             let from = after.map_or(Position(0), Position::next);
             let records = store.journal.read(from).map_err(LookupError::from)?;
             records
@@ -56,8 +88,8 @@ impl Mesh {
                     ))
                 })
                 .collect()
-        })
-        .await
+        };
+        reads::blocking(store, read).await
     }
 
     pub(super) async fn signed_checkpoint(&self) -> Result<String, Problem> {

@@ -11,13 +11,14 @@ use mesh_messages::agent::{
     SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
-    AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, KeyInfo,
-    MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
+    AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, JournalStatus,
+    KeyInfo, MemoryEntry, MemoryStats, NodeInfo, PastState, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
@@ -31,8 +32,8 @@ use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
-    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, SubmitOutcome,
+    TaskFilter, TraceFrom, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::partition::Cause;
 
@@ -318,6 +319,18 @@ impl Operations for Mesh {
         page: PageRequest<'_>,
     ) -> Result<Page<AuditEntry>, Problem> {
         self.audit_page(filter, page).await
+    }
+
+    async fn audit_trace(&self, from: TraceFrom) -> Result<AuditTrace, Problem> {
+        self.trace(from).await
+    }
+
+    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem> {
+        self.state_at(at, about).await
+    }
+
+    async fn erase(&self, caller: &Caller, order: ErasureOrder) -> Result<ErasureReport, Problem> {
+        self.retention.erase(&caller.name, order).await
     }
 
     async fn checkpoint(&self) -> Result<String, Problem> {

@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
+use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::EgressDenial;
@@ -14,7 +15,9 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
-use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
+use mesh_messages::{
+    AgentId, Epoch, Failure, FailureClass, InstanceNo, Position, Severity, TaskId,
+};
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
@@ -171,8 +174,9 @@ impl Services for MeshServices {
         }
     }
 
-    fn instance_down(&self, agent: &AgentId, instance: InstanceNo, epoch: Epoch, failure: Failure) {
-        self.sentinel.revoke_session(agent, epoch);
+    fn instance_down(&self, key: InstanceKey, failure: Failure, record: Option<Position>) {
+        let (agent, instance, epoch) = &key;
+        self.sentinel.revoke_session(agent, *epoch);
         if failure.class == FailureClass::Lost {
             tracing::info!(%agent, %instance, %epoch, reason = failure.message, "instance ended");
         } else {
@@ -181,8 +185,7 @@ impl Services for MeshServices {
                 "instance failed"
             );
         }
-        self.orchestrator
-            .instance_down((agent.clone(), instance, epoch), failure);
+        self.orchestrator.instance_down(key, failure, record);
     }
 
     fn egress_denied(&self, denial: EgressDenial) {
@@ -358,9 +361,14 @@ impl bus::Keys for BusOutside {
         }
     }
 
-    fn resolve(&self, _reference: &str) -> Option<zeroize::Zeroizing<String>> {
-        // There is no vault, so no reference stands for anything.
-        None
+    fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>> {
+        // What stands behind the `@` names the store, of which there is one.
+        let name = reference.strip_prefix("vault://")?.split('@').next()?;
+        let agent = bus::agent_of(sender)?;
+        // As the agent could have it as a file: a secret for requests to some hosts is for nothing else.
+        let value = self.ctx.secrets.mounted(name, agent.as_str()).ok()?;
+        let text = std::str::from_utf8(&value).ok()?;
+        Some(zeroize::Zeroizing::new(text.trim_end().to_owned()))
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Action {
     Chaos,
     /// Change thresholds and limits.
     Policy,
+    /// Erase content of tasks and messages for ever.
+    Erase,
     /// Take everything there is, secrets of agents included.
     Backup,
 }
@@ -51,6 +53,7 @@ impl Action {
             Self::Secrets => "secrets",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
+            Self::Erase => "erase",
             Self::Backup => "backup",
         }
     }

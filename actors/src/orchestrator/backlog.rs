@@ -130,8 +130,17 @@ impl Shell {
         if batch.is_empty() {
             return Ok(());
         }
+        let ends = batch.iter().filter_map(|news| match news {
+            FleetNews::Down { key, .. } => Some((key.0.clone(), key.2)),
+            FleetNews::Changed(_) => None,
+        });
+        let ends: Vec<_> = ends.collect();
         self.command(Command::News(batch), &Cause::meshd(), None)
-            .await
+            .await?;
+        for end in ends {
+            self.downs.remove(&end);
+        }
+        Ok(())
     }
 
     /// Whether an agent's actor is not the one that it was when it was looked at last.

@@ -94,7 +94,10 @@ impl Shell {
         if let Some(entry) = self.args.ctx.directory.get(delivery.key.0.as_str()) {
             entry.give_out(delivery.key.2, delivery.task.clone(), delivery.attempt);
         }
+        let trail = self.partition.state().trail(&delivery.task);
+        let led = Cause::after(format!("agent:{}", delivery.key.0), trail);
         let message = AgentMessage::Deliver(Box::new(Delivery {
+            led,
             action: delivery.spec.action().to_owned(),
             input: Arc::new(delivery.spec.input),
             priority: delivery.spec.priority,

@@ -10,7 +10,7 @@ use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
 use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
-use mesh_messages::{AgentId, Failure, InstanceNo, TaskId};
+use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
 
 use super::waiters::{EndWatch, Waiters};
 use super::{Message, attempt_ref};
@@ -434,9 +434,22 @@ impl OrchestratorHandle {
         let _restarting = self.tell(Command::Fleet(FleetChange::Complete));
     }
 
-    /// An incarnation is gone.
-    pub(crate) fn instance_down(&self, key: InstanceKey, failure: Failure) {
-        let _restarting = self.tell(Command::InstanceDown { key, failure });
+    /// An incarnation is gone; the record that says so.
+    pub(crate) fn instance_down(
+        &self,
+        key: InstanceKey,
+        failure: Failure,
+        record: Option<Position>,
+    ) {
+        let cause = Cause {
+            cause: record,
+            ..Cause::meshd()
+        };
+        let _restarting = self.slot.cast(Message::Command {
+            command: Box::new(Command::InstanceDown { key, failure }),
+            cause,
+            reply: None,
+        });
     }
 }
 

@@ -21,6 +21,7 @@ impl Machine for Tasks {
         if let Err(misfit) = Tasks::apply(self, task, event) {
             tracing::error!(position = %header.position, %task, %misfit, "a record does not fit its task");
         }
+        self.note(task, header.position, header.correlation.as_deref());
     }
 
     fn forget(&mut self, records: u64) {

@@ -33,6 +33,7 @@ async fn commit(partition: &mut Partition<NodeState, ()>, run_id: &str) {
         event,
         agent: None,
         task: None,
+        led: Led::default(),
     };
     let cause = Cause::meshd();
     let committed = partition.commit(vec![entry], &cause, Vec::new());
@@ -123,6 +124,7 @@ async fn an_owner_hears_only_of_syncs_that_it_waits_for() {
             task: None,
             actor: "meshd".to_owned(),
             cause: None,
+            after: None,
             correlation: None,
             payload: b"{}".to_vec(),
         };

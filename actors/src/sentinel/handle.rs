@@ -18,6 +18,7 @@ use super::state::no_randomness;
 use super::{Message, SentinelSettings, permits};
 use crate::clock;
 use crate::operations::Action;
+use crate::partition::Cause;
 use crate::slot::Slot;
 
 /// How long a caller waits for the sentinel: a restart of it and a slow disk fit in.
@@ -224,7 +225,7 @@ impl SentinelHandle {
         subject: Option<String>,
         ttl: Option<Duration>,
     ) -> Result<IssuedToken, Problem> {
-        let by = by.to_owned();
+        let by = Cause::by(by);
         self.slot
             .call(CALL_LIMIT, |reply| Message::Issue {
                 by,
@@ -242,7 +243,7 @@ impl SentinelHandle {
     /// # Errors
     /// `token_not_found`, or that it cannot be written now.
     pub async fn revoke(&self, by: &str, id: &str) -> Result<(), Problem> {
-        let (by, id) = (by.to_owned(), id.to_owned());
+        let (by, id) = (Cause::by(by), id.to_owned());
         self.slot
             .call(CALL_LIMIT, |reply| Message::Revoke { by, id, reply })
             .await
@@ -256,7 +257,7 @@ impl SentinelHandle {
     /// That it cannot be written now.
     pub async fn revoke_agent(&self, by: &str, agent: &AgentId) -> Result<(), Problem> {
         self.revoke_sessions(agent);
-        let (by, agent) = (by.to_owned(), agent.clone());
+        let (by, agent) = (Cause::by(by), agent.clone());
         self.slot
             .call(CALL_LIMIT, |reply| Message::RevokeAgent {
                 by,

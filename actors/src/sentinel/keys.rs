@@ -18,14 +18,14 @@ use crate::partition::Cause;
 pub(crate) enum KeyMessage {
     /// A key is somebody's. Idempotent.
     Register {
-        by: String,
+        by: Cause,
         key: DidKey,
         owner: Address,
         reply: Reply<KeyInfo>,
     },
     /// A key is nobody's any more. Idempotent.
     Revoke {
-        by: String,
+        by: Cause,
         key: DidKey,
         reason: String,
         reply: Reply<KeyInfo>,
@@ -39,6 +39,7 @@ pub(crate) enum KeyMessage {
     },
     /// A checkpoint is about to be co-signed; its proof has been checked.
     Witness {
+        by: Cause,
         origin: String,
         old: u64,
         new: Witnessed,
@@ -78,15 +79,13 @@ impl State {
                 self.commit(Vec::new(), &Cause::meshd(), effects).await
             }
             KeyMessage::Witness {
+                by,
                 origin,
                 old,
                 new,
                 reply,
             } => match self.partition.state().keys().witness(&origin, old, &new) {
-                Ok(event) => {
-                    self.revoke("meshd", event.into_iter().collect(), reply)
-                        .await
-                }
+                Ok(event) => self.revoke(&by, event.into_iter().collect(), reply).await,
                 Err(refusal) => {
                     answer(reply, Err(not_witnessed(&refusal)));
                     Ok(())
@@ -97,7 +96,7 @@ impl State {
 
     async fn decided_key(
         &mut self,
-        by: &str,
+        by: &Cause,
         key: DidKey,
         decided: Result<Option<SentinelEvent>, KeyRefusal>,
         reply: Reply<KeyInfo>,
@@ -116,7 +115,7 @@ impl State {
             return Ok(());
         }
         let effects = vec![Effect::KeyChanged { key, reply }];
-        self.commit(events, &Cause::by(by), effects).await
+        self.commit(events, by, effects).await
     }
 }
 
@@ -144,7 +143,7 @@ impl SentinelHandle {
         key: DidKey,
         owner: Address,
     ) -> Result<KeyInfo, Problem> {
-        let by = by.to_owned();
+        let by = Cause::by(by);
         self.ask_key(|reply| KeyMessage::Register {
             by,
             key,
@@ -164,7 +163,7 @@ impl SentinelHandle {
         key: DidKey,
         reason: String,
     ) -> Result<KeyInfo, Problem> {
-        let by = by.to_owned();
+        let by = Cause::by(by);
         self.ask_key(|reply| KeyMessage::Revoke {
             by,
             key,
@@ -197,8 +196,9 @@ impl SentinelHandle {
     /// # Errors
     /// `witness_conflict`, `too_many_logs`, or that it cannot be written now.
     pub async fn witness(&self, origin: &str, old: u64, new: Witnessed) -> Result<(), Problem> {
-        let origin = origin.to_owned();
+        let (by, origin) = (Cause::by("meshd"), origin.to_owned());
         self.ask_key(|reply| KeyMessage::Witness {
+            by,
             origin,
             old,
             new,

@@ -15,6 +15,7 @@
 //! | `secrets` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
+//! | `erase` | | | ✓ | | |
 //! | `backup` | | | ✓ | | |
 //!
 //! - An **agent** does not read: what the mesh shows is other people's tasks. What it asked for, it is answered.
@@ -43,6 +44,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Secrets
         | Action::Policy
         | Action::Chaos
+        | Action::Erase
         | Action::Backup => {
             matches!(role, Admin)
         }
@@ -62,7 +64,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 14] = [
+    const TABLE: [(Action, [bool; 5]); 15] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -76,6 +78,7 @@ mod tests {
         (Action::Chaos, [false, false, true, false, false]),
         (Action::Secrets, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
+        (Action::Erase, [false, false, true, false, false]),
         (Action::Backup, [false, false, true, false, false]),
     ];
 

@@ -14,12 +14,12 @@ use mesh_messages::system::{IssuedToken, Role};
 use super::door::count;
 use super::{Effect, Reply, State, token};
 use crate::clock;
-use crate::partition::{Cause, Entry};
+use crate::partition::{Cause, Entry, Led};
 
 impl State {
     pub(super) async fn issue(
         &mut self,
-        by: &str,
+        by: &Cause,
         (role, subject, ttl): (Role, Option<String>, Option<Duration>),
         reply: Reply<IssuedToken>,
     ) -> Result<(), ActorProcessingErr> {
@@ -53,7 +53,7 @@ impl State {
                     expires: expires_at,
                 };
                 let effects = vec![Effect::Issued { token, reply }];
-                self.commit(events, &Cause::by(by), effects).await
+                self.commit(events, by, effects).await
             }
             Err(refusal) => {
                 answer(reply, Err(not_issued(&refusal)));
@@ -64,7 +64,7 @@ impl State {
 
     pub(super) async fn revoke(
         &mut self,
-        by: &str,
+        by: &Cause,
         events: Vec<SentinelEvent>,
         reply: Reply<()>,
     ) -> Result<(), ActorProcessingErr> {
@@ -74,8 +74,7 @@ impl State {
             answer(reply, Err(problem));
             return Ok(());
         }
-        self.commit(events, &Cause::by(by), vec![Effect::Done { reply }])
-            .await
+        self.commit(events, by, vec![Effect::Done { reply }]).await
     }
 
     pub(super) async fn audit(
@@ -130,6 +129,7 @@ impl State {
             agent: blow.target.agent.clone(),
             task: None,
             event: SentinelEvent::ChaosStruck { user, blow },
+            led: Led::default(),
         };
         let effects = vec![Effect::Done { reply }];
         self.partition.commit(vec![entry], &cause, effects).await?;
@@ -159,6 +159,7 @@ impl State {
             event,
             agent: None,
             task: None,
+            led: Led::default(),
         };
         let entries = events.into_iter().map(entry).collect();
         self.partition.commit(entries, cause, effects).await?;

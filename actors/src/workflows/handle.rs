@@ -11,6 +11,7 @@ use mesh_messages::problem::Problem;
 use mesh_messages::workflow::{WorkflowDocument, WorkflowRun};
 
 use super::Message;
+use crate::partition::Cause;
 use crate::slot::Slot;
 
 /// How long a caller waits for an answer: a restart of the actor and a slow disk fit in.
@@ -62,7 +63,7 @@ impl WorkflowsHandle {
             .slot
             .call(CALL_LIMIT, |reply| Message::Command {
                 command: Box::new(command),
-                by: by.to_owned(),
+                by: Cause::by(by),
                 reply: Some(reply),
             })
             .await??;

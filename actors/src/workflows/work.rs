@@ -15,6 +15,8 @@ use super::{Message, Shell, never_begun, service};
 use crate::context::Context;
 use crate::mesh::find_task;
 use crate::orchestrator::OrchestratorHandle;
+use crate::partition::Cause;
+use crate::request::following;
 
 /// First and last pause before something is asked again that could not be answered.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -42,10 +44,12 @@ impl Shell {
         self.submitting.insert(job.task.clone(), None);
         let outside = self.outside();
         let asks = Arc::clone(&self.asks);
+        let led = Cause::after(&job.by, self.partition.state().trail_of_task(&job.task));
         self.work.spawn(async move {
             let _slot = asks.acquire().await;
             let task = job.task.clone();
-            match outside.submitted(job).await {
+            let submitted = following(led.cause, led.correlation, outside.submitted(job));
+            match submitted.await {
                 Ok(ended) => {
                     let _gone = outside.me.cast(Message::Taken(task.clone()));
                     if ended {
@@ -103,7 +107,7 @@ fn tell(me: &ActorRef<Message>, task: TaskId, outcome: UnitOutcome) {
     let command = Box::new(Command::Ended { task, outcome });
     let _gone = me.cast(Message::Command {
         command,
-        by: "meshd".to_owned(),
+        by: Cause::meshd(),
         reply: None,
     });
 }

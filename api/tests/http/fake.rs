@@ -10,6 +10,7 @@ use mesh_actors::operations::*;
 use mesh_messages::address::Address;
 use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
+use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -554,6 +555,34 @@ impl Operations for Fake {
             items: Vec::new(),
             next_cursor: None,
         })
+    }
+
+    async fn audit_trace(&self, from: TraceFrom) -> Result<AuditTrace, Problem> {
+        self.note(format!("trace {from:?}"));
+        Err(Problem::new(
+            ProblemKind::NotFound,
+            "record_not_found",
+            "the log has no such record yet",
+        ))
+    }
+
+    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem> {
+        self.note(format!("past {at} {about:?}"));
+        Ok(PastState {
+            at,
+            time: Timestamp::ZERO,
+            task: None,
+            agent: None,
+            items: Some(Vec::new()),
+            next_cursor: None,
+            erased: 0,
+            elsewhere: 0,
+        })
+    }
+
+    async fn erase(&self, _: &Caller, order: ErasureOrder) -> Result<ErasureReport, Problem> {
+        self.note(format!("erase {order:?}"));
+        Ok(ErasureReport::default())
     }
 
     async fn checkpoint(&self) -> Result<String, Problem> {

@@ -24,8 +24,10 @@ pub enum VerifyError {
     /// It has none.
     #[error("auth.signature: the envelope is not signed")]
     Unsigned,
-    /// It is no ed25519 signature's text.
-    #[error("auth.signature: expected ed25519: and the base64url, without padding, of 64 bytes")]
+    /// It is no signature's text.
+    #[error(
+        "auth.signature: expected ed25519: or secp256k1: and the base64url, without padding, of 64 bytes"
+    )]
     Form,
     /// `auth.key` is no key, or not the sender's.
     #[error("auth.key: not the sender's key")]

@@ -12,6 +12,8 @@ use crate::fsio;
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How often sled flushes by itself. Nothing depends on it.
 const FLUSH_EVERY_MS: u64 = 1000;
+/// Is there when the store is to be made anew, because its files may still hold what was removed from it.
+const REMAKE: &str = "remake";
 /// Names the generation that was closed in order.
 const CLEAN: &str = "clean";
 /// Where the last store that could not be trusted lies, for whoever wants to know why.
@@ -62,6 +64,27 @@ pub(super) fn newest_generation(dir: &Path) -> io::Result<(u64, bool)> {
         newest,
         clean.is_some_and(|clean| clean == newest.to_string().as_bytes()),
     ))
+}
+
+/// Says that the next opening shall make the store anew.
+pub(super) fn mark_remake(dir: &Path) -> io::Result<()> {
+    fsio::replace(&dir.join(REMAKE), b"")
+}
+
+/// Removes a generation, and what was set aside, if the store is to be made anew; whether it is.
+pub(super) fn removed_for_remake(dir: &Path, generation: u64) -> io::Result<bool> {
+    if !dir.join(REMAKE).exists() {
+        return Ok(false);
+    }
+    for name in [generation_name(generation), SET_ASIDE.to_owned()] {
+        match fs::remove_dir_all(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    fs::remove_file(dir.join(REMAKE))?;
+    fsio::sync_dir(dir)?;
+    Ok(true)
 }
 
 /// Moves a generation out of the way, replacing what was set aside before.

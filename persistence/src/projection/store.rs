@@ -16,7 +16,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::View;
-use super::generation::{mark_clean, newest_generation, open_sled, set_aside};
+use super::generation::{
+    mark_clean, mark_remake, newest_generation, open_sled, removed_for_remake, set_aside,
+};
 use super::meta::{Meta, entry_hash};
 use crate::fsio;
 
@@ -133,6 +135,13 @@ impl ProjectionStore {
             wanted: watch::Sender::new(0),
         };
         let (generation, clean) = newest_generation(dir).map_err(|e| io_error(dir, &e))?;
+        if removed_for_remake(dir, generation).map_err(|e| io_error(dir, &e))? {
+            tracing::info!(
+                "the projections are rebuilt from the log without what was erased by order"
+            );
+            store.begin_anew(generation);
+            return Ok(store);
+        }
         match store.open_claimed(generation, journal_size) {
             Ok((db, meta)) => {
                 *store.open.write().unwrap_or_else(PoisonError::into_inner) =
@@ -256,6 +265,14 @@ impl ProjectionStore {
             bytes: 0,
             _writer: writer,
         }
+    }
+
+    /// Has the store made anew when it is opened next: what is removed from it may stay in its files until then.
+    ///
+    /// # Errors
+    /// [`ProjectionError::Io`].
+    pub fn remake_when_opened(&self) -> Result<(), ProjectionError> {
+        mark_remake(&self.dir).map_err(|e| io_error(&self.dir, &e))
     }
 
     /// Sets the store aside and begins an empty one.

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use mesh_messages::agent::{
-    FaultState, FaultView, QuarantineKind, QuarantineReason, QuarantineRecord,
+    FaultDecision, FaultLimits, FaultState, FaultView, QuarantineKind, QuarantineReason,
+    QuarantineRecord,
 };
 use mesh_messages::{AgentId, Failure, FailureClass, Severity, Timestamp};
-use mesh_supervision_core::fault::{self, FaultConfig, FaultRecord};
+use mesh_supervision_core::fault::{self, FaultConfig, FaultInput, FaultRecord};
 
 /// The stored form of a [`FaultRecord`]. Times are milliseconds since the epoch, delays milliseconds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -261,6 +262,57 @@ pub fn view(
         next_attempt_at: record.next_attempt_at().map(mesh_time),
         reason: record.reason.as_ref().map(|r| r.description.clone()),
         quarantine: quarantine_of(agent, record, manifest_digest),
+    }
+}
+
+/// What the policy was told, for the record.
+pub fn told(input: &FaultInput) -> String {
+    match input {
+        FaultInput::Failure(failure) => {
+            let counts = if failure.scored {
+                "scored"
+            } else {
+                "not scored"
+            };
+            format!("failure: {} ({counts})", failure.description)
+        }
+        FaultInput::Up { epoch } => format!("up: start {epoch}"),
+        FaultInput::Timer { token } => format!("timer: {}", token.0),
+        FaultInput::TaskOffered => "task offered".to_owned(),
+        FaultInput::TaskEnded { end, .. } => match end {
+            fault::TaskEnd::Ok => "task ended: well".to_owned(),
+            fault::TaskEnd::Unscored => "task ended: unscored".to_owned(),
+        },
+        FaultInput::Refund { failures } => format!("refund: {failures}"),
+        FaultInput::Order(order) => format!("order: {}", order.name()),
+        FaultInput::Configure(_) => "configuration".to_owned(),
+    }
+}
+
+/// A decision of the policy with what it was made of.
+pub fn decision(
+    (from, to): (fault::FaultState, fault::FaultState),
+    inputs: Vec<String>,
+    config: &FaultConfig,
+    (at, random): (Timestamp, u64),
+) -> FaultDecision {
+    let ladder = |ladder: &fault::Ladder| [ms(ladder.base), ms(ladder.cap)];
+    FaultDecision {
+        inputs,
+        from: state_out(from),
+        to: state_out(to),
+        at,
+        random: format!("{random:016x}"),
+        limits: FaultLimits {
+            max_crashes: config.max_crashes,
+            crash_window_ms: ms(config.crash_window),
+            quarantine_threshold: config.quarantine_threshold,
+            auto_restart: config.auto_restart,
+            hourly_max: config.hourly_max,
+            backoff_ms: ladder(&config.backoff),
+            cool_down_ms: ladder(&config.cool_down),
+            essential: config.essential,
+        },
     }
 }
 

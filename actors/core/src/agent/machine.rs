@@ -20,7 +20,7 @@ use mesh_supervision_core::fault::{
 
 use super::AgentState;
 use super::command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
-use super::fault::{self, core_time, kind_in, quarantine_of, severity_in, to_stored, view};
+use super::fault::{self, core_time, kind_in, quarantine_of, severity_in, to_stored, told, view};
 
 mod instances;
 mod turn;
@@ -98,6 +98,7 @@ impl AgentMachine {
                 .collect(),
             replicas: state.replicas,
             epoch: state.epoch,
+            inputs: Vec::new(),
             out: Decision::default(),
         };
         let stored = (command == AgentCommand::Boot)
@@ -237,6 +238,7 @@ impl AgentMachine {
         };
         let mut effects = Vec::new();
         let config = self.policy.config().clone();
+        turn.inputs.push("restore".to_owned());
         // The configuration was sound when this machine was made.
         if let Ok(policy) = FaultPolicy::restore(record, config, core_time(turn.now), &mut effects)
         {
@@ -249,6 +251,7 @@ impl AgentMachine {
         turn.version(&self.id)?;
         let name = order.name();
         let mut effects = Vec::new();
+        turn.inputs.push(told(&FaultInput::Order(order.clone())));
         self.policy
             .step(
                 core_time(turn.now),
@@ -280,6 +283,7 @@ impl AgentMachine {
 
     fn feed(&mut self, turn: &mut Turn<'_>, input: FaultInput) {
         let mut effects = Vec::new();
+        turn.inputs.push(told(&input));
         // Only orders and unsound configurations are refused; nothing changes then.
         if let Ok(()) = self
             .policy
@@ -355,6 +359,7 @@ impl AgentMachine {
         }
         let mut effects = Vec::new();
         let now = core_time(turn.now);
+        turn.inputs.push(told(&FaultInput::TaskOffered));
         // Offers are answered, never refused.
         let _never_refused =
             self.policy
@@ -394,6 +399,12 @@ impl AgentMachine {
             AgentEvent::FaultChanged {
                 view: view(&self.id, record, self.policy.config(), digest, turn.now),
                 record: to_stored(record),
+                decision: Some(Box::new(fault::decision(
+                    (before.state, record.state),
+                    std::mem::take(&mut turn.inputs),
+                    self.policy.config(),
+                    (turn.now, turn.random),
+                ))),
             },
         );
     }

@@ -24,6 +24,27 @@ pub(super) fn ascending(texts: &[&str], position: Position) -> Vec<u8> {
     key
 }
 
+/// A key that begins with this, and then a position in ascending order.
+pub(super) fn at(mut prefix: Vec<u8>, position: Position) -> Vec<u8> {
+    prefix.extend(position.0.to_be_bytes());
+    prefix
+}
+
+/// What a key begins with that ends with a position.
+pub(super) fn without_position(key: &[u8]) -> &[u8] {
+    &key[..key.len().saturating_sub(size_of::<u64>())]
+}
+
+/// The first key that can follow all those that begin with this.
+pub(super) fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    if let Some(end) = key.last_mut() {
+        // It ends with the mark of an end, which is the least byte.
+        *end += 1;
+    }
+    key
+}
+
 /// The same, and then a position in descending order.
 pub(super) fn descending(texts: &[&str], position: Position) -> Vec<u8> {
     let mut key = prefix(texts);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{Task, TaskState};
-use mesh_messages::{AgentId, TaskId, Timestamp};
+use mesh_messages::{AgentId, Position, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::POISON_KILLS;
 use super::index::Index;
 use super::record::{Misfit, TaskRecord};
 use crate::routing::{InstanceKey, Stats};
+use crate::trail::Trail;
 
 /// A task that the machine holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub(crate) struct Entry {
     pub(crate) children: usize,
     /// What its agent must be able to do, sorted.
     pub(crate) needs: Arc<[String]>,
+    /// Its last record, and the request that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trail: Option<Trail>,
 }
 
 impl Entry {
@@ -41,6 +45,7 @@ impl Entry {
             pending: BTreeSet::new(),
             children: 0,
             needs: needs.into(),
+            trail: None,
         }
     }
 
@@ -164,6 +169,18 @@ impl Tasks {
     /// state was folded over all of them.
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// Notes where in the log the last event of a task stands, and for which request the first one was.
+    pub fn note(&mut self, id: &TaskId, position: Position, correlation: Option<&str>) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            Trail::advance(&mut entry.trail, position, correlation);
+        }
+    }
+
+    /// Where the log stands with a task that is held.
+    pub fn trail(&self, id: &TaskId) -> Option<&Trail> {
+        self.entries.get(id)?.trail.as_ref()
     }
 
     /// Forgets the ended tasks whose last event is among the first `events`: the read side shows them by now.

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use super::plan::{Plan, Work};
 use crate::task::json_len;
+use crate::trail::Trail;
+
+mod trail;
 
 /// Most documents that are kept by name for others to refer to; the one that was used longest ago goes first.
 pub const NAMES_MAX: usize = 1000;
@@ -120,6 +123,9 @@ pub struct Run {
     pub(crate) bytes: usize,
     /// What is shown, once it has ended.
     pub(crate) ended: Option<Box<WorkflowRun>>,
+    /// Its last record, and the request that it began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trail: Option<Trail>,
 }
 
 impl PartialEq for Run {
@@ -423,6 +429,7 @@ impl Workflows {
             successes: 0,
             bytes: 0,
             ended: None,
+            trail: None,
         };
         self.index.insert(&run);
         self.index.dirty.insert(id.clone());

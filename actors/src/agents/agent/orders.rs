@@ -12,13 +12,14 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
 
 use super::refusal::refused;
+use super::trail::Noted;
 use super::{AgentMessage, AgentShell, GONE_MAX, OFFERS_MAX, Released};
 use crate::agents::delivery::{AttemptNews, Delivery};
 use crate::agents::instance::InstanceMessage;
 use crate::agents::policy::effective;
 use crate::agents::spawn::{Start, plan_start, sandbox_view};
 use crate::clock::{now, random};
-use crate::partition::{Cause, Entry};
+use crate::partition::{Cause, Entry, Led};
 use crate::store::JournalNews;
 
 type Answer = Box<dyn FnOnce(Result<Arc<AgentState>, Problem>) + Send>;
@@ -257,16 +258,23 @@ impl AgentShell {
         };
         let changed = !decision.events.is_empty();
         let agent = Some(self.args.entry.id.clone());
-        let entries = decision
+        let led = self.trail.led(&decision.events, cause);
+        let noted: Vec<_> = decision
             .events
-            .into_iter()
-            .map(|event| Entry {
+            .iter()
+            .map(|event| Noted::of(event, cause))
+            .collect();
+        let entries = decision.events.into_iter().zip(led);
+        let entries = entries
+            .map(|(event, led)| Entry {
                 event,
                 agent: agent.clone(),
                 task: None,
+                led,
             })
             .collect();
-        self.partition.commit(entries, cause, Vec::new()).await?;
+        let last = self.partition.commit(entries, cause, Vec::new()).await?;
+        self.trail.note(noted.into_iter(), last);
         let state = Arc::clone(self.partition.state());
         let mut effects = Vec::new();
         if changed || self.durable.is_none() {
@@ -366,15 +374,18 @@ impl AgentShell {
             digest,
         });
         let agent = Some(self.args.entry.id.clone());
-        let entries = events
-            .into_iter()
-            .map(|event| Entry {
+        let noted: Vec<_> = events.iter().map(|event| Noted::of(event, cause)).collect();
+        let entries = events.into_iter().enumerate();
+        let entries = entries
+            .map(|(index, event)| Entry {
                 event,
                 agent: agent.clone(),
                 task: None,
+                led: Led::in_turn(index),
             })
             .collect();
-        self.partition.commit(entries, cause, Vec::new()).await?;
+        let last = self.partition.commit(entries, cause, Vec::new()).await?;
+        self.trail.note(noted.into_iter(), last);
         if over || self.partition.state().versions.len() == 1 {
             self.machine = AgentMachine::new(self.args.entry.id.clone(), config, now())?;
         }

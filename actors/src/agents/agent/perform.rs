@@ -67,9 +67,10 @@ impl AgentShell {
                 epoch,
                 failure,
             } => {
+                let record = self.trail.end_of(epoch);
                 self.args
                     .services
-                    .instance_down(&agent, instance, epoch, failure);
+                    .instance_down((agent, instance, epoch), failure, record);
             }
             AgentEffect::Arm { token, at } => {
                 self.timer = Some(self.call_back(at, AgentMessage::Timer { token }));

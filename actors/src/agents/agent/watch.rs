@@ -10,6 +10,7 @@ use mesh_messages::events::AgentEvent;
 use mesh_messages::liveness::{Finding, HealthAction};
 use mesh_messages::{Epoch, Failure, FailureClass, InstanceNo, TaskId};
 
+use super::trail::Noted;
 use super::{AgentShell, Released};
 use crate::agents::instance::InstanceMessage;
 use crate::partition::{Cause, Entry};
@@ -93,15 +94,20 @@ impl AgentShell {
         task: Option<TaskId>,
         then: impl FnOnce() + Send + 'static,
     ) -> Result<(), ActorProcessingErr> {
+        let cause = Cause::meshd();
+        let led = self.trail.led(std::slice::from_ref(&event), &cause);
+        let noted = Noted::of(&event, &cause);
         let entry = Entry {
             event,
             agent: Some(self.args.entry.id.clone()),
             task,
+            led: led.into_iter().next().unwrap_or_default(),
         };
-        let cause = Cause::meshd();
-        self.partition
+        let last = self
+            .partition
             .commit(vec![entry], &cause, Vec::new())
             .await?;
+        self.trail.note(std::iter::once(noted), last);
         let state = Arc::clone(self.partition.state());
         let effects = vec![Released::Publish(state), Released::Reply(Box::new(then))];
         self.partition.commit(Vec::new(), &cause, effects).await?;

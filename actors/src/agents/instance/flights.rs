@@ -21,6 +21,7 @@ use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::process::Stdin;
 use crate::agents::services::Delegation;
 use crate::clock::now;
+use crate::partition::Cause;
 
 impl Session {
     /// Takes an attempt in hand.
@@ -45,6 +46,7 @@ impl Session {
             task.clone(),
             Flight {
                 attempt,
+                led: delivery.led.clone(),
                 behind: self.queued,
                 unread: false,
                 give_up: None,
@@ -273,7 +275,8 @@ impl Session {
             task,
         };
         let services = Arc::clone(&self.args.services);
-        self.aside(watched, async move {
+        let led = self.led_by(Some(&delegation.parent));
+        self.aside((watched, led), async move {
             match services.delegate(delegation).await {
                 Ok(_) => None,
                 // A delegation that is refused has its outcome: so an agent waits for one kind of answer only.
@@ -312,7 +315,8 @@ impl Session {
             Address::Agent { id, .. } => id.clone(),
             _ => agent.clone(),
         };
-        self.aside(watched, async move {
+        let led = self.led_by(envelope.task_id.as_ref());
+        self.aside((watched, led), async move {
             let reply = services.memory(&agent, &owner, op).await;
             Some((
                 MessageType::Memory,
@@ -335,7 +339,8 @@ impl Session {
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
-        self.aside(None, async move {
+        let led = self.led_by(envelope.task_id.as_ref());
+        self.aside((None, led), async move {
             match services.pass_on(&agent, epoch, envelope).await {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
@@ -349,17 +354,29 @@ impl Session {
         true
     }
 
+    /// What led to a line of the agent: the attempt at the task that it names, or at the only one in hand.
+    fn led_by(&self, task: Option<&TaskId>) -> Option<Cause> {
+        let flight = match task {
+            Some(task) => self.flights.get(task),
+            None if self.flights.len() == 1 => self.flights.values().next(),
+            None => None,
+        };
+        flight.map(|flight| flight.led.clone())
+    }
+
     /// Does something that takes time beside the session, then writes the answer and gives the line's permit back. With
     /// an answer, the watched call has ended.
     fn aside(
         &mut self,
-        watched: Option<(TaskId, String)>,
+        (watched, led): (Option<(TaskId, String)>, Option<Cause>),
         work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,
     ) {
         let (me, permit) = (self.me.clone(), Permit(Arc::clone(&self.lines)));
         let mut answer = self.message(MessageType::Message, Value::Null);
         self.spawn(async move {
-            if let Some((kind, in_reply_to, payload)) = work.await {
+            let (cause, correlation) = led.map_or((None, None), |l| (l.cause, l.correlation));
+            let answered = crate::request::following(cause, correlation, work).await;
+            if let Some((kind, in_reply_to, payload)) = answered {
                 answer.kind = kind;
                 answer.payload = payload;
                 answer.in_reply_to = Some(in_reply_to);

@@ -150,7 +150,13 @@ mod tests {
         fn fleet_gone(&self, _: &AgentId) {}
         fn fleet_complete(&self) {}
         fn agent_ready(&self, _: &AgentId) {}
-        fn instance_down(&self, _: &AgentId, _: InstanceNo, _: Epoch, _: Failure) {}
+        fn instance_down(
+            &self,
+            _: mesh_actors_core::routing::InstanceKey,
+            _: Failure,
+            _: Option<mesh_messages::Position>,
+        ) {
+        }
         fn idle(&self, _: &AgentId) {}
         fn isolate(&self, _: &AgentId) {}
         fn release(&self, _: &AgentId) {}

@@ -47,9 +47,9 @@ pub(crate) enum Command {
     List(show::List),
     /// Show an agent's profile
     #[command(
-        after_help = "Examples:\n  meshctl agent show echo\n  meshctl agent show echo -o yaml"
+        after_help = "Examples:\n  meshctl agent show echo\n  meshctl agent show echo -o yaml\n  meshctl agent show echo --at 1042"
     )]
-    Show(Id),
+    Show(show::Show),
     /// Show an agent's stage, supervision, health and instances
     #[command(after_help = "Example:\n  meshctl agent status echo --watch")]
     Status(Id),
@@ -187,7 +187,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Verify(arguments) => sign::verify(arguments, session),
         Command::Deploy(arguments) => deploy::deploy(arguments, session),
         Command::List(arguments) => show::list(arguments, session),
-        Command::Show(agent) => show::profile(&agent.id, session),
+        Command::Show(arguments) => show::profile(arguments, session),
         Command::Status(agent) => show::status(&agent.id, session),
         Command::Start(agent) => control::order(&agent.id, Verb::Start, session),
         Command::Stop(agent) => control::order(&agent.id, Verb::Stop, session),

@@ -1,9 +1,12 @@
 //! `meshctl audit`: reading, exporting and verifying the log.
 
+mod erase;
 mod export;
 mod pages;
+pub(crate) mod past;
 mod report;
 mod tail;
+mod trace;
 mod verify;
 
 use clap::Subcommand;
@@ -36,6 +39,22 @@ pub(crate) enum Command {
     /// Verify an export; needs no daemon
     #[command(after_help = VERIFY_HELP)]
     Verify(verify::Verify),
+    /// Show what led to a record, up to the request for it, and all that it led to
+    #[command(
+        visible_alias = "why",
+        after_help = "Examples:\n  meshctl audit trace 1042\n  meshctl audit trace --task 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d"
+    )]
+    Trace(trace::Trace),
+    /// Show how a task or an agent stood when the log had got to a record; from an export it needs no daemon
+    #[command(
+        after_help = "Examples:\n  meshctl audit state --at 1042 --agent echo\n  meshctl audit state audit.jsonl --at 1042 --task 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d"
+    )]
+    State(past::State),
+    /// Erase content of a task, or of somebody's tasks and messages, for ever; all proofs stay valid
+    #[command(
+        after_help = "Examples:\n  meshctl audit erase --task 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --reason 'request 17'\n  meshctl audit erase --subject user:ada --reason 'request 18'"
+    )]
+    Erase(erase::Erase),
     /// Print a fresh signed checkpoint, for a witness to keep
     #[command(after_help = "Example:\n  meshctl audit checkpoint > witness.note")]
     Checkpoint,
@@ -58,6 +77,9 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Report(arguments) => report::run(arguments, session),
         Command::Export(arguments) => export::run(arguments, session),
         Command::Verify(arguments) => verify::run(arguments, session),
+        Command::Trace(arguments) => trace::run(arguments, session),
+        Command::State(arguments) => past::run(arguments, session),
+        Command::Erase(arguments) => erase::run(arguments, session),
         Command::Checkpoint => checkpoint(session),
     }
 }

@@ -16,6 +16,7 @@ use crate::output::Screen;
 use crate::session::Session;
 
 pub(super) use show::board;
+pub(crate) use show::{task_screen, tasks_screen};
 pub(super) use submit::random_key;
 
 /// Commands about tasks.
@@ -30,8 +31,10 @@ pub(crate) enum Command {
     )]
     List(show::List),
     /// Show a task: its state, its attempts, its output or its error
-    #[command(after_help = "Example:\n  meshctl task show 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d")]
-    Show(Id),
+    #[command(
+        after_help = "Examples:\n  meshctl task show 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d\n  meshctl task show 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --at 1042"
+    )]
+    Show(show::Show),
     /// Wait until a task has ended and print its output
     #[command(
         after_help = "Exits with 0, 1 (failed, cancelled or dead-lettered) or 7 (still running).\n\n\
@@ -129,7 +132,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
     match command {
         Command::Submit(arguments) => submit::run(arguments, session),
         Command::List(arguments) => show::list(arguments, session),
-        Command::Show(task) => show::one(&task.id, session),
+        Command::Show(arguments) => show::one(arguments, session),
         Command::Wait { task, timeout } => follow::wait(&task.id, timeout.duration(), session),
         Command::Watch(task) => follow::watch(&task.id, session),
         Command::Cancel { task, reason } => {

@@ -23,6 +23,7 @@ fn exported() -> (String, String) {
         task: None,
         actor: "user:admin".into(),
         cause: None,
+        after: None,
         correlation: None,
         payload: format!("{{\"n\":{n}}}").into_bytes(),
     };

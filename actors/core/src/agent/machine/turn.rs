@@ -18,6 +18,8 @@ pub(super) struct Turn<'a> {
     pub(super) instances: BTreeMap<InstanceNo, (Epoch, Lifecycle)>,
     pub(super) replicas: u32,
     pub(super) epoch: Epoch,
+    /// What the fault policy was told.
+    pub(super) inputs: Vec<String>,
     pub(super) out: Decision,
 }
 

@@ -14,6 +14,16 @@ use crate::exit::Failure;
 use crate::output::{Cell, Screen, Table, compact, megabytes, percent, span};
 use crate::session::Session;
 
+/// Which agent, and when.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The agent's id
+    id: mesh_messages::AgentId,
+    /// As it stood when the log had got to this record
+    #[arg(long, value_name = "POSITION")]
+    at: Option<u64>,
+}
+
 /// Which agents to list.
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
@@ -89,7 +99,11 @@ fn wire_name(value: &impl serde::Serialize) -> String {
 }
 
 /// The manifest and the instances are left to `-o yaml` and `agent instances`: together they fill pages.
-pub(super) fn profile(id: &str, session: &mut Session) -> Result<(), Failure> {
+pub(super) fn profile(arguments: &Show, session: &mut Session) -> Result<(), Failure> {
+    let id = arguments.id.as_str();
+    if let Some(at) = arguments.at {
+        return crate::commands::audit::past::show(at, (None, Some(&arguments.id)), session);
+    }
     let answer = session.send(&Request::get(&["v1", "agents", id]))?;
     session.out.show(&answer, || {
         let mut profile: Value = answer.read()?;

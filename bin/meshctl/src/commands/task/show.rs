@@ -30,47 +30,66 @@ pub(crate) struct List {
     /// Rows to show at most
     #[arg(long, default_value = "100", value_name = "N")]
     limit: NonZeroUsize,
+    /// As they stood when the log had got to this record: the first 200 that had been submitted
+    #[arg(long, value_name = "POSITION", conflicts_with_all = ["state", "kind", "agent", "column"])]
+    at: Option<u64>,
 }
 
 pub(super) fn list(arguments: &List, session: &mut Session) -> Result<(), Failure> {
+    if let Some(at) = arguments.at {
+        return crate::commands::audit::past::show(at, (None, None), session);
+    }
     let request = Request::get(&["v1", "tasks"])
         .query("state", arguments.state)
         .query("type", arguments.kind.as_deref())
         .query("agent", arguments.agent.as_deref())
         .query("column", arguments.column.as_deref());
     let answer = session.pages(&request, arguments.limit.get())?;
-    session.out.show(&answer, || {
-        let tasks: Vec<Task> = answer.rows()?;
-        if tasks.is_empty() {
-            return Ok(Screen::new().line("no tasks").named(Vec::<String>::new()));
-        }
-        let mut table = Table::new(&[
-            "ID",
-            "STATE",
-            "TYPE",
-            "AGENT",
-            "ATTEMPTS",
-            "SUBMITTED",
-            "NOTE",
+    session
+        .out
+        .show(&answer, || Ok(tasks_screen(&answer.rows::<Task>()?)))
+}
+
+pub(crate) fn tasks_screen(tasks: &[Task]) -> Screen {
+    if tasks.is_empty() {
+        return Screen::new().line("no tasks").named(Vec::<String>::new());
+    }
+    let mut table = Table::new(&[
+        "ID",
+        "STATE",
+        "TYPE",
+        "AGENT",
+        "ATTEMPTS",
+        "SUBMITTED",
+        "NOTE",
+    ]);
+    for task in tasks {
+        table.row([
+            task.id.as_str().into(),
+            Cell::state(task.state.name()),
+            task.spec.action().into(),
+            task.assignment
+                .as_ref()
+                .map(|assignment| &assignment.agent_id)
+                .into(),
+            task.attempts.len().to_string().into(),
+            task.submitted_at.to_string().into(),
+            note(task).into(),
         ]);
-        for task in &tasks {
-            table.row([
-                task.id.as_str().into(),
-                Cell::state(task.state.name()),
-                task.spec.action().into(),
-                task.assignment
-                    .as_ref()
-                    .map(|assignment| &assignment.agent_id)
-                    .into(),
-                task.attempts.len().to_string().into(),
-                task.submitted_at.to_string().into(),
-                note(task).into(),
-            ]);
-        }
-        Ok(Screen::new()
-            .table(table)
-            .named(tasks.iter().map(|task| task.id.as_str())))
-    })
+    }
+    Screen::new()
+        .table(table)
+        .named(tasks.iter().map(|task| task.id.as_str()))
+}
+
+/// Which task, and when.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The task's id
+    id: mesh_messages::TaskId,
+    /// As it stood when the log had got to this record
+    #[arg(long, value_name = "POSITION")]
+    at: Option<u64>,
 }
 
 /// What is worth knowing about a task in one line: why it waits, how far it is, or why it failed.
@@ -95,14 +114,18 @@ pub(super) fn note(task: &Task) -> String {
     }
 }
 
-pub(super) fn one(id: &str, session: &mut Session) -> Result<(), Failure> {
+pub(super) fn one(arguments: &Show, session: &mut Session) -> Result<(), Failure> {
+    let id = arguments.id.as_str();
+    if let Some(at) = arguments.at {
+        return crate::commands::audit::past::show(at, (Some(&arguments.id), None), session);
+    }
     let answer = session.send(&Request::get(&["v1", "tasks", id]))?;
     session
         .out
         .show(&answer, || Ok(task_screen(&answer.read()?)))
 }
 
-fn task_screen(task: &Task) -> Screen {
+pub(crate) fn task_screen(task: &Task) -> Screen {
     let mut about = Table::new(&[]);
     let mut pair = |name: &str, cell: Cell| about.row([name.into(), cell]);
     pair("id", task.id.as_str().into());

@@ -53,6 +53,7 @@ fn view(state: FaultState, due: Option<u64>) -> AgentEvent {
             quarantine: None,
         },
         record: Value::Null,
+        decision: None,
     }
 }
 

@@ -1,0 +1,325 @@
+//! Erasing by order: a task, or the tasks and messages of somebody.
+//!
+//! The order is on record before anything is erased. Tasks go the way of retention: they are removed from all views first.
+//! Snapshots of what is erased from are dropped, because they hold it, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ractor::ActorProcessingErr;
+use serde_json::Value;
+
+use mesh_actors_core::projection::{self, EndedRow, ProjectFailure, TaskFilter};
+use mesh_actors_core::retention::BATCH_MAX;
+use mesh_messages::address::Address;
+use mesh_messages::erasure::{ErasureOrder, ErasureReport, REASON_MAX};
+use mesh_messages::events::{BusEvent, RetentionEvent, partition};
+use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{Position, TaskId, Timestamp};
+
+use super::{RetentionError, RetentionMessage, RetentionShell, erase_with_content, goes_on};
+use crate::clock::now;
+use crate::partition::{Cause, payload_of};
+use crate::reads::{self, LookupError, StoreReader};
+use crate::slot::Slot;
+use crate::store::OpenStore;
+
+/// How long an order may take: it reads the log.
+const ERASE_LIMIT: Duration = Duration::from_mins(5);
+/// Messages that are younger protect from being replayed, also after a restart: twice the window of clocks.
+const MESSAGE_AGE_MIN: Duration = Duration::from_mins(10);
+/// Tasks that one order takes at most; the answer names the rest as pending.
+const TASKS_MAX: usize = 100_000;
+/// Rows that are looked at in one step.
+const STEP: usize = 1000;
+
+/// The only way to have something erased. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct RetentionHandle {
+    pub(super) slot: Slot<RetentionMessage>,
+}
+
+impl Default for RetentionHandle {
+    fn default() -> Self {
+        Self {
+            slot: Slot::new("retention"),
+        }
+    }
+}
+
+impl RetentionHandle {
+    /// Erases what an order says; answers when it is erased.
+    ///
+    /// # Errors
+    /// What is wrong with the order; `task_not_found`, `task_not_ended`; or that it could not be done now.
+    pub(crate) async fn erase(
+        &self,
+        by: &str,
+        order: ErasureOrder,
+    ) -> Result<ErasureReport, Problem> {
+        check(&order)?;
+        let (by, order) = (Cause::by(by), Box::new(order));
+        self.slot
+            .call(ERASE_LIMIT, |reply| RetentionMessage::Erase {
+                order,
+                by,
+                reply,
+            })
+            .await?
+    }
+}
+
+fn check(order: &ErasureOrder) -> Result<(), Problem> {
+    if order.task.is_some() == order.subject.is_some() {
+        let detail = "name either a task or a subject";
+        return Err(Problem::invalid("invalid_erasure", "task", detail));
+    }
+    let reason = order.reason.trim();
+    if reason.is_empty() || reason.len() > REASON_MAX || reason.chars().any(char::is_control) {
+        let detail = format!("expected 1 to {REASON_MAX} bytes without control characters");
+        return Err(Problem::invalid("invalid_reason", "reason", detail));
+    }
+    Ok(())
+}
+
+/// What an order means, as things are.
+#[derive(Debug, Default)]
+struct Plan {
+    tasks: Vec<TaskId>,
+    messages: Vec<Position>,
+    report: ErasureReport,
+}
+
+impl RetentionShell {
+    pub(super) async fn erase_by_order(
+        &mut self,
+        order: &ErasureOrder,
+        by: &Cause,
+    ) -> Result<Result<ErasureReport, Problem>, ActorProcessingErr> {
+        if let Err(full) = self.store.journal.admission() {
+            let full = Problem::unavailable("read_only", full.to_string()).retry_after(5);
+            return Ok(Err(full));
+        }
+        if let Err(behind) = reads::caught_up(&self.store).await {
+            return Ok(Err(behind.into()));
+        }
+        let (meant, at) = (order.clone(), now());
+        let Some(plan) = self.told(move |store| plan(store, &meant, at)).await? else {
+            return Ok(Err(failed()));
+        };
+        let mut plan = match plan {
+            Ok(plan) => plan,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let ordered = RetentionEvent::Ordered {
+            by: by.actor.clone(),
+            reason: order.reason.trim().to_owned(),
+            task: order.task.clone(),
+            subject: order.subject.as_ref().map(ToString::to_string),
+        };
+        self.commit(ordered, by).await?;
+        let then = |shell: &Self| Cause {
+            cause: shell.partition.newest(),
+            correlation: by.correlation.clone(),
+            ..Cause::meshd()
+        };
+        for tasks in plan.tasks.chunks(BATCH_MAX) {
+            let tasks = tasks.to_vec();
+            self.commit(RetentionEvent::Removed { tasks }, &then(self))
+                .await?;
+        }
+        if reads::caught_up(&self.store).await.is_err() {
+            // The next look goes on with it.
+            return Ok(Err(failed()));
+        }
+        let (tasks, messages) = (plan.tasks.clone(), std::mem::take(&mut plan.messages));
+        let count = messages.len() as u64;
+        let erased = self.told(move |store| {
+            let mut records = 0;
+            if !tasks.is_empty() {
+                // Files of the views may hold for a while what was removed from them.
+                let marked = store.projections.remake_when_opened();
+                marked.map_err(ProjectFailure::View)?;
+                store.journal.drop_snapshots(&partition::TASKS)?;
+                records = super::erase(store, &tasks)?;
+            }
+            if !messages.is_empty() {
+                store.journal.drop_snapshots(&partition::BUS)?;
+                erase_with_content(store, &messages)?;
+            }
+            Ok(records)
+        });
+        let Some(records) = erased.await? else {
+            return Ok(Err(failed()));
+        };
+        if !plan.tasks.is_empty() {
+            self.commit(RetentionEvent::Erased { records }, &then(self))
+                .await?;
+        }
+        if count > 0 {
+            let event = RetentionEvent::MessagesErased { records: count };
+            self.commit(event, &then(self)).await?;
+        }
+        Ok(Ok(ErasureReport {
+            tasks: plan.tasks.len() as u64,
+            messages: count,
+            records: records + count,
+            ..plan.report
+        }))
+    }
+}
+
+fn failed() -> Problem {
+    let detail = "not everything is erased yet; ask again";
+    Problem::unavailable("erase_failed", detail)
+}
+
+/// What is meant, or why nothing is.
+fn plan(
+    store: &OpenStore,
+    order: &ErasureOrder,
+    now: Timestamp,
+) -> Result<Result<Plan, Problem>, RetentionError> {
+    let mut plan = Plan::default();
+    match (&order.task, &order.subject) {
+        (Some(task), _) => {
+            let Some(row) = reads::task_row(store, task)? else {
+                return Ok(Err(Problem::task_not_found(task.as_str())));
+            };
+            let ended = EndedRow {
+                id: task.clone(),
+                at: row.updated_at,
+                bytes: 0,
+                last: row.updated,
+                parent: row.record.task.spec.parent.clone(),
+            };
+            if !row.record.task.state.is_terminal() || goes_on(store, &ended)? {
+                let detail = format!("task {task}, or the one that delegated it, has not ended");
+                let problem = Problem::new(ProblemKind::Conflict, "task_not_ended", detail);
+                return Ok(Err(problem));
+            }
+            plan.tasks.push(task.clone());
+        }
+        (None, Some(subject)) => tasks_of(store, subject, &mut plan)?,
+        (None, None) => {}
+    }
+    messages_of(store, order, now, &mut plan)?;
+    Ok(Ok(plan))
+}
+
+/// The tasks that somebody submitted: those that have ended, and those that have not.
+fn tasks_of(store: &OpenStore, subject: &Address, plan: &mut Plan) -> Result<(), RetentionError> {
+    let (names, reader) = (names_of(subject), StoreReader(store));
+    let mut cursor: Option<Vec<u8>> = None;
+    loop {
+        let page = projection::task_page(&reader, &TaskFilter::default(), cursor.as_deref(), STEP)?;
+        for task in page.rows {
+            let task = task.record.task;
+            if !names.contains(&task.submitted_by) {
+                continue;
+            }
+            let row = EndedRow {
+                id: task.id.clone(),
+                at: Timestamp::ZERO,
+                bytes: 0,
+                last: Position(0),
+                parent: task.spec.parent.clone(),
+            };
+            let goes = task.state.is_terminal() && plan.tasks.len() < TASKS_MAX;
+            if goes && !goes_on(store, &row)? {
+                plan.tasks.push(task.id);
+            } else {
+                plan.report.pending_tasks.push(task.id);
+            }
+        }
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// How somebody may be named in a record.
+fn names_of(subject: &Address) -> BTreeSet<String> {
+    let mut names = BTreeSet::from([subject.to_string()]);
+    match subject {
+        Address::Role { role, name } if &**role == "user" => {
+            names.insert(format!("kai://user.{name}"));
+        }
+        Address::Role { role, name } if &**role == "agent" => {
+            names.insert(format!("kai://agent.{name}"));
+        }
+        Address::Agent { id, .. } => {
+            names.insert(format!("agent:{id}"));
+        }
+        _ => {}
+    }
+    names
+}
+
+/// The records of messages that are meant: old enough, and, where they were to reach an agent, no longer on their way.
+fn messages_of(
+    store: &OpenStore,
+    order: &ErasureOrder,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Result<(), RetentionError> {
+    let names = order.subject.as_ref().map(names_of).unwrap_or_default();
+    let records = store.journal.read_partition(&partition::BUS, Position(0));
+    // By message and sender: the records of it, and whether it is still on its way to an agent.
+    let mut meant: BTreeMap<(String, String), (Vec<Position>, bool, bool)> = BTreeMap::new();
+    for record in records.map_err(LookupError::from)? {
+        let record = record.map_err(LookupError::from)?;
+        let Some(payload) = payload_of(&record, &store.content)? else {
+            continue;
+        };
+        let Ok(event) = serde_json::from_slice::<BusEvent>(&payload) else {
+            continue;
+        };
+        let (message, from, to, envelope) = match &event {
+            BusEvent::Sent {
+                message,
+                from,
+                to,
+                envelope,
+                ..
+            }
+            | BusEvent::Received {
+                message,
+                from,
+                to,
+                envelope,
+                ..
+            } => (message, from, to, Some(envelope)),
+            BusEvent::DeadLettered {
+                message, from, to, ..
+            } => (message, from, to, None),
+            BusEvent::Subscribed { .. } => continue,
+        };
+        let task = envelope
+            .and_then(|e| e.get("task_id"))
+            .and_then(Value::as_str);
+        let of_task = task.is_some() && task == order.task.as_ref().map(TaskId::as_str);
+        let key = (message.clone(), from.clone());
+        let known = meant.contains_key(&key);
+        if !(known || of_task || names.contains(from) || names.contains(to)) {
+            continue;
+        }
+        let to_agent = matches!(to.parse(), Ok(Address::Agent { .. }));
+        let (positions, under_way, young) = meant.entry(key).or_default();
+        positions.push(record.header.position);
+        match event {
+            BusEvent::Sent { .. } => *under_way |= to_agent,
+            _ => *under_way = false,
+        }
+        *young |= now.since(record.header.time) < MESSAGE_AGE_MIN;
+    }
+    for (positions, under_way, young) in meant.into_values() {
+        if under_way || young {
+            plan.report.pending_messages += 1;
+        } else {
+            plan.messages.extend(positions);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Content is erased by order, and every proof holds: ours, and that of a verifier written elsewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mesh_tests::{Bundle, Daemon, Ended, has_python, meshctl};
+use serde_json::{Value, json};
+
+use crate::proof_audit::interop;
+
+/// How long something may take that a process of an agent does.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Every file below a directory in which the word stands.
+fn files_with(dir: &Path, word: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let bytes = fs::read(&path).unwrap_or_default();
+        if path.is_dir() {
+            found.extend(files_with(&path, word));
+        } else if bytes
+            .windows(word.len())
+            .any(|part| part == word.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Both verifiers take the export, whole and of one agent.
+fn verifies(daemon: &Daemon, test: &str) -> u64 {
+    let nowhere = daemon.home().scratch().join("nowhere");
+    let mut erased = 0;
+    for query in ["", "?agent=echo"] {
+        let file = daemon.home().scratch().join("erased.jsonl");
+        let export = daemon.client().get(&format!("/v1/audit/export{query}"));
+        fs::write(&file, &export.body).unwrap();
+        let path = file.to_str().unwrap();
+        let ours = meshctl(&nowhere, &["audit", "verify", path, "-o", "json"])
+            .exits(0)
+            .json();
+        erased = erased.max(ours["erased"].as_u64().unwrap());
+        if has_python(test) {
+            let mut python = Command::new("python3");
+            python.arg(interop("verify.py")).arg(path);
+            Ended::of(python, Duration::from_mins(2)).exits(0);
+        }
+    }
+    erased
+}
+
+#[test]
+fn an_erased_task_is_gone_from_every_file_and_all_proofs_hold() {
+    let test = "an_erased_task_is_gone_from_every_file_and_all_proofs_hold";
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let (small, large) = ("Mrs-Miller-of-Elm-Street", "x".repeat(40_000));
+    let secret = json!({"who": small, "much": large});
+    let id = daemon.submit(&json!({"requirements": ["echo"], "input": secret}));
+    daemon.ended(&id, WITHIN);
+    let kept = daemon.submit(&json!({"requirements": ["echo"], "input": "kept"}));
+    daemon.ended(&kept, WITHIN);
+    assert!(
+        !files_with(daemon.home().data(), small).is_empty(),
+        "the search finds it before"
+    );
+
+    let client = daemon.client();
+    let order = |body: Value| client.post("/v1/erasures", &body);
+    order(json!({"task": "nothing", "reason": "r"})).problem(404, "task_not_found");
+    order(json!({"reason": "r"})).problem(422, "invalid_erasure");
+    order(json!({"task": id, "reason": " "})).problem(422, "invalid_reason");
+    let issued = client
+        .post("/v1/tokens", &json!({"role": "operator"}))
+        .ok(201);
+    let operator = client.with_token(issued["token"].as_str());
+    operator
+        .post("/v1/erasures", &json!({"task": id, "reason": "r"}))
+        .problem(403, "forbidden");
+
+    let before = client.get("/v1/audit/checkpoint").text();
+    let done = daemon.ctl(&[
+        "audit",
+        "erase",
+        "--task",
+        &id,
+        "--reason",
+        "request 17",
+        "-o",
+        "json",
+    ]);
+    let done = done.exits(0).json();
+    assert_eq!(done["tasks"], 1, "{done}");
+    assert_eq!(done["pendingTasks"], json!([]));
+    client
+        .get(&format!("/v1/tasks/{id}"))
+        .problem(404, "task_removed");
+    assert_eq!(daemon.task(&kept)["output"], "kept");
+    for part in ["journal", "content"] {
+        let left = files_with(&daemon.home().data().join(part), small);
+        assert!(left.is_empty(), "{part}: {left:?}");
+    }
+    let ordered = &daemon.audit("kind=erasure.ordered")[0];
+    assert_eq!(ordered["payload"]["reason"], "request 17");
+    assert_eq!(ordered["actor"], "user:admin");
+    let of_task = daemon.audit(&format!("task={id}"));
+    let open: Vec<_> = of_task
+        .iter()
+        .filter(|record| !record["payload"].is_null())
+        .collect();
+    assert!(open.is_empty(), "{open:?}");
+    assert_eq!(verifies(&daemon, test), done["records"].as_u64().unwrap());
+
+    // The log still continues what was signed before, and what the past was is no longer told.
+    let kept_note = daemon.home().scratch().join("before.note");
+    fs::write(&kept_note, before).unwrap();
+    let file = daemon.home().scratch().join("whole.jsonl");
+    let (path, note) = (file.to_str().unwrap(), kept_note.to_str().unwrap());
+    daemon.ctl(&["audit", "export", "--out", path]).exits(0);
+    daemon
+        .ctl(&["audit", "verify", path, "--witness", note])
+        .exits(0);
+    let last = of_task.last().unwrap()["position"].to_string();
+    let past = client
+        .get(&format!("/v1/audit/state?at={last}&task={id}"))
+        .ok(200);
+    assert!(
+        past["erased"].as_u64().unwrap() > 0 && past.get("task").is_none(),
+        "{past}"
+    );
+
+    // The next life makes its views anew: not even their files know it any more, and work goes on.
+    let daemon = daemon.kill9().start();
+    let left = files_with(daemon.home().data(), small);
+    assert!(left.is_empty(), "{left:?}");
+    daemon
+        .client()
+        .get(&format!("/v1/tasks/{id}"))
+        .problem(404, "task_removed");
+    assert_eq!(daemon.task(&kept)["output"], "kept");
+    daemon.output("echo", &json!("on"));
+    verifies(&daemon, test);
+}
+
+#[test]
+fn a_subjects_ended_tasks_are_erased_and_the_rest_is_named() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let issued = daemon
+        .client()
+        .post("/v1/tokens", &json!({"role": "operator", "subject": "ada"}));
+    let ada = daemon.client().with_token(issued.ok(201)["token"].as_str());
+    let submit = |input: &Value, needs: &str| {
+        let task = json!({"requirements": [needs], "input": input});
+        ada.post("/v1/tasks", &task).ok(202)["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let ended = submit(&json!("adas-own-words"), "echo");
+    daemon.ended(&ended, WITHIN);
+    let waiting = submit(&json!("later"), "nobody");
+    let others = daemon.submit(&json!({"requirements": ["echo"], "input": "another's"}));
+    daemon.ended(&others, WITHIN);
+    let message = br#"{"type":"MESSAGE","to":"user:bob","payload":"hello"}"#;
+    ada.send("POST", "/v1/messages", &[], Some(message)).ok(200);
+
+    let body = json!({"task": waiting, "reason": "too early"});
+    daemon
+        .client()
+        .post("/v1/erasures", &body)
+        .problem(409, "task_not_ended");
+    let body = json!({"subject": "user:ada", "reason": "request 18"});
+    let done = daemon.client().post("/v1/erasures", &body).ok(200);
+    assert_eq!(
+        (&done["tasks"], &done["pendingTasks"]),
+        (&json!(1), &json!([waiting]))
+    );
+    assert_eq!(
+        done["pendingMessages"], 1,
+        "a young message protects from its replay: {done}"
+    );
+    daemon
+        .client()
+        .get(&format!("/v1/tasks/{ended}"))
+        .problem(404, "task_removed");
+    assert_eq!(daemon.task(&others)["output"], "another's");
+    assert_eq!(daemon.task(&waiting)["state"], "parked");
+    let left = files_with(&daemon.home().data().join("journal"), "adas-own-words");
+    assert!(left.is_empty(), "{left:?}");
+}
