@@ -36,7 +36,11 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
         };
         // `clone3` keeps its flags in memory, where a filter cannot see them; told that it does not
         // exist, the C library falls back to `clone`.
-        let missing = Rules::from([(libc::SYS_clone3, Vec::new())]);
+        let missing = Rules::from([
+            (libc::SYS_clone3, Vec::new()),
+            // The same, with the mode of a new file; everybody falls back to `openat`.
+            (libc::SYS_openat2, Vec::new()),
+        ]);
         Ok(vec![
             program(missing, libc::ENOSYS)?,
             program(refused()?, libc::EPERM)?,
@@ -74,6 +78,7 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, sockets()?);
     rules.insert(libc::SYS_socketpair, sockets()?);
     rules.insert(libc::SYS_ioctl, terminals()?);
+    rules.extend(modes()?);
     // A filter of its own may only tighten; one that asks the agent for each answer has no use here.
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     rules.insert(
@@ -161,6 +166,47 @@ fn terminals() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     .into_iter()
     .map(|request| when(1, Cmp::Eq, request & 0xffff_ffff))
     .collect()
+}
+
+/// No file that lends its owner's or group's rights: on the host it would do so for whoever gets at it there, whatever
+/// the sandbox's own mounts say.
+fn modes() -> Result<Rules, seccompiler::BackendError> {
+    /// Newer than the C library's list.
+    const FCHMODAT2: i64 = 452;
+    let bits = [libc::S_ISUID, libc::S_ISGID].map(u64::from);
+    let given = |arg: u8| {
+        bits.map(|bit| when(arg, Cmp::MaskedEq(bit), bit))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+    };
+    // Without this flag the mode says nothing, and may be anything.
+    let create = u64::from(libc::O_CREAT.unsigned_abs());
+    let created = |flags: u8, mode: u8| {
+        let rule = |bit| {
+            SeccompRule::new(vec![
+                SeccompCondition::new(flags, Len::Dword, Cmp::MaskedEq(create), create)?,
+                SeccompCondition::new(mode, Len::Dword, Cmp::MaskedEq(bit), bit)?,
+            ])
+        };
+        bits.map(rule).into_iter().collect::<Result<Vec<_>, _>>()
+    };
+    let mut rules = Rules::from([
+        (libc::SYS_fchmod, given(1)?),
+        (libc::SYS_fchmodat, given(2)?),
+        (FCHMODAT2, given(2)?),
+        (libc::SYS_mkdirat, given(2)?),
+        (libc::SYS_mknodat, given(2)?),
+        (libc::SYS_openat, created(2, 3)?),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, given(1)?),
+        (libc::SYS_creat, given(1)?),
+        (libc::SYS_mkdir, given(1)?),
+        (libc::SYS_mknod, given(1)?),
+        (libc::SYS_open, created(1, 2)?),
+    ]);
+    Ok(rules)
 }
 
 /// Refused whatever the arguments.

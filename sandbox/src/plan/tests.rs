@@ -160,6 +160,7 @@ fn a_laptop_starts_only_as_far_as_the_operator_lets_it_degrade() {
     assert_eq!(plan.user_namespace, UserNamespace::First);
 }
 
+/// daemon-06.
 #[test]
 fn what_must_not_degrade_refuses_whatever_the_policy() {
     let broken: [(&[&str], Probe); 6] = [
