@@ -11,9 +11,12 @@ pub use egress::EgressDenial;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView};
+use crate::agent::{
+    ControlLevel, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
+};
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
+use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
 use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
@@ -148,6 +151,41 @@ pub enum AgentEvent {
         /// What was found, what shows it, and what is done.
         finding: Finding,
     },
+    /// The limits of a running instance were changed, by a policy that is on record before this.
+    #[serde(rename = "limits.changed")]
+    LimitsChanged {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// What they are now.
+        limits: InstanceLimits,
+        /// What does not hold yet, and why; it holds from the next start on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_yet: Vec<String>,
+    },
+    /// It ran into a limit. Written before anything is done about it.
+    #[serde(rename = "limit.breached")]
+    LimitBreached {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Which limit, and what is done.
+        breach: Breach,
+    },
+    /// All processes of an instance stand still, or go on.
+    #[serde(rename = "instance.frozen")]
+    InstanceFrozen {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Whether they stand still.
+        frozen: bool,
+        /// Who holds them; absent when nobody could.
+        level: Option<ControlLevel>,
+    },
     /// The level of an instance changed. Written before anything is done about it.
     #[serde(rename = "health.instance")]
     InstanceHealth {
@@ -239,6 +277,9 @@ kinds!(AgentEvent {
     InstanceStopped => "instance.stopped",
     InstanceFailed => "error",
     Finding => "health.finding",
+    LimitsChanged => "limits.changed",
+    LimitBreached => "limit.breached",
+    InstanceFrozen => "instance.frozen",
     InstanceHealth => "health.instance",
     FaultChanged => "fault.changed",
     Quarantined => "quarantined",

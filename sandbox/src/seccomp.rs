@@ -10,6 +10,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule, sock_filter,
 };
 
+use crate::spec::Execution;
+
 /// Why the filters could not be compiled: a bug, or an architecture that the compiler does not know.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,7 +28,7 @@ pub(crate) enum FilterError {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters in the order to install them; the kernel takes the strictest answer of all.
-pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
+pub(crate) fn filters(execution: Execution) -> Result<Vec<BpfProgram>, FilterError> {
     let arch = std::env::consts::ARCH;
     let compile = || -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         let target = arch.try_into()?;
@@ -43,7 +45,7 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
         ]);
         Ok(vec![
             program(missing, libc::ENOSYS)?,
-            program(refused()?, libc::EPERM)?,
+            program(refused(execution)?, libc::EPERM)?,
         ])
     };
     let mut filters = compile().map_err(|source| FilterError::Compile { arch, source })?;
@@ -70,7 +72,7 @@ fn no_x32() -> BpfProgram {
     ]
 }
 
-fn refused() -> Result<Rules, seccompiler::BackendError> {
+fn refused(execution: Execution) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     rules.extend(ALWAYS_X86.iter().map(|call| (*call, Vec::new())));
@@ -79,6 +81,11 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_socketpair, sockets()?);
     rules.insert(libc::SYS_ioctl, terminals()?);
     rules.extend(modes()?);
+    if execution == Execution::Installed {
+        // A file in memory lies on no mount, and so below no rule about what can be executed.
+        rules.insert(libc::SYS_memfd_create, Vec::new());
+        rules.insert(libc::SYS_memfd_secret, Vec::new());
+    }
     // A filter of its own may only tighten; one that asks the agent for each answer has no use here.
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     rules.insert(
@@ -292,9 +299,9 @@ mod tests {
 
     #[test]
     fn filters_compile_and_fit_the_kernels_bound() {
-        let filters = filters().unwrap();
-        assert!(filters.len() >= 2);
-        for filter in filters {
+        let both = [Execution::Anything, Execution::Installed].map(|one| filters(one).unwrap());
+        assert!(both.iter().all(|filters| filters.len() >= 2));
+        for filter in both.into_iter().flatten() {
             // BPF_MAXINSNS of the kernel.
             assert!(
                 (1..=4096).contains(&filter.len()),

@@ -176,6 +176,8 @@ pub(crate) struct Bind {
 pub(crate) enum BindKind {
     ReadOnly,
     Writable,
+    /// Writable, and nothing in it can be executed.
+    Data,
     /// A device node: usable as a device, not writable as a file.
     Device,
 }
@@ -186,6 +188,8 @@ pub(crate) struct MemoryMount {
     pub(crate) target: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+    /// Whether what is written there can be executed.
+    pub(crate) executable: bool,
 }
 
 /// A resource limit of `setrlimit(2)`.
@@ -222,6 +226,8 @@ pub(crate) enum Access {
     ReadExecute,
     /// Use a device.
     Device,
+    /// Everything but to execute.
+    Data,
     /// Everything.
     All,
 }

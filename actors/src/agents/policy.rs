@@ -12,7 +12,7 @@ use mesh_messages::agent::PolicyValue;
 use mesh_messages::manifest::{AgentManifest, PolicyOverrides, SandboxLevel};
 use mesh_messages::policy::{OperatorPolicy, PolicyDocument};
 use mesh_messages::units::{ByteCount, Cpu};
-use mesh_sandbox::Limits;
+use mesh_sandbox::{Degradable, Execution, Limits};
 use mesh_supervision_core::fault::FaultConfig;
 
 use super::bounds::bounds;
@@ -30,6 +30,8 @@ pub(crate) struct Effective {
     pub(crate) limits: Limits,
     /// When it counts as getting nowhere.
     pub(crate) liveness: liveness::Limits,
+    /// Which security profile.
+    pub(crate) profile: SandboxLevel,
     /// Whether a control that falls short refuses the start.
     pub(crate) sandbox_required: bool,
     /// Each value with its origin.
@@ -67,10 +69,10 @@ pub(crate) fn resolve(
     let fault = layers.fault(&mut values);
     let limits = layers.limits(&mut values);
     // The operator's demand cannot be lowered from a manifest.
-    let level = layers.manifest.sandbox_level;
-    let sandbox_required = settings.sandbox_required
-        || level.unwrap_or(settings.sandbox_level) == SandboxLevel::Strict;
-    let by_manifest = level.is_some() && !settings.sandbox_required;
+    let asked = layers.manifest.sandbox_level;
+    let profile = profile(settings, asked);
+    let sandbox_required = profile >= SandboxLevel::Strict;
+    let by_manifest = asked.is_some() && !settings.sandbox_required;
     let mut plain = |key: &str, value: Value, by_manifest: bool| {
         let origin = if by_manifest {
             "manifest".to_owned()
@@ -84,6 +86,11 @@ pub(crate) fn resolve(
         "security.sandbox_required",
         json!(sandbox_required),
         by_manifest,
+    );
+    plain(
+        "security.sandbox_level",
+        json!(profile.name()),
+        asked == Some(profile) && profile != settings.sandbox_level,
     );
     plain(
         "security.crypto_required",
@@ -100,8 +107,37 @@ pub(crate) fn resolve(
         fault,
         limits,
         liveness,
+        profile,
         sandbox_required,
         values,
+    }
+}
+
+/// The security profile of an agent that asks for one: a manifest may always ask for more, and for less only where the
+/// operator requires nothing.
+pub(crate) fn profile(settings: &Settings, asked: Option<SandboxLevel>) -> SandboxLevel {
+    let wanted = asked.unwrap_or(settings.sandbox_level);
+    if settings.sandbox_required {
+        wanted.max(settings.sandbox_level).max(SandboxLevel::Strict)
+    } else {
+        wanted
+    }
+}
+
+/// What a profile lets degrade, of what the operator does.
+pub(crate) fn degradable(profile: SandboxLevel, operator: &[Degradable]) -> Vec<Degradable> {
+    match profile {
+        SandboxLevel::Relaxed | SandboxLevel::Strict => operator.to_vec(),
+        // No kernel holds the sum of a directory's files on an ordinary file system, so nothing would ever start.
+        SandboxLevel::Maximum => vec![Degradable::Disk],
+    }
+}
+
+/// What a profile lets an agent execute.
+pub(crate) const fn execution(profile: SandboxLevel) -> Execution {
+    match profile {
+        SandboxLevel::Relaxed | SandboxLevel::Strict => Execution::Anything,
+        SandboxLevel::Maximum => Execution::Installed,
     }
 }
 

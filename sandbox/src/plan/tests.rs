@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::probe::{CgroupKind, Controller, Finding, Probe};
-use crate::spec::{Ids, Limits, NetworkAccess, Program, TempAccess};
+use crate::spec::{Execution, Ids, Limits, NetworkAccess, Program, TempAccess};
 
 fn works() -> Finding {
     Finding {
@@ -81,6 +81,7 @@ fn spec() -> SandboxSpec {
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
+        execution: Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits {

@@ -17,6 +17,7 @@ pub(crate) fn spec() -> SandboxSpec {
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
+        execution: Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits::default(),
