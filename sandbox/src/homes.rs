@@ -229,7 +229,7 @@ mod tests {
         let home = dir.path().join("home");
         fs::create_dir_all(home.join("closed/below/more")).unwrap();
         for name in ["closed/below", "closed"] {
-            fs::set_permissions(home.join(name), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(home.join(name), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_home(&home).unwrap();
         assert!(!home.exists());

@@ -220,7 +220,8 @@ fn a_home_that_grows_beyond_its_limit_ends_its_agent_with_a_record() {
 fn processes_that_the_kernel_refuses_are_on_record_and_harm_nobody() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("neighbour"));
-    let script = "for i in $(seq 60); do sleep 5 & done 2>/dev/null; sleep 5; echo done";
+    // A shell that cannot fork ends, so each tries in one of its own.
+    let script = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); (sleep 6 & sleep 6 & sleep 6 & sleep 6 &) ; done 2>/dev/null; sleep 6; echo done";
     daemon
         .deploy(&command("forker", script).set("policy", json!({"resource_limits": {"pids": 16}})));
     let view = daemon.client().get("/v1/agents/forker/sandbox").ok(200);
@@ -381,15 +382,17 @@ fn users_are_given_once() {
         daemon.deploy(&Bundle::echo(id));
         daemon.status(id)["instances"][0]["uid"].as_u64().unwrap()
     };
-    let (one, two) = (uid("one"), uid("two"));
+    // Other daemons on this machine have agents, too.
+    let names = ["one", "two", "three"].map(|name| format!("{name}{}", std::process::id()));
+    let (one, two) = (uid(&names[0]), uid(&names[1]));
     assert_ne!(one, two);
-    for id in ["one", "two"] {
+    for id in &names[..2] {
         daemon
             .client()
             .send("DELETE", &format!("/v1/agents/{id}"), &[], None);
     }
     eventually("both are gone", SOON, || {
-        let left = [remains(&daemon, "one"), remains(&daemon, "two")].concat();
+        let left = [remains(&daemon, &names[0]), remains(&daemon, &names[1])].concat();
         if left.is_empty() {
             Ok(())
         } else {
@@ -397,7 +400,7 @@ fn users_are_given_once() {
         }
     });
     // A file that `one` made where it was allowed to would be the next agent's.
-    let three = uid("three");
+    let three = uid(&names[2]);
     assert!(
         three != one && three != two,
         "{three} was {one} or {two} before"

@@ -101,6 +101,7 @@ pub(crate) fn resolve(
         let granted = settings.open_network.contains(id);
         plain(OPEN_NETWORK, json!(granted), false);
     }
+    values.extend(crate::outbound::values(settings, manifest));
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
     Effective {
@@ -318,5 +319,83 @@ impl Layers<'_> {
     fn configured(&self, key: &str) -> String {
         let set = self.settings.policy_origins.get(key);
         set.map_or_else(|| "default".to_owned(), Clone::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &str = "<!-- profiles -->\n";
+    const END: &str = "<!-- /profiles -->";
+
+    fn table() -> String {
+        let all = [
+            Degradable::Cpu,
+            Degradable::Memory,
+            Degradable::Pids,
+            Degradable::Disk,
+            Degradable::User,
+        ];
+        let mut table = "| profile | also called | a control that falls short | may degrade | executes |\n|---|---|---|---|---|\n".to_owned();
+        for level in SandboxLevel::ALL {
+            let also = ["basic", "enhanced"].into_iter().find(|name| {
+                serde_json::from_value::<SandboxLevel>(json!(name))
+                    .is_ok_and(|named| named == level)
+            });
+            let refuses = level >= SandboxLevel::Strict;
+            let falls = if refuses {
+                "keeps the agent from starting"
+            } else {
+                "is missing, and `status` says so"
+            };
+            let kept = degradable(level, &all);
+            let degrades = match (refuses, kept.len()) {
+                (false, _) => "cpu, memory, pids, disk, user".to_owned(),
+                (true, count) if count == all.len() => "what `sandbox.degradable` names".to_owned(),
+                (true, _) => kept
+                    .iter()
+                    .map(|one| one.control().name())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            let executes = match execution(level) {
+                Execution::Anything => "whatever it can read",
+                Execution::Installed => "nothing that it can write",
+            };
+            let also = also.map(|name| format!("`{name}`")).unwrap_or_default();
+            table += &format!(
+                "| `{}` | {also} | {falls} | {degrades} | {executes} |\n",
+                level.name()
+            );
+        }
+        table
+    }
+
+    #[test]
+    fn the_profiles_are_documented_as_they_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sandbox.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once(BEGIN).unwrap();
+        let (shown, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+            return;
+        }
+        assert_eq!(shown, table(), "UPDATE_DOCS=1 writes it anew");
+    }
+
+    #[test]
+    fn each_profile_is_stricter_than_the_one_before() {
+        let all = [Degradable::Cpu, Degradable::Disk];
+        let strictness = |level| {
+            (
+                level >= SandboxLevel::Strict,
+                execution(level) == Execution::Installed,
+                std::cmp::Reverse(degradable(level, &all).len()),
+            )
+        };
+        let [basic, strict, maximum] = SandboxLevel::ALL.map(strictness);
+        assert!(basic < strict && strict < maximum);
     }
 }

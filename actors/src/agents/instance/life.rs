@@ -136,6 +136,9 @@ impl Session {
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {
+        if status.oom {
+            self.ran_out_of_memory();
+        }
         self.verdict = match (self.verdict.take(), self.phase) {
             (Some(verdict), _) => Some(verdict),
             (None, Phase::Ready) => Some(exit_failure(status)),

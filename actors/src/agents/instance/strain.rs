@@ -76,6 +76,23 @@ impl Session {
     }
 }
 
+impl Session {
+    /// The kernel ended it for want of memory, so nobody will find that by looking.
+    pub(super) fn ran_out_of_memory(&self) {
+        let allowed = self
+            .args
+            .live
+            .limits()
+            .and_then(|limits| limits.memory_bytes);
+        let detail = "the kernel ended processes of it for want of memory";
+        let _owner_gone = self.args.owner.cast(AgentMessage::Breached {
+            instance: self.args.instance,
+            epoch: self.args.epoch,
+            breach: Box::new(held(Limit::Memory, allowed, 1, detail)),
+        });
+    }
+}
+
 impl Ledger {
     fn look(&mut self, live: &InstanceLive, home: &PathBuf) -> Vec<Breach> {
         let limits = live.limits().unwrap_or_default();
