@@ -93,6 +93,9 @@ fn doctor(lacks: Option<&str>) -> (String, bool) {
         .arg(binary(MESHD))
         .arg("doctor")
         .current_dir("/tmp")
+        // What this test is told by its environment is no configuration.
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .output()
         .unwrap();
     (

@@ -364,9 +364,13 @@ mod tests {
                 Execution::Installed => "nothing that it can write",
             };
             let also = also.map(|name| format!("`{name}`")).unwrap_or_default();
-            table += &format!(
-                "| `{}` | {also} | {falls} | {degrades} | {executes} |\n",
-                level.name()
+            let name = level.name();
+            table.push_str(
+                &[
+                    "| `", name, "` | ", &also, " | ", falls, " | ", &degrades, " | ", executes,
+                    " |\n",
+                ]
+                .concat(),
             );
         }
         table

@@ -3,7 +3,7 @@
 //! The kernel holds processor, memory and processes by itself; that it had to is told. Nobody holds the sum of an agent's
 //! files on an ordinary file system, so it is added up, and an instance whose home holds more than it may is ended.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ impl Session {
 }
 
 impl Ledger {
-    fn look(&mut self, live: &InstanceLive, home: &PathBuf) -> Vec<Breach> {
+    fn look(&mut self, live: &InstanceLive, home: &Path) -> Vec<Breach> {
         let limits = live.limits().unwrap_or_default();
         let strain = live
             .processes()
