@@ -410,7 +410,14 @@ fn clinging() -> Verdict {
         "nostdin",
     ] {
         let mark = format!("clinging-{}-{act}", std::process::id());
-        let script = format!("\"$E\" {act} {mark} & sleep 0.1; echo up; exec \"$E\" {act} {mark}");
+        // Those that leave a daemon end at once, and with them would the sandbox.
+        let stays = if ["daemon", "holdpipe"].contains(&act) {
+            "nostdin"
+        } else {
+            act
+        };
+        let script =
+            format!("\"$E\" {act} {mark} & sleep 0.1; echo up; exec \"$E\" {stays} {mark}");
         let mut spec = bench.shell(&script);
         spec.bundle = Some(world.bundle.clone());
         spec.env.extend(world.variables.clone());
