@@ -75,12 +75,12 @@ fn shown(test: &str) -> bool {
 fn home(lacks: Option<&str>) -> Home {
     let home = Home::new();
     let root = home.scratch().to_owned();
-    let given = |path: &Path| chown(path, Some(USER), Some(USER)).unwrap();
+    let given = |path: &Path| chown(path, Some(USER), Some(USER)).expect("root gives files away");
     given(&root);
-    for entry in std::fs::read_dir(&root).unwrap() {
-        given(&entry.unwrap().path());
+    for entry in std::fs::read_dir(&root).expect("a home") {
+        given(&entry.expect("an entry").path());
     }
-    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).expect("its mode");
     let words = words(lacks);
     home.through(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
