@@ -97,7 +97,7 @@ fn doctor(lacks: Option<&str>) -> (String, bool) {
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .output()
-        .unwrap();
+        .expect("the doctor runs");
     (
         String::from_utf8_lossy(&output.stdout).into_owned(),
         output.status.success(),
