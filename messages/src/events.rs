@@ -67,10 +67,12 @@ macro_rules! kinds {
 }
 
 mod node;
+mod retention;
 mod sentinel;
 mod workflow;
 
 pub use node::{NodeEvent, Restoration};
+pub use retention::RetentionEvent;
 pub use sentinel::SentinelEvent;
 pub use workflow::WorkflowEvent;
 
@@ -321,27 +323,6 @@ kinds!(RegistryEvent {
     Listed => "agent.listed",
     Unlisted => "agent.unlisted",
     PolicyApplied => "policy.applied",
-});
-
-/// What is kept no longer. Partition `retention`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RetentionEvent {
-    /// These ended tasks are shown no more; their records are about to be erased.
-    #[serde(rename = "tasks.removed")]
-    Removed {
-        /// Which.
-        tasks: Vec<TaskId>,
-    },
-    /// The records of all tasks removed before are erased; their headers stay.
-    #[serde(rename = "tasks.erased")]
-    Erased {
-        /// How many records.
-        records: u64,
-    },
-}
-kinds!(RetentionEvent {
-    Removed => "tasks.removed",
-    Erased => "tasks.erased",
 });
 
 /// What follows a failed attempt.
