@@ -15,7 +15,7 @@ use crate::agent::{
     ControlLevel, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
 use crate::failure::Failure;
-use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
