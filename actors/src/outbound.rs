@@ -13,14 +13,16 @@ use mesh_egress::{
     Observer, Pattern, Policy, Proxy, ProxyParts, RequestRule, SystemResolver, grants_from,
     tls_config,
 };
+use mesh_messages::agent::PolicyValue;
 use mesh_messages::events::EgressDenial;
 use mesh_messages::manifest::{AgentManifest, NetworkPolicy, SecretMode, SecretSpec};
 use mesh_messages::{AgentId, Epoch, InstanceNo};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::agents::services::Services;
 use crate::clock::now;
-use crate::context::Context;
+use crate::context::{Context, Settings};
 
 /// The header of a credential whose manifest names none.
 const BEARER: &str = "Authorization: Bearer {secret}";
@@ -260,6 +262,69 @@ fn limits(most: Limits, manifest: &AgentManifest) -> Limits {
         bytes_per_second: rate.into_iter().chain(most.bytes_per_second).min(),
         ..most
     }
+}
+
+/// What holds for connections to the outside, and where each value comes from. Where both the manifest and the operator
+/// bound something, the tighter bound holds; where both list domains, both lists have to agree, and both are shown.
+pub(crate) fn values(settings: &Settings, manifest: Option<&AgentManifest>) -> Vec<PolicyValue> {
+    let egress = &settings.egress;
+    let access = manifest.map(|manifest| &manifest.security.network_access);
+    let effective = manifest.map_or(egress.limits, |manifest| limits(egress.limits, manifest));
+    let configured = |key: &str| {
+        let set = settings.policy_origins.get(key);
+        set.map_or_else(|| "default".to_owned(), Clone::clone)
+    };
+    let value = |key: &str, value: Value, by_manifest: bool| PolicyValue {
+        key: key.to_owned(),
+        value,
+        origin: if by_manifest {
+            "manifest".to_owned()
+        } else {
+            configured(key)
+        },
+    };
+    let asked = access.and_then(|access| access.allowed_ports.as_ref());
+    let ports: BTreeSet<u16> = match asked {
+        Some(asked) => asked
+            .iter()
+            .copied()
+            .filter(|port| egress.ports.contains(port))
+            .collect(),
+        None => egress.ports.clone(),
+    };
+    let mut values = vec![
+        value(
+            "network.max_connections",
+            json!(effective.connections),
+            effective.connections != egress.limits.connections,
+        ),
+        value(
+            "network.bytes_per_second",
+            json!(effective.bytes_per_second),
+            effective.bytes_per_second != egress.limits.bytes_per_second,
+        ),
+        value("network.ports", json!(ports), asked.is_some()),
+    ];
+    for (key, manifest, operator) in [
+        (
+            "network.allowed_domains",
+            access.and_then(|access| access.allowed_domains.as_ref()),
+            egress.allowed.as_ref(),
+        ),
+        (
+            "network.blocked_domains",
+            access.and_then(|access| access.blocked_domains.as_ref()),
+            Some(&egress.blocked),
+        ),
+    ] {
+        values.extend(manifest.map(|list| value(key, json!(list), true)));
+        values.push(value(key, json!(operator), false));
+    }
+    if let Some(access) = access {
+        let asked = access.allow_outbound;
+        values.push(value("network.allow_outbound", json!(asked), asked));
+    }
+    values
 }
 
 /// The vault, as one agent may use it on its way out. Asked for each request: a new value holds from the next one on.

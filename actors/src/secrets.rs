@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh_messages::Timestamp;
+use mesh_messages::manifest::{AgentManifest, SecretMode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_vault::{Grant, KeySource, Listed, Vault, VaultError, Withheld};
@@ -133,6 +134,69 @@ impl SecretShelf {
     }
 }
 
+/// What an agent may have as a file, and must not be seen in its log.
+#[derive(Default)]
+pub(crate) struct Blotter {
+    // Name and value, the longest first: one may begin with another.
+    words: Vec<(String, Zeroizing<Vec<u8>>)>,
+}
+
+/// Shorter pieces of a secret are left alone: they would blot out half of every line, and tell by where they do.
+const BLOT_MIN: usize = 6;
+
+impl std::fmt::Debug for Blotter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blotter").finish_non_exhaustive()
+    }
+}
+
+impl Blotter {
+    /// For the files that this manifest asks for. What is not to be had now was not given either.
+    pub(crate) fn new(shelf: &SecretShelf, manifest: &AgentManifest) -> Self {
+        let mut words = Vec::new();
+        for spec in &manifest.secrets {
+            if spec.mode != SecretMode::Mount {
+                continue;
+            }
+            let Ok(value) = shelf.mounted(spec.vault_name(), manifest.id.as_str()) else {
+                continue;
+            };
+            // A log has lines, and so may a secret.
+            for line in value.split(|byte| *byte == b'\n') {
+                let line = line.trim_ascii();
+                if line.len() >= BLOT_MIN {
+                    words.push((spec.name.clone(), Zeroizing::new(line.to_vec())));
+                }
+            }
+        }
+        words.sort_by_key(|(_, word)| std::cmp::Reverse(word.len()));
+        Self { words }
+    }
+
+    /// The line without them.
+    pub(crate) fn blot(&self, line: Vec<u8>) -> Vec<u8> {
+        self.words.iter().fold(line, |line, (name, word)| {
+            let mark = format!("[secret {name}]");
+            replace(line, word, mark.as_bytes())
+        })
+    }
+}
+
+fn replace(line: Vec<u8>, word: &[u8], mark: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = line.as_slice();
+    while let Some(at) = rest.windows(word.len()).position(|part| part == word) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(mark);
+        rest = &rest[at + word.len()..];
+    }
+    if out.is_empty() && rest.len() == line.len() {
+        return line;
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
 fn open(data: &Path, key: Option<&KeySource>) -> Result<Vault, VaultError> {
     let source = key
         .cloned()
@@ -177,5 +241,30 @@ fn problem(error: VaultError) -> Problem {
         VaultError::Full => Problem::new(ProblemKind::Conflict, "vault_full", text),
         VaultError::Unknown(_) => Problem::new(ProblemKind::NotFound, "secret_not_found", text),
         _ => Problem::unavailable("vault_unavailable", text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_loses_every_secret_and_nothing_else() {
+        let word =
+            |name: &str, value: &str| (name.to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
+        let blotter = Blotter {
+            words: vec![word("long", "s3cret-word-2"), word("short", "s3cret")],
+        };
+        for (line, blotted) in [
+            ("nothing here", "nothing here"),
+            ("s3cret", "[secret short]"),
+            (
+                "a s3cret-word-2, s3crets3cret.",
+                "a [secret long], [secret short][secret short].",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(blotter.blot(line.into()), blotted.as_bytes(), "{line}");
+        }
     }
 }

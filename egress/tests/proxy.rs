@@ -161,20 +161,31 @@ fn policy(ports: impl IntoIterator<Item = u16>) -> Policy {
 }
 
 async fn bench(policy: Policy, limits: Limits) -> Bench {
+    let names = Arc::new(Names::default());
+    let mut bench = bench_with(policy, limits, names.clone()).await;
+    bench.names = names;
+    bench
+}
+
+async fn bench_with(policy: Policy, limits: Limits, resolver: Arc<dyn Resolver>) -> Bench {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = listener.local_addr().unwrap();
-    let (seen, names) = (Arc::new(Seen::default()), Arc::new(Names::default()));
+    let seen = Arc::new(Seen::default());
     let extra = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/ca.pem");
     let parts = ProxyParts {
         policy,
         limits,
-        resolver: names.clone(),
+        resolver,
         credentials: Arc::new(Vault),
         observer: seen.clone(),
         tls: tls_config(Some(&extra)).unwrap(),
     };
     tokio::spawn(Arc::new(Proxy::new(parts)).serve(listener));
-    Bench { proxy, seen, names }
+    Bench {
+        proxy,
+        seen,
+        names: Arc::default(),
+    }
 }
 
 impl Bench {
@@ -394,6 +405,46 @@ async fn addresses_that_are_not_public_are_refused_after_resolving() {
         502,
         "not_resolved",
     );
+}
+
+/// Answers differently each time, as a name server in an attacker's hand does.
+#[derive(Debug)]
+struct Flipping {
+    answers: Vec<&'static str>,
+    asked: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Resolver for Flipping {
+    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        let turn = self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(vec![
+            self.answers[turn % self.answers.len()].parse().unwrap(),
+        ])
+    }
+}
+
+/// proxy-12.
+#[tokio::test]
+async fn the_address_that_was_checked_is_the_one_that_is_dialled() {
+    let port = echo_server().await;
+    // What is public in this test is the loopback; the other address would be refused if anybody asked again.
+    for (answers, code) in [
+        (vec!["127.0.0.1", "10.1.2.3"], None),
+        (vec!["10.1.2.3", "127.0.0.1"], Some("address_not_allowed")),
+    ] {
+        let names = Arc::new(Flipping {
+            answers,
+            asked: AtomicUsize::new(0),
+        });
+        let bench = bench_with(policy([port]), Limits::default(), names.clone()).await;
+        let answer = bench.get("allowed.test", port, "/", "").await;
+        match code {
+            None => assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}"),
+            Some(code) => refused(&answer, 403, code),
+        }
+        assert_eq!(names.asked.load(Ordering::SeqCst), 1, "asked once only");
+    }
 }
 
 #[tokio::test]

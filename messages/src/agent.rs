@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Severity;
 use crate::ids::{AgentId, Epoch, InstanceNo, TaskId};
+use crate::limits::InstanceLimits;
 use crate::time::Timestamp;
 
 /// Most replicas of one agent on one node: each costs processes, descriptors and memory.
@@ -350,6 +351,12 @@ pub struct InstanceView {
     pub last_activity: Option<Timestamp>,
     /// Messages of this incarnation that were refused, stale or malformed.
     pub refused_messages: u64,
+    /// Present while all its processes stand still, as it is paused: who holds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<ControlLevel>,
+    /// Its limits as they are now; absent where it has no process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<InstanceLimits>,
 }
 
 /// `GET /v1/agents/{id}/status`.

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::{
-    FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
+    ControlLevel, FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
 use crate::failure::Failure;
-use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
 use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
@@ -66,10 +67,12 @@ macro_rules! kinds {
 }
 
 mod node;
+mod retention;
 mod sentinel;
 mod workflow;
 
 pub use node::{NodeEvent, Restoration};
+pub use retention::RetentionEvent;
 pub use sentinel::SentinelEvent;
 pub use workflow::WorkflowEvent;
 
@@ -149,6 +152,41 @@ pub enum AgentEvent {
         epoch: Epoch,
         /// What was found, what shows it, and what is done.
         finding: Finding,
+    },
+    /// The limits of a running instance were changed, by a policy that is on record before this.
+    #[serde(rename = "limits.changed")]
+    LimitsChanged {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// What they are now.
+        limits: InstanceLimits,
+        /// What does not hold yet, and why; it holds from the next start on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        not_yet: Vec<String>,
+    },
+    /// It ran into a limit. Written before anything is done about it.
+    #[serde(rename = "limit.breached")]
+    LimitBreached {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Which limit, and what is done.
+        breach: Breach,
+    },
+    /// All processes of an instance stand still, or go on.
+    #[serde(rename = "instance.frozen")]
+    InstanceFrozen {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Whether they stand still.
+        frozen: bool,
+        /// Who holds them; absent when nobody could.
+        level: Option<ControlLevel>,
     },
     /// The level of an instance changed. Written before anything is done about it.
     #[serde(rename = "health.instance")]
@@ -244,6 +282,9 @@ kinds!(AgentEvent {
     InstanceStopped => "instance.stopped",
     InstanceFailed => "error",
     Finding => "health.finding",
+    LimitsChanged => "limits.changed",
+    LimitBreached => "limit.breached",
+    InstanceFrozen => "instance.frozen",
     InstanceHealth => "health.instance",
     FaultChanged => "fault.changed",
     Quarantined => "quarantined",
@@ -285,49 +326,6 @@ kinds!(RegistryEvent {
     Listed => "agent.listed",
     Unlisted => "agent.unlisted",
     PolicyApplied => "policy.applied",
-});
-
-/// What is kept no longer. Partition `retention`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RetentionEvent {
-    /// These ended tasks are shown no more; their records are about to be erased.
-    #[serde(rename = "tasks.removed")]
-    Removed {
-        /// Which.
-        tasks: Vec<TaskId>,
-    },
-    /// Somebody ordered that content be erased. Written before anything is.
-    #[serde(rename = "erasure.ordered")]
-    Ordered {
-        /// Who.
-        by: String,
-        /// Why.
-        reason: String,
-        /// Which task.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        task: Option<TaskId>,
-        /// Whose tasks and messages.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        subject: Option<String>,
-    },
-    /// Records of messages were erased by an order; their headers stay.
-    #[serde(rename = "messages.erased")]
-    MessagesErased {
-        /// How many records.
-        records: u64,
-    },
-    /// The records of all tasks removed before are erased; their headers stay.
-    #[serde(rename = "tasks.erased")]
-    Erased {
-        /// How many records.
-        records: u64,
-    },
-}
-kinds!(RetentionEvent {
-    Removed => "tasks.removed",
-    Ordered => "erasure.ordered",
-    MessagesErased => "messages.erased",
-    Erased => "tasks.erased",
 });
 
 /// What follows a failed attempt.

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod ids;
 pub mod json;
 pub mod klp;
+pub mod limits;
 pub mod liveness;
 pub mod manifest;
 pub mod policy;

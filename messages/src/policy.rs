@@ -22,7 +22,7 @@ pub struct OperatorPolicy {
     /// Restarts and quarantine.
     #[serde(default, skip_serializing_if = "OperatorLifecycle::is_empty")]
     pub lifecycle: OperatorLifecycle,
-    /// Limits of what an instance may use, from its next start on.
+    /// Limits of what an instance may use: at once where a control group holds them, else from its next start on.
     #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
     pub resource_limits: ResourceLimits,
     /// Whether the mesh can do without it: when it cannot, the agent's exhaustion escalates instead of isolating it.

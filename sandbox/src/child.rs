@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::cgroup::Group;
 use crate::launch::Inner;
+use crate::plan as control;
 use crate::plan::{Level, SandboxReport};
 use crate::spec::Limits;
 use crate::wire::{self, Control};
@@ -46,6 +47,29 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Processes and threads now, the two of the sandbox itself included.
     pub pids: u64,
+}
+
+/// What came of changing one limit of a running sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSet {
+    /// Which.
+    pub control: control::Control,
+    /// Why it does not hold now; absent when the kernel holds it from here on.
+    pub problem: Option<String>,
+}
+
+/// How often a sandbox ran into its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Strain {
+    /// Processes that the kernel ended for want of memory.
+    pub oom_kills: u64,
+    /// Processes and threads that it was refused.
+    pub refused_tasks: u64,
+    /// Periods of processor time in which it wanted to run.
+    pub periods: u64,
+    /// Those of them in which its share was used up.
+    pub throttled: u64,
 }
 
 /// What control over a living sandbox goes through.
@@ -220,13 +244,35 @@ impl ChildHandle {
         Ok(Level::Advisory)
     }
 
-    /// Changes the limits of processor, memory and processes, where a control group holds them. Those that are
-    /// `None` stay as they are.
-    ///
-    /// # Errors
-    /// When the kernel refuses a value, e.g. a limit of memory below what is in use.
-    pub fn set_limits(&self, limits: &Limits) -> io::Result<()> {
-        self.shared.group.limit(limits)
+    /// Changes the limits of processor, memory and processes while it runs, each on its own: one that cannot be
+    /// changed keeps none of the others from it. Those that are `None` stay as they are.
+    #[must_use]
+    pub fn set_limits(&self, limits: &Limits) -> Vec<LimitSet> {
+        let set = |(control, answer): (control::Control, io::Result<bool>)| LimitSet {
+            control,
+            problem: match answer {
+                Ok(true) => None,
+                Ok(false) => {
+                    Some("no control group holds it; it holds from the next start on".to_owned())
+                }
+                Err(error) => Some(format!("the kernel refused it: {error}")),
+            },
+        };
+        let answers = self.shared.group.limit_each(limits);
+        answers.into_iter().map(set).collect()
+    }
+
+    /// What it has been kept from so far, as far as a control group counts it.
+    #[must_use]
+    pub fn strain(&self) -> Strain {
+        let group = &self.shared.group;
+        let (periods, throttled) = group.throttled().unwrap_or_default();
+        Strain {
+            oom_kills: group.oom_kills(),
+            refused_tasks: group.refused_tasks(),
+            periods,
+            throttled,
+        }
     }
 
     /// What it uses now. From the control groups, else summed over the processes that live.

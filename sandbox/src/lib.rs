@@ -14,6 +14,7 @@ mod balloon;
 mod cgroup;
 mod child;
 mod helper;
+mod homes;
 mod interpreter;
 mod launch;
 mod order;
@@ -26,8 +27,9 @@ mod sys;
 mod wire;
 
 pub use balloon::Balloon;
-pub use child::{Child, ChildHandle, ExitStatus, Usage};
+pub use child::{Child, ChildHandle, ExitStatus, LimitSet, Strain, Usage};
 pub use helper::{is_helper_invocation, sandbox_main};
+pub use homes::{HomeUsage, home_usage, remove_home};
 pub use interpreter::{Interpreter, InterpreterError, interpreter_paths};
 pub use launch::{LaunchError, Launcher, LauncherConfig, StartError};
 pub use plan::{
@@ -36,8 +38,8 @@ pub use plan::{
 };
 pub use probe::{CgroupKind, Controller, Finding, Probe};
 pub use spec::{
-    AllowedPath, BUNDLE_INSIDE, HOME_INSIDE, Ids, Limits, NetworkAccess, PROXY_PORT, Program,
-    SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile, SpecError, TempAccess,
+    AllowedPath, BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, Limits, NetworkAccess, PROXY_PORT,
+    Program, SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile, SpecError, TempAccess,
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;

@@ -47,7 +47,7 @@ pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
         Program::Path(path) => Some(path.clone()),
         Program::Image => None,
     };
-    let filters = seccomp::filters().map_err(|error| LaunchError::Prepare {
+    let filters = seccomp::filters(spec.execution).map_err(|error| LaunchError::Prepare {
         what: "the system call filters".to_owned(),
         source: io::Error::other(error),
     })?;

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::Probe;
-use crate::spec::{SandboxSpec, SpecError};
+use crate::spec::{Execution, SandboxSpec, SpecError};
 use crate::wire::UserNamespace;
 
 use controls::verdicts;
@@ -142,7 +142,12 @@ pub fn plan(spec: &SandboxSpec, probe: &Probe, policy: &PlanPolicy) -> Result<Pl
         return Err(Refused::Shortfalls(shortfalls));
     }
     let degraded = verdicts.iter().any(|verdict| verdict.short.is_some());
-    let profile = if degraded { "degraded" } else { "strict" }.to_owned();
+    let profile = match (spec.execution, degraded) {
+        (Execution::Installed, _) => "maximum",
+        (Execution::Anything, true) => "degraded",
+        (Execution::Anything, false) => "strict",
+    }
+    .to_owned();
     let controls = verdicts
         .into_iter()
         .map(|verdict| verdict.enforcement)

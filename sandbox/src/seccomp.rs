@@ -10,6 +10,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule, sock_filter,
 };
 
+use crate::spec::Execution;
+
 /// Why the filters could not be compiled: a bug, or an architecture that the compiler does not know.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,7 +28,7 @@ pub(crate) enum FilterError {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters in the order to install them; the kernel takes the strictest answer of all.
-pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
+pub(crate) fn filters(execution: Execution) -> Result<Vec<BpfProgram>, FilterError> {
     let arch = std::env::consts::ARCH;
     let compile = || -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         let target = arch.try_into()?;
@@ -36,10 +38,14 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>, FilterError> {
         };
         // `clone3` keeps its flags in memory, where a filter cannot see them; told that it does not
         // exist, the C library falls back to `clone`.
-        let missing = Rules::from([(libc::SYS_clone3, Vec::new())]);
+        let missing = Rules::from([
+            (libc::SYS_clone3, Vec::new()),
+            // The same, with the mode of a new file; everybody falls back to `openat`.
+            (libc::SYS_openat2, Vec::new()),
+        ]);
         Ok(vec![
             program(missing, libc::ENOSYS)?,
-            program(refused()?, libc::EPERM)?,
+            program(refused(execution)?, libc::EPERM)?,
         ])
     };
     let mut filters = compile().map_err(|source| FilterError::Compile { arch, source })?;
@@ -66,7 +72,7 @@ fn no_x32() -> BpfProgram {
     ]
 }
 
-fn refused() -> Result<Rules, seccompiler::BackendError> {
+fn refused(execution: Execution) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     rules.extend(ALWAYS_X86.iter().map(|call| (*call, Vec::new())));
@@ -74,6 +80,12 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, sockets()?);
     rules.insert(libc::SYS_socketpair, sockets()?);
     rules.insert(libc::SYS_ioctl, terminals()?);
+    rules.extend(modes()?);
+    if execution == Execution::Installed {
+        // A file in memory lies on no mount, and so below no rule about what can be executed.
+        rules.insert(libc::SYS_memfd_create, Vec::new());
+        rules.insert(libc::SYS_memfd_secret, Vec::new());
+    }
     // A filter of its own may only tighten; one that asks the agent for each answer has no use here.
     let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     rules.insert(
@@ -163,6 +175,47 @@ fn terminals() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     .collect()
 }
 
+/// No file that lends its owner's or group's rights: on the host it would do so for whoever gets at it there, whatever
+/// the sandbox's own mounts say.
+fn modes() -> Result<Rules, seccompiler::BackendError> {
+    /// Newer than the C library's list.
+    const FCHMODAT2: i64 = 452;
+    let bits = [libc::S_ISUID, libc::S_ISGID].map(u64::from);
+    let given = |arg: u8| {
+        bits.map(|bit| when(arg, Cmp::MaskedEq(bit), bit))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+    };
+    // Without this flag the mode says nothing, and may be anything.
+    let create = u64::from(libc::O_CREAT.unsigned_abs());
+    let created = |flags: u8, mode: u8| {
+        let rule = |bit| {
+            SeccompRule::new(vec![
+                SeccompCondition::new(flags, Len::Dword, Cmp::MaskedEq(create), create)?,
+                SeccompCondition::new(mode, Len::Dword, Cmp::MaskedEq(bit), bit)?,
+            ])
+        };
+        bits.map(rule).into_iter().collect::<Result<Vec<_>, _>>()
+    };
+    let mut rules = Rules::from([
+        (libc::SYS_fchmod, given(1)?),
+        (libc::SYS_fchmodat, given(2)?),
+        (FCHMODAT2, given(2)?),
+        (libc::SYS_mkdirat, given(2)?),
+        (libc::SYS_mknodat, given(2)?),
+        (libc::SYS_openat, created(2, 3)?),
+    ]);
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, given(1)?),
+        (libc::SYS_creat, given(1)?),
+        (libc::SYS_mkdir, given(1)?),
+        (libc::SYS_mknod, given(1)?),
+        (libc::SYS_open, created(1, 2)?),
+    ]);
+    Ok(rules)
+}
+
 /// Refused whatever the arguments.
 const ALWAYS: &[i64] = &[
     // Namespaces, mounts and roots.
@@ -246,9 +299,9 @@ mod tests {
 
     #[test]
     fn filters_compile_and_fit_the_kernels_bound() {
-        let filters = filters().unwrap();
-        assert!(filters.len() >= 2);
-        for filter in filters {
+        let both = [Execution::Anything, Execution::Installed].map(|one| filters(one).unwrap());
+        assert!(both.iter().all(|filters| filters.len() >= 2));
+        for filter in both.into_iter().flatten() {
             // BPF_MAXINSNS of the kernel.
             assert!(
                 (1..=4096).contains(&filter.len()),

@@ -72,6 +72,8 @@ pub struct SandboxSpec {
     pub runtime_paths: Vec<PathBuf>,
     /// Whether it gets a private `/tmp`.
     pub temp: TempAccess,
+    /// What it may execute.
+    pub execution: Execution,
     /// Whether it reaches a network.
     pub network: NetworkAccess,
     /// Files that only this sandbox sees, in memory. Never part of what is written out.
@@ -111,6 +113,17 @@ pub enum TempAccess {
     Private,
     /// No `/tmp` to write to.
     None,
+}
+
+/// What the agent may execute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Execution {
+    /// Whatever it may read, also what it wrote itself.
+    #[default]
+    Anything,
+    /// Only what was put there for it: the system, its bundle, what it is shown read-only. Nothing that it can write.
+    Installed,
 }
 
 /// Whether the agent reaches a network.

@@ -234,6 +234,7 @@ mod tests {
         assert!(files(dir.path()).is_empty());
     }
 
+    /// daemon-16.
     #[test]
     fn a_stranger_with_a_recorded_id_survives() {
         let dir = tempfile::tempdir().unwrap();

@@ -176,6 +176,8 @@ pub(crate) struct Bind {
 pub(crate) enum BindKind {
     ReadOnly,
     Writable,
+    /// Writable, and nothing in it can be executed.
+    Data,
     /// A device node: usable as a device, not writable as a file.
     Device,
 }
@@ -186,6 +188,8 @@ pub(crate) struct MemoryMount {
     pub(crate) target: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+    /// Whether what is written there can be executed.
+    pub(crate) executable: bool,
 }
 
 /// A resource limit of `setrlimit(2)`.
@@ -222,6 +226,8 @@ pub(crate) enum Access {
     ReadExecute,
     /// Use a device.
     Device,
+    /// Everything but to execute.
+    Data,
     /// Everything.
     All,
 }
@@ -277,4 +283,58 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Control, Vec
         }
     }
     Ok(Some((serde_json::from_slice(&bytes[..length])?, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            hostname: "echo".to_owned(),
+            ids: Some(Ids { uid: 7, gid: 7 }),
+            user_namespace: UserNamespace::Last,
+            own_network: true,
+            proxy_port: Some(3128),
+            secrets: vec![("key".to_owned(), 4)],
+            root: Root::default(),
+            limits: vec![(Limit::Core, 0)],
+            landlock: LandlockOrder {
+                abi: 7,
+                rules: vec![("/tmp".into(), Access::Data)],
+                image: false,
+            },
+            filters: vec![vec![[6, 0, 0, 0]]],
+            program: Some("/bin/true".into()),
+            args: vec!["true".to_owned()],
+            env: vec!["A=b".to_owned()],
+            workdir: "/".into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_order_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            serde_json::from_slice::<Order>(&bytes).ok();
+            serde_json::from_slice::<Control>(&bytes).ok();
+            serde_json::from_slice::<Status>(&bytes).ok();
+        }
+
+        /// A plan that was cut short or in which something changed is never taken for the one that was made.
+        #[test]
+        fn a_damaged_order_is_refused_or_another_one(at in 0usize..700, to: u8, cut: bool) {
+            let mut bytes = serde_json::to_vec(&order()).unwrap();
+            let at = at % bytes.len();
+            let same = !cut && bytes[at] == to;
+            if cut {
+                bytes.truncate(at);
+            } else {
+                bytes[at] = to;
+            }
+            let read = serde_json::from_slice::<Order>(&bytes);
+            prop_assert_eq!(read.is_ok_and(|read| read == order()), same);
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod contract;
 mod crash;
 mod demo;
 mod egress;
+mod escapes;
 mod export_sql;
 mod faults;
 mod formats;

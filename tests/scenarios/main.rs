@@ -9,6 +9,7 @@ mod d2_orphans;
 mod d3_lying_liveness;
 mod d4_lost_or_doubled;
 mod d5_tricked_agent;
+mod d6_sandbox_that_does_not_start;
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -19,6 +19,7 @@ use mesh_messages::agent::{
     ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView,
 };
 use mesh_messages::events::AgentEvent;
+use mesh_messages::limits::BreachAction;
 use mesh_messages::liveness::FindingAction;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::{Epoch, InstanceNo, RecordHeader, Timestamp};
@@ -217,8 +218,16 @@ impl AgentState {
                 let kind = finding.finding.name();
                 errors::note(&mut self.errors, kind, &finding.detail, header.time);
             }
-            // How an instance is ends with it.
-            AgentEvent::InstanceHealth { .. } => {}
+            // What ends its instance is counted with the failure that this is.
+            AgentEvent::LimitBreached { breach, .. } if breach.action == BreachAction::End => {}
+            AgentEvent::LimitBreached { breach, .. } => {
+                let kind = format!("limit.{}", breach.limit.name());
+                errors::note(&mut self.errors, &kind, &breach.detail, header.time);
+            }
+            // How an instance is, and what holds for it, ends with it.
+            AgentEvent::InstanceHealth { .. }
+            | AgentEvent::LimitsChanged { .. }
+            | AgentEvent::InstanceFrozen { .. } => {}
             AgentEvent::FaultChanged { view, record, .. } => {
                 self.fault = Some(view.clone());
                 self.fault_record = Some(record.clone());

@@ -286,6 +286,14 @@ impl Watch {
         }
     }
 
+    /// It stood still for so long, by order: that time counts for nothing.
+    pub fn skip(&mut self, now: Timestamp, stood: Duration) {
+        self.now = self.now.max(now);
+        for scope in self.attempts.values_mut().chain([&mut self.idle]) {
+            scope.skip(self.now, stood);
+        }
+    }
+
     /// When [`Input::Due`] may show something that nothing has shown before.
     pub fn due(&self) -> Option<Timestamp> {
         if self.over {

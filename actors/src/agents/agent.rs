@@ -16,8 +16,9 @@ use ractor_cluster::RactorMessage;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
 use mesh_actors_core::liveness::Change;
-use mesh_messages::agent::SandboxView;
+use mesh_messages::agent::{ControlLevel, SandboxView};
 use mesh_messages::events::{AgentEvent, partition};
+use mesh_messages::limits::{Breach, InstanceLimits};
 use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::Problem;
@@ -37,12 +38,14 @@ use crate::few::Few;
 use crate::partition::{Cause, Machine, Partition};
 use crate::store::{Follower, JournalNews, follow_awaited};
 
+mod limits;
 mod orders;
 mod perform;
 mod refusal;
 mod trail;
 mod watch;
 
+pub(crate) use limits::shown;
 use trail::AgentTrail;
 
 /// Deliveries that wait for the policy's word. The task machine never has more in flight for one agent.
@@ -198,6 +201,37 @@ pub(crate) enum AgentMessage {
         /// What changed.
         change: Box<Change>,
     },
+    /// The limits of a running instance were changed.
+    Limited {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// What they are.
+        limits: Box<InstanceLimits>,
+        /// What does not hold yet.
+        not_yet: Vec<String>,
+    },
+    /// An instance ran into a limit.
+    Breached {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// Which limit.
+        breach: Box<Breach>,
+    },
+    /// All processes of an instance stand still, or go on.
+    Frozen {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// Whether they stand still.
+        frozen: bool,
+        /// Who holds them.
+        level: Option<ControlLevel>,
+    },
     /// meshd is about to end: stop everything in order, start nothing.
     Close {
         /// Answered when no instance is left.
@@ -210,7 +244,7 @@ pub(crate) enum AgentMessage {
     },
     /// Replicas may have rested long enough.
     Rested,
-    /// Another version is in force, and with it another policy.
+    /// Another policy is in force, by order or with another version.
     Reconfigure,
     /// News of the journal.
     Journal(JournalNews),

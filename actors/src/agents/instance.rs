@@ -49,6 +49,8 @@ mod life;
 mod refusals;
 mod reports;
 mod session;
+mod still;
+mod strain;
 mod watch;
 mod work;
 
@@ -272,6 +274,7 @@ pub(crate) struct Session {
     watch: Watch,
     condition: Condition,
     next_health: Option<Timestamp>,
+    still: still::Still,
     // When it is ended for having closed a pipe, and which.
     mute: Option<(Timestamp, &'static str)>,
     // Its output was read to its end.
@@ -324,6 +327,7 @@ impl Actor for InstanceActor {
             watch: watch::watch(&args.manifest, liveness, now()),
             condition: Condition::default(),
             next_health: None,
+            still: still::Still::default(),
             mute: None,
             heard_out: false,
             verdict: None,
@@ -344,6 +348,9 @@ impl Actor for InstanceActor {
             RuntimeKind::Klp => state.start_process(),
             RuntimeKind::Command => state.start_command(),
             RuntimeKind::Native => state.start_native(),
+        }
+        if state.args.manifest.resolved_runtime().kind != RuntimeKind::Native {
+            state.spawn(state.watch_strain());
         }
         state.arm();
         Ok(())
@@ -405,6 +412,8 @@ impl Session {
             }
             InstanceMessage::Child(outcome) => self.child_ended(*outcome),
             InstanceMessage::Mail(mail) => self.mail(mail),
+            InstanceMessage::Control(ControlVerb::Pause) => self.pause(),
+            InstanceMessage::Control(ControlVerb::Resume) => self.resume(),
             InstanceMessage::Control(verb) => {
                 if self.hooks.contains(&verb) {
                     self.control(verb, serde_json::Value::Null, None, None);

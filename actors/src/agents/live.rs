@@ -1,12 +1,12 @@
 //! What an instance is doing right now: written by its actor, read by everybody. Never journalled.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mesh_messages::agent::HealthLevel;
 use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
-use mesh_sandbox::{ChildHandle, Usage};
+use mesh_sandbox::{ChildHandle, Level, Limits, Usage};
 
 use crate::operations::LogLine;
 
@@ -21,6 +21,10 @@ pub struct InstanceLive {
     inner: Mutex<Inner>,
     // Counts on from one incarnation to the next.
     refused: Arc<AtomicU64>,
+    // Whether its processes are to stand still.
+    still: AtomicBool,
+    // Held while they are made to.
+    settling: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +40,8 @@ struct Inner {
     // CPU time and when it was read, for the rate between two readings.
     sample: Option<(Timestamp, u64)>,
     cpu: Option<f64>,
+    limits: Option<Limits>,
+    frozen: Option<Level>,
 }
 
 /// A reading of [`InstanceLive`].
@@ -57,6 +63,10 @@ pub struct Reading {
     pub memory: Option<f64>,
     /// Percent of one core since the last reading but one.
     pub cpu: Option<f64>,
+    /// Its limits, once it has a process.
+    pub limits: Option<Limits>,
+    /// Who holds its processes still, while they stand still.
+    pub frozen: Option<Level>,
 }
 
 /// The shortest time between two readings of processor time that gives a rate worth showing.
@@ -87,6 +97,44 @@ impl InstanceLive {
     pub(crate) fn processes(&self) -> Vec<ChildHandle> {
         let running = |process: &&ChildHandle| process.try_wait().is_none();
         self.with(|i| i.processes.values().filter(running).cloned().collect())
+    }
+    /// Its limits are these from now on.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.with(|i| i.limits = Some(limits));
+    }
+    /// Its limits, once it had a process.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        self.with(|i| i.limits)
+    }
+    /// Whether its processes are to stand still from now on.
+    pub(crate) fn want_frozen(&self, frozen: bool) {
+        self.still.store(frozen, Ordering::Relaxed);
+    }
+    /// Makes its processes stand still or go on, whichever was wanted last; answers by whom they are held then, the
+    /// weakest of all. Blocks until the kernel has done it.
+    pub(crate) fn settle_frozen(&self) -> Option<Level> {
+        let _one_at_a_time = self
+            .settling
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let wanted = self.still.load(Ordering::Relaxed);
+        let act = |process: &ChildHandle| {
+            if wanted {
+                process.freeze()
+            } else {
+                process.thaw()
+            }
+        };
+        let settle = |process: ChildHandle| {
+            act(&process).unwrap_or_else(|error| {
+                // One that has ended meanwhile stands still for good.
+                tracing::debug!(%error, pid = process.pid(), "could not be frozen or thawed");
+                Level::None
+            })
+        };
+        let level = self.processes().into_iter().map(settle).min();
+        self.with(|i| i.frozen = level.filter(|_| wanted));
+        level
     }
     /// A process of it is gone, all of its tree.
     pub fn remove_process(&self, number: u64) {
@@ -172,6 +220,8 @@ impl InstanceLive {
                 level: i.level,
                 memory,
                 cpu: i.cpu,
+                limits: i.limits.filter(|_| !i.processes.is_empty()),
+                frozen: i.frozen,
             }
         })
     }

@@ -12,7 +12,7 @@ use mesh_messages::agent::PolicyValue;
 use mesh_messages::manifest::{AgentManifest, PolicyOverrides, SandboxLevel};
 use mesh_messages::policy::{OperatorPolicy, PolicyDocument};
 use mesh_messages::units::{ByteCount, Cpu};
-use mesh_sandbox::Limits;
+use mesh_sandbox::{Degradable, Execution, Limits};
 use mesh_supervision_core::fault::FaultConfig;
 
 use super::bounds::bounds;
@@ -30,6 +30,8 @@ pub(crate) struct Effective {
     pub(crate) limits: Limits,
     /// When it counts as getting nowhere.
     pub(crate) liveness: liveness::Limits,
+    /// Which security profile.
+    pub(crate) profile: SandboxLevel,
     /// Whether a control that falls short refuses the start.
     pub(crate) sandbox_required: bool,
     /// Each value with its origin.
@@ -67,10 +69,10 @@ pub(crate) fn resolve(
     let fault = layers.fault(&mut values);
     let limits = layers.limits(&mut values);
     // The operator's demand cannot be lowered from a manifest.
-    let level = layers.manifest.sandbox_level;
-    let sandbox_required = settings.sandbox_required
-        || level.unwrap_or(settings.sandbox_level) == SandboxLevel::Strict;
-    let by_manifest = level.is_some() && !settings.sandbox_required;
+    let asked = layers.manifest.sandbox_level;
+    let profile = profile(settings, asked);
+    let sandbox_required = profile >= SandboxLevel::Strict;
+    let by_manifest = asked.is_some() && !settings.sandbox_required;
     let mut plain = |key: &str, value: Value, by_manifest: bool| {
         let origin = if by_manifest {
             "manifest".to_owned()
@@ -86,6 +88,11 @@ pub(crate) fn resolve(
         by_manifest,
     );
     plain(
+        "security.sandbox_level",
+        json!(profile.name()),
+        asked == Some(profile) && profile != settings.sandbox_level,
+    );
+    plain(
         "security.crypto_required",
         json!(settings.crypto_required),
         false,
@@ -94,14 +101,44 @@ pub(crate) fn resolve(
         let granted = settings.open_network.contains(id);
         plain(OPEN_NETWORK, json!(granted), false);
     }
+    values.extend(crate::outbound::values(settings, manifest));
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
     Effective {
         fault,
         limits,
         liveness,
+        profile,
         sandbox_required,
         values,
+    }
+}
+
+/// The security profile of an agent that asks for one: a manifest may always ask for more, and for less only where the
+/// operator requires nothing.
+pub(crate) fn profile(settings: &Settings, asked: Option<SandboxLevel>) -> SandboxLevel {
+    let wanted = asked.unwrap_or(settings.sandbox_level);
+    if settings.sandbox_required {
+        wanted.max(settings.sandbox_level).max(SandboxLevel::Strict)
+    } else {
+        wanted
+    }
+}
+
+/// What a profile lets degrade, of what the operator does.
+pub(crate) fn degradable(profile: SandboxLevel, operator: &[Degradable]) -> Vec<Degradable> {
+    match profile {
+        SandboxLevel::Relaxed | SandboxLevel::Strict => operator.to_vec(),
+        // No kernel holds the sum of a directory's files on an ordinary file system, so nothing would ever start.
+        SandboxLevel::Maximum => vec![Degradable::Disk],
+    }
+}
+
+/// What a profile lets an agent execute.
+pub(crate) const fn execution(profile: SandboxLevel) -> Execution {
+    match profile {
+        SandboxLevel::Relaxed | SandboxLevel::Strict => Execution::Anything,
+        SandboxLevel::Maximum => Execution::Installed,
     }
 }
 
@@ -282,5 +319,87 @@ impl Layers<'_> {
     fn configured(&self, key: &str) -> String {
         let set = self.settings.policy_origins.get(key);
         set.map_or_else(|| "default".to_owned(), Clone::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &str = "<!-- profiles -->\n";
+    const END: &str = "<!-- /profiles -->";
+
+    fn table() -> String {
+        let all = [
+            Degradable::Cpu,
+            Degradable::Memory,
+            Degradable::Pids,
+            Degradable::Disk,
+            Degradable::User,
+        ];
+        let mut table = "| profile | also called | a control that falls short | may degrade | executes |\n|---|---|---|---|---|\n".to_owned();
+        for level in SandboxLevel::ALL {
+            let also = ["basic", "enhanced"].into_iter().find(|name| {
+                serde_json::from_value::<SandboxLevel>(json!(name))
+                    .is_ok_and(|named| named == level)
+            });
+            let refuses = level >= SandboxLevel::Strict;
+            let falls = if refuses {
+                "keeps the agent from starting"
+            } else {
+                "is missing, and `status` says so"
+            };
+            let kept = degradable(level, &all);
+            let degrades = match (refuses, kept.len()) {
+                (false, _) => "cpu, memory, pids, disk, user".to_owned(),
+                (true, count) if count == all.len() => "what `sandbox.degradable` names".to_owned(),
+                (true, _) => kept
+                    .iter()
+                    .map(|one| one.control().name())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            let executes = match execution(level) {
+                Execution::Anything => "whatever it can read",
+                Execution::Installed => "nothing that it can write",
+            };
+            let also = also.map(|name| format!("`{name}`")).unwrap_or_default();
+            let name = level.name();
+            table.push_str(
+                &[
+                    "| `", name, "` | ", &also, " | ", falls, " | ", &degrades, " | ", executes,
+                    " |\n",
+                ]
+                .concat(),
+            );
+        }
+        table
+    }
+
+    #[test]
+    fn the_profiles_are_documented_as_they_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sandbox.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once(BEGIN).unwrap();
+        let (shown, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+            return;
+        }
+        assert_eq!(shown, table(), "UPDATE_DOCS=1 writes it anew");
+    }
+
+    #[test]
+    fn each_profile_is_stricter_than_the_one_before() {
+        let all = [Degradable::Cpu, Degradable::Disk];
+        let strictness = |level| {
+            (
+                level >= SandboxLevel::Strict,
+                execution(level) == Execution::Installed,
+                std::cmp::Reverse(degradable(level, &all).len()),
+            )
+        };
+        let [basic, strict, maximum] = SandboxLevel::ALL.map(strictness);
+        assert!(basic < strict && strict < maximum);
     }
 }

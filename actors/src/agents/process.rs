@@ -136,6 +136,12 @@ pub(crate) fn exit_failure(status: ExitStatus) -> Failure {
             "ended by the kernel for want of memory",
         ),
         ExitStatus {
+            signal: Some(25), ..
+        } => Failure::new(
+            FailureClass::Resource,
+            "ended by the kernel for a file beyond its limit of disk",
+        ),
+        ExitStatus {
             signal: Some(signal),
             ..
         } => Failure::new(
@@ -166,7 +172,6 @@ fn signal_name(signal: i32) -> &'static str {
         11 => " (segmentation fault)",
         15 => " (terminate)",
         24 => " (processor time)",
-        25 => " (file size)",
         31 => " (forbidden system call)",
         _ => "",
     }

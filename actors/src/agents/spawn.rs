@@ -1,13 +1,13 @@
 //! From a manifest to a sandbox plan: what is asked for, and what this machine and the operator allow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use mesh_messages::agent::{ControlLevel, ControlView, SandboxView};
-use mesh_messages::manifest::{AgentManifest, Program as Wanted, SecretMode};
+use mesh_messages::manifest::{AgentManifest, Program as Wanted, SandboxLevel, SecretMode};
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use mesh_sandbox::{
@@ -16,12 +16,15 @@ use mesh_sandbox::{
 };
 
 use super::bundle::{bundle_dir, manifest_name};
-use super::policy::effective;
+use super::policy::{degradable, effective, execution};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
 
 /// Where programs are looked for inside the sandbox.
 const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The user that the next new home gets, below the data directory.
+const NEXT_UID: &str = "home/next-uid";
 
 /// Two starts must not be given the same user.
 static UIDS: Mutex<()> = Mutex::new(());
@@ -90,6 +93,10 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
     let granted = settings.open_network.contains(&manifest.id);
     let network = match (manifest.security.network_access.allow_outbound, granted) {
         (false, _) => NetworkAccess::None,
+        (true, true) if policy.profile == SandboxLevel::Maximum => {
+            let text = "its profile is `maximum`, and sandbox.open_network names it; one of them has to go";
+            return Err(SpawnRefusal::Network(text.to_owned()));
+        }
         (true, true) => NetworkAccess::Open,
         (true, false) => {
             policy_of(ctx, manifest).map_err(SpawnRefusal::Network)?;
@@ -130,13 +137,14 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
         } else {
             TempAccess::None
         },
+        execution: execution(policy.profile),
         network,
         secrets,
         limits: policy.limits,
     };
     let demand = PlanPolicy {
         required: policy.sandbox_required,
-        degradable: settings.sandbox.degradable.clone(),
+        degradable: degradable(policy.profile, &settings.sandbox.degradable),
     };
     plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
         let mut text = refused.to_string();
@@ -185,14 +193,19 @@ pub(crate) fn sandbox_view(report: &SandboxReport) -> SandboxView {
                 control: e.control.name().to_owned(),
                 requested: e.requested.clone(),
                 mechanism: e.mechanism.clone(),
-                level: match e.level {
-                    Level::None => ControlLevel::None,
-                    Level::Advisory => ControlLevel::Advisory,
-                    Level::Kernel => ControlLevel::Kernel,
-                },
+                level: control_level(e.level),
                 detail: e.detail.clone(),
             })
             .collect(),
+    }
+}
+
+/// A level, as the API shows it.
+pub(crate) const fn control_level(level: Level) -> ControlLevel {
+    match level {
+        Level::None => ControlLevel::None,
+        Level::Advisory => ControlLevel::Advisory,
+        Level::Kernel => ControlLevel::Kernel,
     }
 }
 
@@ -323,21 +336,58 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
             gid: meta.gid(),
         }));
     }
-    let taken: std::collections::BTreeSet<u32> = all_homes(&settings.data)
+    let taken: BTreeSet<u32> = all_homes(&settings.data)
         .iter()
         .filter_map(|home| Some(std::fs::metadata(home).ok()?.uid()))
         .collect();
-    let uid = range
-        .clone()
+    let next = next_uid(&settings.data, &range, &taken);
+    let uid = (next..range.end)
+        .chain(range.start..next)
         .find(|uid| !taken.contains(uid))
         .ok_or_else(|| {
             SpawnRefusal::Home(format!(
                 "no user id is free in {range:?}; raise sandbox.uid_range.count"
             ))
         })?;
+    // Before anything is the user's: what is forgotten is at worst a user that nobody got.
+    write_next_uid(&settings.data, uid + 1).map_err(failed)?;
     create_home(&settings.data, home).map_err(failed)?;
     std::os::unix::fs::chown(home, Some(uid), Some(uid)).map_err(failed)?;
     Ok(Some(Ids { uid, gid: uid }))
+}
+
+/// Where the range goes on. An agent may have left files where it was granted to write, which stay its user's when its
+/// home is gone; so a user is given again only when all others have been.
+fn next_uid(data: &Path, range: &std::ops::Range<u32>, taken: &BTreeSet<u32>) -> u32 {
+    let kept = std::fs::read_to_string(data.join(NEXT_UID));
+    let kept = kept.ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let beyond = taken.range(range.clone()).next_back().map(|last| last + 1);
+    let next = kept.or(beyond).unwrap_or(range.start);
+    if range.contains(&next) {
+        next
+    } else {
+        range.start
+    }
+}
+
+fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+    let path = data.join(NEXT_UID);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path.parent().unwrap_or(data))?;
+    let draft = path.with_extension("draft");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(next.to_string().as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(draft, path)
 }
 
 fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
@@ -351,4 +401,27 @@ fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
         other => other?,
     }
     std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_given_again_only_when_all_others_have_been() {
+        let dir = tempfile::tempdir().unwrap();
+        let (range, none) = (100..104, BTreeSet::new());
+        assert_eq!(next_uid(dir.path(), &range, &none), 100);
+        // A directory of an earlier version has homes and no note.
+        assert_eq!(
+            next_uid(dir.path(), &range, &BTreeSet::from([100, 102])),
+            103
+        );
+        write_next_uid(dir.path(), 102).unwrap();
+        assert_eq!(next_uid(dir.path(), &range, &none), 102);
+        for beyond in [104, 7] {
+            write_next_uid(dir.path(), beyond).unwrap();
+            assert_eq!(next_uid(dir.path(), &range, &none), 100);
+        }
+    }
 }

@@ -457,7 +457,7 @@ impl Mesh {
         let homes = tokio::task::spawn_blocking(move || {
             homes_of(&data, &agent)
                 .iter()
-                .try_for_each(std::fs::remove_dir_all)
+                .try_for_each(|home| mesh_sandbox::remove_home(home))
         });
         if let Ok(Err(error)) = homes.await {
             tracing::warn!(agent = id, %error, "its home could not be removed");

@@ -8,6 +8,8 @@ use mesh_messages::agent::{
 };
 use mesh_messages::problem::Problem;
 
+use crate::agents::agent::shown;
+use crate::agents::spawn::control_level;
 use crate::clock::now;
 use crate::directory::AgentEntry;
 use crate::operations::{AgentInsights, AgentProfile};
@@ -72,6 +74,8 @@ pub(super) fn instances(entry: &AgentEntry, at: Timestamp) -> Vec<InstanceView> 
                 cpu_usage: reading.cpu,
                 last_activity: reading.last_activity,
                 refused_messages: reading.refused,
+                frozen: reading.frozen.map(control_level),
+                limits: reading.limits.map(shown),
             }
         })
         .collect()

@@ -26,7 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
         .takes::<PolicyDocument>(BodySize::Json)
         .answers::<PolicyInForce>(
             200,
-            "It is durable; an agent takes it over when its episode of failures is over.",
+            "It is durable; limits hold at once where the kernel lets them change, thresholds when the agent's episode of failures is over.",
         ),
     ]
 }

@@ -163,6 +163,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::None,
+        execution: mesh_sandbox::Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits {

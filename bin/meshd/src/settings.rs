@@ -13,7 +13,7 @@ use mesh_sandbox::PlanPolicy;
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
 
 /// Keys of an agent's policy, and the keys of the configuration that they default to.
-const POLICY: [(&str, &str); 22] = [
+const POLICY: [(&str, &str); 27] = [
     (
         "lifecycle.max_crashes",
         "default_policy.lifecycle.max_crashes",
@@ -54,6 +54,14 @@ const POLICY: [(&str, &str); 22] = [
         "default_policy.security.crypto_required",
     ),
     ("security.open_network", "sandbox.open_network"),
+    ("network.max_connections", "sandbox.egress.max_connections"),
+    (
+        "network.bytes_per_second",
+        "sandbox.egress.bytes_per_second",
+    ),
+    ("network.ports", "sandbox.egress.ports"),
+    ("network.allowed_domains", "sandbox.egress.allowed_domains"),
+    ("network.blocked_domains", "sandbox.egress.blocked_domains"),
     (
         "liveness.silence_ms",
         "default_policy.liveness.silence.limit",

@@ -131,11 +131,30 @@ impl SecurityPolicy {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum SandboxLevel {
-    /// It starts all the same, and `status` says what is missing.
+    /// It starts all the same, and `status` says what is missing. Also `basic`.
+    #[serde(alias = "basic")]
     Relaxed,
-    /// It does not start, save for the controls that the operator declared degradable.
+    /// It does not start, save for the controls that the operator declared degradable. Also `enhanced`.
     #[default]
+    #[serde(alias = "enhanced")]
     Strict,
+    /// As strict, whatever the operator declared degradable but for `disk`; and it executes nothing that it can write,
+    /// and never has the host's network.
+    Maximum,
+}
+
+impl SandboxLevel {
+    /// All of them, the weakest first.
+    pub const ALL: [Self; 3] = [Self::Relaxed, Self::Strict, Self::Maximum];
+
+    /// The name in configuration and manifests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relaxed => "relaxed",
+            Self::Strict => "strict",
+            Self::Maximum => "maximum",
+        }
+    }
 }
 
 /// Limits of an agent's connections.

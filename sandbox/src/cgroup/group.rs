@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::{Ability, Hierarchies};
+use crate::plan::Control;
 use crate::probe::CgroupKind;
 use crate::spec::Limits;
 
@@ -104,27 +105,48 @@ impl Group {
 
     /// Sets those limits that this machine enforces; the plan has reported the others.
     pub(crate) fn limit(&self, limits: &Limits) -> io::Result<()> {
-        if let (Some(bytes), Some((kind, path))) =
-            (limits.memory_bytes, self.place(Ability::Memory))
-        {
-            limit_memory(kind, path, bytes)?;
+        self.limit_each(limits)
+            .into_iter()
+            .try_for_each(|(_, set)| set.map(drop))
+    }
+
+    /// Sets each limit that is given, and says of each whether a group holds it.
+    pub(crate) fn limit_each(&self, limits: &Limits) -> Vec<(Control, io::Result<bool>)> {
+        let on = |ability, set: &dyn Fn(CgroupKind, &Path) -> io::Result<()>| {
+            self.place(ability)
+                .map_or(Ok(false), |(kind, path)| set(kind, path).map(|()| true))
+        };
+        let mut done = Vec::new();
+        if let Some(bytes) = limits.memory_bytes {
+            let set = |kind, path: &Path| limit_memory(kind, path, bytes);
+            done.push((Control::Memory, on(Ability::Memory, &set)));
         }
-        if let (Some(millicores), Some((kind, path))) =
-            (limits.cpu_millicores, self.place(Ability::Cpu))
-        {
-            let quota = u64::from(millicores) * CPU_PERIOD_US / 1000;
-            if kind == CgroupKind::V2 {
-                write(path, "cpu.max", format!("{quota} {CPU_PERIOD_US}"))?;
-            } else {
-                write(path, "cpu.cfs_period_us", CPU_PERIOD_US)?;
-                write(path, "cpu.cfs_quota_us", quota)?;
-            }
+        if let Some(millicores) = limits.cpu_millicores {
+            let set = |kind, path: &Path| limit_cpu(kind, path, millicores);
+            done.push((Control::Cpu, on(Ability::Cpu, &set)));
         }
-        if let (Some(pids), Some((_, path))) = (limits.pids, self.place(Ability::Pids)) {
+        if let Some(pids) = limits.pids {
             // The two helper processes are counted too, and are not the agent's.
-            write(path, "pids.max", u64::from(pids) + 2)?;
+            let set = |_, path: &Path| write(path, "pids.max", u64::from(pids) + 2);
+            done.push((Control::Pids, on(Ability::Pids, &set)));
         }
-        Ok(())
+        done
+    }
+
+    /// How often the kernel refused a process or thread for the limit.
+    pub(crate) fn refused_tasks(&self) -> u64 {
+        self.place(Ability::Pids)
+            .and_then(|(_, path)| keyed(path, "pids.events", "max"))
+            .unwrap_or(0)
+    }
+
+    /// Periods in which it wanted to run, and those of them in which it had used up its share before their end.
+    pub(crate) fn throttled(&self) -> Option<(u64, u64)> {
+        let (_, path) = self.place(Ability::Cpu)?;
+        Some((
+            keyed(path, "cpu.stat", "nr_periods")?,
+            keyed(path, "cpu.stat", "nr_throttled")?,
+        ))
     }
 
     /// How many processes the kernel ended for want of memory.
@@ -284,6 +306,15 @@ fn end_member(pid: i32, check: impl Fn() -> bool) -> io::Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn limit_cpu(kind: CgroupKind, path: &Path, millicores: u32) -> io::Result<()> {
+    let quota = u64::from(millicores) * CPU_PERIOD_US / 1000;
+    if kind == CgroupKind::V2 {
+        return write(path, "cpu.max", format!("{quota} {CPU_PERIOD_US}"));
+    }
+    write(path, "cpu.cfs_period_us", CPU_PERIOD_US)?;
+    write(path, "cpu.cfs_quota_us", quota)
 }
 
 fn limit_memory(kind: CgroupKind, path: &Path, bytes: u64) -> io::Result<()> {

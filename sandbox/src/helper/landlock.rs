@@ -93,6 +93,7 @@ fn rights(access: Access, abi: ABI) -> BitFlags<AccessFs> {
             (AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev)
                 & AccessFs::from_all(abi)
         }
+        Access::Data => AccessFs::from_all(abi) & !BitFlags::from(AccessFs::Execute),
         Access::All => AccessFs::from_all(abi),
     }
 }

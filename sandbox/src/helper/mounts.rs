@@ -109,6 +109,7 @@ fn detach(bind: &Bind) -> Result<OwnedFd, StepError> {
         let attributes = match bind.kind {
             BindKind::ReadOnly => attr::RDONLY | attr::NOSUID | attr::NODEV,
             BindKind::Writable => attr::NOSUID | attr::NODEV,
+            BindKind::Data => attr::NOSUID | attr::NODEV | attr::NOEXEC,
             BindKind::Device => attr::NOSUID | attr::NOEXEC,
         };
         clone_mount(file.as_fd(), attributes)
@@ -181,10 +182,11 @@ impl Staging {
     }
 
     fn memory(&self, memory: &MemoryMount) -> io::Result<()> {
-        self.attach(
-            &new_memory(memory.bytes, memory.inodes, "1777")?,
-            &memory.target,
-        )
+        let tree = new_memory(memory.bytes, memory.inodes, "1777")?;
+        if !memory.executable {
+            sys::mount_setattr(tree.as_fd(), attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
+        }
+        self.attach(&tree, &memory.target)
     }
 
     /// A fresh `/proc` that shows only the sandbox's processes and hides the host's knobs.

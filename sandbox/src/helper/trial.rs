@@ -121,6 +121,7 @@ fn file_system() -> Result<(), StepError> {
         target: "/tmp".into(),
         bytes: 4096,
         inodes: 4,
+        executable: true,
     };
     let root = Root {
         directories: vec!["/proc".into(), "/tmp".into()],
@@ -160,7 +161,7 @@ fn own_landlock() -> Result<(), StepError> {
 }
 
 fn seccomp() -> Result<(), StepError> {
-    for filter in crate::seccomp::filters()
+    for filter in crate::seccomp::filters(crate::spec::Execution::Installed)
         .map_err(io::Error::other)
         .at(Stage::Seccomp, "compile")?
     {

@@ -10,8 +10,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::hostname;
 use crate::launch::LaunchError;
 use crate::spec::{
-    BUNDLE_INSIDE, HOME_INSIDE, NetworkAccess, SECRETS_INSIDE, SYSTEM_TREES, SandboxSpec,
-    TempAccess,
+    BUNDLE_INSIDE, Execution, HOME_INSIDE, NetworkAccess, SECRETS_INSIDE, SYSTEM_TREES,
+    SandboxSpec, TempAccess,
 };
 use crate::wire::{Access, Bind, BindKind, MemoryMount, Root};
 
@@ -159,12 +159,11 @@ impl Layout {
 
     fn grants(&mut self, spec: &SandboxSpec) -> Result<(), LaunchError> {
         let real = |path: &Path| fs::canonicalize(path).map_err(|source| path_error(path, source));
-        self.bind(
-            real(&spec.home)?,
-            HOME_INSIDE,
-            BindKind::Writable,
-            Access::All,
-        )?;
+        let (writable, all) = match spec.execution {
+            Execution::Anything => (BindKind::Writable, Access::All),
+            Execution::Installed => (BindKind::Data, Access::Data),
+        };
+        self.bind(real(&spec.home)?, HOME_INSIDE, writable, all)?;
         if let Some(bundle) = &spec.bundle {
             self.bind(
                 real(bundle)?,
@@ -181,7 +180,7 @@ impl Layout {
             let (kind, access) = if allowed.read_only {
                 (BindKind::ReadOnly, Access::ReadExecute)
             } else {
-                (BindKind::Writable, Access::All)
+                (writable, all)
             };
             self.bind(&allowed.path, &allowed.path, kind, access)?;
         }
@@ -189,24 +188,32 @@ impl Layout {
     }
 
     fn memory(&mut self, spec: &SandboxSpec) {
+        let executable = spec.execution == Execution::Anything;
+        let access = if executable {
+            Access::All
+        } else {
+            Access::Data
+        };
         let half = spec.limits.memory_bytes.map_or(u64::MAX, |bytes| bytes / 2);
         if spec.temp == TempAccess::Private {
             let (bytes, target) = (TEMP_BYTES.min(half), PathBuf::from("/tmp"));
-            self.rules.insert(target.clone(), Access::All);
+            self.rules.insert(target.clone(), access);
             self.root.memory.push(MemoryMount {
                 target,
                 bytes,
                 inodes: TEMP_INODES,
+                executable,
             });
         } else {
             self.root.directories.push("/tmp".into());
         }
         let (bytes, target) = (SHM_BYTES.min(half), PathBuf::from("/dev/shm"));
-        self.rules.insert(target.clone(), Access::All);
+        self.rules.insert(target.clone(), access);
         self.root.memory.push(MemoryMount {
             target,
             bytes,
             inodes: SHM_INODES,
+            executable,
         });
     }
 
@@ -233,7 +240,7 @@ impl Layout {
         });
         let before = self.rules.entry(target.into()).or_insert(access);
         // The same path granted twice: writing wins, as it does in the mounts, where the later one is on top.
-        if access == Access::All {
+        if matches!(access, Access::All | Access::Data) {
             *before = access;
         }
         Ok(())

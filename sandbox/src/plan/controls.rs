@@ -3,7 +3,7 @@
 use super::report::{Control, Enforcement, Level};
 use super::user_namespace;
 use crate::probe::{CgroupKind, Controller, Finding, Probe};
-use crate::spec::{NetworkAccess, SandboxSpec};
+use crate::spec::{Execution, NetworkAccess, SandboxSpec};
 use crate::wire::UserNamespace;
 
 /// A control as worked out, with the remedy when it falls short of what was asked.
@@ -13,8 +13,8 @@ pub(super) struct Verdict {
 }
 
 /// Every control, in the order of the report.
-pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> [Verdict; 13] {
-    [
+pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> Vec<Verdict> {
+    let mut all = vec![
         filesystem(spec, probe),
         processes(probe),
         network(spec, probe),
@@ -43,7 +43,16 @@ pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> [Verdict; 13] {
             "cleared, then set",
             String::new(),
         ),
-    ]
+    ];
+    if spec.execution == Execution::Installed {
+        all.push(all_of(
+            Control::Execution,
+            "only what was installed",
+            &[&probe.mounts, &probe.landlock, &probe.seccomp],
+            "what it can write is mounted without execution; Landlock; no files in memory",
+        ));
+    }
+    all
 }
 
 fn verdict(

@@ -23,6 +23,7 @@ pub enum Control {
     Disk,
     Descriptors,
     Environment,
+    Execution,
 }
 
 /// A control that an operator may allow to be weaker than asked for.
@@ -84,6 +85,7 @@ impl Control {
             Self::Disk => "disk",
             Self::Descriptors => "descriptors",
             Self::Environment => "environment",
+            Self::Execution => "execution",
         }
     }
 }
@@ -126,7 +128,7 @@ pub struct Enforcement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxReport {
-    /// `strict` when everything asked for is enforced by the kernel, else `degraded`.
+    /// `strict` when everything asked for is enforced by the kernel, `maximum` when that was asked for, else `degraded`.
     pub profile: String,
     /// Every control, in a fixed order.
     pub controls: Vec<Enforcement>,

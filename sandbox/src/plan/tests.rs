@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::probe::{CgroupKind, Controller, Finding, Probe};
-use crate::spec::{Ids, Limits, NetworkAccess, Program, TempAccess};
+use crate::spec::{Execution, Ids, Limits, NetworkAccess, Program, TempAccess};
 
 fn works() -> Finding {
     Finding {
@@ -81,6 +81,7 @@ fn spec() -> SandboxSpec {
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
+        execution: Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits {
@@ -160,6 +161,7 @@ fn a_laptop_starts_only_as_far_as_the_operator_lets_it_degrade() {
     assert_eq!(plan.user_namespace, UserNamespace::First);
 }
 
+/// daemon-06.
 #[test]
 fn what_must_not_degrade_refuses_whatever_the_policy() {
     let broken: [(&[&str], Probe); 6] = [

@@ -17,6 +17,7 @@ pub(crate) fn spec() -> SandboxSpec {
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
+        execution: Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits::default(),
@@ -41,6 +42,7 @@ fn refused(path: &str, read_only: bool) {
     );
 }
 
+/// daemon-02.
 #[test]
 fn grants_that_would_open_the_sandbox_are_refused() {
     for path in [
@@ -53,6 +55,7 @@ fn grants_that_would_open_the_sandbox_are_refused() {
     }
 }
 
+/// daemon-04.
 #[test]
 fn grants_of_meshds_own_state_are_refused_from_either_side() {
     refused("/data", true);
@@ -73,9 +76,21 @@ fn grants_of_meshds_own_state_are_refused_from_either_side() {
     );
 }
 
+/// daemon-03.
 #[test]
 fn paths_that_are_not_plain_are_refused() {
-    for path in ["", "a/b", "~/x", "/a/../b", "/a/./b", "/a\0b", ".."] {
+    for path in [
+        "",
+        "a/b",
+        "~/x",
+        "~/../x",
+        "a/../../b",
+        "/a/../b",
+        "/a/./b",
+        "/a\0b",
+        "\0",
+        "..",
+    ] {
         refused(path, true);
     }
 }
@@ -101,6 +116,7 @@ fn ordinary_grants_pass() {
     );
 }
 
+/// daemon-13: they are the names of control groups, too.
 #[test]
 fn names_that_would_leave_their_directory_are_refused() {
     for bad in [

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mesh_sandbox::{
-    Child, Degradable, ExitStatus, Ids, Launcher, LauncherConfig, Limits, NetworkAccess, Plan,
-    PlanPolicy, Program, SandboxSpec, TempAccess, interpreter_paths, plan,
+    Child, Degradable, Execution, ExitStatus, Ids, Launcher, LauncherConfig, Limits, NetworkAccess,
+    Plan, PlanPolicy, Program, SandboxSpec, TempAccess, interpreter_paths, plan,
 };
 use rustix::fs::{OFlags, fcntl_setfl};
 use tempfile::TempDir;
@@ -204,6 +204,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
+        execution: Execution::Anything,
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits,

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 
-use mesh_sandbox::Limits;
+use mesh_sandbox::{Execution, Limits, SandboxSpec};
 
 use crate::attack::ATTEMPTS;
 use crate::bench::{Bench, Outcome};
@@ -29,6 +29,10 @@ pub(crate) const TESTS: &[Test] = &[
         memory_file_systems,
     ),
     ("no_program_gains_a_privilege_by_its_mode", set_user_id),
+    (
+        "what_is_written_is_executed_only_where_that_was_asked_for",
+        execution,
+    ),
 ];
 
 #[track_caller]
@@ -190,5 +194,43 @@ fn set_user_id() -> Verdict {
         lines.len() == 3 && lines[0] == lines[1] && lines[0] != "0",
         "{outcome:?}"
     );
+    Verdict::Passed
+}
+
+/// A program that it copied, a script, a library's loader, a file in memory.
+const RUN_OWN: &str = "
+for where in ~ /tmp /dev/shm; do
+  cp /usr/bin/true $where/own && $where/own 2>/dev/null && echo RAN $where
+  printf '#!/bin/sh\\necho RAN script in %s\\n' $where > $where/script; chmod +x $where/script; $where/script 2>/dev/null
+  /lib64/ld-linux-x86-64.so.2 $where/own 2>/dev/null && echo RAN $where by its loader
+done
+/usr/bin/python3 -c \"import os;f=os.memfd_create('x');print('RAN memory')\" 2>/dev/null
+/usr/bin/true && sh -c 'echo the system runs'";
+
+fn execution() -> Verdict {
+    let bench = Bench::new();
+    let ran = |execution| {
+        let spec = SandboxSpec {
+            execution,
+            ..bench.shell(RUN_OWN)
+        };
+        let outcome = bench.run(&spec);
+        assert!(outcome.stdout.ends_with("the system runs\n"), "{outcome:?}");
+        outcome.stdout.matches("RAN").count()
+    };
+    assert_eq!(ran(Execution::Installed), 0);
+    assert!(ran(Execution::Anything) >= 6);
+    // What ordinary programs need still works.
+    for script in
+        ["import multiprocessing, ssl, threading; print(multiprocessing.Lock() is not None)"]
+    {
+        if let Some(spec) = crate::bench::interpreter(&bench, "python3", &["-c", script]) {
+            let spec = SandboxSpec {
+                execution: Execution::Installed,
+                ..spec
+            };
+            assert_eq!(bench.run(&spec).stdout, "True\n");
+        }
+    }
     Verdict::Passed
 }

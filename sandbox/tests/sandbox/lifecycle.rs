@@ -114,6 +114,7 @@ fn freeze() -> Verdict {
     Verdict::Passed
 }
 
+/// lifecycle-09.
 fn meshd_killed() -> Verdict {
     let (bench, mark) = (Bench::new(), mark(4));
     let mut meshd = meshd(&bench, &format!("{}; sleep {mark}", daemons(&mark)))

@@ -3,7 +3,8 @@
 //! An own harness, because this binary is also its own sandbox helper, its own attacker (inside) and its own
 //! "meshd" that gets killed, each of which must be decided before any thread exists.
 //!
-//! Run it as root and as an ordinary user; what needs the other prints `SKIPPED` and why.
+//! Run as root, it runs once as root and once as an ordinary user, in namespaces of its own (`world.rs`); what cannot
+//! be shown prints `SKIPPED` and why.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
@@ -11,9 +12,11 @@ mod attack;
 mod balloon;
 mod bench;
 mod contained;
+mod escapes;
 mod lifecycle;
 mod limits;
 mod programs;
+mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -39,9 +42,15 @@ fn main() -> ExitCode {
         Some("__launch") => return bench::launch_main(&args[1..]),
         _ => {}
     }
+    if !args.iter().any(|arg| arg == "--list")
+        && let Some(code) = world::both(&args)
+    {
+        return code;
+    }
     let tests = [
         programs::TESTS,
         contained::TESTS,
+        escapes::TESTS,
         limits::TESTS,
         balloon::TESTS,
         lifecycle::TESTS,

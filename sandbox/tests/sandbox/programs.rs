@@ -249,6 +249,7 @@ fn foreign_home() -> Verdict {
     Verdict::Passed
 }
 
+/// daemon-01.
 fn linked_grant() -> Verdict {
     let bench = Bench::new();
     let link = fs::canonicalize(bench.dir.path()).unwrap().join("link");

@@ -403,6 +403,9 @@ fn event(event: &AgentEvent) -> String {
         } => format!("upgraded {from} {to} {success}"),
         AgentEvent::Audited { records } => format!("audited {records}"),
         AgentEvent::Finding { finding, .. } => format!("finding {}", finding.finding),
+        AgentEvent::LimitsChanged { .. } => "limits changed".to_owned(),
+        AgentEvent::LimitBreached { breach, .. } => format!("breached {}", breach.limit.name()),
+        AgentEvent::InstanceFrozen { frozen, .. } => format!("frozen {frozen}"),
         AgentEvent::InstanceHealth { from, to, .. } => format!("health {from:?} -> {to:?}"),
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }

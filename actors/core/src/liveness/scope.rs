@@ -1,6 +1,7 @@
 //! What is watched of one attempt, or of an instance with nothing in hand.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use mesh_messages::liveness::{Finding, FindingAction, FindingKind};
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
@@ -62,6 +63,21 @@ impl Scope {
             recent: VecDeque::new(),
             told: Told::new(),
             over: false,
+        }
+    }
+
+    /// Moves everything that time is counted from by `stood`, and nothing beyond `now`.
+    pub(super) fn skip(&mut self, now: Timestamp, stood: Duration) {
+        let later = |at: &mut Timestamp| *at = at.plus(stood).min(now).max(*at);
+        later(&mut self.heard);
+        later(&mut self.moved);
+        self.calling_since.iter_mut().for_each(later);
+        for recent in &mut self.recent {
+            later(&mut recent.since);
+        }
+        for call in self.flying.values_mut() {
+            later(&mut call.since);
+            call.until = call.until.map(|until| until.plus(stood));
         }
     }
 

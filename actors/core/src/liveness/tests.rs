@@ -614,3 +614,19 @@ proptest! {
         prop_assert!(bad.is_empty(), "{bad:?}");
     }
 }
+
+#[test]
+fn time_for_which_it_stood_still_by_order_counts_for_nothing() {
+    let mut story = Story::beating(Limits::default(), Some(15_000));
+    story.line(1_000);
+    // From two seconds on, for ten minutes.
+    let thawed = 2_000 + 10 * MINUTE;
+    let stood = Duration::from_millis(10 * MINUTE);
+    story.watch.skip(Timestamp::from_millis(thawed), stood);
+    story.now = thawed;
+    story.at(thawed, Input::Due);
+    assert_eq!(story.found, []);
+    // What was left of its time then is left now.
+    story.at(16_000 + 10 * MINUTE, Input::Due);
+    assert_eq!(story.found.len(), 1);
+}

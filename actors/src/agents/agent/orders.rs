@@ -7,6 +7,7 @@ use ractor::{ActorProcessingErr, RpcReplyPort};
 use mesh_actors_core::agent::{AgentCommand, AgentMachine, AgentState};
 use mesh_messages::agent::{Lifecycle, QuarantineKind, SandboxView};
 use mesh_messages::events::AgentEvent;
+use mesh_messages::klp::ControlVerb;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
@@ -65,15 +66,16 @@ impl AgentShell {
                 capabilities,
             } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
-                self.ready(AgentCommand::Up {
+                let up = AgentCommand::Up {
                     instance,
                     epoch,
                     hooks,
-                })
-                .await
+                };
+                self.ready(epoch, up).await
             }
             AgentMessage::InstanceReady { instance, epoch } => {
-                self.ready(AgentCommand::Ready { instance, epoch }).await
+                let ready = AgentCommand::Ready { instance, epoch };
+                self.ready(epoch, ready).await
             }
             AgentMessage::InstanceEnded {
                 instance,
@@ -143,14 +145,24 @@ impl AgentShell {
                 Ok(())
             }
             AgentMessage::Rested => self.internal(AgentCommand::Rested).await,
-            AgentMessage::Reconfigure => {
-                let Some(manifest) = self.partition.state().manifest() else {
-                    return Ok(());
-                };
-                let config = effective(manifest, &self.args.ctx).fault;
-                self.internal(AgentCommand::Configure(Box::new(config)))
-                    .await
-            }
+            AgentMessage::Limited {
+                instance,
+                epoch,
+                limits,
+                not_yet,
+            } => self.limited(instance, epoch, *limits, not_yet).await,
+            AgentMessage::Breached {
+                instance,
+                epoch,
+                breach,
+            } => self.breached(instance, epoch, *breach).await,
+            AgentMessage::Frozen {
+                instance,
+                epoch,
+                frozen,
+                level,
+            } => self.frozen(instance, epoch, frozen, level).await,
+            AgentMessage::Reconfigure => self.reconfigure().await,
             AgentMessage::Timer { token } => self.internal(AgentCommand::Timer { token }).await,
             AgentMessage::Journal(JournalNews::Durable(position)) => {
                 self.durable = Some(position);
@@ -172,14 +184,25 @@ impl AgentShell {
     }
 
     /// An instance serves from now on.
-    async fn ready(&mut self, command: AgentCommand) -> Result<(), ActorProcessingErr> {
+    async fn ready(
+        &mut self,
+        epoch: Epoch,
+        command: AgentCommand,
+    ) -> Result<(), ActorProcessingErr> {
         let (services, id) = (Arc::clone(&self.args.services), self.args.entry.id.clone());
         // Told only when everybody can see that it serves: who has mail for it looks at once.
         let told: Answer = Box::new(move |_| services.agent_ready(&id));
-        self.step(command, &Cause::meshd(), Some(told)).await
+        self.step(command, &Cause::meshd(), Some(told)).await?;
+        if self.partition.state().paused {
+            self.tell(epoch, InstanceMessage::Control(ControlVerb::Pause));
+        }
+        Ok(())
     }
 
-    async fn internal(&mut self, command: AgentCommand) -> Result<(), ActorProcessingErr> {
+    pub(super) async fn internal(
+        &mut self,
+        command: AgentCommand,
+    ) -> Result<(), ActorProcessingErr> {
         self.step(command, &Cause::meshd(), None).await
     }
 

@@ -88,7 +88,7 @@ impl AgentShell {
     }
 
     /// Journals an event, and does something once it is durable.
-    async fn record(
+    pub(super) async fn record(
         &mut self,
         event: AgentEvent,
         task: Option<TaskId>,

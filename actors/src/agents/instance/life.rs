@@ -19,12 +19,14 @@ use crate::agents::process::{exit_failure, launch};
 use crate::agents::spawn::{Start, plan_start};
 use crate::clock::now;
 use crate::outbound::{Traveller, serve};
+use crate::secrets::Blotter;
 
 impl Session {
     pub(super) fn start_process(&mut self) {
         let (ctx, me) = (Arc::clone(&self.args.ctx), self.me.clone());
         let (manifest, digest) = (Arc::clone(&self.args.manifest), self.args.digest.clone());
         let (instance, epoch) = (self.args.instance, self.args.epoch);
+        let live = Arc::clone(&self.args.live);
         self.process = Process::Launching;
         self.spawn(async move {
             let planned = {
@@ -43,6 +45,7 @@ impl Session {
             let result = match planned.await {
                 Ok(Ok(plan)) => {
                     let uid = plan.spec().ids.map(|ids| ids.uid);
+                    live.set_limits(plan.spec().limits);
                     launch(&ctx.launcher, plan)
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))
@@ -123,7 +126,9 @@ impl Session {
     pub(super) fn log_sink(&self) -> impl FnMut(Vec<u8>) + Send + use<> {
         let (log, agent) = (Arc::clone(&self.args.log), self.args.agent.clone());
         let (instance, epoch) = (self.args.instance, self.args.epoch);
+        let blotter = Blotter::new(&self.args.ctx.secrets, &self.args.manifest);
         move |line| {
+            let line = blotter.blot(line);
             let text = String::from_utf8_lossy(&line);
             tracing::debug!(target: "agent", %agent, %instance, %epoch, "{text}");
             log.push(now(), instance, epoch, &line);
@@ -131,6 +136,9 @@ impl Session {
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {
+        if status.oom {
+            self.ran_out_of_memory();
+        }
         self.verdict = match (self.verdict.take(), self.phase) {
             (Some(verdict), _) => Some(verdict),
             (None, Phase::Ready) => Some(exit_failure(status)),
@@ -229,6 +237,8 @@ impl Session {
     }
 
     pub(super) fn drain(&mut self) {
+        // What stands still can neither finish nor end.
+        self.go_on();
         match self.phase {
             Phase::Ready if !self.flights.is_empty() => {
                 self.phase = Phase::Draining {
@@ -293,14 +303,19 @@ impl Session {
             .flights
             .values()
             .filter_map(|f| f.give_up.as_ref().map(|g| g.until));
-        let asked = self.asked.values().map(|a| a.until);
+        let moves = !self.stands();
+        let asked = self.asked.values().map(|a| a.until).filter(|_| moves);
         phase
             .into_iter()
             .chain(gives_up)
             .chain(asked)
             .chain(self.mute.map(|(until, _)| until))
             .chain(self.watch_due())
-            .chain(self.next_health.filter(|_| self.flights.is_empty()))
+            .chain(
+                self.next_health
+                    .filter(|_| self.flights.is_empty() && moves),
+            )
+            .chain(self.still_due())
             .min()
     }
 
@@ -349,6 +364,12 @@ impl Session {
                 _ => FailureClass::Crash,
             };
             return self.kill(Some(Failure::new(class, what)));
+        }
+        if self.still_due().is_some_and(|until| at >= until) {
+            self.stand_still();
+        }
+        if self.stands() {
+            return;
         }
         let late: Vec<Asked> = self
             .asked

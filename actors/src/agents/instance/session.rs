@@ -399,6 +399,7 @@ impl Session {
             self.settle_condition();
         }
         let answers = envelope.in_reply_to.as_ref();
+        self.prepared(answers);
         if let Some(asked) = answers.and_then(|id| self.asked.remove(id)) {
             self.answered(asked.verb, &update);
         } else if answers.is_none() && update.health.is_some() {

@@ -40,7 +40,7 @@ pub(super) fn delegated(request: &str) -> String {
 impl Session {
     /// Whether anything is still expected of it.
     fn is_watched(&self) -> bool {
-        matches!(self.phase, Phase::Ready | Phase::Draining { .. })
+        matches!(self.phase, Phase::Ready | Phase::Draining { .. }) && !self.stands()
     }
 
     /// When time alone may show something.

@@ -139,6 +139,7 @@ impl Session {
                 .map_err(|_| refused("the start was given up".to_owned()))?
                 .map_err(|refusal| refused(refusal.to_string()))?;
             let uid = plan.spec().ids.map(|ids| ids.uid);
+            live.set_limits(plan.spec().limits);
             // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
             let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
             live.add_process(process, child.handle(), uid);

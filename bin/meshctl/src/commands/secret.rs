@@ -73,14 +73,14 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             } else {
                 agents.clone()
             };
+            let body = json!({ "value": value, "agents": agents, "domains": domains });
+            let answer = session.send(&Request::put(&["v1", "secrets", name]).json(&body))?;
+            let info: SecretInfo = answer.read()?;
             if agents.is_empty() {
                 session
                     .out
                     .note("no agent may use it yet: name some with --agent");
             }
-            let body = json!({ "value": value, "agents": agents, "domains": domains });
-            let answer = session.send(&Request::put(&["v1", "secrets", name]).json(&body))?;
-            let info: SecretInfo = answer.read()?;
             let line = format!("secret {} set, version {}", info.name, info.version);
             session
                 .out

@@ -109,11 +109,12 @@ const CHANGES: [&str; 15] = [
 ];
 
 /// Kinds that somebody should look at.
-const INCIDENTS: [&str; 7] = [
+const INCIDENTS: [&str; 8] = [
     "quarantined",
     "recovered",
     "error",
     "health.finding",
+    "limit.breached",
     "health.alert",
     "chaos.struck",
     "message.dead_lettered",
