@@ -45,6 +45,7 @@ mod counts;
 mod exports;
 mod operations;
 mod parts;
+mod schedules;
 mod secrets;
 mod services;
 mod tasks;

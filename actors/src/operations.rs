@@ -22,8 +22,9 @@ use mesh_messages::system::{
     MemoryStats, MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::schedule::{Schedule, ScheduleTerms};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
-use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
+use mesh_messages::{AgentId, Failure, Position, ScheduleId, Severity, TaskId};
 
 mod action;
 
@@ -308,6 +309,21 @@ pub struct WorkflowOrder {
     pub deploy_later: bool,
 }
 
+/// A schedule to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScheduleOrder {
+    /// Its name.
+    pub id: ScheduleId,
+    /// When and how it fires.
+    pub terms: ScheduleTerms,
+    /// The document, or the name of one that has run here before.
+    pub workflow: Value,
+    /// Whether it begins paused.
+    pub paused: bool,
+    /// Whether agents for its steps may be deployed after it.
+    pub deploy_later: bool,
+}
+
 /// A line of an agent's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -448,6 +464,26 @@ pub trait Operations: Send + Sync + 'static {
         id: &str,
         reason: &str,
     ) -> Result<WorkflowRun, Problem>;
+
+    /// Makes a schedule; answers when it is durable, with it and whether it was there before.
+    async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<(Schedule, bool), Problem>;
+    /// All schedules by name, without their documents.
+    async fn schedules(&self) -> Result<Vec<Schedule>, Problem>;
+    /// One schedule.
+    async fn schedule(&self, id: &str) -> Result<Schedule, Problem>;
+    /// Has it begin nothing, or go on.
+    async fn pause_schedule(
+        &self,
+        caller: &Caller,
+        id: &str,
+        paused: bool,
+    ) -> Result<Schedule, Problem>;
+    /// Removes it; its runs go on.
+    async fn remove_schedule(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
 
     /// Why it was given to whom, or why it waits.
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem>;

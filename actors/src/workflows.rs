@@ -1,7 +1,7 @@
 //! Workflows: the shell of the machine that decides on runs.
 //!
 //! ```text
-//!  callers, ends of tasks, timers ─► Workflows::decide ─► commit ─► durable ─► tasks submitted, services called, replies
+//!  callers, ends of tasks, alarms ─► Workflows::decide ─► commit ─► durable ─► tasks submitted, services called, replies
 //! ```
 //!
 //! What a step needs is asked of the orchestrator after its event is durable, under an id that follows from the run. So a
@@ -17,14 +17,16 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use mesh_actors_core::workflow::{Answer, Command, Effect, Workflows};
+use mesh_actors_core::workflow::{Answer, Command, Effect, ScheduleCommand, Workflows};
 use mesh_messages::events::{WorkflowEvent, partition};
 use mesh_messages::problem::Problem;
+use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
 use mesh_messages::{
-    Failure, FailureClass, Position, RecordHeader, TaskId, Timestamp, WorkflowRunId,
+    Failure, FailureClass, Position, RecordHeader, ScheduleId, TaskId, Timestamp, WorkflowRunId,
 };
 
+use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
 use crate::orchestrator::OrchestratorHandle;
@@ -85,6 +87,13 @@ pub(crate) enum Message {
         /// `None` when there is none.
         reply: RpcReplyPort<Option<Arc<WorkflowDocument>>>,
     },
+    /// Show schedules that are held: one with its document, or all without; waits like `View`.
+    Schedules {
+        /// Which; all when absent.
+        id: Option<ScheduleId>,
+        /// Empty when there is none.
+        reply: RpcReplyPort<Vec<Schedule>>,
+    },
     /// The orchestrator has a task of a step.
     Taken(TaskId),
     /// A task has ended; it may be one of a step.
@@ -105,6 +114,7 @@ enum Released {
     Effect(Effect),
     Answer(Answer, Reply),
     View(Option<Box<WorkflowRun>>, RpcReplyPort<Option<WorkflowRun>>),
+    Schedules(Vec<Schedule>, RpcReplyPort<Vec<Schedule>>),
 }
 
 /// What the actor is made of.
@@ -126,7 +136,7 @@ pub(crate) struct Shell {
     // As in the orchestrator: what may have been forgotten here, and what may be once the read side shows it.
     forgotten: u64,
     written: VecDeque<(Position, u64)>,
-    timer: Option<(Timestamp, JoinHandle<()>)>,
+    timer: Option<(Timestamp, Alarm)>,
     watchers: [JoinHandle<()>; 2],
     // Tasks on their way to the orchestrator, and why they are to be ended once they are there.
     submitting: BTreeMap<TaskId, Option<String>>,
@@ -222,9 +232,6 @@ impl Actor for WorkflowsActor {
 impl Drop for Shell {
     fn drop(&mut self) {
         self.watchers.iter().for_each(JoinHandle::abort);
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
         self.args.handle.slot.vacate(&self.me);
     }
 }
@@ -254,6 +261,15 @@ impl Shell {
                 let state = self.partition.state();
                 let view = state.run(&run).map(|run| Box::new(state.view(run)));
                 self.after_last(vec![Released::View(view, reply)]).await
+            }
+            Message::Schedules { id, reply } => {
+                let state = self.partition.state();
+                let shown = match id {
+                    Some(id) => state.schedule(&id).into_iter().collect(),
+                    None => state.schedules(),
+                };
+                self.after_last(vec![Released::Schedules(shown, reply)])
+                    .await
             }
             Message::Named { name, reply } => {
                 let _caller_gone = reply.send(self.partition.state().named(&name));
@@ -395,13 +411,22 @@ impl Shell {
                         Ok(None) => {}
                     }
                 }
-                let full = self.store.journal.admission().err()?;
-                Some(Err(
-                    Problem::unavailable("read_only", full.to_string()).retry_after(5)
-                ))
+                self.full()
             }
-            Command::Ended { .. } | Command::Cancel { .. } | Command::Tick => None,
+            // What takes something away is done with a full disk, too.
+            Command::Schedule(ScheduleCommand::Create(_)) => self.full(),
+            Command::Schedule(_)
+            | Command::Ended { .. }
+            | Command::Cancel { .. }
+            | Command::Tick => None,
         }
+    }
+
+    fn full(&self) -> Option<Result<Answer, Problem>> {
+        let full = self.store.journal.admission().err()?;
+        Some(Err(
+            Problem::unavailable("read_only", full.to_string()).retry_after(5)
+        ))
     }
 
     fn past_key(&self, by: &str, key: &str) -> Result<Option<(WorkflowRunId, String)>, Problem> {
@@ -426,6 +451,9 @@ impl Shell {
                 Released::View(view, reply) => {
                     let _caller_gone = reply.send(view.map(|view| *view));
                 }
+                Released::Schedules(shown, reply) => {
+                    let _caller_gone = reply.send(shown);
+                }
                 Released::Effect(effect) => self.perform(effect),
             }
         }
@@ -449,17 +477,14 @@ impl Shell {
         if self.timer.as_ref().map(|(at, _)| *at) == due {
             return;
         }
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
-        let Some(at) = due else { return };
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        let timer = ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
-            let _gone = me.cast(Message::Due);
+        self.timer = due.map(|at| {
+            let me = self.me.clone();
+            // By the wall clock, which schedules are about: it may be set while they wait.
+            let alarm = self.args.ctx.alarms.set(at, move || {
+                let _gone = me.cast(Message::Due);
+            });
+            (at, alarm)
         });
-        self.timer = Some((at, timer));
     }
 }
 

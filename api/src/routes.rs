@@ -8,6 +8,7 @@ mod export;
 mod keys;
 mod memory;
 mod policies;
+mod schedules;
 mod secrets;
 mod stream;
 mod system;
@@ -32,6 +33,7 @@ pub(crate) fn table() -> Vec<Route> {
         verbs::routes(),
         tasks::routes(),
         workflows::routes(),
+        schedules::routes(),
         stream::routes(),
         audit::routes(),
         export::routes(),

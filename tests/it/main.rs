@@ -24,4 +24,5 @@ mod sandbox;
 mod secrets;
 mod storage;
 mod tidy;
+mod schedules;
 mod workflows;

@@ -20,6 +20,7 @@ use mesh_messages::system::{
     MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
+use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
@@ -32,7 +33,7 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    ScheduleOrder, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::partition::Cause;
 
@@ -267,6 +268,35 @@ impl Operations for Mesh {
         reason: &str,
     ) -> Result<WorkflowRun, Problem> {
         self.workflow_cancel(caller, id, reason).await
+    }
+
+    async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<(Schedule, bool), Problem> {
+        self.schedule_create(caller, order).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, Problem> {
+        self.workflows.schedules(None).await
+    }
+
+    async fn schedule(&self, id: &str) -> Result<Schedule, Problem> {
+        self.schedule_named(id).await
+    }
+
+    async fn pause_schedule(
+        &self,
+        caller: &Caller,
+        id: &str,
+        paused: bool,
+    ) -> Result<Schedule, Problem> {
+        self.schedule_pause(caller, id, paused).await
+    }
+
+    async fn remove_schedule(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
+        self.schedule_remove(caller, id).await
     }
 
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {

@@ -10,6 +10,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod policy;
 pub(crate) mod restore;
+pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod system;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Agent(command) => agent::run(command, session),
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
+        Command::Schedule(command) => schedule::run(command, session),
         Command::Board => task::board(session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
