@@ -40,6 +40,7 @@ use crate::workflows::WorkflowsHandle;
 
 mod agents;
 mod audit;
+mod board;
 mod chaos;
 mod counts;
 mod exports;

@@ -16,15 +16,19 @@ use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
+use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, KeyInfo, MemoryEntry,
     MemoryStats, MeshEvent, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
-use mesh_messages::schedule::{Schedule, ScheduleTerms};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
-use mesh_messages::{AgentId, Failure, Position, ScheduleId, Severity, TaskId};
+use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
+
+mod workflows;
+
+pub use workflows::{ScheduleOrder, WorkflowOrder};
 
 mod action;
 
@@ -294,34 +298,6 @@ pub struct OutcomeReport {
     /// The failure, when it did not.
     #[serde(default)]
     pub error: Option<Failure>,
-}
-
-/// A workflow to be checked or started.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkflowOrder {
-    /// The document, or the name of one that has run here before.
-    pub workflow: Value,
-    /// What the run gets.
-    pub input: Value,
-    /// Two submissions of one caller under one key are one run.
-    pub idempotency_key: Option<String>,
-    /// Whether agents for its steps may be deployed after it.
-    pub deploy_later: bool,
-}
-
-/// A schedule to be made.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScheduleOrder {
-    /// Its name.
-    pub id: ScheduleId,
-    /// When and how it fires.
-    pub terms: ScheduleTerms,
-    /// The document, or the name of one that has run here before.
-    pub workflow: Value,
-    /// Whether it begins paused.
-    pub paused: bool,
-    /// Whether agents for its steps may be deployed after it.
-    pub deploy_later: bool,
 }
 
 /// A line of an agent's log.

@@ -82,6 +82,7 @@ pub const CODES: &[ProblemCode] = &[
     code("max_retries_exceeded", 409, "The agent's recoveries are used up", "`recover` with `{\"force\": true}`, as an admin."),
     code("memory_full", 409, "The agent's memory is full", "Delete entries, or raise the limit in its manifest."),
     code("memory_sealed", 409, "The agent's memory is sealed", "Register the agent again: its memory was sealed when it was terminated."),
+    code("needs_checks", 409, "The task's result has to be checked", "Leave it to its agent: its contract has checks, which are made of what the agent hands in."),
     code("no_version", 409, "The agent has no registered version", "Register one."),
     code("not_in_quarantine", 409, "The agent is not in quarantine", "Nothing: there is nothing to recover from."),
     code("not_waiting_for_approval", 409, "The task waits for no approval", "Nothing: it asks nobody, or was answered before."),

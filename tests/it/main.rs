@@ -8,10 +8,12 @@
 
 mod agents;
 mod backup;
+mod board;
 mod chaos;
 mod contract;
 mod crash;
 mod demo;
+mod effects;
 mod egress;
 mod export_sql;
 mod faults;
@@ -21,8 +23,8 @@ mod proof_audit;
 mod proof_identity;
 mod retention;
 mod sandbox;
+mod schedules;
 mod secrets;
 mod storage;
 mod tidy;
-mod schedules;
 mod workflows;

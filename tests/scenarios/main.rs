@@ -9,6 +9,7 @@ mod d2_orphans;
 mod d3_lying_liveness;
 mod d4_lost_or_doubled;
 mod d5_tricked_agent;
+mod d8_done_that_is_not_done;
 
 use std::io::Write as _;
 use std::time::Duration;

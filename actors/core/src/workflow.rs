@@ -37,10 +37,10 @@ mod view;
 
 pub use advance::STEP_BYTES_MAX;
 pub use check::{ERRORS_MAX, Offers, Surroundings, check, document_schema};
+pub use cron::{Timing, TimingError};
 pub use decide::{
     Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,
 };
-pub use cron::{Timing, TimingError};
 pub use plan::{Plan, digest_of};
 pub use schedule::{
     CATCH_UP_MAX, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleRefusal, WAITING_MAX,

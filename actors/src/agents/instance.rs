@@ -42,6 +42,7 @@ use crate::clock::now;
 use crate::context::Context;
 
 mod chaos;
+mod checks;
 mod flights;
 mod identity;
 mod life;
@@ -143,6 +144,8 @@ pub(crate) enum InstanceMessage {
         /// What came of it.
         result: Result<serde_json::Value, Failure>,
     },
+    /// A result was checked. From whoever checked it.
+    Checked(Box<checks::Checked>),
     /// Something is due.
     Due,
 }
@@ -154,6 +157,7 @@ impl InstanceMessage {
             Self::Deliver(delivery) => Some(&delivery.task),
             Self::CancelAttempt { task, .. } | Self::TaskExited { task, .. } => Some(task),
             Self::Child(outcome) => Some(&outcome.parent),
+            Self::Checked(checked) => Some(&checked.task),
             Self::Mail(_)
             | Self::Strike { .. }
             | Self::Control(_)
@@ -186,6 +190,8 @@ struct Flight {
     unread: bool,
     /// It is to be given up.
     give_up: Option<GiveUp>,
+    /// What is checked once its result is there.
+    work: checks::Checkable,
 }
 
 #[derive(Debug)]
@@ -259,6 +265,8 @@ pub(crate) struct Session {
     asked: BTreeMap<String, Asked>,
     flights: BTreeMap<TaskId, Flight>,
     running: BTreeMap<TaskId, work::Running>,
+    // Verifying agents that have not answered yet, by the request that asked.
+    verifiers: BTreeMap<String, oneshot::Sender<ChildOutcome>>,
     mail: BTreeMap<String, oneshot::Sender<Envelope>>,
     // Hands were shaken.
     shook: bool,
@@ -313,6 +321,7 @@ impl Actor for InstanceActor {
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
             running: BTreeMap::new(),
+            verifiers: BTreeMap::new(),
             mail: BTreeMap::new(),
             shook: false,
             challenge: None,
@@ -437,6 +446,7 @@ impl Session {
             } => {
                 self.task_exited(&task, attempt, result);
             }
+            InstanceMessage::Checked(checked) => self.checked(*checked),
             InstanceMessage::Due => self.due(),
         }
     }

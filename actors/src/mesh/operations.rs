@@ -14,13 +14,13 @@ use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, Board, Caller, HealthReport, IssuedToken, JournalStatus, KeyInfo,
     MemoryEntry, MemoryStats, NodeInfo, Role, SystemStatus, TokenInfo,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
-use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
@@ -32,8 +32,8 @@ use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
-    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, SubmitOutcome, TaskFilter,
-    ScheduleOrder, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, ScheduleOrder, SubmitOutcome,
+    TaskFilter, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::partition::Cause;
 

@@ -76,11 +76,7 @@ fn names_in(source: &Value, names: &mut BTreeMap<String, Option<Arc<WorkflowDocu
 
 impl Mesh {
     /// Checks a document against itself, the documents it names, and the agents that there are.
-    pub(super) async fn plan(
-        &self,
-        workflow: &Value,
-        deploy_later: bool,
-    ) -> Result<Plan, Problem> {
+    pub(super) async fn plan(&self, workflow: &Value, deploy_later: bool) -> Result<Plan, Problem> {
         let mut names = BTreeMap::new();
         let source = match workflow {
             Value::String(name) => {
@@ -121,8 +117,7 @@ impl Mesh {
         };
         let around = Surroundings {
             named: &named,
-            offered: (!deploy_later)
-                .then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
+            offered: (!deploy_later).then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
         };
         check(&source, around).map_err(|errors| invalid(&errors))
     }

@@ -8,8 +8,8 @@ use tokio::sync::broadcast;
 use mesh_actors_core::workflow::{Answer, Command, NewRun, ScheduleCommand};
 use mesh_messages::problem::Problem;
 use mesh_messages::schedule::Schedule;
-use mesh_messages::{ScheduleId, WorkflowRunId};
 use mesh_messages::workflow::{WorkflowDocument, WorkflowRun};
+use mesh_messages::{ScheduleId, WorkflowRunId};
 
 use super::Message;
 use crate::slot::Slot;
@@ -71,7 +71,9 @@ impl WorkflowsHandle {
     async fn ask(&self, by: &str, command: Command) -> Result<(WorkflowRunId, bool), Problem> {
         match self.decide(by, command).await? {
             Answer::Run { id, replayed } => Ok((id, replayed)),
-            Answer::Done | Answer::Schedule { .. } => Err(Problem::internal("the workflow machine answered nothing")),
+            Answer::Done | Answer::Schedule { .. } => {
+                Err(Problem::internal("the workflow machine answered nothing"))
+            }
         }
     }
 

@@ -13,10 +13,10 @@ use mesh_messages::chaos::*;
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
-use mesh_messages::schedule::*;
 use mesh_messages::workflow::*;
 use mesh_messages::{AgentId, Epoch, Position, TaskId, Timestamp};
 use serde_json::{Value, json};
@@ -543,6 +543,8 @@ impl Operations for Fake {
         self.note(format!("board {cards}"));
         Ok(Board {
             columns: Vec::new(),
+            agents: Vec::new(),
+            flow: BoardFlow::default(),
         })
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, key, memory, policy, restore, schedule, secret, send,
-    system, task, token, workflow,
+    agent, audit, backup, chaos, events, export, key, memory, policy, restore, schedule, secret,
+    send, system, task, token, workflow,
 };
 use crate::output::Format;
 

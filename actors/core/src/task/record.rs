@@ -78,6 +78,8 @@ impl TaskRecord {
             } => {
                 let retry = RetryPolicy::default().completed(Some(retry));
                 let task = new_task(id.clone(), spec, by, *at, *deadline_at);
+                // As one that failed it: the last to be asked.
+                let avoided = spec.avoid.iter().cloned().collect();
                 Ok(Self {
                     task,
                     retry,
@@ -89,7 +91,7 @@ impl TaskRecord {
                     lost: 0,
                     killed_on: Vec::new(),
                     solo_kills: 0,
-                    failed_on: BTreeSet::new(),
+                    failed_on: avoided,
                     last_failed_on: None,
                     candidates: Vec::new(),
                 })
@@ -150,6 +152,15 @@ impl TaskRecord {
                     return misfit();
                 }
                 self.task.state = TaskState::Running;
+            }
+            TaskEvent::Checked {
+                attempt, checks, ..
+            } => {
+                let held = self.task.attempts.last_mut();
+                match held.filter(|held| state.is_in_flight() && held.number == *attempt) {
+                    Some(held) => held.checks.clone_from(checks),
+                    None => return misfit(),
+                }
             }
             TaskEvent::AttemptFailed {
                 attempt,
@@ -271,6 +282,7 @@ impl TaskRecord {
             started_at: assignment.assigned_at,
             ended_at: None,
             error: None,
+            checks: Vec::new(),
         });
         self.task.state = TaskState::Assigned;
         self.task.waiting_for = None;

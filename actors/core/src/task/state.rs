@@ -285,6 +285,8 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
             entry.pending.clear();
             entry.children = 0;
         }
+        // An attempt that is under way waits for nothing.
+        TaskEvent::Checked { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -331,6 +333,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checked { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

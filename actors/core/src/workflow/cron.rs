@@ -8,8 +8,8 @@
 
 use std::sync::LazyLock;
 
-use croner::parser::{CronParser, Seconds, Year};
 use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp as Instant, Zoned};
 use mesh_messages::Timestamp;
@@ -174,7 +174,12 @@ mod tests {
             "2026-03-29T03:00:00+02:00[Europe/Berlin]",
             "2026-03-30T02:30:00+02:00[Europe/Berlin]",
         ];
-        check("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", &local);
+        check(
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-03-28T00:00:00Z",
+            &local,
+        );
     }
 
     #[test]
@@ -184,7 +189,12 @@ mod tests {
             "2026-10-25T02:30:00+02:00[Europe/Berlin]",
             "2026-10-26T02:30:00+01:00[Europe/Berlin]",
         ];
-        check("30 2 * * *", "Europe/Berlin", "2026-10-24T00:00:00Z", &local);
+        check(
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-10-24T00:00:00Z",
+            &local,
+        );
     }
 
     #[test]
@@ -194,14 +204,24 @@ mod tests {
             "2026-03-29T03:00:00+02:00[Europe/Berlin]",
             "2026-03-29T03:30:00+02:00[Europe/Berlin]",
         ];
-        check("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:00:00Z", &jump);
+        check(
+            "*/30 * * * *",
+            "Europe/Berlin",
+            "2026-03-29T00:00:00Z",
+            &jump,
+        );
         let twice = [
             "2026-10-25T02:30:00+02:00[Europe/Berlin]",
             "2026-10-25T02:00:00+01:00[Europe/Berlin]",
             "2026-10-25T02:30:00+01:00[Europe/Berlin]",
             "2026-10-25T03:00:00+01:00[Europe/Berlin]",
         ];
-        check("*/30 * * * *", "Europe/Berlin", "2026-10-25T00:00:00Z", &twice);
+        check(
+            "*/30 * * * *",
+            "Europe/Berlin",
+            "2026-10-25T00:00:00Z",
+            &twice,
+        );
     }
 
     #[test]
@@ -227,7 +247,15 @@ mod tests {
             (error.field(), error.to_string())
         };
         assert_eq!(field("0 0 30 2 *", "UTC").1, "\"0 0 30 2 *\" never comes");
-        for pattern in ["", "* * * *", "61 * * * *", "* * * * * *", "@reboot", "a b c d e", "* * * * * * *"] {
+        for pattern in [
+            "",
+            "* * * *",
+            "61 * * * *",
+            "* * * * * *",
+            "@reboot",
+            "a b c d e",
+            "* * * * * * *",
+        ] {
             assert_eq!(field(pattern, "UTC").0, "cron", "{pattern}");
         }
         assert_eq!(field("* * * * *", "Europe/Berin").0, "timeZone");

@@ -210,7 +210,9 @@ fn list(limit: usize, session: &mut Session) -> Result<(), Failure> {
                 Cell::state(state(schedule)),
                 format!("{} {}", schedule.name, schedule.version).into(),
                 schedule.cron.as_str().into(),
-                next.map(|next| next.local.clone()).unwrap_or_default().into(),
+                next.map(|next| next.local.clone())
+                    .unwrap_or_default()
+                    .into(),
                 schedule.recent.first().map(told).unwrap_or_default().into(),
             ]);
         }

@@ -213,6 +213,15 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
+        TaskEvent::Checked { attempt, .. } => {
+            ensure(from.is_in_flight() && of_this(attempt), FENCE, || {
+                format!(
+                    "attempt {attempt} of {id} was checked, {} is {from}",
+                    line.attempt
+                )
+            })?;
+            return Ok(from);
+        }
         TaskEvent::AttemptFailed {
             attempt,
             failure,

@@ -72,7 +72,10 @@ fn a_run_begins_at_its_planned_time_and_not_before() {
         "2026-06-01T06:00:00Z",
         new("0 9 * * *", Missed::Once, Overlap::Skip),
     );
-    assert_eq!(world.state.next_timer(), Some(moment("2026-06-01T07:00:00Z")));
+    assert_eq!(
+        world.state.next_timer(),
+        Some(moment("2026-06-01T07:00:00Z"))
+    );
     world.tick_at("2026-06-01T06:59:59.999Z");
     assert!(world.open.is_empty());
     world.tick_at("2026-06-01T07:00:00.001Z");
@@ -81,7 +84,10 @@ fn a_run_begins_at_its_planned_time_and_not_before() {
     let view = world.view(&run);
     let scheduled = view.scheduled.unwrap();
     assert_eq!(scheduled.planned, moment("2026-06-01T07:00:00Z"));
-    assert_eq!((view.input, view.submitted_by), (json!({"n": 1}), "ann".to_owned()));
+    assert_eq!(
+        (view.input, view.submitted_by),
+        (json!({"n": 1}), "ann".to_owned())
+    );
     world.tick_at("2026-06-01T07:00:00.002Z");
     assert_eq!(world.submitted.len(), 1, "once");
     let local = &world.shown().upcoming[0].local;
@@ -92,11 +98,18 @@ fn a_run_begins_at_its_planned_time_and_not_before() {
 fn missed_times_are_skipped_made_up_for_once_or_all_as_the_rule_says() {
     use FiringOutcome::{Missed as Passed, Started, Waiting};
     let cases = [
-        (Missed::Skip, Overlap::Skip, told(&[("2026-06-04T07:00:00Z", Passed)])),
+        (
+            Missed::Skip,
+            Overlap::Skip,
+            told(&[("2026-06-04T07:00:00Z", Passed)]),
+        ),
         (
             Missed::Once,
             Overlap::Skip,
-            told(&[("2026-06-03T07:00:00Z", Passed), ("2026-06-04T07:00:00Z", Started)]),
+            told(&[
+                ("2026-06-03T07:00:00Z", Passed),
+                ("2026-06-04T07:00:00Z", Started),
+            ]),
         ),
         (
             Missed::All,
@@ -114,7 +127,10 @@ fn missed_times_are_skipped_made_up_for_once_or_all_as_the_rule_says() {
         world.now = moment("2026-06-04T15:00:00Z");
         world.restart();
         assert_eq!(world.outcomes(), expected, "{missed:?}");
-        assert_eq!(world.state.next_timer(), Some(moment("2026-06-05T07:00:00Z")));
+        assert_eq!(
+            world.state.next_timer(),
+            Some(moment("2026-06-05T07:00:00Z"))
+        );
     }
 }
 
@@ -142,7 +158,11 @@ fn a_year_away_is_made_up_for_within_the_bound() {
         WorkflowEvent::ScheduleFired { firing, .. } => firing.times,
         _ => None,
     });
-    assert_eq!(counted, Some(949), "at least so many, one minute being in time");
+    assert_eq!(
+        counted,
+        Some(949),
+        "at least so many, one minute being in time"
+    );
 }
 
 #[test]
@@ -161,7 +181,10 @@ fn while_a_run_has_not_ended_the_next_time_is_treated_as_the_rule_says() {
         );
         world.tick_at("2026-06-01T07:00:00Z");
         world.tick_at("2026-06-01T08:00:00Z");
-        let expected = told(&[("2026-06-01T07:00:00Z", Started), ("2026-06-01T08:00:00Z", second)]);
+        let expected = told(&[
+            ("2026-06-01T07:00:00Z", Started),
+            ("2026-06-01T08:00:00Z", second),
+        ]);
         assert_eq!(world.outcomes(), expected, "{overlap:?}");
         assert_eq!(world.open.len(), open, "{overlap:?}");
         assert_eq!(world.to_cancel.len(), cancelled, "{overlap:?}");
@@ -169,7 +192,10 @@ fn while_a_run_has_not_ended_the_next_time_is_treated_as_the_rule_says() {
         world.finish_one();
         let began = world.submitted.len();
         let expected = if second == Skipped { 1 } else { 2 };
-        assert_eq!(began, expected, "{overlap:?}: what waits begins when the earlier run has ended");
+        assert_eq!(
+            began, expected,
+            "{overlap:?}: what waits begins when the earlier run has ended"
+        );
     }
 }
 
@@ -191,11 +217,17 @@ fn a_paused_schedule_begins_nothing_and_makes_up_for_nothing_afterwards() {
     world.run(pause(true));
     assert_eq!(world.state.next_timer(), None);
     world.finish_one();
-    assert!(world.open.is_empty(), "what waits does not begin while it is paused");
+    assert!(
+        world.open.is_empty(),
+        "what waits does not begin while it is paused"
+    );
     world.now = moment("2026-06-01T12:30:00Z");
     world.run(pause(false));
     assert_eq!(world.open.len(), 1, "what waited begins");
-    assert_eq!(world.state.next_timer(), Some(moment("2026-06-01T13:00:00Z")));
+    assert_eq!(
+        world.state.next_timer(),
+        Some(moment("2026-06-01T13:00:00Z"))
+    );
 }
 
 #[test]
@@ -241,7 +273,8 @@ fn a_scheduled_document_does_not_become_the_newest_of_its_name() {
         "2026-06-01T06:00:00Z",
         new("0 * * * *", Missed::Once, Overlap::Queue),
     );
-    let newer = json!({"name": "work", "version": 2, "steps": [{"id": "b", "requirements": ["x"]}]});
+    let newer =
+        json!({"name": "work", "version": 2, "steps": [{"id": "b", "requirements": ["x"]}]});
     world.start(&newer, Value::Null);
     world.tick_at("2026-06-01T07:00:00Z");
     assert_eq!(world.state.named("work").unwrap().version.0, "2");
