@@ -1,6 +1,6 @@
 //! D8: work that is called done and is not: unwritten, of the wrong form, good once, or good by its author's own word.
 
-use mesh_tests::{Bundle, Daemon};
+use mesh_tests::{Bundle, Daemon, eventually};
 use serde_json::{Value, json};
 
 use super::{PATIENCE, saw};
@@ -150,4 +150,65 @@ fn d8_a_check_that_hangs_or_cannot_be_started_is_told_apart_from_bad_work() {
     assert_eq!(unmade["error"]["class"], "unavailable", "{unmade}");
     let status = daemon.status("liar");
     assert_eq!(status["fault"]["score"], 0, "{status}");
+}
+
+/// How many processes of this machine have these words on their command line.
+fn processes(words: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let text = |line: Vec<u8>| String::from_utf8_lossy(&line).replace('\0', " ");
+    lines
+        .filter(|line| text(line.clone()).trim() == words)
+        .count()
+}
+
+#[test]
+fn d8_a_check_ends_with_the_attempt_that_it_is_part_of() {
+    let daemon = Daemon::start();
+    let speaks = r#"echo '{"type":"HANDSHAKE","payload":{"name":"s","version":"1.0.0","capabilities":["speaks"]}}'
+while read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"task_id":"\([^"]*\)".*/\1/p')
+  case "$line" in *TASK_REQUEST*) echo "{\"type\":\"TASK_RESULT\",\"task_id\":\"$id\",\"payload\":{\"ok\":true,\"output\":1}}";; esac
+done"#;
+    daemon.deploy(&Bundle::shell("speaks", speaks));
+    daemon.deploy(&liar());
+    for (agent, seconds) in [("speaks", "86398"), ("liar", "86399")] {
+        let words = format!("sleep {seconds}");
+        let slow = || json!({"checks": [{"name": "slow", "command": ["sleep", seconds], "timeoutMs": 3_600_000}]});
+        let checking = |id: &str| {
+            eventually("the check runs", PATIENCE, || match processes(&words) {
+                1 => Ok(()),
+                _ => Err(daemon.task(id).to_string()),
+            });
+        };
+        let gone = || {
+            eventually("the check is gone", PATIENCE, || match processes(&words) {
+                0 => Ok(()),
+                count => Err(count.to_string()),
+            });
+        };
+        let cancelled = submit(&daemon, agent, Some(slow()));
+        checking(&cancelled);
+        daemon.ctl(&["task", "cancel", &cancelled]).exits(0);
+        gone();
+        let fine = daemon.ended(&submit(&daemon, agent, None), PATIENCE);
+        assert_eq!(fine["state"], "succeeded", "its agent goes on: {fine}");
+        let epoch = daemon.status(agent)["epoch"].clone();
+        assert_eq!(
+            fine["attempts"][0]["epoch"], epoch,
+            "the same incarnation: {fine}"
+        );
+        let stopped = submit(&daemon, agent, Some(slow()));
+        checking(&stopped);
+        let order = json!({"type": "manual", "description": "looked at", "severity": "low"});
+        let path = format!("/v1/agents/{agent}/quarantine");
+        daemon.client().post(&path, &order).ok(200);
+        gone();
+        let task = daemon.task(&stopped);
+        saw(&format!(
+            "{agent}, isolated while checked: {}",
+            task["state"]
+        ));
+        assert_ne!(task["state"], "succeeded", "{task}");
+    }
 }

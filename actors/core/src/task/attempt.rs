@@ -49,10 +49,10 @@ pub(crate) fn checked(
     attempt: AttemptRef,
     key: &InstanceKey,
     checks: Vec<CheckReport>,
-) -> Result<Answer, Refusal> {
+) -> Answer {
     // One that is being dropped is told of with its end.
     if current(tx, &attempt, Some(key)).is_none() {
-        return Ok(Answer::Stale);
+        return Answer::Stale;
     }
     let event = TaskEvent::Checked {
         attempt: attempt.attempt,
@@ -60,7 +60,7 @@ pub(crate) fn checked(
         checks,
     };
     tx.emit(&attempt.task, event);
-    Ok(Answer::Done)
+    Answer::Done
 }
 
 /// An instance works on what nobody waits for: it is told to drop it, and its slot counts as taken until it has.

@@ -27,7 +27,7 @@ impl Tasks {
                 attempt,
                 key,
                 checks,
-            } => attempt::checked(&mut tx, attempt, &key, checks)?,
+            } => attempt::checked(&mut tx, attempt, &key, checks),
             Command::AttemptEnded {
                 attempt,
                 key,

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{
-    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, Task, TaskExplanation, TaskSpec, TaskState,
-    WaitReason, WaitingFor,
+    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, CheckReport, Task, TaskExplanation, TaskSpec,
+    TaskState, WaitReason, WaitingFor,
 };
 use mesh_messages::{
     AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::config::RetryPolicy;
 
@@ -122,7 +123,10 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Submitted { .. } => return misfit(),
+            TaskEvent::Checked {
+                attempt, checks, ..
+            } if self.note_checks(*attempt, checks) => {}
+            TaskEvent::Submitted { .. } | TaskEvent::Checked { .. } => return misfit(),
             TaskEvent::Waiting {
                 state: to,
                 waiting_for,
@@ -153,15 +157,6 @@ impl TaskRecord {
                 }
                 self.task.state = TaskState::Running;
             }
-            TaskEvent::Checked {
-                attempt, checks, ..
-            } => {
-                let held = self.task.attempts.last_mut();
-                match held.filter(|held| state.is_in_flight() && held.number == *attempt) {
-                    Some(held) => held.checks.clone_from(checks),
-                    None => return misfit(),
-                }
-            }
             TaskEvent::AttemptFailed {
                 attempt,
                 at,
@@ -184,24 +179,20 @@ impl TaskRecord {
                 if !state.is_in_flight() || *attempt != self.last_attempt {
                     return misfit();
                 }
-                self.end_attempt(*at, None);
-                self.task.output = Some(output.clone());
-                self.end(*at, TaskState::Succeeded, None);
+                self.succeeded(*at, output);
             }
             TaskEvent::Cancelled { at, reason } => {
                 if state.is_terminal() {
                     return misfit();
                 }
                 let failure = Failure::new(FailureClass::Cancelled, reason.clone());
-                self.end_attempt(*at, Some(&failure));
-                self.end(*at, TaskState::Cancelled, Some(failure));
+                self.end_early(*at, TaskState::Cancelled, failure);
             }
             TaskEvent::DeadLettered { at, failure } => {
                 if state.is_terminal() {
                     return misfit();
                 }
-                self.end_attempt(*at, Some(failure));
-                self.end(*at, TaskState::DeadLettered, Some(failure.clone()));
+                self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
             TaskEvent::Approved {
                 at,
@@ -222,6 +213,31 @@ impl TaskRecord {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what the checks of an attempt showed, if it is the one under way.
+    fn note_checks(&mut self, number: AttemptNo, checks: &[CheckReport]) -> bool {
+        let under_way = self.task.state.is_in_flight();
+        let held = self.task.attempts.last_mut();
+        match held.filter(|held| under_way && held.number == number) {
+            Some(held) => {
+                held.checks = checks.to_vec();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn succeeded(&mut self, at: Timestamp, output: &Value) {
+        self.end_attempt(at, None);
+        self.task.output = Some(output.clone());
+        self.end(at, TaskState::Succeeded, None);
+    }
+
+    /// Ends it, and the attempt under way with it.
+    fn end_early(&mut self, at: Timestamp, state: TaskState, failure: Failure) {
+        self.end_attempt(at, Some(&failure));
+        self.end(at, state, Some(failure));
     }
 
     /// The attempt that is under way.

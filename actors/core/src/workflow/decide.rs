@@ -387,7 +387,7 @@ impl Workflows {
         while !tx.is_full() {
             if let Some(run) = tx.state.index.dirty.pop_first() {
                 advance(&mut tx, &run);
-            } else if let Some(waits) = tx.state.schedules.to_look_at() {
+            } else if let Some(waits) = tx.state.schedules.take_next() {
                 schedule::begin_waiting(&mut tx, &waits);
             } else {
                 break;

@@ -37,7 +37,7 @@ const RUNNING_MAX: usize = 100;
 /// Missed times that are counted; of more it is only known that there are at least so many.
 const COUNTED_MAX: usize = 1000;
 /// A planned time that is decided on later than this was missed: a restart and a busy machine fit in.
-const LATE: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_mins(1);
 
 /// A schedule to be made.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! `meshctl board`: what moves, what waits and for whom, and how work flows.
 
+use mesh_messages::AgentId;
 use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardFlow};
 
 use crate::client::Request;
@@ -70,7 +71,7 @@ fn told(card: &BoardCard) -> String {
         _ => String::new(),
     };
     let rest = if let Some(waiting) = &card.waiting_for {
-        let agents: Vec<&str> = waiting.agents.iter().map(|agent| agent.as_str()).collect();
+        let agents: Vec<&str> = waiting.agents.iter().map(AgentId::as_str).collect();
         // Some of them say by themselves whom they wait for.
         let new = agents.iter().any(|agent| !waiting.detail.contains(agent));
         let whom = if new && !agents.is_empty() {

@@ -78,7 +78,7 @@ impl Schedules {
         self.due.first().map(|(at, _)| *at)
     }
 
-    pub(crate) fn to_look_at(&mut self) -> Option<ScheduleId> {
+    pub(crate) fn take_next(&mut self) -> Option<ScheduleId> {
         self.to_look_at.pop_first()
     }
 
