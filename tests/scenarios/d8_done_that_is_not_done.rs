@@ -31,7 +31,7 @@ fn dependent(daemon: &Daemon, on: &str) -> Value {
 fn learned(daemon: &Daemon, agent: &str) -> (u64, u64) {
     let path = format!("/v1/agents/{agent}/insights");
     let insights = daemon.client().get(&path).ok(200);
-    let count = |name: &str| insights[name].as_u64().unwrap();
+    let count = |name: &str| insights[name].as_u64().expect("a count");
     (count("succeeded"), count("attempts"))
 }
 
@@ -154,7 +154,7 @@ fn d8_a_check_that_hangs_or_cannot_be_started_is_told_apart_from_bad_work() {
 
 /// How many processes of this machine have these words on their command line.
 fn processes(words: &str) -> usize {
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let all = std::fs::read_dir("/proc").expect("the processes").flatten();
     let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let text = |line: Vec<u8>| String::from_utf8_lossy(&line).replace('\0', " ");
     lines
