@@ -158,7 +158,7 @@ fn processes(words: &str) -> usize {
     let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let text = |line: Vec<u8>| String::from_utf8_lossy(&line).replace('\0', " ");
     lines
-        .filter(|line| text(line.clone()).trim() == words)
+        .filter(|line| text(line.clone()).trim().ends_with(words))
         .count()
 }
 
