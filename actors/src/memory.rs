@@ -91,6 +91,14 @@ pub(crate) enum Message {
         ttl: Option<Duration>,
         reply: Reply<MemoryEntry>,
     },
+    /// Write one entry unless there is one; answers the one that is there then, and whether it was written now.
+    Once {
+        owner: Owner,
+        key: String,
+        value: Value,
+        ttl: Option<Duration>,
+        reply: Reply<(MemoryEntry, bool)>,
+    },
     /// Delete one entry; answers whether it was there.
     Delete {
         agent: AgentId,
@@ -136,6 +144,11 @@ enum Effect {
     Written {
         entry: MemoryEntry,
         reply: Reply<MemoryEntry>,
+    },
+    Recorded {
+        entry: MemoryEntry,
+        first: bool,
+        reply: Reply<(MemoryEntry, bool)>,
     },
     Deleted {
         there: bool,
@@ -254,6 +267,15 @@ impl Actor for Memory {
                 reply,
             } => {
                 state.set(now, owner, (key, value, ttl), reply).await?;
+            }
+            Message::Once {
+                owner,
+                key,
+                value,
+                ttl,
+                reply,
+            } => {
+                state.once(now, owner, (key, value, ttl), reply).await?;
             }
             Message::Delete {
                 agent,

@@ -41,11 +41,13 @@ use crate::workflows::WorkflowsHandle;
 
 mod agents;
 mod audit;
+mod board;
 mod chaos;
 mod counts;
 mod exports;
 mod operations;
 mod parts;
+mod schedules;
 mod secrets;
 mod services;
 mod tasks;

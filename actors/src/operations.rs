@@ -17,6 +17,7 @@ use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
+use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, KeyInfo,
@@ -25,6 +26,10 @@ use mesh_messages::system::{
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
+
+mod workflows;
+
+pub use workflows::{ScheduleOrder, WorkflowOrder};
 
 mod action;
 mod past;
@@ -298,19 +303,6 @@ pub struct OutcomeReport {
     pub error: Option<Failure>,
 }
 
-/// A workflow to be checked or started.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkflowOrder {
-    /// The document, or the name of one that has run here before.
-    pub workflow: Value,
-    /// What the run gets.
-    pub input: Value,
-    /// Two submissions of one caller under one key are one run.
-    pub idempotency_key: Option<String>,
-    /// Whether agents for its steps may be deployed after it.
-    pub deploy_later: bool,
-}
-
 /// A line of an agent's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -451,6 +443,26 @@ pub trait Operations: Send + Sync + 'static {
         id: &str,
         reason: &str,
     ) -> Result<WorkflowRun, Problem>;
+
+    /// Makes a schedule; answers when it is durable, with it and whether it was there before.
+    async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<(Schedule, bool), Problem>;
+    /// All schedules by name, without their documents.
+    async fn schedules(&self) -> Result<Vec<Schedule>, Problem>;
+    /// One schedule.
+    async fn schedule(&self, id: &str) -> Result<Schedule, Problem>;
+    /// Has it begin nothing, or go on.
+    async fn pause_schedule(
+        &self,
+        caller: &Caller,
+        id: &str,
+        paused: bool,
+    ) -> Result<Schedule, Problem>;
+    /// Removes it; its runs go on.
+    async fn remove_schedule(&self, caller: &Caller, id: &str) -> Result<(), Problem>;
 
     /// Why it was given to whom, or why it waits.
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem>;

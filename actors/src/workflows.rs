@@ -1,7 +1,7 @@
 //! Workflows: the shell of the machine that decides on runs.
 //!
 //! ```text
-//!  callers, ends of tasks, timers ─► Workflows::decide ─► commit ─► durable ─► tasks submitted, services called, replies
+//!  callers, ends of tasks, alarms ─► Workflows::decide ─► commit ─► durable ─► tasks submitted, services called, replies
 //! ```
 //!
 //! What a step needs is asked of the orchestrator after its event is durable, under an id that follows from the run. So a
@@ -17,14 +17,16 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use mesh_actors_core::workflow::{Answer, Command, Effect, Workflows};
+use mesh_actors_core::workflow::{Answer, Command, Effect, ScheduleCommand, Workflows};
 use mesh_messages::events::{WorkflowEvent, partition};
 use mesh_messages::problem::Problem;
+use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
 use mesh_messages::{
-    Failure, FailureClass, Position, RecordHeader, TaskId, Timestamp, WorkflowRunId,
+    Failure, FailureClass, Position, RecordHeader, ScheduleId, TaskId, Timestamp, WorkflowRunId,
 };
 
+use crate::alarms::Alarm;
 use crate::clock::now;
 use crate::context::Context;
 use crate::orchestrator::OrchestratorHandle;
@@ -55,7 +57,9 @@ impl Machine for Workflows {
 
     fn apply(&mut self, header: &RecordHeader, event: &WorkflowEvent) {
         Self::apply(self, event);
-        self.note(event.run(), header.position, header.correlation.as_deref());
+        if let Some(run) = event.run() {
+            self.note(run, header.position, header.correlation.as_deref());
+        }
     }
 }
 
@@ -87,6 +91,13 @@ pub(crate) enum Message {
         /// `None` when there is none.
         reply: RpcReplyPort<Option<Arc<WorkflowDocument>>>,
     },
+    /// Show schedules that are held: one with its document, or all without; waits like `View`.
+    Schedules {
+        /// Which; all when absent.
+        id: Option<ScheduleId>,
+        /// Empty when there is none.
+        reply: RpcReplyPort<Vec<Schedule>>,
+    },
     /// The orchestrator has a task of a step.
     Taken(TaskId),
     /// A task has ended; it may be one of a step.
@@ -107,6 +118,7 @@ enum Released {
     Effect(Effect),
     Answer(Answer, Reply),
     View(Option<Box<WorkflowRun>>, RpcReplyPort<Option<WorkflowRun>>),
+    Schedules(Vec<Schedule>, RpcReplyPort<Vec<Schedule>>),
 }
 
 /// What the actor is made of.
@@ -128,7 +140,7 @@ pub(crate) struct Shell {
     // As in the orchestrator: what may have been forgotten here, and what may be once the read side shows it.
     forgotten: u64,
     written: VecDeque<(Position, u64)>,
-    timer: Option<(Timestamp, JoinHandle<()>)>,
+    timer: Option<(Timestamp, Alarm)>,
     watchers: [JoinHandle<()>; 2],
     // Tasks on their way to the orchestrator, and why they are to be ended once they are there.
     submitting: BTreeMap<TaskId, Option<String>>,
@@ -223,9 +235,6 @@ impl Actor for WorkflowsActor {
 impl Drop for Shell {
     fn drop(&mut self) {
         self.watchers.iter().for_each(JoinHandle::abort);
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
         self.args.handle.slot.vacate(&self.me);
     }
 }
@@ -255,6 +264,15 @@ impl Shell {
                 let state = self.partition.state();
                 let view = state.run(&run).map(|run| Box::new(state.view(run)));
                 self.after_last(vec![Released::View(view, reply)]).await
+            }
+            Message::Schedules { id, reply } => {
+                let state = self.partition.state();
+                let shown = match id {
+                    Some(id) => state.schedule(&id).into_iter().collect(),
+                    None => state.schedules(),
+                };
+                self.after_last(vec![Released::Schedules(shown, reply)])
+                    .await
             }
             Message::Named { name, reply } => {
                 let _caller_gone = reply.send(self.partition.state().named(&name));
@@ -326,7 +344,7 @@ impl Shell {
         mut reply: Option<Reply>,
     ) -> Result<(), ActorProcessingErr> {
         if self.is_behind(&command) {
-            self.when_known(command, by.to_owned(), reply);
+            self.when_known(command, by.clone(), reply);
             return Ok(());
         }
         if let Some(answered) = self.look_up(&command) {
@@ -399,13 +417,22 @@ impl Shell {
                         Ok(None) => {}
                     }
                 }
-                let full = self.store.journal.admission().err()?;
-                Some(Err(
-                    Problem::unavailable("read_only", full.to_string()).retry_after(5)
-                ))
+                self.full()
             }
-            Command::Ended { .. } | Command::Cancel { .. } | Command::Tick => None,
+            // What takes something away is done with a full disk, too.
+            Command::Schedule(ScheduleCommand::Create(_)) => self.full(),
+            Command::Schedule(_)
+            | Command::Ended { .. }
+            | Command::Cancel { .. }
+            | Command::Tick => None,
         }
+    }
+
+    fn full(&self) -> Option<Result<Answer, Problem>> {
+        let full = self.store.journal.admission().err()?;
+        Some(Err(
+            Problem::unavailable("read_only", full.to_string()).retry_after(5)
+        ))
     }
 
     /// Whether only the read side can know what was started with this key, and it does not yet.
@@ -422,7 +449,7 @@ impl Shell {
     }
 
     /// Decides on something as soon as the read side knows what it takes.
-    fn when_known(&self, command: Command, by: String, reply: Option<Reply>) {
+    fn when_known(&self, command: Command, by: Cause, reply: Option<Reply>) {
         let me = self.me.clone();
         reads::when_caught_up(&self.store, move |there| {
             if let Err(error) = there {
@@ -450,6 +477,9 @@ impl Shell {
                 Released::View(view, reply) => {
                     let _caller_gone = reply.send(view.map(|view| *view));
                 }
+                Released::Schedules(shown, reply) => {
+                    let _caller_gone = reply.send(shown);
+                }
                 Released::Effect(effect) => self.perform(effect),
             }
         }
@@ -473,17 +503,14 @@ impl Shell {
         if self.timer.as_ref().map(|(at, _)| *at) == due {
             return;
         }
-        if let Some((_, timer)) = self.timer.take() {
-            timer.abort();
-        }
-        let Some(at) = due else { return };
-        let (me, wait) = (self.me.clone(), at.since(now()));
-        let timer = ractor::concurrency::spawn(async move {
-            // A millisecond more, because the clock counts whole ones.
-            tokio::time::sleep(wait + Duration::from_millis(1)).await;
-            let _gone = me.cast(Message::Due);
+        self.timer = due.map(|at| {
+            let me = self.me.clone();
+            // By the wall clock, which schedules are about: it may be set while they wait.
+            let alarm = self.args.ctx.alarms.set(at, move || {
+                let _gone = me.cast(Message::Due);
+            });
+            (at, alarm)
         });
-        self.timer = Some((at, timer));
     }
 }
 

@@ -10,6 +10,7 @@ mod keys;
 mod memory;
 mod past;
 mod policies;
+mod schedules;
 mod secrets;
 mod stream;
 mod system;
@@ -34,6 +35,7 @@ pub(crate) fn table() -> Vec<Route> {
         verbs::routes(),
         tasks::routes(),
         workflows::routes(),
+        schedules::routes(),
         stream::routes(),
         audit::routes(),
         past::routes(),

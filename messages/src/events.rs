@@ -19,7 +19,9 @@ use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
-use crate::task::{CandidateReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor};
+use crate::task::{
+    CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor,
+};
 use crate::time::Timestamp;
 
 /// Version of every payload that this build writes.
@@ -411,6 +413,16 @@ pub enum TaskEvent {
         /// What follows.
         then: AfterFailure,
     },
+    /// The result of an attempt was checked. What follows is decided with it.
+    #[serde(rename = "task.checked")]
+    Checked {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// What was checked, and how it went.
+        checks: Vec<CheckReport>,
+    },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
     Succeeded {
@@ -469,6 +481,7 @@ kinds!(TaskEvent {
     Assigned => "task.assigned",
     Started => "task.started",
     AttemptFailed => "task.attempt_failed",
+    Checked => "task.checked",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",

@@ -105,6 +105,11 @@ text_id! {
     WorkflowRunId, TASK_ID_MAX
 }
 
+text_id! {
+    /// A schedule's name; it is its identity.
+    ScheduleId, AGENT_ID_MAX
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*

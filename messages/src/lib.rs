@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod policy;
 pub mod problem;
 pub mod record;
+pub mod schedule;
 pub mod schema;
 pub mod secret;
 pub mod system;
@@ -27,6 +28,6 @@ pub mod units;
 pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
-pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId, WorkflowRunId};
+pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, ScheduleId, TaskId, WorkflowRunId};
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

@@ -88,9 +88,58 @@ pub struct TaskContract {
     /// JSON Schema of the output; an output that breaks it fails the attempt as `contract`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,
-    /// Acceptance checks. Not offered by this version: a task that names any is refused.
+    /// Acceptance checks, made in this order once the output has its form; the first that does not pass fails the
+    /// attempt as `contract`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub checks: Vec<Value>,
+    pub checks: Vec<AcceptanceCheck>,
+}
+
+/// Most checks of one contract.
+pub const CHECKS_MAX: usize = 16;
+/// Most words of a check's command.
+pub const CHECK_WORDS_MAX: usize = 64;
+/// Longest word of a check's command, in bytes.
+pub const CHECK_WORD_BYTES_MAX: usize = 8192;
+/// Longest name of a check, in bytes.
+pub const CHECK_NAME_MAX: usize = 64;
+/// How long a check may take when it does not say.
+pub const CHECK_TIMEOUT_DEFAULT_MS: u64 = 60 * 1000;
+/// Most bytes of evidence that are kept of one check: enough for the last lines of a test's report.
+pub const EVIDENCE_BYTES_MAX: usize = 2048;
+
+/// One acceptance check: a `command`, or `requirements` of an agent that verifies.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AcceptanceCheck {
+    /// What it is called; each of a contract's has its own name.
+    pub name: String,
+    /// A program and its arguments. It runs in the sandbox of the agent that did the work, gets the output as JSON on its
+    /// standard input, and passes by exiting with 0; what it writes on standard output is its evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Capabilities of the agent that verifies. It gets `{check, task, action, input, output}` and answers
+    /// `{ok, reason}`. An agent never verifies its own work.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<String>,
+    /// How long it may take, in milliseconds; 60 s when absent. The attempt's own limit holds, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    /// Which.
+    pub name: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// What shows it: the last of what a command wrote, or the reason of an agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub evidence: String,
+    /// The task of the agent that verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
 }
 
 /// A task as its submitter writes it.
@@ -133,6 +182,9 @@ pub struct TaskSpec {
     /// Least trust of the agent, 0 to 1. Not offered by this version: a task that names it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<f64>,
+    /// Another agent than this one, where there is one that can do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoid: Option<AgentId>,
     /// What it may cost. Not offered by this version: a task that names it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Value>,
@@ -234,7 +286,7 @@ impl TaskState {
     pub const fn is_in_flight(self) -> bool {
         matches!(self, Self::Assigned | Self::Running)
     }
-    /// The board column that shows it.
+    /// The board column of such tasks, those that ask a person apart: see [`Task::column`].
     pub const fn column(self) -> &'static str {
         match self {
             Self::Parked => "Backlog",
@@ -332,6 +384,9 @@ pub struct Attempt {
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+    /// The acceptance checks that were made of its result, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckReport>,
 }
 
 /// Why this agent: stored with every assignment.
@@ -426,6 +481,16 @@ pub struct Task {
     /// When it ended.
     #[serde(default)]
     pub ended_at: Option<Timestamp>,
+}
+
+impl Task {
+    /// The board column that shows it: what waits for a person's word is in review.
+    pub fn column(&self) -> &'static str {
+        if self.state == TaskState::Blocked && self.spec.approval.is_some() {
+            return "Review";
+        }
+        self.state.column()
+    }
 }
 
 /// How many attempts a task shows: more than any retry policy needs, few enough for every page.

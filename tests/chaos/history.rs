@@ -165,6 +165,7 @@ fn is_end(event: &TaskEvent) -> bool {
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checked { .. }
         | TaskEvent::Retried { .. } => false,
     }
 }

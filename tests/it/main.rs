@@ -8,10 +8,12 @@
 
 mod agents;
 mod backup;
+mod board;
 mod chaos;
 mod contract;
 mod crash;
 mod demo;
+mod effects;
 mod egress;
 mod escapes;
 mod export_sql;
@@ -25,6 +27,7 @@ mod proof_identity;
 mod proof_klp;
 mod retention;
 mod sandbox;
+mod schedules;
 mod secrets;
 mod storage;
 mod tidy;

@@ -22,7 +22,7 @@ mod refusal;
 mod shelf;
 
 pub use decide::{
-    Access, Listing, Place, Range, Read, SetRequest, Stats, Write, check_access, check_key,
+    Access, Listing, Once, Place, Range, Read, SetRequest, Stats, Write, check_access, check_key,
 };
 pub use refusal::MemoryRefusal;
 pub use shelf::{Item, Shelf};

@@ -23,9 +23,10 @@ use serde::de::DeserializeOwned;
 use crate::agent::AgentState;
 
 pub use audit::{AuditIndex, audit_page};
-pub use ended::{EndedPage, EndedRow, RemovedRow, ended_page, ended_totals, removed};
+pub use ended::{EndedPage, EndedRow, RemovedRow, ended_from, ended_page, ended_totals, removed};
 pub use read::{
-    Reader, Slice, TaskFilter, TaskPage, agent, task, task_by_key, task_counts, task_page,
+    Reader, Slice, TaskFilter, TaskPage, agent, column_count, task, task_by_key, task_counts,
+    task_page,
 };
 pub use sql::SqlScript;
 pub use tasks::TaskRow;

@@ -17,13 +17,18 @@
 //! event that begins it, and never computed again. The tasks of steps live in the task machine, under ids that follow from
 //! run, step, round and index; so asking for one twice finds it, and its end, told twice, counts once.
 //!
+//! A schedule fires in the same partition: what becomes of a planned time and the run that it begins are one group of
+//! events, so that no kill can part them, and the id of that run follows from schedule and planned time.
+//!
 //! Nobody here reads a clock, and the shell performs the [`Effect`]s.
 
 mod advance;
 mod check;
+mod cron;
 mod decide;
 pub mod expr;
 mod plan;
+mod schedule;
 mod state;
 mod template;
 #[cfg(test)]
@@ -32,8 +37,12 @@ mod view;
 
 pub use advance::STEP_BYTES_MAX;
 pub use check::{ERRORS_MAX, Offers, Surroundings, check, document_schema};
+pub use cron::{Timing, TimingError};
 pub use decide::{
     Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,
 };
 pub use plan::{Plan, digest_of};
+pub use schedule::{
+    CATCH_UP_MAX, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleRefusal, WAITING_MAX,
+};
 pub use state::{NAMES_MAX, Run, Workflows};

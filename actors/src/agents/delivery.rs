@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use mesh_messages::klp::Envelope;
-use mesh_messages::task::{Priority, Progress};
+use mesh_messages::task::{CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
 
 use crate::partition::Cause;
@@ -29,6 +29,8 @@ pub struct Delivery {
     pub input: Arc<Value>,
     /// How urgent it is.
     pub priority: Priority,
+    /// What the result must satisfy.
+    pub contract: Option<Arc<TaskContract>>,
     /// When the attempt's time is up.
     pub attempt_until: Timestamp,
     /// What the agent does for it follows from this.
@@ -44,6 +46,8 @@ pub struct ChildOutcome {
     pub request: String,
     /// The delegated task.
     pub child: TaskId,
+    /// The agent that had it last.
+    pub by: Option<AgentId>,
     /// How it ended.
     pub result: Result<Value, Failure>,
 }
@@ -70,6 +74,17 @@ pub enum AttemptNews {
         epoch: Epoch,
         /// How far.
         progress: Progress,
+    },
+    /// Its result was checked; its end follows.
+    Checked {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+        /// How the checks went.
+        checks: Vec<CheckReport>,
     },
     /// It ended.
     Ended {

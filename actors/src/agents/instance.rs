@@ -43,6 +43,7 @@ use crate::context::Context;
 use crate::partition::Cause;
 
 mod chaos;
+mod checks;
 mod flights;
 mod identity;
 mod life;
@@ -146,6 +147,8 @@ pub(crate) enum InstanceMessage {
         /// What came of it.
         result: Result<serde_json::Value, Failure>,
     },
+    /// A result was checked. From whoever checked it.
+    Checked(Box<checks::Checked>),
     /// Something is due.
     Due,
 }
@@ -157,6 +160,7 @@ impl InstanceMessage {
             Self::Deliver(delivery) => Some(&delivery.task),
             Self::CancelAttempt { task, .. } | Self::TaskExited { task, .. } => Some(task),
             Self::Child(outcome) => Some(&outcome.parent),
+            Self::Checked(checked) => Some(&checked.task),
             Self::Mail(_)
             | Self::Strike { .. }
             | Self::Control(_)
@@ -191,6 +195,8 @@ struct Flight {
     unread: bool,
     /// It is to be given up.
     give_up: Option<GiveUp>,
+    /// What is checked once its result is there.
+    work: checks::Checkable,
 }
 
 #[derive(Debug)]
@@ -264,6 +270,8 @@ pub(crate) struct Session {
     asked: BTreeMap<String, Asked>,
     flights: BTreeMap<TaskId, Flight>,
     running: BTreeMap<TaskId, work::Running>,
+    // Verifying agents that have not answered yet, by the request that asked.
+    verifiers: BTreeMap<String, oneshot::Sender<ChildOutcome>>,
     mail: BTreeMap<String, oneshot::Sender<Envelope>>,
     // Hands were shaken.
     shook: bool,
@@ -319,6 +327,7 @@ impl Actor for InstanceActor {
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
             running: BTreeMap::new(),
+            verifiers: BTreeMap::new(),
             mail: BTreeMap::new(),
             shook: false,
             challenge: None,
@@ -449,6 +458,7 @@ impl Session {
             } => {
                 self.task_exited(&task, attempt, result);
             }
+            InstanceMessage::Checked(checked) => self.checked(*checked),
             InstanceMessage::Due => self.due(),
         }
     }

@@ -28,6 +28,8 @@ pub struct Delegation {
     pub request: String,
     /// What is to be done.
     pub task: TaskRequest,
+    /// The last agent to be asked.
+    pub avoid: Option<AgentId>,
 }
 
 /// What an agent's session can ask of the rest of the mesh. Each call waits for a part that is being restarted.

@@ -149,14 +149,16 @@ impl MemoryHandle {
     /// written; both are audited.
     pub async fn agent_op(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {
         match self.try_op(agent, owner, op).await {
-            Ok(value) => MemoryReply {
+            Ok((value, first)) => MemoryReply {
                 ok: true,
                 value,
+                first,
                 error: None,
             },
             Err(problem) => MemoryReply {
                 ok: false,
                 value: Value::Null,
+                first: None,
                 error: Some(problem.detail),
             },
         }
@@ -167,11 +169,11 @@ impl MemoryHandle {
         agent: &AgentId,
         owner: &AgentId,
         op: MemoryOp,
-    ) -> Result<Value, Problem> {
+    ) -> Result<(Value, Option<bool>), Problem> {
         let rules = self.rules_of(owner)?;
         let access = match op.op {
             MemoryOpKind::Get | MemoryOpKind::List => Access::Read,
-            MemoryOpKind::Set | MemoryOpKind::Delete => Access::Write,
+            MemoryOpKind::Set | MemoryOpKind::Delete | MemoryOpKind::Once => Access::Write,
         };
         self.check(agent, owner, &rules, access).await?;
         let by = Cause::by(format!("agent:{agent}"));
@@ -181,10 +183,21 @@ impl MemoryHandle {
                 .clone()
                 .ok_or_else(|| Problem::invalid("missing_field", "payload.key", missing))
         };
-        match op.op {
+        let value = match op.op {
+            MemoryOpKind::Once => {
+                let ttl = op.ttl.map(Duration::from_secs);
+                let (key, owner) = (key()?, owner.clone());
+                let owner = Owner {
+                    agent: owner,
+                    rules,
+                    by,
+                };
+                let (entry, first) = self.record_once(owner, key, op.value, ttl).await?;
+                return Ok((entry.value, Some(first)));
+            }
             MemoryOpKind::Get => {
                 let entry = self.read(owner.clone(), &key()?).await?;
-                Ok(entry.map_or(Value::Null, |entry| entry.value))
+                entry.map_or(Value::Null, |entry| entry.value)
             }
             MemoryOpKind::Set => {
                 let ttl = op.ttl.map(Duration::from_secs);
@@ -200,12 +213,12 @@ impl MemoryHandle {
                     ttl,
                 )
                 .await?;
-                Ok(Value::Null)
+                Value::Null
             }
             MemoryOpKind::Delete => self
                 .remove(owner.clone(), by, &key()?)
                 .await
-                .map(Value::Bool),
+                .map(Value::Bool)?,
             MemoryOpKind::List => {
                 let prefix = op.key.unwrap_or_default();
                 let range = Range {
@@ -214,9 +227,10 @@ impl MemoryHandle {
                     limit: PAGE_MAX,
                 };
                 let page = self.range(owner.clone(), range).await?;
-                Ok(page.items.into_iter().map(|entry| entry.key).collect())
+                page.items.into_iter().map(|entry| entry.key).collect()
             }
-        }
+        };
+        Ok((value, None))
     }
 
     /// Whether an agent may, audited when it is not its own.
@@ -350,6 +364,23 @@ impl MemoryHandle {
     ) -> Result<MemoryEntry, Problem> {
         let key = key.to_owned();
         self.ask(CALL_LIMIT, |reply| Message::Set {
+            owner,
+            key,
+            value,
+            ttl,
+            reply,
+        })
+        .await
+    }
+
+    async fn record_once(
+        &self,
+        owner: Owner,
+        key: String,
+        value: Value,
+        ttl: Option<Duration>,
+    ) -> Result<(MemoryEntry, bool), Problem> {
+        self.ask(CALL_LIMIT, |reply| Message::Once {
             owner,
             key,
             value,

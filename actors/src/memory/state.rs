@@ -6,7 +6,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use serde_json::Value;
 
-use mesh_actors_core::memory::{Place, Range, Read, SetRequest, Write};
+use mesh_actors_core::memory::{Once, Place, Range, Read, SetRequest, Write};
 use mesh_messages::agent::Page;
 use mesh_messages::events::MemoryEvent;
 use mesh_messages::manifest::MemoryConfig;
@@ -153,6 +153,57 @@ impl State {
             Place::Journal => working.remove(&agent, &key),
         }
         Ok(())
+    }
+
+    /// Records something once. The answer waits until it is durable, also that of who came second.
+    pub(super) async fn once(
+        &mut self,
+        now: Timestamp,
+        owner: Owner,
+        (key, value, ttl): (String, Value, Option<Duration>),
+        reply: Reply<(MemoryEntry, bool)>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Owner { agent, rules, by } = owner;
+        let request = SetRequest {
+            agent: agent.clone(),
+            key: key.clone(),
+            value,
+            ttl,
+        };
+        let decided = {
+            let mut working = self.handle.working.lock();
+            working.touch(&agent, now);
+            self.partition
+                .state()
+                .once(&working, &rules, now, request)
+                .map_err(|r| refused(&r))
+        };
+        let (read, events, first) = match decided {
+            Ok(Once::There(read)) => (read, Vec::new(), false),
+            Ok(Once::First(write)) => {
+                if let Err(problem) = self.writable(&write.events) {
+                    answer(reply, Err(problem));
+                    return Ok(());
+                }
+                let (item, place) = (write.item, write.place);
+                (Read { item, place }, write.events, true)
+            }
+            Err(problem) => {
+                answer(reply, Err(problem));
+                return Ok(());
+            }
+        };
+        let entry = shown(key, read);
+        let effect = Effect::Recorded {
+            entry,
+            first,
+            reply,
+        };
+        if first {
+            self.commit(&agent, &by, events, effect).await
+        } else {
+            self.after_all(effect).await
+        }
     }
 
     pub(super) async fn delete(
@@ -305,6 +356,11 @@ impl State {
                 Effect::Got { entry, reply } => answer(reply, Ok(entry)),
                 Effect::Listed { page, reply } => answer(reply, Ok(page)),
                 Effect::Written { entry, reply } => answer(reply, Ok(entry)),
+                Effect::Recorded {
+                    entry,
+                    first,
+                    reply,
+                } => answer(reply, Ok((entry, first))),
                 Effect::Deleted { there, reply } => answer(reply, Ok(there)),
                 Effect::Done { reply } => answer(reply, Ok(())),
                 Effect::Erase { agent, reply } => {

@@ -402,3 +402,58 @@ async fn agents_use_their_own_memory_and_read_what_others_share_with_an_audit() 
         .ok
     );
 }
+
+#[tokio::test]
+async fn an_effect_is_recorded_once_and_known_after_a_restart_whatever_the_memorys_type() {
+    let fixture = Fixture::new().await;
+    let once = |key: &str, value| MemoryOp {
+        op: MemoryOpKind::Once,
+        key: Some(key.to_owned()),
+        value,
+        ttl: None,
+    };
+    let ask = async |who: &str, op| {
+        let who = agent(who);
+        fixture.handle.agent_op(&who, &who, op).await
+    };
+    for who in ["keeper", "hybrid", "forgetful"] {
+        let first = ask(who, once("paid/17", json!("receipt 1"))).await;
+        assert_eq!(
+            (first.ok, first.first),
+            (true, Some(true)),
+            "{who}: {first:?}"
+        );
+        let second = ask(who, once("paid/17", json!("receipt 2"))).await;
+        assert_eq!(second.first, Some(false), "{who}: {second:?}");
+        assert_eq!(second.value, json!("receipt 1"), "the first one counts");
+    }
+    fixture.restart().await;
+    fixture
+        .handle
+        .clear_volatile(&agent("forgetful"))
+        .await
+        .unwrap();
+    let again = ask("forgetful", once("paid/17", json!("receipt 3"))).await;
+    assert_eq!(
+        (again.first, again.value),
+        (Some(false), json!("receipt 1"))
+    );
+    let both = tokio::join!(
+        ask("keeper", once("paid/18", json!("a"))),
+        ask("keeper", once("paid/18", json!("b"))),
+    );
+    assert_ne!(
+        both.0.first, both.1.first,
+        "one of two at once is the first"
+    );
+    assert_eq!(both.0.value, both.1.value);
+    let nothing = ask(
+        "keeper",
+        MemoryOp {
+            key: None,
+            ..once("", json!(1))
+        },
+    )
+    .await;
+    assert!(!nothing.ok, "{nothing:?}");
+}

@@ -15,6 +15,7 @@ use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, JournalStatus,
@@ -32,8 +33,8 @@ use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
-    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, SubmitOutcome,
-    TaskFilter, TraceFrom, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
+    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::partition::Cause;
 
@@ -268,6 +269,35 @@ impl Operations for Mesh {
         reason: &str,
     ) -> Result<WorkflowRun, Problem> {
         self.workflow_cancel(caller, id, reason).await
+    }
+
+    async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<(Schedule, bool), Problem> {
+        self.schedule_create(caller, order).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, Problem> {
+        self.workflows.schedules(None).await
+    }
+
+    async fn schedule(&self, id: &str) -> Result<Schedule, Problem> {
+        self.schedule_named(id).await
+    }
+
+    async fn pause_schedule(
+        &self,
+        caller: &Caller,
+        id: &str,
+        paused: bool,
+    ) -> Result<Schedule, Problem> {
+        self.schedule_pause(caller, id, paused).await
+    }
+
+    async fn remove_schedule(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
+        self.schedule_remove(caller, id).await
     }
 
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {

@@ -110,7 +110,7 @@ impl Services for MeshServices {
                     epoch,
                     ..
                 } => ended.push((*epoch, task.clone(), *attempt)),
-                AttemptNews::Started { .. } => {}
+                AttemptNews::Started { .. } | AttemptNews::Checked { .. } => {}
             }
         }
         self.orchestrator.report(agent, instance, news).await;

@@ -1,15 +1,13 @@
 //! Tasks, as the outside asks for them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::projection;
 use mesh_messages::TaskId;
 use mesh_messages::agent::Page;
 use mesh_messages::problem::Problem;
-use mesh_messages::system::{Board, BoardCard, BoardColumn};
-use mesh_messages::task::{Task, TaskExplanation, TaskState};
+use mesh_messages::task::{Task, TaskExplanation};
 
 use super::Mesh;
 use crate::context::Context;
@@ -17,15 +15,6 @@ use crate::operations::{PageRequest, TaskFilter};
 use crate::orchestrator::OrchestratorHandle;
 use crate::reads::{self, LookupError, StoreReader};
 
-/// The columns of the board, in order.
-const COLUMNS: [&str; 6] = [
-    "Backlog",
-    "Ready",
-    "In progress",
-    "Review",
-    "Blocked",
-    "Done",
-];
 /// How often a waiter looks for itself although nobody told it of an end.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -170,66 +159,6 @@ impl Mesh {
         let row = reads::blocking(store, move |store| reads::task_row(store, &wanted)).await?;
         row.map(|row| row.record.explanation())
             .ok_or_else(|| Problem::task_not_found(id.as_str()))
-    }
-
-    pub(super) async fn board_of(&self, cards: usize) -> Result<Board, Problem> {
-        let store = self.ctx.store.get()?;
-        reads::caught_up(&store).await?;
-        let counts = reads::blocking(Arc::clone(&store), |store| {
-            projection::task_counts(&StoreReader(store)).map_err(LookupError::from)
-        })
-        .await?;
-        let mut columns = Vec::new();
-        for name in COLUMNS {
-            let filter = TaskFilter {
-                column: Some(name.to_owned()),
-                ..TaskFilter::default()
-            };
-            let page = self
-                .task_page(
-                    filter,
-                    PageRequest {
-                        limit: cards,
-                        cursor: None,
-                    },
-                )
-                .await?;
-            let mut shown = Vec::new();
-            for task in page.items {
-                // What is held says why it waits, which the read side cannot know.
-                let task = match task.state {
-                    TaskState::Queued => self.orchestrator.view(&task.id).await?.unwrap_or(task),
-                    _ => task,
-                };
-                shown.push(card(task));
-            }
-            let in_column = |state: &TaskState| state.column() == name;
-            let total = counts
-                .iter()
-                .filter(|(state, _)| in_column(state))
-                .map(|(_, n)| n)
-                .sum();
-            let wip =
-                (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
-            columns.push(BoardColumn {
-                name: name.to_owned(),
-                wip,
-                cards: shown,
-                total,
-            });
-        }
-        Ok(Board { columns })
-    }
-}
-
-fn card(task: Task) -> BoardCard {
-    BoardCard {
-        kind: task.spec.action().to_owned(),
-        agent: task.assignment.map(|a| a.agent_id),
-        progress: task.progress.map(|p| p.fraction),
-        id: task.id,
-        state: task.state,
-        waiting_for: task.waiting_for,
     }
 }
 

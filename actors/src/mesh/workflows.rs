@@ -76,9 +76,9 @@ fn names_in(source: &Value, names: &mut BTreeMap<String, Option<Arc<WorkflowDocu
 
 impl Mesh {
     /// Checks a document against itself, the documents it names, and the agents that there are.
-    async fn plan(&self, order: &WorkflowOrder) -> Result<Plan, Problem> {
+    pub(super) async fn plan(&self, workflow: &Value, deploy_later: bool) -> Result<Plan, Problem> {
         let mut names = BTreeMap::new();
-        let source = match &order.workflow {
+        let source = match workflow {
             Value::String(name) => {
                 let Some(document) = self.workflows.named(name).await? else {
                     let message =
@@ -117,8 +117,7 @@ impl Mesh {
         };
         let around = Surroundings {
             named: &named,
-            offered: (!order.deploy_later)
-                .then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
+            offered: (!deploy_later).then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
         };
         check(&source, around).map_err(|errors| invalid(&errors))
     }
@@ -127,7 +126,7 @@ impl Mesh {
         &self,
         order: &WorkflowOrder,
     ) -> Result<WorkflowCheck, Problem> {
-        let plan = self.plan(order).await?;
+        let plan = self.plan(&order.workflow, order.deploy_later).await?;
         let document = plan.document();
         Ok(WorkflowCheck {
             valid: true,
@@ -143,7 +142,7 @@ impl Mesh {
         caller: &Caller,
         order: WorkflowOrder,
     ) -> Result<(WorkflowRun, bool), Problem> {
-        let plan = self.plan(&order).await?;
+        let plan = self.plan(&order.workflow, order.deploy_later).await?;
         let submitted = serde_json::json!([order.workflow, order.input]);
         let request = format!("blake3:{}", blake3::hash(&canonical(&submitted)).to_hex());
         let id = WorkflowRunId::new(uuid::Uuid::now_v7().to_string())
@@ -155,6 +154,7 @@ impl Mesh {
             by: caller.name.clone(),
             key: order.idempotency_key,
             request,
+            scheduled: None,
         };
         let (id, replayed) = self.workflows.start(new).await?;
         Ok((self.workflow_of(&id).await?, replayed))

@@ -65,6 +65,7 @@ impl Shell {
                     parent: asker.parent.task,
                     request: asker.request,
                     child: child.id,
+                    by: child.assignment.map(|assignment| assignment.agent_id),
                     result,
                 });
                 self.tell(
@@ -100,6 +101,7 @@ impl Shell {
             led,
             action: delivery.spec.action().to_owned(),
             input: Arc::new(delivery.spec.input),
+            contract: delivery.spec.contract.map(Arc::new),
             priority: delivery.spec.priority,
             task: delivery.task,
             attempt: delivery.attempt,

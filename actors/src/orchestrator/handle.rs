@@ -360,6 +360,16 @@ impl OrchestratorHandle {
                 attempt: attempt_ref(task, attempt, epoch),
                 key: (agent.clone(), instance, epoch),
             }),
+            AttemptNews::Checked {
+                task,
+                attempt,
+                epoch,
+                checks,
+            } => Some(Command::AttemptChecked {
+                attempt: attempt_ref(task, attempt, epoch),
+                key: (agent.clone(), instance, epoch),
+                checks,
+            }),
             AttemptNews::Ended {
                 task,
                 attempt,
@@ -397,6 +407,7 @@ impl OrchestratorHandle {
             input: delegation.task.input,
             deadline_ms: delegation.task.deadline_ms,
             timeout_ms: delegation.task.timeout_ms,
+            avoid: delegation.avoid,
             ..TaskSpec::default()
         };
         let asker = Asker {

@@ -27,9 +27,9 @@ impl About {
             Command::Cancel { task, .. }
             | Command::Retry { task }
             | Command::Approve { task, .. } => Self::Task(task.clone()),
-            Command::AttemptStarted { attempt, .. } | Command::AttemptEnded { attempt, .. } => {
-                Self::Task(attempt.task.clone())
-            }
+            Command::AttemptStarted { attempt, .. }
+            | Command::AttemptChecked { attempt, .. }
+            | Command::AttemptEnded { attempt, .. } => Self::Task(attempt.task.clone()),
             Command::InstanceDown { .. }
             | Command::Tick
             | Command::Fleet(_)
@@ -111,6 +111,7 @@ impl Shell {
             TaskEvent::Waiting { .. }
             | TaskEvent::Assigned { .. }
             | TaskEvent::Started { .. }
+            | TaskEvent::Checked { .. }
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))

@@ -192,6 +192,8 @@ fn plan(
                 bytes: 0,
                 last: row.updated,
                 parent: row.record.task.spec.parent.clone(),
+                submitted_at: row.record.task.submitted_at,
+                state: row.record.task.state,
             };
             if !row.record.task.state.is_terminal() || goes_on(store, &ended)? {
                 let detail = format!("task {task}, or the one that delegated it, has not ended");
@@ -224,6 +226,8 @@ fn tasks_of(store: &OpenStore, subject: &Address, plan: &mut Plan) -> Result<(),
                 bytes: 0,
                 last: Position(0),
                 parent: task.spec.parent.clone(),
+                submitted_at: task.submitted_at,
+                state: task.state,
             };
             let goes = task.state.is_terminal() && plan.tasks.len() < TASKS_MAX;
             if goes && !goes_on(store, &row)? {

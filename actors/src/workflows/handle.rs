@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use mesh_actors_core::workflow::{Answer, Command, NewRun};
-use mesh_messages::WorkflowRunId;
+use mesh_actors_core::workflow::{Answer, Command, NewRun, ScheduleCommand};
 use mesh_messages::problem::Problem;
+use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{WorkflowDocument, WorkflowRun};
+use mesh_messages::{ScheduleId, WorkflowRunId};
 
 use super::Message;
 use crate::partition::Cause;
@@ -58,18 +59,22 @@ impl WorkflowsHandle {
         let _nobody_waits = self.ends.send(run.clone());
     }
 
-    async fn ask(&self, by: &str, command: Command) -> Result<(WorkflowRunId, bool), Problem> {
-        let answer = self
-            .slot
+    async fn decide(&self, by: &str, command: Command) -> Result<Answer, Problem> {
+        self.slot
             .call(CALL_LIMIT, |reply| Message::Command {
                 command: Box::new(command),
                 by: Cause::by(by),
                 reply: Some(reply),
             })
-            .await??;
-        match answer {
+            .await?
+    }
+
+    async fn ask(&self, by: &str, command: Command) -> Result<(WorkflowRunId, bool), Problem> {
+        match self.decide(by, command).await? {
             Answer::Run { id, replayed } => Ok((id, replayed)),
-            Answer::Done => Err(Problem::internal("the workflow machine answered nothing")),
+            Answer::Done | Answer::Schedule { .. } => {
+                Err(Problem::internal("the workflow machine answered nothing"))
+            }
         }
     }
 
@@ -102,6 +107,26 @@ impl WorkflowsHandle {
         Ok(self
             .slot
             .call(CALL_LIMIT, |reply| Message::View { run, reply })
+            .await?)
+    }
+
+    /// Makes, changes or removes a schedule; answers when it is durable, with whether it was like this before.
+    ///
+    /// # Errors
+    /// It is unknown or another one, or makes no sense.
+    pub async fn schedule(&self, by: &str, command: ScheduleCommand) -> Result<bool, Problem> {
+        let answer = self.decide(by, Command::Schedule(command)).await?;
+        Ok(answer == Answer::Schedule { replayed: true })
+    }
+
+    /// A schedule with its document, or all without; empty when there is none.
+    ///
+    /// # Errors
+    /// The actor does not answer.
+    pub async fn schedules(&self, id: Option<ScheduleId>) -> Result<Vec<Schedule>, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Schedules { id, reply })
             .await?)
     }
 

@@ -8,8 +8,8 @@ use mesh_messages::{Position, WorkflowRunId};
 use super::Shell;
 use crate::partition::{Cause, Led};
 
-/// The run of each event, and for which request it is.
-pub(super) type Noted = Vec<(WorkflowRunId, Option<String>)>;
+/// The run of each event, if it is about one, and for which request it is.
+pub(super) type Noted = Vec<(Option<WorkflowRunId>, Option<String>)>;
 
 impl Shell {
     /// What led to each of the events of one decision, which `by` led to, and what is to be noted of them.
@@ -18,34 +18,50 @@ impl Shell {
         let (mut all, mut noted) = (Vec::new(), Vec::new());
         for (index, event) in events.iter().enumerate() {
             let run = event.run();
-            let (led, correlation) = match last.get(run) {
-                Some((earlier, correlation)) => {
+            let fired = || {
+                // A planned time comes just before the run that it begins.
+                let before = index.checked_sub(1)?;
+                let is_fired = matches!(events.get(before)?, WorkflowEvent::ScheduleFired { .. });
+                let begins = matches!(event, WorkflowEvent::Started { .. });
+                (is_fired && begins).then(|| (before, by.correlation.clone()))
+            };
+            let earlier = run.and_then(|run| last.get(run).cloned());
+            let (led, correlation) = match (earlier.or_else(fired), run) {
+                (Some((earlier, correlation)), _) => {
                     let by = Cause {
                         correlation: correlation.clone(),
                         ..Cause::meshd()
                     };
                     let led = Led {
                         by: Some(by),
-                        after: u32::try_from(*earlier).ok(),
+                        after: u32::try_from(earlier).ok(),
                     };
-                    (led, correlation.clone())
+                    (led, correlation)
                 }
-                None => self.first(event, by),
+                (None, Some(run)) => self.first(event, run, by),
+                (None, None) => (Led::default(), by.correlation.clone()),
             };
-            noted.push((run.clone(), correlation.clone()));
-            last.insert(run, (index, correlation));
+            noted.push((run.cloned(), correlation.clone()));
+            if let Some(run) = run {
+                last.insert(run, (index, correlation));
+            }
             all.push(led);
         }
         (all, noted)
     }
 
-    fn first(&self, event: &WorkflowEvent, by: &Cause) -> (Led, Option<String>) {
+    fn first(
+        &self,
+        event: &WorkflowEvent,
+        run: &WorkflowRunId,
+        by: &Cause,
+    ) -> (Led, Option<String>) {
         let state = self.partition.state();
         let trail = match event {
             WorkflowEvent::Started { parent, .. } => {
                 parent.as_ref().and_then(|parent| state.trail(&parent.run))
             }
-            other => state.trail(other.run()),
+            _ => state.trail(run),
         };
         // A request comes first: it is what was asked for just now.
         if by.cause.is_some() || trail.is_none() {
@@ -64,6 +80,7 @@ impl Shell {
     pub(super) fn note_trail(&mut self, noted: Noted, last: Position) {
         let count = noted.len() as u64;
         for (offset, (run, correlation)) in (0..).zip(noted) {
+            let Some(run) = run else { continue };
             let position = Position((last.0 + 1).saturating_sub(count) + offset);
             self.partition
                 .state_mut()

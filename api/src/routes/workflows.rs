@@ -19,7 +19,7 @@ const CHECK: Param = Param {
     about: "Only say whether the workflow makes sense; nothing is started.",
     shape: Shape::Flag,
 };
-const DEPLOY_LATER: Param = Param {
+pub(super) const DEPLOY_LATER: Param = Param {
     name: "deployLater",
     about: "Accept steps that no registered agent can do yet; their tasks wait for one.",
     shape: Shape::Flag,
@@ -103,14 +103,7 @@ async fn submit(call: Call) -> Answer {
 /// The submission. The document itself is read later, so that everything that is wrong with it is told at once.
 fn order(call: &Call) -> Result<WorkflowOrder, Refusal> {
     let mut value = decode::value(&call.body)?;
-    let workflow = value.get_mut("workflow").map(Value::take);
-    if let (Some(workflow @ (Value::Object(_) | Value::String(_))), Value::Object(fields)) =
-        (&workflow, &mut value)
-    {
-        // Stands in for the document, so that the rest is read as strictly as everything.
-        let name = workflow.as_str().unwrap_or("document").to_owned();
-        fields.insert("workflow".to_owned(), Value::from(name));
-    }
+    let workflow = apart(&mut value);
     let rest: WorkflowSubmission = decode::typed(value)?;
     let header = call
         .headers
@@ -141,6 +134,19 @@ fn order(call: &Call) -> Result<WorkflowOrder, Refusal> {
         idempotency_key: key,
         deploy_later: call.query.flag(&DEPLOY_LATER)?.unwrap_or_default(),
     })
+}
+
+/// Takes the document out of a body.
+pub(super) fn apart(value: &mut Value) -> Option<Value> {
+    let workflow = value.get_mut("workflow").map(Value::take);
+    if let (Some(workflow @ (Value::Object(_) | Value::String(_))), Value::Object(fields)) =
+        (&workflow, value)
+    {
+        // Stands in for the document, so that the rest is read as strictly as everything.
+        let name = workflow.as_str().unwrap_or("document").to_owned();
+        fields.insert("workflow".to_owned(), Value::from(name));
+    }
+    workflow
 }
 
 /// Longest idempotency key, as for tasks.

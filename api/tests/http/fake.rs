@@ -14,6 +14,7 @@ use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
@@ -483,6 +484,43 @@ impl Operations for Fake {
         Ok(run_of(id))
     }
 
+    async fn create_schedule(
+        &self,
+        caller: &Caller,
+        order: ScheduleOrder,
+    ) -> Result<(Schedule, bool), Problem> {
+        let mut schedule = schedule_of(order.id.as_str());
+        schedule.created_by.clone_from(&caller.name);
+        schedule.cron = order.terms.cron;
+        schedule.time_zone = order.terms.time_zone;
+        Ok((schedule, false))
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, Problem> {
+        Ok(vec![schedule_of("a"), schedule_of("b")])
+    }
+
+    async fn schedule(&self, id: &str) -> Result<Schedule, Problem> {
+        Ok(schedule_of(id))
+    }
+
+    async fn pause_schedule(
+        &self,
+        _: &Caller,
+        id: &str,
+        paused: bool,
+    ) -> Result<Schedule, Problem> {
+        Ok(Schedule {
+            paused,
+            ..schedule_of(id)
+        })
+    }
+
+    async fn remove_schedule(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        self.note(format!("remove schedule {id}"));
+        Ok(())
+    }
+
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
         let task = self.task_of(id)?;
         Ok(TaskExplanation {
@@ -506,6 +544,8 @@ impl Operations for Fake {
         self.note(format!("board {cards}"));
         Ok(Board {
             columns: Vec::new(),
+            agents: Vec::new(),
+            flow: BoardFlow::default(),
         })
     }
 
@@ -865,6 +905,15 @@ impl Operations for Fake {
         self.note(format!("revoke {id}"));
         Ok(())
     }
+}
+
+fn schedule_of(id: &str) -> Schedule {
+    let schedule = serde_json::json!({
+        "id": id, "cron": "0 9 * * *", "timeZone": "UTC", "missed": "once", "overlap": "skip", "paused": false,
+        "name": "w", "version": "1", "digest": "blake3:0", "input": null, "upcoming": [], "running": [],
+        "waiting": [], "recent": [], "createdBy": "user:admin", "createdAt": "2026-01-01T00:00:00Z",
+    });
+    serde_json::from_value(schedule).expect("a schedule")
 }
 
 /// A run that has just begun.

@@ -15,6 +15,7 @@ mod errors;
 mod events;
 mod fake;
 mod reads;
+mod schedules;
 mod server;
 mod support;
 mod tasks;

@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod board;
 pub(crate) mod chaos;
 pub(crate) mod events;
 pub(crate) mod export;
@@ -10,6 +11,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod policy;
 pub(crate) mod restore;
+pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod system;
@@ -33,7 +35,8 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Agent(command) => agent::run(command, session),
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
-        Command::Board => task::board(session),
+        Command::Schedule(command) => schedule::run(command, session),
+        Command::Board => board::board(session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

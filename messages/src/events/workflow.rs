@@ -4,14 +4,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::ids::{TaskId, WorkflowRunId};
+use crate::ids::{ScheduleId, TaskId, WorkflowRunId};
+use crate::schedule::{Firing, ScheduleTerms, Scheduled};
 use crate::task::TaskState;
 use crate::time::Timestamp;
 use crate::workflow::{
     ParentStep, StepState, UnitOutcome, UnitPlan, WorkflowDocument, WorkflowRun,
 };
 
-/// The runs of workflows. Partition `workflows`.
+/// The runs of workflows, and the schedules that begin them. Partition `workflows`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum WorkflowEvent {
     /// A run was accepted; it is pinned to this document.
@@ -37,6 +38,9 @@ pub enum WorkflowEvent {
         /// The step that it is part of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent: Option<ParentStep>,
+        /// The schedule that began it, and for when.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scheduled: Option<Scheduled>,
     },
     /// A step began, or a further round of it. What it gets is written out here, and never computed again.
     #[serde(rename = "workflow.step_started")]
@@ -154,6 +158,62 @@ pub enum WorkflowEvent {
         /// Digest of the submission.
         request: String,
     },
+    /// A schedule was made; it is pinned to this document.
+    #[serde(rename = "schedule.created")]
+    ScheduleCreated {
+        /// Its name.
+        schedule: ScheduleId,
+        /// When and how it fires.
+        terms: Box<ScheduleTerms>,
+        /// What each of its runs does, every named workflow written out.
+        document: Box<WorkflowDocument>,
+        /// By whom; its runs are in this name.
+        by: String,
+        /// When.
+        at: Timestamp,
+        /// When it fires first; never while it is paused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Timestamp>,
+        /// Whether it begins paused.
+        #[serde(default)]
+        paused: bool,
+    },
+    /// A schedule was paused, or goes on.
+    #[serde(rename = "schedule.changed")]
+    ScheduleChanged {
+        /// Which.
+        schedule: ScheduleId,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+        /// Whether it is paused now.
+        paused: bool,
+        /// When it fires next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Timestamp>,
+    },
+    /// A planned time of a schedule has come, or was missed; what became of it.
+    #[serde(rename = "schedule.fired")]
+    ScheduleFired {
+        /// Which.
+        schedule: ScheduleId,
+        /// The planned time and what became of it.
+        firing: Box<Firing>,
+        /// When it fires next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<Timestamp>,
+    },
+    /// A schedule was removed. Runs that it began go on.
+    #[serde(rename = "schedule.removed")]
+    ScheduleRemoved {
+        /// Which.
+        schedule: ScheduleId,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 kinds!(WorkflowEvent {
@@ -166,11 +226,15 @@ kinds!(WorkflowEvent {
     Compensating => "workflow.compensating",
     Compensated => "workflow.compensated",
     Ended => "workflow.ended",
+    ScheduleCreated => "schedule.created",
+    ScheduleChanged => "schedule.changed",
+    ScheduleFired => "schedule.fired",
+    ScheduleRemoved => "schedule.removed",
 });
 
 impl WorkflowEvent {
-    /// The run that it is about.
-    pub const fn run(&self) -> &WorkflowRunId {
+    /// The run that it is about; none where it is about a schedule.
+    pub const fn run(&self) -> Option<&WorkflowRunId> {
         match self {
             Self::Started { run, .. }
             | Self::StepStarted { run, .. }
@@ -180,7 +244,11 @@ impl WorkflowEvent {
             | Self::Ending { run, .. }
             | Self::Compensating { run, .. }
             | Self::Compensated { run, .. }
-            | Self::Ended { run, .. } => run,
+            | Self::Ended { run, .. } => Some(run),
+            Self::ScheduleCreated { .. }
+            | Self::ScheduleChanged { .. }
+            | Self::ScheduleFired { .. }
+            | Self::ScheduleRemoved { .. } => None,
         }
     }
 }

@@ -291,10 +291,10 @@ pub struct MemoryOp {
     /// The key; with `list`, what the keys begin with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// With `set`: the value.
+    /// With `set` and `once`: the value.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub value: Value,
-    /// With `set`: seconds until it is forgotten.
+    /// With `set` and `once`: seconds until it is forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u64>,
 }
@@ -311,6 +311,9 @@ pub enum MemoryOpKind {
     Delete,
     /// Answers the keys.
     List,
+    /// Writes a value if the key has none, durably whatever the memory's type, and answers the one that it has then: the
+    /// record of something that must be done once.
+    Once,
 }
 
 /// `MEMORY` of meshd, in answer.
@@ -322,6 +325,9 @@ pub struct MemoryReply {
     /// The value, or the list of keys.
     #[serde(default)]
     pub value: Value,
+    /// With `once`: whether this request wrote it; otherwise another one had before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<bool>,
     /// Why it was not done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

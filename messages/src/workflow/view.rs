@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{ParentStep, WorkflowDocument};
 use crate::Failure;
 use crate::ids::{TaskId, WorkflowRunId};
+use crate::schedule::Scheduled;
 use crate::task::TaskState;
 use crate::time::Timestamp;
 
@@ -182,6 +183,9 @@ pub struct WorkflowRun {
     /// The step that it is part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentStep>,
+    /// The schedule that began it, and for when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<Scheduled>,
     /// The document to which it is pinned. Left out of lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Box<WorkflowDocument>>,

@@ -85,6 +85,15 @@ pub struct Write {
     pub events: Vec<MemoryEvent>,
 }
 
+/// What becomes of a value that is recorded once.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Once {
+    /// It is written.
+    First(Write),
+    /// Another one was before.
+    There(Read),
+}
+
 /// An agent's memory in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
@@ -200,6 +209,31 @@ impl MemoryState {
             place: Place::Working,
             events,
         })
+    }
+
+    /// Decides on what is recorded once: the entry that is there already, or else a durable write of this one. It lives for
+    /// its own `ttl`, not for that of the manifest.
+    ///
+    /// # Errors
+    /// [`MemoryRefusal`].
+    pub fn once(
+        &self,
+        working: &Volatile,
+        rules: &MemoryConfig,
+        now: Timestamp,
+        request: SetRequest,
+    ) -> Result<Once, MemoryRefusal> {
+        self.check_open(&request.agent)?;
+        check_key(&request.key)?;
+        if let Some(there) = self.get(working, now, &request.agent, &request.key)? {
+            return Ok(Once::There(there));
+        }
+        let durable = MemoryConfig {
+            kind: MemoryType::Persistent,
+            ttl: None,
+            ..rules.clone()
+        };
+        self.set(working, &durable, now, request).map(Once::First)
     }
 
     fn check_open(&self, agent: &AgentId) -> Result<(), MemoryRefusal> {

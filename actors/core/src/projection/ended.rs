@@ -1,6 +1,6 @@
 //! Ended tasks in the order of their ends, for retention, and what is left of those that it removed.
 
-use mesh_messages::task::Task;
+use mesh_messages::task::{Task, TaskState};
 use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,10 @@ pub struct EndedRow {
     pub last: Position,
     /// The task that delegated it.
     pub parent: Option<TaskId>,
+    /// When it was submitted.
+    pub submitted_at: Timestamp,
+    /// How it ended.
+    pub state: TaskState,
 }
 
 /// What is left of a task that was removed.
@@ -34,6 +38,11 @@ pub struct RemovedRow {
     pub at: Timestamp,
     /// The record that says so.
     pub position: Position,
+}
+
+/// Where tasks begin that ended at this time or later: a cursor of [`ended_page`].
+pub fn ended_from(at: Timestamp) -> Vec<u8> {
+    at.as_millis().to_be_bytes().to_vec()
 }
 
 fn ended_key(task: &Task) -> Option<Vec<u8>> {
@@ -64,6 +73,8 @@ pub(super) fn project<V: View>(
         bytes: (stored + beside) as u64,
         last: row.updated,
         parent: task.spec.parent.clone(),
+        submitted_at: task.submitted_at,
+        state: task.state,
     };
     let mut totals = totals_in(view)?;
     totals.tasks += 1;
@@ -141,7 +152,7 @@ pub(super) fn remove<V: View>(
             &history::assignment_key(id, attempt.number),
         );
     }
-    recount(Some(task.state), None, view)?;
+    recount(Some(task), None, view)?;
     view.delete(tree::TASK, id.as_str().as_bytes());
     Ok(())
 }

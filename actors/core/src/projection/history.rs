@@ -140,6 +140,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Submitted { .. }
         | TaskEvent::Waiting { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checked { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

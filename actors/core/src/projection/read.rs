@@ -186,6 +186,17 @@ pub fn task_counts<R: Reader>(
     Ok(counts)
 }
 
+/// How many tasks are in a column of the board.
+///
+/// # Errors
+/// [`ProjectFailure`].
+pub fn column_count<R: Reader>(reader: &R, column: &str) -> Result<u64, ProjectFailure<R::Error>> {
+    let key = super::tasks::column_count(column);
+    let held = reader.get(tree::TASK_COUNT, key.as_bytes());
+    held.map_err(ProjectFailure::View)?
+        .map_or(Ok(0), |bytes| read_back(&bytes))
+}
+
 /// An agent's state as of the view.
 ///
 /// # Errors

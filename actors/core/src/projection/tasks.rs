@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::events::TaskEvent;
-use mesh_messages::task::{Task, TaskState};
+use mesh_messages::task::Task;
 use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -36,7 +36,7 @@ pub(super) fn facets(task: &Task) -> Vec<[&str; 2]> {
     let mut facets = vec![
         ["all", ""],
         ["state", task.state.name()],
-        ["column", task.state.column()],
+        ["column", task.column()],
         ["type", task.spec.action()],
     ];
     if let Some(assignment) = &task.assignment {
@@ -93,8 +93,7 @@ pub(super) fn project<V: View>(
     let old = before.map(|before| before.record.task);
     history::project(old.as_ref(), &row.record.task, event, view)?;
     reindex(id, row.submitted, old.as_ref(), &row.record.task, view);
-    let state = row.record.task.state;
-    recount(old.as_ref().map(|task| task.state), Some(state), view)?;
+    recount(old.as_ref(), Some(&row.record.task), view)?;
     let stored = written(&row)?;
     ended::project(old.as_ref(), &row, stored.len(), view)?;
     view.put(tree::TASK, id.as_str().as_bytes(), stored);
@@ -147,28 +146,43 @@ fn reindex<V: View>(id: &TaskId, at: Position, old: Option<&Task>, new: &Task, v
 }
 
 pub(super) fn recount<V: View>(
-    old: Option<TaskState>,
-    new: Option<TaskState>,
+    old: Option<&Task>,
+    new: Option<&Task>,
     view: &mut V,
 ) -> Result<(), ProjectFailure<V::Error>> {
-    if old == new {
-        return Ok(());
-    }
-    let mut add = |state: TaskState, change: i64| {
-        let key = state.name().as_bytes();
+    let keys = |task: &Task| [task.state.name().to_owned(), column_count(task.column())];
+    let (old, new) = (old.map(keys), new.map(keys));
+    let mut add = |key: &str, change: i64| {
         let held = view
-            .get(tree::TASK_COUNT, key)
+            .get(tree::TASK_COUNT, key.as_bytes())
             .map_err(ProjectFailure::View)?;
         let count: u64 = held.map_or(Ok(0), |bytes| read_back(&bytes))?;
         view.put(
             tree::TASK_COUNT,
-            key,
+            key.as_bytes(),
             written(&count.saturating_add_signed(change))?,
         );
         Ok(())
     };
-    if let Some(old) = old {
-        add(old, -1)?;
+    for number in 0..2 {
+        let (old, new) = (
+            old.as_ref().map(|keys| &keys[number]),
+            new.as_ref().map(|keys| &keys[number]),
+        );
+        if old == new {
+            continue;
+        }
+        if let Some(old) = old {
+            add(old, -1)?;
+        }
+        if let Some(new) = new {
+            add(new, 1)?;
+        }
     }
-    new.map_or(Ok(()), |new| add(new, 1))
+    Ok(())
+}
+
+/// Under which key the tasks of a column are counted; those of a state are under its name.
+pub(super) fn column_count(column: &str) -> String {
+    format!("column/{column}")
 }

@@ -64,6 +64,15 @@ struct Log {
 
 impl Log {
     fn record(&mut self, task: &str, event: Option<&TaskEvent>) -> Position {
+        self.caused(task, event, None)
+    }
+
+    fn caused(
+        &mut self,
+        task: &str,
+        event: Option<&TaskEvent>,
+        cause: Option<Position>,
+    ) -> Position {
         let position = Position(self.next);
         self.next += 1;
         let header = RecordHeader {
@@ -80,7 +89,7 @@ impl Log {
             agent: None,
             task: Some(id(task)),
             actor: "user:test".to_owned(),
-            cause: None,
+            cause,
             correlation: None,
             payload: String::new(),
         };
@@ -333,6 +342,33 @@ fn pages_of_the_audit_join_over_any_length_of_the_log() {
             }
         }
         assert_eq!(found, sparse);
+    }
+}
+
+#[test]
+fn what_a_record_led_to_is_told_apart_from_what_its_neighbours_did() {
+    let mut log = Log::default();
+    let mut effects = BTreeMap::<_, Vec<Position>>::new();
+    for n in 0..5000_u64 {
+        // Some lead to the next few, one leads to many, far apart.
+        let cause = match n {
+            0 => None,
+            _ if n % 10 == 0 => Some(Position(7.min(n - 1))),
+            _ => Some(Position(n - 1 - n % 3 * u64::from(n > 3))),
+        };
+        let at = log.caused("a", None, cause);
+        if let Some(cause) = cause {
+            effects.entry(cause).or_default().push(at);
+        }
+    }
+    for cause in (0..5000).map(Position) {
+        let of =
+            |after, limit| audit_page(&log.store, AuditIndex::Cause(cause), after, limit).unwrap();
+        let all = effects.remove(&cause).unwrap_or_default();
+        assert_eq!(of(None, 1000), all, "{cause}");
+        let (half, after) = (all.len() / 2, all.get(all.len() / 2).copied());
+        let rest = all.get(half + 1..).unwrap_or_default();
+        assert_eq!(of(after, 3), rest[..rest.len().min(3)], "{cause}");
     }
 }
 

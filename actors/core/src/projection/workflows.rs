@@ -61,7 +61,11 @@ pub(super) fn project<V: View>(
         | WorkflowEvent::StepEnded { .. }
         | WorkflowEvent::Ending { .. }
         | WorkflowEvent::Compensating { .. }
-        | WorkflowEvent::Compensated { .. } => {}
+        | WorkflowEvent::Compensated { .. }
+        | WorkflowEvent::ScheduleCreated { .. }
+        | WorkflowEvent::ScheduleChanged { .. }
+        | WorkflowEvent::ScheduleFired { .. }
+        | WorkflowEvent::ScheduleRemoved { .. } => {}
     }
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::failure::LOST_RETRIES_MAX;
 use mesh_messages::schema::Checker;
-use mesh_messages::task::{TASK_DATA_MAX, TaskState, WaitReason, WaitingFor};
+use mesh_messages::task::{
+    AcceptanceCheck, CheckReport, TASK_DATA_MAX, TaskState, WaitReason, WaitingFor,
+};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId};
 use serde_json::Value;
 
@@ -39,6 +41,26 @@ pub(crate) fn started(
         tx.emit(&attempt.task, event);
     }
     Ok(Answer::Done)
+}
+
+/// Takes in how the checks of a result went; its end follows.
+pub(crate) fn checked(
+    tx: &mut Tx<'_>,
+    attempt: AttemptRef,
+    key: &InstanceKey,
+    checks: Vec<CheckReport>,
+) -> Answer {
+    // One that is being dropped is told of with its end.
+    if current(tx, &attempt, Some(key)).is_none() {
+        return Answer::Stale;
+    }
+    let event = TaskEvent::Checked {
+        attempt: attempt.attempt,
+        at: tx.ctx.now,
+        checks,
+    };
+    tx.emit(&attempt.task, event);
+    Answer::Done
 }
 
 /// An instance works on what nobody waits for: it is told to drop it, and its slot counts as taken until it has.
@@ -78,11 +100,15 @@ pub(crate) fn ended(
     if current(tx, &attempt, key).is_none() {
         return Err(Refusal::Stale(attempt));
     }
+    if key.is_none() && result.is_ok() && !wanted_checks(tx, &attempt.task).is_empty() {
+        return Err(Refusal::NeedsChecks(attempt.task));
+    }
     let id = attempt.task;
     if key.is_none() {
         tx.stop_attempt(&id, "its outcome was reported from outside");
     }
-    match result.and_then(|output| conforming(tx, &id, output)) {
+    let result = result.and_then(|output| conforming(tx, &id, output));
+    match result.and_then(|output| accepted(tx, &id).map(|()| output)) {
         Ok(output) => succeed(tx, &id, output),
         Err(failure) => {
             // A scored failure ends its instance, so the attempt counts as having ended it.
@@ -150,6 +176,32 @@ fn conforming(tx: &Tx<'_>, id: &TaskId, output: Value) -> Result<Value, Failure>
         }
         Err(error) => broken(format!("the output cannot be checked: {error}")),
     }
+}
+
+fn wanted_checks<'t>(tx: &'t Tx<'_>, id: &TaskId) -> &'t [AcceptanceCheck] {
+    let contract = tx
+        .tasks
+        .get(id)
+        .and_then(|task| task.spec.contract.as_ref());
+    contract.map_or(&[], |contract| contract.checks.as_slice())
+}
+
+/// Whether every check of the contract was made of this attempt, and passed.
+fn accepted(tx: &Tx<'_>, id: &TaskId) -> Result<(), Failure> {
+    let record = tx.tasks.record(id);
+    let made = record
+        .and_then(|record| record.attempt())
+        .map_or(&[][..], |attempt| &attempt.checks);
+    for wanted in wanted_checks(tx, id) {
+        let told = match made.iter().find(|report| report.name == wanted.name) {
+            Some(report) if report.passed => continue,
+            Some(report) => format!("did not pass: {}", report.evidence),
+            None => "was not made".to_owned(),
+        };
+        let message = format!("check \"{}\" {told}", wanted.name);
+        return Err(Failure::new(FailureClass::Contract, message));
+    }
+    Ok(())
 }
 
 fn succeed(tx: &mut Tx<'_>, id: &TaskId, output: Value) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_messages::events::TaskEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
-use mesh_messages::task::{Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::task::{CheckReport, Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, TaskId, Timestamp};
 use serde_json::Value;
 
@@ -71,6 +71,15 @@ pub enum Command {
         /// The instance that says so.
         key: InstanceKey,
     },
+    /// The result of an attempt was checked; its end follows.
+    AttemptChecked {
+        /// Which.
+        attempt: AttemptRef,
+        /// The instance that says so.
+        key: InstanceKey,
+        /// How the checks went.
+        checks: Vec<CheckReport>,
+    },
     /// An attempt has ended.
     AttemptEnded {
         /// Which.
@@ -134,6 +143,7 @@ impl Command {
             Self::Submit { .. } => "submit",
             Self::Delegate { .. } => "delegate",
             Self::AttemptStarted { .. } => "attempt_started",
+            Self::AttemptChecked { .. } => "attempt_checked",
             Self::AttemptEnded { .. } => "attempt_ended",
             Self::InstanceDown { .. } => "instance_down",
             Self::Cancel { .. } => "cancel",
@@ -398,6 +408,11 @@ pub enum Refusal {
     /// The report concerns an attempt that is over, or never was. Count it and forget it.
     #[error("attempt {} of task {} in epoch {} is not under way", .0.attempt, .0.task, .0.epoch)]
     Stale(AttemptRef),
+    /// Its contract has checks, and only what its agent hands in can be checked.
+    #[error(
+        "task {0} has a contract with checks, which are made of what its agent hands in; a result from elsewhere is not taken"
+    )]
+    NeedsChecks(TaskId),
     /// Agents may not delegate to agents here.
     #[error("agents may not delegate to agents here (allow_cross_agent is false)")]
     CrossAgent,
@@ -433,6 +448,7 @@ impl From<Refusal> for Problem {
                 Self::new(ProblemKind::Conflict, "not_waiting_for_approval", detail)
             }
             Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
+            Refusal::NeedsChecks(_) => Self::new(ProblemKind::Conflict, "needs_checks", detail),
             Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),
         }
     }

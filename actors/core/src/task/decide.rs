@@ -23,6 +23,11 @@ impl Tasks {
             Command::Submit { by, tasks } => submit::submit(&mut tx, &by, tasks)?,
             Command::Delegate { asker, spec } => submit::delegate(&mut tx, asker, *spec)?,
             Command::AttemptStarted { attempt, key } => attempt::started(&mut tx, attempt, &key)?,
+            Command::AttemptChecked {
+                attempt,
+                key,
+                checks,
+            } => attempt::checked(&mut tx, attempt, &key, checks),
             Command::AttemptEnded {
                 attempt,
                 key,

@@ -37,6 +37,7 @@ impl Tasks {
                 lookups.tasks.insert(task.clone());
             }
             Command::AttemptStarted { .. }
+            | Command::AttemptChecked { .. }
             | Command::AttemptEnded { .. }
             | Command::InstanceDown { .. }
             | Command::Tick

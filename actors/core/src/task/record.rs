@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{
-    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, Task, TaskExplanation, TaskSpec, TaskState,
-    WaitReason, WaitingFor,
+    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, CheckReport, Task, TaskExplanation, TaskSpec,
+    TaskState, WaitReason, WaitingFor,
 };
 use mesh_messages::{
     AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::config::RetryPolicy;
 
@@ -78,6 +79,8 @@ impl TaskRecord {
             } => {
                 let retry = RetryPolicy::default().completed(Some(retry));
                 let task = new_task(id.clone(), spec, by, *at, *deadline_at);
+                // As one that failed it: the last to be asked.
+                let avoided = spec.avoid.iter().cloned().collect();
                 Ok(Self {
                     task,
                     retry,
@@ -89,7 +92,7 @@ impl TaskRecord {
                     lost: 0,
                     killed_on: Vec::new(),
                     solo_kills: 0,
-                    failed_on: BTreeSet::new(),
+                    failed_on: avoided,
                     last_failed_on: None,
                     candidates: Vec::new(),
                 })
@@ -120,7 +123,10 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Submitted { .. } => return misfit(),
+            TaskEvent::Checked {
+                attempt, checks, ..
+            } if self.note_checks(*attempt, checks) => {}
+            TaskEvent::Submitted { .. } | TaskEvent::Checked { .. } => return misfit(),
             TaskEvent::Waiting {
                 state: to,
                 waiting_for,
@@ -173,24 +179,20 @@ impl TaskRecord {
                 if !state.is_in_flight() || *attempt != self.last_attempt {
                     return misfit();
                 }
-                self.end_attempt(*at, None);
-                self.task.output = Some(output.clone());
-                self.end(*at, TaskState::Succeeded, None);
+                self.succeeded(*at, output);
             }
             TaskEvent::Cancelled { at, reason } => {
                 if state.is_terminal() {
                     return misfit();
                 }
                 let failure = Failure::new(FailureClass::Cancelled, reason.clone());
-                self.end_attempt(*at, Some(&failure));
-                self.end(*at, TaskState::Cancelled, Some(failure));
+                self.end_early(*at, TaskState::Cancelled, failure);
             }
             TaskEvent::DeadLettered { at, failure } => {
                 if state.is_terminal() {
                     return misfit();
                 }
-                self.end_attempt(*at, Some(failure));
-                self.end(*at, TaskState::DeadLettered, Some(failure.clone()));
+                self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
             TaskEvent::Approved {
                 at,
@@ -211,6 +213,31 @@ impl TaskRecord {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what the checks of an attempt showed, if it is the one under way.
+    fn note_checks(&mut self, number: AttemptNo, checks: &[CheckReport]) -> bool {
+        let under_way = self.task.state.is_in_flight();
+        let held = self.task.attempts.last_mut();
+        match held.filter(|held| under_way && held.number == number) {
+            Some(held) => {
+                held.checks = checks.to_vec();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn succeeded(&mut self, at: Timestamp, output: &Value) {
+        self.end_attempt(at, None);
+        self.task.output = Some(output.clone());
+        self.end(at, TaskState::Succeeded, None);
+    }
+
+    /// Ends it, and the attempt under way with it.
+    fn end_early(&mut self, at: Timestamp, state: TaskState, failure: Failure) {
+        self.end_attempt(at, Some(&failure));
+        self.end(at, state, Some(failure));
     }
 
     /// The attempt that is under way.
@@ -271,6 +298,7 @@ impl TaskRecord {
             started_at: assignment.assigned_at,
             ended_at: None,
             error: None,
+            checks: Vec::new(),
         });
         self.task.state = TaskState::Assigned;
         self.task.waiting_for = None;

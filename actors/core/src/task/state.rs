@@ -302,6 +302,8 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
             entry.pending.clear();
             entry.children = 0;
         }
+        // An attempt that is under way waits for nothing.
+        TaskEvent::Checked { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -348,6 +350,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checked { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

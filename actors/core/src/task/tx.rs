@@ -92,6 +92,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Waiting { .. }
             | TaskEvent::Assigned { .. }
             | TaskEvent::Started { .. }
+            | TaskEvent::Checked { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };

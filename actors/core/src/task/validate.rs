@@ -1,7 +1,12 @@
 //! Whether a task makes sense, apart from the tasks around it.
 
+use std::collections::BTreeSet;
+
 use mesh_messages::schema::{Checker, FieldError};
-use mesh_messages::task::{REQUIREMENTS_MAX, RetrySpec, TASK_DATA_MAX, TaskContract, TaskSpec};
+use mesh_messages::task::{
+    AcceptanceCheck, CHECK_NAME_MAX, CHECK_WORD_BYTES_MAX, CHECK_WORDS_MAX, CHECKS_MAX,
+    REQUIREMENTS_MAX, RetrySpec, TASK_DATA_MAX, TaskContract, TaskSpec,
+};
 use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
@@ -16,6 +21,8 @@ pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 pub const DEPENDENCIES_MAX: usize = 256;
 /// Most labels of one task, and the longest key and value in bytes: they are marks, not data.
 pub const LABELS_MAX: (usize, usize, usize) = (64, 63, 256);
+/// Longest time that a check may be given: an hour. What verifies for longer is a task of its own.
+const CHECK_TIMEOUT_MS_MAX: u64 = 60 * 60 * 1000;
 /// Largest output schema in bytes of JSON: it is compiled for every result.
 pub const SCHEMA_MAX: usize = 64 * 1024;
 
@@ -103,6 +110,13 @@ fn asks(spec: &TaskSpec, approval: &ApprovalSpec, report: &mut Report<'_>) {
     if !spec.requirements.is_empty() {
         report.add("requirements", "an approval goes to no agent; leave it out");
     }
+    if spec
+        .contract
+        .as_ref()
+        .is_some_and(|contract| !contract.checks.is_empty())
+    {
+        report.add("contract.checks", "an approval is no work; leave them out");
+    }
     if !spec.depends_on.is_empty() {
         report.add(
             "dependsOn",
@@ -156,13 +170,66 @@ fn retries(retry: &RetrySpec, report: &mut Report<'_>) {
     }
 }
 
-fn check_contract(contract: &TaskContract, report: &mut Report<'_>) {
-    if !contract.checks.is_empty() {
-        report.add(
-            "contract.checks",
-            "not supported by this version; use outputSchema, or leave it out",
-        );
+fn check_checks(checks: &[AcceptanceCheck], report: &mut Report<'_>) {
+    if checks.len() > CHECKS_MAX {
+        let count = checks.len();
+        let text = format!("{count} checks; at most {CHECKS_MAX} are accepted");
+        report.add("contract.checks", text);
     }
+    let mut names = BTreeSet::new();
+    for (index, check) in checks.iter().take(CHECKS_MAX).enumerate() {
+        let mut wrong = |field: &str, text: String| {
+            report.add(&format!("contract.checks[{index}]{field}"), text);
+        };
+        if check.name.is_empty() || check.name.len() > CHECK_NAME_MAX {
+            wrong(".name", format!("must have 1 to {CHECK_NAME_MAX} bytes"));
+        } else if !names.insert(check.name.as_str()) {
+            wrong(
+                ".name",
+                format!("there is a check \"{}\" before it", check.name),
+            );
+        }
+        if check.command.is_empty() == check.requirements.is_empty() {
+            wrong("", "must have either a command or requirements".to_owned());
+        }
+        let words = &check.command;
+        if words.len() > CHECK_WORDS_MAX
+            || words.iter().any(|word| word.len() > CHECK_WORD_BYTES_MAX)
+        {
+            let text = format!("at most {CHECK_WORDS_MAX} words of {CHECK_WORD_BYTES_MAX} bytes");
+            wrong(".command", text);
+        }
+        if words.first().is_some_and(String::is_empty) || words.iter().any(|w| w.contains('\0')) {
+            wrong(
+                ".command",
+                "must name a program, and hold no NUL".to_owned(),
+            );
+        }
+        if check.requirements.len() > REQUIREMENTS_MAX {
+            wrong(
+                ".requirements",
+                format!("at most {REQUIREMENTS_MAX} are accepted"),
+            );
+        }
+        for (number, name) in check.requirements.iter().take(REQUIREMENTS_MAX).enumerate() {
+            if let Some(text) = not_a_name(name) {
+                wrong(&format!(".requirements[{number}]"), text);
+            }
+        }
+        if check
+            .timeout_ms
+            .is_some_and(|ms| ms == 0 || ms > CHECK_TIMEOUT_MS_MAX)
+        {
+            wrong(
+                ".timeoutMs",
+                format!("must be from 1 to {CHECK_TIMEOUT_MS_MAX}"),
+            );
+        }
+    }
+}
+
+fn check_contract(contract: &TaskContract, report: &mut Report<'_>) {
+    check_checks(&contract.checks, report);
     let Some(schema) = &contract.output_schema else {
         return;
     };
@@ -305,9 +372,43 @@ mod tests {
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
         refused(
-            json!({"type": "x", "contract": {"checks": ["it works"]}, "trust": 0.5, "budget": {"usd": 1}}),
-            &["contract.checks", "trust", "budget"],
+            json!({"type": "x", "trust": 0.5, "budget": {"usd": 1}}),
+            &["trust", "budget"],
         );
+    }
+
+    #[test]
+    fn a_check_is_a_command_or_an_agent_and_has_a_name_of_its_own() {
+        let with = |checks: serde_json::Value| json!({"type": "x", "contract": {"checks": checks}});
+        refused(
+            with(
+                json!([{"name": "a", "command": ["true"]}, {"name": "b", "requirements": ["review"]}]),
+            ),
+            &[],
+        );
+        refused(
+            with(json!([
+                {"name": "", "command": ["true"]},
+                {"name": "a"},
+                {"name": "a", "command": ["true"], "requirements": ["review"]},
+                {"name": "c", "command": ["", "x\0"]},
+                {"name": "d", "requirements": ["not ok"]},
+                {"name": "e", "command": ["true"], "timeoutMs": 0},
+            ])),
+            &[
+                "contract.checks[0].name",
+                "contract.checks[1]",
+                "contract.checks[2].name",
+                "contract.checks[2]",
+                "contract.checks[3].command",
+                "contract.checks[4].requirements[0]",
+                "contract.checks[5].timeoutMs",
+            ],
+        );
+        let many: Vec<_> = (0..17)
+            .map(|n| json!({"name": format!("{n}"), "command": ["true"]}))
+            .collect();
+        refused(with(json!(many)), &["contract.checks"]);
     }
 
     #[test]

@@ -379,6 +379,7 @@ fn start_child(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize)
         index: place,
     };
     let new = NewRun {
+        scheduled: None,
         id: child_run(id, &plan.id, step.round, index),
         plan: Arc::clone(inner),
         input: step.units[index].input.clone(),

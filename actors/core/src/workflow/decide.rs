@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
+use mesh_messages::schedule::Scheduled;
 use mesh_messages::task::{TaskSpec, TaskState};
 use mesh_messages::workflow::{ParentStep, ServiceCall, StepState, UnitOutcome};
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp, WorkflowRunId};
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::advance::advance;
 use super::plan::{Plan, Work};
+use super::schedule::{self, ScheduleCommand, ScheduleRefusal};
 use super::state::Workflows;
 use crate::task::json_len;
 
@@ -39,6 +41,8 @@ pub struct NewRun {
     pub key: Option<String>,
     /// Digest of the submission.
     pub request: String,
+    /// The schedule that begins it.
+    pub scheduled: Option<Scheduled>,
 }
 
 /// What can be asked.
@@ -60,6 +64,8 @@ pub enum Command {
         /// Who and why.
         reason: String,
     },
+    /// Make, change or remove a schedule.
+    Schedule(ScheduleCommand),
     /// Time has passed, or an earlier decision left something over.
     Tick,
 }
@@ -118,6 +124,11 @@ pub enum Answer {
         /// Whether it was there before.
         replayed: bool,
     },
+    /// The schedule is as was asked for.
+    Schedule {
+        /// Whether it was before.
+        replayed: bool,
+    },
 }
 
 /// What a command led to. Its events are applied already.
@@ -162,6 +173,9 @@ pub enum Refusal {
         /// How.
         state: TaskState,
     },
+    /// It was about a schedule.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleRefusal),
 }
 
 impl From<Refusal> for Problem {
@@ -175,6 +189,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::NotFound(_) => Self::new(ProblemKind::NotFound, "workflow_not_found", detail),
             Refusal::Ended { .. } => Self::new(ProblemKind::Conflict, "workflow_ended", detail),
+            Refusal::Schedule(refusal) => refusal.into(),
         }
     }
 }
@@ -196,7 +211,9 @@ impl Tx<'_> {
     /// Makes an event happen.
     pub(crate) fn emit(&mut self, event: WorkflowEvent) {
         self.state.apply(&event);
-        self.state.index.dirty.insert(event.run().clone());
+        if let Some(run) = event.run() {
+            self.state.index.dirty.insert(run.clone());
+        }
         let bytes = json_len(&event);
         self.bytes += if bytes > PAYLOAD_INLINE_MAX { 0 } else { bytes };
         self.events.push(event);
@@ -218,6 +235,7 @@ impl Tx<'_> {
             key: new.key,
             request: new.request,
             parent,
+            scheduled: new.scheduled,
         });
     }
 
@@ -293,7 +311,7 @@ impl Tx<'_> {
 }
 
 /// The same text for the same unit, whenever it is asked for.
-fn derived(parts: [&str; 5]) -> String {
+pub(crate) fn derived(parts: [&str; 5]) -> String {
     let mut hash = blake3::Hasher::new();
     for part in parts {
         hash.update(&(part.len() as u64).to_le_bytes());
@@ -359,20 +377,26 @@ impl Workflows {
                 Answer::Done
             }
             Command::Cancel { run, reason } => cancel(&mut tx, &run, reason)?,
+            Command::Schedule(command) => schedule::decide(&mut tx, command)?,
             Command::Tick => {
                 tick(&mut tx);
+                schedule::fire_due(&mut tx);
                 Answer::Done
             }
         };
-        while !tx.is_full()
-            && let Some(run) = tx.state.index.dirty.pop_first()
-        {
-            advance(&mut tx, &run);
+        while !tx.is_full() {
+            if let Some(run) = tx.state.index.dirty.pop_first() {
+                advance(&mut tx, &run);
+            } else if let Some(waits) = tx.state.schedules.take_next() {
+                schedule::begin_waiting(&mut tx, &waits);
+            } else {
+                break;
+            }
         }
         let (events, effects) = (tx.events, tx.effects);
         let due = self.next_timer().is_some_and(|at| at <= now);
         Ok(Decision {
-            more: !self.index.dirty.is_empty() || due,
+            more: !self.index.dirty.is_empty() || self.schedules.has_to_look() || due,
             events,
             effects,
             answer,

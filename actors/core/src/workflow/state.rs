@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use mesh_messages::events::WorkflowEvent;
+use mesh_messages::schedule::Scheduled;
 use mesh_messages::task::TaskState;
 use mesh_messages::workflow::{ParentStep, StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
 use mesh_messages::{Failure, TaskId, Timestamp, WorkflowRunId};
@@ -11,10 +12,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plan::{Plan, Work};
+use super::schedule::Schedules;
 use crate::task::json_len;
 use crate::trail::Trail;
 
 mod trail;
+
+mod fold;
+
+use fold::fold_step;
 
 /// Most documents that are kept by name for others to refer to; the one that was used longest ago goes first.
 pub const NAMES_MAX: usize = 1000;
@@ -113,6 +119,8 @@ pub struct Run {
     pub(crate) key: Option<String>,
     pub(crate) request: String,
     pub(crate) parent: Option<ParentStep>,
+    #[serde(default)]
+    pub(crate) scheduled: Option<Scheduled>,
     pub(crate) steps: Vec<StepRun>,
     pub(crate) ending: Option<Ending>,
     /// Units that are runs and have been started, by step and index, as of each step's latest round.
@@ -143,6 +151,7 @@ impl PartialEq for Run {
                 )
             && (&self.parent, &self.steps, &self.ending, &self.children)
                 == (&other.parent, &other.steps, &other.ending, &other.children)
+            && self.scheduled == other.scheduled
             && (self.successes, self.bytes, &self.ended)
                 == (other.successes, other.bytes, &other.ended)
     }
@@ -191,6 +200,7 @@ pub struct Workflows {
     applied: u64,
     /// Runs that have ended, with the number of the event that ended them.
     ended: VecDeque<(u64, WorkflowRunId)>,
+    pub(crate) schedules: Schedules,
     #[serde(skip)]
     pub(crate) index: Index,
 }
@@ -199,7 +209,8 @@ impl PartialEq for Workflows {
     /// The index follows from the rest.
     fn eq(&self, other: &Self) -> bool {
         (&self.runs, &self.names, &self.recent) == (&other.runs, &other.names, &other.recent)
-            && (self.applied, &self.ended) == (other.applied, &other.ended)
+            && (self.applied, &self.ended, &self.schedules)
+                == (other.applied, &other.ended, &other.schedules)
     }
 }
 
@@ -211,6 +222,8 @@ struct Stored {
     recent: VecDeque<String>,
     applied: u64,
     ended: VecDeque<(u64, WorkflowRunId)>,
+    #[serde(default)]
+    schedules: Schedules,
 }
 
 impl From<Stored> for Workflows {
@@ -221,6 +234,7 @@ impl From<Stored> for Workflows {
             recent: stored.recent,
             applied: stored.applied,
             ended: stored.ended,
+            schedules: stored.schedules,
             index: Index::default(),
         };
         for (id, mut run) in stored.runs {
@@ -236,7 +250,7 @@ impl From<Stored> for Workflows {
 
 impl Index {
     /// The plan of a document; runs of one document share it.
-    fn plan(&mut self, document: Arc<WorkflowDocument>) -> Arc<Plan> {
+    pub(crate) fn plan(&mut self, document: Arc<WorkflowDocument>) -> Arc<Plan> {
         let digest = super::digest_of(&document);
         if let Some(plan) = self.plans.get(&digest).and_then(Weak::upgrade) {
             return plan;
@@ -349,11 +363,13 @@ impl Workflows {
     pub fn look_again(&mut self) {
         let live = self.runs.values().filter(|run| run.ended.is_none());
         self.index.dirty = live.map(|run| run.id.clone()).collect();
+        self.schedules.look_again();
     }
 
     /// When something is due next.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.index.timers.first().map(|(at, ..)| *at)
+        let step = self.index.timers.first().map(|(at, ..)| *at);
+        step.into_iter().chain(self.schedules.next_due()).min()
     }
 
     /// Whether a task is one of a step that has not ended.
@@ -379,7 +395,10 @@ impl Workflows {
         if let WorkflowEvent::Started { .. } = event {
             return self.started(event);
         }
-        let Some(mut run) = self.runs.remove(event.run()) else {
+        let Some(run) = event.run() else {
+            return self.schedules.apply(event);
+        };
+        let Some(mut run) = self.runs.remove(run) else {
             return;
         };
         self.fold(&mut run, event);
@@ -396,6 +415,7 @@ impl Workflows {
             key,
             request,
             parent,
+            scheduled,
             ..
         } = event
         else {
@@ -404,7 +424,9 @@ impl Workflows {
         let plan = self.index.plan(Arc::new((**document).clone()));
         let document = Arc::clone(&plan.document);
         match parent {
-            None => self.remember(&document),
+            // What was submitted by hand is the newest of its name, whatever older one a schedule goes on with.
+            None if scheduled.is_none() => self.remember(&document),
+            None => {}
             Some(parent) => {
                 if let Some(above) = self.runs.get_mut(&parent.run)
                     && let Some(number) = above.plan.by_id.get(&parent.step)
@@ -424,6 +446,7 @@ impl Workflows {
             key: key.clone(),
             request: request.clone(),
             parent: parent.clone(),
+            scheduled: scheduled.clone(),
             ending: None,
             children: BTreeSet::new(),
             successes: 0,
@@ -460,7 +483,11 @@ impl Workflows {
     fn fold(&mut self, run: &mut Run, event: &WorkflowEvent) {
         let number = |run: &Run, id: &str| run.plan.by_id.get(id).copied();
         match event {
-            WorkflowEvent::Started { .. } => {}
+            WorkflowEvent::Started { .. }
+            | WorkflowEvent::ScheduleCreated { .. }
+            | WorkflowEvent::ScheduleChanged { .. }
+            | WorkflowEvent::ScheduleFired { .. }
+            | WorkflowEvent::ScheduleRemoved { .. } => {}
             WorkflowEvent::Ending {
                 to,
                 error,
@@ -479,6 +506,9 @@ impl Workflows {
                 }
                 run.ended = Some(view.clone());
                 run.steps.clear();
+                if let Some(scheduled) = &run.scheduled {
+                    self.schedules.run_ended(&scheduled.schedule, &run.id);
+                }
                 self.index.live = self.index.live.saturating_sub(1);
                 self.ended.push_back((self.applied, run.id.clone()));
             }
@@ -525,66 +555,5 @@ impl Workflows {
             unit.done = Some(run.successes);
         }
         unit.outcome = Some(outcome.clone());
-    }
-}
-
-fn fold_step(step: &mut StepRun, event: &WorkflowEvent) {
-    match event {
-        WorkflowEvent::StepStarted {
-            round,
-            at,
-            ends_at,
-            units,
-            ..
-        } => {
-            let before = std::mem::take(&mut step.units);
-            step.state = StepState::Running;
-            step.round = *round;
-            step.started_at.get_or_insert(*at);
-            step.ends_at = *ends_at;
-            for (index, plan) in units.iter().enumerate() {
-                let last = before.get(index);
-                step.units.push(Unit {
-                    input: plan.input.clone(),
-                    item: plan.item.clone(),
-                    task: plan.task.clone(),
-                    outcome: None,
-                    done: last.and_then(|unit| unit.done),
-                    last_output: last.and_then(|unit| unit.outcome.as_ref()?.output().cloned()),
-                    undo: None,
-                });
-            }
-        }
-        WorkflowEvent::StepFailing { error, .. } => step.error = Some(error.clone()),
-        WorkflowEvent::StepEnded {
-            state, error, at, ..
-        } => {
-            step.state = *state;
-            step.ended_at = Some(*at);
-            step.error.clone_from(error);
-        }
-        WorkflowEvent::Compensating {
-            index, input, task, ..
-        } => {
-            if let Some(unit) = step.units.get_mut(*index as usize) {
-                unit.undo = Some(UndoRun {
-                    task: task.clone(),
-                    input: input.clone(),
-                    ended: false,
-                    error: None,
-                });
-            }
-        }
-        WorkflowEvent::Compensated { index, error, .. } => {
-            let unit = step.units.get_mut(*index as usize);
-            if let Some(undo) = unit.and_then(|unit| unit.undo.as_mut()) {
-                undo.ended = true;
-                undo.error.clone_from(error);
-            }
-        }
-        WorkflowEvent::Started { .. }
-        | WorkflowEvent::UnitEnded { .. }
-        | WorkflowEvent::Ending { .. }
-        | WorkflowEvent::Ended { .. } => {}
     }
 }

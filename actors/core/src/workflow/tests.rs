@@ -61,6 +61,7 @@ impl World {
             by: "ann".to_owned(),
             key: None,
             request: String::new(),
+            scheduled: None,
         };
         self.run(Command::Start(Box::new(new)));
         id
@@ -333,7 +334,7 @@ fn judge(world: &World, id: &WorkflowRunId, document: &Value) {
         let number: usize = step[1..].parse().unwrap();
         &document["steps"][number]
     };
-    for event in world.events.iter().filter(|event| event.run() == id) {
+    for event in world.events.iter().filter(|event| event.run() == Some(id)) {
         match event {
             WorkflowEvent::StepStarted { step, .. } => {
                 for before in row(step)["after"].as_array().into_iter().flatten() {
@@ -433,3 +434,5 @@ proptest! {
         prop_assert_eq!(world.state.runs().count(), 0);
     }
 }
+
+mod schedules;

@@ -35,6 +35,7 @@ pub(crate) fn view(run: &Run) -> WorkflowRun {
         submitted_at: run.at,
         ended_at: None,
         parent: run.parent.clone(),
+        scheduled: run.scheduled.clone(),
         workflow: Some(Box::new((*run.plan.document).clone())),
     }
 }

@@ -145,6 +145,9 @@ fn epoch_of(event: &AgentEvent) -> Option<Epoch> {
         | AgentEvent::InstanceStopped { epoch, .. }
         | AgentEvent::InstanceFailed { epoch, .. }
         | AgentEvent::Finding { epoch, .. }
+        | AgentEvent::LimitsChanged { epoch, .. }
+        | AgentEvent::LimitBreached { epoch, .. }
+        | AgentEvent::InstanceFrozen { epoch, .. }
         | AgentEvent::InstanceHealth { epoch, .. } => Some(*epoch),
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }

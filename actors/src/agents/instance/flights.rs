@@ -13,6 +13,7 @@ use mesh_messages::klp::{
 };
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 
+use super::checks::Checkable;
 use super::refusals::{nameless, told};
 use super::session::problem;
 use super::watch::delegated;
@@ -50,6 +51,7 @@ impl Session {
                 behind: self.queued,
                 unread: false,
                 give_up: None,
+                work: Checkable::of(&delivery),
             },
         );
         self.show_flights();
@@ -91,7 +93,9 @@ impl Session {
             }
             return Err(problem);
         };
-        let Some(flight) = self.flights.get(&task) else {
+        // What is being checked was handed in before.
+        let flight = self.flights.get(&task);
+        let Some(flight) = flight.filter(|_| !self.running.contains_key(&task)) else {
             self.args.ctx.metrics.refused("stale_result");
             return Err(problem(
                 ErrorCode::Stale,
@@ -116,7 +120,7 @@ impl Session {
             }
             Err(error) => (Err(contract(&error)), Some(error)),
         };
-        self.land(&task, result);
+        self.handed_in(&task, result);
         error.map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -159,11 +163,11 @@ impl Session {
                 result: Err(reason),
             });
         }
+        if let Some(work) = self.running.get_mut(task) {
+            // Its slot is free when its process, or that of a check, is gone; the runner says so.
+            return work.cancel();
+        }
         if !self.converses() {
-            // Its slot is free when its process is gone; the runner says so.
-            if let Some(work) = self.running.get_mut(task) {
-                work.cancel();
-            }
             return;
         }
         let control = self.control(
@@ -273,6 +277,7 @@ impl Session {
             parent,
             request: request.clone(),
             task,
+            avoid: None,
         };
         let services = Arc::clone(&self.args.services);
         let led = self.led_by(Some(&delegation.parent));
@@ -295,6 +300,9 @@ impl Session {
 
     /// Tells the agent how a delegated task ended.
     pub(super) fn child_ended(&mut self, outcome: ChildOutcome) {
+        let Some(outcome) = self.verdict_given(outcome) else {
+            return;
+        };
         self.watched(Input::Answered {
             task: Some(outcome.parent),
             id: delegated(&outcome.request),

@@ -186,6 +186,17 @@ impl Session {
 
     /// Nothing of it is left.
     pub(super) fn conclude(&mut self) {
+        if !self.running.is_empty() {
+            // A check runs in a sandbox of its own; its end is told, and concludes.
+            self.process = Process::Absent;
+            for work in self.running.values_mut() {
+                work.cancel();
+            }
+            self.phase = Phase::Killed {
+                again: now().plus(KILL_AGAIN),
+            };
+            return;
+        }
         let verdict = self.verdict.take();
         self.finish(verdict);
     }

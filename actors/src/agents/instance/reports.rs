@@ -125,6 +125,7 @@ mod tests {
                 self.taken.lock().unwrap().push(match news {
                     AttemptNews::Started { .. } => "started",
                     AttemptNews::Progress { .. } => "progress",
+                    AttemptNews::Checked { .. } => "checked",
                     AttemptNews::Ended { .. } => "ended",
                 });
             }

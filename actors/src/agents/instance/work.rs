@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use mesh_messages::manifest::RuntimeKind;
+use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::task::TASK_DATA_MAX;
 use mesh_messages::{Failure, FailureClass};
 use mesh_sandbox::{Child, ExitStatus};
@@ -17,8 +17,11 @@ use mesh_sandbox::{Child, ExitStatus};
 use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
+use crate::agents::live::InstanceLive;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
+use crate::agents::services::Services;
 use crate::agents::spawn::{Start, plan_start};
+use crate::context::Context;
 use crate::outbound::{Traveller, serve};
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
@@ -31,6 +34,13 @@ const LAST_LOG_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Running {
     cancel: Option<oneshot::Sender<()>>,
+}
+
+impl From<oneshot::Sender<()>> for Running {
+    fn from(cancel: oneshot::Sender<()>) -> Self {
+        let cancel = Some(cancel);
+        Self { cancel }
+    }
 }
 
 impl Running {
@@ -97,8 +107,7 @@ impl Session {
                 result,
             });
         });
-        let cancel = Some(cancel);
-        self.running.insert(key, Running { cancel });
+        self.running.insert(key, cancel.into());
     }
 
     /// One process for one task: input on its standard input, result from its standard output.
@@ -107,60 +116,30 @@ impl Session {
         delivery: Delivery,
         mut cancelled: oneshot::Receiver<()>,
     ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
-        self.next_id += 1;
-        let process = self.next_id;
-        let (ctx, live) = (Arc::clone(&self.args.ctx), Arc::clone(&self.args.live));
-        let (manifest, digest) = (Arc::clone(&self.args.manifest), self.args.digest.clone());
-        let (instance, epoch) = (self.args.instance, self.args.epoch);
-        let rate = ctx.settings.agent_rate;
-        let sink = self.log_sink();
-        let services = Arc::clone(&self.args.services);
-        let who = Traveller {
-            agent: self.args.agent.clone(),
-            instance,
-            epoch,
-        };
-        let served = Arc::clone(&self.args.manifest);
+        let program = self.program(Arc::clone(&self.args.manifest));
         async move {
-            let planning = Arc::clone(&ctx);
-            let plan = tokio::task::spawn_blocking(move || {
-                let start = Start {
-                    manifest: &manifest,
-                    digest: &digest,
-                    instance,
-                    epoch,
-                    process,
-                };
-                plan_start(&planning, start)
-            });
-            let refused = |text: String| Failure::new(FailureClass::Start, text);
-            let plan = plan
-                .await
-                .map_err(|_| refused("the start was given up".to_owned()))?
-                .map_err(|refusal| refused(refusal.to_string()))?;
-            let uid = plan.spec().ids.map(|ids| ids.uid);
-            live.set_limits(plan.spec().limits);
-            // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
-            let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
-            live.add_process(process, child.handle(), uid);
-            let mut output = Vec::new();
-            let way_out = serve(&ctx, &services, &served, who, child.listener.take());
-            let Pipes {
-                stdin,
-                stdout,
-                stderr,
-            } = pipes;
-            let log = read_log(stderr, rate, sink);
             let input = serde_json::to_vec(&*delivery.input).unwrap_or_default();
-            let talk = async {
-                tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
-            };
-            let end = tokio::select! {
-                end = attend(&child, talk, log, &mut cancelled) => end,
-                () = way_out => Err(given_up()),
-            };
-            live.remove_process(process);
-            outcome(end?, output)
+            let (status, output) = program.run(input, &mut cancelled).await?;
+            outcome(status, output)
+        }
+    }
+
+    /// A program to be run once in this agent's sandbox: what the manifest says is started.
+    pub(super) fn program(&mut self, manifest: Arc<AgentManifest>) -> OneProgram {
+        self.next_id += 1;
+        OneProgram {
+            ctx: Arc::clone(&self.args.ctx),
+            services: Arc::clone(&self.args.services),
+            live: Arc::clone(&self.args.live),
+            manifest,
+            digest: self.args.digest.clone(),
+            process: self.next_id,
+            sink: Box::new(self.log_sink()),
+            who: Traveller {
+                agent: self.args.agent.clone(),
+                instance: self.args.instance,
+                epoch: self.args.epoch,
+            },
         }
     }
 
@@ -188,12 +167,84 @@ impl Session {
         match result {
             // Ends the instance; its owner ends the attempt with this class, so that it is counted once.
             Err(failure) if failure.class.is_scored() => self.kill(Some(failure)),
-            result => self.land(task, result),
+            result => self.handed_in(task, result),
         }
     }
 }
 
-fn given_up() -> Failure {
+/// A program that runs once, in a sandbox of its agent's.
+pub(super) struct OneProgram {
+    ctx: Arc<Context>,
+    services: Arc<dyn Services>,
+    live: Arc<InstanceLive>,
+    manifest: Arc<AgentManifest>,
+    digest: String,
+    process: u64,
+    sink: Box<dyn FnMut(Vec<u8>) + Send>,
+    who: Traveller,
+}
+
+impl OneProgram {
+    /// Runs it to its end: how it ended, and what it wrote on its standard output.
+    pub(super) async fn run(
+        self,
+        input: Vec<u8>,
+        cancelled: &mut oneshot::Receiver<()>,
+    ) -> Result<(ExitStatus, Vec<u8>), Failure> {
+        let Self {
+            ctx,
+            services,
+            live,
+            manifest,
+            digest,
+            process,
+            sink,
+            who,
+        } = self;
+        let rate = ctx.settings.agent_rate;
+        let (instance, epoch) = (who.instance, who.epoch);
+        let (planning, served) = (Arc::clone(&ctx), Arc::clone(&manifest));
+        let plan = tokio::task::spawn_blocking(move || {
+            let start = Start {
+                manifest: &manifest,
+                digest: &digest,
+                instance,
+                epoch,
+                process,
+            };
+            plan_start(&planning, start)
+        });
+        let refused = |text: String| Failure::new(FailureClass::Start, text);
+        let plan = plan
+            .await
+            .map_err(|_| refused("the start was given up".to_owned()))?
+            .map_err(|refusal| refused(refusal.to_string()))?;
+        let uid = plan.spec().ids.map(|ids| ids.uid);
+        live.set_limits(plan.spec().limits);
+        // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
+        let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
+        live.add_process(process, child.handle(), uid);
+        let mut output = Vec::new();
+        let way_out = serve(&ctx, &services, &served, who, child.listener.take());
+        let Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } = pipes;
+        let log = read_log(stderr, rate, sink);
+        let talk = async {
+            tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
+        };
+        let end = tokio::select! {
+            end = attend(&child, talk, log, cancelled) => end,
+            () = way_out => Err(given_up()),
+        };
+        live.remove_process(process);
+        Ok((end?, output))
+    }
+}
+
+pub(super) fn given_up() -> Failure {
     Failure::new(FailureClass::Cancelled, "was given up")
 }
 

@@ -136,6 +136,10 @@ impl Refusal {
             }
             Some(_) | None => self.detail.clone(),
         };
+        // Each of them stands on a line of its own below.
+        if self.errors.len() > 1 && self.detail == self.errors.join("; ") {
+            message = format!("{} errors", self.errors.len());
+        }
         if !self.code.is_empty() {
             message = format!("{message} ({})", self.code);
         }
@@ -196,6 +200,16 @@ mod tests {
             failure.details,
             ["requirements: is empty", "input: too large"]
         );
+    }
+
+    #[test]
+    fn errors_that_the_detail_repeats_are_told_once() {
+        let failure = refusal(
+            422,
+            r#"{"code":"invalid_workflow","detail":"a: wrong; b: wrong","field":"a","errors":["a: wrong","b: wrong"]}"#,
+        );
+        assert_eq!(failure.message, "2 errors (invalid_workflow)");
+        assert_eq!(failure.details, ["a: wrong", "b: wrong"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `meshctl task` and `meshctl board`: submitting, following and controlling tasks.
+//! `meshctl task`: submitting, following and controlling tasks.
 
 mod follow;
 mod show;
@@ -15,7 +15,6 @@ use crate::exit::Failure;
 use crate::output::Screen;
 use crate::session::Session;
 
-pub(super) use show::board;
 pub(crate) use show::{task_screen, tasks_screen};
 pub(super) use submit::random_key;
 

@@ -163,6 +163,18 @@ impl Book {
     }
 }
 
+/// The result of the attempt under way was checked, which by itself leads nowhere.
+fn checked(id: &TaskId, line: &Line, attempt: AttemptNo) -> Result<TaskState, super::Breach> {
+    let in_flight = matches!(line.state, TaskState::Assigned | TaskState::Running);
+    ensure(in_flight && attempt == line.attempt, FENCE, || {
+        format!(
+            "attempt {attempt} of {id} was checked, {} is {}",
+            line.attempt, line.state
+        )
+    })?;
+    Ok(line.state)
+}
+
 /// Where an event leads.
 fn next(
     id: &TaskId,
@@ -213,6 +225,7 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
+        TaskEvent::Checked { attempt, .. } => return checked(id, line, *attempt),
         TaskEvent::AttemptFailed {
             attempt,
             failure,

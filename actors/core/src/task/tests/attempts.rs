@@ -300,6 +300,102 @@ fn an_output_that_breaks_its_schema_fails_the_attempt_as_contract() {
     assert_eq!(world.state(&id), TaskState::Succeeded);
 }
 
+fn report(name: &str, passed: bool) -> CheckReport {
+    CheckReport {
+        name: name.to_owned(),
+        passed,
+        evidence: "two tests failed".to_owned(),
+        task: None,
+    }
+}
+
+/// The instance says how its checks went, then hands in its result.
+fn hand_in(world: &mut World, id: &TaskId, checks: Vec<CheckReport>) {
+    let (attempt, key) = world.attempt(id);
+    world.run(Command::AttemptChecked {
+        attempt,
+        key,
+        checks,
+    });
+    world.end(id, Ok(json!("done")));
+}
+
+#[test]
+fn a_result_counts_once_every_check_of_this_very_attempt_has_passed() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let checks =
+        json!([{"name": "tests", "command": ["true"]}, {"name": "review", "requirements": ["r"]}]);
+    let id = world.submit(json!({
+        "type": "x", "contract": {"checks": checks}, "retry": {"maxAttempts": 4},
+    }));
+    world.end(&id, Ok(json!("done")));
+    let error = world.view(&id).error.unwrap();
+    assert_eq!(error.class, FailureClass::Contract);
+    assert!(error.message.contains("\"tests\" was not made"), "{error}");
+    world.next();
+    hand_in(
+        &mut world,
+        &id,
+        vec![report("tests", true), report("review", false)],
+    );
+    let error = world.view(&id).error.unwrap();
+    assert!(
+        error
+            .message
+            .contains("\"review\" did not pass: two tests failed"),
+        "{error}"
+    );
+    world.next();
+    // What passed in an earlier attempt says nothing of this one.
+    hand_in(&mut world, &id, vec![report("review", true)]);
+    assert_ne!(world.state(&id), TaskState::Succeeded);
+    world.next();
+    hand_in(
+        &mut world,
+        &id,
+        vec![report("tests", true), report("review", true)],
+    );
+    assert_eq!(world.state(&id), TaskState::Succeeded);
+    let attempts = world.view(&id).attempts;
+    let made: Vec<_> = attempts
+        .iter()
+        .map(|attempt| attempt.checks.len())
+        .collect();
+    assert_eq!(made, [0, 2, 1, 2]);
+}
+
+#[test]
+fn nobody_outside_can_say_that_a_task_with_checks_is_done() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let contract = json!({"checks": [{"name": "tests", "command": ["true"]}]});
+    let id = world.submit(json!({"type": "x", "contract": contract}));
+    let (attempt, _) = world.attempt(&id);
+    let done = Command::AttemptEnded {
+        attempt,
+        key: None,
+        result: Ok(json!("done")),
+    };
+    assert_eq!(world.refused(done), Refusal::NeedsChecks(id));
+}
+
+#[test]
+fn a_task_goes_to_the_agent_that_it_avoids_only_where_there_is_no_other() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let alone = world.submit(json!({"type": "x", "avoid": "a"}));
+    let who = |world: &World, id: &TaskId| world.view(id).assignment.unwrap().agent_id.to_string();
+    assert_eq!(who(&world, &alone), "a");
+    world.end(&alone, Ok(json!(1)));
+    world.agent("b", &["x"], &[2]);
+    for avoided in ["a", "b", "b", "a"] {
+        let id = world.submit(json!({"type": "x", "avoid": avoided}));
+        assert_ne!(who(&world, &id), avoided);
+        world.end(&id, Ok(json!(1)));
+    }
+}
+
 #[test]
 fn an_outcome_from_outside_ends_the_attempt_and_stops_its_instance() {
     let (mut world, id) = mesh();

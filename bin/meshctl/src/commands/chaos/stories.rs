@@ -92,7 +92,8 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                 story.accepted.clear();
                 story.dead_lettered = false;
             }
-            TaskEvent::Submitted { .. } | TaskEvent::Waiting { .. } => {}
+            TaskEvent::Submitted { .. } | TaskEvent::Waiting { .. } | TaskEvent::Checked { .. } => {
+            }
         }
     }
     stories

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use mesh_messages::system::Board;
 use mesh_messages::task::{CandidateReport, Task, TaskExplanation, TaskState, WaitingFor};
 
 use crate::client::Request;
@@ -252,44 +251,4 @@ fn candidate_table(candidates: &[CandidateReport]) -> Table {
         ]);
     }
     table
-}
-
-/// `meshctl board`.
-pub(crate) fn board(session: &mut Session) -> Result<(), Failure> {
-    let answer = session.send(&Request::get(&["v1", "board"]))?;
-    session
-        .out
-        .show(&answer, || Ok(board_screen(&answer.read()?)))
-}
-
-fn board_screen(board: &Board) -> Screen {
-    let mut screen = Screen::new();
-    for column in &board.columns {
-        let limit = column
-            .wip
-            .map(|wip| format!(" of {wip}"))
-            .unwrap_or_default();
-        screen = screen.line(format!("{} ({}{limit})", column.name, column.total));
-        let mut cards = Table::new(&[]);
-        for card in &column.cards {
-            let waits = card
-                .waiting_for
-                .as_ref()
-                .map(|waiting| waiting.detail.clone());
-            let progress = card.progress.map(|share| format!("{:.0}%", share * 100.0));
-            cards.row([
-                "".into(),
-                card.id.as_str().into(),
-                Cell::state(card.state.name()),
-                card.kind.as_str().into(),
-                card.agent.as_ref().into(),
-                waits.or(progress).unwrap_or_default().into(),
-            ]);
-        }
-        if !column.cards.is_empty() {
-            screen = screen.table(cards);
-        }
-    }
-    let cards = board.columns.iter().flat_map(|column| &column.cards);
-    screen.named(cards.map(|card| card.id.as_str()))
 }

@@ -1,0 +1,122 @@
+//! The board: columns move by themselves, limits hold per replica, and what waits says why and for whom.
+
+use std::time::Duration;
+
+use mesh_tests::{Bundle, Daemon, eventually};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A card, and the column that it is in.
+fn card(board: &Value, id: &str) -> Option<(String, Value)> {
+    board["columns"].as_array()?.iter().find_map(|column| {
+        let cards = column["cards"].as_array()?;
+        let card = cards.iter().find(|card| card["id"] == id)?;
+        Some((column["name"].as_str()?.to_owned(), card.clone()))
+    })
+}
+
+#[track_caller]
+fn comes_to(daemon: &Daemon, id: &str, column: &str) -> (Value, Value) {
+    eventually(&format!("{id} is in {column}"), PATIENCE, || {
+        let board = daemon.client().get("/v1/board").ok(200);
+        match card(&board, id) {
+            Some((at, card)) if at == column => Ok((card, board)),
+            other => Err(format!("{other:?}")),
+        }
+    })
+}
+
+#[test]
+fn a_replicas_limit_holds_and_each_waiting_card_says_why_and_for_whom() {
+    let daemon = Daemon::start();
+    // Ends when it is told to.
+    let until =
+        r#"cat > /dev/null; while [ ! -e "$HOME/go" ]; do sleep 0.05; done; echo '{"ok": true}'"#;
+    daemon.deploy(&Bundle::command("worker", until));
+    let submit = |more: Value| {
+        let mut task = json!({"requirements": ["worker"], "input": null});
+        for (key, value) in more.as_object().unwrap() {
+            task[key] = value.clone();
+        }
+        daemon.submit(&task)
+    };
+    let first = submit(json!({}));
+    let (at_work, board) = comes_to(&daemon, &first, "In progress");
+    assert_eq!(
+        (&at_work["agent"], &at_work["instance"]),
+        (&json!("worker"), &json!(0))
+    );
+    let agent = &board["agents"][0];
+    assert_eq!(agent["agentId"], "worker", "{board}");
+    assert_eq!(
+        agent["instances"],
+        json!([{"instance": 0, "wip": 1, "tasks": [first]}])
+    );
+
+    let second = submit(json!({}));
+    let (waits, _) = comes_to(&daemon, &second, "Ready");
+    assert_eq!(waits["waitingFor"]["reason"], "capacity", "{waits}");
+    assert_eq!(waits["waitingFor"]["agents"], json!(["worker"]));
+    let after = submit(json!({"dependsOn": [first]}));
+    let (waits, _) = comes_to(&daemon, &after, "Blocked");
+    assert_eq!(waits["waitingFor"]["tasks"], json!([first]), "{waits}");
+    let nobody = daemon.submit(&json!({"requirements": ["unheard-of"], "input": null}));
+    let (waits, _) = comes_to(&daemon, &nobody, "Backlog");
+    assert_eq!(waits["waitingFor"]["reason"], "no_agent", "{waits}");
+    let asks = daemon.submit(&json!({"approval": {"message": "go?"}}));
+    let (waits, board) = comes_to(&daemon, &asks, "Review");
+    assert_eq!(waits["waitingFor"]["reason"], "approval", "{waits}");
+    let totals: Vec<_> = board["columns"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["total"].as_u64().unwrap())
+        .collect();
+    assert_eq!(totals, [1, 1, 1, 1, 1, 0], "{board}");
+
+    let screen = daemon.ctl(&["board"]).exits(0).out;
+    for said in [
+        "Review (1)",
+        "all slots of the capable instances are taken [worker]",
+        "#0 1/1",
+    ] {
+        assert!(screen.contains(said), "{said}: {screen}");
+    }
+    daemon
+        .client()
+        .post(&format!("/v1/tasks/{asks}/approve"), &json!({}))
+        .ok(200);
+    comes_to(&daemon, &asks, "Done");
+}
+
+#[test]
+fn cycle_time_throughput_and_failures_are_counted_by_agent() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    daemon.deploy(&Bundle::command("refuse", "exit 3"));
+    for _ in 0..4 {
+        let id = daemon.submit(&json!({"requirements": ["echo"], "input": 1}));
+        daemon.ended(&id, PATIENCE);
+    }
+    let id = daemon.submit(&json!({"requirements": ["refuse"], "input": 1}));
+    let failed = daemon.ended(&id, PATIENCE);
+    let (card, board) = comes_to(&daemon, &id, "Done");
+    assert_eq!(card["error"]["class"], "refusal", "{failed}");
+    let flow = &board["flow"];
+    assert_eq!(
+        (&flow["ended"], &flow["succeeded"]),
+        (&json!(5), &json!(4)),
+        "{flow}"
+    );
+    assert_eq!(flow["failureRate"], 0.2, "{flow}");
+    assert!(flow["cycleTimeP50Ms"].as_u64().unwrap() <= flow["cycleTimeP95Ms"].as_u64().unwrap());
+    let agents = board["agents"].as_array().unwrap();
+    let of = |id: &str| agents.iter().find(|agent| agent["agentId"] == id).unwrap();
+    assert_eq!(
+        (&of("echo")["attempts"], &of("echo")["failureRate"]),
+        (&json!(4), &json!(0.0))
+    );
+    assert!(of("echo")["cycleTimeMs"].as_f64().is_some(), "{board}");
+    assert_eq!(of("refuse")["failureRate"], 1.0, "{board}");
+}
