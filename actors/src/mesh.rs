@@ -43,6 +43,7 @@ mod agents;
 mod audit;
 mod board;
 mod chaos;
+mod contracts;
 mod counts;
 mod exports;
 mod operations;

@@ -27,15 +27,15 @@ use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskStat
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
-mod workflows;
-
-pub use workflows::{ScheduleOrder, WorkflowOrder};
-
 mod action;
 mod past;
+mod upgrade;
+mod workflows;
 
 pub use action::Action;
 pub use past::{PastAbout, TraceFrom};
+pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
+pub use workflows::{ScheduleOrder, WorkflowOrder};
 
 /// What a witness answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,58 +113,6 @@ fn manual() -> mesh_messages::agent::QuarantineKind {
 }
 fn medium() -> Severity {
     Severity::Medium
-}
-
-/// How a version is exchanged.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum UpgradeType {
-    /// In place, when the agent has the `upgrade` hook; else hard.
-    #[default]
-    Soft,
-    /// Stop the old version, start the new one.
-    Hard,
-    /// Back to an earlier version.
-    Rollback,
-}
-
-/// How to exchange a version; the agent is named by the path.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct UpgradeRequest {
-    /// May repeat the path's id; another id is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent_id: Option<AgentId>,
-    /// The version to run; the newest registered one (for `rollback`: the previous one) when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_version: Option<String>,
-    /// How.
-    #[serde(rename = "type", default)]
-    pub kind: UpgradeType,
-    /// Also to an older version.
-    #[serde(default)]
-    pub forceful: bool,
-    /// Old versions are always kept, so this changes nothing; accepted so that nobody has to leave it out.
-    #[serde(default)]
-    pub backup_current: bool,
-}
-
-/// What an exchange of versions led to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct UpgradeResult {
-    /// Whether the new version runs.
-    pub success: bool,
-    /// How it was done.
-    #[serde(rename = "type")]
-    pub kind: UpgradeType,
-    /// Why not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Whether an earlier version is there.
-    pub rollback_available: bool,
 }
 
 /// What a verb led to.

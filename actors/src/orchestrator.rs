@@ -14,7 +14,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
-use mesh_actors_core::projection::ProjectFailure;
 use mesh_actors_core::task::{
     Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
     TaskConfig, Tasks,
@@ -164,7 +163,7 @@ impl Actor for Orchestrator {
             .last()
             .map(|last| (last, partition.state().applied()));
         // A snapshot may have been taken after tasks were forgotten.
-        let forgotten = partition.last().map_or(0, |last| last.0 + 1);
+        let forgotten = partition.newest().map_or(0, |last| last.0 + 1);
         Ok(Shell {
             config: config_of(&args.ctx),
             me,
@@ -467,12 +466,7 @@ impl Shell {
         if lookups.tasks.is_empty() && lookups.keys.is_empty() {
             return Ok(known);
         }
-        let shown = self
-            .store
-            .projections
-            .next_position()
-            .map_err(ProjectFailure::View)?;
-        if shown < self.forgotten {
+        if reads::is_behind(&self.store, self.forgotten) {
             return Err(LookupError::Behind);
         }
         for task in lookups.tasks {

@@ -16,6 +16,8 @@ use crate::store::OpenStore;
 
 /// Records of one task that are folded: 10 000 attempts would have fewer.
 const RECORDS_MAX: usize = 100_000;
+/// A page ends with the task that makes it larger than this.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most tasks of one page: each is folded from its own records.
 const TASKS_MAX: usize = 200;
 
@@ -117,6 +119,11 @@ fn with(state: PastState, gaps: Gaps) -> PastState {
     }
 }
 
+/// Bytes of something as JSON.
+fn size_of_json<T: serde::Serialize>(value: &T) -> usize {
+    serde_json::to_vec(value).map_or(0, |text| text.len())
+}
+
 struct TasksThen {
     tasks: Vec<Task>,
     next: Option<Position>,
@@ -142,7 +149,9 @@ fn tasks_at(
         .filter(|position| *position <= at)
         .collect();
     then.next = (there.len() > limit).then(|| there[limit - 1]);
-    for position in there.into_iter().take(limit) {
+    let last = there.len().min(limit).saturating_sub(1);
+    let mut bytes = 0;
+    for (index, position) in there.into_iter().take(limit).enumerate() {
         let record: Option<Record> = store.journal.get(position).map_err(LookupError::from)?;
         let Some(id) = record.and_then(|record| record.header.task) else {
             continue;
@@ -150,7 +159,12 @@ fn tasks_at(
         let (task, gaps) = task_at(store, at, &id)?;
         then.gaps.erased += gaps.erased;
         then.gaps.elsewhere += gaps.elsewhere;
+        bytes += task.as_ref().map_or(0, size_of_json);
         then.tasks.extend(task);
+        if bytes > PAGE_BYTES_MAX && index < last {
+            then.next = Some(position);
+            break;
+        }
     }
     Ok(then)
 }

@@ -19,10 +19,14 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(5);
 /// Records that one filtered page of the audit looks at; beyond it answers with what it found and a cursor.
 const AUDIT_SCAN_MAX: usize = 20_000;
 
+/// Records of an index that are looked at in one step.
+const AUDIT_STEP: usize = 1000;
+
 /// Longest way to what a record began with that is shown: delegations are at most a few deep, and each has few records.
 const CAUSES_MAX: usize = 256;
-/// Most records that are shown to have followed from one.
+/// Most records that are shown to have followed from one, and about how many bytes of them.
 const EFFECTS_MAX: usize = 1000;
+const EFFECTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The store as the core reads it.
 #[derive(Debug)]
@@ -88,6 +92,14 @@ pub(crate) async fn caught_up(store: &OpenStore) -> Result<(), LookupError> {
     tokio::select! {
         there = store.projections.wait_for(size, CATCH_UP_MAX) => there.map_err(|_| LookupError::Behind),
         () = store.closing() => Err(LookupError::Behind),
+    }
+}
+
+/// Whether the read side does not show the first `records` of the log yet. One that failed is not behind: it says so itself.
+pub(crate) fn is_behind(store: &OpenStore, records: u64) -> bool {
+    match store.projections.next_position() {
+        Ok(shown) => shown < records,
+        Err(error) => matches!(error, ProjectionError::Unchecked),
     }
 }
 
@@ -217,7 +229,7 @@ pub(crate) fn audit_page(
     if let Some(index) = index {
         let mut scanned = 0;
         loop {
-            let step = limit.max(1);
+            let step = limit.max(AUDIT_STEP);
             let positions = projection::audit_page(&StoreReader(store), index, seen, step)
                 .map_err(ProjectFailure::View)?;
             let last_page = positions.len() < step;
@@ -290,10 +302,17 @@ pub(crate) fn audit_trace(
             }
         }
     }
-    let mut shown = Vec::with_capacity(effects.len());
+    let (mut shown, mut bytes) = (Vec::with_capacity(effects.len()), 0);
     for position in effects {
+        if bytes > EFFECTS_BYTES_MAX {
+            more = true;
+            break;
+        }
         if let Some(effect) = store.journal.get(position)? {
-            shown.push(audit_entry(store, &effect));
+            let effect = audit_entry(store, &effect);
+            let payload = effect.payload.as_ref();
+            bytes += payload.map_or(0, |payload| payload.to_string().len());
+            shown.push(effect);
         }
     }
     Ok(Some(AuditTrace {

@@ -3,6 +3,7 @@
 //! First it is durable that they are removed, then the read side shows them no more, then salts and payloads of their
 //! records are erased. Headers, and so every proof, stay. An interrupted erasure is gone on with by the next incarnation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use mesh_actors_core::retention::{Candidate, Limits, RetentionState, choose};
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::events::{RetentionEvent, partition};
 use mesh_messages::problem::Problem;
+use mesh_messages::task::TaskState;
 use mesh_messages::{Position, RecordHeader, TaskId};
 use mesh_persistence::{ContentError, EraseError, SnapshotError, wait_durable};
 
@@ -271,9 +273,17 @@ fn beyond(store: &OpenStore, limits: &Limits) -> Result<Vec<TaskId>, RetentionEr
     // A replay from any snapshot must find all records of a task erased, or its end in the snapshot.
     let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
     let (rows, _) = projection::ended_page(&reader, None, LOOK_MAX)?;
+    // With a snapshot, what an ended task meant for those that depend on it is in there.
+    let depended = match floor {
+        Some(_) => BTreeSet::new(),
+        None if rows.is_empty() => BTreeSet::new(),
+        None => dependencies(store)?,
+    };
     let mut candidates = Vec::with_capacity(rows.len());
     for row in rows {
-        let needed = floor.is_some_and(|floor| row.last >= floor) || goes_on(store, &row)?;
+        let needed = floor.is_some_and(|floor| row.last >= floor)
+            || depended.contains(&row.id)
+            || goes_on(store, &row)?;
         candidates.push(Candidate {
             needed,
             id: row.id,
@@ -282,6 +292,30 @@ fn beyond(store: &OpenStore, limits: &Limits) -> Result<Vec<TaskId>, RetentionEr
         });
     }
     Ok(choose(limits, now(), totals, candidates))
+}
+
+/// The tasks that tasks depend on which have not ended. What becomes of those is decided anew at each start, by how these ended.
+fn dependencies(store: &OpenStore) -> Result<BTreeSet<TaskId>, RetentionError> {
+    let mut found = BTreeSet::new();
+    let open = TaskState::ALL.into_iter();
+    for state in open.filter(|state| !state.is_terminal()) {
+        let filter = projection::TaskFilter {
+            state: Some(state),
+            ..projection::TaskFilter::default()
+        };
+        let mut cursor: Option<Vec<u8>> = None;
+        loop {
+            let page =
+                projection::task_page(&StoreReader(store), &filter, cursor.as_deref(), LOOK_MAX)?;
+            let rows = page.rows.into_iter();
+            found.extend(rows.flat_map(|row| row.record.task.spec.depends_on));
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Whether the task that delegated this one has not ended: when it is tried again, it finds its children.

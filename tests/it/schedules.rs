@@ -24,6 +24,13 @@ fn left_of_minute() -> u64 {
     60 - now.as_secs() % 60
 }
 
+/// A pattern for the next full minute, in UTC.
+fn coming_minute() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let minute = now.as_secs() / 60 + 1;
+    format!("{} {} * * *", minute % 60, minute / 60 % 24)
+}
+
 /// The runs of a schedule, by the planned time.
 #[track_caller]
 fn runs_of(daemon: &Daemon, id: &str) -> Vec<(String, Value)> {
@@ -50,7 +57,8 @@ fn a_planned_time_begins_one_run_though_meshd_is_killed_before_and_after_it() {
     });
     let mut planned = Vec::new();
     for rule in rules {
-        let mut new = schedule(rule, "* * * * *");
+        // Just the coming minute: the next one would cancel the run of this one.
+        let mut new = schedule(rule, &coming_minute());
         new["overlap"] = json!(rule);
         let made = daemon.client().post("/v1/schedules", &new).ok(201);
         planned.push(made["upcoming"][0]["at"].as_str().unwrap().to_owned());
@@ -154,13 +162,13 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing_behind() {
 fn a_schedule_is_made_shown_paused_resumed_and_deleted_and_survives_kills() {
     let daemon = Home::new().start();
     daemon.deploy(&Bundle::echo("echo"));
-    let mut new = schedule("nightly", "30 2 * * *");
+    let mut new = schedule("nightly", "30 4 * * *");
     new["timeZone"] = json!("europe/berlin");
     let made = daemon.client().post("/v1/schedules", &new).ok(201);
     assert_eq!(made["upcoming"].as_array().unwrap().len(), 5, "{made}");
     let local = made["upcoming"][0]["local"].as_str().unwrap();
     assert!(
-        local.contains("T02:30:00+0") && local.ends_with("[Europe/Berlin]"),
+        local.contains("T04:30:00+0") && local.ends_with("[Europe/Berlin]"),
         "{local}"
     );
     daemon.client().post("/v1/schedules", &new).ok(200);

@@ -172,7 +172,9 @@ while read -r line; do
 done"#;
     daemon.deploy(&Bundle::shell("speaks", speaks));
     daemon.deploy(&liar());
-    for (agent, seconds) in [("speaks", "86398"), ("liar", "86399")] {
+    // Told apart from whatever else sleeps on this machine.
+    let seconds = |more: u32| (100_000 + 2 * std::process::id() + more).to_string();
+    for (agent, seconds) in [("speaks", seconds(0)), ("liar", seconds(1))] {
         let words = format!("sleep {seconds}");
         let slow = || json!({"checks": [{"name": "slow", "command": ["sleep", seconds], "timeoutMs": 3_600_000}]});
         let checking = |id: &str| {

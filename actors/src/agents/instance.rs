@@ -271,7 +271,7 @@ pub(crate) struct Session {
     flights: BTreeMap<TaskId, Flight>,
     running: BTreeMap<TaskId, work::Running>,
     // Verifying agents that have not answered yet, by the request that asked.
-    verifiers: BTreeMap<String, oneshot::Sender<ChildOutcome>>,
+    verifiers: BTreeMap<(TaskId, String), oneshot::Sender<ChildOutcome>>,
     mail: BTreeMap<String, oneshot::Sender<Envelope>>,
     // Hands were shaken.
     shook: bool,

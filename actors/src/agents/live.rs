@@ -110,6 +110,10 @@ impl InstanceLive {
     pub(crate) fn want_frozen(&self, frozen: bool) {
         self.still.store(frozen, Ordering::Relaxed);
     }
+    /// Whether they are.
+    pub(crate) fn is_to_stand_still(&self) -> bool {
+        self.still.load(Ordering::Relaxed)
+    }
     /// Makes its processes stand still or go on, whichever was wanted last; answers by whom they are held then, the
     /// weakest of all. Blocks until the kernel has done it.
     pub(crate) fn settle_frozen(&self) -> Option<Level> {

@@ -27,6 +27,7 @@ impl Mesh {
         caller: &Caller,
         order: ScheduleOrder,
     ) -> Result<(Schedule, bool), Problem> {
+        self.may_check_in(caller, &order.workflow).await?;
         let plan = self.plan(&order.workflow, order.deploy_later).await?;
         let id = order.id.clone();
         let new = NewSchedule {

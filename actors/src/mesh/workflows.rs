@@ -142,6 +142,7 @@ impl Mesh {
         caller: &Caller,
         order: WorkflowOrder,
     ) -> Result<(WorkflowRun, bool), Problem> {
+        self.may_check_in(caller, &order.workflow).await?;
         let plan = self.plan(&order.workflow, order.deploy_later).await?;
         let submitted = serde_json::json!([order.workflow, order.input]);
         let request = format!("blake3:{}", blake3::hash(&canonical(&submitted)).to_hex());

@@ -17,7 +17,9 @@ use mesh_messages::events::{BusEvent, RetentionEvent, partition};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{Position, TaskId, Timestamp};
 
-use super::{RetentionError, RetentionMessage, RetentionShell, erase_with_content, goes_on};
+use super::{
+    RetentionError, RetentionMessage, RetentionShell, dependencies, erase_with_content, goes_on,
+};
 use crate::clock::now;
 use crate::partition::{Cause, payload_of};
 use crate::reads::{self, LookupError, StoreReader};
@@ -123,6 +125,9 @@ impl RetentionShell {
             correlation: by.correlation.clone(),
             ..Cause::meshd()
         };
+        if !plan.tasks.is_empty() && !self.marked().await? {
+            return Ok(Err(failed()));
+        }
         for tasks in plan.tasks.chunks(BATCH_MAX) {
             let tasks = tasks.to_vec();
             self.commit(RetentionEvent::Removed { tasks }, &then(self))
@@ -132,14 +137,14 @@ impl RetentionShell {
             // The next look goes on with it.
             return Ok(Err(failed()));
         }
-        let (tasks, messages) = (plan.tasks.clone(), std::mem::take(&mut plan.messages));
+        // What an earlier order left unfinished is among them.
+        let tasks = self.partition.state().unerased.clone();
+        let some_tasks = !tasks.is_empty();
+        let messages = std::mem::take(&mut plan.messages);
         let count = messages.len() as u64;
         let erased = self.told(move |store| {
             let mut records = 0;
             if !tasks.is_empty() {
-                // Files of the views may hold for a while what was removed from them.
-                let marked = store.projections.remake_when_opened();
-                marked.map_err(ProjectFailure::View)?;
                 store.journal.drop_snapshots(&partition::TASKS)?;
                 records = super::erase(store, &tasks)?;
             }
@@ -152,7 +157,11 @@ impl RetentionShell {
         let Some(records) = erased.await? else {
             return Ok(Err(failed()));
         };
-        if !plan.tasks.is_empty() {
+        // They may have been made anew in between, with what was not erased yet.
+        if some_tasks && !self.marked().await? {
+            return Ok(Err(failed()));
+        }
+        if some_tasks {
             self.commit(RetentionEvent::Erased { records }, &then(self))
                 .await?;
         }
@@ -169,6 +178,17 @@ impl RetentionShell {
     }
 }
 
+impl RetentionShell {
+    /// Has the views made anew at the next start: their files may hold until then what was removed from them.
+    async fn marked(&self) -> Result<bool, ActorProcessingErr> {
+        let marked = self.told(|store| {
+            let marked = store.projections.remake_when_opened();
+            Ok(marked.map_err(ProjectFailure::View)?)
+        });
+        Ok(marked.await?.is_some())
+    }
+}
+
 fn failed() -> Problem {
     let detail = "not everything is erased yet; ask again";
     Problem::unavailable("erase_failed", detail)
@@ -181,6 +201,17 @@ fn plan(
     now: Timestamp,
 ) -> Result<Result<Plan, Problem>, RetentionError> {
     let mut plan = Plan::default();
+    let needed = dependencies(store)?;
+    // An order drops the snapshots, and only they know any more how a task ended that retention removed.
+    for task in &needed {
+        if projection::removed(&StoreReader(store), task)?.is_some() {
+            let detail = format!(
+                "an open task depends on {task}, which retention removed; ask again when it has ended"
+            );
+            let problem = Problem::new(ProblemKind::Conflict, "task_not_ended", detail);
+            return Ok(Err(problem));
+        }
+    }
     match (&order.task, &order.subject) {
         (Some(task), _) => {
             let Some(row) = reads::task_row(store, task)? else {
@@ -195,14 +226,17 @@ fn plan(
                 submitted_at: row.record.task.submitted_at,
                 state: row.record.task.state,
             };
-            if !row.record.task.state.is_terminal() || goes_on(store, &ended)? {
-                let detail = format!("task {task}, or the one that delegated it, has not ended");
+            let goes_on = !row.record.task.state.is_terminal() || goes_on(store, &ended)?;
+            if goes_on || needed.contains(task) {
+                let detail = format!(
+                    "task {task}, the one that delegated it, or one that depends on it, has not ended"
+                );
                 let problem = Problem::new(ProblemKind::Conflict, "task_not_ended", detail);
                 return Ok(Err(problem));
             }
             plan.tasks.push(task.clone());
         }
-        (None, Some(subject)) => tasks_of(store, subject, &mut plan)?,
+        (None, Some(subject)) => tasks_of(store, subject, &needed, &mut plan)?,
         (None, None) => {}
     }
     messages_of(store, order, now, &mut plan)?;
@@ -210,7 +244,12 @@ fn plan(
 }
 
 /// The tasks that somebody submitted: those that have ended, and those that have not.
-fn tasks_of(store: &OpenStore, subject: &Address, plan: &mut Plan) -> Result<(), RetentionError> {
+fn tasks_of(
+    store: &OpenStore,
+    subject: &Address,
+    needed: &BTreeSet<TaskId>,
+    plan: &mut Plan,
+) -> Result<(), RetentionError> {
     let (names, reader) = (names_of(subject), StoreReader(store));
     let mut cursor: Option<Vec<u8>> = None;
     loop {
@@ -230,7 +269,7 @@ fn tasks_of(store: &OpenStore, subject: &Address, plan: &mut Plan) -> Result<(),
                 state: task.state,
             };
             let goes = task.state.is_terminal() && plan.tasks.len() < TASKS_MAX;
-            if goes && !goes_on(store, &row)? {
+            if goes && !needed.contains(&task.id) && !goes_on(store, &row)? {
                 plan.tasks.push(task.id);
             } else {
                 plan.report.pending_tasks.push(task.id);

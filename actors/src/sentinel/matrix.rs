@@ -22,6 +22,7 @@
 //! - **Memory** is an admin's: it holds what others told the agent, and writing it steers the agent unseen. Agents reach
 //!   their own over their channel, where the manifest's rules hold.
 //! - An **operator** runs what is deployed; what changes *which* code runs, or undoes isolation, is an admin's.
+//!   That holds for the commands of acceptance checks, too, which run in the sandbox of the agent that does the work.
 //! - A **publisher** brings code in and sees what became of it; whether it runs is for others.
 
 use mesh_messages::system::Role;

@@ -18,7 +18,7 @@ use crate::route::{BodySize, Call, Route, json, ok};
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyRequest {
-    /// The public key; only ed25519 is taken.
+    /// The public key: ed25519, or secp256k1 in its compressed form.
     key: DidKey,
     /// Whose it is: an address such as `user:ada`, `agent:echo` or `kai://node.<name>`. A key that the owner had before does
     /// not hold any more.
@@ -76,7 +76,11 @@ async fn revoke(call: Call) -> Answer {
     let RevocationRequest { reason } = call.json_or_empty()?;
     let text = call.param("key");
     let key: DidKey = text.parse().map_err(|_| {
-        Refusal::new("key_not_found", format!("{text} is no ed25519 did:key")).field("key")
+        Refusal::new(
+            "key_not_found",
+            format!("{text} is no did:key of a kind that is taken"),
+        )
+        .field("key")
     })?;
     ok(&call.ops().revoke_key(&call.caller, key, reason).await?)
 }

@@ -114,6 +114,7 @@ impl AgentShell {
 
 /// Sets the limits of all processes of an instance; answers what does not hold yet, and why.
 fn set_limits(live: &Arc<InstanceLive>, limits: Limits) -> Vec<String> {
+    let before = live.limits();
     live.set_limits(limits);
     let mut not_yet: Vec<String> = live
         .processes()
@@ -121,6 +122,10 @@ fn set_limits(live: &Arc<InstanceLive>, limits: Limits) -> Vec<String> {
         .flat_map(|process| process.set_limits(&limits))
         .filter_map(|set| Some(format!("{}: {}", set.control, set.problem?)))
         .collect();
+    if before.is_some_and(|before| before.disk_bytes != limits.disk_bytes) {
+        let text = "disk: a single file may be as large as before until the next start";
+        not_yet.push(text.to_owned());
+    }
     not_yet.sort();
     not_yet.dedup();
     not_yet

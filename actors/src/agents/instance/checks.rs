@@ -174,7 +174,7 @@ impl Session {
             avoid: Some(self.args.agent.clone()),
         };
         let (tell, answer) = oneshot::channel();
-        self.verifiers.insert(request, tell);
+        self.verifiers.insert((task.clone(), request), tell);
         Step::Agent(Box::new(Verification {
             name,
             services: Arc::clone(&self.args.services),
@@ -185,7 +185,8 @@ impl Session {
 
     /// Takes the end of a delegated task that verifies; gives back any other.
     pub(super) fn verdict_given(&mut self, outcome: ChildOutcome) -> Option<ChildOutcome> {
-        match self.verifiers.remove(&outcome.request) {
+        let asked = (outcome.parent.clone(), outcome.request.clone());
+        match self.verifiers.remove(&asked) {
             Some(waits) => {
                 let _given_up = waits.send(outcome);
                 None
@@ -234,11 +235,13 @@ fn breaks_form(contract: &TaskContract, output: &Value) -> bool {
     })
 }
 
-/// The agent as it is, but for what is started: the same sandbox around another program.
+/// The agent as it is, but for what is started: the same sandbox around another program. It is not given the agent's secrets,
+/// since what it writes is kept as evidence.
 fn checking(manifest: &AgentManifest, command: &[String]) -> AgentManifest {
     let mut manifest = manifest.clone();
     let own = manifest.runtime.take().unwrap_or_default();
     manifest.entry = None;
+    manifest.secrets.clear();
     let mut words = command.iter().cloned();
     manifest.runtime = Some(RuntimeSpec {
         kind: RuntimeKind::Command,

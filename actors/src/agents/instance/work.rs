@@ -224,6 +224,11 @@ impl OneProgram {
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
         let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
         live.add_process(process, child.handle(), uid);
+        if live.is_to_stand_still() {
+            // It was paused while this was on its way.
+            let still = Arc::clone(&live);
+            let _level = tokio::task::spawn_blocking(move || still.settle_frozen()).await;
+        }
         let mut output = Vec::new();
         let way_out = serve(&ctx, &services, &served, who, child.listener.take());
         let Pipes {
