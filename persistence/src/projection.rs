@@ -20,8 +20,8 @@ pub use store::{PAGE_MAX, Page, ProjectionBatch, ProjectionError, ProjectionStor
 
 /// Records that are projected in one batch, and about how much they may change: enough that a batch's cost does not show, few
 /// enough that readers see them soon and that the memory they take is small.
-const BATCH_RECORDS_MAX: u64 = 4096;
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+const BATCH_RECORDS_MAX: u64 = 1024;
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long records wait for those that follow, unless somebody wants to read them: much of what is written lives shorter, so that
 /// a row is written once and not at each of its states.

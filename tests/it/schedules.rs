@@ -194,11 +194,11 @@ fn a_schedule_is_made_shown_paused_resumed_and_deleted_and_survives_kills() {
     );
     let listed = daemon.ctl(&["schedule", "list"]).exits(0).out;
     assert!(
-        listed.contains("report 7") && listed.contains("30 2 * * *"),
+        listed.contains("report 7") && listed.contains("30 4 * * *"),
         "{listed}"
     );
     let table = daemon.ctl(&["schedule", "show", "nightly"]).exits(0).out;
-    assert!(table.contains("30 2 * * * in Europe/Berlin"), "{table}");
+    assert!(table.contains("30 4 * * * in Europe/Berlin"), "{table}");
     let gone = daemon.ctl(&["schedule", "delete", "nightly"]).exits(0).out;
     assert_eq!(gone.trim(), "schedule nightly deleted");
     let daemon = daemon.kill9().start();

@@ -21,10 +21,6 @@ mod telemetry;
 
 use cli::{Cli, Command};
 
-// A third of the time of a busy daemon went to the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Sandboxes are built by this very image, before it has a second thread.
     if mesh_sandbox::is_helper_invocation() {

@@ -60,10 +60,11 @@ pub(super) fn newest_generation(dir: &Path) -> io::Result<(u64, bool)> {
         fs::remove_file(&path)?;
         fsio::sync_dir(dir)?;
     }
-    Ok((
-        newest,
-        clean.is_some_and(|clean| clean == newest.to_string().as_bytes()),
-    ))
+    let clean = clean.is_some_and(|clean| clean == newest.to_string().as_bytes());
+    // sled does not notice when one of these is cut.
+    let blobs = dir.join(generation_name(newest)).join("blobs");
+    let has_blobs = blobs.is_dir() && fs::read_dir(blobs)?.next().is_some();
+    Ok((newest, clean && !has_blobs))
 }
 
 /// Says that the next opening shall make the store anew.

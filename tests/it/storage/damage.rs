@@ -18,7 +18,7 @@ use crate::crash::setting;
 /// Flipped bits of each kind of file; `MESH_FLIPS` asks for more.
 const FLIPS: u64 = 2;
 /// Tasks of the history: several segments of the log, some content.
-const TASKS: u64 = 60;
+const TASKS: u64 = 80;
 /// How meshd may refuse to start on data that it cannot trust: the data cannot be used, or the mesh has failed on it.
 const REFUSED: [i32; 2] = [64, 70];
 
