@@ -87,7 +87,12 @@ proptest! {
         // White space between the members of an object says nothing either.
         prop_assume!(!(byte.is_ascii_whitespace() && check(&text).is_ok()));
         let position = positions(&lines).get(line).copied();
-        named(&text, position)?;
+        if position.is_none() && byte == b'\n' {
+            // What was the checkpoint is two lines now, the first of which stands where a further record would.
+            prop_assert!(check(&text).is_err());
+        } else {
+            named(&text, position)?;
+        }
     }
 
     #[test]
