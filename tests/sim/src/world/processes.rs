@@ -291,16 +291,6 @@ impl World {
             ProcessEvent::NoAnswer(serial) => self.report_again(agent, epoch, serial),
             ProcessEvent::Ended if phase == Phase::Doomed => self.gone(agent, epoch, None),
             _ if matches!(phase, Phase::Doomed | Phase::Gone) => {}
-            // It serves as soon as it has shaken hands, and says both at once.
-            ProcessEvent::Shake if phase == Phase::Starting && self.random.percent(50) => {
-                process.phase = Phase::Ready;
-                let command = AgentCommand::Up {
-                    instance,
-                    epoch,
-                    hooks: Vec::new(),
-                };
-                self.say(agent, epoch, command);
-            }
             ProcessEvent::Shake if phase == Phase::Starting => {
                 let command = AgentCommand::Handshaken {
                     instance,
