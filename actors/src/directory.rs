@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -244,6 +244,7 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     agents: RwLock<BTreeMap<AgentId, Arc<AgentEntry>>>,
     complete: AtomicBool,
+    absent: OnceLock<String>,
 }
 
 impl Directory {
@@ -294,5 +295,14 @@ impl Directory {
 
     pub(crate) fn set_complete(&self) {
         self.0.complete.store(true, Ordering::Release);
+    }
+
+    /// Why a registered agent's actor could not be started, if that happened since the node's start: the first reason.
+    pub(crate) fn absent(&self) -> Option<&str> {
+        self.0.absent.get().map(String::as_str)
+    }
+
+    pub(crate) fn set_absent(&self, agent: &AgentId, why: &str) {
+        let _not_the_first = self.0.absent.set(format!("agent {agent}: {why}"));
     }
 }

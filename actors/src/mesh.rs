@@ -203,6 +203,7 @@ impl Mesh {
             ended = mesh.root.terminated() => Err(format!("the tree ended: {ended:?}")),
             up = tokio::time::timeout(START_LIMIT, mesh.populated()) => {
                 up.map_err(|_| "the registered agents were not all there in time".to_owned())
+                    .flatten()
             }
         };
         if let Err(why) = populated {
@@ -220,16 +221,21 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Waits until every registered agent is known: before, the absence of one says nothing.
-    async fn populated(&self) {
+    /// Waits until every registered agent is known: before, the absence of one says nothing. Whose state cannot be read is
+    /// never known; what it was running would be forgotten in silence.
+    async fn populated(&self) -> Result<(), String> {
         /// How often the registry is asked; it has no more to do at a start.
         const PAUSE: Duration = Duration::from_millis(5);
         while !self.ctx.directory.is_complete() {
             tokio::time::sleep(PAUSE).await;
         }
+        if let Some(why) = self.ctx.directory.absent() {
+            return Err(why.to_owned());
+        }
         for entry in self.ctx.directory.all() {
             entry.first_published().await;
         }
+        Ok(())
     }
 
     /// What the outside can ask of it.

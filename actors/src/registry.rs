@@ -412,6 +412,7 @@ async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, job: Job) {
         Job::Start(agent) => {
             if let Err(problem) = start_agent(args, &agent).await {
                 tracing::error!(%agent, %problem, "the agent's actor could not be started");
+                args.ctx.directory.set_absent(&agent, &problem.to_string());
             }
         }
         Job::Stop(agent) => stop_agent(args, &agent).await,

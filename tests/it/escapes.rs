@@ -271,12 +271,30 @@ while True:
         time.sleep(1)
 "#;
 
+/// What a quarantine may take, from the order to its answer, when nothing is left alive.
+const QUARANTINE_MAX: Duration = Duration::from_secs(1);
+/// Storms that are tried. Other work on the machine only ever adds time, so one in time shows what it takes.
+const STORMS: usize = 3;
+
 #[test]
-fn a_quarantine_leaves_nothing_alive_under_a_storm_of_forks() {
+fn a_quarantine_holds_within_a_second_under_a_storm_of_forks() {
     let test = "a_quarantine_holds_within_a_second_under_a_storm_of_forks";
     if !has_python(test) {
         return;
     }
+    let mut times = Vec::new();
+    while times.len() < STORMS {
+        let took = quarantine_in_a_storm();
+        times.push(took);
+        if took <= QUARANTINE_MAX {
+            return;
+        }
+    }
+    panic!("each took longer than {QUARANTINE_MAX:?}: {times:?}");
+}
+
+/// How long it took until nothing of the storm was left.
+fn quarantine_in_a_storm() -> Duration {
     let marker = Marker::new();
     let daemon = Daemon::start();
     let mark = marker.as_str();
@@ -294,16 +312,16 @@ fn a_quarantine_leaves_nothing_alive_under_a_storm_of_forks() {
             Err(format!("{count}"))
         }
     });
+    let order = json!({"reason": "a storm"});
     let asked = Instant::now();
     daemon
-        .ctl(&["agent", "quarantine", "storm", "--reason", "a storm"])
-        .exits(0);
-    let left = marked(mark);
+        .client()
+        .post("/v1/agents/storm/quarantine", &order)
+        .ok(200);
     let took = asked.elapsed();
-    assert_eq!(left, [], "alive in quarantine");
-    // The client's own start, and the record, are in it, and a machine that the storm keeps busy.
-    assert!(took < SOON, "{took:?}");
+    assert_eq!(marked(mark), [], "alive in quarantine");
     assert_eq!(daemon.status("storm")["status"], "quarantined");
+    took
 }
 
 /// What lies in the data directory, and what the kernel has, of an agent.

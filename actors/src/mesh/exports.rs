@@ -29,7 +29,7 @@ impl Mesh {
             let done = export(&*store.journal, agent.as_ref(), out);
             done.map(drop).map_err(|error| match error {
                 ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),
-                error => Problem::internal(format!("the export failed: {error}")),
+                error => Problem::internal(told("the export failed", &error)),
             })
         })
     }
@@ -101,18 +101,26 @@ fn behind(error: mesh_persistence::ProjectionError) -> Problem {
     LookupError::from(failure).into()
 }
 
-/// Says all that is known, because somebody has to look at it. Without space no checkpoint can be stored; that may pass.
-fn not_backed_up(error: &(dyn std::error::Error + 'static)) -> Problem {
-    let (mut detail, mut full) = (format!("the backup failed: {error}"), false);
-    let mut source = error.source();
-    while let Some(inner) = source {
-        detail = format!("{detail}: {inner}");
-        full |= inner
+type Why<'a> = &'a (dyn std::error::Error + 'static);
+
+fn causes(error: Why<'_>) -> impl Iterator<Item = Why<'_>> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Says all that is known, such as the damaged file, because somebody has to look at it.
+fn told(what: &str, error: Why<'_>) -> String {
+    causes(error).fold(what.to_owned(), |told, cause| format!("{told}: {cause}"))
+}
+
+/// Without space no checkpoint can be stored; that may pass.
+fn not_backed_up(error: Why<'_>) -> Problem {
+    let detail = told("the backup failed", error);
+    let is_full = |cause: Why<'_>| {
+        cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::StorageFull);
-        source = inner.source();
-    }
-    if full {
+            .is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+    };
+    if causes(error).any(is_full) {
         Problem::unavailable("read_only", detail)
     } else {
         Problem::internal(detail)

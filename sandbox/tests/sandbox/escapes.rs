@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use mesh_sandbox::{Level, SandboxSpec};
 use tempfile::TempDir;
@@ -392,6 +393,28 @@ fn rows_hold() -> Verdict {
     Verdict::Passed
 }
 
+/// What the end of a sandbox may take, from the order until nothing in it is left.
+const KILL_MAX: Duration = Duration::from_secs(1);
+/// Ends of each kind that are tried.
+const KILLS: usize = 3;
+
+/// Starts what clings to life, ends it, and says how long that took.
+fn last_breath(bench: &Bench, world: &World, script: &str, (act, mark): (&str, &str)) -> Duration {
+    let mut spec = bench.shell(script);
+    spec.bundle = Some(world.bundle.clone());
+    spec.env.extend(world.variables.clone());
+    let child = bench.start(&spec);
+    crate::bench::await_text(child.stdout.as_ref().unwrap(), "up");
+    crate::bench::eventually("it is there", || !crate::bench::marked(mark).is_empty());
+    child.terminate().unwrap();
+    let asked = std::time::Instant::now();
+    child.kill().unwrap();
+    crate::bench::wait(&child);
+    let took = asked.elapsed();
+    assert_eq!(crate::bench::marked(mark), Vec::<u32>::new(), "{act} lives");
+    took
+}
+
 /// lifecycle-01, lifecycle-03, lifecycle-05, and their like: however a program holds on, its end is the end of all of it.
 fn clinging() -> Verdict {
     let bench = Bench::new();
@@ -417,23 +440,16 @@ fn clinging() -> Verdict {
         };
         let script =
             format!("\"$E\" {act} {mark} & sleep 0.1; echo up; exec \"$E\" {stays} {mark}");
-        let mut spec = bench.shell(&script);
-        spec.bundle = Some(world.bundle.clone());
-        spec.env.extend(world.variables.clone());
-        let child = bench.start(&spec);
-        crate::bench::await_text(child.stdout.as_ref().unwrap(), "up");
-        crate::bench::eventually("it is there", || !crate::bench::marked(&mark).is_empty());
-        child.terminate().unwrap();
-        let asked = std::time::Instant::now();
-        child.kill().unwrap();
-        crate::bench::wait(&child);
-        let took = asked.elapsed();
-        assert_eq!(
-            crate::bench::marked(&mark),
-            Vec::<u32>::new(),
-            "{act} lives"
-        );
-        assert!(took < crate::bench::PATIENCE, "{act} took {took:?}");
+        let mut times = Vec::new();
+        let in_time = loop {
+            times.push(last_breath(&bench, &world, &script, (act, &mark)));
+            // Other work on the machine only ever adds time.
+            let in_time = times.last().is_some_and(|&took| took <= KILL_MAX);
+            if in_time || times.len() == KILLS {
+                break in_time;
+            }
+        };
+        assert!(in_time, "{act} took {times:?}");
     }
     Verdict::Passed
 }

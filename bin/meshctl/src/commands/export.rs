@@ -123,7 +123,7 @@ pub(super) fn copy(
                     Exit::Failed,
                     format!("it broke off after {bytes} bytes: {error}"),
                 )
-                .hint("what came is incomplete; try again"));
+                .hint("what came is incomplete; meshd's log says why"));
             }
         };
         write(&chunk[..read])?;

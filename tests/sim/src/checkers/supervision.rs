@@ -401,10 +401,12 @@ impl SupervisionCheck {
         let kid = &mut self.kids[at];
         kid.due_stop = false;
         kid.stand = Stand::Down;
+        // A restart of its group that began meanwhile starts it, once.
+        let bounce = std::mem::take(&mut kid.bounce);
         if kid.due_start.is_some() {
             return;
         }
-        if std::mem::take(&mut kid.bounce) {
+        if bounce {
             kid.due_start = Some(Why::Order);
             return;
         }

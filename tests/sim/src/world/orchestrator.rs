@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{
-    Answer, AttemptRef, Command, Context, Effect, FleetChange, Live, Refusal, Tasks,
+    Answer, AttemptRef, Command, Context, Effect, FleetChange, FleetNews, Live, Refusal, Tasks,
 };
 use mesh_messages::events::TaskEvent;
 use mesh_messages::{AttemptNo, Epoch, Failure, TaskId, Timestamp};
@@ -31,7 +31,12 @@ pub(crate) enum ToOrchestrator {
         command: Box<Command>,
         reply: Option<Reply>,
     },
+    /// Take in the news that were put aside.
+    Backlog,
 }
+
+/// News of an agent, if it is one that is known here.
+type News = (Option<usize>, FleetNews);
 
 /// Who waits for an answer.
 #[derive(Debug, Clone)]
@@ -59,6 +64,8 @@ pub(crate) struct Orchestrator {
     armed: Option<(Timestamp, u64)>,
     /// Which actor each agent had when it was looked at last.
     agents: BTreeMap<usize, u64>,
+    /// News that came while there were many.
+    aside: Vec<News>,
 }
 
 #[cfg(test)]
@@ -121,6 +128,7 @@ impl World {
                 .enumerate()
                 .map(|(agent, seat)| (agent, seat.actor_no))
                 .collect(),
+            aside: Vec::new(),
         });
         let present = (0..self.seats.len())
             .flat_map(|agent| self.in_hand(agent))
@@ -163,23 +171,72 @@ impl World {
 
     /// A message arrives at the task machine's actor; nobody hears it when there is none.
     pub(crate) fn orchestrator_hears(&mut self, message: ToOrchestrator) -> Verdict {
+        if self.orchestrator.is_none() {
+            return Ok(());
+        }
+        match message {
+            ToOrchestrator::Fleet { agent, change } => {
+                self.hears_news((Some(agent), FleetNews::Changed(change)))
+            }
+            ToOrchestrator::Complete(change) => self.hears_news((None, FleetNews::Changed(change))),
+            ToOrchestrator::Command { command, reply } => match *command {
+                Command::InstanceDown { key, failure } => {
+                    self.hears_news((None, FleetNews::Down { key, failure }))
+                }
+                command => self.run(command, reply),
+            },
+            ToOrchestrator::Backlog => {
+                let orchestrator = self.orchestrator.as_mut();
+                let aside = orchestrator.map(|o| std::mem::take(&mut o.aside));
+                self.take_in(aside.unwrap_or_default())
+            }
+        }
+    }
+
+    /// News are taken in at once, or behind whatever else has come, together.
+    fn hears_news(&mut self, news: News) -> Verdict {
+        let many = self.random.percent(30);
+        let later = self.now + self.random.between(0, 20);
         let Some(orchestrator) = &mut self.orchestrator else {
             return Ok(());
         };
-        match message {
-            ToOrchestrator::Fleet { agent, change } => {
+        if orchestrator.aside.is_empty() && !many {
+            return self.take_in(vec![news]);
+        }
+        if orchestrator.aside.is_empty() {
+            let message = ToOrchestrator::Backlog;
+            self.queue.at(later, Event::Orchestrator { message });
+        }
+        orchestrator.aside.push(news);
+        Ok(())
+    }
+
+    fn take_in(&mut self, news: Vec<News>) -> Verdict {
+        let mut batch = Vec::new();
+        for (agent, news) in news {
+            let Some(orchestrator) = &mut self.orchestrator else {
+                return Ok(());
+            };
+            if let Some(agent) = agent {
                 let no = self.seats[agent].actor_no;
                 if orchestrator.agents.insert(agent, no) != Some(no) {
+                    self.decide_on(std::mem::take(&mut batch))?;
                     // What the one before had in hand is lost, before the new one's instances are known.
                     let present = self.in_hand(agent).into_iter().collect();
                     let agent = Some(self.seats[agent].id.clone());
                     self.run(Command::Reconcile { agent, present }, None)?;
                 }
-                self.run(Command::Fleet(change), None)
             }
-            ToOrchestrator::Complete(change) => self.run(Command::Fleet(change), None),
-            ToOrchestrator::Command { command, reply } => self.run(*command, reply),
+            batch.push(news);
         }
+        self.decide_on(batch)
+    }
+
+    fn decide_on(&mut self, batch: Vec<FleetNews>) -> Verdict {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.run(Command::News(batch), None)
     }
 
     pub(crate) fn due(&mut self, actor: u64, armed: u64) -> Verdict {

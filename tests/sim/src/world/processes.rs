@@ -291,14 +291,7 @@ impl World {
             ProcessEvent::NoAnswer(serial) => self.report_again(agent, epoch, serial),
             ProcessEvent::Ended if phase == Phase::Doomed => self.gone(agent, epoch, None),
             _ if matches!(phase, Phase::Doomed | Phase::Gone) => {}
-            ProcessEvent::Shake if phase == Phase::Starting => {
-                let command = AgentCommand::Handshaken {
-                    instance,
-                    epoch,
-                    hooks: Vec::new(),
-                };
-                self.say(agent, epoch, command);
-            }
+            ProcessEvent::Shake if phase == Phase::Starting => self.shakes(agent, epoch),
             ProcessEvent::Serve if phase == Phase::Starting => {
                 process.phase = Phase::Ready;
                 self.say(agent, epoch, AgentCommand::Ready { instance, epoch });
@@ -349,6 +342,37 @@ impl World {
     }
 
     /// A process says something to its agent's actor.
+    /// It has shaken hands. Some serve at once, and say both in one.
+    fn shakes(&mut self, agent: usize, epoch: Epoch) {
+        let Some(process) = self.processes.get_mut(&(agent, epoch)) else {
+            return;
+        };
+        let (instance, hooks) = (process.instance, Vec::new());
+        let mut said = vec![if self.random.percent(50) {
+            process.phase = Phase::Ready;
+            AgentCommand::Up {
+                instance,
+                epoch,
+                hooks,
+            }
+        } else {
+            AgentCommand::Handshaken {
+                instance,
+                epoch,
+                hooks,
+            }
+        }];
+        // Somebody ends the agent for good just then; orders at random seldom meet a time so short.
+        if self.random.percent(4) {
+            let reason = "before it served".to_owned();
+            let at = self.random.index(2);
+            said.insert(at, AgentCommand::Terminate { reason });
+        }
+        for command in said {
+            self.say(agent, epoch, command);
+        }
+    }
+
     fn say(&mut self, agent: usize, epoch: Epoch, command: AgentCommand) {
         let at = self.now + self.random.between(0, 2);
         let lane = (2 << 40 | epoch.0, agent as u64);

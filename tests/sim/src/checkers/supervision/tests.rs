@@ -243,3 +243,29 @@ fn a_failure_that_the_supervisor_did_not_hear_of_is_noticed() {
     pair.check.before(Timestamp::ZERO, &lost, &mut pair.edges);
     assert_eq!(promise(pair.check.after(&pair.machine)), SCOPE);
 }
+
+#[test]
+fn a_restart_by_order_that_the_group_overtakes_is_done_once() {
+    let like = || {
+        let flags = Flags {
+            strategy: Strategy::OneForAll,
+            ..flags(3, 1000)
+        };
+        (flags, workers(["a", "b"]))
+    };
+    let mut pair = Pair::new(like(), like());
+    pair.step(0, Input::Boot).unwrap();
+    let child = || ChildId::from("b");
+    for (id, request) in [
+        (RequestId(1), Request::Restart { child: child() }),
+        (RequestId(2), Request::Terminate { child: child() }),
+    ] {
+        pair.step(0, Input::Request { id, request }).unwrap();
+    }
+    pair.exit(0, "a", failed()).unwrap();
+    // It has stopped for both; the group starts it, and only then is the second order its own.
+    pair.exit(0, "b", ExitReason::Shutdown(None)).unwrap();
+    pair.exit(0, "b", ExitReason::Shutdown(None)).unwrap();
+    let left = pair.machine.child(&child()).unwrap();
+    assert_eq!(left.status, ChildStatus::Down);
+}
