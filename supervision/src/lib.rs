@@ -102,7 +102,9 @@
 //!
 //! # What it promises
 //!
-//! - No handler of a supervisor waits for a child: it answers while children block in their starts and ends.
+//! - No handler of a supervisor waits for a child: it answers while children block in their starts and ends. Only what
+//!   blocks its *thread* in the very poll in which ractor tells the supervisor that it runs may hold the supervisor up: tokio
+//!   keeps the task that was woken last for that thread. Blocking code belongs into `spawn_blocking`.
 //! - Each end of a child counts once, for the incarnation that ended. Killed, cancelled, or gone without a word are
 //!   failures.
 //! - Stops are in the reverse order of starts, each waited for, and every wait has a limit.

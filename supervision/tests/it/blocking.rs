@@ -1,6 +1,8 @@
 //! A supervisor answers whatever its children do: it waits for none of them in a handler of its own.
 //!
-//! The children here block the very thread that they run on, so nothing but another thread can let them go.
+//! The children here block the very thread that they run on, so nothing but another thread can let them go. They do so only
+//! when the supervisor has been told that they run: tokio keeps the task that was woken last for the thread that woke it, and
+//! gives it to no other. A thread that blocks in the same poll takes that task with it.
 
 use std::{
     sync::{Arc, Condvar, Mutex},
@@ -11,7 +13,7 @@ use mesh_supervision::{
     Child, ChildStatus, Flags, Incarnation, Shutdown, Started, Supervisor, SupervisorHandle,
     SupervisorSpec,
 };
-use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::bench::{Journal, actor, puppet, supervise, until};
@@ -35,6 +37,7 @@ struct GateState {
     is_open: Mutex<bool>,
     opened: Condvar,
     held: watch::Sender<usize>,
+    greeted: watch::Sender<usize>,
 }
 
 impl Gate {
@@ -43,6 +46,7 @@ impl Gate {
             is_open: Mutex::new(false),
             opened: Condvar::new(),
             held: watch::Sender::new(0),
+            greeted: watch::Sender::new(0),
         }))
     }
 
@@ -98,10 +102,14 @@ impl Actor for Blocker {
     async fn handle(
         &self,
         _: ActorRef<String>,
-        _: String,
+        message: String,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        self.reach(Place::Handle);
+        if message == GREETING {
+            self.1.0.greeted.send_modify(|greeted| *greeted += 1);
+        } else {
+            self.reach(Place::Handle);
+        }
         Ok(())
     }
 
@@ -121,6 +129,20 @@ fn blocker(place: Place, gate: &Gate) -> Child {
         }
     })
     .shutdown(Shutdown::Infinity)
+}
+
+/// Does not block.
+const GREETING: &str = "hello";
+
+/// The blocker, when its supervisor has heard that it runs.
+async fn settled(supervisor: &SupervisorHandle, gate: &Gate) -> ActorCell {
+    let blocker = actor(supervisor, "blocker").await;
+    let mut greeted = gate.0.greeted.subscribe();
+    blocker.send_message(GREETING.to_owned()).unwrap();
+    let answered = tokio::time::timeout(PATIENCE, greeted.wait_for(|greeted| *greeted > 0)).await;
+    drop(answered.unwrap().unwrap());
+    supervisor.counts().await.unwrap();
+    blocker
 }
 
 /// Everything that can be asked is answered, while the blocker blocks.
@@ -176,6 +198,7 @@ async fn it_answers_while_a_child_blocks_in_its_post_stop() {
         .add(blocker(Place::PostStop, &gate))
         .await
         .unwrap();
+    settled(&supervisor, &gate).await;
     let terminated = tokio::spawn({
         let supervisor = supervisor.clone();
         async move { supervisor.terminate_child("blocker").await }
@@ -193,7 +216,7 @@ async fn it_answers_while_a_child_blocks_in_its_handler() {
     let supervisor = supervise_one(&journal).await;
     let _open = OpenAtTheEnd(gate.clone());
     supervisor.add(blocker(Place::Handle, &gate)).await.unwrap();
-    let blocked = actor(&supervisor, "blocker").await;
+    let blocked = settled(&supervisor, &gate).await;
     blocked.send_message("block".to_owned()).unwrap();
     gate.holds().await;
     answers(&supervisor, ChildStatus::Running, &journal).await;
@@ -211,7 +234,7 @@ async fn the_late_end_of_an_abandoned_incarnation_does_not_touch_its_successor()
     let _open = OpenAtTheEnd(gate.clone());
     let child = blocker(Place::Handle, &gate).shutdown(Shutdown::Timeout(SHORT));
     let first = supervisor.add(child).await.unwrap();
-    let abandoned = actor(&supervisor, "blocker").await;
+    let abandoned = settled(&supervisor, &gate).await;
     abandoned.send_message("block".to_owned()).unwrap();
     gate.holds().await;
     supervisor.terminate_child("blocker").await.unwrap();
