@@ -312,7 +312,7 @@ fn quarantine_in_a_storm() -> Duration {
             Err(format!("{count}"))
         }
     });
-    let order = json!({"reason": "a storm"});
+    let order = json!({"type": "manual", "description": "a storm", "severity": "high"});
     let asked = Instant::now();
     daemon
         .client()
