@@ -138,14 +138,20 @@ fn limits_are_changed_while_an_agent_runs_and_that_is_on_record() {
     daemon.deploy(&Bundle::echo("echo"));
     let first = daemon.status("echo")["instances"][0].clone();
     assert_eq!(first["limits"]["memoryBytes"], 512_000_000, "{first}");
-    let policy = json!({"agents": {"echo": {"resource_limits": {"memory": "128MiB", "cpu": 0.5, "pids": 40, "disk": "64MiB"}}}});
-    daemon.client().send(
-        "PUT",
-        "/v1/policies",
-        &[("content-type", "application/json")],
-        Some(policy.to_string().as_bytes()),
-    );
-    let changed = has_event(&daemon, "limits.changed", |_| true);
+    // Several in a row, faster than they are carried out: the last one holds.
+    for memory in [96, 160, 112, 128] {
+        let policy = json!({"agents": {"echo": {"resource_limits": {"memory": format!("{memory}MiB"), "cpu": 0.5, "pids": 40, "disk": "64MiB"}}}});
+        let answer = daemon.client().send(
+            "PUT",
+            "/v1/policies",
+            &[("content-type", "application/json")],
+            Some(policy.to_string().as_bytes()),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let changed = has_event(&daemon, "limits.changed", |payload| {
+        payload["limits"]["memoryBytes"] == 128 << 20
+    });
     let limits =
         json!({"cpuMillicores": 500, "memoryBytes": 128 << 20, "pids": 40, "diskBytes": 64 << 20});
     assert_eq!(changed["limits"], limits, "{changed}");
@@ -154,6 +160,12 @@ fn limits_are_changed_while_an_agent_runs_and_that_is_on_record() {
         (&now["limits"], &now["epoch"]),
         (&limits, &first["epoch"]),
         "without a restart"
+    );
+    let records = daemon.audit("kind=limits.changed");
+    assert_eq!(
+        records.last().unwrap()["payload"]["limits"],
+        limits,
+        "the last record is of the last change"
     );
     // What the record says is what the kernel has.
     let pid = now["pid"].to_string();

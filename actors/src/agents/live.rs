@@ -23,7 +23,7 @@ pub struct InstanceLive {
     refused: Arc<AtomicU64>,
     // Whether its processes are to stand still.
     still: AtomicBool,
-    // Held while they are made to.
+    // Held while they are made to, or get other limits.
     settling: Mutex<()>,
 }
 
@@ -41,6 +41,10 @@ struct Inner {
     sample: Option<(Timestamp, u64)>,
     cpu: Option<f64>,
     limits: Option<Limits>,
+    // What a policy set while it ran.
+    wanted: Option<Limits>,
+    // With which each process was started, or what it has got since.
+    limited: BTreeMap<u64, Limits>,
     frozen: Option<Level>,
 }
 
@@ -72,6 +76,16 @@ pub struct Reading {
 /// The shortest time between two readings of processor time that gives a rate worth showing.
 const SAMPLE_MIN_MS: u128 = 200;
 
+impl Inner {
+    fn is_unsettled(&self) -> bool {
+        let Some(wanted) = self.wanted else {
+            return false;
+        };
+        let stale = |number| self.limited.get(number) != Some(&wanted);
+        self.limits.is_some_and(|limits| limits != wanted) || self.processes.keys().any(stale)
+    }
+}
+
 impl InstanceLive {
     /// The next incarnation of a replica whose refused messages are counted here.
     pub fn counting(refused: Arc<AtomicU64>) -> Self {
@@ -98,13 +112,66 @@ impl InstanceLive {
         let running = |process: &&ChildHandle| process.try_wait().is_none();
         self.with(|i| i.processes.values().filter(running).cloned().collect())
     }
-    /// Its limits are these from now on.
-    pub(crate) fn set_limits(&self, limits: Limits) {
-        self.with(|i| i.limits = Some(limits));
+    /// A process of it will start with these limits.
+    pub(crate) fn plan_limits(&self, number: u64, limits: Limits) {
+        self.with(|i| {
+            i.limited.insert(number, limits);
+            i.limits.get_or_insert(limits);
+        });
     }
     /// Its limits, once it had a process.
     pub(crate) fn limits(&self) -> Option<Limits> {
         self.with(|i| i.limits)
+    }
+    /// Its limits are to be these, also those of a process that is only being started. Answers whether anything is to be done
+    /// for it now; once its process runs, ask again.
+    pub(crate) fn want_limits(&self, limits: Limits) -> bool {
+        self.with(|i| {
+            if i.wanted.is_none() && i.limits == Some(limits) {
+                return false;
+            }
+            i.wanted = Some(limits);
+            i.is_unsettled()
+        })
+    }
+    /// Whether a process, or what is said of it, differs from the limits that are wanted.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.with(|i| i.is_unsettled())
+    }
+    /// Gives its processes the limits that were wanted last; blocks until the kernel has done it. `then` is told what they are
+    /// from now on and what does not hold yet, in the order in which they changed.
+    pub(crate) fn settle_limits(&self, then: impl FnOnce(Limits, Vec<String>)) {
+        let _one_at_a_time = self
+            .settling
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((limits, before, processes)) = self.with(|i| {
+            let wanted = i.wanted.filter(|_| i.is_unsettled())?;
+            let stale = i.limited.iter().filter(|(_, limits)| **limits != wanted);
+            let running = stale.filter_map(|(number, _)| i.processes.get(number));
+            let processes: Vec<ChildHandle> = running
+                .filter(|process| process.try_wait().is_none())
+                .cloned()
+                .collect();
+            for number in i.processes.keys() {
+                i.limited.insert(*number, wanted);
+            }
+            Some((wanted, i.limits.replace(wanted), processes))
+        }) else {
+            return;
+        };
+        let mut not_yet: Vec<String> = processes
+            .iter()
+            .flat_map(|process| process.set_limits(&limits))
+            .filter_map(|set| Some(format!("{}: {}", set.control, set.problem?)))
+            .collect();
+        if before.is_some_and(|before| before.disk_bytes != limits.disk_bytes) {
+            let text = "disk: a single file may be as large as before until the next start";
+            not_yet.push(text.to_owned());
+        }
+        not_yet.sort();
+        not_yet.dedup();
+        then(limits, not_yet);
     }
     /// Whether its processes are to stand still from now on.
     pub(crate) fn want_frozen(&self, frozen: bool) {
@@ -142,7 +209,10 @@ impl InstanceLive {
     }
     /// A process of it is gone, all of its tree.
     pub fn remove_process(&self, number: u64) {
-        self.with(|i| i.processes.remove(&number));
+        self.with(|i| {
+            i.limited.remove(&number);
+            i.processes.remove(&number)
+        });
     }
     /// Ends whatever runs and waits until it is gone.
     pub(crate) async fn end_processes(&self) {

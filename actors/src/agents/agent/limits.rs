@@ -23,29 +23,38 @@ impl AgentShell {
             return Ok(());
         };
         let policy = effective(manifest, &self.args.ctx);
-        for live in self.args.entry.live() {
-            let (instance, live) = live;
-            let limits = policy.limits;
-            let known = live.live.limits();
-            if known.is_none_or(|known| known == limits) {
-                continue;
+        for (instance, live) in self.args.entry.live() {
+            if live.live.want_limits(policy.limits) {
+                self.settle_limits(instance, live.epoch, live.live);
             }
-            let (me, epoch) = (self.me.clone(), live.epoch);
-            // The kernel may have to find memory first.
-            ractor::concurrency::spawn(async move {
-                let set = tokio::task::spawn_blocking(move || set_limits(&live.live, limits));
-                if let Ok(not_yet) = set.await {
-                    let _gone = me.cast(AgentMessage::Limited {
-                        instance,
-                        epoch,
-                        limits: Box::new(shown(limits)),
-                        not_yet,
-                    });
-                }
-            });
         }
         let config = AgentCommand::Configure(Box::new(policy.fault));
         self.internal(config).await
+    }
+
+    /// A process of an instance runs now; a policy may have changed while it was on its way.
+    pub(super) fn catch_up_limits(&self, instance: InstanceNo, epoch: Epoch) {
+        let live = self.args.entry.live().into_iter();
+        for (_, live) in live.filter(|(no, live)| *no == instance && live.epoch == epoch) {
+            if live.live.is_unsettled() {
+                self.settle_limits(instance, epoch, live.live);
+            }
+        }
+    }
+
+    fn settle_limits(&self, instance: InstanceNo, epoch: Epoch, live: Arc<InstanceLive>) {
+        let me = self.me.clone();
+        // The kernel may have to find memory first.
+        let _not_awaited = tokio::task::spawn_blocking(move || {
+            live.settle_limits(|limits, not_yet| {
+                let _gone = me.cast(AgentMessage::Limited {
+                    instance,
+                    epoch,
+                    limits: Box::new(shown(limits)),
+                    not_yet,
+                });
+            });
+        });
     }
 
     /// The limits of an instance are others now.
@@ -110,25 +119,6 @@ impl AgentShell {
         };
         self.record(event, None, || {}).await
     }
-}
-
-/// Sets the limits of all processes of an instance; answers what does not hold yet, and why.
-fn set_limits(live: &Arc<InstanceLive>, limits: Limits) -> Vec<String> {
-    let before = live.limits();
-    live.set_limits(limits);
-    let mut not_yet: Vec<String> = live
-        .processes()
-        .iter()
-        .flat_map(|process| process.set_limits(&limits))
-        .filter_map(|set| Some(format!("{}: {}", set.control, set.problem?)))
-        .collect();
-    if before.is_some_and(|before| before.disk_bytes != limits.disk_bytes) {
-        let text = "disk: a single file may be as large as before until the next start";
-        not_yet.push(text.to_owned());
-    }
-    not_yet.sort();
-    not_yet.dedup();
-    not_yet
 }
 
 /// Limits as records and people see them.

@@ -52,6 +52,7 @@ impl AgentShell {
                 capabilities,
             } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
+                self.catch_up_limits(instance, epoch);
                 self.internal(AgentCommand::Handshaken {
                     instance,
                     epoch,
@@ -66,6 +67,7 @@ impl AgentShell {
                 capabilities,
             } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
+                self.catch_up_limits(instance, epoch);
                 let up = AgentCommand::Up {
                     instance,
                     epoch,

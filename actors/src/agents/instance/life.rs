@@ -45,7 +45,7 @@ impl Session {
             let result = match planned.await {
                 Ok(Ok(plan)) => {
                     let uid = plan.spec().ids.map(|ids| ids.uid);
-                    live.set_limits(plan.spec().limits);
+                    live.plan_limits(0, plan.spec().limits);
                     launch(&ctx.launcher, plan)
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))

@@ -220,10 +220,16 @@ impl OneProgram {
             .map_err(|_| refused("the start was given up".to_owned()))?
             .map_err(|refusal| refused(refusal.to_string()))?;
         let uid = plan.spec().ids.map(|ids| ids.uid);
-        live.set_limits(plan.spec().limits);
+        live.plan_limits(process, plan.spec().limits);
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
-        let (mut child, pipes) = launch(&ctx.launcher, plan).await?;
+        let launched = launch(&ctx.launcher, plan).await;
+        let (mut child, pipes) = launched.inspect_err(|_| live.remove_process(process))?;
         live.add_process(process, child.handle(), uid);
+        if live.is_unsettled() {
+            // Its limits were changed while this was on its way. That is on record already.
+            let settling = Arc::clone(&live);
+            let _set = tokio::task::spawn_blocking(move || settling.settle_limits(|_, _| {})).await;
+        }
         if live.is_to_stand_still() {
             // It was paused while this was on its way.
             let still = Arc::clone(&live);
