@@ -13,6 +13,7 @@ use mesh_messages::agent::{
     RecoveryResult, SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
@@ -392,6 +393,8 @@ pub trait Operations: Send + Sync + 'static {
         reason: &str,
     ) -> Result<WorkflowRun, Problem>;
 
+    /// Who holds which resource, and who waits for it, by name.
+    async fn claims(&self) -> Result<Vec<Claim>, Problem>;
     /// Makes a schedule; answers when it is durable, with it and whether it was there before.
     async fn create_schedule(
         &self,

@@ -4,6 +4,7 @@ mod agents;
 mod audit;
 mod backup;
 mod chaos;
+mod claims;
 mod erasures;
 mod export;
 mod keys;
@@ -36,6 +37,7 @@ pub(crate) fn table() -> Vec<Route> {
         tasks::routes(),
         workflows::routes(),
         schedules::routes(),
+        claims::routes(),
         stream::routes(),
         audit::routes(),
         past::routes(),

@@ -14,13 +14,15 @@ use serde_json::Value;
 use crate::agent::{
     ControlLevel, FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
+use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
 use crate::task::{
-    CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor,
+    AcceptanceCheck, CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState,
+    WaitingFor,
 };
 use crate::time::Timestamp;
 
@@ -413,6 +415,16 @@ pub enum TaskEvent {
         /// What follows.
         then: AfterFailure,
     },
+    /// The result of an attempt is there, and is being checked.
+    #[serde(rename = "task.checking")]
+    Checking {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// The checks that are to be made, in order.
+        checks: Vec<AcceptanceCheck>,
+    },
     /// The result of an attempt was checked. What follows is decided with it.
     #[serde(rename = "task.checked")]
     Checked {
@@ -422,6 +434,18 @@ pub enum TaskEvent {
         at: Timestamp,
         /// What was checked, and how it went.
         checks: Vec<CheckReport>,
+    },
+    /// An attempt takes a named resource, waits for it, or gives it back. With an attempt its claims end, too.
+    #[serde(rename = "task.claim")]
+    Claim {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// The name of the resource.
+        resource: String,
+        /// What became of it.
+        step: ClaimStep,
     },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
@@ -481,7 +505,9 @@ kinds!(TaskEvent {
     Assigned => "task.assigned",
     Started => "task.started",
     AttemptFailed => "task.attempt_failed",
+    Checking => "task.checking",
     Checked => "task.checked",
+    Claim => "task.claim",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod agent;
 pub mod chaos;
+pub mod claim;
 pub mod erasure;
 pub mod events;
 pub mod failure;

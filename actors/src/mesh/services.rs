@@ -12,7 +12,9 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
-use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
+use mesh_messages::klp::{
+    ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
+};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
 use mesh_messages::{
@@ -21,7 +23,7 @@ use mesh_messages::{
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
-use crate::agents::services::{Delegation, Services};
+use crate::agents::services::{ClaimRequest, Delegation, Services};
 use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
@@ -110,7 +112,9 @@ impl Services for MeshServices {
                     epoch,
                     ..
                 } => ended.push((*epoch, task.clone(), *attempt)),
-                AttemptNews::Started { .. } | AttemptNews::Checked { .. } => {}
+                AttemptNews::Started { .. }
+                | AttemptNews::Checking { .. }
+                | AttemptNews::Checked { .. } => {}
             }
         }
         self.orchestrator.report(agent, instance, news).await;
@@ -132,6 +136,10 @@ impl Services for MeshServices {
             .delegate(key, delegation, attempt)
             .await
             .map_err(klp_error)
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply> {
+        self.orchestrator.claim(request).await
     }
 
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {

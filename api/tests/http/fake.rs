@@ -484,6 +484,15 @@ impl Operations for Fake {
         Ok(run_of(id))
     }
 
+    async fn claims(&self) -> Result<Vec<mesh_messages::claim::Claim>, Problem> {
+        let claim = |name: &str| mesh_messages::claim::Claim {
+            resource: name.to_owned(),
+            holder: None,
+            waiting: Vec::new(),
+        };
+        Ok(vec![claim("a"), claim("b")])
+    }
+
     async fn create_schedule(
         &self,
         caller: &Caller,

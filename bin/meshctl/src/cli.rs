@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, key, memory, policy, restore, schedule, secret,
-    send, system, task, token, workflow,
+    agent, audit, backup, chaos, claim, events, export, key, memory, policy, restore, schedule,
+    secret, send, system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -102,6 +102,9 @@ pub(crate) enum Command {
     /// Show the board: tasks by column
     #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
     Board,
+    /// Show what agents have claimed
+    #[command(subcommand)]
+    Claim(claim::Command),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -155,6 +158,7 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),
             Self::Schedule(command) => command.is_watchable(),
+            Self::Claim(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Secret(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),

@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod board;
 pub(crate) mod chaos;
+pub(crate) mod claim;
 pub(crate) mod events;
 pub(crate) mod export;
 pub(crate) mod key;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
         Command::Board => board::board(session),
+        Command::Claim(command) => claim::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

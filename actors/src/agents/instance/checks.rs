@@ -103,6 +103,12 @@ impl Session {
         let steps: Vec<Step> = checks
             .map(|(index, check)| self.step(task, attempt, (index, check), &question))
             .collect();
+        self.report(AttemptNews::Checking {
+            task: task.clone(),
+            attempt,
+            epoch: self.args.epoch,
+            checks: contract.checks.clone(),
+        });
         // The agent has done its part; what takes time now is not its silence.
         self.watched(Input::Ended { task: task.clone() });
         let (cancel, cancelled) = oneshot::channel();

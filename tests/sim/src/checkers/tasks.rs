@@ -225,7 +225,9 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
-        TaskEvent::Checked { attempt, .. } => return checked(id, line, *attempt),
+        TaskEvent::Checking { attempt, .. }
+        | TaskEvent::Checked { attempt, .. }
+        | TaskEvent::Claim { attempt, .. } => return checked(id, line, *attempt),
         TaskEvent::AttemptFailed {
             attempt,
             failure,
