@@ -16,6 +16,7 @@ pub mod klp;
 pub mod limits;
 pub mod liveness;
 pub mod manifest;
+pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod record;
@@ -29,6 +30,6 @@ pub mod units;
 pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
-pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, ScheduleId, TaskId, WorkflowRunId};
+pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, TaskId, WorkflowRunId};
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

@@ -56,6 +56,10 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     async fn report(&self, agent: &AgentId, instance: InstanceNo, news: Vec<AttemptNews>);
     /// Has something done for a task; the outcome comes later as a `ChildOutcome`.
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError>;
+    /// Whether all agents that have a task, or that it waits for, were told to stand still.
+    async fn stands_still(&self, task: &TaskId) -> bool;
+    /// Ends a task that was delegated, and whose outcome nobody waits for any more.
+    fn give_up(&self, task: TaskId, why: String);
     /// Takes, keeps or gives back a resource; `None` when it waits, and the answer comes later as a `ClaimAnswer`.
     async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply>;
     /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.

@@ -138,6 +138,32 @@ impl Services for MeshServices {
             .map_err(klp_error)
     }
 
+    async fn stands_still(&self, task: &TaskId) -> bool {
+        let Ok(Some(task)) = self.orchestrator.view(task).await else {
+            return false;
+        };
+        let agents = match (task.assignment, task.waiting_for) {
+            (Some(assignment), _) if task.state.is_in_flight() => vec![assignment.agent_id],
+            (_, Some(waiting)) => waiting.agents,
+            (_, None) => Vec::new(),
+        };
+        let paused = |agent: &AgentId| {
+            let entry = self.ctx.directory.get(agent.as_str());
+            entry.is_some_and(|entry| entry.state().paused)
+        };
+        !agents.is_empty() && agents.iter().all(paused)
+    }
+
+    fn give_up(&self, task: TaskId, why: String) {
+        let orchestrator = self.orchestrator.clone();
+        ractor::concurrency::spawn(async move {
+            // One that has ended meanwhile need not be ended.
+            if let Err(problem) = orchestrator.cancel("meshd", task, &why).await {
+                tracing::debug!(%problem, "a verification had ended when it was given up");
+            }
+        });
+    }
+
     async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply> {
         self.orchestrator.claim(request).await
     }

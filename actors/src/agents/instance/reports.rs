@@ -134,6 +134,10 @@ mod tests {
         async fn delegate(&self, _: Delegation) -> Result<TaskId, KlpError> {
             unreachable!("nobody delegates here")
         }
+        async fn stands_still(&self, _: &TaskId) -> bool {
+            false
+        }
+        fn give_up(&self, _: TaskId, _: String) {}
         async fn claim(&self, _: ClaimRequest) -> Option<ClaimReply> {
             unreachable!("nobody claims here")
         }
