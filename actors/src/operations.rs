@@ -30,11 +30,13 @@ use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
 mod past;
+mod plans;
 mod upgrade;
 mod workflows;
 
 pub use action::Action;
 pub use past::{PastAbout, TraceFrom};
+pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
 
@@ -274,7 +276,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: Send + Sync + 'static {
+pub trait Operations: PlanOperations {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.

@@ -17,14 +17,17 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use mesh_actors_core::workflow::{Answer, Command, Effect, PlanCommand, ScheduleCommand, Workflows};
+use mesh_actors_core::workflow::{
+    Answer, Command, Effect, PlanCommand, ScheduleCommand, Workflows,
+};
 use mesh_messages::events::{WorkflowEvent, partition};
-use mesh_messages::problem::Problem;
 use mesh_messages::plan::StoredPlan;
+use mesh_messages::problem::Problem;
 use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
 use mesh_messages::{
-    Failure, FailureClass, PlanId, Position, RecordHeader, ScheduleId, TaskId, Timestamp, WorkflowRunId,
+    Failure, FailureClass, PlanId, Position, RecordHeader, ScheduleId, TaskId, Timestamp,
+    WorkflowRunId,
 };
 
 use crate::alarms::Alarm;

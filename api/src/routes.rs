@@ -10,6 +10,7 @@ mod export;
 mod keys;
 mod memory;
 mod past;
+mod plans;
 mod policies;
 mod schedules;
 mod secrets;
@@ -37,6 +38,7 @@ pub(crate) fn table() -> Vec<Route> {
         tasks::routes(),
         workflows::routes(),
         schedules::routes(),
+        plans::routes(),
         claims::routes(),
         stream::routes(),
         audit::routes(),

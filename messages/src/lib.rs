@@ -30,6 +30,8 @@ pub mod units;
 pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
-pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, TaskId, WorkflowRunId};
+pub use ids::{
+    AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, TaskId, WorkflowRunId,
+};
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

@@ -126,7 +126,11 @@ fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late
     let for_whom = eventually("the critic is named", PATIENCE, || {
         let board = daemon.client().get("/v1/board").ok(200);
         match card(&board, &by_agent) {
-            Some((at, card)) if at == "Review" && card["waitingFor"]["agents"] == json!(["critic"]) => Ok(card),
+            Some((at, card))
+                if at == "Review" && card["waitingFor"]["agents"] == json!(["critic"]) =>
+            {
+                Ok(card)
+            }
             other => Err(format!("{other:?}")),
         }
     });
@@ -141,7 +145,9 @@ fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late
     for agent in ["worker", "critic"] {
         let home = daemon.home().data().join("home/agents");
         let found = std::fs::read_dir(home).unwrap().flatten();
-        let own = found.map(|kind| kind.path().join(agent)).find(|path| path.exists());
+        let own = found
+            .map(|kind| kind.path().join(agent))
+            .find(|path| path.exists());
         std::fs::write(own.expect("its home").join("go"), "").unwrap();
         daemon.ctl(&["agent", "resume", agent]).exits(0);
     }

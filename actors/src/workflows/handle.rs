@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use mesh_actors_core::workflow::{Answer, Command, NewRun, PlanCommand, ScheduleCommand};
-use mesh_messages::problem::Problem;
 use mesh_messages::plan::StoredPlan;
+use mesh_messages::problem::Problem;
 use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{WorkflowDocument, WorkflowRun};
 use mesh_messages::{PlanId, ScheduleId, WorkflowRunId};

@@ -10,6 +10,7 @@ pub(crate) mod events;
 pub(crate) mod export;
 pub(crate) mod key;
 pub(crate) mod memory;
+pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod restore;
 pub(crate) mod schedule;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
+        Command::Plan(command) => plan::run(command, session),
         Command::Board => board::board(session),
         Command::Claim(command) => claim::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),

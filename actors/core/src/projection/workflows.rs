@@ -66,9 +66,9 @@ pub(super) fn project<V: View>(
         | WorkflowEvent::ScheduleChanged { .. }
         | WorkflowEvent::ScheduleFired { .. }
         | WorkflowEvent::ScheduleRemoved { .. }
-            | WorkflowEvent::PlanWritten { .. }
-            | WorkflowEvent::PlanStarted { .. }
-            | WorkflowEvent::PlanRemoved { .. } => {}
+        | WorkflowEvent::PlanWritten { .. }
+        | WorkflowEvent::PlanStarted { .. }
+        | WorkflowEvent::PlanRemoved { .. } => {}
     }
     Ok(())
 }

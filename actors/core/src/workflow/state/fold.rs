@@ -67,8 +67,8 @@ pub(super) fn fold_step(step: &mut StepRun, event: &WorkflowEvent) {
         | WorkflowEvent::ScheduleChanged { .. }
         | WorkflowEvent::ScheduleFired { .. }
         | WorkflowEvent::ScheduleRemoved { .. }
-            | WorkflowEvent::PlanWritten { .. }
-            | WorkflowEvent::PlanStarted { .. }
-            | WorkflowEvent::PlanRemoved { .. } => {}
+        | WorkflowEvent::PlanWritten { .. }
+        | WorkflowEvent::PlanStarted { .. }
+        | WorkflowEvent::PlanRemoved { .. } => {}
     }
 }

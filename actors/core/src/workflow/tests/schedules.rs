@@ -155,10 +155,18 @@ fn what_waits_begins_by_itself_when_any_run_has_ended_of_too_many() {
     let earlier = first.first().cloned().unwrap();
     world.end(&earlier, good(json!(1)));
     let shown = world.shown();
-    assert_eq!((shown.running.len(), shown.waiting.len()), (0, 1), "it waits, and is not left out");
+    assert_eq!(
+        (shown.running.len(), shown.waiting.len()),
+        (0, 1),
+        "it waits, and is not left out"
+    );
     world.end(&other, good(json!(1)));
     let shown = world.shown();
-    assert_eq!((shown.running.len(), shown.waiting.len()), (1, 0), "it has begun");
+    assert_eq!(
+        (shown.running.len(), shown.waiting.len()),
+        (1, 0),
+        "it has begun"
+    );
 }
 
 #[test]
@@ -171,12 +179,19 @@ fn a_clock_that_is_set_back_while_it_is_paused_repeats_no_planned_time() {
     assert_eq!(world.submitted.len(), 1);
     let pause = |paused| {
         let by = "ann".to_owned();
-        Command::Schedule(ScheduleCommand::Pause { id: id(), paused, by })
+        Command::Schedule(ScheduleCommand::Pause {
+            id: id(),
+            paused,
+            by,
+        })
     };
     world.run(pause(true));
     world.now = moment("2026-06-01T05:00:00Z");
     world.run(pause(false));
-    assert_eq!(world.state.next_timer(), Some(moment("2026-06-02T07:00:00Z")));
+    assert_eq!(
+        world.state.next_timer(),
+        Some(moment("2026-06-02T07:00:00Z"))
+    );
     world.tick_at("2026-06-01T07:00:00Z");
     assert_eq!(world.submitted.len(), 1, "once");
     world.tick_at("2026-06-02T07:00:00Z");
