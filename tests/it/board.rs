@@ -117,10 +117,10 @@ fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late
         }))
     };
     let by_command = submit("worker", json!({"command": ["sh", "-c", wait]}));
-    let (card, _) = comes_to(&daemon, &by_command, "Review");
-    assert_eq!(card["waitingFor"]["reason"], "check", "{card}");
-    let detail = card["waitingFor"]["detail"].as_str().unwrap();
-    assert!(detail.contains("\"looked at\" by a command"), "{card}");
+    let (checked, _) = comes_to(&daemon, &by_command, "Review");
+    assert_eq!(checked["waitingFor"]["reason"], "check", "{checked}");
+    let detail = checked["waitingFor"]["detail"].as_str().unwrap();
+    assert!(detail.contains("\"looked at\" by a command"), "{checked}");
     daemon.ctl(&["agent", "pause", "worker"]).exits(0);
     let by_agent = submit("author", json!({"requirements": ["critic"]}));
     let for_whom = eventually("the critic is named", PATIENCE, || {

@@ -69,7 +69,7 @@ fn counter(replicas: usize) -> Bundle {
 
 /// A mesh in which all of them may work at once.
 fn mesh() -> Daemon {
-    let config = format!("orchestrator:\n  max_parallel_tasks: {}\n", AGENTS + 4);
+    let config = format!("orchestrator:\n  policies:\n    max_parallel_tasks: {}\n", AGENTS + 4);
     Home::new().config(&config).start()
 }
 
