@@ -1,6 +1,8 @@
 //! D7: agents that collide: over a piece of work, over a file, over a name; and that wait for each other.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use mesh_tests::{Bundle, Daemon, Home, eventually, has_python};
 use serde_json::{Value, json};
@@ -14,7 +16,8 @@ const AGENTS: usize = 20;
 /// `patience` is how long it looks for another one between its two steps.
 const COUNTER: &str = r#"
 import json, os, sys, time
-home = os.environ["HOME"]
+os.umask(0)
+home = None
 def say(**o): print(json.dumps(o), flush=True)
 def lines():
     for line in sys.stdin:
@@ -43,6 +46,7 @@ say(type="HANDSHAKE", payload={"name": "counter", "version": "1.0.0", "capabilit
 for m in inbox:
     if m["type"] != "TASK_REQUEST": continue
     task, todo = m["task_id"], m["payload"]["input"]
+    home = todo["dir"]
     token, held = None, todo.get("resource")
     if held:
         claim = ask(task, task + "-a", op="acquire", resource=held, ttlMs=todo.get("ttlMs", 60000), waitMs=600000)
@@ -59,18 +63,30 @@ for m in inbox:
     say(type="TASK_RESULT", task_id=task, payload={"ok": True, "output": {"token": token, "number": int(read("number"))}})
 "#;
 
-fn counter(replicas: usize) -> Bundle {
+/// A mesh in which all of them may work at once, with replicas of an agent that share a directory.
+fn mesh(agent: Bundle, replicas: usize) -> (Daemon, PathBuf) {
+    let parallel = AGENTS + 4;
+    let config = format!("orchestrator:\n  policies:\n    max_parallel_tasks: {parallel}\n");
+    let home = Home::new().config(&config);
+    let shared = home.scratch().join("shared");
+    std::fs::create_dir(&shared).expect("a directory");
+    let daemon = home.start();
+    let access = json!({"allowedPaths": [shared], "readOnly": false});
+    let agent = agent
+        .set("replicas", json!(replicas))
+        .set("security", json!({"fileAccess": access}));
+    daemon.deploy(&agent);
+    // Each replica may be another user.
+    let all = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(&shared, all).expect("its owner may");
+    (daemon, shared)
+}
+
+fn counter() -> Bundle {
     Bundle::new("counter")
         .file("main.py", COUNTER)
         .set("entry", json!("main.py"))
         .set("capabilities", json!(["count"]))
-        .set("replicas", json!(replicas))
-}
-
-/// A mesh in which all of them may work at once.
-fn mesh() -> Daemon {
-    let config = format!("orchestrator:\n  policies:\n    max_parallel_tasks: {}\n", AGENTS + 4);
-    Home::new().config(&config).start()
 }
 
 fn claims(daemon: &Daemon) -> Vec<Value> {
@@ -95,10 +111,9 @@ fn d7_twenty_agents_change_one_file_and_no_change_is_lost() {
     if !has_python("d7_twenty_agents_change_one_file_and_no_change_is_lost") {
         return;
     }
-    let daemon = mesh();
-    daemon.deploy(&counter(AGENTS));
+    let (daemon, dir) = mesh(counter(), AGENTS);
     // Control: two without a claim, and the change of one of them is lost.
-    let free = json!({"requirements": ["count"], "input": {"patience": 100}});
+    let free = json!({"requirements": ["count"], "input": {"dir": dir, "patience": 100}});
     let both: Vec<_> = (0..2).map(|_| daemon.submit(&free)).collect();
     let ends: Vec<_> = both.iter().map(|id| daemon.ended(id, PATIENCE)).collect();
     let numbers: Vec<_> = ends
@@ -108,8 +123,7 @@ fn d7_twenty_agents_change_one_file_and_no_change_is_lost() {
     saw(&format!("two without a claim count to {numbers:?}"));
     assert_eq!(numbers, [Some(1), Some(1)], "{ends:?}");
 
-    let claimed =
-        json!({"requirements": ["count"], "input": {"patience": 0.05, "resource": "file:number"}});
+    let claimed = json!({"requirements": ["count"], "input": {"dir": dir, "patience": 0.05, "resource": "file:number"}});
     let all: Vec<_> = (0..AGENTS).map(|_| daemon.submit(&claimed)).collect();
     let ends: Vec<_> = all.iter().map(|id| daemon.ended(id, PATIENCE)).collect();
     let mut turns: Vec<_> = ends
@@ -132,13 +146,14 @@ fn d7_twenty_agents_change_one_file_and_no_change_is_lost() {
 
 #[test]
 fn d7_one_piece_of_work_has_one_owner_however_many_ask_for_it() {
-    let daemon = mesh();
-    daemon.deploy(&Bundle::echo("echo").set("replicas", json!(4)));
+    let (daemon, _) = mesh(Bundle::echo("echo"), 4);
     let card = json!({"requirements": ["echo"], "input": 1, "idempotencyKey": "the card"});
-    let ids: BTreeSet<_> = (0..AGENTS).map(|_| daemon.submit(&card)).collect();
+    // The first is accepted, the others get that one.
+    let ask = |_| daemon.client().post("/v1/tasks", &card).json()["id"].to_string();
+    let ids: BTreeSet<_> = (0..AGENTS).map(ask).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
     let id = ids.into_iter().next().expect("one");
-    let task = daemon.ended(&id, PATIENCE);
+    let task = daemon.ended(id.trim_matches('"'), PATIENCE);
     saw(&format!(
         "{AGENTS} asked, {} attempts were made",
         task["attempts"]
@@ -155,15 +170,14 @@ fn d7_who_waits_is_told_why_and_a_dead_holder_blocks_nobody() {
     if !has_python("d7_who_waits_is_told_why_and_a_dead_holder_blocks_nobody") {
         return;
     }
-    let daemon = mesh();
-    daemon.deploy(&counter(3));
-    let input = json!({"patience": 0, "resource": "branch:main", "hang": true, "ttlMs": 600_000});
+    let (daemon, dir) = mesh(counter(), 3);
+    let input = json!({"dir": dir, "patience": 0, "resource": "branch:main", "hang": true, "ttlMs": 600_000});
     let hangs = daemon.submit(&json!({
         "requirements": ["count"], "input": input, "retry": {"maxAttempts": 1},
     }));
     let first = held_by(&daemon, "branch:main", &hangs);
     let waits = daemon.submit(&json!({
-        "requirements": ["count"], "input": {"patience": 0, "resource": "branch:main"},
+        "requirements": ["count"], "input": {"dir": dir, "patience": 0, "resource": "branch:main"},
     }));
     let told = eventually("the wait has a reason", PATIENCE, || {
         let task = daemon.task(&waits);
@@ -201,9 +215,9 @@ fn d7_a_claim_and_its_token_survive_kill_9_and_its_dead_holder_does_not_keep_it(
     if !has_python("d7_a_claim_and_its_token_survive_kill_9_and_its_dead_holder_does_not_keep_it") {
         return;
     }
-    let daemon = mesh();
-    daemon.deploy(&counter(2));
-    let input = json!({"patience": 0, "resource": "port:8080", "hang": true, "ttlMs": 600_000});
+    let (daemon, dir) = mesh(counter(), 2);
+    let input =
+        json!({"dir": dir, "patience": 0, "resource": "port:8080", "hang": true, "ttlMs": 600_000});
     let hangs = daemon.submit(&json!({
         "requirements": ["count"], "input": input, "retry": {"maxAttempts": 1},
     }));
@@ -230,6 +244,7 @@ fn d7_a_claim_and_its_token_survive_kill_9_and_its_dead_holder_does_not_keep_it(
 /// Takes one thing, and once the other is taken, too, waits a while for that.
 const CROSSED: &str = r#"
 import json, os, sys, time
+os.umask(0)
 def say(**o): print(json.dumps(o), flush=True)
 say(type="HANDSHAKE", payload={"name": "crossed", "version": "1.0.0", "capabilities": ["cross"]})
 task = None
@@ -239,8 +254,8 @@ for line in sys.stdin:
         task, names = m["task_id"], m["payload"]["input"]
         say(type="CLAIM", id="one", payload={"op": "acquire", "resource": names[0]})
     elif m["type"] == "CLAIM" and m["in_reply_to"] == "one":
-        open(os.path.join(os.environ["HOME"], names[0]), "w").close()
-        while not os.path.exists(os.path.join(os.environ["HOME"], names[1])): time.sleep(0.01)
+        open(os.path.join(names[3], names[0]), "w").close()
+        while not os.path.exists(os.path.join(names[3], names[1])): time.sleep(0.01)
         say(type="CLAIM", id="two", payload={"op": "acquire", "resource": names[1], "waitMs": names[2]})
     elif m["type"] == "CLAIM":
         say(type="TASK_RESULT", task_id=task, payload={"ok": True, "output": m["payload"].get("code", "granted")})
@@ -251,17 +266,15 @@ fn d7_two_that_wait_for_each_other_are_told_apart_by_their_deadline() {
     if !has_python("d7_two_that_wait_for_each_other_are_told_apart_by_their_deadline") {
         return;
     }
-    let daemon = mesh();
     let crossed = Bundle::new("crossed")
         .file("main.py", CROSSED)
         .set("entry", json!("main.py"))
-        .set("capabilities", json!(["cross"]))
-        .set("replicas", json!(2));
-    daemon.deploy(&crossed);
+        .set("capabilities", json!(["cross"]));
+    let (daemon, dir) = mesh(crossed, 2);
     let task = |input: Value| daemon.submit(&json!({"requirements": ["cross"], "input": input}));
-    let one = task(json!(["a", "b", 600_000]));
+    let one = task(json!(["a", "b", 600_000, dir]));
     held_by(&daemon, "a", &one);
-    let other = task(json!(["b", "a", 500]));
+    let other = task(json!(["b", "a", 500, dir]));
     let ends = [&one, &other].map(|id| daemon.ended(id, PATIENCE));
     saw(&format!(
         "they end with {} and {}",
