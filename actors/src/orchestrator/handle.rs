@@ -453,7 +453,7 @@ impl OrchestratorHandle {
         };
         let command = Command::Claim {
             asker,
-            op: request.op,
+            op: Box::new(request.op),
         };
         match self.ask(command, Cause::by(by)).await {
             Ok(Answer::Claim(reply)) => reply.map(|reply| *reply),

@@ -1,7 +1,7 @@
 //! Stored plans.
 
 use axum::http::{HeaderValue, StatusCode, header};
-use mesh_actors::operations::{Action, PlanOperations as _, PlanOrder, PlanWork};
+use mesh_actors::operations::{Action, PlanOrder, PlanWork};
 use mesh_messages::agent::Page;
 use mesh_messages::plan::{PlanStart, PlanSubmission, StoredPlan};
 use schemars::JsonSchema;

@@ -79,7 +79,7 @@ pub enum Command {
         /// Who asks, and how it will know an answer that comes later.
         asker: Asker,
         /// What it asks.
-        op: ClaimOp,
+        op: Box<ClaimOp>,
     },
     /// The result of an attempt is there, and is being checked.
     AttemptChecking {

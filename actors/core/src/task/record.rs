@@ -123,16 +123,8 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Checking {
-                attempt, checks, ..
-            } if self.is_under_way(*attempt) => {
-                self.task.waiting_for = Some(waiting_for_checks(checks));
-            }
-            TaskEvent::Checked {
-                attempt, checks, ..
-            } if self.note_checks(*attempt, checks) => {}
-            // Who holds what is no part of a task's own record.
-            TaskEvent::Claim { attempt, .. } if self.is_under_way(*attempt) => {}
+            TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
+                if self.noted(event) => {}
             TaskEvent::Submitted { .. }
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
@@ -228,6 +220,24 @@ impl TaskRecord {
     fn is_under_way(&self, number: AttemptNo) -> bool {
         self.attempt()
             .is_some_and(|attempt| attempt.number == number)
+    }
+
+    /// Takes in what happens in the midst of an attempt, if it is the one under way.
+    fn noted(&mut self, event: &TaskEvent) -> bool {
+        match event {
+            TaskEvent::Checking {
+                attempt, checks, ..
+            } if self.is_under_way(*attempt) => {
+                self.task.waiting_for = Some(waiting_for_checks(checks));
+                true
+            }
+            TaskEvent::Checked {
+                attempt, checks, ..
+            } => self.note_checks(*attempt, checks),
+            // Who holds what is no part of a task's own record.
+            TaskEvent::Claim { attempt, .. } => self.is_under_way(*attempt),
+            _ => false,
+        }
     }
 
     /// Keeps what the checks of an attempt showed, if it is the one under way.

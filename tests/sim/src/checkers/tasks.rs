@@ -205,11 +205,8 @@ fn next(
                 )
             })?;
             line.attempt = assignment.attempt;
-            line.holder = Some((
-                assignment.agent_id.clone(),
-                assignment.instance,
-                assignment.epoch,
-            ));
+            let agent = assignment.agent_id.clone();
+            line.holder = Some((agent, assignment.instance, assignment.epoch));
             return Ok(TaskState::Assigned);
         }
         TaskEvent::Started { attempt, .. } => {

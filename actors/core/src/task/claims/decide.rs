@@ -19,7 +19,8 @@ pub(crate) fn claim(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Result<Answe
     if current(tx, &asker.parent, Some(&asker.key)).is_none() {
         return Err(Refusal::Stale(asker.parent));
     }
-    if let Err(reply) = check(op) {
+    if let Some(text) = nonsense(op) {
+        let reply = ClaimReply::refused(&op.resource, ClaimCode::Invalid, text);
         return Ok(Answer::Claim(Some(Box::new(reply))));
     }
     expire(tx);
@@ -33,29 +34,24 @@ pub(crate) fn claim(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Result<Answe
     Ok(Answer::Claim(reply.map(Box::new)))
 }
 
-fn check(op: &ClaimOp) -> Result<(), ClaimReply> {
+/// What makes no sense about a request, if anything.
+fn nonsense(op: &ClaimOp) -> Option<String> {
     let name = &op.resource;
-    let invalid = |text: String| Err(ClaimReply::refused(name, ClaimCode::Invalid, text));
     let plain = !name.chars().any(char::is_control) && name.trim() == name;
     if !plain || !(1..=RESOURCE_BYTES_MAX).contains(&name.len()) {
-        return invalid(format!(
+        return Some(format!(
             "payload.resource: expected 1 to {RESOURCE_BYTES_MAX} bytes without control characters or outer blanks"
         ));
     }
-    if op
-        .ttl_ms
-        .is_some_and(|ms| !(1..=CLAIM_TTL_MAX_MS).contains(&ms))
-    {
-        return invalid(format!(
+    let ttl = 1..=CLAIM_TTL_MAX_MS;
+    if op.ttl_ms.is_some_and(|ms| !ttl.contains(&ms)) {
+        return Some(format!(
             "payload.ttlMs: expected 1 to {CLAIM_TTL_MAX_MS}; renew it to hold it for longer"
         ));
     }
-    if op.wait_ms.is_some_and(|ms| ms > CLAIM_WAIT_MAX_MS) {
-        return invalid(format!(
-            "payload.waitMs: expected at most {CLAIM_WAIT_MAX_MS}"
-        ));
-    }
-    Ok(())
+    op.wait_ms
+        .is_some_and(|ms| ms > CLAIM_WAIT_MAX_MS)
+        .then(|| format!("payload.waitMs: expected at most {CLAIM_WAIT_MAX_MS}"))
 }
 
 fn ends_at(now: Timestamp, ms: u64) -> Timestamp {

@@ -29,6 +29,7 @@ impl World {
             key,
             request: request.to_owned(),
         };
+        let op = Box::new(op);
         let decision = self.run(Command::Claim { asker, op });
         match decision.answer.clone() {
             Answer::Claim(reply) => (reply.map(|reply| *reply), decision),
@@ -156,7 +157,7 @@ fn a_wait_ends_at_its_time_also_where_two_wait_for_each_other() {
     world.takes(&ids[1], "b");
     world.queues(&ids[0], "wants b", "b", 5_000);
     world.queues(&ids[1], "wants a", "a", 9_000);
-    let decision = world.pass(Duration::from_millis(5_000));
+    let decision = world.pass(Duration::from_secs(5));
     let over = Err(ClaimCode::WaitOver);
     assert_eq!(
         told(&decision),
@@ -229,7 +230,7 @@ fn an_attempt_that_is_over_claims_nothing() {
         key,
         request: "late".to_owned(),
     };
-    let op = op(ClaimOpKind::Acquire, "file", None);
+    let op = Box::new(op(ClaimOpKind::Acquire, "file", None));
     let refusal = world.refused(Command::Claim { asker, op });
     assert!(matches!(refusal, Refusal::Stale(_)), "{refusal}");
 }
