@@ -48,6 +48,7 @@ mod counts;
 mod exports;
 mod operations;
 mod parts;
+mod plans;
 mod schedules;
 mod secrets;
 mod services;

@@ -13,6 +13,7 @@ use mesh_messages::agent::{
     RecoveryResult, SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
@@ -29,11 +30,13 @@ use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
 mod past;
+mod plans;
 mod upgrade;
 mod workflows;
 
 pub use action::Action;
 pub use past::{PastAbout, TraceFrom};
+pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
 
@@ -273,7 +276,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: Send + Sync + 'static {
+pub trait Operations: PlanOperations {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
@@ -392,6 +395,8 @@ pub trait Operations: Send + Sync + 'static {
         reason: &str,
     ) -> Result<WorkflowRun, Problem>;
 
+    /// Who holds which resource, and who waits for it, by name.
+    async fn claims(&self) -> Result<Vec<Claim>, Problem>;
     /// Makes a schedule; answers when it is durable, with it and whether it was there before.
     async fn create_schedule(
         &self,

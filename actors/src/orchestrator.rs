@@ -18,6 +18,7 @@ use mesh_actors_core::task::{
     Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
     TaskConfig, Tasks,
 };
+use mesh_messages::claim::Claim;
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
@@ -78,6 +79,11 @@ pub(crate) enum Message {
         /// `None` when it is not held.
         reply: RpcReplyPort<Option<TaskExplanation>>,
     },
+    /// Show who holds which resource, and who waits for it.
+    Claims {
+        /// By name.
+        reply: RpcReplyPort<Vec<Claim>>,
+    },
     /// Show an agent's record, by task type.
     Stats {
         /// Whose.
@@ -102,6 +108,7 @@ enum Released {
     Answer(Answer, Reply),
     Taken(RpcReplyPort<()>),
     Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
+    Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -269,6 +276,11 @@ impl Shell {
                     .explain(&self.live, self.look(&known), &task);
                 self.reply_when_durable(Released::Why(why.map(Box::new), reply))
                     .await
+            }
+            Message::Claims { reply } => {
+                let claims = self.partition.state().claims().all().collect();
+                let shown = Released::Claims(claims, reply);
+                self.reply_when_durable(shown).await
             }
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);

@@ -17,13 +17,17 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
-use mesh_actors_core::workflow::{Answer, Command, Effect, ScheduleCommand, Workflows};
+use mesh_actors_core::workflow::{
+    Answer, Command, Effect, PlanCommand, ScheduleCommand, Workflows,
+};
 use mesh_messages::events::{WorkflowEvent, partition};
+use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::Problem;
 use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{StepState, UnitOutcome, WorkflowDocument, WorkflowRun};
 use mesh_messages::{
-    Failure, FailureClass, Position, RecordHeader, ScheduleId, TaskId, Timestamp, WorkflowRunId,
+    Failure, FailureClass, PlanId, Position, RecordHeader, ScheduleId, TaskId, Timestamp,
+    WorkflowRunId,
 };
 
 use crate::alarms::Alarm;
@@ -98,6 +102,13 @@ pub(crate) enum Message {
         /// Empty when there is none.
         reply: RpcReplyPort<Vec<Schedule>>,
     },
+    /// Show plans that are held: one with its earlier versions, or all without; waits like `View`.
+    Plans {
+        /// Which; all when absent.
+        id: Option<PlanId>,
+        /// Empty when there is none.
+        reply: RpcReplyPort<Vec<StoredPlan>>,
+    },
     /// The orchestrator has a task of a step.
     Taken(TaskId),
     /// A task has ended; it may be one of a step.
@@ -119,6 +130,7 @@ enum Released {
     Answer(Answer, Reply),
     View(Option<Box<WorkflowRun>>, RpcReplyPort<Option<WorkflowRun>>),
     Schedules(Vec<Schedule>, RpcReplyPort<Vec<Schedule>>),
+    Plans(Vec<StoredPlan>, RpcReplyPort<Vec<StoredPlan>>),
 }
 
 /// What the actor is made of.
@@ -274,6 +286,14 @@ impl Shell {
                 self.after_last(vec![Released::Schedules(shown, reply)])
                     .await
             }
+            Message::Plans { id, reply } => {
+                let state = self.partition.state();
+                let shown = match id {
+                    Some(id) => state.stored_plan(&id).into_iter().collect(),
+                    None => state.plans(),
+                };
+                self.after_last(vec![Released::Plans(shown, reply)]).await
+            }
             Message::Named { name, reply } => {
                 let _caller_gone = reply.send(self.partition.state().named(&name));
                 Ok(())
@@ -420,8 +440,10 @@ impl Shell {
                 self.full()
             }
             // What takes something away is done with a full disk, too.
-            Command::Schedule(ScheduleCommand::Create(_)) => self.full(),
+            Command::Schedule(ScheduleCommand::Create(_))
+            | Command::Plan(PlanCommand::Write(_) | PlanCommand::Start { .. }) => self.full(),
             Command::Schedule(_)
+            | Command::Plan(PlanCommand::Remove { .. })
             | Command::Ended { .. }
             | Command::Cancel { .. }
             | Command::Tick => None,
@@ -475,6 +497,9 @@ impl Shell {
                 }
                 Released::View(view, reply) => {
                     let _caller_gone = reply.send(view.map(|view| *view));
+                }
+                Released::Plans(shown, reply) => {
+                    let _caller_gone = reply.send(shown);
                 }
                 Released::Schedules(shown, reply) => {
                     let _caller_gone = reply.send(shown);

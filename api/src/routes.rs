@@ -4,11 +4,13 @@ mod agents;
 mod audit;
 mod backup;
 mod chaos;
+mod claims;
 mod erasures;
 mod export;
 mod keys;
 mod memory;
 mod past;
+mod plans;
 mod policies;
 mod schedules;
 mod secrets;
@@ -36,6 +38,8 @@ pub(crate) fn table() -> Vec<Route> {
         tasks::routes(),
         workflows::routes(),
         schedules::routes(),
+        plans::routes(),
+        claims::routes(),
         stream::routes(),
         audit::routes(),
         past::routes(),

@@ -14,13 +14,15 @@ use serde_json::Value;
 use crate::agent::{
     ControlLevel, FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
+use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
 use crate::task::{
-    CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor,
+    AcceptanceCheck, CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState,
+    WaitingFor,
 };
 use crate::time::Timestamp;
 
@@ -68,11 +70,13 @@ macro_rules! kinds {
     };
 }
 
+mod memory;
 mod node;
 mod retention;
 mod sentinel;
 mod workflow;
 
+pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
 pub use retention::RetentionEvent;
 pub use sentinel::SentinelEvent;
@@ -413,6 +417,16 @@ pub enum TaskEvent {
         /// What follows.
         then: AfterFailure,
     },
+    /// The result of an attempt is there, and is being checked.
+    #[serde(rename = "task.checking")]
+    Checking {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// The checks that are to be made, in order.
+        checks: Vec<AcceptanceCheck>,
+    },
     /// The result of an attempt was checked. What follows is decided with it.
     #[serde(rename = "task.checked")]
     Checked {
@@ -422,6 +436,18 @@ pub enum TaskEvent {
         at: Timestamp,
         /// What was checked, and how it went.
         checks: Vec<CheckReport>,
+    },
+    /// An attempt takes a named resource, waits for it, or gives it back. With an attempt its claims end, too.
+    #[serde(rename = "task.claim")]
+    Claim {
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// When.
+        at: Timestamp,
+        /// The name of the resource.
+        resource: String,
+        /// What became of it.
+        step: ClaimStep,
     },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
@@ -481,7 +507,9 @@ kinds!(TaskEvent {
     Assigned => "task.assigned",
     Started => "task.started",
     AttemptFailed => "task.attempt_failed",
+    Checking => "task.checking",
     Checked => "task.checked",
+    Claim => "task.claim",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",
@@ -547,54 +575,6 @@ kinds!(BusEvent {
     Sent => "message_sent",
     DeadLettered => "message.dead_lettered",
     Subscribed => "topic.subscribed",
-});
-
-/// Persistent memory. Partition `memory`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum MemoryEvent {
-    /// A value was written.
-    #[serde(rename = "memory.set")]
-    Set {
-        /// Whose.
-        agent: AgentId,
-        /// Where.
-        key: String,
-        /// What.
-        value: Value,
-        /// Until when it can be read.
-        expires_at: Option<Timestamp>,
-        /// When it was written.
-        at: Timestamp,
-    },
-    /// A value was deleted, or expired.
-    #[serde(rename = "memory.deleted")]
-    Deleted {
-        /// Whose.
-        agent: AgentId,
-        /// Where.
-        key: String,
-    },
-    /// All of an agent's values became unreadable (it was terminated), or readable again.
-    #[serde(rename = "memory.sealed")]
-    Sealed {
-        /// Whose.
-        agent: AgentId,
-        /// Whether they are sealed.
-        sealed: bool,
-    },
-    /// All of an agent's values are gone.
-    #[serde(rename = "memory.purged")]
-    Purged {
-        /// Whose.
-        agent: AgentId,
-    },
-}
-
-kinds!(MemoryEvent {
-    Set => "memory.set",
-    Deleted => "memory.deleted",
-    Sealed => "memory.sealed",
-    Purged => "memory.purged",
 });
 
 #[cfg(test)]

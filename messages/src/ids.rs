@@ -106,6 +106,11 @@ text_id! {
 }
 
 text_id! {
+    /// A stored plan.
+    PlanId, AGENT_ID_MAX
+}
+
+text_id! {
     /// A schedule's name; it is its identity.
     ScheduleId, AGENT_ID_MAX
 }

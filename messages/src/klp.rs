@@ -28,9 +28,10 @@ pub use decode::{Defaults, decode, decode_line, decode_with};
 pub use encode::NotExpressible;
 pub use error::{ErrorCode, KlpDecodeError};
 pub use payload::{
-    CallAnnounced, CapabilityQuery, CapabilityReply, Control, ControlVerb, FoundAgent, Handshake,
-    HandshakeReply, KlpError, MemoryOp, MemoryOpKind, MemoryReply, Publish, ReportedHealth,
-    SecurityAlert, SessionLimits, StatusUpdate, Subscribe, TaskRequest, TaskResult,
+    CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind, ClaimReply,
+    Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp, MemoryOpKind,
+    MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate, Subscribe,
+    TaskRequest, TaskResult,
 };
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;
@@ -77,6 +78,8 @@ pub enum MessageType {
     Subscribe,
     /// Reads or changes the agent's memory.
     Memory,
+    /// Takes or gives back a named resource that only one may have at a time.
+    Claim,
     /// A hook of the agent's life.
     Control,
     /// An envelope could not be read or acted upon.
@@ -85,7 +88,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// All types, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TaskRequest,
         Self::TaskResult,
         Self::StatusUpdate,
@@ -97,6 +100,7 @@ impl MessageType {
         Self::Publish,
         Self::Subscribe,
         Self::Memory,
+        Self::Claim,
         Self::Control,
         Self::Error,
     ];
@@ -115,6 +119,7 @@ impl MessageType {
             Self::Publish => "PUBLISH",
             Self::Subscribe => "SUBSCRIBE",
             Self::Memory => "MEMORY",
+            Self::Claim => "CLAIM",
             Self::Control => "CONTROL",
             Self::Error => "ERROR",
         }

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod agent;
 pub mod chaos;
+pub mod claim;
 pub mod erasure;
 pub mod events;
 pub mod failure;
@@ -15,6 +16,7 @@ pub mod klp;
 pub mod limits;
 pub mod liveness;
 pub mod manifest;
+pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod record;
@@ -28,6 +30,8 @@ pub mod units;
 pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
-pub use ids::{AgentId, AttemptNo, Epoch, InstanceNo, Position, ScheduleId, TaskId, WorkflowRunId};
+pub use ids::{
+    AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, TaskId, WorkflowRunId,
+};
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

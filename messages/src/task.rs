@@ -287,7 +287,7 @@ impl TaskState {
     pub const fn is_in_flight(self) -> bool {
         matches!(self, Self::Assigned | Self::Running)
     }
-    /// The board column of such tasks, those that ask a person apart: see [`Task::column`].
+    /// The board column of such tasks, those that are looked at by others apart: see [`Task::column`].
     pub const fn column(self) -> &'static str {
         match self {
             Self::Parked => "Backlog",
@@ -363,6 +363,10 @@ pub enum WaitReason {
     Retry,
     /// A provider's quota.
     Quota,
+    /// Its result is being checked.
+    Check,
+    /// Another attempt holds a resource that it claims.
+    Claim,
 }
 
 /// One try at a task.
@@ -485,12 +489,14 @@ pub struct Task {
 }
 
 impl Task {
-    /// The board column that shows it: what waits for a person's word is in review.
+    /// The board column that shows it: what waits for the word of a person, or of those who check it, is in review.
     pub fn column(&self) -> &'static str {
-        if self.state == TaskState::Blocked && self.spec.approval.is_some() {
-            return "Review";
+        let reason = self.waiting_for.as_ref().map(|waiting| waiting.reason);
+        match (self.state, reason) {
+            (TaskState::Blocked, _) if self.spec.approval.is_some() => "Review",
+            (TaskState::Running, Some(WaitReason::Check)) => "Review",
+            (state, _) => state.column(),
         }
-        self.state.column()
     }
 }
 

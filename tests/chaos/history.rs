@@ -165,7 +165,9 @@ fn is_end(event: &TaskEvent) -> bool {
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
+        | TaskEvent::Claim { .. }
         | TaskEvent::Retried { .. } => false,
     }
 }

@@ -70,6 +70,17 @@ impl Client {
         )
     }
 
+    /// `PUT` with a JSON body.
+    #[track_caller]
+    pub fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(
+            "PUT",
+            path,
+            &[("content-type", "application/json")],
+            Some(body.to_string().as_bytes()),
+        )
+    }
+
     /// `DELETE`.
     #[track_caller]
     pub fn delete(&self, path: &str) -> Answer {

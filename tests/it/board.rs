@@ -95,6 +95,69 @@ fn a_replicas_limit_holds_and_each_waiting_card_says_why_and_for_whom() {
     comes_to(&daemon, &asks, "Done");
 }
 
+/// Longer than a check may take in the next test, so that one whose pause counted would be late.
+const PAUSE: Duration = Duration::from_secs(14);
+
+#[test]
+fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late() {
+    let daemon = Daemon::start();
+    let wait = r#"while [ ! -e "$HOME/go" ]; do sleep 0.05; done"#;
+    let worker = Bundle::command("worker", r#"echo '{"text": "done"}'"#);
+    daemon.deploy(&worker);
+    daemon.deploy(&Bundle::command("author", r#"echo '{"text": "draft"}'"#));
+    let critic = format!(r#"cat > /dev/null; {wait}; echo '{{"ok": true, "reason": "fine"}}'"#);
+    daemon.deploy(&Bundle::command("critic", &critic));
+    let submit = |capability: &str, check: Value| {
+        let mut check = check;
+        check["name"] = json!("looked at");
+        check["timeoutMs"] = json!(12_000);
+        daemon.submit(&json!({
+            "requirements": [capability], "input": null, "contract": {"checks": [check]},
+            "retry": {"maxAttempts": 1},
+        }))
+    };
+    let by_command = submit("worker", json!({"command": ["sh", "-c", wait]}));
+    let (checked, _) = comes_to(&daemon, &by_command, "Review");
+    assert_eq!(checked["waitingFor"]["reason"], "check", "{checked}");
+    let detail = checked["waitingFor"]["detail"].as_str().unwrap();
+    assert!(detail.contains("\"looked at\" by a command"), "{checked}");
+    daemon.ctl(&["agent", "pause", "worker"]).exits(0);
+    let by_agent = submit("author", json!({"requirements": ["critic"]}));
+    let for_whom = eventually("the critic is named", PATIENCE, || {
+        let board = daemon.client().get("/v1/board").ok(200);
+        match card(&board, &by_agent) {
+            Some((at, card))
+                if at == "Review" && card["waitingFor"]["agents"] == json!(["critic"]) =>
+            {
+                Ok(card)
+            }
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let tasks = for_whom["waitingFor"]["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 1, "{for_whom}");
+    daemon.ctl(&["agent", "pause", "critic"]).exits(0);
+    // Not to wait for something, but to let time pass.
+    std::thread::sleep(PAUSE);
+    for id in [&by_command, &by_agent] {
+        assert_eq!(daemon.task(id)["state"], "running", "{}", daemon.task(id));
+    }
+    for agent in ["worker", "critic"] {
+        let home = daemon.home().data().join("home/agents");
+        let found = std::fs::read_dir(home).unwrap().flatten();
+        let own = found
+            .map(|kind| kind.path().join(agent))
+            .find(|path| path.exists());
+        std::fs::write(own.expect("its home").join("go"), "").unwrap();
+        daemon.ctl(&["agent", "resume", agent]).exits(0);
+    }
+    for id in [&by_command, &by_agent] {
+        let task = daemon.ended(id, PATIENCE);
+        assert_eq!(task["state"], "succeeded", "{task}");
+        comes_to(&daemon, id, "Done");
+    }
+}
+
 #[test]
 fn cycle_time_throughput_and_failures_are_counted_by_agent() {
     let daemon = Daemon::start();

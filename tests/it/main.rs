@@ -20,6 +20,7 @@ mod export_sql;
 mod faults;
 mod formats;
 mod hooks;
+mod plans;
 mod proof_audit;
 mod proof_causes;
 mod proof_erasure;

@@ -10,6 +10,7 @@ mod d3_lying_liveness;
 mod d4_lost_or_doubled;
 mod d5_tricked_agent;
 mod d6_sandbox_that_does_not_start;
+mod d7_collisions;
 mod d8_done_that_is_not_done;
 
 use std::io::Write as _;

@@ -19,6 +19,7 @@
 //! Nobody here reads a clock, and the shell performs the [`Effect`]s.
 
 mod attempt;
+mod claims;
 mod command;
 mod config;
 mod control;
@@ -36,6 +37,7 @@ mod tx;
 mod validate;
 
 pub use attempt::POISON_KILLS;
+pub use claims::{CLAIMS_OF_TASK_MAX, Claims, RESOURCES_MAX, WAITERS_MAX};
 pub use command::{
     Answer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery, Effect,
     FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal,

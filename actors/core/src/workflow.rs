@@ -30,6 +30,7 @@ pub mod expr;
 mod plan;
 mod schedule;
 mod state;
+mod stored;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -46,3 +47,4 @@ pub use schedule::{
     CATCH_UP_MAX, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleRefusal, WAITING_MAX,
 };
 pub use state::{NAMES_MAX, Run, Workflows};
+pub use stored::{NewPlan, PLANS_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX};

@@ -26,7 +26,7 @@ use mesh_messages::{
     AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, TaskId,
 };
 
-use super::delivery::{ChildOutcome, Delivery, Mail};
+use super::delivery::{ChildOutcome, ClaimAnswer, Delivery, Mail};
 use super::instance::{InstanceMessage, Missed, Strike};
 use super::policy::effective;
 use super::services::Services;
@@ -152,6 +152,13 @@ pub(crate) enum AgentMessage {
         epoch: Epoch,
         /// How it ended.
         outcome: Box<ChildOutcome>,
+    },
+    /// A resource that an attempt waited for is its own, or will not be.
+    Claim {
+        /// The incarnation that asked.
+        epoch: Epoch,
+        /// What became of it.
+        answer: Box<ClaimAnswer>,
     },
     /// An attempt that was delivered has ended, not by a scored failure.
     AttemptEnded {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use mesh_messages::klp::Envelope;
-use mesh_messages::task::{CheckReport, Priority, Progress, TaskContract};
+use mesh_messages::klp::{ClaimReply, Envelope};
+use mesh_messages::task::{AcceptanceCheck, CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
 
 use crate::partition::Cause;
@@ -52,6 +52,17 @@ pub struct ChildOutcome {
     pub result: Result<Value, Failure>,
 }
 
+/// What became of a resource that an attempt waited for, on its way back to the instance that asked.
+#[derive(Debug, Clone)]
+pub struct ClaimAnswer {
+    /// The task on whose behalf it was asked.
+    pub task: TaskId,
+    /// The request's id, as the agent wrote it.
+    pub request: String,
+    /// What became of it.
+    pub reply: ClaimReply,
+}
+
 /// What an instance tells the orchestrator. Each names the incarnation and the attempt it speaks of.
 #[derive(Debug, Clone)]
 pub enum AttemptNews {
@@ -74,6 +85,17 @@ pub enum AttemptNews {
         epoch: Epoch,
         /// How far.
         progress: Progress,
+    },
+    /// Its result is there, and is being checked.
+    Checking {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+        /// The checks that are to be made.
+        checks: Vec<AcceptanceCheck>,
     },
     /// Its result was checked; its end follows.
     Checked {

@@ -31,7 +31,7 @@ use mesh_messages::{
 use mesh_sandbox::{Child, ExitStatus};
 
 use super::agent::AgentMessage;
-use super::delivery::{ChildOutcome, Delivery, Mail};
+use super::delivery::{ChildOutcome, ClaimAnswer, Delivery, Mail};
 use super::lines::{Input, LINES_IN_MAX, WriteEnd};
 use super::live::{InstanceLive, LogTail};
 use super::policy::effective;
@@ -44,6 +44,7 @@ use crate::partition::Cause;
 
 mod chaos;
 mod checks;
+mod claims;
 mod flights;
 mod identity;
 mod life;
@@ -102,6 +103,8 @@ pub(crate) enum InstanceMessage {
     },
     /// A delegated task ended.
     Child(Box<ChildOutcome>),
+    /// A resource that an attempt waited for is its own, or will not be.
+    Claim(Box<ClaimAnswer>),
     /// A message for the agent.
     Mail(Mail),
     /// A blow on the conversation.
@@ -160,6 +163,7 @@ impl InstanceMessage {
             Self::Deliver(delivery) => Some(&delivery.task),
             Self::CancelAttempt { task, .. } | Self::TaskExited { task, .. } => Some(task),
             Self::Child(outcome) => Some(&outcome.parent),
+            Self::Claim(answer) => Some(&answer.task),
             Self::Checked(checked) => Some(&checked.task),
             Self::Mail(_)
             | Self::Strike { .. }
@@ -420,6 +424,7 @@ impl Session {
                 self.cancel_attempt(&task, attempt, reason);
             }
             InstanceMessage::Child(outcome) => self.child_ended(*outcome),
+            InstanceMessage::Claim(answer) => self.claim_answered(*answer),
             InstanceMessage::Mail(mail) => self.mail(mail),
             InstanceMessage::Control(ControlVerb::Pause) => self.pause(),
             InstanceMessage::Control(ControlVerb::Resume) => self.resume(),

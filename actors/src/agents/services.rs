@@ -5,7 +5,9 @@ use async_trait::async_trait;
 use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
-use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest};
+use mesh_messages::klp::{
+    ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest,
+};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
 
 use super::delivery::AttemptNews;
@@ -32,6 +34,21 @@ pub struct Delegation {
     pub avoid: Option<AgentId>,
 }
 
+/// What an agent asks of a named resource.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub key: InstanceKey,
+    /// The task on whose behalf.
+    pub task: TaskId,
+    /// The attempt at it that is in hand.
+    pub attempt: AttemptNo,
+    /// The request's id, by which an answer that comes later is known.
+    pub request: String,
+    /// What it asks.
+    pub op: ClaimOp,
+}
+
 /// What an agent's session can ask of the rest of the mesh. Each call waits for a part that is being restarted.
 #[async_trait]
 pub trait Services: Send + Sync + std::fmt::Debug + 'static {
@@ -39,6 +56,12 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     async fn report(&self, agent: &AgentId, instance: InstanceNo, news: Vec<AttemptNews>);
     /// Has something done for a task; the outcome comes later as a `ChildOutcome`.
     async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError>;
+    /// Whether all agents that have a task, or that it waits for, were told to stand still.
+    async fn stands_still(&self, task: &TaskId) -> bool;
+    /// Ends a task that was delegated, and whose outcome nobody waits for any more.
+    fn give_up(&self, task: TaskId, why: String);
+    /// Takes, keeps or gives back a resource; `None` when it waits, and the answer comes later as a `ClaimAnswer`.
+    async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply>;
     /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply;
     /// Passes on what an agent says to others; the answer, if there is one at once.

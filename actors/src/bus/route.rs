@@ -62,6 +62,7 @@ pub(super) async fn route(
         | MessageType::CapabilityReply
         | MessageType::Handshake
         | MessageType::Memory
+        | MessageType::Claim
         | MessageType::Control
         | MessageType::Error => Err(misplaced(envelope.kind)),
     }
@@ -90,6 +91,7 @@ pub(super) async fn from_agent(
         | MessageType::CapabilityReply
         | MessageType::Handshake
         | MessageType::Memory
+        | MessageType::Claim
         | MessageType::Control
         | MessageType::Error => Err(misplaced(envelope.kind)),
     }

@@ -753,6 +753,7 @@ async fn queries_are_answered_alerts_are_heard_and_the_rest_is_misplaced() {
         "TASK_RESULT",
         "HANDSHAKE",
         "MEMORY",
+        "CLAIM",
         "CONTROL",
         "ERROR",
         "CAPABILITY_REPLY",

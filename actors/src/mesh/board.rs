@@ -75,7 +75,9 @@ impl Mesh {
         for task in self.task_page(filter, page).await?.items {
             // What is held says why it waits, which the read side cannot know.
             let task = match task.state {
-                TaskState::Queued => self.orchestrator.view(&task.id).await?.unwrap_or(task),
+                TaskState::Queued | TaskState::Running => {
+                    self.orchestrator.view(&task.id).await?.unwrap_or(task)
+                }
                 _ => task,
             };
             shown.push(card(task));

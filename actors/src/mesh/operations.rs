@@ -11,6 +11,7 @@ use mesh_messages::agent::{
     SandboxView,
 };
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
+use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
@@ -270,6 +271,10 @@ impl Operations for Mesh {
         reason: &str,
     ) -> Result<WorkflowRun, Problem> {
         self.workflow_cancel(caller, id, reason).await
+    }
+
+    async fn claims(&self) -> Result<Vec<Claim>, Problem> {
+        self.orchestrator.claims().await
     }
 
     async fn create_schedule(

@@ -12,7 +12,9 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::EgressDenial;
 use mesh_messages::identity::DidKey;
-use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult};
+use mesh_messages::klp::{
+    ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
+};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
 use mesh_messages::{
@@ -21,7 +23,7 @@ use mesh_messages::{
 
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
-use crate::agents::services::{Delegation, Services};
+use crate::agents::services::{ClaimRequest, Delegation, Services};
 use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
@@ -110,7 +112,9 @@ impl Services for MeshServices {
                     epoch,
                     ..
                 } => ended.push((*epoch, task.clone(), *attempt)),
-                AttemptNews::Started { .. } | AttemptNews::Checked { .. } => {}
+                AttemptNews::Started { .. }
+                | AttemptNews::Checking { .. }
+                | AttemptNews::Checked { .. } => {}
             }
         }
         self.orchestrator.report(agent, instance, news).await;
@@ -132,6 +136,36 @@ impl Services for MeshServices {
             .delegate(key, delegation, attempt)
             .await
             .map_err(klp_error)
+    }
+
+    async fn stands_still(&self, task: &TaskId) -> bool {
+        let Ok(Some(task)) = self.orchestrator.view(task).await else {
+            return false;
+        };
+        let agents = match (task.assignment, task.waiting_for) {
+            (Some(assignment), _) if task.state.is_in_flight() => vec![assignment.agent_id],
+            (_, Some(waiting)) => waiting.agents,
+            (_, None) => Vec::new(),
+        };
+        let paused = |agent: &AgentId| {
+            let entry = self.ctx.directory.get(agent.as_str());
+            entry.is_some_and(|entry| entry.state().paused)
+        };
+        !agents.is_empty() && agents.iter().all(paused)
+    }
+
+    fn give_up(&self, task: TaskId, why: String) {
+        let orchestrator = self.orchestrator.clone();
+        ractor::concurrency::spawn(async move {
+            // One that has ended meanwhile need not be ended.
+            if let Err(problem) = orchestrator.cancel("meshd", task, &why).await {
+                tracing::debug!(%problem, "a verification had ended when it was given up");
+            }
+        });
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply> {
+        self.orchestrator.claim(request).await
     }
 
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {

@@ -8,7 +8,7 @@ use mesh_messages::{Failure, FailureClass};
 
 use super::{Message, Released, Shell, answer};
 use crate::agents::agent::AgentMessage;
-use crate::agents::delivery::{ChildOutcome, Delivery};
+use crate::agents::delivery::{ChildOutcome, ClaimAnswer, Delivery};
 use crate::partition::Cause;
 
 impl Shell {
@@ -21,6 +21,9 @@ impl Shell {
                 }
                 Released::Views(views, reply) => {
                     let _caller_gone = reply.send(views);
+                }
+                Released::Claims(claims, reply) => {
+                    let _caller_gone = reply.send(claims);
                 }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
@@ -75,6 +78,15 @@ impl Shell {
                         outcome,
                     },
                 );
+            }
+            Effect::ClaimAnswered { asker, reply } => {
+                let answer = Box::new(ClaimAnswer {
+                    task: asker.parent.task,
+                    request: asker.request,
+                    reply: *reply,
+                });
+                let epoch = asker.key.2;
+                self.tell(&asker.key, AgentMessage::Claim { epoch, answer });
             }
             Effect::ReportToAgent { key, task, outcome } => {
                 let ok = outcome == AttemptOutcome::Succeeded;

@@ -8,6 +8,8 @@ use tokio::sync::broadcast;
 
 use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
 use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
+use mesh_messages::claim::Claim;
+use mesh_messages::klp::{ClaimCode, ClaimReply};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
@@ -15,7 +17,7 @@ use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
 use super::waiters::{EndWatch, Waiters};
 use super::{Message, attempt_ref};
 use crate::agents::delivery::AttemptNews;
-use crate::agents::services::Delegation;
+use crate::agents::services::{ClaimRequest, Delegation};
 use crate::operations::OutcomeReport;
 use crate::partition::Cause;
 use crate::slot::{CallError, Slot};
@@ -360,6 +362,16 @@ impl OrchestratorHandle {
                 attempt: attempt_ref(task, attempt, epoch),
                 key: (agent.clone(), instance, epoch),
             }),
+            AttemptNews::Checking {
+                task,
+                attempt,
+                epoch,
+                checks,
+            } => Some(Command::AttemptChecking {
+                attempt: attempt_ref(task, attempt, epoch),
+                key: (agent.clone(), instance, epoch),
+                checks,
+            }),
             AttemptNews::Checked {
                 task,
                 attempt,
@@ -428,6 +440,47 @@ impl OrchestratorHandle {
             Answer::Child(task) => Ok(task),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Takes, keeps or gives back a resource on behalf of an attempt; `None` when it waits for it.
+    pub(crate) async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply> {
+        let by = format!("agent:{}", request.key.0);
+        let resource = request.op.resource.clone();
+        let asker = Asker {
+            parent: attempt_ref(request.task, request.attempt, request.key.2),
+            key: request.key,
+            request: request.request,
+        };
+        let command = Command::Claim {
+            asker,
+            op: Box::new(request.op),
+        };
+        match self.ask(command, Cause::by(by)).await {
+            Ok(Answer::Claim(reply)) => reply.map(|reply| *reply),
+            Ok(other) => {
+                let problem = unexpected(&other);
+                let code = ClaimCode::Unavailable;
+                Some(ClaimReply::refused(&resource, code, problem.detail))
+            }
+            Err(problem) => {
+                let code = match problem.code {
+                    "stale_attempt" => ClaimCode::Stale,
+                    _ => ClaimCode::Unavailable,
+                };
+                Some(ClaimReply::refused(&resource, code, problem.detail))
+            }
+        }
+    }
+
+    /// Who holds which resource, and who waits for it, by name.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn claims(&self) -> Result<Vec<Claim>, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Claims { reply })
+            .await?)
     }
 
     /// An agent's condition has changed. One that is restarted looks for itself.

@@ -28,8 +28,10 @@ impl About {
             | Command::Retry { task }
             | Command::Approve { task, .. } => Self::Task(task.clone()),
             Command::AttemptStarted { attempt, .. }
+            | Command::AttemptChecking { attempt, .. }
             | Command::AttemptChecked { attempt, .. }
             | Command::AttemptEnded { attempt, .. } => Self::Task(attempt.task.clone()),
+            Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
             Command::InstanceDown { .. }
             | Command::Tick
             | Command::Fleet(_)
@@ -111,7 +113,9 @@ impl Shell {
             TaskEvent::Waiting { .. }
             | TaskEvent::Assigned { .. }
             | TaskEvent::Started { .. }
+            | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
+            | TaskEvent::Claim { .. }
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))

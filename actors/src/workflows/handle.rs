@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use mesh_actors_core::workflow::{Answer, Command, NewRun, ScheduleCommand};
+use mesh_actors_core::workflow::{Answer, Command, NewRun, PlanCommand, ScheduleCommand};
+use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::Problem;
 use mesh_messages::schedule::Schedule;
 use mesh_messages::workflow::{WorkflowDocument, WorkflowRun};
-use mesh_messages::{ScheduleId, WorkflowRunId};
+use mesh_messages::{PlanId, ScheduleId, WorkflowRunId};
 
 use super::Message;
 use crate::partition::Cause;
@@ -72,7 +73,7 @@ impl WorkflowsHandle {
     async fn ask(&self, by: &str, command: Command) -> Result<(WorkflowRunId, bool), Problem> {
         match self.decide(by, command).await? {
             Answer::Run { id, replayed } => Ok((id, replayed)),
-            Answer::Done | Answer::Schedule { .. } => {
+            Answer::Done | Answer::Schedule { .. } | Answer::Plan { .. } => {
                 Err(Problem::internal("the workflow machine answered nothing"))
             }
         }
@@ -127,6 +128,26 @@ impl WorkflowsHandle {
         Ok(self
             .slot
             .call(CALL_LIMIT, |reply| Message::Schedules { id, reply })
+            .await?)
+    }
+
+    /// Writes, starts or removes a plan; answers when it is durable, with whether it was like this before.
+    ///
+    /// # Errors
+    /// It is unknown, was changed or started meanwhile, or makes no sense.
+    pub async fn plan(&self, by: &str, command: PlanCommand) -> Result<bool, Problem> {
+        let answer = self.decide(by, Command::Plan(command)).await?;
+        Ok(answer == Answer::Plan { replayed: true })
+    }
+
+    /// A plan with its earlier versions, or all without; empty when there is none.
+    ///
+    /// # Errors
+    /// The actor does not answer.
+    pub async fn plans(&self, id: Option<PlanId>) -> Result<Vec<StoredPlan>, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Plans { id, reply })
             .await?)
     }
 

@@ -19,9 +19,12 @@ impl Shell {
         for (index, event) in events.iter().enumerate() {
             let run = event.run();
             let fired = || {
-                // A planned time comes just before the run that it begins.
+                // A planned time, and the start of a plan, come just before the run that they begin.
                 let before = index.checked_sub(1)?;
-                let is_fired = matches!(events.get(before)?, WorkflowEvent::ScheduleFired { .. });
+                let is_fired = matches!(
+                    events.get(before)?,
+                    WorkflowEvent::ScheduleFired { .. } | WorkflowEvent::PlanStarted { .. }
+                );
                 let begins = matches!(event, WorkflowEvent::Started { .. });
                 (is_fired && begins).then(|| (before, by.correlation.clone()))
             };

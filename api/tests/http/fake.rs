@@ -12,6 +12,7 @@ use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::identity::DidKey;
+use mesh_messages::plan::StoredPlan;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schedule::*;
@@ -484,6 +485,15 @@ impl Operations for Fake {
         Ok(run_of(id))
     }
 
+    async fn claims(&self) -> Result<Vec<mesh_messages::claim::Claim>, Problem> {
+        let claim = |name: &str| mesh_messages::claim::Claim {
+            resource: name.to_owned(),
+            holder: None,
+            waiting: Vec::new(),
+        };
+        Ok(vec![claim("a"), claim("b")])
+    }
+
     async fn create_schedule(
         &self,
         caller: &Caller,
@@ -923,4 +933,51 @@ fn run_of(id: &str) -> WorkflowRun {
         "input": null, "submittedBy": "user:admin", "submittedAt": "2026-01-01T00:00:00Z",
     });
     serde_json::from_value(run).expect("a run")
+}
+
+fn plan_of(id: &str, version: u32) -> StoredPlan {
+    let plan = serde_json::json!({
+        "id": id, "state": "draft", "version": version, "goal": "tidy", "workflow": {"steps": []},
+        "by": "user:admin", "at": "2026-01-01T00:00:00Z",
+    });
+    serde_json::from_value(plan).expect("a plan")
+}
+
+#[async_trait]
+impl PlanOperations for Fake {
+    async fn create_plan(&self, _: &Caller, order: PlanOrder) -> Result<StoredPlan, Problem> {
+        self.note(format!("create plan {}", order.goal));
+        Ok(plan_of("p", 1))
+    }
+
+    async fn plans(&self) -> Result<Vec<StoredPlan>, Problem> {
+        Ok(vec![plan_of("p", 1)])
+    }
+
+    async fn plan(&self, id: &str) -> Result<StoredPlan, Problem> {
+        Ok(plan_of(id, 1))
+    }
+
+    async fn edit_plan(
+        &self,
+        _: &Caller,
+        id: &str,
+        order: PlanOrder,
+    ) -> Result<StoredPlan, Problem> {
+        Ok(plan_of(id, order.replaces.unwrap_or_default() + 1))
+    }
+
+    async fn start_plan(
+        &self,
+        _: &Caller,
+        id: &str,
+        version: u32,
+    ) -> Result<(StoredPlan, bool), Problem> {
+        Ok((plan_of(id, version), false))
+    }
+
+    async fn remove_plan(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        self.note(format!("remove plan {id}"));
+        Ok(())
+    }
 }

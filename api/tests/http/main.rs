@@ -14,6 +14,7 @@ mod document;
 mod errors;
 mod events;
 mod fake;
+mod plans;
 mod reads;
 mod schedules;
 mod server;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, key, memory, policy, restore, schedule, secret,
-    send, system, task, token, workflow,
+    agent, audit, backup, chaos, claim, events, export, key, memory, plan, policy, restore,
+    schedule, secret, send, system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -96,12 +96,18 @@ pub(crate) enum Command {
     /// Submit, follow and end workflows
     #[command(subcommand)]
     Workflow(workflow::Command),
+    /// Store, edit and start plans
+    #[command(subcommand)]
+    Plan(plan::Command),
     /// Begin runs of workflows at planned times
     #[command(subcommand)]
     Schedule(schedule::Command),
     /// Show the board: tasks by column
     #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
     Board,
+    /// Show what agents have claimed
+    #[command(subcommand)]
+    Claim(claim::Command),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -155,6 +161,8 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),
             Self::Schedule(command) => command.is_watchable(),
+            Self::Plan(command) => command.is_watchable(),
+            Self::Claim(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Secret(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),

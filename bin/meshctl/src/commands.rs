@@ -5,10 +5,12 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod board;
 pub(crate) mod chaos;
+pub(crate) mod claim;
 pub(crate) mod events;
 pub(crate) mod export;
 pub(crate) mod key;
 pub(crate) mod memory;
+pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod restore;
 pub(crate) mod schedule;
@@ -36,7 +38,9 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
+        Command::Plan(command) => plan::run(command, session),
         Command::Board => board::board(session),
+        Command::Claim(command) => claim::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

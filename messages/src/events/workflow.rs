@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::ids::{ScheduleId, TaskId, WorkflowRunId};
+use crate::ids::{PlanId, ScheduleId, TaskId, WorkflowRunId};
+use crate::plan::PlanVersion;
 use crate::schedule::{Firing, ScheduleTerms, Scheduled};
 use crate::task::TaskState;
 use crate::time::Timestamp;
@@ -214,6 +215,38 @@ pub enum WorkflowEvent {
         /// When.
         at: Timestamp,
     },
+    /// A plan was stored, or edited.
+    #[serde(rename = "plan.written")]
+    PlanWritten {
+        /// Which.
+        plan: PlanId,
+        /// The version that holds from now on.
+        version: Box<PlanVersion>,
+    },
+    /// A plan was started. The run that it begins is recorded with this.
+    #[serde(rename = "plan.started")]
+    PlanStarted {
+        /// Which.
+        plan: PlanId,
+        /// Its version.
+        version: u32,
+        /// The run that it begins.
+        run: WorkflowRunId,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A plan was removed. A run that it began goes on.
+    #[serde(rename = "plan.removed")]
+    PlanRemoved {
+        /// Which.
+        plan: PlanId,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 kinds!(WorkflowEvent {
@@ -230,10 +263,13 @@ kinds!(WorkflowEvent {
     ScheduleChanged => "schedule.changed",
     ScheduleFired => "schedule.fired",
     ScheduleRemoved => "schedule.removed",
+    PlanWritten => "plan.written",
+    PlanStarted => "plan.started",
+    PlanRemoved => "plan.removed",
 });
 
 impl WorkflowEvent {
-    /// The run that it is about; none where it is about a schedule.
+    /// The run that it is about; none where it is about a schedule or a plan.
     pub const fn run(&self) -> Option<&WorkflowRunId> {
         match self {
             Self::Started { run, .. }
@@ -248,7 +284,10 @@ impl WorkflowEvent {
             Self::ScheduleCreated { .. }
             | Self::ScheduleChanged { .. }
             | Self::ScheduleFired { .. }
-            | Self::ScheduleRemoved { .. } => None,
+            | Self::ScheduleRemoved { .. }
+            | Self::PlanWritten { .. }
+            | Self::PlanStarted { .. }
+            | Self::PlanRemoved { .. } => None,
         }
     }
 }

@@ -16,8 +16,10 @@ use crate::identity::{DidKey, SignatureText};
 use crate::ids::{AgentId, Epoch, InstanceNo};
 use crate::manifest::Persona;
 
+mod claim;
 mod task;
 
+pub use claim::{ClaimCode, ClaimOp, ClaimOpKind, ClaimReply};
 pub use task::{TaskRequest, TaskResult};
 
 impl Envelope {

@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::payload::{
-    CapabilityQuery, CapabilityReply, Control, Handshake, HandshakeReply, KlpError, MemoryOp,
-    MemoryReply, Publish, SecurityAlert, StatusUpdate, Subscribe, TaskRequest, TaskResult,
+    CapabilityQuery, CapabilityReply, ClaimOp, ClaimReply, Control, Handshake, HandshakeReply,
+    KlpError, MemoryOp, MemoryReply, Publish, SecurityAlert, StatusUpdate, Subscribe, TaskRequest,
+    TaskResult,
 };
 use super::{KEY_BYTES_MAX, KLP_VERSION, MessageType, TEXT_BYTES_MAX};
 use crate::ids::{AttemptNo, Epoch, TaskId};
@@ -32,6 +33,7 @@ fn build() -> Value {
         "CAPABILITY_REPLY": [generator.subschema_for::<CapabilityReply>()],
         "SECURITY_ALERT": [generator.subschema_for::<SecurityAlert>()],
         "MEMORY": [generator.subschema_for::<MemoryOp>(), generator.subschema_for::<MemoryReply>()],
+        "CLAIM": [generator.subschema_for::<ClaimOp>(), generator.subschema_for::<ClaimReply>()],
         "PUBLISH": [generator.subschema_for::<Publish>()],
         "SUBSCRIBE": [generator.subschema_for::<Subscribe>()],
         "CONTROL": [generator.subschema_for::<Control>()],

@@ -140,7 +140,9 @@ pub(super) fn project<V: View>(
         | TaskEvent::Submitted { .. }
         | TaskEvent::Waiting { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
+        | TaskEvent::Claim { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

@@ -65,7 +65,10 @@ pub(super) fn project<V: View>(
         | WorkflowEvent::ScheduleCreated { .. }
         | WorkflowEvent::ScheduleChanged { .. }
         | WorkflowEvent::ScheduleFired { .. }
-        | WorkflowEvent::ScheduleRemoved { .. } => {}
+        | WorkflowEvent::ScheduleRemoved { .. }
+        | WorkflowEvent::PlanWritten { .. }
+        | WorkflowEvent::PlanStarted { .. }
+        | WorkflowEvent::PlanRemoved { .. } => {}
     }
     Ok(())
 }

@@ -43,6 +43,25 @@ pub(crate) fn started(
     Ok(Answer::Done)
 }
 
+/// Takes note that the result of an attempt is there, and is being checked.
+pub(crate) fn checking(
+    tx: &mut Tx<'_>,
+    attempt: AttemptRef,
+    key: &InstanceKey,
+    checks: Vec<AcceptanceCheck>,
+) -> Answer {
+    if current(tx, &attempt, Some(key)).is_none() {
+        return Answer::Stale;
+    }
+    let event = TaskEvent::Checking {
+        attempt: attempt.attempt,
+        at: tx.ctx.now,
+        checks,
+    };
+    tx.emit(&attempt.task, event);
+    Answer::Done
+}
+
 /// Takes in how the checks of a result went; its end follows.
 pub(crate) fn checked(
     tx: &mut Tx<'_>,
@@ -136,7 +155,11 @@ fn dropped(tx: &mut Tx<'_>, attempt: &AttemptRef, key: &InstanceKey) -> bool {
 }
 
 /// The state of the attempt's task, if that very attempt is under way (on that instance, if one is named).
-fn current(tx: &Tx<'_>, named: &AttemptRef, key: Option<&InstanceKey>) -> Option<TaskState> {
+pub(crate) fn current(
+    tx: &Tx<'_>,
+    named: &AttemptRef,
+    key: Option<&InstanceKey>,
+) -> Option<TaskState> {
     let entry = tx.tasks.entry(&named.task)?;
     let attempt = entry.record.attempt()?;
     let same = attempt.number == named.attempt

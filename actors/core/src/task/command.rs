@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::klp::{ClaimOp, ClaimReply};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
-use mesh_messages::task::{CheckReport, Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState};
+use mesh_messages::task::{
+    AcceptanceCheck, CheckReport, Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState,
+};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, TaskId, Timestamp};
 use serde_json::Value;
 
@@ -70,6 +73,22 @@ pub enum Command {
         attempt: AttemptRef,
         /// The instance that says so.
         key: InstanceKey,
+    },
+    /// Take, keep or give back a named resource on behalf of an attempt.
+    Claim {
+        /// Who asks, and how it will know an answer that comes later.
+        asker: Asker,
+        /// What it asks.
+        op: Box<ClaimOp>,
+    },
+    /// The result of an attempt is there, and is being checked.
+    AttemptChecking {
+        /// Which.
+        attempt: AttemptRef,
+        /// The instance that says so.
+        key: InstanceKey,
+        /// The checks that are to be made.
+        checks: Vec<AcceptanceCheck>,
     },
     /// The result of an attempt was checked; its end follows.
     AttemptChecked {
@@ -143,6 +162,8 @@ impl Command {
             Self::Submit { .. } => "submit",
             Self::Delegate { .. } => "delegate",
             Self::AttemptStarted { .. } => "attempt_started",
+            Self::Claim { .. } => "claim",
+            Self::AttemptChecking { .. } => "attempt_checking",
             Self::AttemptChecked { .. } => "attempt_checked",
             Self::AttemptEnded { .. } => "attempt_ended",
             Self::InstanceDown { .. } => "instance_down",
@@ -284,6 +305,13 @@ pub enum Effect {
         /// The child with its outcome.
         child: Box<Task>,
     },
+    /// Answer an attempt that waited for a resource.
+    ClaimAnswered {
+        /// Who asked.
+        asker: Asker,
+        /// What became of it.
+        reply: Box<ClaimReply>,
+    },
     /// Tell an agent's fault policy how an attempt ended. Scored failures reach it through its instance instead.
     ReportToAgent {
         /// Whose attempt it was.
@@ -318,6 +346,8 @@ pub enum Answer {
     },
     /// The child that a delegation led to.
     Child(TaskId),
+    /// What became of a claim; `None` when it waits, and is answered by [`Effect::ClaimAnswered`].
+    Claim(Option<Box<ClaimReply>>),
     /// The task as it is now.
     Task(Box<Task>),
     /// An instance began an attempt that is over. It is told to drop it; count it like [`Refusal::Stale`].

@@ -8,6 +8,7 @@ use mesh_messages::task::{DEADLINE_DEFAULT_MS, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
 
 use super::attempt::{end_all_on, fail, is_alone};
+use super::claims;
 use super::command::{Answer, Effect, FleetChange, FleetNews, Refusal};
 use super::index::{Timer, instance_of};
 use super::tx::Tx;
@@ -112,6 +113,7 @@ pub(crate) fn approve(
 /// Does what is due.
 pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
     tx.catch_up();
+    claims::expire(tx);
     while let Some((at, timer, id)) = tx.tasks.index().timers.first().cloned() {
         if at > tx.ctx.now || tx.is_full() {
             break;

@@ -3,7 +3,7 @@
 use super::command::{Command, Context, Decision, Live, Refusal};
 use super::state::Tasks;
 use super::tx::Tx;
-use super::{attempt, control, submit};
+use super::{attempt, claims, control, submit};
 
 impl Tasks {
     /// Decides on a command, and applies the events that follow from it.
@@ -23,6 +23,12 @@ impl Tasks {
             Command::Submit { by, tasks } => submit::submit(&mut tx, &by, tasks)?,
             Command::Delegate { asker, spec } => submit::delegate(&mut tx, asker, *spec)?,
             Command::AttemptStarted { attempt, key } => attempt::started(&mut tx, attempt, &key)?,
+            Command::Claim { asker, op } => claims::claim(&mut tx, asker, &op)?,
+            Command::AttemptChecking {
+                attempt,
+                key,
+                checks,
+            } => attempt::checking(&mut tx, attempt, &key, checks),
             Command::AttemptChecked {
                 attempt,
                 key,

@@ -18,6 +18,7 @@ impl Tx<'_> {
     /// Brings everything that the last events changed to rest: follow-ups, assignments, reasons for waits.
     pub(crate) fn settle(&mut self) {
         self.carry_on();
+        self.serve_claims();
         self.dispatch();
         self.mark_waits();
     }

@@ -44,6 +44,21 @@ impl Tasks {
         Some(explanation)
     }
 
+    /// Who is checking a result, of those agents that were asked to.
+    fn with_verifiers(&self, id: &TaskId, waiting_for: WaitingFor) -> WaitingFor {
+        let children = self.index().children.get(id).into_iter().flatten();
+        let tasks: Vec<_> = children.cloned().collect();
+        let by = tasks.iter().filter_map(|child| {
+            let attempt = self.record(child)?.attempt()?;
+            Some(attempt.agent_id.clone())
+        });
+        WaitingFor {
+            agents: by.collect(),
+            tasks,
+            ..waiting_for
+        }
+    }
+
     fn waiting_for(&self, live: &Live, ctx: Context<'_>, entry: &Entry) -> Option<WaitingFor> {
         match entry.task().state {
             // What was journalled names the kind of wait; its details change without being journalled.
@@ -58,9 +73,13 @@ impl Tasks {
             TaskState::Queued | TaskState::Parked | TaskState::Retrying => {
                 entry.task().waiting_for.clone()
             }
-            TaskState::Assigned
-            | TaskState::Running
-            | TaskState::Succeeded
+            TaskState::Assigned | TaskState::Running => {
+                self.claims().wait_of(&entry.task().id).or_else(|| {
+                    let waiting_for = entry.task().waiting_for.clone()?;
+                    Some(self.with_verifiers(&entry.task().id, waiting_for))
+                })
+            }
+            TaskState::Succeeded
             | TaskState::Failed
             | TaskState::Cancelled
             | TaskState::DeadLettered => None,

@@ -44,6 +44,8 @@ impl Tasks {
             | Command::Fleet(_)
             | Command::News(_)
             | Command::Recover
+            | Command::Claim { .. }
+            | Command::AttemptChecking { .. }
             | Command::Reconcile { .. } => {}
         }
         lookups.tasks.retain(|id| self.get(id).is_none());

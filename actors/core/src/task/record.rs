@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{
-    ATTEMPTS_KEPT_MAX, Attempt, CandidateReport, CheckReport, Task, TaskExplanation, TaskSpec,
-    TaskState, WaitReason, WaitingFor,
+    ATTEMPTS_KEPT_MAX, AcceptanceCheck, Attempt, CandidateReport, CheckReport, Task,
+    TaskExplanation, TaskSpec, TaskState, WaitReason, WaitingFor,
 };
 use mesh_messages::{
     AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId, Timestamp,
@@ -123,10 +123,12 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Checked {
-                attempt, checks, ..
-            } if self.note_checks(*attempt, checks) => {}
-            TaskEvent::Submitted { .. } | TaskEvent::Checked { .. } => return misfit(),
+            TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
+                if self.noted(event) => {}
+            TaskEvent::Submitted { .. }
+            | TaskEvent::Checking { .. }
+            | TaskEvent::Checked { .. }
+            | TaskEvent::Claim { .. } => return misfit(),
             TaskEvent::Waiting {
                 state: to,
                 waiting_for,
@@ -213,6 +215,29 @@ impl TaskRecord {
             }
         }
         Ok(())
+    }
+
+    fn is_under_way(&self, number: AttemptNo) -> bool {
+        self.attempt()
+            .is_some_and(|attempt| attempt.number == number)
+    }
+
+    /// Takes in what happens in the midst of an attempt, if it is the one under way.
+    fn noted(&mut self, event: &TaskEvent) -> bool {
+        match event {
+            TaskEvent::Checking {
+                attempt, checks, ..
+            } if self.is_under_way(*attempt) => {
+                self.task.waiting_for = Some(waiting_for_checks(checks));
+                true
+            }
+            TaskEvent::Checked {
+                attempt, checks, ..
+            } => self.note_checks(*attempt, checks),
+            // Who holds what is no part of a task's own record.
+            TaskEvent::Claim { attempt, .. } => self.is_under_way(*attempt),
+            _ => false,
+        }
     }
 
     /// Keeps what the checks of an attempt showed, if it is the one under way.
@@ -413,6 +438,26 @@ fn new_task(
         submitted_at,
         deadline_at,
         ended_at: None,
+    }
+}
+
+/// A wait for those who check the result.
+fn waiting_for_checks(checks: &[AcceptanceCheck]) -> WaitingFor {
+    let each = checks.iter().map(|check| {
+        let by = if check.requirements.is_empty() {
+            "a command".to_owned()
+        } else {
+            format!("an agent that can {}", check.requirements.join(", "))
+        };
+        format!("{:?} by {by}", check.name)
+    });
+    let each: Vec<_> = each.collect();
+    WaitingFor {
+        reason: WaitReason::Check,
+        detail: format!("its result is being checked: {}", each.join("; ")),
+        until: None,
+        agents: Vec::new(),
+        tasks: Vec::new(),
     }
 }
 

@@ -9,7 +9,8 @@ use mesh_messages::{AgentId, Position, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::POISON_KILLS;
-use super::index::Index;
+use super::claims::Claims;
+use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
 use crate::routing::{InstanceKey, Stats};
 use crate::trail::Trail;
@@ -67,6 +68,8 @@ struct Stored {
     stats: Stats,
     #[serde(default)]
     acquitted: BTreeMap<AgentId, u64>,
+    #[serde(default)]
+    claims: Claims,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -79,6 +82,7 @@ pub struct Tasks {
     stats: Stats,
     /// How much each agent had done well when failures were last taken off its score for a poisonous task.
     acquitted: BTreeMap<AgentId, u64>,
+    claims: Claims,
     #[serde(skip)]
     index: Index,
 }
@@ -95,6 +99,7 @@ impl From<Stored> for Tasks {
             applied,
             stats,
             acquitted,
+            claims,
         } = stored;
         Self {
             entries,
@@ -102,6 +107,7 @@ impl From<Stored> for Tasks {
             applied,
             stats,
             acquitted,
+            claims,
             index,
         }
     }
@@ -130,6 +136,7 @@ impl Tasks {
             };
             self.index.insert(id, entry);
             folded?;
+            note_claims(&mut self.claims, id, entry, event);
             for agent in blamed {
                 if self.may_be_acquitted(&agent) {
                     let done = self.stats.successes(&agent);
@@ -222,7 +229,13 @@ impl Tasks {
 
     /// When something becomes due by itself.
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.index.timers.first().map(|(at, ..)| *at)
+        let of_tasks = self.index.timers.first().map(|(at, ..)| *at);
+        of_tasks.into_iter().chain(self.claims.next_timer()).min()
+    }
+
+    /// Who holds which resource, and who waits for it.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// Whether a poisonous task may be blamed for this agent's failures. An agent with which every task ends badly is not
@@ -303,7 +316,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
             entry.children = 0;
         }
         // An attempt that is under way waits for nothing.
-        TaskEvent::Checked { .. } => {}
+        TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -312,6 +325,23 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::Cancelled { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
+    }
+}
+
+/// Claims belong to the attempt under way, and end with it.
+fn note_claims(claims: &mut Claims, id: &TaskId, entry: &Entry, event: &TaskEvent) {
+    match (event, instance_of(entry)) {
+        (
+            TaskEvent::Claim {
+                attempt,
+                at,
+                resource,
+                step,
+            },
+            Some(key),
+        ) => claims.apply((id, *attempt, &key), (resource, *at), step),
+        (_, Some(_)) => {}
+        (_, None) => claims.let_go(id),
     }
 }
 
@@ -350,7 +380,9 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
+        | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
+        | TaskEvent::Claim { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

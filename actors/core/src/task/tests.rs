@@ -17,6 +17,7 @@ use super::*;
 use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 
 mod attempts;
+mod claims;
 mod delegation;
 mod fleet;
 mod properties;
@@ -132,6 +133,7 @@ impl World {
             self.tasks,
             "a snapshot must hold all, and indexes must be right"
         );
+        self.check_claims(decision.more);
         // With more to come, some tasks have yet to learn what happened to others.
         for id in self.tasks.ids().filter(|_| !decision.more) {
             self.check_moves_or_waits(id);

@@ -92,7 +92,9 @@ impl<'a> Tx<'a> {
             | TaskEvent::Waiting { .. }
             | TaskEvent::Assigned { .. }
             | TaskEvent::Started { .. }
+            | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
+            | TaskEvent::Claim { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };

@@ -15,6 +15,7 @@ use super::advance::advance;
 use super::plan::{Plan, Work};
 use super::schedule::{self, ScheduleCommand, ScheduleRefusal};
 use super::state::Workflows;
+use super::stored::{self, PlanCommand, PlanRefusal};
 use crate::task::json_len;
 
 /// Most runs that have not ended, those of steps included: what start-up and memory can cope with.
@@ -66,6 +67,8 @@ pub enum Command {
     },
     /// Make, change or remove a schedule.
     Schedule(ScheduleCommand),
+    /// Write, start or remove a plan.
+    Plan(PlanCommand),
     /// Time has passed, or an earlier decision left something over.
     Tick,
 }
@@ -124,6 +127,11 @@ pub enum Answer {
         /// Whether it was there before.
         replayed: bool,
     },
+    /// The plan is as was asked for.
+    Plan {
+        /// Whether it was before.
+        replayed: bool,
+    },
     /// The schedule is as was asked for.
     Schedule {
         /// Whether it was before.
@@ -176,6 +184,9 @@ pub enum Refusal {
     /// It was about a schedule.
     #[error(transparent)]
     Schedule(#[from] ScheduleRefusal),
+    /// It was about a plan.
+    #[error(transparent)]
+    Plan(#[from] PlanRefusal),
 }
 
 impl From<Refusal> for Problem {
@@ -190,6 +201,7 @@ impl From<Refusal> for Problem {
             Refusal::NotFound(_) => Self::new(ProblemKind::NotFound, "workflow_not_found", detail),
             Refusal::Ended { .. } => Self::new(ProblemKind::Conflict, "workflow_ended", detail),
             Refusal::Schedule(refusal) => refusal.into(),
+            Refusal::Plan(refusal) => refusal.into(),
         }
     }
 }
@@ -378,6 +390,7 @@ impl Workflows {
             }
             Command::Cancel { run, reason } => cancel(&mut tx, &run, reason)?,
             Command::Schedule(command) => schedule::decide(&mut tx, command)?,
+            Command::Plan(command) => stored::decide(&mut tx, command)?,
             Command::Tick => {
                 tick(&mut tx);
                 schedule::fire_due(&mut tx);

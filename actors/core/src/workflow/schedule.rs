@@ -191,7 +191,7 @@ fn pause(
     if held.paused == paused {
         return Ok(Answer::Schedule { replayed: true });
     }
-    let next = held.timing()?.after(tx.now).filter(|_| !paused);
+    let next = held.next_after(&held.timing()?, tx.now).filter(|_| !paused);
     tx.emit(WorkflowEvent::ScheduleChanged {
         schedule: id,
         by,
@@ -227,7 +227,7 @@ fn fire(tx: &mut Tx<'_>, id: &ScheduleId, first: Timestamp) {
             next: None,
         });
     };
-    let next = timing.after(tx.now);
+    let next = held.next_after(&timing, tx.now);
     let come = timing.between(first, tx.now, COUNTED_MAX);
     let on_time = come.partition_point(|planned| tx.now.since(*planned) > LATE);
     let (missed, on_time) = come.split_at(on_time);
@@ -391,6 +391,10 @@ pub(crate) fn begin_waiting(tx: &mut Tx<'_>, id: &ScheduleId) {
     };
     if held.paused || !held.running.is_empty() {
         return;
+    }
+    if tx.state.index.live >= LIVE_RUNS_MAX {
+        // It was promised to begin, and there will be room: any end of a run has it looked at again.
+        return tx.state.schedules.crowd_out(id);
     }
     if let Some(planned) = held.waiting.front().copied() {
         let next = held.next;

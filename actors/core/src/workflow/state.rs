@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::plan::{Plan, Work};
 use super::schedule::Schedules;
+use super::stored::Plans;
 use crate::task::json_len;
 use crate::trail::Trail;
 
@@ -201,6 +202,7 @@ pub struct Workflows {
     /// Runs that have ended, with the number of the event that ended them.
     ended: VecDeque<(u64, WorkflowRunId)>,
     pub(crate) schedules: Schedules,
+    pub(crate) plans: Plans,
     #[serde(skip)]
     pub(crate) index: Index,
 }
@@ -209,8 +211,8 @@ impl PartialEq for Workflows {
     /// The index follows from the rest.
     fn eq(&self, other: &Self) -> bool {
         (&self.runs, &self.names, &self.recent) == (&other.runs, &other.names, &other.recent)
-            && (self.applied, &self.ended, &self.schedules)
-                == (other.applied, &other.ended, &other.schedules)
+            && (self.applied, &self.ended) == (other.applied, &other.ended)
+            && (&self.schedules, &self.plans) == (&other.schedules, &other.plans)
     }
 }
 
@@ -224,6 +226,8 @@ struct Stored {
     ended: VecDeque<(u64, WorkflowRunId)>,
     #[serde(default)]
     schedules: Schedules,
+    #[serde(default)]
+    plans: Plans,
 }
 
 impl From<Stored> for Workflows {
@@ -235,6 +239,7 @@ impl From<Stored> for Workflows {
             applied: stored.applied,
             ended: stored.ended,
             schedules: stored.schedules,
+            plans: stored.plans,
             index: Index::default(),
         };
         for (id, mut run) in stored.runs {
@@ -396,6 +401,7 @@ impl Workflows {
             return self.started(event);
         }
         let Some(run) = event.run() else {
+            self.plans.apply(event);
             return self.schedules.apply(event);
         };
         let Some(mut run) = self.runs.remove(run) else {
@@ -487,7 +493,10 @@ impl Workflows {
             | WorkflowEvent::ScheduleCreated { .. }
             | WorkflowEvent::ScheduleChanged { .. }
             | WorkflowEvent::ScheduleFired { .. }
-            | WorkflowEvent::ScheduleRemoved { .. } => {}
+            | WorkflowEvent::ScheduleRemoved { .. }
+            | WorkflowEvent::PlanWritten { .. }
+            | WorkflowEvent::PlanStarted { .. }
+            | WorkflowEvent::PlanRemoved { .. } => {}
             WorkflowEvent::Ending {
                 to,
                 error,
@@ -510,6 +519,7 @@ impl Workflows {
                     self.schedules.run_ended(&scheduled.schedule, &run.id);
                 }
                 self.index.live = self.index.live.saturating_sub(1);
+                self.schedules.there_is_room();
                 self.ended.push_back((self.applied, run.id.clone()));
             }
             WorkflowEvent::StepStarted { step, .. }

@@ -435,4 +435,5 @@ proptest! {
     }
 }
 
+mod plans;
 mod schedules;

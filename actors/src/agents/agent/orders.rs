@@ -98,6 +98,10 @@ impl AgentShell {
                 self.tell(epoch, InstanceMessage::Child(outcome));
                 Ok(())
             }
+            AgentMessage::Claim { epoch, answer } => {
+                self.tell(epoch, InstanceMessage::Claim(answer));
+                Ok(())
+            }
             AgentMessage::AttemptEnded { task, ok } => {
                 self.internal(AgentCommand::AttemptEnded { task, ok }).await
             }

@@ -10,7 +10,7 @@
 //! report means is for the task machine to decide; a check that could not be made is nobody's broken contract, and makes
 //! the attempt fail as `unavailable`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -32,6 +32,9 @@ use crate::agents::services::{Delegation, Services};
 
 /// How often a verifying agent's task is asked for again: who was to tell of its end may have been restarted.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether whoever makes a check was told to stand still: its time does not count then.
+const STILL_LOOK: Duration = Duration::from_millis(500);
 
 /// What has to be known of an attempt to check its result.
 #[derive(Debug)]
@@ -80,6 +83,8 @@ struct Verification {
     name: String,
     services: Arc<dyn Services>,
     delegation: Delegation,
+    /// How long it may take; as long as the attempt when absent.
+    limit: Option<Duration>,
     answer: oneshot::Receiver<ChildOutcome>,
 }
 
@@ -103,6 +108,12 @@ impl Session {
         let steps: Vec<Step> = checks
             .map(|(index, check)| self.step(task, attempt, (index, check), &question))
             .collect();
+        self.report(AttemptNews::Checking {
+            task: task.clone(),
+            attempt,
+            epoch: self.args.epoch,
+            checks: contract.checks.clone(),
+        });
         // The agent has done its part; what takes time now is not its silence.
         self.watched(Input::Ended { task: task.clone() });
         let (cancel, cancelled) = oneshot::channel();
@@ -168,7 +179,7 @@ impl Session {
                 action: None,
                 requirements: check.requirements.clone(),
                 input,
-                deadline_ms: check.timeout_ms,
+                deadline_ms: None,
                 timeout_ms: None,
             },
             avoid: Some(self.args.agent.clone()),
@@ -179,6 +190,7 @@ impl Session {
             name,
             services: Arc::clone(&self.args.services),
             delegation,
+            limit: check.timeout_ms.map(Duration::from_millis),
             answer,
         }))
     }
@@ -301,11 +313,12 @@ async fn run(
     cancelled: &mut oneshot::Receiver<()>,
 ) -> Result<CheckReport, Failure> {
     let (stop, mut stopped) = oneshot::channel::<()>();
+    let live = program.live();
     let work = program.run(input, &mut stopped);
     tokio::pin!(work);
     let late = tokio::select! {
         ended = &mut work => return told(name, ended),
-        () = tokio::time::sleep(limit) => true,
+        () = in_motion(limit, || std::future::ready(live.is_to_stand_still())) => true,
         _ = &mut *cancelled => false,
     };
     drop(stop);
@@ -355,20 +368,64 @@ fn last_of(output: &[u8]) -> String {
     text.trim().to_owned()
 }
 
+/// Returns after so much time in which whoever makes the check was not told to stand still.
+async fn in_motion<F: Future<Output = bool> + Send>(limit: Duration, stands: impl Fn() -> F) {
+    let mut left = limit;
+    while !left.is_zero() {
+        let step = left.min(STILL_LOOK);
+        tokio::time::sleep(step).await;
+        if !stands().await {
+            left = left.saturating_sub(step);
+        }
+    }
+}
+
 async fn ask(verification: Verification) -> Result<CheckReport, Failure> {
     let Verification {
         name,
         services,
         delegation,
+        limit,
         mut answer,
     } = verification;
-    let outcome = loop {
-        services
-            .delegate(delegation.clone())
-            .await
-            .map_err(|error| unmade(&name, error.detail))?;
-        if let Ok(answered) = tokio::time::timeout(ASK_AGAIN, &mut answer).await {
-            break answered.map_err(|_| given_up())?;
+    let child = Mutex::new(None);
+    let asked = async {
+        loop {
+            let task = services
+                .delegate(delegation.clone())
+                .await
+                .map_err(|error| unmade(&name, error.detail))?;
+            *child.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            if let Ok(answered) = tokio::time::timeout(ASK_AGAIN, &mut answer).await {
+                return answered.map_err(|_| given_up());
+            }
+        }
+    };
+    let known = || child.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let stands = || {
+        let (services, task) = (Arc::clone(&services), known());
+        async move {
+            match task {
+                Some(task) => services.stands_still(&task).await,
+                None => false,
+            }
+        }
+    };
+    let late = async {
+        match limit {
+            Some(limit) => in_motion(limit, stands).await,
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = asked => outcome?,
+        () = late => {
+            let ms = limit.unwrap_or_default().as_millis();
+            let why = format!("whoever verifies it took longer than {ms} ms");
+            if let Some(task) = known() {
+                services.give_up(task, why.clone());
+            }
+            return Err(unmade(&name, why));
         }
     };
     judged(name, &delegation.agent, outcome)

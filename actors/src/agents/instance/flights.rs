@@ -244,8 +244,8 @@ impl Session {
         }
     }
 
-    pub(super) fn delegate(&mut self, envelope: &Envelope) -> Result<bool, KlpError> {
-        let task: TaskRequest = envelope.payload_as()?;
+    /// The task in hand on whose behalf something is asked.
+    pub(super) fn behalf(&self, envelope: &Envelope) -> Result<TaskId, KlpError> {
         let parent = match (&envelope.task_id, self.flights.len()) {
             (Some(parent), _) if self.flights.contains_key(parent) => Some(parent.clone()),
             (Some(parent), _) => {
@@ -262,6 +262,12 @@ impl Session {
             );
             return Err(problem(ErrorCode::MissingField, Some("task_id"), detail));
         };
+        Ok(parent)
+    }
+
+    pub(super) fn delegate(&mut self, envelope: &Envelope) -> Result<bool, KlpError> {
+        let task: TaskRequest = envelope.payload_as()?;
+        let parent = self.behalf(envelope)?;
         let request = envelope.id.clone();
         self.watch_delegation(&parent, envelope);
         let watched = Some((parent.clone(), delegated(&request)));
@@ -363,7 +369,7 @@ impl Session {
     }
 
     /// What led to a line of the agent: the attempt at the task that it names, or at the only one in hand.
-    fn led_by(&self, task: Option<&TaskId>) -> Option<Cause> {
+    pub(super) fn led_by(&self, task: Option<&TaskId>) -> Option<Cause> {
         let flight = match task {
             Some(task) => self.flights.get(task),
             None if self.flights.len() == 1 => self.flights.values().next(),
@@ -374,7 +380,7 @@ impl Session {
 
     /// Does something that takes time beside the session, then writes the answer and gives the line's permit back. With
     /// an answer, the watched call has ended.
-    fn aside(
+    pub(super) fn aside(
         &mut self,
         (watched, led): (Option<(TaskId, String)>, Option<Cause>),
         work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,

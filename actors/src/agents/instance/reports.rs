@@ -103,11 +103,11 @@ mod tests {
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
 
-    use mesh_messages::klp::{Envelope, KlpError, MemoryOp, MemoryReply};
+    use mesh_messages::klp::{ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply};
     use mesh_messages::{AttemptNo, Epoch, Failure, TaskId};
 
     use super::*;
-    use crate::agents::services::Delegation;
+    use crate::agents::services::{ClaimRequest, Delegation};
     use crate::directory::AgentEntry;
 
     /// A task machine that takes a report for each permit.
@@ -125,6 +125,7 @@ mod tests {
                 self.taken.lock().unwrap().push(match news {
                     AttemptNews::Started { .. } => "started",
                     AttemptNews::Progress { .. } => "progress",
+                    AttemptNews::Checking { .. } => "checking",
                     AttemptNews::Checked { .. } => "checked",
                     AttemptNews::Ended { .. } => "ended",
                 });
@@ -132,6 +133,13 @@ mod tests {
         }
         async fn delegate(&self, _: Delegation) -> Result<TaskId, KlpError> {
             unreachable!("nobody delegates here")
+        }
+        async fn stands_still(&self, _: &TaskId) -> bool {
+            false
+        }
+        fn give_up(&self, _: TaskId, _: String) {}
+        async fn claim(&self, _: ClaimRequest) -> Option<ClaimReply> {
+            unreachable!("nobody claims here")
         }
         async fn memory(&self, _: &AgentId, _: &AgentId, _: MemoryOp) -> MemoryReply {
             unreachable!("nobody remembers here")

@@ -96,6 +96,7 @@ impl Session {
             MessageType::StatusUpdate => self.status_update(&envelope).map(|()| false),
             MessageType::TaskRequest => self.delegate(&envelope),
             MessageType::Memory => self.memory(&envelope),
+            MessageType::Claim => self.claim(&envelope),
             MessageType::Message
             | MessageType::Publish
             | MessageType::Subscribe

@@ -185,6 +185,11 @@ pub(super) struct OneProgram {
 }
 
 impl OneProgram {
+    /// The instance of which it is a process.
+    pub(super) fn live(&self) -> Arc<InstanceLive> {
+        Arc::clone(&self.live)
+    }
+
     /// Runs it to its end: how it ended, and what it wrote on its standard output.
     pub(super) async fn run(
         self,

@@ -205,11 +205,8 @@ fn next(
                 )
             })?;
             line.attempt = assignment.attempt;
-            line.holder = Some((
-                assignment.agent_id.clone(),
-                assignment.instance,
-                assignment.epoch,
-            ));
+            let agent = assignment.agent_id.clone();
+            line.holder = Some((agent, assignment.instance, assignment.epoch));
             return Ok(TaskState::Assigned);
         }
         TaskEvent::Started { attempt, .. } => {
@@ -225,7 +222,9 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
-        TaskEvent::Checked { attempt, .. } => return checked(id, line, *attempt),
+        TaskEvent::Checking { attempt, .. }
+        | TaskEvent::Checked { attempt, .. }
+        | TaskEvent::Claim { attempt, .. } => return checked(id, line, *attempt),
         TaskEvent::AttemptFailed {
             attempt,
             failure,

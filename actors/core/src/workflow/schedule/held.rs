@@ -28,6 +28,9 @@ pub(crate) struct Held {
     pub(super) waiting: VecDeque<Timestamp>,
     /// Newest last.
     pub(super) recent: VecDeque<Firing>,
+    /// The latest planned time that was decided on. None up to it is decided on again, whatever the clock says.
+    #[serde(default)]
+    last: Option<Timestamp>,
 }
 
 /// All schedules, as their events make them.
@@ -42,6 +45,8 @@ pub(crate) struct Schedules {
     pub(super) due: BTreeSet<(Timestamp, ScheduleId)>,
     /// Those of which something that waits may begin.
     to_look_at: BTreeSet<ScheduleId>,
+    /// Those of which something waits for any run to end: no more are held.
+    crowded_out: BTreeSet<ScheduleId>,
 }
 
 impl PartialEq for Schedules {
@@ -67,6 +72,7 @@ impl From<BTreeMap<ScheduleId, Held>> for Schedules {
             held,
             due,
             to_look_at: BTreeSet::new(),
+            crowded_out: BTreeSet::new(),
         };
         schedules.look_again();
         schedules
@@ -93,6 +99,16 @@ impl Schedules {
             .filter(|(_, held)| !held.waiting.is_empty())
             .map(|(id, _)| id.clone())
             .collect();
+    }
+
+    /// Something of it waits until any run has ended.
+    pub(super) fn crowd_out(&mut self, id: &ScheduleId) {
+        self.crowded_out.insert(id.clone());
+    }
+
+    /// A run has ended, so that there is room for another.
+    pub(crate) fn there_is_room(&mut self) {
+        self.to_look_at.append(&mut self.crowded_out);
     }
 
     /// One of its runs has ended.
@@ -128,6 +144,7 @@ impl Schedules {
                     running: BTreeSet::new(),
                     waiting: VecDeque::new(),
                     recent: VecDeque::new(),
+                    last: None,
                 };
                 self.held.insert(schedule.clone(), held);
                 self.set_next(schedule, *next);
@@ -158,6 +175,7 @@ impl Schedules {
                 self.set_next(schedule, None);
                 self.held.remove(schedule);
                 self.to_look_at.remove(schedule);
+                self.crowded_out.remove(schedule);
             }
             WorkflowEvent::Started { .. }
             | WorkflowEvent::StepStarted { .. }
@@ -167,7 +185,10 @@ impl Schedules {
             | WorkflowEvent::Ending { .. }
             | WorkflowEvent::Compensating { .. }
             | WorkflowEvent::Compensated { .. }
-            | WorkflowEvent::Ended { .. } => {}
+            | WorkflowEvent::Ended { .. }
+            | WorkflowEvent::PlanWritten { .. }
+            | WorkflowEvent::PlanStarted { .. }
+            | WorkflowEvent::PlanRemoved { .. } => {}
         }
     }
 
@@ -187,6 +208,7 @@ impl Schedules {
 
 impl Held {
     fn fired(&mut self, firing: &Firing) {
+        self.last = self.last.max(Some(firing.planned));
         match (firing.outcome, &firing.run) {
             (FiringOutcome::Waiting, _) => self.waiting.push_back(firing.planned),
             (FiringOutcome::Started, Some(run)) => {
@@ -206,6 +228,13 @@ impl Held {
         while self.recent.len() > FIRINGS_KEPT_MAX {
             self.recent.pop_front();
         }
+    }
+
+    /// When it fires next: after `now`, and after every time that was decided on, also where the clock was set back since.
+    pub(super) fn next_after(&self, timing: &Timing, now: Timestamp) -> Option<Timestamp> {
+        // What was held before this was noted has its latest times.
+        let shown = self.recent.iter().map(|firing| firing.planned).max();
+        timing.after(self.last.max(shown).map_or(now, |last| now.max(last)))
     }
 
     pub(super) fn timing(&self) -> Result<Timing, TimingError> {

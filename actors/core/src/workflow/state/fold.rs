@@ -66,6 +66,9 @@ pub(super) fn fold_step(step: &mut StepRun, event: &WorkflowEvent) {
         | WorkflowEvent::ScheduleCreated { .. }
         | WorkflowEvent::ScheduleChanged { .. }
         | WorkflowEvent::ScheduleFired { .. }
-        | WorkflowEvent::ScheduleRemoved { .. } => {}
+        | WorkflowEvent::ScheduleRemoved { .. }
+        | WorkflowEvent::PlanWritten { .. }
+        | WorkflowEvent::PlanStarted { .. }
+        | WorkflowEvent::PlanRemoved { .. } => {}
     }
 }

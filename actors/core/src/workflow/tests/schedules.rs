@@ -4,6 +4,7 @@ use mesh_messages::ScheduleId;
 use mesh_messages::schedule::{Firing, FiringOutcome, Missed, Overlap, Schedule, ScheduleTerms};
 
 use super::*;
+use crate::workflow::decide::LIVE_RUNS_MAX;
 
 fn moment(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -132,6 +133,69 @@ fn missed_times_are_skipped_made_up_for_once_or_all_as_the_rule_says() {
             Some(moment("2026-06-05T07:00:00Z"))
         );
     }
+}
+
+#[test]
+fn what_waits_begins_by_itself_when_any_run_has_ended_of_too_many() {
+    let mut world = World::at(
+        "2026-06-01T06:00:00Z",
+        new("0 * * * *", Missed::Once, Overlap::Queue),
+    );
+    world.tick_at("2026-06-01T07:00:00Z");
+    world.tick_at("2026-06-01T08:00:00Z");
+    assert_eq!(world.shown().waiting.len(), 1);
+    let first = world.open.clone();
+    let document = json!({"name": "other", "steps": [{"id": "a", "requirements": ["x"]}]});
+    world.start(&document, json!(null));
+    let other = world.open.difference(&first).next().cloned().unwrap();
+    // As if so many others had not ended that the end of the earlier run makes no room.
+    for state in [&mut world.state, &mut world.replayed] {
+        state.index.live = LIVE_RUNS_MAX + 1;
+    }
+    let earlier = first.first().cloned().unwrap();
+    world.end(&earlier, good(json!(1)));
+    let shown = world.shown();
+    assert_eq!(
+        (shown.running.len(), shown.waiting.len()),
+        (0, 1),
+        "it waits, and is not left out"
+    );
+    world.end(&other, good(json!(1)));
+    let shown = world.shown();
+    assert_eq!(
+        (shown.running.len(), shown.waiting.len()),
+        (1, 0),
+        "it has begun"
+    );
+}
+
+#[test]
+fn a_clock_that_is_set_back_while_it_is_paused_repeats_no_planned_time() {
+    let mut world = World::at(
+        "2026-06-01T06:00:00Z",
+        new("0 9 * * *", Missed::Once, Overlap::Allow),
+    );
+    world.tick_at("2026-06-01T07:00:00Z");
+    assert_eq!(world.submitted.len(), 1);
+    let pause = |paused| {
+        let by = "ann".to_owned();
+        Command::Schedule(ScheduleCommand::Pause {
+            id: id(),
+            paused,
+            by,
+        })
+    };
+    world.run(pause(true));
+    world.now = moment("2026-06-01T05:00:00Z");
+    world.run(pause(false));
+    assert_eq!(
+        world.state.next_timer(),
+        Some(moment("2026-06-02T07:00:00Z"))
+    );
+    world.tick_at("2026-06-01T07:00:00Z");
+    assert_eq!(world.submitted.len(), 1, "once");
+    world.tick_at("2026-06-02T07:00:00Z");
+    assert_eq!(world.submitted.len(), 2);
 }
 
 #[test]

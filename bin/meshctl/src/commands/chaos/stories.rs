@@ -92,8 +92,11 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                 story.accepted.clear();
                 story.dead_lettered = false;
             }
-            TaskEvent::Submitted { .. } | TaskEvent::Waiting { .. } | TaskEvent::Checked { .. } => {
-            }
+            TaskEvent::Submitted { .. }
+            | TaskEvent::Waiting { .. }
+            | TaskEvent::Checking { .. }
+            | TaskEvent::Checked { .. }
+            | TaskEvent::Claim { .. } => {}
         }
     }
     stories

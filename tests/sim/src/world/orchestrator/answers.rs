@@ -140,6 +140,8 @@ impl World {
                     self.tell_agent(agent, ToAgent::Command(command));
                 }
             }
+            // Nobody claims anything in this world.
+            Effect::ClaimAnswered { .. } => {}
             Effect::Escalate(_) => self.edges.hit("client", "dead-lettered: escalated"),
         }
         Ok(())

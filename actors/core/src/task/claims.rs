@@ -1,0 +1,319 @@
+//! Claims: named things that one attempt may have at a time, as leases with a token that only rises.
+//!
+//! ```text
+//!  acquire ─┬─ nobody has it ─► Granted(token, until) ─► Renewed* ─► Released | Expired | with its attempt
+//!           └─ somebody has ─┬─ no wait ─► refused, naming the holder
+//!                            └─ wait ─► Waiting, in line ─► Granted | GivenUp | with its attempt
+//! ```
+//!
+//! A claim belongs to an attempt that is under way, and ends with it in the same event; so nobody who is gone holds or waits
+//! for anything. Whoever stands first in line gets what is free when a decision comes to rest.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mesh_messages::claim::{Claim, ClaimHolder, ClaimStep, ClaimWaiter};
+use mesh_messages::task::{WaitReason, WaitingFor};
+use mesh_messages::{AttemptNo, TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::routing::InstanceKey;
+
+mod decide;
+
+pub(crate) use decide::{claim, expire};
+
+/// Most resources that are held or waited for at once, so that the state stays small.
+pub const RESOURCES_MAX: usize = 10_000;
+/// Most attempts in one line: whoever comes later would wait for longer than it may.
+pub const WAITERS_MAX: usize = 1000;
+/// Most resources of one attempt, held and waited for: an agent that claims without end finds out.
+pub const CLAIMS_OF_TASK_MAX: usize = 64;
+
+/// Who has a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: AttemptNo,
+    pub(crate) key: InstanceKey,
+    pub(crate) token: u64,
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
+}
+
+/// Who waits for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Waiter {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: AttemptNo,
+    pub(crate) key: InstanceKey,
+    pub(crate) request: String,
+    pub(crate) ttl_ms: u64,
+    pub(crate) since: Timestamp,
+    pub(crate) until: Timestamp,
+}
+
+/// A resource that somebody has or waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Resource {
+    pub(crate) holder: Option<Holder>,
+    pub(crate) waiting: VecDeque<Waiter>,
+}
+
+/// What a snapshot holds; the rest is made anew.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Stored {
+    resources: BTreeMap<String, Resource>,
+    last_token: u64,
+}
+
+/// All claims, as their events make them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct Claims {
+    resources: BTreeMap<String, Resource>,
+    last_token: u64,
+    /// What each task's attempt holds or waits for.
+    by_task: BTreeMap<TaskId, BTreeSet<String>>,
+    /// When something becomes due: of the holder, or of the task that waits.
+    timers: BTreeSet<(Timestamp, String, Option<TaskId>)>,
+    /// Resources that nobody has and somebody waits for.
+    free: BTreeSet<String>,
+}
+
+impl From<Claims> for Stored {
+    fn from(claims: Claims) -> Self {
+        Self {
+            resources: claims.resources,
+            last_token: claims.last_token,
+        }
+    }
+}
+
+impl From<Stored> for Claims {
+    fn from(stored: Stored) -> Self {
+        let mut claims = Self {
+            last_token: stored.last_token,
+            ..Self::default()
+        };
+        for (name, resource) in stored.resources {
+            claims.put(name, resource);
+        }
+        claims
+    }
+}
+
+impl Claims {
+    /// Takes a step of a task's attempt in, which is under way on `key`.
+    pub(crate) fn apply(
+        &mut self,
+        (task, attempt, key): (&TaskId, AttemptNo, &InstanceKey),
+        (name, at): (&str, Timestamp),
+        step: &ClaimStep,
+    ) {
+        let mut resource = self.take(name);
+        let held = |token: u64, until: Timestamp, since: Timestamp| Holder {
+            task: task.clone(),
+            attempt,
+            key: key.clone(),
+            token,
+            since,
+            until,
+        };
+        match step {
+            ClaimStep::Waiting {
+                request,
+                ttl_ms,
+                until,
+            } => {
+                let waiter = |since| Waiter {
+                    task: task.clone(),
+                    attempt,
+                    key: key.clone(),
+                    request: request.clone(),
+                    ttl_ms: *ttl_ms,
+                    since,
+                    until: *until,
+                };
+                // Asked again, it keeps its place.
+                match resource.waiting.iter_mut().find(|w| w.task == *task) {
+                    Some(known) => *known = waiter(known.since),
+                    None => resource.waiting.push_back(waiter(at)),
+                }
+            }
+            ClaimStep::Granted { token, until } => {
+                resource.waiting.retain(|waiter| waiter.task != *task);
+                resource.holder = Some(held(*token, *until, at));
+                self.last_token = self.last_token.max(*token);
+            }
+            ClaimStep::Renewed { until, .. } => {
+                if let Some(holder) = resource.holder.as_mut().filter(|h| h.task == *task) {
+                    holder.until = *until;
+                }
+            }
+            ClaimStep::Released { .. } | ClaimStep::Expired { .. } => {
+                resource.holder = resource.holder.filter(|holder| holder.task != *task);
+            }
+            ClaimStep::GivenUp => resource.waiting.retain(|waiter| waiter.task != *task),
+        }
+        self.put(name.to_owned(), resource);
+    }
+
+    /// A task has no attempt under way any more: it neither holds nor waits.
+    pub(crate) fn let_go(&mut self, task: &TaskId) {
+        for name in self.by_task.get(task).cloned().unwrap_or_default() {
+            let mut resource = self.take(&name);
+            resource.holder = resource.holder.filter(|holder| holder.task != *task);
+            resource.waiting.retain(|waiter| waiter.task != *task);
+            self.put(name, resource);
+        }
+    }
+
+    /// Takes a resource out, with all that leads to it.
+    fn take(&mut self, name: &str) -> Resource {
+        let Some(resource) = self.resources.remove(name) else {
+            return Resource::default();
+        };
+        for (at, who, task) in ends(&resource) {
+            self.timers.remove(&(at, name.to_owned(), who));
+            if let Some(names) = self.by_task.get_mut(task) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_task.remove(task);
+                }
+            }
+        }
+        self.free.remove(name);
+        resource
+    }
+
+    /// Puts one in; one that nobody wants is forgotten.
+    fn put(&mut self, name: String, resource: Resource) {
+        if resource.holder.is_none() && resource.waiting.is_empty() {
+            return;
+        }
+        for (at, who, task) in ends(&resource) {
+            self.timers.insert((at, name.clone(), who));
+            let names = self.by_task.entry(task.clone()).or_default();
+            names.insert(name.clone());
+        }
+        if resource.holder.is_none() {
+            self.free.insert(name.clone());
+        }
+        self.resources.insert(name, resource);
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Resource> {
+        self.resources.get(name)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    pub(crate) fn count_of(&self, task: &TaskId) -> usize {
+        self.by_task.get(task).map_or(0, BTreeSet::len)
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, ..)| *at)
+    }
+
+    fn first_due(&self, now: Timestamp) -> Option<(String, Option<TaskId>)> {
+        let (at, name, who) = self.timers.first()?;
+        (*at <= now).then(|| (name.clone(), who.clone()))
+    }
+
+    fn first_free(&self) -> Option<&String> {
+        self.free.first()
+    }
+
+    /// A token above all that were given out. It is no less than the time in milliseconds, so that it rises also where the
+    /// records of earlier claims were erased.
+    fn next_token(&self, now: Timestamp) -> u64 {
+        self.last_token.saturating_add(1).max(now.as_millis())
+    }
+
+    /// All of them by name.
+    pub fn all(&self) -> impl Iterator<Item = Claim> + '_ {
+        self.resources.iter().map(|(name, resource)| Claim {
+            resource: name.clone(),
+            holder: resource.holder.as_ref().map(Holder::view),
+            waiting: resource.waiting.iter().map(Waiter::view).collect(),
+        })
+    }
+
+    /// For what a task's attempt stands in line, if it does.
+    pub(crate) fn wait_of(&self, task: &TaskId) -> Option<WaitingFor> {
+        let names = self.by_task.get(task)?;
+        let waits = names.iter().find_map(|name| {
+            let resource = self.resources.get(name)?;
+            let place = resource.waiting.iter().position(|w| w.task == *task)?;
+            Some((name, resource, place))
+        });
+        let (name, resource, place) = waits?;
+        let before = match place {
+            0 => String::new(),
+            1 => ", and one is before it".to_owned(),
+            several => format!(", and {several} are before it"),
+        };
+        let holder = resource.holder.as_ref();
+        let has = holder.map_or_else(
+            || "nobody".to_owned(),
+            |holder| format!("task {} of agent {}", holder.task, holder.key.0),
+        );
+        Some(WaitingFor {
+            reason: WaitReason::Claim,
+            detail: format!("{has} holds {name:?}, which it claims{before}"),
+            until: resource.waiting.get(place).map(|waiter| waiter.until),
+            agents: holder
+                .map(|holder| holder.key.0.clone())
+                .into_iter()
+                .collect(),
+            tasks: holder
+                .map(|holder| holder.task.clone())
+                .into_iter()
+                .collect(),
+        })
+    }
+}
+
+/// When each of those who have to do with a resource loses it or gives it up.
+fn ends(resource: &Resource) -> impl Iterator<Item = (Timestamp, Option<TaskId>, &TaskId)> {
+    let holder = resource.holder.iter();
+    let waiting = resource.waiting.iter();
+    holder
+        .map(|holder| (holder.until, None, &holder.task))
+        .chain(waiting.map(|waiter| (waiter.until, Some(waiter.task.clone()), &waiter.task)))
+}
+
+impl Holder {
+    pub(crate) fn view(&self) -> ClaimHolder {
+        let (agent, instance, epoch) = self.key.clone();
+        ClaimHolder {
+            task: self.task.clone(),
+            attempt: self.attempt,
+            agent,
+            instance,
+            epoch,
+            token: self.token,
+            since: self.since,
+            until: self.until,
+        }
+    }
+}
+
+impl Waiter {
+    fn view(&self) -> ClaimWaiter {
+        let (agent, instance, epoch) = self.key.clone();
+        ClaimWaiter {
+            task: self.task.clone(),
+            attempt: self.attempt,
+            agent,
+            instance,
+            epoch,
+            since: self.since,
+            until: self.until,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Claims: who holds a named thing that only one may have at a time, such as a file, a branch or a port.
+//!
+//! A claim belongs to one attempt at a task. It is a lease: it ends when it is released, when its time is over, and with the
+//! attempt. Each one that is granted bears a higher token than all before it, so that whoever guards the thing itself can
+//! refuse what a former holder still does.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
+use crate::time::Timestamp;
+
+/// Longest name of a resource, in bytes: it is a name, such as a path, not content.
+pub const RESOURCE_BYTES_MAX: usize = 256;
+/// How long a claim holds when its agent does not say: long enough for a careful step, short enough to wait out.
+pub const CLAIM_TTL_DEFAULT_MS: u64 = 60_000;
+/// How long one may hold without being renewed: whoever works longer says so now and then, and a holder that stands still
+/// blocks nobody for longer.
+pub const CLAIM_TTL_MAX_MS: u64 = 600_000;
+/// How long one may be waited for: as long as an attempt takes at most when its task does not say.
+pub const CLAIM_WAIT_MAX_MS: u64 = 600_000;
+
+/// A step in the life of a claim, on record of the task on whose behalf it was taken. That an attempt ends ends its claims,
+/// too, and has its own record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimStep {
+    /// Another one has it: the attempt stands in line.
+    Waiting {
+        /// The id of the line that asked; the answer names it.
+        request: String,
+        /// How long it is to hold once it is granted.
+        ttl_ms: u64,
+        /// Until when it is waited for.
+        until: Timestamp,
+    },
+    /// The attempt has it.
+    Granted {
+        /// Higher than that of every claim before it.
+        token: u64,
+        /// Until when, unless it is renewed.
+        until: Timestamp,
+    },
+    /// It is held for longer.
+    Renewed {
+        /// Of which claim.
+        token: u64,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Its holder gave it back.
+    Released {
+        /// Which claim.
+        token: u64,
+    },
+    /// Its time was over.
+    Expired {
+        /// Which claim.
+        token: u64,
+    },
+    /// It was waited for in vain.
+    GivenUp,
+}
+
+/// Who has a resource, and who waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Its name.
+    pub resource: String,
+    /// Who has it. Nobody for a moment, between one holder and the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<ClaimHolder>,
+    /// Who waits, in the order in which they will get it.
+    pub waiting: Vec<ClaimWaiter>,
+}
+
+/// Who has a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimHolder {
+    /// The task on whose behalf.
+    pub task: TaskId,
+    /// Its attempt.
+    pub attempt: AttemptNo,
+    /// The agent that has the attempt.
+    pub agent: AgentId,
+    /// Which replica.
+    pub instance: InstanceNo,
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// Higher than that of every claim before it.
+    pub token: u64,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when, unless it is renewed.
+    pub until: Timestamp,
+}
+
+/// Who waits for a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimWaiter {
+    /// The task on whose behalf.
+    pub task: TaskId,
+    /// Its attempt.
+    pub attempt: AttemptNo,
+    /// The agent that has the attempt.
+    pub agent: AgentId,
+    /// Which replica.
+    pub instance: InstanceNo,
+    /// Which incarnation.
+    pub epoch: Epoch,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
