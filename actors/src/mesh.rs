@@ -46,6 +46,7 @@ mod chaos;
 mod contracts;
 mod counts;
 mod exports;
+mod inbox;
 mod operations;
 mod parts;
 mod schedules;

@@ -28,11 +28,13 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
+mod inbox;
 mod past;
 mod upgrade;
 mod workflows;
 
 pub use action::Action;
+pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
@@ -273,7 +275,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: Send + Sync + 'static {
+pub trait Operations: InboxOperations + Send + Sync + 'static {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
@@ -360,14 +362,6 @@ pub trait Operations: Send + Sync + 'static {
         caller: &Caller,
         id: &str,
         outcome: OutcomeReport,
-    ) -> Result<Task, Problem>;
-    /// Answers what it asks a person; the first answer counts.
-    async fn approve_task(
-        &self,
-        caller: &Caller,
-        id: &str,
-        approve: bool,
-        comment: Option<String>,
     ) -> Result<Task, Problem>;
 
     /// Says whether a workflow makes sense; changes nothing.

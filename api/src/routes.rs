@@ -6,6 +6,7 @@ mod backup;
 mod chaos;
 mod erasures;
 mod export;
+mod inbox;
 mod keys;
 mod memory;
 mod past;
@@ -34,6 +35,7 @@ pub(crate) fn table() -> Vec<Route> {
         agents::routes(),
         verbs::routes(),
         tasks::routes(),
+        inbox::routes(),
         workflows::routes(),
         schedules::routes(),
         stream::routes(),

@@ -16,6 +16,7 @@ use crate::agent::{
 };
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
 use crate::policy::OperatorPolicy;
@@ -372,6 +373,9 @@ pub enum TaskEvent {
         depth: u32,
         /// Digest of the specification, to tell a replayed submission from another one under the same key.
         digest: String,
+        /// What the operator's policy says of it, when it asks a person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ruling: Option<Box<Ruling>>,
     },
     /// It waits, or waits no more (`queued` without a reason).
     #[serde(rename = "task.waiting")]
@@ -461,6 +465,9 @@ pub enum TaskEvent {
         /// In words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         comment: Option<String>,
+        /// The answer to a question.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
     /// Somebody gave a failed task another round of attempts.
     #[serde(rename = "task.retried")]

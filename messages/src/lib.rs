@@ -10,6 +10,7 @@ pub mod events;
 pub mod failure;
 pub mod identity;
 pub mod ids;
+pub mod inbox;
 pub mod json;
 pub mod klp;
 pub mod limits;

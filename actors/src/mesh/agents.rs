@@ -11,7 +11,7 @@ use mesh_messages::agent::{
 use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::RuntimeKind;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
-use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::problem::Problem;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, InstanceNo};
 
@@ -25,7 +25,7 @@ use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
 use crate::directory::AgentEntry;
 use crate::operations::{
-    AgentFilter, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
+    Action, AgentFilter, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
     UpgradeResult, UpgradeType, VerbOutcome,
 };
 use crate::partition::Cause;
@@ -342,11 +342,8 @@ impl Mesh {
         cause: &Cause,
     ) -> Result<VerbOutcome, Problem> {
         if force && caller.role != Role::Admin {
-            return Err(Problem::new(
-                ProblemKind::Forbidden,
-                "forbidden",
-                "Insufficient permissions",
-            ));
+            let resource = format!("/v1/agents/{}/recover", entry.id);
+            return Err(self.sentinel.refuse(caller, Action::AgentGovern, &resource));
         }
         match self
             .order(entry, AgentCommand::Recover { force }, cause)

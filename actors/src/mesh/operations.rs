@@ -228,17 +228,6 @@ impl Operations for Mesh {
         find(&self.ctx, &self.orchestrator, &task).await
     }
 
-    async fn approve_task(
-        &self,
-        caller: &Caller,
-        id: &str,
-        approve: bool,
-        comment: Option<String>,
-    ) -> Result<Task, Problem> {
-        self.task_approve(caller, &task_id(id)?, approve, comment)
-            .await
-    }
-
     async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
         self.workflow_check(order).await
     }

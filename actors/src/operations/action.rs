@@ -7,8 +7,10 @@ pub enum Action {
     Read,
     /// Submit tasks.
     TaskSubmit,
-    /// Cancel, retry, approve tasks; report outcomes.
+    /// Cancel, retry tasks; report outcomes.
     TaskControl,
+    /// Answer what people are asked.
+    InboxAnswer,
     /// Send messages.
     MessageSend,
     /// Register agents and versions.
@@ -43,6 +45,7 @@ impl Action {
             Self::Read => "read",
             Self::TaskSubmit => "task.submit",
             Self::TaskControl => "task.control",
+            Self::InboxAnswer => "inbox.answer",
             Self::MessageSend => "message.send",
             Self::AgentRegister => "agent.register",
             Self::AgentControl => "agent.control",

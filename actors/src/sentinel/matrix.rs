@@ -5,6 +5,7 @@
 //! | `read` | ✓ | ✓ | ✓ | | ✓ |
 //! | `task.submit` | | ✓ | ✓ | ✓ | |
 //! | `task.control` | | ✓ | ✓ | | |
+//! | `inbox.answer` | | ✓ | ✓ | | |
 //! | `message.send` | | ✓ | ✓ | ✓ | |
 //! | `agent.register` | | | ✓ | | ✓ |
 //! | `agent.control` | | ✓ | ✓ | | |
@@ -36,7 +37,9 @@ pub const fn permits(role: Role, action: Action) -> bool {
     match action {
         Action::Read => matches!(role, Viewer | Operator | Admin | Publisher),
         Action::TaskSubmit | Action::MessageSend => matches!(role, Operator | Admin | Agent),
-        Action::TaskControl | Action::AgentControl => matches!(role, Operator | Admin),
+        Action::TaskControl | Action::InboxAnswer | Action::AgentControl => {
+            matches!(role, Operator | Admin)
+        }
         Action::AgentRegister => matches!(role, Admin | Publisher),
         Action::AgentGovern
         | Action::Memory
@@ -65,10 +68,11 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 15] = [
+    const TABLE: [(Action, [bool; 5]); 16] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
+        (Action::InboxAnswer, [false, true, true, false, false]),
         (Action::MessageSend, [false, true, true, true, false]),
         (Action::AgentRegister, [false, false, true, false, true]),
         (Action::AgentControl, [false, true, true, false, false]),

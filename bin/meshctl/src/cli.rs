@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, key, memory, policy, restore, schedule, secret,
-    send, system, task, token, workflow,
+    agent, audit, backup, chaos, events, export, inbox, key, memory, policy, restore, schedule,
+    secret, send, system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Begin runs of workflows at planned times
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// See and answer what people are asked: approvals, questions and permissions
+    #[command(subcommand)]
+    Inbox(inbox::Command),
     /// Show the board: tasks by column
     #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
     Board,
@@ -155,6 +158,7 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),
             Self::Schedule(command) => command.is_watchable(),
+            Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Secret(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),

@@ -7,6 +7,7 @@ pub(crate) mod board;
 pub(crate) mod chaos;
 pub(crate) mod events;
 pub(crate) mod export;
+pub(crate) mod inbox;
 pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod policy;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
+        Command::Inbox(command) => inbox::run(command, session),
         Command::Board => board::board(session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),

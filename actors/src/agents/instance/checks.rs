@@ -170,6 +170,7 @@ impl Session {
                 input,
                 deadline_ms: check.timeout_ms,
                 timeout_ms: None,
+                approval: None,
             },
             avoid: Some(self.args.agent.clone()),
         };
