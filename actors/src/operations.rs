@@ -28,12 +28,14 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
+mod governance;
 mod inbox;
 mod past;
 mod upgrade;
 mod workflows;
 
 pub use action::Action;
+pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
@@ -275,7 +277,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: InboxOperations + Send + Sync + 'static {
+pub trait Operations: InboxOperations + GovernanceOperations + Send + Sync + 'static {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.

@@ -6,6 +6,7 @@ mod backup;
 mod chaos;
 mod erasures;
 mod export;
+mod governance;
 mod inbox;
 mod keys;
 mod memory;
@@ -49,6 +50,7 @@ pub(crate) fn table() -> Vec<Route> {
         keys::routes(),
         secrets::routes(),
         policies::routes(),
+        governance::routes(),
         chaos::routes(),
     ]
     .into_iter()

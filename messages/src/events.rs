@@ -19,7 +19,6 @@ use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
-use crate::policy::OperatorPolicy;
 use crate::task::{
     CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState, WaitingFor,
 };
@@ -70,11 +69,13 @@ macro_rules! kinds {
 }
 
 mod node;
+mod registry;
 mod retention;
 mod sentinel;
 mod workflow;
 
 pub use node::{NodeEvent, Restoration};
+pub use registry::RegistryEvent;
 pub use retention::RetentionEvent;
 pub use sentinel::SentinelEvent;
 pub use workflow::WorkflowEvent;
@@ -297,38 +298,6 @@ kinds!(AgentEvent {
     LifecycleChanged => "lifecycle.changed",
     Terminated => "terminated",
     Audited => "audited",
-});
-
-/// The directory. Partition `registry`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum RegistryEvent {
-    /// An id was given out.
-    #[serde(rename = "agent.listed")]
-    Listed {
-        /// To whom.
-        agent: AgentId,
-    },
-    /// An id was taken back: the agent was removed, and what was applied to it alone with it.
-    #[serde(rename = "agent.unlisted")]
-    Unlisted {
-        /// From whom.
-        agent: AgentId,
-    },
-    /// The operator's policy for all agents, or for one, was replaced.
-    #[serde(rename = "policy.applied")]
-    PolicyApplied {
-        /// For whom; for all agents when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        agent: Option<AgentId>,
-        /// What it is now; an empty one takes it back.
-        policy: OperatorPolicy,
-    },
-}
-
-kinds!(RegistryEvent {
-    Listed => "agent.listed",
-    Unlisted => "agent.unlisted",
-    PolicyApplied => "policy.applied",
 });
 
 /// What follows a failed attempt.

@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod erasure;
 pub mod events;
 pub mod failure;
+pub mod governance;
 pub mod identity;
 pub mod ids;
 pub mod inbox;

@@ -19,6 +19,7 @@ mod escapes;
 mod export_sql;
 mod faults;
 mod formats;
+mod governance;
 mod hooks;
 mod inbox;
 mod proof_audit;

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 82] = [
+const TABLE: [(&str, &str, &str); 84] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -94,6 +94,8 @@ const TABLE: [(&str, &str, &str); 82] = [
     ("DELETE", "/v1/secrets/{name}", "a"),
     ("GET", "/v1/policies", "voap"),
     ("PUT", "/v1/policies", "a"),
+    ("GET", "/v1/governance", "voap"),
+    ("POST", "/v1/governance", "a"),
 ];
 
 const ROLES: [(char, &str); 5] = [

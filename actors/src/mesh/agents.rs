@@ -86,6 +86,9 @@ impl Mesh {
         if let Some(full) = read_only(self) {
             return Err(full);
         }
+        if start {
+            self.not_halted()?;
+        }
         let data = self.ctx.settings.data.clone();
         let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
         let stored = stored
@@ -215,7 +218,7 @@ impl Mesh {
 
     pub(super) fn policy_in_force(&self) -> PolicyInForce {
         PolicyInForce {
-            values: effective_default(&self.ctx).values,
+            values: self.signed(effective_default(&self.ctx).values),
             applied: PolicyDocument::clone(&self.ctx.policy.load()),
         }
     }
@@ -245,6 +248,13 @@ impl Mesh {
     ) -> Result<VerbOutcome, Problem> {
         let entry = self.entry(id)?;
         let cause = Cause::by(&caller.name);
+        let ends = matches!(
+            verb,
+            AgentVerb::Stop | AgentVerb::Pause | AgentVerb::Quarantine(_) | AgentVerb::Terminate
+        );
+        if !ends {
+            self.not_halted()?;
+        }
         let command = match verb {
             AgentVerb::Start => {
                 self.startable(&entry)?;

@@ -145,7 +145,7 @@ impl Operations for Mesh {
         let manifest = state
             .manifest()
             .ok_or_else(|| Problem::agent_not_found(id))?;
-        Ok(effective(manifest, &self.ctx).values)
+        Ok(self.signed(effective(manifest, &self.ctx).values))
     }
 
     async fn policies(&self) -> Result<PolicyInForce, Problem> {
@@ -158,7 +158,14 @@ impl Operations for Mesh {
         document: PolicyDocument,
     ) -> Result<PolicyInForce, Problem> {
         let cause = Cause::by(&caller.name);
-        self.registry.apply_policy(document, cause).await?;
+        let applied = self.registry.apply_policy(document, cause).await;
+        applied.inspect_err(|problem| {
+            if problem.kind == ProblemKind::Forbidden {
+                let (action, detail) = (Action::Policy.name(), &problem.detail);
+                self.sentinel
+                    .record_denied(&caller.name, action, "/v1/policies", detail);
+            }
+        })?;
         Ok(self.policy_in_force())
     }
 

@@ -31,6 +31,8 @@ pub enum Action {
     Chaos,
     /// Change thresholds and limits.
     Policy,
+    /// Hand in what admins signed. Their signatures count, not who brings them.
+    Governance,
     /// Erase content of tasks and messages for ever.
     Erase,
     /// Take everything there is, secrets of agents included.
@@ -56,6 +58,7 @@ impl Action {
             Self::Secrets => "secrets",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
+            Self::Governance => "governance",
             Self::Erase => "erase",
             Self::Backup => "backup",
         }

@@ -16,6 +16,7 @@
 //! | `secrets` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
+//! | `governance` | | | ✓ | | |
 //! | `erase` | | | ✓ | | |
 //! | `backup` | | | ✓ | | |
 //!
@@ -48,6 +49,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Secrets
         | Action::Policy
         | Action::Chaos
+        | Action::Governance
         | Action::Erase
         | Action::Backup => {
             matches!(role, Admin)
@@ -68,7 +70,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 16] = [
+    const TABLE: [(Action, [bool; 5]); 17] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -83,6 +85,7 @@ mod tests {
         (Action::Chaos, [false, false, true, false, false]),
         (Action::Secrets, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
+        (Action::Governance, [false, false, true, false, false]),
         (Action::Erase, [false, false, true, false, false]),
         (Action::Backup, [false, false, true, false, false]),
     ];

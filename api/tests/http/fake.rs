@@ -11,6 +11,7 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
+use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
 use mesh_messages::inbox::{InboxAnswer, InboxItem};
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
@@ -176,6 +177,16 @@ impl InboxOperations for Fake {
             "not_waiting_for_approval",
             detail,
         ))
+    }
+}
+
+#[async_trait]
+impl GovernanceOperations for Fake {
+    async fn governance(&self) -> Result<GovernanceView, Problem> {
+        Err(Problem::unavailable("shutting_down", "no node here"))
+    }
+    async fn govern(&self, _: &Caller, _: GovernanceUpdate) -> Result<GovernanceView, Problem> {
+        self.governance().await
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, events, export, inbox, key, memory, policy, restore, schedule,
-    secret, send, system, task, token, workflow,
+    agent, audit, backup, chaos, events, export, governance, inbox, key, memory, policy, restore,
+    schedule, secret, send, system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -135,6 +135,9 @@ pub(crate) enum Command {
     /// Show or change thresholds and limits, while the mesh runs
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Make, sign and submit changes that admins sign together
+    #[command(subcommand)]
+    Governance(Box<governance::Command>),
     /// Make a key, or show the node's
     #[command(subcommand)]
     Key(key::Command),
@@ -158,6 +161,7 @@ impl Command {
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),
             Self::Schedule(command) => command.is_watchable(),
+            Self::Governance(command) => command.is_watchable(),
             Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Secret(command) => command.is_watchable(),

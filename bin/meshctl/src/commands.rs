@@ -7,6 +7,7 @@ pub(crate) mod board;
 pub(crate) mod chaos;
 pub(crate) mod events;
 pub(crate) mod export;
+pub(crate) mod governance;
 pub(crate) mod inbox;
 pub(crate) mod key;
 pub(crate) mod memory;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Task(command) => task::run(command, session),
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
+        Command::Governance(command) => governance::run(command, session),
         Command::Inbox(command) => inbox::run(command, session),
         Command::Board => board::board(session),
         Command::Send(arguments) => send::run(arguments, session),
