@@ -455,8 +455,12 @@ pub trait Operations: InboxOperations + GovernanceOperations + Send + Sync + 'st
     async fn inclusion_proof(&self, index: Position, size: Option<u64>) -> Result<Value, Problem>;
     /// `{from, to, path[]}`: proof that the tree of `to` extends that of `from`.
     async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem>;
-    /// Starts an export; chunks of JSON Lines come through the channel, an error ends it.
-    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem>;
+    /// Starts an export, with what agents remember or without; chunks of JSON Lines come through the channel, an error ends it.
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+        memory: bool,
+    ) -> Result<ChunkStream, Problem>;
     /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.
     async fn export_sql(&self) -> Result<ChunkStream, Problem>;
     /// Starts a backup as of now, a tar; ends as the exports do.

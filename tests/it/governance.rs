@@ -234,7 +234,7 @@ fn what_was_changed_after_the_signing_or_is_unknown_is_refused_with_its_field() 
     daemon
         .client()
         .post("/v1/governance", &json!({"v": 1}))
-        .problem(422, "invalid_body");
+        .problem(422, "missing_field");
     assert_eq!(crashes(&daemon).0, 3);
 }
 

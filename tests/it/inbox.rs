@@ -370,7 +370,7 @@ fn requests_that_make_no_sense_are_refused_with_the_field() {
     daemon
         .client()
         .post("/v1/tasks", &json!({"approval": {"role": "agent"}}))
-        .problem(422, "invalid_body");
+        .problem(422, "invalid_value");
     assert_eq!(open(&daemon), Vec::<Value>::new());
 }
 

@@ -418,3 +418,52 @@ fn a_message_in_anothers_name_is_refused_and_audited_like_any_other_act() {
         },
     );
 }
+
+#[test]
+fn what_agents_remember_is_in_no_answer_to_a_reader_and_the_proofs_hold_all_the_same() {
+    const SECRET: &str = "only-for-admins";
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo").set("memory", json!({"type": "persistent"})));
+    let body = json!({"value": SECRET}).to_string();
+    let kind = [("content-type", "application/json")];
+    daemon
+        .client()
+        .send("PUT", "/v1/memory/echo/k", &kind, Some(body.as_bytes()))
+        .ok(200);
+    let viewer = of_role(&daemon, "viewer", "vera");
+    let position = daemon.audit("kind=memory.set")[0]["position"].clone();
+    let paths = [
+        "/v1/audit".to_owned(),
+        "/v1/agents/echo/history".to_owned(),
+        format!("/v1/audit/trace?position={position}"),
+        "/v1/audit/export".to_owned(),
+    ];
+    for path in &paths {
+        assert!(
+            daemon.client().get(path).text().contains(SECRET),
+            "{path} as an admin"
+        );
+        let answer = viewer.get(path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert!(
+            !answer.text().contains(SECRET),
+            "{path} tells: {}",
+            answer.text()
+        );
+        assert!(
+            answer.text().contains("memory.set"),
+            "{path} leaves the record out"
+        );
+    }
+    let before = position.as_u64().unwrap().checked_sub(1);
+    let event = viewer
+        .events("?topic=agent.echo.*", before)
+        .find(|event| event.data["data"]["kind"] == "memory.set")
+        .unwrap();
+    assert!(!event.data.to_string().contains(SECRET), "{:?}", event.data);
+    let file = daemon.home().scratch().join("viewer.jsonl");
+    std::fs::write(&file, viewer.get("/v1/audit/export").body).unwrap();
+    daemon
+        .ctl(&["audit", "verify", file.to_str().unwrap()])
+        .exits(0);
+}

@@ -372,8 +372,12 @@ impl Operations for Mesh {
         self.consistency(from, to).await
     }
 
-    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem> {
-        self.audit_stream(agent)
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+        memory: bool,
+    ) -> Result<ChunkStream, Problem> {
+        self.audit_stream(agent, memory)
     }
 
     async fn export_sql(&self) -> Result<ChunkStream, Problem> {

@@ -22,6 +22,7 @@ use crate::decode;
 use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
 use crate::route::{BodySize, Call, Route, json, ok};
+use crate::withheld::withhold;
 
 /// Longest `?wait=`. Proxies and clients give up on silent connections about then; who needs longer asks again.
 pub const WAIT_MAX: Duration = Duration::from_mins(10);
@@ -392,10 +393,10 @@ async fn explain(call: Call) -> Answer {
 }
 
 async fn events(call: Call) -> Answer {
-    ok(&call
-        .ops()
-        .task_events(call.param("id"), call.query.page()?)
-        .await?)
+    let events = call.ops().task_events(call.param("id"), call.query.page()?);
+    let mut events = events.await?;
+    withhold(&call.caller, &mut events.items);
+    ok(&events)
 }
 
 async fn board(call: Call) -> Answer {

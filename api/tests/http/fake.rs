@@ -685,6 +685,7 @@ impl Operations for Fake {
     async fn export_audit(
         &self,
         agent: Option<AgentId>,
+        _: bool,
     ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
         let (chunks, export) = mpsc::channel(2);
         if let Some(agent) = agent.as_ref().filter(|agent| agent.as_str() == "ghost") {
