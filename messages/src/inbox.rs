@@ -48,10 +48,6 @@ impl AskKind {
         }
     }
     /// Whether it is the kind that is meant when none is named.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde passes a reference"
-    )]
     pub fn is_default(&self) -> bool {
         *self == Self::Approval
     }
