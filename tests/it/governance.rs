@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_tests::{Bundle, Daemon, Ran, eventually};
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// Some admins, each with a secret in a file.
 struct Admins {

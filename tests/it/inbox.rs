@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_tests::{Bundle, Client, Daemon, eventually, has_python};
 use serde_json::{Value, json};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// An agent that hands the input of each task on as a request to a person, and its answer back as its result.
 const ASKER: &str = r#"

@@ -1,4 +1,4 @@
-//! Who may what: every verb of the OpenAPI document, tried by every kind of caller, against one table.
+//! Who may what: every verb of the `OpenAPI` document, tried by every kind of caller, against one table.
 //!
 //! The document is the list of verbs, so that none can be forgotten: a verb without a row fails, and so does a row without
 //! a verb. Each request bears a parameter that no verb knows. It is refused as soon as the caller was found to be allowed,

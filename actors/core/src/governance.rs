@@ -126,16 +126,6 @@ impl From<Denied> for Problem {
     }
 }
 
-impl Denied {
-    /// Whether it is a matter of who, which the audit keeps as a refusal.
-    pub fn is_about_authority(&self) -> bool {
-        matches!(
-            self,
-            Self::Authority | Self::Signatures { .. } | Self::Sequence { .. }
-        )
-    }
-}
-
 impl Governance {
     /// Whether policies are changed by signed updates alone.
     pub fn is_in_force(&self) -> bool {

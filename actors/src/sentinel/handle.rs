@@ -123,7 +123,7 @@ impl SentinelHandle {
     }
 
     /// Counts and audits that somebody may not do this, for a reason that is not their role alone.
-    pub fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
+    pub(crate) fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
         count(&self.door.counts.forbidden);
         let detail = "Insufficient permissions";
         self.record_denied(&caller.name, action.name(), resource, detail);

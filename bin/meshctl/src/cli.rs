@@ -137,7 +137,7 @@ pub(crate) enum Command {
     Policy(policy::Command),
     /// Make, sign and submit changes that admins sign together
     #[command(subcommand)]
-    Governance(Box<governance::Command>),
+    Governance(governance::Command),
     /// Make a key, or show the node's
     #[command(subcommand)]
     Key(key::Command),

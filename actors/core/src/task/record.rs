@@ -204,23 +204,11 @@ impl TaskRecord {
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
-            TaskEvent::Approved {
-                at,
-                by,
-                approve,
-                comment,
-                answer,
-            } => {
+            TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
                     return misfit();
                 }
-                self.approved(Answered {
-                    at: *at,
-                    by: by.clone(),
-                    approve: *approve,
-                    answer: answer.clone(),
-                    comment: comment.clone(),
-                });
+                self.approved(event);
             }
             TaskEvent::Retried { deadline_at, .. } => {
                 if !matches!(state, TaskState::Failed | TaskState::DeadLettered) {
@@ -283,9 +271,25 @@ impl TaskRecord {
     }
 
     /// A person's yes ends it well, a no is a refusal; either way it is an answer, and the only one.
-    fn approved(&mut self, answered: Answered) {
-        let Answered { at, by, .. } = &answered;
+    fn approved(&mut self, event: &TaskEvent) {
+        let TaskEvent::Approved {
+            at,
+            by,
+            approve,
+            comment,
+            answer,
+        } = event
+        else {
+            return;
+        };
         let at = *at;
+        let answered = Answered {
+            at,
+            by: by.clone(),
+            approve: *approve,
+            answer: answer.clone(),
+            comment: comment.clone(),
+        };
         if answered.approve {
             let mut output =
                 serde_json::json!({ "approved": true, "by": by, "comment": answered.comment });

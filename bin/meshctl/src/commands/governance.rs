@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Show,
     /// Write an update and sign it as its issuer
     #[command(after_help = NEW_HELP)]
-    New(New),
+    New(Box<New>),
     /// Add a signature to an update; needs no daemon
     #[command(after_help = "Example:\n  meshctl governance sign update.json --key ben.key")]
     Sign {
@@ -139,13 +139,12 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
 fn write_new(new: &New, session: &mut Session) -> Result<(), Failure> {
     let secret = read_secret(&new.key)?;
     let payload = payload(new)?;
-    let (mesh, sequence) = match (new.mesh, new.sequence) {
-        (Some(mesh), Some(sequence)) => (mesh, sequence),
-        _ => {
-            let answer = session.send(&Request::get(&["v1", "governance"]))?;
-            let view: GovernanceView = answer.read()?;
-            (view.mesh, view.sequence + 1)
-        }
+    let (mesh, sequence) = if let (Some(mesh), Some(sequence)) = (new.mesh, new.sequence) {
+        (mesh, sequence)
+    } else {
+        let answer = session.send(&Request::get(&["v1", "governance"]))?;
+        let view: GovernanceView = answer.read()?;
+        (view.mesh, view.sequence + 1)
     };
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
