@@ -31,6 +31,7 @@ mod outside;
 mod route;
 mod state;
 
+pub(crate) use check::agent_as_caller;
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,

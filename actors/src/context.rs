@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
+use mesh_actors_core::governance::Governance;
 pub use mesh_actors_core::liveness::Limits as LivenessLimits;
 use mesh_messages::AgentId;
 use mesh_messages::identity::{DidKey, SigningKey};
@@ -146,6 +147,8 @@ pub struct Context {
     pub directory: Directory,
     /// The operator's policy, as it is durable; the registry publishes it.
     pub policy: ArcSwap<PolicyDocument>,
+    /// Who governs, as it is durable; the registry publishes it, too.
+    pub governance: ArcSwap<Governance>,
     /// The live feed.
     pub events: broadcast::Sender<Arc<MeshEvent>>,
     /// Counters and histograms.

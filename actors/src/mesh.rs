@@ -46,6 +46,8 @@ mod chaos;
 mod contracts;
 mod counts;
 mod exports;
+mod governance;
+mod inbox;
 mod operations;
 mod parts;
 mod plans;
@@ -218,6 +220,13 @@ impl Mesh {
         {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, format!("the admin's token: {error}")));
+        }
+        if let Err(problem) = mesh.halt_if_ordered().await {
+            mesh.stop().await;
+            return Err(not_up(
+                &mesh.ctx,
+                format!("the shutdown in force: {problem}"),
+            ));
         }
         Ok(mesh)
     }
@@ -411,6 +420,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             natives,
             directory: Directory::default(),
             policy: ArcSwap::default(),
+            governance: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: Metrics::default(),
             alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,

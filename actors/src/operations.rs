@@ -29,12 +29,16 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
+mod governance;
+mod inbox;
 mod past;
 mod plans;
 mod upgrade;
 mod workflows;
 
 pub use action::Action;
+pub use governance::GovernanceOperations;
+pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
@@ -276,7 +280,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: PlanOperations {
+pub trait Operations: PlanOperations + InboxOperations + GovernanceOperations {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
@@ -363,14 +367,6 @@ pub trait Operations: PlanOperations {
         caller: &Caller,
         id: &str,
         outcome: OutcomeReport,
-    ) -> Result<Task, Problem>;
-    /// Answers what it asks a person; the first answer counts.
-    async fn approve_task(
-        &self,
-        caller: &Caller,
-        id: &str,
-        approve: bool,
-        comment: Option<String>,
     ) -> Result<Task, Problem>;
 
     /// Says whether a workflow makes sense; changes nothing.
@@ -464,8 +460,12 @@ pub trait Operations: PlanOperations {
     async fn inclusion_proof(&self, index: Position, size: Option<u64>) -> Result<Value, Problem>;
     /// `{from, to, path[]}`: proof that the tree of `to` extends that of `from`.
     async fn consistency_proof(&self, from: u64, to: Option<u64>) -> Result<Value, Problem>;
-    /// Starts an export; chunks of JSON Lines come through the channel, an error ends it.
-    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem>;
+    /// Starts an export, with what agents remember or without; chunks of JSON Lines come through the channel, an error ends it.
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+        memory: bool,
+    ) -> Result<ChunkStream, Problem>;
     /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.
     async fn export_sql(&self) -> Result<ChunkStream, Problem>;
     /// Starts a backup as of now, a tar; ends as the exports do.

@@ -235,6 +235,7 @@ fn config_of(ctx: &Context) -> TaskConfig {
         max_parallel_tasks: settings.max_parallel_tasks,
         fallback_on_error: settings.fallback_on_error,
         allow_cross_agent: settings.allow_cross_agent,
+        policy: ctx.policy.load_full(),
     }
 }
 
@@ -357,6 +358,8 @@ impl Shell {
             answer(reply.take(), Err(problem));
             return Ok(());
         }
+        // What is ruled is recorded with what it is ruled on, so a replay needs no policy.
+        self.config.policy = self.args.ctx.policy.load_full();
         let mut next = Some(command);
         while let Some(command) = next.take() {
             let repeat = matches!(command, Command::Recover | Command::Reconcile { .. })

@@ -9,8 +9,10 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use mesh_actors_core::governance::{Denied, Governance};
 use mesh_actors_core::registry::RegistryState;
 use mesh_messages::events::{RegistryEvent, partition};
+use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Position, RecordHeader};
@@ -18,6 +20,7 @@ use mesh_supervision::{Child, Refusal, RequestError, Started, SupervisorHandle};
 
 use crate::agents::agent::{AgentActor, AgentArgs, AgentMessage};
 use crate::agents::services::Services;
+use crate::clock;
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::partition::{Cause, Entry, Led, Machine, Partition};
@@ -97,6 +100,26 @@ impl RegistryHandle {
     }
 }
 
+impl RegistryHandle {
+    /// Accepts an update that admins signed, and waits until that is durable.
+    ///
+    /// # Errors
+    /// It does not count, or the registry is not there.
+    pub(crate) async fn govern(
+        &self,
+        update: GovernanceUpdate,
+        cause: Cause,
+    ) -> Result<(), Problem> {
+        self.slot
+            .call(ANSWER_MAX, |reply| RegistryMessage::Govern {
+                update: Box::new(update),
+                cause,
+                reply,
+            })
+            .await?
+    }
+}
+
 /// What the registry is told.
 #[derive(Debug, RactorMessage)]
 pub(crate) enum RegistryMessage {
@@ -127,6 +150,15 @@ pub(crate) enum RegistryMessage {
         /// When it is in force.
         reply: RpcReplyPort<Result<(), Problem>>,
     },
+    /// Take what admins signed.
+    Govern {
+        /// The update.
+        update: Box<GovernanceUpdate>,
+        /// By whom it was brought.
+        cause: Cause,
+        /// When it is in force.
+        reply: RpcReplyPort<Result<(), Problem>>,
+    },
     /// There is a (new) supervisor of agents, without children.
     AgentsUp,
     /// All agents that were listed at its start have their actors.
@@ -140,8 +172,12 @@ pub(crate) enum RegistryMessage {
 enum Released {
     Listed(AgentId, RpcReplyPort<Result<(), Problem>>),
     Unlisted(AgentId, RpcReplyPort<()>),
-    /// The whole policy as it is then.
-    PolicyApplied(Box<PolicyDocument>, RpcReplyPort<Result<(), Problem>>),
+    /// The whole policy as it is then, and who governs.
+    PolicyApplied(
+        Box<PolicyDocument>,
+        Box<Governance>,
+        RpcReplyPort<Result<(), Problem>>,
+    ),
 }
 
 /// What is to be done to the tree. One after the other, in the order of the commits: an id that is taken back and given
@@ -201,6 +237,8 @@ impl Actor for RegistryActor {
         args.ctx
             .policy
             .store(Arc::new(partition.state().policy.clone()));
+        let governance = partition.state().governance.clone();
+        args.ctx.governance.store(Arc::new(governance));
         let follower = follow(&store.journal, me.clone(), RegistryMessage::Journal);
         let mut agents = args.agents.clone();
         let told = me.clone();
@@ -304,22 +342,19 @@ impl RegistryShell {
                 document,
                 cause,
                 reply,
-            } => match self.partition.state().apply_policy(*document) {
-                Ok(events) => {
-                    let mut after = self.partition.state().clone();
-                    for event in &events {
-                        after.apply(event);
-                    }
-                    let policy = Box::new(after.policy);
-                    self.commit(events, &cause, Released::PolicyApplied(policy, reply))
-                        .await?;
-                }
-                Err(unknown) => {
-                    let field = format!("agents.{}", unknown.0);
-                    let problem = Problem::invalid("unknown_agent", &field, unknown.to_string());
-                    let _caller_gone = reply.send(Err(problem));
-                }
-            },
+            } => {
+                let events = self.ungoverned(*document);
+                self.decide_policy(events, &cause, reply).await?;
+            }
+            RegistryMessage::Govern {
+                update,
+                cause,
+                reply,
+            } => {
+                let (state, mesh) = (self.partition.state(), &self.args.ctx.node.did);
+                let events = state.govern(clock::now(), mesh, *update);
+                self.decide_policy(events, &cause, reply).await?;
+            }
             RegistryMessage::AgentsUp => self.populate(),
             RegistryMessage::Populated => {
                 self.args.ctx.directory.set_complete();
@@ -335,6 +370,39 @@ impl RegistryShell {
             }
         }
         Ok(())
+    }
+
+    /// What a document leads to that nobody signed; where admins govern, it has too few signatures.
+    fn ungoverned(&self, document: PolicyDocument) -> Result<Vec<RegistryEvent>, Problem> {
+        let state = self.partition.state();
+        if let Some(authority) = &state.governance.authority {
+            let (have, need) = (0, authority.threshold);
+            return Err(Denied::Signatures { have, need }.into());
+        }
+        Ok(state.apply_policy(document)?)
+    }
+
+    async fn decide_policy(
+        &mut self,
+        events: Result<Vec<RegistryEvent>, Problem>,
+        cause: &Cause,
+        reply: RpcReplyPort<Result<(), Problem>>,
+    ) -> Result<(), ActorProcessingErr> {
+        match events {
+            Ok(events) => {
+                let mut after = self.partition.state().clone();
+                for event in &events {
+                    after.apply(event);
+                }
+                let (policy, governance) = (Box::new(after.policy), Box::new(after.governance));
+                let then = Released::PolicyApplied(policy, governance, reply);
+                self.commit(events, cause, then).await
+            }
+            Err(problem) => {
+                let _caller_gone = reply.send(Err(problem));
+                Ok(())
+            }
+        }
     }
 
     async fn commit(
@@ -360,7 +428,8 @@ impl RegistryShell {
     fn release(&mut self) {
         for released in self.partition.released(self.durable) {
             match released {
-                Released::PolicyApplied(policy, reply) => {
+                Released::PolicyApplied(policy, governance, reply) => {
+                    self.args.ctx.governance.store(Arc::from(governance));
                     self.publish_policy(*policy);
                     let _caller_gone = reply.send(Ok(()));
                 }
@@ -427,6 +496,7 @@ fn concerned(event: &RegistryEvent) -> Option<&AgentId> {
     match event {
         RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent } => Some(agent),
         RegistryEvent::PolicyApplied { agent, .. } => agent.as_ref(),
+        RegistryEvent::Governed { .. } => None,
     }
 }
 

@@ -12,13 +12,14 @@ use axum::body::Bytes;
 use futures::Stream;
 use mesh_actors::operations::EventFeed;
 use mesh_messages::Position;
-use mesh_messages::system::MeshEvent;
+use mesh_messages::system::{MeshEvent, Role};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use crate::shared::Shared;
 use crate::topic::Topic;
+use crate::withheld::shown;
 
 /// Events that are read from the journal at once: few enough to be in memory for every reader.
 const REPLAY_BATCH: usize = 256;
@@ -27,6 +28,8 @@ const RECONNECT_MS: u32 = 1000;
 
 /// What a reader wants.
 pub(crate) struct Subscription {
+    /// Whose it is, by role: not everybody is shown everything.
+    pub(crate) role: Role,
     pub(crate) shared: Arc<Shared>,
     pub(crate) feed: EventFeed,
     /// Resume after this; absent: from the beginning of the log.
@@ -151,7 +154,8 @@ impl Reader {
             .is_none_or(|topic| topic.covers(&event.topic))
         {
             self.told = event.id.max(self.told);
-            self.ready.push_back(frame(event));
+            let event = shown(subscription.role, event);
+            self.ready.push_back(frame(&event));
         }
     }
 

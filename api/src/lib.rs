@@ -22,6 +22,7 @@ mod routes;
 mod server;
 mod shared;
 mod topic;
+mod withheld;
 
 pub use actor::{API, child};
 pub use config::ApiConfig;

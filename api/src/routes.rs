@@ -7,6 +7,8 @@ mod chaos;
 mod claims;
 mod erasures;
 mod export;
+mod governance;
+mod inbox;
 mod keys;
 mod memory;
 mod past;
@@ -36,6 +38,7 @@ pub(crate) fn table() -> Vec<Route> {
         agents::routes(),
         verbs::routes(),
         tasks::routes(),
+        inbox::routes(),
         workflows::routes(),
         schedules::routes(),
         plans::routes(),
@@ -51,6 +54,7 @@ pub(crate) fn table() -> Vec<Route> {
         keys::routes(),
         secrets::routes(),
         policies::routes(),
+        governance::routes(),
         chaos::routes(),
     ]
     .into_iter()

@@ -17,9 +17,9 @@ use crate::agent::{
 use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
-use crate::policy::OperatorPolicy;
 use crate::task::{
     AcceptanceCheck, CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState,
     WaitingFor,
@@ -72,12 +72,14 @@ macro_rules! kinds {
 
 mod memory;
 mod node;
+mod registry;
 mod retention;
 mod sentinel;
 mod workflow;
 
 pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
+pub use registry::RegistryEvent;
 pub use retention::RetentionEvent;
 pub use sentinel::SentinelEvent;
 pub use workflow::WorkflowEvent;
@@ -302,38 +304,6 @@ kinds!(AgentEvent {
     Audited => "audited",
 });
 
-/// The directory. Partition `registry`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum RegistryEvent {
-    /// An id was given out.
-    #[serde(rename = "agent.listed")]
-    Listed {
-        /// To whom.
-        agent: AgentId,
-    },
-    /// An id was taken back: the agent was removed, and what was applied to it alone with it.
-    #[serde(rename = "agent.unlisted")]
-    Unlisted {
-        /// From whom.
-        agent: AgentId,
-    },
-    /// The operator's policy for all agents, or for one, was replaced.
-    #[serde(rename = "policy.applied")]
-    PolicyApplied {
-        /// For whom; for all agents when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        agent: Option<AgentId>,
-        /// What it is now; an empty one takes it back.
-        policy: OperatorPolicy,
-    },
-}
-
-kinds!(RegistryEvent {
-    Listed => "agent.listed",
-    Unlisted => "agent.unlisted",
-    PolicyApplied => "policy.applied",
-});
-
 /// What follows a failed attempt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -376,6 +346,9 @@ pub enum TaskEvent {
         depth: u32,
         /// Digest of the specification, to tell a replayed submission from another one under the same key.
         digest: String,
+        /// What the operator's policy says of it, when it asks a person.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ruling: Option<Box<Ruling>>,
     },
     /// It waits, or waits no more (`queued` without a reason).
     #[serde(rename = "task.waiting")]
@@ -487,6 +460,9 @@ pub enum TaskEvent {
         /// In words.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         comment: Option<String>,
+        /// The answer to a question.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
     /// Somebody gave a failed task another round of attempts.
     #[serde(rename = "task.retried")]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::PolicyValue;
 use crate::ids::AgentId;
+use crate::inbox::{ApprovalRule, RULES_MAX};
 use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
 
 /// Longest crash window: an hour, as failures are counted by the hour, too.
@@ -28,6 +29,11 @@ pub struct OperatorPolicy {
     /// Whether the mesh can do without it: when it cannot, the agent's exhaustion escalates instead of isolating it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub essential: Option<bool>,
+    /// What becomes of what agents ask people: the first rule that matches decides, an agent's own before those for all.
+    /// Without one, an operator is asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = RULES_MAX))]
+    pub approvals: Vec<ApprovalRule>,
 }
 
 /// When an agent is restarted, paused and quarantined. Changes take effect when the episode under way is over: an agent

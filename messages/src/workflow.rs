@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::ids::{AgentId, TaskId, WorkflowRunId};
+use crate::inbox::{AnswerRole, AskKind, PermissionAsked};
 use crate::task::{Priority, RetrySpec, TaskContract};
 use crate::{Failure, FailureClass};
 
@@ -283,9 +284,33 @@ pub struct ApprovalSpec {
     /// The question, for people.
     #[serde(default)]
     pub message: String,
+    /// What is asked for; a yes or no when absent.
+    #[serde(default, skip_serializing_if = "AskKind::is_default")]
+    pub kind: AskKind,
+    /// What would be allowed; of a permission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission: Option<PermissionAsked>,
+    /// The answers to choose from; of a question. Without them any text is an answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+    /// The least role that may answer; `operator` when absent. For what an agent asks, the operator's policy says it instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<AnswerRole>,
 }
 
 impl Approval {
+    /// In full.
+    pub fn spec(&self) -> ApprovalSpec {
+        match self {
+            Self::Asked(_) => ApprovalSpec::default(),
+            Self::Message(text) => ApprovalSpec {
+                message: text.clone(),
+                ..ApprovalSpec::default()
+            },
+            Self::Full(spec) => spec.clone(),
+        }
+    }
+
     /// The question.
     pub fn message(&self) -> &str {
         match self {

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use mesh_messages::{AgentId, Position, Record};
+use mesh_messages::{AgentId, Position, Record, RecordHeader};
 use serde::Serialize;
 
 use tlog_tiles::Hash;
@@ -94,13 +94,30 @@ struct AgentLine {
 pub fn export(
     journal: &dyn Journal,
     agent: Option<&AgentId>,
+    out: &mut dyn Write,
+) -> Result<Exported, ExportError> {
+    export_without(journal, agent, &|_| false, out)
+}
+
+/// The same, with the payloads left out of records that `hidden` names, as if they had been erased: their headers, and so
+/// every proof, are there.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_without(
+    journal: &dyn Journal,
+    agent: Option<&AgentId>,
+    hidden: &dyn Fn(&RecordHeader) -> bool,
     mut out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
     let checkpoint = journal.checkpoint()?;
     let mut positions = Positions::default();
     let mut leaves = Vec::with_capacity(block::RECORDS);
     for record in journal.read(Position(0))? {
-        let record = record?;
+        let mut record = record?;
+        if hidden(&record.header) {
+            record.body = None;
+        }
         let position = record.header.position;
         if position.0 >= checkpoint.size {
             break;

@@ -31,7 +31,7 @@ pub use clock::Clock;
 pub use content::{
     CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentStore, InvalidDigest,
 };
-pub use export::{ExportError, Exported, export};
+pub use export::{ExportError, Exported, export, export_without};
 pub use file::{
     FileJournal, FileJournalOptions, LogCheckError, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };

@@ -19,7 +19,7 @@ pub(crate) struct History {
 
 /// The exported log.
 async fn exported(ops: &dyn Operations) -> Option<Vec<u8>> {
-    let mut chunks = ops.export_audit(None).await.ok()?;
+    let mut chunks = ops.export_audit(None, true).await.ok()?;
     let mut all = Vec::new();
     while let Some(chunk) = chunks.recv().await {
         all.extend(chunk.ok()?);

@@ -78,7 +78,7 @@ async fn a_reader_that_does_not_read_does_not_keep_the_journal_from_opening_agai
             .await
             .unwrap();
     }
-    let mut unread = world.ops().export_audit(None).await.unwrap();
+    let mut unread = world.ops().export_audit(None, true).await.unwrap();
     assert!(unread.recv().await.unwrap().is_ok(), "it has begun");
 
     let begun = tokio::time::Instant::now();

@@ -25,15 +25,15 @@ use crate::agent::AgentState;
 pub use audit::{AuditIndex, audit_page};
 pub use ended::{EndedPage, EndedRow, RemovedRow, ended_from, ended_page, ended_totals, removed};
 pub use read::{
-    Reader, Slice, TaskFilter, TaskPage, agent, column_count, task, task_by_key, task_counts,
-    task_page,
+    InboxFilter, Reader, Slice, TaskFilter, TaskPage, agent, column_count, task, task_by_key,
+    task_counts, task_page,
 };
 pub use sql::SqlScript;
 pub use tasks::TaskRow;
 pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what [`project`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 5;
+pub const PROJECTION_VERSION: u32 = 6;
 
 /// The trees of the view.
 pub mod tree {

@@ -4,9 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use mesh_messages::AgentId;
 use mesh_messages::events::RegistryEvent;
+use mesh_messages::governance::GovernanceUpdate;
+use mesh_messages::identity::DidKey;
 use mesh_messages::policy::PolicyDocument;
+use mesh_messages::problem::Problem;
+use mesh_messages::{AgentId, Timestamp};
+
+use crate::governance::{Change, Governance};
 
 /// Most agents of one node. Each costs an actor, a partition and a place in every listing; the benchmark of memory makes
 /// half as many.
@@ -20,6 +25,9 @@ pub struct RegistryState {
     /// The policy in force. Invariant: no empty scope, and no agent that is not in `agents`.
     #[serde(default)]
     pub policy: PolicyDocument,
+    /// Who may change it by signatures.
+    #[serde(default)]
+    pub governance: Governance,
 }
 
 /// The directory is full.
@@ -42,6 +50,10 @@ impl RegistryState {
             RegistryEvent::Unlisted { agent } => {
                 self.agents.remove(agent);
                 self.policy.agents.remove(agent);
+                self.governance.forget_agent(agent);
+            }
+            RegistryEvent::Governed { update, signers } => {
+                self.governance.apply(update, signers);
             }
             RegistryEvent::PolicyApplied { agent, policy } => {
                 let policy = Some(policy.clone()).filter(|policy| !policy.is_empty());
@@ -106,6 +118,34 @@ impl RegistryState {
             }
         }
         Ok(events)
+    }
+
+    /// What an update leads to that admins signed: the update itself, and the policy that it brings.
+    ///
+    /// # Errors
+    /// It does not count, or names an agent that is not registered; nothing of it is applied then.
+    pub fn govern(
+        &self,
+        now: Timestamp,
+        mesh: &DidKey,
+        update: GovernanceUpdate,
+    ) -> Result<Vec<RegistryEvent>, Problem> {
+        let accepted = self.governance.decide(now, mesh, &update)?;
+        let policy = match accepted.change {
+            Change::Policy(document) => self.apply_policy(*document).map_err(Problem::from)?,
+            Change::Admins(_) | Change::Shutdown(_) | Change::Lift(_) => Vec::new(),
+        };
+        let (update, signers) = (Box::new(update), accepted.signers);
+        let mut events = vec![RegistryEvent::Governed { update, signers }];
+        events.extend(policy);
+        Ok(events)
+    }
+}
+
+impl From<Unlisted> for Problem {
+    fn from(unknown: Unlisted) -> Self {
+        let field = format!("agents.{}", unknown.0);
+        Self::invalid("unknown_agent", &field, unknown.to_string())
     }
 }
 

@@ -18,6 +18,7 @@
 //!
 //! Nobody here reads a clock, and the shell performs the [`Effect`]s.
 
+mod asks;
 mod attempt;
 mod claims;
 mod command;
@@ -36,11 +37,12 @@ mod tests;
 mod tx;
 mod validate;
 
+pub use asks::{OPEN_ASKS_MAX, POLICY};
 pub use attempt::POISON_KILLS;
 pub use claims::{CLAIMS_OF_TASK_MAX, Claims, RESOURCES_MAX, WAITERS_MAX};
 pub use command::{
-    Answer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery, Effect,
-    FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal,
+    Answer, Answerer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery,
+    Effect, FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal,
 };
 pub use config::{
     ATTEMPTS_MAX, QUOTA_PAUSE, QUOTA_SPREAD, RETRY_DELAY_MAX, RetryPolicy, TaskConfig,

@@ -117,6 +117,15 @@ fn own(caller: &Caller, value: &serde_json::Value, now: Timestamp) -> Defaults {
     }
 }
 
+/// An agent on its own channel, as the door would know it by a token.
+pub(crate) fn agent_as_caller(agent: &AgentId) -> Caller {
+    Caller {
+        name: format!("agent:{agent}"),
+        role: Role::Agent,
+        loopback: true,
+    }
+}
+
 /// Finds out whether a line of an agent is really its own.
 pub(super) fn of_agent(
     (agent, epoch): (&AgentId, Epoch),
@@ -124,11 +133,7 @@ pub(super) fn of_agent(
     (keys, sentinel): (&dyn Keys, &SentinelHandle),
     now: Timestamp,
 ) -> Result<Vouched, Problem> {
-    let own = Caller {
-        name: format!("agent:{agent}"),
-        role: Role::Agent,
-        loopback: true,
-    };
+    let own = agent_as_caller(agent);
     if !is_own(&own, &envelope.from) {
         // The channel says who speaks; whoever says otherwise forges.
         let detail = format!("agent {agent} speaks in the name of {}", envelope.from);

@@ -9,7 +9,7 @@ use mesh_actors_core::bus::{RECENT_MAX, Seen};
 use mesh_messages::address::Address;
 use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
-use mesh_messages::problem::Problem;
+use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch, Timestamp};
 
@@ -18,6 +18,7 @@ use super::check::{self, Vouched};
 use super::outside::Outside;
 use super::{Message, route};
 use crate::clock;
+use crate::operations::Action;
 use crate::sentinel::SentinelHandle;
 use crate::slot::Slot;
 
@@ -26,6 +27,9 @@ const CLOCK_WINDOW: Duration = Duration::from_mins(5);
 
 /// Messages that are known to have come before. What survived a restart must leave room for what comes after it.
 const SEEN_MAX: usize = 2 * RECENT_MAX;
+
+/// What is asked for in the audit when a posted message becomes a task.
+const PATH: &str = "/v1/messages";
 
 /// This node, as the bus speaks for it.
 #[derive(Debug, Clone)]
@@ -97,8 +101,15 @@ impl BusHandle {
     ) -> Result<Value, Problem> {
         let now = clock::now();
         let parts = (&*self.outside.keys, &self.sentinel);
-        let vouched = check::posted(caller, envelope, parts, now)?;
+        let claimed = envelope.get("from").and_then(Value::as_str);
+        let claimed = claimed.unwrap_or_default().to_owned();
+        let vouched = check::posted(caller, envelope, parts, now)
+            .inspect_err(|problem| self.note_refusal(caller, &claimed, problem))?;
         self.admit(&vouched, now)?;
+        if vouched.envelope.kind == MessageType::TaskRequest {
+            // A task is a task, whichever way it comes.
+            self.sentinel.decide(caller, Action::TaskSubmit, PATH)?;
+        }
         let asked = Asked::new(&vouched.envelope, now, wait);
         let envelope = check::sealed(vouched, &self.node.key);
         let answer = route::route(self, &caller.name, envelope, &asked).await?;
@@ -116,7 +127,12 @@ impl BusHandle {
         envelope: Envelope,
     ) -> Result<Option<Envelope>, Problem> {
         let parts = (&*self.outside.keys, &self.sentinel);
-        let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())?;
+        let caller = check::agent_as_caller(agent);
+        let to = envelope.to.to_string();
+        self.sentinel.decide(&caller, Action::MessageSend, &to)?;
+        let claimed = envelope.from.to_string();
+        let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
+            .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
         let envelope = check::sealed(vouched, &self.node.key);
         route::from_agent(self, agent, envelope).await
     }
@@ -136,6 +152,15 @@ impl BusHandle {
         drop(self.slot.cast(Message::GiveUp {
             agent: agent.clone(),
         }));
+    }
+
+    /// Audits that somebody may not speak in a name, as any other act that is refused.
+    fn note_refusal(&self, caller: &Caller, claimed: &str, problem: &Problem) {
+        if problem.kind == ProblemKind::Forbidden {
+            let action = Action::MessageSend.name();
+            self.sentinel
+                .record_denied(&caller.name, action, claimed, &problem.detail);
+        }
     }
 
     /// Refuses what came before. What is signed must also be of this time; what is not was sent by its caller just now,

@@ -32,7 +32,11 @@ pub(super) async fn task(
     let request: TaskRequest = envelope.payload_as().map_err(unreadable)?;
     let snapshot = bus.outside.directory.snapshot();
     let destination = find(bus, &snapshot, by, envelope).await?;
-    let (requirements, only) = requirements(&snapshot, &request, destination)?;
+    let (requirements, only) = match &request.approval {
+        // It goes to a person, whatever its address.
+        Some(_) => (request.requirements.clone(), None),
+        None => requirements(&snapshot, &request, destination)?,
+    };
     let left = asked
         .left
         .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
@@ -44,6 +48,7 @@ pub(super) async fn task(
         priority: envelope.priority,
         deadline_ms,
         timeout_ms: request.timeout_ms,
+        approval: request.approval,
         labels: envelope
             .task_id
             .iter()

@@ -11,7 +11,7 @@ use mesh_messages::agent::{
 use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::RuntimeKind;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
-use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::problem::Problem;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, InstanceNo};
 
@@ -25,7 +25,7 @@ use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
 use crate::directory::AgentEntry;
 use crate::operations::{
-    AgentFilter, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
+    Action, AgentFilter, AgentVerb, BundleSource, PageRequest, QuarantineOrder, UpgradeRequest,
     UpgradeResult, UpgradeType, VerbOutcome,
 };
 use crate::partition::Cause;
@@ -85,6 +85,9 @@ impl Mesh {
     ) -> Result<AgentRegistration, Problem> {
         if let Some(full) = read_only(self) {
             return Err(full);
+        }
+        if start {
+            self.not_halted()?;
         }
         let data = self.ctx.settings.data.clone();
         let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
@@ -215,7 +218,7 @@ impl Mesh {
 
     pub(super) fn policy_in_force(&self) -> PolicyInForce {
         PolicyInForce {
-            values: effective_default(&self.ctx).values,
+            values: self.signed(effective_default(&self.ctx).values),
             applied: PolicyDocument::clone(&self.ctx.policy.load()),
         }
     }
@@ -245,6 +248,13 @@ impl Mesh {
     ) -> Result<VerbOutcome, Problem> {
         let entry = self.entry(id)?;
         let cause = Cause::by(&caller.name);
+        let ends = matches!(
+            verb,
+            AgentVerb::Stop | AgentVerb::Pause | AgentVerb::Quarantine(_) | AgentVerb::Terminate
+        );
+        if !ends {
+            self.not_halted()?;
+        }
         let command = match verb {
             AgentVerb::Start => {
                 self.startable(&entry)?;
@@ -342,11 +352,8 @@ impl Mesh {
         cause: &Cause,
     ) -> Result<VerbOutcome, Problem> {
         if force && caller.role != Role::Admin {
-            return Err(Problem::new(
-                ProblemKind::Forbidden,
-                "forbidden",
-                "Insufficient permissions",
-            ));
+            let resource = format!("/v1/agents/{}/recover", entry.id);
+            return Err(self.sentinel.refuse(caller, Action::AgentGovern, &resource));
         }
         match self
             .order(entry, AgentCommand::Recover { force }, cause)

@@ -7,9 +7,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use mesh_actors_core::projection::SqlScript;
-use mesh_messages::AgentId;
+use mesh_messages::events::partition;
 use mesh_messages::problem::Problem;
-use mesh_persistence::{ExportError, backup, export};
+use mesh_messages::{AgentId, RecordHeader};
+use mesh_persistence::{ExportError, backup, export_without};
 
 use super::Mesh;
 use crate::operations::ChunkStream;
@@ -24,9 +25,14 @@ const EXPORT_CHUNK: usize = 64 * 1024;
 const CUT_OFF: &str = "the journal is being opened again, which cut the export off; begin it anew";
 
 impl Mesh {
-    pub(super) fn audit_stream(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem> {
+    pub(super) fn audit_stream(
+        &self,
+        agent: Option<AgentId>,
+        memory: bool,
+    ) -> Result<ChunkStream, Problem> {
         self.streamed(move |store, out| {
-            let done = export(&*store.journal, agent.as_ref(), out);
+            let hidden = |header: &RecordHeader| !memory && header.partition == partition::MEMORY;
+            let done = export_without(&*store.journal, agent.as_ref(), &hidden, out);
             done.map(drop).map_err(|error| match error {
                 ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),
                 error => Problem::internal(told("the export failed", &error)),

@@ -146,7 +146,7 @@ impl Operations for Mesh {
         let manifest = state
             .manifest()
             .ok_or_else(|| Problem::agent_not_found(id))?;
-        Ok(effective(manifest, &self.ctx).values)
+        Ok(self.signed(effective(manifest, &self.ctx).values))
     }
 
     async fn policies(&self) -> Result<PolicyInForce, Problem> {
@@ -159,7 +159,14 @@ impl Operations for Mesh {
         document: PolicyDocument,
     ) -> Result<PolicyInForce, Problem> {
         let cause = Cause::by(&caller.name);
-        self.registry.apply_policy(document, cause).await?;
+        let applied = self.registry.apply_policy(document, cause).await;
+        applied.inspect_err(|problem| {
+            if problem.kind == ProblemKind::Forbidden {
+                let (action, detail) = (Action::Policy.name(), &problem.detail);
+                self.sentinel
+                    .record_denied(&caller.name, action, "/v1/policies", detail);
+            }
+        })?;
         Ok(self.policy_in_force())
     }
 
@@ -227,17 +234,6 @@ impl Operations for Mesh {
             .outcome(&caller.name, task.clone(), outcome)
             .await?;
         find(&self.ctx, &self.orchestrator, &task).await
-    }
-
-    async fn approve_task(
-        &self,
-        caller: &Caller,
-        id: &str,
-        approve: bool,
-        comment: Option<String>,
-    ) -> Result<Task, Problem> {
-        self.task_approve(caller, &task_id(id)?, approve, comment)
-            .await
     }
 
     async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
@@ -381,8 +377,12 @@ impl Operations for Mesh {
         self.consistency(from, to).await
     }
 
-    async fn export_audit(&self, agent: Option<AgentId>) -> Result<ChunkStream, Problem> {
-        self.audit_stream(agent)
+    async fn export_audit(
+        &self,
+        agent: Option<AgentId>,
+        memory: bool,
+    ) -> Result<ChunkStream, Problem> {
+        self.audit_stream(agent, memory)
     }
 
     async fn export_sql(&self) -> Result<ChunkStream, Problem> {

@@ -28,6 +28,7 @@ use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::memory::MemoryHandle;
+use crate::operations::Action;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
@@ -132,6 +133,10 @@ impl Services for MeshServices {
             delegation.epoch,
         );
         let attempt = delegation.attempt;
+        let caller = bus::agent_as_caller(&delegation.agent);
+        let resource = format!("/v1/tasks/{}", delegation.parent);
+        let decided = self.sentinel.decide(&caller, Action::TaskSubmit, &resource);
+        decided.map_err(klp_error)?;
         self.orchestrator
             .delegate(key, delegation, attempt)
             .await

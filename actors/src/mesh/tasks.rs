@@ -131,6 +131,7 @@ impl Mesh {
             kind: filter.kind,
             agent: filter.agent,
             column: filter.column,
+            inbox: None,
         };
         let from = page.cursor.map(decode_cursor).transpose()?;
         let limit = page.limit;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_actors_core::projection;
 use mesh_actors_core::workflow::{NewRun, Plan, Surroundings, check};
+use mesh_messages::WorkflowRunId;
 use mesh_messages::agent::Page;
 use mesh_messages::json::canonical;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -14,7 +15,6 @@ use mesh_messages::system::Caller;
 use mesh_messages::workflow::{
     StepKind, StepState, StepView, WorkflowCheck, WorkflowDocument, WorkflowRun, mermaid,
 };
-use mesh_messages::{TaskId, WorkflowRunId};
 use serde_json::Value;
 
 use super::Mesh;
@@ -284,18 +284,6 @@ impl Mesh {
             items,
             next_cursor: next.map(hex::encode),
         })
-    }
-
-    pub(super) async fn task_approve(
-        &self,
-        caller: &Caller,
-        id: &TaskId,
-        approve: bool,
-        comment: Option<String>,
-    ) -> Result<mesh_messages::task::Task, Problem> {
-        self.orchestrator
-            .approve(&caller.name, id.clone(), approve, comment)
-            .await
     }
 }
 

@@ -7,8 +7,10 @@ pub enum Action {
     Read,
     /// Submit tasks.
     TaskSubmit,
-    /// Cancel, retry, approve tasks; report outcomes.
+    /// Cancel, retry tasks; report outcomes.
     TaskControl,
+    /// Answer what people are asked.
+    InboxAnswer,
     /// Send messages.
     MessageSend,
     /// Register agents and versions.
@@ -29,6 +31,8 @@ pub enum Action {
     Chaos,
     /// Change thresholds and limits.
     Policy,
+    /// Hand in what admins signed. Their signatures count, not who brings them.
+    Governance,
     /// Erase content of tasks and messages for ever.
     Erase,
     /// Take everything there is, secrets of agents included.
@@ -43,6 +47,7 @@ impl Action {
             Self::Read => "read",
             Self::TaskSubmit => "task.submit",
             Self::TaskControl => "task.control",
+            Self::InboxAnswer => "inbox.answer",
             Self::MessageSend => "message.send",
             Self::AgentRegister => "agent.register",
             Self::AgentControl => "agent.control",
@@ -53,6 +58,7 @@ impl Action {
             Self::Secrets => "secrets",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
+            Self::Governance => "governance",
             Self::Erase => "erase",
             Self::Backup => "backup",
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
-use mesh_actors_core::task::{Answer, Asker, Command, FleetChange, NewTask};
+use mesh_actors_core::task::{Answer, Answerer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::claim::Claim;
+use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::klp::{ClaimCode, ClaimReply};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
@@ -162,18 +163,13 @@ impl OrchestratorHandle {
     /// It is unknown, asks nobody, or was answered already.
     pub async fn approve(
         &self,
-        by: &str,
+        by: Answerer,
         task: TaskId,
-        approve: bool,
-        comment: Option<String>,
+        answer: InboxAnswer,
     ) -> Result<Task, Problem> {
-        let command = Command::Approve {
-            task,
-            by: by.to_owned(),
-            approve,
-            comment,
-        };
-        self.task(command, Cause::by(by)).await
+        let cause = Cause::by(by.name.clone());
+        self.task(Command::Approve { task, by, answer }, cause)
+            .await
     }
 
     async fn task(&self, command: Command, cause: Cause) -> Result<Task, Problem> {
@@ -420,6 +416,7 @@ impl OrchestratorHandle {
             deadline_ms: delegation.task.deadline_ms,
             timeout_ms: delegation.task.timeout_ms,
             avoid: delegation.avoid,
+            approval: delegation.task.approval,
             ..TaskSpec::default()
         };
         let asker = Asker {

@@ -102,17 +102,32 @@ impl SentinelHandle {
         resource: &str,
     ) -> Result<(), Problem> {
         self.door.charge(&caller.name)?;
-        if !permits(caller.role, action) {
-            count(&self.door.counts.forbidden);
-            let detail = "Insufficient permissions";
-            self.record_denied(&caller.name, action.name(), resource, detail);
-            return Err(Problem::new(ProblemKind::Forbidden, "forbidden", detail));
-        }
+        self.decide(caller, action, resource)?;
         if self.audit_all_actions && action != Action::Read {
             self.record_allowed(&caller.name, action.name(), resource)
                 .await?;
         }
         Ok(())
+    }
+
+    /// The decision alone, for those whose rate is limited elsewhere, such as agents on their own channel: asks the
+    /// [matrix](permits), audits a refusal.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn decide(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem> {
+        if permits(caller.role, action) {
+            return Ok(());
+        }
+        Err(self.refuse(caller, action, resource))
+    }
+
+    /// Counts and audits that somebody may not do this, for a reason that is not their role alone.
+    pub(crate) fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
+        count(&self.door.counts.forbidden);
+        let detail = "Insufficient permissions";
+        self.record_denied(&caller.name, action.name(), resource, detail);
+        Problem::new(ProblemKind::Forbidden, "forbidden", detail)
     }
 
     /// Audits a refusal. One more of a caller that was refused too often lately is only counted.

@@ -5,6 +5,7 @@
 //! | `read` | ✓ | ✓ | ✓ | | ✓ |
 //! | `task.submit` | | ✓ | ✓ | ✓ | |
 //! | `task.control` | | ✓ | ✓ | | |
+//! | `inbox.answer` | | ✓ | ✓ | | |
 //! | `message.send` | | ✓ | ✓ | ✓ | |
 //! | `agent.register` | | | ✓ | | ✓ |
 //! | `agent.control` | | ✓ | ✓ | | |
@@ -15,6 +16,7 @@
 //! | `secrets` | | | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
+//! | `governance` | | | ✓ | | |
 //! | `erase` | | | ✓ | | |
 //! | `backup` | | | ✓ | | |
 //!
@@ -36,7 +38,9 @@ pub const fn permits(role: Role, action: Action) -> bool {
     match action {
         Action::Read => matches!(role, Viewer | Operator | Admin | Publisher),
         Action::TaskSubmit | Action::MessageSend => matches!(role, Operator | Admin | Agent),
-        Action::TaskControl | Action::AgentControl => matches!(role, Operator | Admin),
+        Action::TaskControl | Action::InboxAnswer | Action::AgentControl => {
+            matches!(role, Operator | Admin)
+        }
         Action::AgentRegister => matches!(role, Admin | Publisher),
         Action::AgentGovern
         | Action::Memory
@@ -45,6 +49,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Secrets
         | Action::Policy
         | Action::Chaos
+        | Action::Governance
         | Action::Erase
         | Action::Backup => {
             matches!(role, Admin)
@@ -65,10 +70,11 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 15] = [
+    const TABLE: [(Action, [bool; 5]); 17] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
+        (Action::InboxAnswer, [false, true, true, false, false]),
         (Action::MessageSend, [false, true, true, true, false]),
         (Action::AgentRegister, [false, false, true, false, true]),
         (Action::AgentControl, [false, true, true, false, false]),
@@ -79,6 +85,7 @@ mod tests {
         (Action::Chaos, [false, false, true, false, false]),
         (Action::Secrets, [false, false, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
+        (Action::Governance, [false, false, true, false, false]),
         (Action::Erase, [false, false, true, false, false]),
         (Action::Backup, [false, false, true, false, false]),
     ];

@@ -19,6 +19,7 @@ use super::page_of;
 use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT, Param, Shape};
 use crate::route::{BodySize, Call, Route, TAR, json, ok};
+use crate::withheld::withhold;
 
 const CAPABILITY: Param = Param {
     name: "capability",
@@ -178,10 +179,12 @@ async fn status(call: Call) -> Answer {
 }
 
 async fn history(call: Call) -> Answer {
-    ok(&call
+    let history = call
         .ops()
-        .agent_history(call.param("id"), call.query.page()?)
-        .await?)
+        .agent_history(call.param("id"), call.query.page()?);
+    let mut history = history.await?;
+    withhold(&call.caller, &mut history.items);
+    ok(&history)
 }
 
 async fn insights(call: Call) -> Answer {

@@ -12,6 +12,7 @@ use super::stream::place;
 use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
 use crate::route::{BodySize, Call, Route, ok, text};
+use crate::withheld::{sees_memory, withhold};
 
 /// The media type of JSON Lines.
 const JSON_LINES: &str = "application/x-ndjson";
@@ -142,7 +143,7 @@ pub(super) fn routes() -> Vec<Route> {
         .query(&[AGENT])
         .answers_as(
             JSON_LINES,
-            "A record each; the last line is the checkpoint. Without it, the export broke off.",
+            "A record each; the last line is the checkpoint. Without it, the export broke off. What agents remember is left out for whoever may not read memory; the proofs hold all the same.",
         )
         .refuses(&[404]),
     ]
@@ -159,7 +160,9 @@ async fn list(call: Call) -> Answer {
         cause: call.query.integer(&CAUSE)?.map(Position),
         correlation: call.query.name(&CORRELATION)?,
     };
-    ok(&call.ops().audit(filter, call.query.page()?).await?)
+    let mut page = call.ops().audit(filter, call.query.page()?).await?;
+    withhold(&call.caller, &mut page.items);
+    ok(&page)
 }
 
 async fn checkpoint(call: Call) -> Answer {
@@ -205,6 +208,9 @@ async fn witness(call: Call) -> Answer {
 async fn export(call: Call) -> Answer {
     let agent = call.query.read(&AGENT)?;
     let permit = place(&call.shared)?;
-    let chunks = call.ops().export_audit(agent).await?;
+    let chunks = call
+        .ops()
+        .export_audit(agent, sees_memory(call.caller.role))
+        .await?;
     streamed(&call.shared, permit, JSON_LINES, chunks).await
 }

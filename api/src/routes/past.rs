@@ -7,6 +7,7 @@ use mesh_messages::{AgentId, Position, TaskId};
 use crate::problem::Answer;
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
 use crate::route::{Call, Route, ok};
+use crate::withheld::withhold;
 
 const POSITION: Param = Param {
     name: "position",
@@ -66,7 +67,10 @@ async fn trace(call: Call) -> Answer {
         (None, Some(task)) => TraceFrom::Task(task),
         _ => return Err(invalid(POSITION.name, "expected either position or task")),
     };
-    ok(&call.ops().audit_trace(from).await?)
+    let mut trace = call.ops().audit_trace(from).await?;
+    let around = trace.causes.iter_mut().chain(&mut trace.effects);
+    withhold(&call.caller, around.chain([&mut trace.record]));
+    ok(&trace)
 }
 
 async fn state(call: Call) -> Answer {

@@ -72,6 +72,7 @@ async fn events(call: Call) -> Answer {
         return Err(Refusal::new("unknown_event", detail).field(LAST_EVENT_ID.name));
     }
     let subscription = Subscription {
+        role: call.caller.role,
         feed: call.ops().subscribe(),
         shared: Arc::clone(&call.shared),
         after: seen.or(end),

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use mesh_actors::operations::{Action, OutcomeReport, TaskFilter};
 use mesh_messages::agent::Page;
+use mesh_messages::inbox::{ANSWER_BYTES_MAX, InboxAnswer};
 use mesh_messages::system::{AuditEntry, Board};
 use mesh_messages::task::{
     TASKS_PER_SUBMIT_MAX, Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState,
@@ -21,6 +22,7 @@ use crate::decode;
 use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT, Param, Shape, invalid};
 use crate::route::{BodySize, Call, Route, json, ok};
+use crate::withheld::withhold;
 
 /// Longest `?wait=`. Proxies and clients give up on silent connections about then; who needs longer asks again.
 pub const WAIT_MAX: Duration = Duration::from_mins(10);
@@ -104,18 +106,19 @@ struct ApproveOrder {
     /// Whether it is approved; true when absent.
     #[serde(default = "yes")]
     approve: bool,
+    /// The answer, when the task asks a question.
+    #[serde(default)]
+    #[schemars(length(max = ANSWER_BYTES_MAX))]
+    answer: Option<String>,
     /// In words; it stays with the task.
     #[serde(default)]
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = ANSWER_BYTES_MAX))]
     comment: Option<String>,
 }
 
 fn yes() -> bool {
     true
 }
-
-/// Longest comment of an approval, in bytes.
-const COMMENT_MAX: usize = 4096;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -151,7 +154,7 @@ pub(super) fn routes() -> Vec<Route> {
             .answers::<Task>(200, "The task afterwards.")
             .refuses(&[409]),
         Route::post("/v1/tasks/{id}/approve", "approveTask", "Approves or denies what a task asks a person", approve)
-            .needs(Action::TaskControl)
+            .needs(Action::InboxAnswer)
             .may_take::<ApproveOrder>()
             .answers::<Task>(200, "The task afterwards: succeeded, or failed when it was denied.")
             .refuses(&[409]),
@@ -364,17 +367,24 @@ async fn outcome(call: Call) -> Answer {
 
 /// The first answer counts; whoever comes later is told so.
 async fn approve(call: Call) -> Answer {
-    let ApproveOrder { approve, comment } = call.json_or_empty()?;
-    if comment
-        .as_ref()
-        .is_some_and(|text| text.len() > COMMENT_MAX)
-    {
-        let detail = format!("comment: must have at most {COMMENT_MAX} bytes");
+    let ApproveOrder {
+        approve,
+        answer,
+        comment,
+    } = call.json_or_empty()?;
+    let answer = InboxAnswer {
+        approve,
+        answer,
+        comment,
+    };
+    let long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > ANSWER_BYTES_MAX);
+    if long(&answer.comment) {
+        let detail = format!("comment: must have at most {ANSWER_BYTES_MAX} bytes");
         return Err(Refusal::new("invalid_value", detail).field("comment"));
     }
     ok(&call
         .ops()
-        .approve_task(&call.caller, call.param("id"), approve, comment)
+        .approve_task(&call.caller, call.param("id"), answer)
         .await?)
 }
 
@@ -383,10 +393,10 @@ async fn explain(call: Call) -> Answer {
 }
 
 async fn events(call: Call) -> Answer {
-    ok(&call
-        .ops()
-        .task_events(call.param("id"), call.query.page()?)
-        .await?)
+    let events = call.ops().task_events(call.param("id"), call.query.page()?);
+    let mut events = events.await?;
+    withhold(&call.caller, &mut events.items);
+    ok(&events)
 }
 
 async fn board(call: Call) -> Answer {

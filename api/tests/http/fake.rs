@@ -11,7 +11,9 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
+use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
+use mesh_messages::inbox::{InboxAnswer, InboxItem};
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -137,6 +139,55 @@ fn entry(key: &str, value: Value) -> MemoryEntry {
         updated_at: Timestamp::ZERO,
         expires_at: None,
         persistent: true,
+    }
+}
+
+#[async_trait]
+impl InboxOperations for Fake {
+    async fn inbox(
+        &self,
+        query: InboxQuery,
+        _: PageRequest<'_>,
+    ) -> Result<Page<InboxItem>, Problem> {
+        self.note(format!("inbox {query:?}"));
+        Ok(Page {
+            items: Vec::new(),
+            next_cursor: None,
+        })
+    }
+    async fn inbox_item(&self, id: &str) -> Result<InboxItem, Problem> {
+        let detail = format!("nothing of the id {id} is in the inbox");
+        Err(Problem::new(ProblemKind::NotFound, "not_in_inbox", detail))
+    }
+    async fn answer_inbox(
+        &self,
+        _: &Caller,
+        id: &str,
+        _: InboxAnswer,
+    ) -> Result<InboxItem, Problem> {
+        self.inbox_item(id).await
+    }
+    async fn approve_task(&self, _: &Caller, id: &str, _: InboxAnswer) -> Result<Task, Problem> {
+        let task = self.task_of(id)?;
+        let detail = format!(
+            "task {} is {} and waits for no approval",
+            task.id, task.state
+        );
+        Err(Problem::new(
+            ProblemKind::Conflict,
+            "not_waiting_for_approval",
+            detail,
+        ))
+    }
+}
+
+#[async_trait]
+impl GovernanceOperations for Fake {
+    async fn governance(&self) -> Result<GovernanceView, Problem> {
+        Err(Problem::unavailable("shutting_down", "no node here"))
+    }
+    async fn govern(&self, _: &Caller, _: GovernanceUpdate) -> Result<GovernanceView, Problem> {
+        self.governance().await
     }
 }
 
@@ -423,25 +474,6 @@ impl Operations for Fake {
         self.task_of(id)
     }
 
-    async fn approve_task(
-        &self,
-        _: &Caller,
-        id: &str,
-        _: bool,
-        _: Option<String>,
-    ) -> Result<Task, Problem> {
-        let task = self.task_of(id)?;
-        let detail = format!(
-            "task {} is {} and waits for no approval",
-            task.id, task.state
-        );
-        Err(Problem::new(
-            ProblemKind::Conflict,
-            "not_waiting_for_approval",
-            detail,
-        ))
-    }
-
     async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
         Ok(WorkflowCheck {
             valid: true,
@@ -663,6 +695,7 @@ impl Operations for Fake {
     async fn export_audit(
         &self,
         agent: Option<AgentId>,
+        _: bool,
     ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
         let (chunks, export) = mpsc::channel(2);
         if let Some(agent) = agent.as_ref().filter(|agent| agent.as_str() == "ghost") {

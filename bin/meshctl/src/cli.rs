@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, claim, events, export, key, memory, plan, policy, restore,
-    schedule, secret, send, system, task, token, workflow,
+    agent, audit, backup, chaos, claim, events, export, governance, inbox, key, memory, plan,
+    policy, restore, schedule, secret, send, system, task, token, workflow,
 };
 use crate::output::Format;
 
@@ -102,6 +102,9 @@ pub(crate) enum Command {
     /// Begin runs of workflows at planned times
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// See and answer what people are asked: approvals, questions and permissions
+    #[command(subcommand)]
+    Inbox(inbox::Command),
     /// Show the board: tasks by column
     #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
     Board,
@@ -138,6 +141,9 @@ pub(crate) enum Command {
     /// Show or change thresholds and limits, while the mesh runs
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Make, sign and submit changes that admins sign together
+    #[command(subcommand)]
+    Governance(governance::Command),
     /// Make a key, or show the node's
     #[command(subcommand)]
     Key(key::Command),
@@ -163,6 +169,8 @@ impl Command {
             Self::Schedule(command) => command.is_watchable(),
             Self::Plan(command) => command.is_watchable(),
             Self::Claim(command) => command.is_watchable(),
+            Self::Governance(command) => command.is_watchable(),
+            Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),
             Self::Secret(command) => command.is_watchable(),
             Self::Token(command) => command.is_watchable(),

@@ -8,6 +8,8 @@ pub(crate) mod chaos;
 pub(crate) mod claim;
 pub(crate) mod events;
 pub(crate) mod export;
+pub(crate) mod governance;
+pub(crate) mod inbox;
 pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod plan;
@@ -39,6 +41,8 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
         Command::Plan(command) => plan::run(command, session),
+        Command::Governance(command) => governance::run(command, session),
+        Command::Inbox(command) => inbox::run(command, session),
         Command::Board => board::board(session),
         Command::Claim(command) => claim::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),

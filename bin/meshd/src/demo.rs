@@ -348,7 +348,7 @@ impl Demo {
     /// Exports the log and verifies it as anybody could, with nothing but the file and the node's public key.
     async fn prove(&mut self, operations: &dyn Operations) -> anyhow::Result<()> {
         let path = self.data.join(EXPORT_FILE);
-        let mut chunks = operations.export_audit(None).await.map_err(told)?;
+        let mut chunks = operations.export_audit(None, true).await.map_err(told)?;
         let mut file = tokio::fs::File::create(&path)
             .await
             .context("cannot write the export")?;

@@ -35,6 +35,7 @@ fn submitted(input: &Value) -> Vec<u8> {
         retry: serde_json::from_value(json!({})).unwrap(),
         depth: 0,
         digest: "d".into(),
+        ruling: None,
     };
     serde_json::to_vec(&event).unwrap()
 }

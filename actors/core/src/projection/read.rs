@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_messages::inbox::{AskKind, InboxState};
 use mesh_messages::task::{Task, TaskState};
 use mesh_messages::{AgentId, TaskId};
 use serde_json::Value;
@@ -69,11 +70,32 @@ pub struct TaskFilter {
     pub agent: Option<AgentId>,
     /// In this column of the board.
     pub column: Option<String>,
+    /// Of those that ask a person.
+    pub inbox: Option<InboxFilter>,
+}
+
+/// Which tasks that ask a person. What is absent matches all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboxFilter {
+    /// In this state.
+    pub state: Option<InboxState>,
+    /// Of this kind.
+    pub kind: Option<AskKind>,
 }
 
 impl TaskFilter {
     fn wanted(&self) -> Vec<[&str; 2]> {
+        let inbox = self.inbox.as_ref();
         let named = [
+            (
+                "inbox",
+                inbox.and_then(|inbox| inbox.state).map(InboxState::name),
+            ),
+            (
+                "inbox.kind",
+                inbox.and_then(|inbox| inbox.kind).map(AskKind::name),
+            ),
+            ("inbox.all", inbox.map(|_| "")),
             ("agent", self.agent.as_ref().map(AgentId::as_str)),
             ("type", self.kind.as_deref()),
             ("state", self.state.map(TaskState::name)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::inbox::InboxState;
 use mesh_messages::task::Task;
 use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,11 @@ pub(super) fn facets(task: &Task) -> Vec<[&str; 2]> {
         ["column", task.column()],
         ["type", task.spec.action()],
     ];
+    if let (Some(state), Some(ask)) = (InboxState::of(task), &task.spec.approval) {
+        facets.push(["inbox", state.name()]);
+        facets.push(["inbox.all", ""]);
+        facets.push(["inbox.kind", ask.kind.name()]);
+    }
     if let Some(assignment) = &task.assignment {
         facets.push(["agent", assignment.agent_id.as_str()]);
     }

@@ -141,6 +141,7 @@ fn submitted(spec: Value) -> TaskEvent {
         retry: RetrySpec::default(),
         depth: 0,
         digest: "blake3:x".to_owned(),
+        ruling: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::inbox::{AnswerRole, InboxAnswer};
 use mesh_messages::klp::{ClaimOp, ClaimReply};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
@@ -12,6 +13,7 @@ use mesh_messages::task::{
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, TaskId, Timestamp};
 use serde_json::Value;
 
+use super::asks::OPEN_ASKS_MAX;
 use super::config::TaskConfig;
 use super::record::TaskRecord;
 use crate::routing::{Fleet, FleetAgent, InstanceKey};
@@ -48,6 +50,15 @@ pub struct Asker {
     pub key: InstanceKey,
     /// The id of the `TASK_REQUEST`; the reply names it.
     pub request: String,
+}
+
+/// Who answers what a task asks a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answerer {
+    /// Their name in the audit.
+    pub name: String,
+    /// As whom they may answer.
+    pub role: AnswerRole,
 }
 
 /// What can be asked.
@@ -132,11 +143,9 @@ pub enum Command {
         /// Which.
         task: TaskId,
         /// Who.
-        by: String,
-        /// Whether it is approved.
-        approve: bool,
-        /// In words.
-        comment: Option<String>,
+        by: Answerer,
+        /// What they say.
+        answer: InboxAnswer,
     },
     /// Time has passed.
     Tick,
@@ -435,6 +444,18 @@ pub enum Refusal {
         /// Where it stands.
         state: TaskState,
     },
+    /// Somebody else has to answer.
+    #[error("Insufficient permissions")]
+    NotEntitled(TaskId),
+    /// The answer is none to this question.
+    #[error("answer: {0}")]
+    Unfit(String),
+    /// An agent asks too much.
+    #[error("{by} has {OPEN_ASKS_MAX} open questions; have some answered or cancelled first")]
+    TooManyAsks {
+        /// Who.
+        by: String,
+    },
     /// The report concerns an attempt that is over, or never was. Count it and forget it.
     #[error("attempt {} of task {} in epoch {} is not under way", .0.attempt, .0.task, .0.epoch)]
     Stale(AttemptRef),
@@ -477,6 +498,9 @@ impl From<Refusal> for Problem {
             Refusal::NotAsking { .. } => {
                 Self::new(ProblemKind::Conflict, "not_waiting_for_approval", detail)
             }
+            Refusal::NotEntitled(_) => Self::new(ProblemKind::Forbidden, "forbidden", detail),
+            Refusal::Unfit(_) => Self::invalid("invalid_answer", "answer", detail),
+            Refusal::TooManyAsks { .. } => Self::unavailable("too_many_asks", detail),
             Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
             Refusal::NeedsChecks(_) => Self::new(ProblemKind::Conflict, "needs_checks", detail),
             Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),

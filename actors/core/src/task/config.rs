@@ -1,7 +1,9 @@
 //! What the operator may change about tasks, and the pauses between attempts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::task::{DelayStrategy, RetrySpec};
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +101,8 @@ pub struct TaskConfig {
     pub fallback_on_error: bool,
     /// Whether agents may delegate to agents.
     pub allow_cross_agent: bool,
+    /// The operator's policy, for what it says of requests to people.
+    pub policy: Arc<PolicyDocument>,
 }
 
 impl Default for TaskConfig {
@@ -108,6 +112,7 @@ impl Default for TaskConfig {
             max_parallel_tasks: 5,
             fallback_on_error: true,
             allow_cross_agent: true,
+            policy: Arc::default(),
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::task::{DEADLINE_DEFAULT_MS, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
 
+use super::asks;
 use super::attempt::{end_all_on, fail, is_alone};
 use super::claims;
-use super::command::{Answer, Effect, FleetChange, FleetNews, Refusal};
+use super::command::{Answer, Answerer, Effect, FleetChange, FleetNews, Refusal};
 use super::index::{Timer, instance_of};
 use super::tx::Tx;
 use crate::routing::InstanceKey;
@@ -85,25 +87,38 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
 pub(crate) fn approve(
     tx: &mut Tx<'_>,
     id: &TaskId,
-    by: String,
-    approve: bool,
-    comment: Option<String>,
+    answerer: Answerer,
+    InboxAnswer {
+        approve,
+        answer,
+        comment,
+    }: InboxAnswer,
 ) -> Result<Answer, Refusal> {
     let held = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id));
-    let Some(task) = held.map(|record| &record.task) else {
+    let Some(record) = held else {
         return Err(Refusal::NotFound(id.clone()));
     };
-    let state = task.state;
-    if task.spec.approval.is_none() || state != TaskState::Blocked {
-        let task = id.clone();
+    let state = record.task.state;
+    let task = id.clone();
+    let Some(ask) = &record.task.spec.approval else {
         return Err(Refusal::NotAsking { task, state });
+    };
+    if !asks::suffices(answerer.role, record.answer_role()) {
+        return Err(Refusal::NotEntitled(task));
+    }
+    if state != TaskState::Blocked {
+        return Err(Refusal::NotAsking { task, state });
+    }
+    if let Some(why) = asks::misfit(ask, approve, answer.as_deref()) {
+        return Err(Refusal::Unfit(why));
     }
     let at = tx.ctx.now;
     let event = TaskEvent::Approved {
         at,
-        by,
+        by: answerer.name,
         approve,
         comment,
+        answer,
     };
     tx.emit(id, event);
     tx.settle();

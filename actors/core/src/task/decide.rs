@@ -44,12 +44,7 @@ impl Tasks {
             }
             Command::Cancel { task, reason } => control::cancel(&mut tx, &task, reason)?,
             Command::Retry { task } => control::retry(&mut tx, &task)?,
-            Command::Approve {
-                task,
-                by,
-                approve,
-                comment,
-            } => control::approve(&mut tx, &task, by, approve, comment)?,
+            Command::Approve { task, by, answer } => control::approve(&mut tx, &task, by, answer)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
             Command::News(news) => control::news(&mut tx, news),

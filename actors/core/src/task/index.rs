@@ -56,6 +56,8 @@ pub(crate) struct Index {
     /// By submitter and idempotency key.
     pub(crate) keys: BTreeMap<(String, String), TaskId>,
     pub(crate) states: BTreeMap<TaskState, u64>,
+    /// Tasks that wait for a person, by submitter.
+    pub(crate) asks: BTreeMap<String, BTreeSet<TaskId>>,
 }
 
 /// How much later than its submission a task of this priority stands in line. A bound on how long it can be overtaken.
@@ -81,6 +83,10 @@ impl Index {
             return;
         }
         self.timers.extend(timers(id, entry));
+        if task.spec.approval.is_some() {
+            let asks = self.asks.entry(task.submitted_by.clone()).or_default();
+            asks.insert(id.clone());
+        }
         if let Some(parent) = &task.spec.parent {
             self.children
                 .entry(parent.clone())
@@ -132,6 +138,9 @@ impl Index {
         }
         if is_unblocked(entry) {
             self.unblocked.remove(id);
+        }
+        if task.spec.approval.is_some() {
+            remove_from(&mut self.asks, &task.submitted_by, id);
         }
         for dependency in &entry.pending {
             remove_from(&mut self.dependents, dependency, id);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::inbox::{AnswerRole, Answered, InboxItem, InboxState, Ruling};
 use mesh_messages::task::{
     ATTEMPTS_KEPT_MAX, AcceptanceCheck, Attempt, CandidateReport, CheckReport, Task,
     TaskExplanation, TaskSpec, TaskState, WaitReason, WaitingFor,
@@ -55,6 +56,12 @@ pub struct TaskRecord {
     pub last_failed_on: Option<AgentId>,
     /// Everybody who was looked at for the latest assignment.
     pub candidates: Vec<CandidateReport>,
+    /// What policy said of it, when it asks a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<Box<Ruling>>,
+    /// The answer, when somebody gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Box<Answered>>,
 }
 
 impl TaskRecord {
@@ -76,6 +83,7 @@ impl TaskRecord {
                 retry,
                 depth,
                 digest,
+                ruling,
             } => {
                 let retry = RetryPolicy::default().completed(Some(retry));
                 let task = new_task(id.clone(), spec, by, *at, *deadline_at);
@@ -95,6 +103,8 @@ impl TaskRecord {
                     failed_on: avoided,
                     last_failed_on: None,
                     candidates: Vec::new(),
+                    ruling: ruling.clone(),
+                    answered: None,
                 })
             }
             TaskEvent::Retried {
@@ -196,16 +206,11 @@ impl TaskRecord {
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
-            TaskEvent::Approved {
-                at,
-                by,
-                approve,
-                comment,
-            } => {
+            TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
                     return misfit();
                 }
-                self.approved(*at, by, *approve, comment.as_deref());
+                self.approved(event);
             }
             TaskEvent::Retried { deadline_at, .. } => {
                 if !matches!(state, TaskState::Failed | TaskState::DeadLettered) {
@@ -291,19 +296,74 @@ impl TaskRecord {
     }
 
     /// A person's yes ends it well, a no is a refusal; either way it is an answer, and the only one.
-    fn approved(&mut self, at: Timestamp, by: &str, approve: bool, comment: Option<&str>) {
-        if approve {
-            let answer = serde_json::json!({ "approved": true, "by": by, "comment": comment });
-            self.task.output = Some(answer);
-            return self.end(at, TaskState::Succeeded, None);
-        }
-        let why = comment.map_or_else(String::new, |comment| format!(": {comment}"));
-        let failure = Failure {
-            class: FailureClass::Refusal,
-            message: format!("denied by {by}{why}"),
-            retryable: false,
+    fn approved(&mut self, event: &TaskEvent) {
+        let TaskEvent::Approved {
+            at,
+            by,
+            approve,
+            comment,
+            answer,
+        } = event
+        else {
+            return;
         };
-        self.end(at, TaskState::Failed, Some(failure));
+        let at = *at;
+        let answered = Answered {
+            at,
+            by: by.clone(),
+            approve: *approve,
+            answer: answer.clone(),
+            comment: comment.clone(),
+        };
+        if answered.approve {
+            let mut output =
+                serde_json::json!({ "approved": true, "by": by, "comment": answered.comment });
+            if let Some(answer) = &answered.answer {
+                output["answer"] = answer.as_str().into();
+            }
+            self.task.output = Some(output);
+            self.end(at, TaskState::Succeeded, None);
+        } else {
+            let why = answered.comment.as_ref();
+            let why = why.map_or_else(String::new, |comment| format!(": {comment}"));
+            let failure = Failure {
+                class: FailureClass::Refusal,
+                message: format!("denied by {by}{why}"),
+                retryable: false,
+            };
+            self.end(at, TaskState::Failed, Some(failure));
+        }
+        self.answered = Some(Box::new(answered));
+    }
+
+    /// The least role that may answer it.
+    pub fn answer_role(&self) -> AnswerRole {
+        self.ruling
+            .as_ref()
+            .map(|ruling| ruling.role)
+            .unwrap_or_default()
+    }
+
+    /// It as the inbox shows it; `None` when it asks nobody.
+    pub fn inbox_item(&self) -> Option<InboxItem> {
+        let (task, ask) = (&self.task, self.task.spec.approval.as_ref()?);
+        Some(InboxItem {
+            id: task.id.clone(),
+            state: InboxState::of(task)?,
+            kind: ask.kind,
+            message: ask.message.clone(),
+            permission: ask.permission.clone(),
+            choices: ask.choices.clone(),
+            about: task.spec.input.clone(),
+            asked_by: task.submitted_by.clone(),
+            parent: task.spec.parent.clone(),
+            priority: task.spec.priority,
+            role: self.answer_role(),
+            rule: self.ruling.as_ref().and_then(|ruling| ruling.rule.clone()),
+            asked_at: task.submitted_at,
+            expires_at: task.deadline_at,
+            answered: self.answered.as_deref().cloned(),
+        })
     }
 
     fn assigned(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::inbox::Ruling;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::schema::FieldError;
 use mesh_messages::task::{
@@ -11,6 +12,7 @@ use mesh_messages::task::{
 };
 use mesh_messages::{TaskId, Timestamp};
 
+use super::asks::{self, OPEN_ASKS_MAX, POLICY};
 use super::command::{Answer, Asker, Effect, NewTask, Refusal};
 use super::config::RetryPolicy;
 use super::record::{TaskRecord, waiting_for_tasks};
@@ -155,6 +157,7 @@ fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Vec<Item>, Refusa
         keys: BTreeMap::new(),
         children: BTreeMap::new(),
         ids: BTreeSet::new(),
+        asks: 0,
     };
     let mut items = Vec::with_capacity(count);
     for (index, task) in tasks.into_iter().enumerate() {
@@ -191,6 +194,8 @@ struct Batch {
     keys: BTreeMap<String, (TaskId, String)>,
     children: BTreeMap<TaskId, usize>,
     ids: BTreeSet<TaskId>,
+    /// How many ask a person.
+    asks: usize,
 }
 
 fn admit_one(
@@ -231,7 +236,7 @@ fn admit_one(
     if let Some(parent) = &spec.parent {
         let planned = batch.children.entry(parent.clone()).or_default();
         *planned += 1;
-        match may_have_child(tx, parent, *planned, by) {
+        match may_have_child(tx, parent, *planned, (by, &spec)) {
             Ok(record) => {
                 depth = record.depth + 1;
                 deadline_at = deadline_at.min(record.task.deadline_at);
@@ -242,6 +247,13 @@ fn admit_one(
     }
     if batch.errors.len() > before {
         return Ok(None);
+    }
+    if spec.approval.is_some() && by.starts_with("agent:") {
+        batch.asks += 1;
+        let open = tx.tasks.index().asks.get(by).map_or(0, BTreeSet::len);
+        if open + batch.asks > OPEN_ASKS_MAX {
+            return Err(Refusal::TooManyAsks { by: by.to_owned() });
+        }
     }
     // Larger payloads lie in the content store; the journal holds only their digest.
     batch.bytes += if bytes > PAYLOAD_INLINE_MAX { 0 } else { bytes };
@@ -264,9 +276,11 @@ fn may_have_child<'a>(
     tx: &'a Tx<'_>,
     parent: &TaskId,
     planned: usize,
-    by: &str,
+    (by, spec): (&str, &TaskSpec),
 ) -> Result<&'a TaskRecord, ChildRefusal> {
-    if by.starts_with("agent:") && !tx.ctx.config.allow_cross_agent {
+    // Asking a person is no delegation to an agent.
+    let cross_agent = by.starts_with("agent:") && spec.approval.is_none();
+    if cross_agent && !tx.ctx.config.allow_cross_agent {
         return Err(ChildRefusal::CrossAgent);
     }
     let field = |why: String| Err(ChildRefusal::Field(why));
@@ -340,6 +354,18 @@ fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
     } = accepted;
     let retry: RetryPolicy = tx.ctx.config.retry.completed(spec.retry.as_ref());
     let depends_on = spec.depends_on.clone();
+    let ruled = spec.approval.as_ref();
+    let ruled = ruled.map(|ask| asks::ruling(&tx.ctx.config.policy, by, ask));
+    let verdict = ruled.as_ref().and_then(|ruling| {
+        let rule = ruling.rule.as_deref().unwrap_or(POLICY);
+        ruling.verdict.map(|approve| TaskEvent::Approved {
+            at: tx.ctx.now,
+            by: POLICY.to_owned(),
+            approve,
+            comment: Some(format!("by the rule {rule}")),
+            answer: None,
+        })
+    });
     let event = TaskEvent::Submitted {
         spec: Box::new(spec),
         by: by.to_owned(),
@@ -348,8 +374,15 @@ fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
         retry: retry.to_spec(),
         depth,
         digest,
+        ruling: ruled
+            .filter(|ruling| *ruling != Ruling::default())
+            .map(Box::new),
     };
     tx.emit(&id, event);
+    if let Some(verdict) = verdict {
+        // It waits for nothing, and for nobody.
+        return tx.emit(&id, verdict);
+    }
     let mut pending = Vec::new();
     for dependency in &depends_on {
         match state_of(tx, dependency) {

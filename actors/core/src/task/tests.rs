@@ -16,6 +16,7 @@ use super::tx::Slots;
 use super::*;
 use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 
+mod asks;
 mod attempts;
 mod claims;
 mod delegation;

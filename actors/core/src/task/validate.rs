@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_messages::inbox::{ANSWER_BYTES_MAX, AskKind, CHOICES_MAX};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{
     AcceptanceCheck, CHECK_NAME_MAX, CHECK_WORD_BYTES_MAX, CHECK_WORDS_MAX, CHECKS_MAX,
@@ -128,6 +129,50 @@ fn asks(spec: &TaskSpec, approval: &ApprovalSpec, report: &mut Report<'_>) {
             "approval.message",
             format!("must have at most {APPROVAL_TEXT_MAX} bytes"),
         );
+    }
+    what_is_asked(approval, report);
+}
+
+/// A permission names what it permits, and only a question has answers to choose from.
+fn what_is_asked(ask: &ApprovalSpec, report: &mut Report<'_>) {
+    match (&ask.permission, ask.kind) {
+        (None, AskKind::Permission) => report.add(
+            "approval.permission",
+            "a permission names the action that would be allowed",
+        ),
+        (Some(_), AskKind::Approval | AskKind::Question) => report.add(
+            "approval.permission",
+            "belongs to the kind `permission`; leave it out",
+        ),
+        (Some(permission), AskKind::Permission) => {
+            if let Some(wrong) = not_a_name(&permission.action) {
+                report.add("approval.permission.action", wrong);
+            }
+            if permission.resource.len() > ANSWER_BYTES_MAX {
+                let message = format!("must have at most {ANSWER_BYTES_MAX} bytes");
+                report.add("approval.permission.resource", message);
+            }
+        }
+        (None, AskKind::Approval | AskKind::Question) => {}
+    }
+    if ask.kind != AskKind::Question && !ask.choices.is_empty() {
+        report.add(
+            "approval.choices",
+            "belong to the kind `question`; leave them out",
+        );
+    }
+    if ask.choices.len() > CHOICES_MAX {
+        let count = ask.choices.len();
+        let message = format!("has {count} entries; at most {CHOICES_MAX} are accepted");
+        report.add("approval.choices", message);
+    }
+    for (index, choice) in ask.choices.iter().take(CHOICES_MAX).enumerate() {
+        let path = format!("approval.choices[{index}]");
+        if choice.is_empty() || choice.len() > ANSWER_BYTES_MAX {
+            report.add(&path, format!("must have 1 to {ANSWER_BYTES_MAX} bytes"));
+        } else if ask.choices[..index].contains(choice) {
+            report.add(&path, "is there twice");
+        }
     }
 }
 

@@ -336,9 +336,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
     }
     if let Some(approval) = &step.approval {
         let spec = TaskSpec {
-            approval: Some(mesh_messages::workflow::ApprovalSpec {
-                message: approval.message().to_owned(),
-            }),
+            approval: Some(approval.spec()),
             ..TaskSpec::default()
         };
         task_parts(&spec, at, around, errors);

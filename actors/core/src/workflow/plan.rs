@@ -7,7 +7,7 @@ use mesh_messages::json;
 use mesh_messages::schema::FieldError;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::workflow::{
-    ApprovalSpec, Compensation, OnError, ServiceCall, StepKind, SubWorkflow, WorkflowDocument,
+    Approval, Compensation, OnError, ServiceCall, StepKind, SubWorkflow, WorkflowDocument,
     WorkflowStep,
 };
 use serde_json::Value;
@@ -321,9 +321,7 @@ impl Maker<'_> {
             }
             return Work::Run(Arc::new(plan));
         }
-        let approval = step.approval.as_ref().map(|approval| ApprovalSpec {
-            message: approval.message().to_owned(),
-        });
+        let approval = step.approval.as_ref().map(Approval::spec);
         Work::Task(Box::new(TaskSpec {
             kind: step.kind.clone(),
             requirements: step.requirements.clone(),

@@ -181,6 +181,7 @@ impl Session {
                 input,
                 deadline_ms: None,
                 timeout_ms: None,
+                approval: None,
             },
             avoid: Some(self.args.agent.clone()),
         };

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, FailureClass};
+use crate::workflow::ApprovalSpec;
 
 /// `TASK_REQUEST`: from meshd, the task; from an agent, a delegation.
 #[derive(Debug, Clone, PartialEq, Default, JsonSchema)]
@@ -23,6 +24,8 @@ pub struct TaskRequest {
     pub deadline_ms: Option<u64>,
     /// Time that one attempt may take.
     pub timeout_ms: Option<u64>,
+    /// A person is asked instead of an agent.
+    pub approval: Option<ApprovalSpec>,
 }
 
 impl<'de> Deserialize<'de> for TaskRequest {
@@ -32,6 +35,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let requirements = take(&mut rest, "requirements")?.unwrap_or_default();
         let deadline_ms = take(&mut rest, "deadlineMs")?;
         let timeout_ms = take(&mut rest, "timeoutMs")?;
+        let approval = take(&mut rest, "approval")?;
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
             (None, Some(_)) => Value::Object(rest),
@@ -48,6 +52,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             input,
             deadline_ms,
             timeout_ms,
+            approval,
         })
     }
 }
@@ -68,6 +73,9 @@ impl Serialize for TaskRequest {
         }
         if let Some(ms) = self.timeout_ms {
             map.serialize_entry("timeoutMs", &ms)?;
+        }
+        if let Some(approval) = &self.approval {
+            map.serialize_entry("approval", approval)?;
         }
         map.end()
     }

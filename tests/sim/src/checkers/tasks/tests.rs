@@ -28,6 +28,7 @@ fn submitted() -> TaskEvent {
         },
         depth: 0,
         digest: String::new(),
+        ruling: None,
     }
 }
 

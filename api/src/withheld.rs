@@ -1,0 +1,39 @@
+//! What not every reader is shown: the log holds the values of agents' memory, and those are for whoever may read memory.
+
+use mesh_actors::operations::Action;
+use mesh_actors::sentinel::permits;
+use mesh_messages::system::{AuditEntry, Caller, MeshEvent, Role};
+use serde_json::Value;
+
+/// What the kinds of the records begin with that hold them.
+const MEMORY: &str = "memory.";
+
+/// Whether a role is shown what agents remember.
+pub(crate) fn sees_memory(role: Role) -> bool {
+    permits(role, Action::Memory)
+}
+
+/// Empties the payloads that a caller is not shown; the records stay, with their commitments.
+pub(crate) fn withhold<'e>(caller: &Caller, entries: impl IntoIterator<Item = &'e mut AuditEntry>) {
+    if sees_memory(caller.role) {
+        return;
+    }
+    for entry in entries {
+        if entry.kind.starts_with(MEMORY) {
+            entry.payload = None;
+        }
+    }
+}
+
+/// The same for an event of the live stream.
+pub(crate) fn shown(role: Role, event: &MeshEvent) -> MeshEvent {
+    let mut event = event.clone();
+    let hidden = !sees_memory(role)
+        && event.data["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.starts_with(MEMORY));
+    if hidden && let Some(data) = event.data.as_object_mut() {
+        data.insert("payload".to_owned(), Value::Null);
+    }
+    event
+}
