@@ -434,9 +434,23 @@ impl RegistryShell {
                     let _caller_gone = reply.send(Ok(()));
                 }
                 Released::Listed(agent, reply) => self.queue(Job::Listed(agent, reply)),
-                Released::Unlisted(agent, reply) => self.queue(Job::Unlisted(agent, reply)),
+                Released::Unlisted(agent, reply) => {
+                    self.forget_policy(&agent);
+                    self.queue(Job::Unlisted(agent, reply));
+                }
             }
         }
+    }
+
+    /// What was decided for an agent is not for another one that gets its id.
+    fn forget_policy(&self, agent: &AgentId) {
+        let mut policy = PolicyDocument::clone(&self.args.ctx.policy.load());
+        if policy.agents.remove(agent).is_some() {
+            self.args.ctx.policy.store(Arc::new(policy));
+        }
+        let mut governance = Governance::clone(&self.args.ctx.governance.load());
+        governance.forget_agent(agent);
+        self.args.ctx.governance.store(Arc::new(governance));
     }
 
     /// From here on every start and every reader sees it; agents that run take it over when their episode is over.

@@ -249,9 +249,18 @@ fn a_shutdown_isolates_every_agent_across_kill_9_until_it_is_lifted_and_they_are
     let order = ["emergency_shutdown", "--reason", "leaked key"];
     admins.submit(&daemon, &order, &[1]).exits(4);
     assert_eq!(daemon.status("echo")["status"], "active");
+    // Whom time would let out of its quarantine is held, too.
+    let low = json!({"type": "manual", "description": "a look", "severity": "low"});
+    daemon
+        .client()
+        .post("/v1/agents/other/quarantine", &low)
+        .ok(200);
     admins.submit(&daemon, &order, &[1, 2]).exits(0);
     for agent in ["echo", "other"] {
-        assert_eq!(daemon.status(agent)["status"], "quarantined");
+        let status = daemon.status(agent);
+        assert_eq!(status["status"], "quarantined");
+        let severity = &status["fault"]["quarantine"]["reason"]["severity"];
+        assert_eq!(severity, "critical", "{status}");
     }
     let daemon = daemon.kill9().start();
     let client = daemon.client();

@@ -1,4 +1,4 @@
-//! What people are asked: durable, answered once, by those whom policy names, and never by the one who asks.
+//! What people are asked: durable, answered once, by those whom policy names, and never by the agent that asks.
 
 use std::sync::{Arc, Barrier};
 use std::time::Duration;

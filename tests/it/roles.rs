@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 84] = [
+const TABLE: [(&str, &str, &str); 91] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -66,6 +66,13 @@ const TABLE: [(&str, &str, &str); 84] = [
     ("DELETE", "/v1/schedules/{id}", "oa"),
     ("POST", "/v1/schedules/{id}/pause", "oa"),
     ("POST", "/v1/schedules/{id}/resume", "oa"),
+    ("POST", "/v1/plans", "oa"),
+    ("GET", "/v1/plans", "voap"),
+    ("GET", "/v1/plans/{id}", "voap"),
+    ("PUT", "/v1/plans/{id}", "oa"),
+    ("POST", "/v1/plans/{id}/start", "oa"),
+    ("DELETE", "/v1/plans/{id}", "oa"),
+    ("GET", "/v1/claims", "voap"),
     ("POST", "/v1/messages", "oag"),
     ("GET", "/v1/audit", "voap"),
     ("GET", "/v1/audit/checkpoint", "voap"),

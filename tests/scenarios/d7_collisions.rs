@@ -42,6 +42,7 @@ def count(task, patience):
         time.sleep(0.01)
     with open(os.path.join(home, "new-" + task), "w") as f: f.write(str(number + 1))
     os.rename(os.path.join(home, "new-" + task), os.path.join(home, "number"))
+    return number + 1
 say(type="HANDSHAKE", payload={"name": "counter", "version": "1.0.0", "capabilities": ["count"]})
 for m in inbox:
     if m["type"] != "TASK_REQUEST": continue
@@ -58,9 +59,9 @@ for m in inbox:
     if todo.get("hang"):
         say(type="STATUS_UPDATE", task_id=task, payload={"note": "has it"})
         time.sleep(600)
-    count(task, todo["patience"])
+    number = count(task, todo["patience"])
     if held: ask(task, task + "-r", op="release", resource=held, token=token)
-    say(type="TASK_RESULT", task_id=task, payload={"ok": True, "output": {"token": token, "number": int(read("number"))}})
+    say(type="TASK_RESULT", task_id=task, payload={"ok": True, "output": {"token": token, "number": number}})
 "#;
 
 /// A mesh in which all of them may work at once, with replicas of an agent that share a directory.

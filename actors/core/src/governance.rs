@@ -16,6 +16,8 @@ use mesh_messages::governance::{
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schema::Checker;
+use serde_json::Value;
 
 /// The admins and what they decided.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -188,6 +190,9 @@ impl Governance {
             return Err(Denied::Sequence { found, next });
         }
         let change = change_of(update)?;
+        if matches!(change, Change::Policy(_)) {
+            is_sound(&update.payload)?;
+        }
         if matches!(change, Change::Lift(_)) && self.halted.is_none() {
             return Err(Denied::NotHalted);
         }
@@ -233,6 +238,17 @@ impl Governance {
 fn read<T: DeserializeOwned>(update: &GovernanceUpdate) -> Result<T, Denied> {
     serde_json::from_value(update.payload.clone())
         .map_err(|error| Denied::Payload(error.to_string()))
+}
+
+/// Holds a policy against its schema, as one that is put is: a number out of its range would be in force and in no machine.
+/// Only before it is journalled; what was accepted once stays as it is.
+fn is_sound(policy: &Value) -> Result<(), Denied> {
+    let checker = Checker::of::<PolicyDocument>()
+        .map_err(|error| Denied::Payload(format!("the schema of policies: {error}")))?;
+    match checker.check(policy).first() {
+        None => Ok(()),
+        Some(error) => Err(Denied::Payload(error.to_string())),
+    }
 }
 
 fn admins_of(update: &GovernanceUpdate) -> Result<AdminSet, Denied> {

@@ -286,6 +286,15 @@ impl Watch {
         }
     }
 
+    /// What it waited for came while it stands still: nothing is found now, and it waits for that no more.
+    pub fn answered_still(&mut self, now: Timestamp, task: Option<&TaskId>, id: &str) {
+        self.now = self.now.max(now);
+        let now = self.now;
+        if let Some(scope) = self.scope_mut(task) {
+            scope.answered(now, id);
+        }
+    }
+
     /// It stood still for so long, by order: that time counts for nothing.
     pub fn skip(&mut self, now: Timestamp, stood: Duration) {
         self.now = self.now.max(now);

@@ -131,6 +131,8 @@ impl Mesh {
         }
         let stopped = state.fault_state() == FaultState::Stopped && !state.running;
         if start && stopped {
+            // It may have been ordered while the bundle was stored. Whoever is known is isolated by the order itself.
+            self.not_halted()?;
             self.order(&entry, AgentCommand::Start, &cause).await?;
         }
         let state = entry.state();

@@ -29,22 +29,34 @@ impl GovernanceOperations for Mesh {
         update: GovernanceUpdate,
     ) -> Result<GovernanceView, Problem> {
         let resource = format!("{}#{}", update.kind, update.sequence);
-        let governed = self.registry.govern(update, Cause::by(&caller.name)).await;
+        let (mesh, by) = (self.clone(), caller.name.clone());
+        // On its own: a caller who hangs up leaves no shutdown half carried out. And whatever came of the update: one that
+        // was accepted without an answer is carried out when it is sent again.
+        let carried_out = tokio::spawn(async move {
+            let governed = mesh.registry.govern(update, Cause::by(&by)).await;
+            (governed, mesh.halt_if_ordered().await)
+        });
+        let (governed, halted) = carried_out
+            .await
+            .map_err(|error| Problem::internal(format!("the update was given up: {error}")))?;
         governed.inspect_err(|problem| {
-            let replayed = problem.code == "update_replayed";
-            if problem.kind == ProblemKind::Forbidden || replayed {
+            let refused = !matches!(
+                problem.kind,
+                ProblemKind::Unavailable | ProblemKind::Internal
+            );
+            if refused {
                 let action = Action::Governance.name();
                 self.sentinel
                     .record_denied(&caller.name, action, &resource, &problem.detail);
             }
         })?;
-        self.halt_if_ordered().await?;
+        halted?;
         self.governance().await
     }
 }
 
 impl Mesh {
-    /// Isolates every agent while a shutdown is in force; what is isolated already stays as it is.
+    /// Isolates every agent while a shutdown is in force; what nothing but a forced recovery gets out stays as it is.
     ///
     /// # Errors
     /// An agent's quarantine could not be recorded; ordering the shutdown again, or a restart, goes on from there.
@@ -59,7 +71,17 @@ impl Mesh {
             .all()
             .into_iter()
             .map(|entry| async move {
-                if status_kind(&entry.state()) != AgentStatusKind::Active {
+                let state = entry.state();
+                let held = match status_kind(&state) {
+                    AgentStatusKind::Active => false,
+                    // One that would be let out by time, or for what it did before, is not.
+                    AgentStatusKind::Quarantined => state
+                        .quarantine
+                        .as_ref()
+                        .is_some_and(|record| record.reason.severity == Severity::Critical),
+                    AgentStatusKind::Terminated | AgentStatusKind::NotFound => true,
+                };
+                if held {
                     return Ok(());
                 }
                 let command = AgentCommand::Quarantine {
@@ -68,8 +90,14 @@ impl Mesh {
                     description: halted_because(halt),
                 };
                 match self.order(&entry, command, &Cause::by("governance")).await {
-                    // It was removed meanwhile.
-                    Err(problem) if problem.kind == ProblemKind::NotFound => Ok(()),
+                    // It was removed meanwhile, or has nothing that could run.
+                    Err(problem)
+                        if problem.kind == ProblemKind::NotFound
+                            || problem.code == "no_version"
+                            || self.ctx.directory.get(entry.id.as_str()).is_none() =>
+                    {
+                        Ok(())
+                    }
                     done => done.map(drop),
                 }
             });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mesh_actors_core::workflow::{NewPlan, PlanCommand};
+use mesh_actors_core::workflow::{NewPlan, PlanCommand, PlanRefusal};
 use mesh_messages::PlanId;
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -142,6 +142,11 @@ impl PlanOperations for Mesh {
         let id = plan_id(id)?;
         // Its commands run in agents' sandboxes from now on, whoever wrote them.
         let read = self.plan_of(id.clone()).await?;
+        let current = read.current.version;
+        if current != version {
+            // What is checked here has to be what is started.
+            return Err(PlanRefusal::Changed { plan: id, current }.into());
+        }
         let document = serde_json::to_value(&read.current.workflow);
         let document = document.map_err(|error| Problem::internal(error.to_string()))?;
         self.may_check_in(caller, &document).await?;

@@ -192,8 +192,18 @@ fn sets_and_payloads_that_make_no_sense_and_unknown_types_are_refused() {
             "{update:?}"
         );
     }
-    let wrong = update(2, kind::POLICY_UPDATE, json!({"defaults": {}}), &[1, 2]);
-    assert!(matches!(denied(&state, &wrong), Denied::Payload(_)));
+    // Out of its range, too: it would be in force, and no agent's machine could be made with it.
+    for policy in [
+        json!({"defaults": {}}),
+        json!({"default": {"crash_window_ms": 0}}),
+        json!({"default": {"max_crashes": 1_000_000}}),
+    ] {
+        let wrong = update(2, kind::POLICY_UPDATE, policy, &[1, 2]);
+        assert!(
+            matches!(denied(&state, &wrong), Denied::Payload(_)),
+            "{wrong:?}"
+        );
+    }
     let unknown = denied(&state, &update(2, "node_dance", json!({}), &[1, 2]));
     assert_eq!(unknown, Denied::UnknownType("node_dance".to_owned()));
     let lift = update(2, kind::EMERGENCY_LIFT, json!({"reason": ""}), &[1, 2]);

@@ -43,7 +43,8 @@ pub(crate) fn ruling(policy: &PolicyDocument, by: &str, ask: &ApprovalSpec) -> R
             return Ruling {
                 role: rule.role.unwrap_or_default(),
                 verdict: match rule.decision {
-                    RuleDecision::Allow => Some(true),
+                    // A question needs an answer, which no rule has.
+                    RuleDecision::Allow => (ask.kind != AskKind::Question).then_some(true),
                     RuleDecision::Deny => Some(false),
                     RuleDecision::Ask => None,
                 },

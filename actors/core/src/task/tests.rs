@@ -204,7 +204,8 @@ impl World {
             TaskState::Parked => assert!(super::index::is_ready(entry) || has(Timer::Resume)),
             TaskState::Retrying => assert!(has(Timer::Resume)),
             TaskState::Blocked => {
-                assert!(!entry.pending.is_empty());
+                // For other tasks, or for a person.
+                assert!(!entry.pending.is_empty() || task.waiting_for.is_some());
                 assert!(
                     entry
                         .pending

@@ -430,8 +430,9 @@ impl Workflows {
         let plan = self.index.plan(Arc::new((**document).clone()));
         let document = Arc::clone(&plan.document);
         match parent {
-            // What was submitted by hand is the newest of its name, whatever older one a schedule goes on with.
-            None if scheduled.is_none() => self.remember(&document),
+            // What was submitted by hand is the newest of its name, whatever older one a schedule goes on with, or a plan
+            // that was written long ago.
+            None if scheduled.is_none() && !self.plans.began(id) => self.remember(&document),
             None => {}
             Some(parent) => {
                 if let Some(above) = self.runs.get_mut(&parent.run)

@@ -15,6 +15,7 @@ use mesh_messages::events::WorkflowEvent;
 use mesh_messages::plan::{GOAL_BYTES_MAX, PlanState, PlanVersion, StoredPlan};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::task::TASK_DATA_MAX;
+use mesh_messages::workflow::DOCUMENT_BYTES_MAX;
 use mesh_messages::{PlanId, Timestamp, WorkflowRunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,6 +102,14 @@ pub enum PlanRefusal {
         /// How long.
         bytes: usize,
     },
+    /// With the workflows that its steps name written out, its own is too large.
+    #[error(
+        "workflow: has {bytes} bytes with all that its steps name; at most {DOCUMENT_BYTES_MAX} are accepted"
+    )]
+    Workflow {
+        /// How large.
+        bytes: usize,
+    },
     /// Its input is too large.
     #[error("input: has {bytes} bytes; at most {TASK_DATA_MAX} are accepted")]
     Input {
@@ -119,6 +128,7 @@ impl From<PlanRefusal> for Problem {
             PlanRefusal::Started { .. } => conflict("plan_started", detail),
             PlanRefusal::Full => conflict("too_many_plans", detail),
             PlanRefusal::Goal { .. } => Self::invalid("invalid_plan", "goal", detail),
+            PlanRefusal::Workflow { .. } => Self::invalid("invalid_plan", "workflow", detail),
             PlanRefusal::Input { .. } => Self::invalid("invalid_plan", "input", detail),
         }
     }
@@ -149,6 +159,12 @@ pub(crate) struct Plans {
 }
 
 impl Plans {
+    /// Whether a run is that of a plan.
+    pub(super) fn began(&self, run: &WorkflowRunId) -> bool {
+        let mut begun = self.held.values().filter_map(|held| held.begun.as_ref());
+        begun.any(|begun| begun.run == *run)
+    }
+
     /// Takes an event about a plan in; of others it knows nothing.
     pub(crate) fn apply(&mut self, event: &WorkflowEvent) {
         match event {
@@ -240,6 +256,10 @@ fn write(tx: &mut Tx<'_>, new: NewPlan) -> Result<Answer, PlanRefusal> {
     let bytes = new.goal.len();
     if bytes > GOAL_BYTES_MAX {
         return Err(PlanRefusal::Goal { bytes });
+    }
+    let bytes = json_len(new.plan.document());
+    if bytes > DOCUMENT_BYTES_MAX {
+        return Err(PlanRefusal::Workflow { bytes });
     }
     let bytes = json_len(&new.input);
     if bytes > TASK_DATA_MAX {

@@ -381,6 +381,33 @@ async fn in_motion<F: Future<Output = bool> + Send>(limit: Duration, stands: imp
     }
 }
 
+/// The task of whoever verifies; cancelled when nobody waits for its verdict any more, however that came: it would have a place
+/// of the author's task, and of the verifier, until the deadline.
+struct Asked {
+    services: Arc<dyn Services>,
+    task: Mutex<Option<TaskId>>,
+}
+
+impl Asked {
+    fn known(&self) -> Option<TaskId> {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        task.clone()
+    }
+
+    fn set(&self, task: Option<TaskId>) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(task) = self.known() {
+            let why = "nobody waits for its verdict any more";
+            self.services.give_up(task, why.to_owned());
+        }
+    }
+}
+
 async fn ask(verification: Verification) -> Result<CheckReport, Failure> {
     let Verification {
         name,
@@ -389,22 +416,24 @@ async fn ask(verification: Verification) -> Result<CheckReport, Failure> {
         limit,
         mut answer,
     } = verification;
-    let child = Mutex::new(None);
+    let child = Asked {
+        services: Arc::clone(&services),
+        task: Mutex::new(None),
+    };
     let asked = async {
         loop {
             let task = services
                 .delegate(delegation.clone())
                 .await
                 .map_err(|error| unmade(&name, error.detail))?;
-            *child.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            child.set(Some(task));
             if let Ok(answered) = tokio::time::timeout(ASK_AGAIN, &mut answer).await {
                 return answered.map_err(|_| given_up());
             }
         }
     };
-    let known = || child.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let stands = || {
-        let (services, task) = (Arc::clone(&services), known());
+        let (services, task) = (Arc::clone(&services), child.known());
         async move {
             match task {
                 Some(task) => services.stands_still(&task).await,
@@ -419,13 +448,14 @@ async fn ask(verification: Verification) -> Result<CheckReport, Failure> {
         }
     };
     let outcome = tokio::select! {
-        outcome = asked => outcome?,
+        outcome = asked => {
+            // It has ended by itself.
+            child.set(None);
+            outcome?
+        }
         () = late => {
             let ms = limit.unwrap_or_default().as_millis();
             let why = format!("whoever verifies it took longer than {ms} ms");
-            if let Some(task) = known() {
-                services.give_up(task, why.clone());
-            }
             return Err(unmade(&name, why));
         }
     };

@@ -52,6 +52,10 @@ impl Session {
     /// Takes note of something, and passes on what it shows.
     pub(super) fn watched(&mut self, input: Input) {
         if !self.is_watched() {
+            // Nothing counts against who stands still; but what it is answered meanwhile, it does not wait for any more.
+            if let Input::Answered { task, id } = &input {
+                self.watch.answered_still(now(), task.as_ref(), id);
+            }
             return;
         }
         let mut findings = Vec::new();
