@@ -96,7 +96,7 @@ fn a_replicas_limit_holds_and_each_waiting_card_says_why_and_for_whom() {
 }
 
 /// Longer than a check may take in the next test, so that one whose pause counted would be late.
-const PAUSE: Duration = Duration::from_secs(14);
+const PAUSE: Duration = Duration::from_secs(24);
 
 #[test]
 fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late() {
@@ -110,7 +110,7 @@ fn a_result_that_is_being_checked_is_in_review_and_a_pause_does_not_make_it_late
     let submit = |capability: &str, check: Value| {
         let mut check = check;
         check["name"] = json!("looked at");
-        check["timeoutMs"] = json!(12_000);
+        check["timeoutMs"] = json!(22_000);
         daemon.submit(&json!({
             "requirements": [capability], "input": null, "contract": {"checks": [check]},
             "retry": {"maxAttempts": 1},
