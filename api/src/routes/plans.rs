@@ -81,6 +81,10 @@ fn order(call: &Call) -> Result<PlanOrder, Refusal> {
     let rest: PlanSubmission = decode::typed(value)?;
     let work = match (workflow, rest.task) {
         (Some(workflow), None) => PlanWork::Workflow(workflow),
+        (None, Some(_)) if !rest.input.is_null() => {
+            let detail = "input: a task has an input of its own; leave this one out";
+            return Err(Refusal::new("invalid_plan", detail).field("input"));
+        }
         (None, Some(task)) => PlanWork::Task(task),
         (given, _) => {
             let detail = match given {
@@ -100,7 +104,12 @@ fn order(call: &Call) -> Result<PlanOrder, Refusal> {
 }
 
 async fn create(call: Call) -> Answer {
-    let plan = call.ops().create_plan(&call.caller, order(&call)?).await?;
+    let order = order(&call)?;
+    if order.replaces.is_some() {
+        let detail = "version: a new plan has none to take the place of; leave it out, or PUT it to the plan";
+        return Err(Refusal::new("invalid_plan", detail).field("version"));
+    }
+    let plan = call.ops().create_plan(&call.caller, order).await?;
     let place = HeaderValue::from_str(&format!("/v1/plans/{}", plan.id));
     let mut response = json(StatusCode::CREATED, &plan)?;
     if let Ok(place) = place {
