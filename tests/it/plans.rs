@@ -105,4 +105,15 @@ fn a_task_is_submitted_as_a_plan_and_handled_on_the_command_line() {
     let both = json!({"task": {"type": "echo", "idempotencyKey": "k"}});
     let refused = daemon.client().post("/v1/plans", &both).ok(422);
     assert_eq!(refused["field"], "task.idempotencyKey", "{refused}");
+    // What would be left out in silence is refused.
+    for (field, body) in [
+        (
+            "input",
+            json!({"task": {"type": "echo"}, "input": {"n": 1}}),
+        ),
+        ("version", json!({"task": {"type": "echo"}, "version": 1})),
+    ] {
+        let refused = daemon.client().post("/v1/plans", &body).ok(422);
+        assert_eq!(refused["field"], field, "{refused}");
+    }
 }

@@ -85,9 +85,11 @@ fn fork_bomb() -> Verdict {
     await_text(&stdout, "up");
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {
-        // A fork that is being refused is counted until it is taken back, so a single count may be higher.
-        let counts: Vec<_> = (0..10).map(|_| child.usage().pids).collect();
-        assert!(counts.iter().any(|&pids| pids <= 22), "{counts:?}");
+        // The kernel counts a fork that it refuses until it has taken it back, so a single count may be higher; what is
+        // usual may not.
+        let mut counts: Vec<_> = (0..9).map(|_| child.usage().pids).collect();
+        counts.sort_unstable();
+        assert!(counts[4] <= 22, "{counts:?}");
     }
     child.kill().unwrap();
     finish_quietly(child, stdout);

@@ -205,7 +205,8 @@ impl World {
             TaskState::Retrying => assert!(has(Timer::Resume)),
             TaskState::Blocked => {
                 // For other tasks, or for a person.
-                assert!(!entry.pending.is_empty() || task.waiting_for.is_some());
+                let waits = task.waiting_for.as_ref().map(|wait| wait.reason);
+                assert!(!entry.pending.is_empty() || waits == Some(WaitReason::Approval));
                 assert!(
                     entry
                         .pending
