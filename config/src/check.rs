@@ -9,6 +9,8 @@ use crate::config::Config;
 
 /// Bounds of `journal.segment_size`: two of the largest records, and what is read at once when the log is opened.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 128 * 1024..=64 * 1024 * 1024;
+/// Longest description of a key in the kernel's keyring. The kernel takes more; nobody's is longer.
+const KEYRING_NAME_BYTES_MAX: usize = 255;
 /// Least `api.body_size_max`: the largest envelope must fit.
 const BODY_BYTES_MIN: u64 = 2 * 1024 * 1024;
 
@@ -98,11 +100,26 @@ fn egress(config: &Config, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::new(at(key), "must be longer than nothing"));
         }
     }
-    if config.vault.key_file.is_some() && config.vault.passphrase_file.is_some() {
+    let vault = &config.vault;
+    if vault.key_file.is_some() && vault.passphrase_file.is_some() {
         errors.push(FieldError::new(
             "vault.passphrase_file",
             "excludes vault.key_file; name one of them",
         ));
+    }
+    if let Some(name) = &vault.keyring {
+        if vault.key_file.is_some() || vault.passphrase_file.is_some() {
+            errors.push(FieldError::new(
+                "vault.keyring",
+                "excludes vault.key_file and vault.passphrase_file; name one of them",
+            ));
+        }
+        if name.is_empty() || name.len() > KEYRING_NAME_BYTES_MAX || name.contains('\0') {
+            errors.push(FieldError::new(
+                "vault.keyring",
+                format!("expected 1 to {KEYRING_NAME_BYTES_MAX} bytes, none of them zero"),
+            ));
+        }
     }
 }
 

@@ -43,3 +43,5 @@ pub use spec::{
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;
+#[cfg(fuzzing)]
+pub use wire::fuzz as fuzz_wire;

@@ -285,6 +285,25 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Control, Vec
     Ok(Some((serde_json::from_slice(&bytes[..length])?, fds)))
 }
 
+/// Reads bytes as everything that launcher and helper read from each other: what is read is written the same way again.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    fn again<T: PartialEq + std::fmt::Debug + Serialize + serde::de::DeserializeOwned>(
+        bytes: &[u8],
+    ) {
+        if let Ok(read) = serde_json::from_slice::<T>(bytes) {
+            let written = serde_json::to_vec(&read).expect("plain data");
+            assert_eq!(
+                serde_json::from_slice::<T>(&written).expect("was written"),
+                read
+            );
+        }
+    }
+    again::<Order>(bytes);
+    again::<Control>(bytes);
+    again::<Status>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

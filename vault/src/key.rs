@@ -1,4 +1,4 @@
-//! The key: from an owner-only file, or from a passphrase.
+//! The key: from an owner-only file, from the kernel's keyring, or from a passphrase.
 
 use std::fmt;
 use std::fs::File;
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use argon2::{Algorithm, Argon2, Params, Version};
 use zeroize::Zeroizing;
 
-use crate::{VaultError, file};
+use crate::{VaultError, file, keyring};
 
 /// A key of XChaCha20-Poly1305.
 pub(crate) const KEY_BYTES: usize = 32;
 
-/// Salt of a passphrase; in the file, and all zeros with a key file.
+/// Salt of a passphrase; in the vault, and all zeros where the key is not derived.
 pub(crate) const SALT_BYTES: usize = 16;
 
 /// Shortest passphrase: below it argon2 cannot help.
@@ -33,14 +33,16 @@ pub enum KeySource {
     File(PathBuf),
     /// A passphrase in a file that only its owner may read, such as a credential of the service manager.
     Passphrase(PathBuf),
+    /// 32 random bytes in hexadecimal, as a key of type `user` with this description in the kernel's keyring. It is never made:
+    /// the kernel forgets it with the machine's next start, and whoever puts it there has to have it from somewhere.
+    Keyring(String),
 }
 
-impl KeySource {
-    /// The file.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) | Self::Passphrase(path) => path,
+            Self::File(path) | Self::Passphrase(path) => path.display().fmt(f),
+            Self::Keyring(name) => write!(f, "{name} of the kernel's keyring"),
         }
     }
 }
@@ -65,11 +67,19 @@ pub enum KeyError {
         /// Where.
         path: PathBuf,
     },
+    /// The kernel does not give it.
+    #[error("the vault's key {name} cannot be had from the kernel's keyring: {detail}")]
+    Keyring {
+        /// Its description.
+        name: String,
+        /// Why, and what to do.
+        detail: String,
+    },
     /// It holds something else.
-    #[error("{} does not hold 64 hexadecimal digits, nor anything else that is a key", path.display())]
+    #[error("{place} does not hold 64 hexadecimal digits, nor anything else that is a key")]
     Form {
         /// Where.
-        path: PathBuf,
+        place: String,
     },
     /// A passphrase that is easily guessed.
     #[error("the passphrase in {} has fewer than {PASSPHRASE_BYTES_MIN} bytes", path.display())]
@@ -98,14 +108,14 @@ impl Key {
         salt: &[u8; SALT_BYTES],
         vault: &Path,
     ) -> Result<Self, VaultError> {
-        match read(source.path()) {
+        match source.read() {
             Ok(text) => Ok(derive(source, &text, *salt)?),
             Err(KeyError::File { source: error, .. })
                 if error.kind() == io::ErrorKind::NotFound =>
             {
                 Err(VaultError::NoKey {
                     path: vault.to_owned(),
-                    key: source.path().to_owned(),
+                    key: source.to_string(),
                 })
             }
             Err(error) => Err(error.into()),
@@ -115,9 +125,13 @@ impl Key {
     /// The key of a vault that is about to exist; a key file is made when there is none.
     pub(crate) fn new(source: &KeySource) -> Result<Self, VaultError> {
         let mut salt = [0; SALT_BYTES];
-        let KeySource::File(path) = source else {
-            getrandom::fill(&mut salt).map_err(|_| VaultError::Random)?;
-            return Ok(derive(source, &read(source.path())?, salt)?);
+        let path = match source {
+            KeySource::File(path) => path,
+            KeySource::Keyring(_) => return Ok(derive(source, &source.read()?, salt)?),
+            KeySource::Passphrase(_) => {
+                getrandom::fill(&mut salt).map_err(|_| VaultError::Random)?;
+                return Ok(derive(source, &source.read()?, salt)?);
+            }
         };
         match read(path) {
             Err(KeyError::File { source: error, .. })
@@ -136,6 +150,15 @@ impl Key {
                 Ok(Self { bytes, salt })
             }
             text => Ok(derive(source, &text?, salt)?),
+        }
+    }
+}
+
+impl KeySource {
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        match self {
+            Self::File(path) | Self::Passphrase(path) => read(path),
+            Self::Keyring(name) => keyring::read(name),
         }
     }
 }
@@ -166,9 +189,10 @@ fn derive(source: &KeySource, text: &[u8], salt: [u8; SALT_BYTES]) -> Result<Key
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     let text = text.trim_ascii_end();
     match source {
-        KeySource::File(path) => {
-            hex::decode_to_slice(text, &mut *bytes)
-                .map_err(|_| KeyError::Form { path: path.clone() })?;
+        KeySource::File(_) | KeySource::Keyring(_) => {
+            hex::decode_to_slice(text, &mut *bytes).map_err(|_| KeyError::Form {
+                place: source.to_string(),
+            })?;
         }
         KeySource::Passphrase(path) => {
             if text.len() < PASSPHRASE_BYTES_MIN {
@@ -182,7 +206,9 @@ fn derive(source: &KeySource, text: &[u8], salt: [u8; SALT_BYTES]) -> Result<Key
                     &mut *bytes,
                 )
             });
-            made.map_err(|_| KeyError::Form { path: path.clone() })?;
+            made.map_err(|_| KeyError::Form {
+                place: source.to_string(),
+            })?;
         }
     }
     Ok(Key { bytes, salt })

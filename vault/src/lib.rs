@@ -8,6 +8,7 @@
 
 mod file;
 mod key;
+mod keyring;
 mod plain;
 
 use std::collections::BTreeMap;
@@ -93,14 +94,14 @@ pub enum VaultError {
     Key(#[from] KeyError),
     /// The file is there, and its key is not: without it, the secrets are lost.
     #[error(
-        "the vault {} exists, but its key {} does not; put the key back, or remove the vault and set its secrets anew",
-        path.display(), key.display()
+        "the vault {} exists, but its key {key} does not; put the key back, or remove the vault and set its secrets anew",
+        path.display()
     )]
     NoKey {
         /// The vault.
         path: PathBuf,
         /// Where the key was looked for.
-        key: PathBuf,
+        key: String,
     },
     /// The file is not one of this version's.
     #[error("{} is no vault of a version that this meshd knows", path.display())]

@@ -196,6 +196,74 @@ fn a_passphrase_opens_what_it_closed() {
     ));
 }
 
+/// A key of this process's user that goes with the test; `None`, said aloud, where the kernel gives no keyrings.
+fn in_the_keyring(name: &str, payload: &str) -> Option<linux_keyutils::Key> {
+    use linux_keyutils::{KeyRing, KeyRingIdentifier};
+    let ring = KeyRing::from_special_id(KeyRingIdentifier::User, true);
+    match ring.and_then(|ring| ring.add_key(name, payload)) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            println!("SKIPPED {name}: the kernel gives no keyring: {error:?}");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_key_of_the_keyring_opens_what_it_closed_and_is_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("meshd-test-{}-opens", std::process::id());
+    let open = || Vault::open(&dir.path().join("vault"), KeySource::Keyring(name.clone()));
+    let mut vault = open().unwrap();
+    let missing = vault.set("a", value("v"), grant(&["*"], &[]), 1);
+    let Some(key) = in_the_keyring(&name, &"5a".repeat(32)) else {
+        return;
+    };
+    let text = missing.unwrap_err().to_string();
+    assert!(text.contains("keyctl padd user"), "{text}");
+    vault.set("a", value("v"), grant(&["*"], &[]), 1).unwrap();
+    assert_eq!(&open().unwrap().mounted("a", "x").unwrap()[..], b"v");
+    let files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(files, ["vault"]);
+
+    key.update(&"5b".repeat(32)).unwrap();
+    assert!(matches!(open(), Err(VaultError::Sealed { .. })));
+    key.update(&"5a".repeat(31)).unwrap();
+    assert!(matches!(
+        open(),
+        Err(VaultError::Key(KeyError::Form { .. }))
+    ));
+    key.revoke().unwrap();
+    assert!(matches!(
+        open(),
+        Err(VaultError::Key(KeyError::Keyring { .. }))
+    ));
+}
+
+#[test]
+fn a_key_of_the_keyring_that_others_may_read_is_refused() {
+    use linux_keyutils::{KeyPermissionsBuilder, Permission};
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("meshd-test-{}-others", std::process::id());
+    let Some(key) = in_the_keyring(&name, &"5a".repeat(32)) else {
+        return;
+    };
+    let open_to_all = KeyPermissionsBuilder::builder()
+        .posessor(Permission::ALL)
+        .user(Permission::ALL)
+        .world(Permission::READ)
+        .build();
+    key.set_perms(open_to_all).unwrap();
+    let mut vault = Vault::open(&dir.path().join("vault"), KeySource::Keyring(name)).unwrap();
+    let refused = vault.set("a", value("v"), grant(&["*"], &[]), 1);
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("may read it"), "{text}");
+    key.revoke().unwrap();
+}
+
 #[test]
 fn names_and_values_have_bounds() {
     let dir = tempfile::tempdir().unwrap();

@@ -193,16 +193,12 @@ fn egress(config: &Config) -> EgressSettings {
 /// Where the vault's key is, when not in the data directory.
 pub(crate) fn vault_key(config: &Config) -> Option<KeySource> {
     let vault = &config.vault;
-    let passphrase = vault
-        .passphrase_file
-        .as_ref()
-        .map(|path| KeySource::Passphrase(path.into()));
-    passphrase.or_else(|| {
-        vault
-            .key_file
-            .as_ref()
-            .map(|path| KeySource::File(path.into()))
-    })
+    let file = |path: &Option<String>, source: fn(PathBuf) -> KeySource| {
+        path.as_ref().map(|path| source(PathBuf::from(path)))
+    };
+    file(&vault.passphrase_file, KeySource::Passphrase)
+        .or_else(|| file(&vault.key_file, KeySource::File))
+        .or_else(|| vault.keyring.clone().map(KeySource::Keyring))
 }
 
 /// What the operator demands of every sandbox.

@@ -70,4 +70,8 @@ pub struct VaultConfig {
     pub key_file: Option<String>,
     /// A file with a passphrase, from which the key is derived instead.
     pub passphrase_file: Option<String>,
+    /// The description of a key of type `user` in the kernel's keyring that holds the vault's key as 64 hexadecimal digits. It is
+    /// on no disk, and has to be put there after each start of the machine.
+    #[schemars(length(min = 1, max = 255))]
+    pub keyring: Option<String>,
 }

@@ -92,7 +92,14 @@ fn a_result_written_right_before_the_end_is_never_lost() {
             (&json!("succeeded"), &json!(n)),
             "{task}"
         );
-        assert_eq!(task["attempts"].as_array().unwrap().len(), 1, "{task}");
+        // An instance that ends may be given the next task before its end is known; it never had that in hand.
+        let attempts = task["attempts"].as_array().unwrap();
+        let untouched = |attempt: &Value| {
+            let message = attempt["error"]["message"].as_str();
+            message.is_some_and(|text| text.contains("before it took the task in hand"))
+        };
+        let (_, earlier) = attempts.split_last().unwrap();
+        assert!(earlier.iter().all(untouched), "{task}");
         eventually(
             "its end is seen",
             SOON,
