@@ -150,6 +150,7 @@ pub const CODES: &[ProblemCode] = &[
     code("invalid_secret", 422, "The secret cannot be kept", "Correct what `field` names; `detail` says what is expected."),
     code("invalid_subject", 422, "The token's subject makes no sense", "Correct `subject` as `detail` says."),
     code("invalid_task", 422, "The task makes no sense", "Correct all that `errors` lists."),
+    code("invalid_team", 422, "The team cannot be formed", "Correct the field that `field` names, or deploy agents with what the detail says is missing."),
     code("invalid_ttl", 422, "The lifetime makes no sense", "Correct `ttl` as `detail` says."),
     code("invalid_update", 422, "The update makes no sense", "Correct what `field` names, and have it signed anew."),
     code("invalid_upgrade", 422, "The upgrade makes no sense", "Correct the field that `field` names."),

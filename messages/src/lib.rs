@@ -27,6 +27,7 @@ pub mod schema;
 pub mod secret;
 pub mod system;
 pub mod task;
+pub mod team;
 pub mod time;
 pub mod units;
 pub mod workflow;

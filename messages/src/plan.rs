@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::ids::{PlanId, WorkflowRunId};
 use crate::task::TaskSpec;
+use crate::team::TeamOrder;
 use crate::time::Timestamp;
 use crate::workflow::{SubWorkflow, WorkflowDocument};
 
@@ -77,7 +78,7 @@ pub struct StoredPlan {
     pub started_at: Option<Timestamp>,
 }
 
-/// A plan to be stored, or to take the place of one that was not started: a workflow, or a single task.
+/// A plan to be stored, or to take the place of one that was not started: a workflow, a single task, or a team.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlanSubmission {
@@ -90,6 +91,9 @@ pub struct PlanSubmission {
     /// Instead: the one task that it is, in the form of a submission.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Box<TaskSpec>>,
+    /// Instead: a team, from which the workflow is drafted over the agents that are registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<Box<TeamOrder>>,
     /// What the workflow works on.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub input: Value,

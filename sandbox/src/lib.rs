@@ -43,5 +43,5 @@ pub use spec::{
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use wire::fuzz as fuzz_wire;

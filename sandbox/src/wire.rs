@@ -286,7 +286,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Control, Vec
 }
 
 /// Reads bytes as everything that launcher and helper read from each other: what is read is written the same way again.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub fn fuzz(bytes: &[u8]) {
     fn again<T: PartialEq + std::fmt::Debug + Serialize + serde::de::DeserializeOwned>(
         bytes: &[u8],

@@ -1,6 +1,8 @@
 //! Stored plans: written down, read, edited, and started by a person; kept through `kill -9`.
 
-use mesh_tests::{Bundle, Daemon, Home};
+use std::time::Duration;
+
+use mesh_tests::{Bundle, Daemon, Home, eventually, has_python};
 use serde_json::{Value, json};
 
 fn mesh() -> Daemon {
@@ -116,4 +118,193 @@ fn a_task_is_submitted_as_a_plan_and_handled_on_the_command_line() {
         let refused = daemon.client().post("/v1/plans", &body).ok(422);
         assert_eq!(refused["field"], field, "{refused}");
     }
+}
+
+/// A program that is run once per task, in Python: `answer` is an expression over `it`, what it was given.
+fn program(id: &str, capabilities: &[&str], answer: &str) -> Bundle {
+    let script =
+        format!("import json, sys\nit = json.load(sys.stdin)\nprint(json.dumps({answer}))\n");
+    Bundle::new(id)
+        .set("capabilities", json!(capabilities))
+        .file("main.py", &script)
+        .set("entry", json!("main.py"))
+        .set(
+            "runtime",
+            json!({"kind": "command", "command": "python3", "args": ["main.py"]}),
+        )
+        .set("concurrency", json!(4))
+}
+
+/// Drafts a team and lets it work; its run, when that has ended or waits for a person.
+fn work(daemon: &Daemon, team: &Value, input: &Value) -> Value {
+    let body = json!({"goal": "costs ${nothing}", "team": team, "input": input});
+    let plan = daemon.client().post("/v1/plans", &body).ok(201);
+    let path = format!("/v1/plans/{}/start", plan["id"].as_str().expect("an id"));
+    let started = daemon.client().post(&path, &json!({"version": 1})).ok(202);
+    let run = started["run"].as_str().expect("a run").to_owned();
+    eventually("the team is done, or asks", Duration::from_mins(1), || {
+        let run = daemon
+            .client()
+            .get(&format!("/v1/workflows/{run}?wait=1s"))
+            .ok(200);
+        match run["state"].as_str() {
+            Some("running" | "queued") => Err(run["steps"].to_string()),
+            _ => Ok(run),
+        }
+    })
+}
+
+#[test]
+fn a_team_does_what_no_agent_does_alone_or_says_what_is_missing() {
+    if !has_python("a_team_does_what_no_agent_does_alone_or_says_what_is_missing") {
+        return;
+    }
+    let daemon = Home::new().start();
+    daemon.deploy(&program(
+        "scout",
+        &["research"],
+        "'facts on ' + (it['input'] if 'part' in it else it)",
+    ));
+    daemon.deploy(&program(
+        "scribe",
+        &["write", "polish"],
+        "'text on ' + (it['brief'] if 'part' in it else it)",
+    ));
+    let lead = "it['input'] + '!' if it['phase'] == 'brief' else [it['goal'], it['results']]";
+    daemon.deploy(&program("boss", &["lead"], lead));
+
+    let needs = json!(["research", "write"]);
+    let task = daemon.submit(&json!({"requirements": needs, "input": "tides"}));
+    let waiting = daemon.client().get(&format!("/v1/tasks/{task}")).ok(200);
+    let detail = waiting["waitingFor"]["detail"].as_str().unwrap_or_default();
+    assert!(
+        detail.contains("scout has research, scribe has write"),
+        "{waiting}"
+    );
+
+    let team = json!({"pattern": "cross_functional", "requirements": needs});
+    let run = work(&daemon, &team, &json!("tides"));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(
+        run["output"],
+        json!({"research": "facts on tides", "write": "text on tides"})
+    );
+    let team = json!({"pattern": "hierarchical", "requirements": needs, "lead": "lead"});
+    let run = work(&daemon, &team, &json!("tides"));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(
+        run["output"],
+        json!(["costs ${nothing}", {"part-1": "facts on tides", "part-2": "text on tides!"}])
+    );
+
+    let team = json!({"pattern": "cross_functional", "requirements": ["write", "fly"]});
+    let refused = daemon
+        .client()
+        .post("/v1/plans", &json!({"team": team}))
+        .ok(422);
+    assert_eq!(
+        (&refused["code"], &refused["field"]),
+        (&json!("invalid_team"), &json!("team.requirements[1]"))
+    );
+}
+
+#[test]
+fn peers_agree_by_themselves_or_a_person_chooses() {
+    if !has_python("peers_agree_by_themselves_or_a_person_chooses") {
+        return;
+    }
+    let daemon = Home::new().start();
+    // Two stay with what they think; the third one follows the majority of the others, once it knows them.
+    daemon.deploy(&program("ann", &["judge"], "'guilty'"));
+    daemon.deploy(&program("bob", &["judge"], "'guilty'"));
+    daemon.deploy(&program(
+        "cid",
+        &["judge"],
+        "it['answers']['peer-1'] if isinstance(it, dict) and it['answers'] else 'innocent'",
+    ));
+    let team = |more: Value| {
+        let mut team = json!({"pattern": "peer", "requirements": ["judge"]});
+        for (key, value) in more.as_object().expect("an object") {
+            team[key] = value.clone();
+        }
+        team
+    };
+    let run = work(&daemon, &team(json!({})), &json!("well?"));
+    assert_eq!(
+        (&run["state"], &run["output"]),
+        (&json!("succeeded"), &json!("guilty")),
+        "{run}"
+    );
+    let all = team(json!({"agreement": "unanimous", "rounds": 3}));
+    let run = work(&daemon, &all, &json!("well?"));
+    assert_eq!(
+        (&run["state"], &run["output"]),
+        (&json!("succeeded"), &json!("guilty")),
+        "{run}"
+    );
+
+    let once = team(json!({"agreement": "unanimous"}));
+    let run = work(&daemon, &once, &json!("well?"));
+    assert_eq!(run["state"], "blocked", "{run}");
+    let asked = daemon.client().get("/v1/inbox").ok(200);
+    let question = asked["items"][0]["id"]
+        .as_str()
+        .expect("a question")
+        .to_owned();
+    daemon
+        .ctl(&["inbox", "answer", &question, "peer-3"])
+        .exits(0);
+    let id = run["id"].as_str().expect("a run");
+    let run = daemon
+        .client()
+        .get(&format!("/v1/workflows/{id}?wait=50s"))
+        .ok(200);
+    assert_eq!(
+        (&run["state"], &run["output"]),
+        (&json!("succeeded"), &json!("innocent")),
+        "{run}"
+    );
+}
+
+#[test]
+fn a_swarm_goes_on_from_its_best_until_it_is_good_enough() {
+    if !has_python("a_swarm_goes_on_from_its_best_until_it_is_good_enough") {
+        return;
+    }
+    let daemon = Home::new().start();
+    // Each seat steps its own way from the best place so far, and sees how high it stands there.
+    let climb = "(lambda x: {'x': x, 'score': -abs(x - 7)})((it['best'] or {'x': 0})['x'] + it['seat'] - 1)";
+    daemon.deploy(&program("climber", &["climb"], climb));
+    let id = daemon
+        .ctl(&[
+            "plan",
+            "create",
+            "--team",
+            "swarm",
+            "--requires",
+            "climb",
+            "--size",
+            "3",
+            "--rounds",
+            "9",
+            "--target",
+            "-0.5",
+            "-o",
+            "name",
+        ])
+        .exits(0)
+        .out;
+    let run = daemon
+        .ctl(&["plan", "start", id.trim(), "--version", "1", "-o", "json"])
+        .exits(0)
+        .json();
+    let run = run["run"].as_str().expect("a run");
+    let run = daemon
+        .client()
+        .get(&format!("/v1/workflows/{run}?wait=50s"))
+        .ok(200);
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(run["output"], json!({"x": 7, "score": 0}), "{run}");
+    // Two steps at most in each round: four rounds, of which none is done in vain.
+    assert_eq!(tasks(&daemon), 12);
 }

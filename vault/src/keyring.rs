@@ -9,7 +9,7 @@ use crate::key::KeyError;
 /// Longest payload that is read; 64 digits and white space are expected.
 const PAYLOAD_BYTES_MAX: usize = 256;
 
-/// What others may not do with it: read it, by group or by the world (keyctl_setperm(3)).
+/// What others may not do with it: read it, by group or by the world (`keyctl_setperm(3)`).
 const READ_BY_OTHERS: u32 = 0x0000_0202;
 
 /// The payload of the key of type `user` with this description: of this session's keyring, or of this user's.

@@ -197,6 +197,7 @@ fn a_passphrase_opens_what_it_closed() {
 }
 
 /// A key of this process's user that goes with the test; `None`, said aloud, where the kernel gives no keyrings.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn in_the_keyring(name: &str, payload: &str) -> Option<linux_keyutils::Key> {
     use linux_keyutils::{KeyRing, KeyRingIdentifier};
     let ring = KeyRing::from_special_id(KeyRingIdentifier::User, true);

@@ -31,6 +31,7 @@ mod plan;
 mod schedule;
 mod state;
 mod stored;
+pub mod team;
 mod template;
 #[cfg(test)]
 mod tests;

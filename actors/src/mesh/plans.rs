@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use mesh_actors_core::workflow::team::{self, Candidate};
 use mesh_actors_core::workflow::{NewPlan, PlanCommand, PlanRefusal};
 use mesh_messages::PlanId;
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schema::FieldError;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamOrder;
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
+use crate::directory::AgentEntry;
 use crate::operations::{PlanOperations, PlanOrder, PlanWork};
 
 /// The one step of a plan that is a task.
@@ -67,7 +71,37 @@ fn workflow_of(task: TaskSpec) -> Result<(Value, Value), Problem> {
     Ok((json!({"name": name, "steps": [step]}), input))
 }
 
+fn misfit(errors: &[FieldError]) -> Problem {
+    let at = |error: &FieldError| format!("team.{}", error.path);
+    let all: Vec<_> = errors
+        .iter()
+        .map(|error| format!("{}: {}", at(error), error.message))
+        .collect();
+    let field = errors.first().map(at).unwrap_or_default();
+    Problem::invalid("invalid_team", field, all.join("; "))
+}
+
 impl Mesh {
+    /// The workflow of a team of those agents that are registered now.
+    fn team(&self, order: &TeamOrder, goal: &str) -> Result<Value, Problem> {
+        let candidate = |entry: &Arc<AgentEntry>| {
+            let capabilities = entry.state().manifest()?.capabilities.clone();
+            Some(Candidate {
+                agent: entry.id.clone(),
+                capabilities: capabilities.into_iter().collect(),
+                serves: !entry.fleet().instances.is_empty(),
+            })
+        };
+        let fleet: Vec<_> = self
+            .ctx
+            .directory
+            .all()
+            .iter()
+            .filter_map(candidate)
+            .collect();
+        team::draft(order, goal, &fleet).map_err(|errors| misfit(&errors))
+    }
+
     async fn plan_write(
         &self,
         caller: &Caller,
@@ -77,6 +111,7 @@ impl Mesh {
         let (workflow, input) = match order.work {
             PlanWork::Workflow(workflow) => (workflow, order.input),
             PlanWork::Task(task) => workflow_of(*task)?,
+            PlanWork::Team(team) => (self.team(&team, &order.goal)?, order.input),
         };
         self.may_check_in(caller, &workflow).await?;
         let plan = self.plan(&workflow, order.deploy_later).await?;

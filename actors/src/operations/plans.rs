@@ -7,6 +7,7 @@ use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamOrder;
 
 /// What a plan does.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +16,8 @@ pub enum PlanWork {
     Workflow(Value),
     /// One task.
     Task(Box<TaskSpec>),
+    /// What a team does, drafted over the agents that there are.
+    Team(Box<TeamOrder>),
 }
 
 /// A plan to be stored, or a version of one.

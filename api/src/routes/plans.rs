@@ -28,7 +28,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post(
             "/v1/plans",
             "createPlan",
-            "Stores a plan, a workflow or a single task, to be read and edited before it is started",
+            "Stores a plan, a workflow, a single task or a team's draft, to be read and edited before it is started",
             create,
         )
         .needs(Action::TaskControl)
@@ -79,20 +79,24 @@ fn order(call: &Call) -> Result<PlanOrder, Refusal> {
     let mut value = decode::value(&call.body)?;
     let workflow = apart(&mut value);
     let rest: PlanSubmission = decode::typed(value)?;
-    let work = match (workflow, rest.task) {
-        (Some(workflow), None) => PlanWork::Workflow(workflow),
-        (None, Some(_)) if !rest.input.is_null() => {
-            let detail = "input: a task has an input of its own; leave this one out";
-            return Err(Refusal::new("invalid_plan", detail).field("input"));
+    let refused = |field: &'static str, detail: &str| {
+        let detail = format!("{field}: {detail}");
+        Err(Refusal::new("invalid_plan", detail).field(field))
+    };
+    let work = match (workflow, rest.task, rest.team) {
+        (Some(workflow), None, None) => PlanWork::Workflow(workflow),
+        (None, Some(_), None) if !rest.input.is_null() => {
+            return refused(
+                "input",
+                "a task has an input of its own; leave this one out",
+            );
         }
-        (None, Some(task)) => PlanWork::Task(task),
-        (given, _) => {
-            let detail = match given {
-                None => "workflow: give a workflow, or a task instead",
-                Some(_) => "workflow: give either a workflow or a task",
-            };
-            return Err(Refusal::new("invalid_plan", detail).field("workflow"));
+        (None, Some(task), None) => PlanWork::Task(task),
+        (None, None, Some(team)) => PlanWork::Team(team),
+        (None, None, None) => {
+            return refused("workflow", "give a workflow, or a task or a team instead");
         }
+        _ => return refused("workflow", "give one of workflow, task and team"),
     };
     Ok(PlanOrder {
         goal: rest.goal,

@@ -217,12 +217,60 @@ impl Fleet {
         let (reason, who) = match (broken.is_empty(), down.is_empty()) {
             (false, _) => (WaitReason::Breaker, broken),
             (true, false) => (WaitReason::AgentDown, down),
-            (true, true) => return Outlook::Parked(no_agent(needs, only)),
+            (true, true) => return Outlook::Parked(self.no_agent(needs, only)),
         };
         Outlook::Parked(WaitingFor {
             until,
             ..waiting_for_agents(reason, &who)
         })
+    }
+}
+
+impl Fleet {
+    fn no_agent(&self, needs: &[String], only: Option<&AgentId>) -> WaitingFor {
+        let detail = match only {
+            Some(only) => format!(
+                "only {only} may have it, which is not registered or does not have {}",
+                needs.join(", ")
+            ),
+            None => format!(
+                "no registered agent has {}{}",
+                needs.join(", "),
+                self.team_for(needs)
+            ),
+        };
+        WaitingFor {
+            reason: WaitReason::NoAgent,
+            detail,
+            until: None,
+            agents: Vec::new(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Who has several needs between them, or which of the needs nobody has.
+    fn team_for(&self, needs: &[String]) -> String {
+        if needs.len() < 2 {
+            return String::new();
+        }
+        let has = |need: &String| self.by_capability.get(need).and_then(|all| all.first());
+        let missing: Vec<_> = needs.iter().filter(|need| has(need).is_none()).collect();
+        if missing.len() == needs.len() {
+            return String::new();
+        }
+        if !missing.is_empty() {
+            let missing: Vec<_> = missing.into_iter().map(String::as_str).collect();
+            return format!(" together; nobody has {}", missing.join(", "));
+        }
+        let each: Vec<_> = needs
+            .iter()
+            .take(AGENTS_NAMED_MAX)
+            .filter_map(|need| has(need).map(|agent| format!("{agent} has {need}")))
+            .collect();
+        format!(
+            " together; a team can do it (`meshctl plan create --team`): {}",
+            each.join(", ")
+        )
     }
 }
 
@@ -247,23 +295,6 @@ pub(super) fn waiting_for_agents(
         detail: detail.join("; "),
         until: None,
         agents: named.iter().map(|(id, _)| (*id).clone()).collect(),
-        tasks: Vec::new(),
-    }
-}
-
-fn no_agent(needs: &[String], only: Option<&AgentId>) -> WaitingFor {
-    let detail = match only {
-        Some(only) => format!(
-            "only {only} may have it, which is not registered or does not have {}",
-            needs.join(", ")
-        ),
-        None => format!("no registered agent has {}", needs.join(", ")),
-    };
-    WaitingFor {
-        reason: WaitReason::NoAgent,
-        detail,
-        until: None,
-        agents: Vec::new(),
         tasks: Vec::new(),
     }
 }
@@ -351,6 +382,31 @@ mod tests {
             None
         );
         assert_eq!(reason(&[("a", of(FaultState::Recovering))]), None);
+    }
+
+    #[test]
+    fn who_could_do_it_together_is_told_or_what_nobody_can() {
+        let mut fleet = Fleet::default();
+        fleet.put(id("ann"), agent(FaultState::Running, &["research"]));
+        fleet.put(id("bob"), agent(FaultState::Running, &["write"]));
+        fleet.set_complete();
+        let detail = |list: &[&str]| match fleet.outlook(&needs(list), None) {
+            Outlook::Parked(waiting_for) => waiting_for.detail,
+            Outlook::Soon => String::new(),
+        };
+        assert_eq!(
+            detail(&["research", "write"]),
+            "no registered agent has research, write together; a team can do it \
+             (`meshctl plan create --team`): ann has research, bob has write"
+        );
+        assert_eq!(
+            detail(&["research", "fly"]),
+            "no registered agent has research, fly together; nobody has fly"
+        );
+        assert_eq!(
+            detail(&["fly", "dive"]),
+            "no registered agent has fly, dive"
+        );
     }
 
     #[test]

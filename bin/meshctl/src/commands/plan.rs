@@ -4,7 +4,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::workflow::mermaid;
 use serde_json::{Map, Value, json};
@@ -17,11 +17,14 @@ use crate::session::Session;
 
 const CREATE_HELP: &str = "\
 FILE is a workflow in YAML or JSON, or - for standard input. A single task is given with --task instead, as
-JSON in the form of a submission. Nothing of a plan runs before somebody starts it.
+JSON in the form of a submission. With --team the workflow is drafted over the agents that there are: which of
+them have what is required between them, or what nobody has. Nothing of a plan runs before somebody starts it.
 
 Examples:
   meshctl plan create review.yaml --goal 'a text about tides' --input '{\"topic\": \"tides\"}'
-  meshctl plan create --task '{\"requirements\": [\"echo\"], \"input\": 1}'";
+  meshctl plan create --task '{\"requirements\": [\"echo\"], \"input\": 1}'
+  meshctl plan create --team cross_functional --requires research --requires write --input '{\"topic\": \"tides\"}'
+  meshctl plan create --team peer --requires judge --size 5 --rounds 3 --agreement unanimous --input '\"guilty?\"'";
 
 const EDIT_HELP: &str = "\
 --version is the one that was read: when somebody wrote another one since, nothing changes.
@@ -83,11 +86,13 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Written {
     /// The workflow
-    #[arg(required_unless_present = "task")]
+    #[arg(required_unless_present_any = ["task", "pattern"])]
     file: Option<PathBuf>,
     /// Instead: one task, as JSON, @FILE with JSON, or - for standard input
     #[arg(long, value_name = "JSON|@FILE|-", conflicts_with_all = ["file", "input"])]
     task: Option<String>,
+    #[command(flatten)]
+    team: Team,
     /// What it is for, in words
     #[arg(long, value_name = "TEXT")]
     goal: Option<String>,
@@ -97,6 +102,84 @@ pub(crate) struct Written {
     /// Accept steps that no deployed agent can do yet
     #[arg(long)]
     deploy_later: bool,
+}
+
+/// A team from which the workflow is drafted.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Team {
+    /// Instead: a team of this kind
+    #[arg(long = "team", value_enum, value_name = "PATTERN", conflicts_with_all = ["file", "task"], requires = "requires")]
+    pattern: Option<Pattern>,
+    /// With --team: a capability that it must have; may be given more than once
+    #[arg(long = "requires", value_name = "CAPABILITY", requires = "pattern")]
+    requires: Vec<String>,
+    /// With --team hierarchical: the capability of the lead
+    #[arg(long, value_name = "CAPABILITY", requires = "pattern")]
+    lead: Option<String>,
+    /// With --team peer or swarm: how many at once, 2 to 9 [default: 3]
+    #[arg(long, value_name = "N", requires = "pattern")]
+    size: Option<u32>,
+    /// With --team peer or swarm: most rounds, 1 to 20 [default: 1 of peers, 5 of a swarm]
+    #[arg(long, value_name = "N", requires = "pattern")]
+    rounds: Option<u32>,
+    /// With --team peer: when they agree [default: majority]
+    #[arg(long, value_enum, value_name = "RULE", requires = "pattern")]
+    agreement: Option<Agreement>,
+    /// With --team swarm: the score at which it ends
+    #[arg(
+        long,
+        value_name = "SCORE",
+        requires = "pattern",
+        allow_negative_numbers = true
+    )]
+    target: Option<f64>,
+}
+
+/// As `team.pattern` of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Pattern {
+    /// A lead writes a brief, members do their parts, the lead decides
+    Hierarchical,
+    /// Several do the same, and have to agree
+    Peer,
+    /// The fewest agents that have all capabilities between them
+    #[value(alias = "cross-functional")]
+    CrossFunctional,
+    /// Tries at once, round by round, each from the best so far
+    Swarm,
+}
+
+/// As `team.agreement` of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Agreement {
+    /// More than half give the same answer
+    Majority,
+    /// All give the same answer
+    Unanimous,
+}
+
+impl Team {
+    fn order(&self) -> Option<Value> {
+        let name = |value: clap::builder::PossibleValue| Value::from(value.get_name());
+        let pattern = self.pattern?.to_possible_value()?;
+        let mut order = json!({"pattern": name(pattern), "requirements": self.requires});
+        let agreement = self.agreement.and_then(|rule| rule.to_possible_value());
+        let given = [
+            ("lead", self.lead.clone().map(Value::from)),
+            ("size", self.size.map(Value::from)),
+            ("rounds", self.rounds.map(Value::from)),
+            ("agreement", agreement.map(name)),
+            ("target", self.target.map(Value::from)),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                order[key] = value;
+            }
+        }
+        Some(order)
+    }
 }
 
 impl Command {
@@ -155,6 +238,9 @@ fn body(written: &Written, version: Option<u32>) -> Result<Value, Failure> {
             let value = input::document(argument, &mut io::stdin())?;
             body.insert(name.to_owned(), value);
         }
+    }
+    if let Some(team) = written.team.order() {
+        body.insert("team".to_owned(), team);
     }
     if let Some(goal) = &written.goal {
         body.insert("goal".to_owned(), Value::from(goal.as_str()));

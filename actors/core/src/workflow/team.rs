@@ -1,0 +1,403 @@
+//! Teams, drafted as workflows.
+//!
+//! | pattern | steps | what decides |
+//! |---|---|---|
+//! | hierarchical | `brief` → a part per member → `decide` | the lead |
+//! | peer | `peer-1` … `peer-n`, in each round | majority or all; else a person |
+//! | cross-functional | a part per member, at once | every part has to succeed |
+//! | swarm | rounds of tries at once | the best score |
+//!
+//! Members of a hierarchical or cross-functional team are found by greedy set cover (Chvátal, 1979): again and again the
+//! agent that has most of what is still needed. Which agent then does a part is the router's affair, as for any task; so one
+//! that dies is replaced by another one that can do the same. Only peers are bound to agents, because they must be different
+//! ones.
+
+use std::collections::BTreeSet;
+
+use mesh_messages::AgentId;
+use mesh_messages::schema::FieldError;
+use mesh_messages::team::{Agreement, ROUNDS_MAX, SIZE_MAX, TeamOrder, TeamPattern};
+use serde_json::{Map, Value, json};
+
+/// Most capabilities that a team covers.
+pub const REQUIREMENTS_MAX: usize = 64;
+
+const SIZE_DEFAULT: u32 = 3;
+const SWARM_ROUNDS_DEFAULT: u32 = 5;
+
+/// An agent that may become a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub agent: AgentId,
+    /// What it can do.
+    pub capabilities: BTreeSet<String>,
+    /// Whether it takes tasks now. Those that do not are asked last.
+    pub serves: bool,
+}
+
+/// Which agents have a set of capabilities between them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cover {
+    /// Members, with what each is there for.
+    pub members: Vec<(AgentId, Vec<String>)>,
+    /// What nobody has.
+    pub missing: Vec<String>,
+}
+
+/// Covers capabilities with few agents.
+///
+/// Equal agents are taken in the order of their names, and such that serve before such that do not.
+pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
+    let mut open: Vec<&String> = Vec::new();
+    for requirement in requirements {
+        if !open.contains(&requirement) {
+            open.push(requirement);
+        }
+    }
+    let mut found = Cover::default();
+    while !open.is_empty() {
+        let has = |candidate: &Candidate| {
+            let has = open
+                .iter()
+                .filter(|one| candidate.capabilities.contains(**one));
+            has.count()
+        };
+        let best = fleet.iter().filter(|one| has(one) > 0).max_by(|a, b| {
+            (has(a), a.serves)
+                .cmp(&(has(b), b.serves))
+                .then_with(|| b.agent.cmp(&a.agent))
+        });
+        let Some(best) = best else { break };
+        let (taken, rest): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|one| best.capabilities.contains(*one));
+        found
+            .members
+            .push((best.agent.clone(), taken.into_iter().cloned().collect()));
+        open = rest;
+    }
+    found.missing = open.into_iter().cloned().collect();
+    found
+}
+
+/// The workflow of a team.
+///
+/// # Errors
+/// Everything that is wrong with the order, by its path below it, and what no agent has.
+pub fn draft(order: &TeamOrder, goal: &str, fleet: &[Candidate]) -> Result<Value, Vec<FieldError>> {
+    let errors = misfits(order);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let mut document = match order.pattern {
+        TeamPattern::Hierarchical => hierarchical(order, goal, &members(order, fleet)?, fleet)?,
+        TeamPattern::CrossFunctional => cross_functional(&members(order, fleet)?),
+        TeamPattern::Peer => peers(order, &able(order, fleet)?),
+        TeamPattern::Swarm => {
+            able(order, fleet)?;
+            swarm(order)
+        }
+    };
+    document["name"] = format!("{}-team", order.pattern.name().replace('_', "-")).into();
+    Ok(document)
+}
+
+fn misfits(order: &TeamOrder) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut wrong = |path: &str, message: String| errors.push(FieldError::new(path, message));
+    let pattern = order.pattern;
+    let many = matches!(pattern, TeamPattern::Peer | TeamPattern::Swarm);
+    if order.requirements.is_empty() || order.requirements.len() > REQUIREMENTS_MAX {
+        let message = format!("expected 1 to {REQUIREMENTS_MAX} capabilities");
+        wrong("requirements", message);
+    }
+    match (&order.lead, pattern) {
+        (None, TeamPattern::Hierarchical) => {
+            wrong(
+                "lead",
+                "a hierarchical team needs the capability of its lead".to_owned(),
+            );
+        }
+        (Some(_), TeamPattern::Hierarchical) | (None, _) => {}
+        (Some(_), _) => wrong("lead", format!("a {} team has none", pattern.name())),
+    }
+    if let Some(size) = order.size {
+        if !many {
+            let message = "is what the requirements need; only peers and swarms are given one";
+            wrong("size", message.to_owned());
+        } else if !(2..=SIZE_MAX).contains(&size) {
+            wrong("size", format!("expected 2 to {SIZE_MAX}"));
+        }
+    }
+    if let Some(rounds) = order.rounds {
+        if !many {
+            wrong("rounds", "only peers and swarms have rounds".to_owned());
+        } else if !(1..=ROUNDS_MAX).contains(&rounds) {
+            wrong("rounds", format!("expected 1 to {ROUNDS_MAX}"));
+        }
+    }
+    if order.agreement.is_some() && pattern != TeamPattern::Peer {
+        wrong("agreement", "only peers have to agree".to_owned());
+    }
+    match order.target {
+        Some(_) if pattern != TeamPattern::Swarm => {
+            wrong("target", "only a swarm has a score".to_owned());
+        }
+        Some(target) if !target.is_finite() => wrong("target", "expected a number".to_owned()),
+        _ => {}
+    }
+    errors
+}
+
+type Members = Vec<(AgentId, Vec<String>)>;
+
+fn members(order: &TeamOrder, fleet: &[Candidate]) -> Result<Members, Vec<FieldError>> {
+    let found = cover(&order.requirements, fleet);
+    if found.missing.is_empty() {
+        return Ok(found.members);
+    }
+    let missing = found.missing.iter().map(|capability| {
+        let at = order.requirements.iter().position(|one| one == capability);
+        let path = format!("requirements[{}]", at.unwrap_or_default());
+        FieldError::new(path, format!("no registered agent has {capability}"))
+    });
+    Err(missing.collect())
+}
+
+/// Those that have all requirements, those that serve first.
+fn able<'a>(
+    order: &TeamOrder,
+    fleet: &'a [Candidate],
+) -> Result<Vec<&'a Candidate>, Vec<FieldError>> {
+    let needs = |candidate: &&Candidate| {
+        let mut needs = order.requirements.iter();
+        needs.all(|one| candidate.capabilities.contains(one))
+    };
+    let mut able: Vec<_> = fleet.iter().filter(needs).collect();
+    able.sort_by(|a, b| (!a.serves, &a.agent).cmp(&(!b.serves, &b.agent)));
+    let wanted = match order.pattern {
+        // One agent may have many instances, and one instance many tries.
+        TeamPattern::Swarm => 1,
+        _ => size(order),
+    };
+    if able.len() < wanted {
+        let names: Vec<_> = able.iter().map(|one| one.agent.as_str()).collect();
+        let have = if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        };
+        let message = format!(
+            "{wanted} different agents with {} are needed; there {} {have}",
+            order.requirements.join(" and "),
+            if names.len() == 1 { "is" } else { "are" },
+        );
+        return Err(vec![FieldError::new("requirements", message)]);
+    }
+    Ok(able)
+}
+
+fn size(order: &TeamOrder) -> usize {
+    order.size.unwrap_or(SIZE_DEFAULT) as usize
+}
+
+fn part(nth: usize) -> String {
+    format!("part-{}", nth + 1)
+}
+
+fn hierarchical(
+    order: &TeamOrder,
+    goal: &str,
+    members: &Members,
+    fleet: &[Candidate],
+) -> Result<Value, Vec<FieldError>> {
+    let lead = order.lead.clone().unwrap_or_default();
+    if !fleet.iter().any(|one| one.capabilities.contains(&lead)) {
+        let message = format!("no registered agent has {lead}");
+        return Err(vec![FieldError::new("lead", message)]);
+    }
+    let parts: Vec<_> = members
+        .iter()
+        .enumerate()
+        .map(|(nth, (_, capabilities))| json!({"part": part(nth), "capabilities": capabilities}))
+        .collect();
+    let mut steps = vec![json!({
+        "id": "brief",
+        "requirements": [lead],
+        "input": {"phase": "brief", "goal": literal(goal), "input": "${input}", "members": parts},
+    })];
+    let mut results = Map::new();
+    for (nth, (_, capabilities)) in members.iter().enumerate() {
+        steps.push(json!({
+            "id": part(nth),
+            "requirements": capabilities,
+            "input": {
+                "part": part(nth), "goal": literal(goal), "input": "${input}",
+                "brief": "${steps.brief.output}",
+            },
+        }));
+        results.insert(part(nth), format!("${{steps.{}.output}}", part(nth)).into());
+    }
+    steps.push(json!({
+        "id": "decide",
+        "requirements": [lead],
+        "input": {
+            "phase": "decide", "goal": literal(goal), "input": "${input}",
+            "brief": "${steps.brief.output}", "results": results,
+        },
+    }));
+    Ok(json!({
+        "description": "A lead writes a brief, each member does its part by it, and the lead decides.",
+        "steps": steps,
+        "output": "${steps.decide.output}",
+    }))
+}
+
+fn cross_functional(members: &Members) -> Value {
+    let mut output = Map::new();
+    let mut steps = Vec::new();
+    for (nth, (_, capabilities)) in members.iter().enumerate() {
+        let id = part(nth);
+        output.insert(
+            capabilities.join("+"),
+            format!("${{steps.{id}.output}}").into(),
+        );
+        steps.push(json!({"id": id, "requirements": capabilities, "input": "${input}"}));
+    }
+    json!({
+        "description": "Each member does its part at the same time; every part has to succeed.",
+        "steps": steps,
+        "output": output,
+    })
+}
+
+fn peers(order: &TeamOrder, able: &[&Candidate]) -> Value {
+    let count = size(order);
+    let rounds = order.rounds.unwrap_or(1);
+    let needed = match order.agreement.unwrap_or_default() {
+        Agreement::Majority => count / 2 + 1,
+        Agreement::Unanimous => count,
+    };
+    let names: Vec<String> = (1..=count).map(|nth| format!("peer-{nth}")).collect();
+    let input = |own: &str| match rounds {
+        1 => json!("${input.input}"),
+        _ => json!({
+            "input": "${input.input}", "round": "${input.round}", "you": own, "answers": "${input.answers}",
+        }),
+    };
+    let steps: Vec<_> = names
+        .iter()
+        .zip(able)
+        .map(|(name, peer)| {
+            json!({
+                "id": name,
+                "agent": peer.agent,
+                "requirements": order.requirements,
+                "input": input(name),
+                "onError": "continue",
+            })
+        })
+        .collect();
+    let answers: Map<_, _> = names
+        .iter()
+        .map(|name| (name.clone(), format!("${{steps.{name}.output}}").into()))
+        .collect();
+    let all = outputs(&names, "");
+    // What they agree on, or an empty list. A peer that failed has no answer, and agrees with nobody.
+    let agreed =
+        format!("${{{all}.filter(x, x != null && {all}.filter(y, y == x).size() >= {needed})}}");
+    let table =
+        json!({"name": "round", "steps": steps, "output": {"answers": answers, "agreed": agreed}});
+    let has_agreed = "steps.table.output.agreed.size() > 0";
+    json!({
+        "description": format!(
+            "{count} agents answer each for themselves, in {rounds} rounds at most; an answer holds when {needed} give the same. \
+             Without one, a person decides."
+        ),
+        "steps": [
+            {
+                "id": "table",
+                "workflow": table,
+                "input": {
+                    "input": "${input}",
+                    "round": "${round}",
+                    "answers": "${steps.table.output == null ? {} : steps.table.output.answers}",
+                },
+                "repeat": {"until": has_agreed, "max": rounds},
+            },
+            {
+                "id": "settle",
+                "when": format!("!({has_agreed})"),
+                "approval": {
+                    "message": "The peers do not agree: whose answer holds?",
+                    "kind": "question",
+                    "choices": names,
+                },
+            },
+        ],
+        "output": format!(
+            "${{{has_agreed} ? steps.table.output.agreed[0] : steps.table.output.answers[steps.settle.output.answer]}}"
+        ),
+    })
+}
+
+fn swarm(order: &TeamOrder) -> Value {
+    let count = size(order);
+    let rounds = order.rounds.unwrap_or(SWARM_ROUNDS_DEFAULT);
+    let names: Vec<String> = (1..=count).map(|nth| format!("try-{nth}")).collect();
+    let steps: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(nth, name)| {
+            json!({
+                "id": name,
+                "requirements": order.requirements,
+                "input": {
+                    "input": "${input.input}", "round": "${input.round}", "best": "${input.best}", "seat": nth + 1,
+                },
+                "onError": "continue",
+            })
+        })
+        .collect();
+    let all = outputs(&names, "input.best, ");
+    // Whole and other numbers are not compared with each other by CEL.
+    let best = format!(
+        "${{{all}.filter(x, x != null && \
+         {all}.all(y, y == null || double(y.score) <= double(x.score)))[0]}}"
+    );
+    let mut repeat = json!({ "max": rounds });
+    if let Some(target) = order.target {
+        // Written as a number with a point or an exponent, which CEL reads as one that is not whole.
+        repeat["until"] = format!("double(steps.swarm.output.score) >= {target:?}").into();
+    }
+    json!({
+        "description": format!(
+            "{count} tries at once, each from the best that is known, in {rounds} rounds at most; the highest score wins."
+        ),
+        "steps": [{
+            "id": "swarm",
+            "workflow": {"name": "round", "steps": steps, "output": best},
+            "input": {"input": "${input}", "round": "${round}", "best": "${steps.swarm.output}"},
+            "repeat": repeat,
+        }],
+        "output": "${steps.swarm.output}",
+    })
+}
+
+/// The outputs of steps, as a list in an expression.
+fn outputs(names: &[String], before: &str) -> String {
+    let each: Vec<_> = names
+        .iter()
+        .map(|name| format!("steps.{name}.output"))
+        .collect();
+    format!("[{before}{}]", each.join(", "))
+}
+
+/// A text as it is, whatever it looks like.
+fn literal(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::workflow::{Surroundings, check};
+
+fn candidate(name: &str, capabilities: &[&str]) -> Candidate {
+    Candidate {
+        agent: AgentId::new(name).unwrap(),
+        capabilities: capabilities.iter().map(|&one| one.to_owned()).collect(),
+        serves: true,
+    }
+}
+
+fn order(pattern: TeamPattern, requirements: &[&str]) -> TeamOrder {
+    TeamOrder {
+        pattern,
+        requirements: requirements.iter().map(|&one| one.to_owned()).collect(),
+        lead: (pattern == TeamPattern::Hierarchical).then(|| "lead".to_owned()),
+        size: None,
+        rounds: None,
+        agreement: None,
+        target: None,
+    }
+}
+
+fn names(found: &Cover) -> Vec<(&str, Vec<&str>)> {
+    found
+        .members
+        .iter()
+        .map(|(agent, list)| (agent.as_str(), list.iter().map(String::as_str).collect()))
+        .collect()
+}
+
+fn fleet() -> Vec<Candidate> {
+    vec![
+        candidate("ann", &["research", "lead"]),
+        candidate("bob", &["write", "draw"]),
+        candidate("cid", &["write"]),
+        candidate("dan", &["write", "research"]),
+    ]
+}
+
+fn paths(result: Result<Value, Vec<FieldError>>) -> Vec<String> {
+    let errors = result.unwrap_err();
+    errors.into_iter().map(|error| error.path).collect()
+}
+
+#[test]
+fn few_agents_cover_what_is_needed_and_what_nobody_has_is_named() {
+    let needs = |list: &[&str]| list.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+    let found = cover(&needs(&["research", "write"]), &fleet());
+    assert_eq!(names(&found), [("dan", vec!["research", "write"])]);
+    let found = cover(&needs(&["research", "draw", "write"]), &fleet());
+    assert_eq!(
+        names(&found),
+        [("bob", vec!["draw", "write"]), ("ann", vec!["research"])]
+    );
+    let found = cover(&needs(&["write", "write", "fly"]), &fleet());
+    assert_eq!(names(&found), [("bob", vec!["write"])]);
+    assert_eq!(found.missing, ["fly"]);
+
+    let mut fleet = fleet();
+    fleet[1].serves = false;
+    let found = cover(&needs(&["write"]), &fleet);
+    assert_eq!(
+        names(&found),
+        [("cid", vec!["write"])],
+        "one that serves comes first"
+    );
+}
+
+#[test]
+fn what_makes_no_sense_in_a_pattern_is_refused_by_its_path() {
+    let fleet = fleet();
+    let refused = |order: &TeamOrder| paths(draft(order, "", &fleet));
+    for pattern in [TeamPattern::Hierarchical, TeamPattern::CrossFunctional] {
+        let wrong = TeamOrder {
+            size: Some(3),
+            rounds: Some(1),
+            agreement: Some(Agreement::Unanimous),
+            target: Some(1.0),
+            ..order(pattern, &[])
+        };
+        let paths = refused(&wrong);
+        assert_eq!(
+            paths,
+            ["requirements", "size", "rounds", "agreement", "target"]
+        );
+    }
+    let wrong = TeamOrder {
+        lead: Some("lead".to_owned()),
+        size: Some(10),
+        rounds: Some(21),
+        ..order(TeamPattern::Peer, &["write"])
+    };
+    assert_eq!(refused(&wrong), ["lead", "size", "rounds"]);
+    let wrong = TeamOrder {
+        lead: None,
+        ..order(TeamPattern::Hierarchical, &["write"])
+    };
+    assert_eq!(refused(&wrong), ["lead"]);
+    let wrong = TeamOrder {
+        target: Some(f64::NAN),
+        ..order(TeamPattern::Swarm, &["write"])
+    };
+    assert_eq!(refused(&wrong), ["target"]);
+    // What the fleet lacks.
+    assert_eq!(
+        refused(&order(TeamPattern::CrossFunctional, &["write", "fly"])),
+        ["requirements[1]"]
+    );
+    assert_eq!(
+        refused(&order(TeamPattern::Swarm, &["fly"])),
+        ["requirements"]
+    );
+    let text = draft(&order(TeamPattern::Peer, &["research"]), "", &fleet).unwrap_err();
+    assert_eq!(
+        text[0].message,
+        "3 different agents with research are needed; there are ann, dan"
+    );
+}
+
+/// Every order either is refused or gives a document that a submission would be accepted with.
+fn any_order() -> impl Strategy<Value = TeamOrder> {
+    let pattern = prop_oneof![
+        Just(TeamPattern::Hierarchical),
+        Just(TeamPattern::Peer),
+        Just(TeamPattern::CrossFunctional),
+        Just(TeamPattern::Swarm),
+    ];
+    let capability = prop::sample::select(vec!["research", "write", "draw", "lead"]);
+    let requirements = prop::collection::vec(capability.prop_map(str::to_owned), 0..5);
+    let agreement = prop::option::of(prop_oneof![
+        Just(Agreement::Majority),
+        Just(Agreement::Unanimous)
+    ]);
+    (
+        pattern,
+        requirements,
+        prop::option::of(Just("lead".to_owned())),
+        prop::option::of(0_u32..12),
+        prop::option::of(0_u32..25),
+        agreement,
+        prop::option::of(any::<f64>()),
+    )
+        .prop_map(
+            |(pattern, requirements, lead, size, rounds, agreement, target)| TeamOrder {
+                pattern,
+                requirements,
+                lead,
+                size,
+                rounds,
+                agreement,
+                target,
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn a_draft_is_a_document_that_is_accepted(order in any_order(), goal in ".{0,40}") {
+        let mut fleet = fleet();
+        fleet.extend((0..9).map(|nth| candidate(&format!("more-{nth}"), &["write", "draw"])));
+        if let Ok(document) = draft(&order, &goal, &fleet) {
+            let named = |_: &str| None;
+            let around = Surroundings { named: &named, offered: None };
+            let plan = check(&document, around).map_err(|e| TestCaseError::fail(format!("{e:?}\n{document:#}")))?;
+            prop_assert!(plan.size() >= 1);
+        }
+    }
+}
+
+#[test]
+fn the_largest_teams_are_accepted() {
+    let fleet: Vec<_> = (0..9)
+        .map(|nth| candidate(&format!("a{nth}"), &["write"]))
+        .collect();
+    for pattern in [TeamPattern::Peer, TeamPattern::Swarm] {
+        let order = TeamOrder {
+            size: Some(SIZE_MAX),
+            rounds: Some(ROUNDS_MAX),
+            ..order(pattern, &["write"])
+        };
+        let document = draft(&order, "", &fleet).unwrap();
+        let named = |_: &str| None;
+        check(
+            &document,
+            Surroundings {
+                named: &named,
+                offered: None,
+            },
+        )
+        .unwrap();
+    }
+}
