@@ -55,6 +55,7 @@ mod schedules;
 mod secrets;
 mod services;
 mod tasks;
+mod trust;
 mod views;
 mod witness;
 mod workflows;

@@ -7,7 +7,7 @@
 //! What an instance reports is answered when it is durable, so that a report whose answer is missing can be repeated; the
 //! machine refuses what it has already taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -22,6 +22,7 @@ use mesh_messages::claim::Claim;
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
+use mesh_messages::trust::AgentTrust;
 use mesh_messages::{AgentId, AttemptNo, Position, TaskId, Timestamp};
 
 use crate::alarms::Alarm;
@@ -84,6 +85,13 @@ pub(crate) enum Message {
         /// By name.
         reply: RpcReplyPort<Vec<Claim>>,
     },
+    /// Show how far agents are trusted.
+    Trust {
+        /// Whom; all when absent.
+        agent: Option<AgentId>,
+        /// By id, one that is named with its history.
+        reply: RpcReplyPort<Vec<AgentTrust>>,
+    },
     /// Show an agent's record, by task type.
     Stats {
         /// Whose.
@@ -109,6 +117,7 @@ enum Released {
     Taken(RpcReplyPort<()>),
     Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
     Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
+    Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -234,6 +243,7 @@ fn config_of(ctx: &Context) -> TaskConfig {
         retry: mesh_actors_core::task::RetryPolicy::default().completed(Some(&settings.retry)),
         max_parallel_tasks: settings.max_parallel_tasks,
         fallback_on_error: settings.fallback_on_error,
+        trust_threshold: settings.trust_threshold,
         allow_cross_agent: settings.allow_cross_agent,
         policy: ctx.policy.load_full(),
     }
@@ -283,6 +293,10 @@ impl Shell {
                 let shown = Released::Claims(claims, reply);
                 self.reply_when_durable(shown).await
             }
+            Message::Trust { agent, reply } => {
+                let shown = self.trust_views(agent.as_ref());
+                self.reply_when_durable(Released::Trust(shown, reply)).await
+            }
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
                 let _caller_gone =
@@ -313,6 +327,26 @@ impl Shell {
                 Err(format!("the journal failed: {reason}").into())
             }
         }
+    }
+
+    /// How far agents are trusted: those that are registered, and those of which anything was ever seen.
+    fn trust_views(&self, agent: Option<&AgentId>) -> Vec<AgentTrust> {
+        let trust = self.partition.state().trust();
+        let registered = self.live.fleet().agents().map(|(id, _)| id);
+        let known: BTreeSet<&AgentId> = match agent {
+            Some(agent) => [agent].into(),
+            None => registered.chain(trust.agents()).collect(),
+        };
+        let known = known
+            .into_iter()
+            .filter(|id| trust.knows(id) || self.live.fleet().agent(id).is_some());
+        let threshold = self.config.trust_threshold;
+        let view = |id: &AgentId| {
+            let declared = self.live.fleet().agent(id).map(|agent| &agent.capabilities);
+            let declared = declared.into_iter().flatten();
+            trust.view(id, declared, threshold, now(), agent.is_some())
+        };
+        known.map(view).collect()
     }
 
     async fn reply_when_durable(&mut self, reply: Released) -> Result<(), ActorProcessingErr> {
@@ -407,6 +441,17 @@ impl Shell {
             let noted: Vec<_> = noted
                 .map(|((task, _), led)| (task.clone(), correlation_of(led)))
                 .collect();
+            let trusted: Vec<_> = decision
+                .trust
+                .into_iter()
+                .map(|trusting| Entry {
+                    agent: Some(trusting.change.agent.clone()),
+                    task: None,
+                    led: self.led_to_trust(&trusting, cause),
+                    event: TaskEvent::Trust(Box::new(trusting.change)),
+                })
+                .collect();
+            let changes = trusted.len() as u64;
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
@@ -417,6 +462,7 @@ impl Shell {
                     event,
                     led,
                 })
+                .chain(trusted)
                 .collect();
             let mut effects: Vec<_> = decision
                 .effects
@@ -434,7 +480,7 @@ impl Shell {
                 .commit_applied(entries, cause, effects)
                 .await?
             {
-                self.note_trail(noted, last);
+                self.note_trail(noted, Position(last.0.saturating_sub(changes)));
                 self.written
                     .push_back((last, self.partition.state().applied()));
             }
@@ -542,7 +588,8 @@ impl Shell {
     }
 
     fn arm(&mut self) {
-        let due = self.partition.state().next_timer();
+        let of_tasks = self.partition.state().next_timer();
+        let due = of_tasks.into_iter().chain(self.live.next_timer()).min();
         if self.timer.as_ref().map(|(at, _)| *at) == due {
             return;
         }

@@ -28,6 +28,7 @@ pub mod secret;
 pub mod system;
 pub mod task;
 pub mod time;
+pub mod trust;
 pub mod units;
 pub mod workflow;
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_actors_core::task::Command;
+use mesh_actors_core::task::{Command, Trusting};
 use mesh_messages::events::TaskEvent;
+use mesh_messages::trust::TrustCause;
 use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
 use super::Shell;
@@ -34,6 +35,7 @@ impl About {
             Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
             Command::InstanceDown { .. }
             | Command::Tick
+            | Command::ResetTrust { .. }
             | Command::Fleet(_)
             | Command::News(_)
             | Command::Recover
@@ -116,6 +118,7 @@ impl Shell {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Trust(_)
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))
@@ -145,6 +148,31 @@ impl Shell {
             || "meshd".to_owned(),
             |attempt| format!("agent:{}", attempt.agent_id),
         )
+    }
+
+    /// What led to a change of trust: an event of the same decision, a record of the agent's own log, or what led to the
+    /// decision.
+    pub(super) fn led_to_trust(&self, trusting: &Trusting, cause: &Cause) -> Led {
+        if let TrustCause::Reset { .. } = trusting.change.cause {
+            return Led::default();
+        }
+        let task = match &trusting.change.cause {
+            TrustCause::Verified { task, .. } | TrustCause::Failed { task, .. } => Some(task),
+            TrustCause::Violation { .. } | TrustCause::Version | TrustCause::Reset { .. } => None,
+        };
+        let trail = task.and_then(|task| self.partition.state().trail(task));
+        let record = match trusting.change.cause {
+            TrustCause::Violation { record, .. } => Some(record),
+            _ => cause.cause,
+        };
+        let by = Cause {
+            cause: record,
+            ..Cause::after("meshd", trail)
+        };
+        Led {
+            by: Some(by),
+            after: trusting.after.and_then(|index| u32::try_from(index).ok()),
+        }
     }
 
     /// Notes where the events of a commit stand, whose last record this is.
