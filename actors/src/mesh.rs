@@ -49,6 +49,7 @@ mod exports;
 mod governance;
 mod inbox;
 mod operations;
+mod owners;
 mod parts;
 mod plans;
 mod schedules;

@@ -7,7 +7,7 @@
 //! What an instance reports is answered when it is durable, so that a report whose answer is missing can be repeated; the
 //! machine refuses what it has already taken.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -38,11 +38,12 @@ mod handle;
 mod machine;
 mod stock;
 mod trail;
+mod trust;
 mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
-use trail::{About, Downs};
+use trail::{About, Downs, agent_of};
 pub use waiters::{End, EndWatch};
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
@@ -329,26 +330,6 @@ impl Shell {
         }
     }
 
-    /// How far agents are trusted: those that are registered, and those of which anything was ever seen.
-    fn trust_views(&self, agent: Option<&AgentId>) -> Vec<AgentTrust> {
-        let trust = self.partition.state().trust();
-        let registered = self.live.fleet().agents().map(|(id, _)| id);
-        let known: BTreeSet<&AgentId> = match agent {
-            Some(agent) => [agent].into(),
-            None => registered.chain(trust.agents()).collect(),
-        };
-        let known = known
-            .into_iter()
-            .filter(|id| trust.knows(id) || self.live.fleet().agent(id).is_some());
-        let threshold = self.config.trust_threshold;
-        let view = |id: &AgentId| {
-            let declared = self.live.fleet().agent(id).map(|agent| &agent.capabilities);
-            let declared = declared.into_iter().flatten();
-            trust.view(id, declared, threshold, now(), agent.is_some())
-        };
-        known.map(view).collect()
-    }
-
     async fn reply_when_durable(&mut self, reply: Released) -> Result<(), ActorProcessingErr> {
         self.partition
             .commit_applied(Vec::new(), &Cause::meshd(), vec![reply])
@@ -441,16 +422,7 @@ impl Shell {
             let noted: Vec<_> = noted
                 .map(|((task, _), led)| (task.clone(), correlation_of(led)))
                 .collect();
-            let trusted: Vec<_> = decision
-                .trust
-                .into_iter()
-                .map(|trusting| Entry {
-                    agent: Some(trusting.change.agent.clone()),
-                    task: None,
-                    led: self.led_to_trust(&trusting, cause),
-                    event: TaskEvent::Trust(Box::new(trusting.change)),
-                })
-                .collect();
+            let trusted = self.entries_of_trust(decision.trust, cause);
             let changes = trusted.len() as u64;
             let entries: Vec<_> = decision
                 .events
@@ -606,14 +578,6 @@ impl Shell {
 fn answer(reply: Option<Reply>, value: Result<Answer, Problem>) {
     if let Some(reply) = reply {
         let _caller_gone = reply.send(value);
-    }
-}
-
-/// Which agent an event of a task concerns.
-fn agent_of(event: &TaskEvent) -> Option<mesh_messages::AgentId> {
-    match event {
-        TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
-        _ => None,
     }
 }
 

@@ -35,4 +35,5 @@ mod schedules;
 mod secrets;
 mod storage;
 mod tidy;
+mod trust;
 mod workflows;

@@ -100,7 +100,7 @@ pub struct AgentState {
     pub errors: BTreeMap<String, ErrorSummary>,
     /// What was enforced at its last start.
     pub sandbox: Option<SandboxView>,
-    /// Who registered it first.
+    /// Who registered it; a new registration after its end has a new owner.
     pub owner: String,
     /// When it was registered first.
     pub created_at: Timestamp,
@@ -306,6 +306,7 @@ impl AgentState {
             self.fault_record = None;
             self.quarantine = None;
             self.paused = false;
+            self.owner.clone_from(&header.actor);
             self.stage = Some(Lifecycle::Registered);
         }
         if renewed || self.current.is_none() {

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_actors_core::task::{Command, Trusting};
+use mesh_actors_core::task::Command;
 use mesh_messages::events::TaskEvent;
-use mesh_messages::trust::TrustCause;
 use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
 use super::Shell;
@@ -150,31 +149,6 @@ impl Shell {
         )
     }
 
-    /// What led to a change of trust: an event of the same decision, a record of the agent's own log, or what led to the
-    /// decision.
-    pub(super) fn led_to_trust(&self, trusting: &Trusting, cause: &Cause) -> Led {
-        if let TrustCause::Reset { .. } = trusting.change.cause {
-            return Led::default();
-        }
-        let task = match &trusting.change.cause {
-            TrustCause::Verified { task, .. } | TrustCause::Failed { task, .. } => Some(task),
-            TrustCause::Violation { .. } | TrustCause::Version | TrustCause::Reset { .. } => None,
-        };
-        let trail = task.and_then(|task| self.partition.state().trail(task));
-        let record = match trusting.change.cause {
-            TrustCause::Violation { record, .. } => Some(record),
-            _ => cause.cause,
-        };
-        let by = Cause {
-            cause: record,
-            ..Cause::after("meshd", trail)
-        };
-        Led {
-            by: Some(by),
-            after: trusting.after.and_then(|index| u32::try_from(index).ok()),
-        }
-    }
-
     /// Notes where the events of a commit stand, whose last record this is.
     pub(super) fn note_trail(&mut self, noted: Vec<(TaskId, Option<String>)>, last: Position) {
         let count = noted.len() as u64;
@@ -189,3 +163,11 @@ impl Shell {
 
 /// The ends of instances that are on record and not taken in yet: what their attempts' failures follow from.
 pub(super) type Downs = BTreeMap<(AgentId, Epoch), Position>;
+
+/// Which agent an event of a task concerns.
+pub(super) fn agent_of(event: &TaskEvent) -> Option<AgentId> {
+    match event {
+        TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
+        _ => None,
+    }
+}
