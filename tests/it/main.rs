@@ -22,6 +22,7 @@ mod formats;
 mod governance;
 mod hooks;
 mod inbox;
+mod owners;
 mod plans;
 mod proof_audit;
 mod proof_causes;

@@ -146,11 +146,8 @@ fn the_threshold_is_met_exactly_and_survives_kill_9() {
 fn who_forges_its_sender_is_trusted_with_nothing_and_is_not_helped_by_a_new_registration() {
     let daemon = Daemon::start();
     let forger = Bundle::rogue("forger", "forge");
-    daemon.register(&forger);
-    daemon
-        .client()
-        .post("/v1/agents/forger/start", &json!({}))
-        .ok(200);
+    daemon.deploy(&forger);
+    daemon.submit(&json!({"type": "forger", "retry": {"maxAttempts": 1}}));
     let conduct = || trust(&daemon, "forger")["conduct"].as_f64().unwrap();
     eventually("it is found out", PATIENCE, || match conduct() {
         fallen if fallen < 0.3 => Ok(()),
