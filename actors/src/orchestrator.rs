@@ -411,11 +411,6 @@ impl Shell {
                 }
             };
             self.measure(&decision.events);
-            for (task, event) in &decision.events {
-                if matches!(event, TaskEvent::Started { .. }) {
-                    self.args.handle.under_way(task);
-                }
-            }
             let led = self.led(&decision.events, &about, cause);
             let correlation_of = |led: &Led| led.by.as_ref().unwrap_or(cause).correlation.clone();
             let noted = decision.events.iter().zip(&led);
@@ -539,9 +534,13 @@ impl Shell {
         tracing::debug!(command, %refusal, "refused");
     }
 
+    /// Tells those who count, and those who show progress, what has happened.
     fn measure(&self, events: &[(TaskId, TaskEvent)]) {
         let state = self.partition.state();
         for (id, event) in events {
+            if matches!(event, TaskEvent::Started { .. }) {
+                self.args.handle.under_way(id);
+            }
             let Some(task) = state.get(id) else { continue };
             let since = |at: Timestamp| at.since(task.submitted_at).as_secs_f64();
             match event {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mesh_tests::{Bundle, Client, Daemon};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
     let body = json!({"role": role, "subject": subject});

@@ -194,17 +194,16 @@ impl Trust {
     ) -> TrustChange {
         let standing = self.agents.get(agent);
         let to = reset.score.unwrap_or(START);
-        let mut moves = match &reset.capability {
-            Some(capability) => skills_of(standing, std::slice::from_ref(capability), now, |_| to),
-            None => {
-                let names: Vec<String> = standing
-                    .map(|s| s.skills.keys().cloned().collect())
-                    .unwrap_or_default();
-                let mut moves = skills_of(standing, &names, now, |_| to);
-                let conduct = reset.score.unwrap_or(TrustLevel::FULL);
-                moves.extend(conduct_move(standing, now, |_| conduct));
-                moves
-            }
+        let mut moves = if let Some(capability) = &reset.capability {
+            skills_of(standing, std::slice::from_ref(capability), now, |_| to)
+        } else {
+            let names: Vec<String> = standing
+                .map(|s| s.skills.keys().cloned().collect())
+                .unwrap_or_default();
+            let mut moves = skills_of(standing, &names, now, |_| to);
+            let conduct = reset.score.unwrap_or(TrustLevel::FULL);
+            moves.extend(conduct_move(standing, now, |_| conduct));
+            moves
         };
         // An order is about now: time counts from here on.
         for step in &mut moves {
