@@ -16,6 +16,7 @@ use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::system::MeshEvent;
 use mesh_messages::task::RetrySpec;
+use mesh_messages::trust::TrustLevel;
 use mesh_sandbox::{Launcher, PlanPolicy};
 use mesh_supervision_core::fault::FaultConfig;
 pub use mesh_vault::KeySource;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub allow_cross_agent: bool,
     /// Tasks in flight at once on this node.
     pub max_parallel_tasks: u32,
+    /// The trust that a task needs which asks for it without a number.
+    pub trust_threshold: TrustLevel,
     /// Whether an agent that cannot be sandboxed as asked is refused.
     pub sandbox_required: bool,
     /// What the sandbox may degrade.

@@ -232,6 +232,8 @@ impl AgentEntry {
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
             instances,
+            digest: state.version().map(|version| version.digest.clone()),
+            misdeeds: state.misdeeds.clone(),
         }
     }
 }

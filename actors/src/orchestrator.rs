@@ -22,6 +22,7 @@ use mesh_messages::claim::Claim;
 use mesh_messages::events::{TaskEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
+use mesh_messages::trust::AgentTrust;
 use mesh_messages::{AgentId, AttemptNo, Position, TaskId, Timestamp};
 
 use crate::alarms::Alarm;
@@ -37,11 +38,12 @@ mod handle;
 mod machine;
 mod stock;
 mod trail;
+mod trust;
 mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
-use trail::{About, Downs};
+use trail::{About, Downs, agent_of};
 pub use waiters::{End, EndWatch};
 
 type Reply = RpcReplyPort<Result<Answer, Problem>>;
@@ -84,6 +86,13 @@ pub(crate) enum Message {
         /// By name.
         reply: RpcReplyPort<Vec<Claim>>,
     },
+    /// Show how far agents are trusted.
+    Trust {
+        /// Whom; all when absent.
+        agent: Option<AgentId>,
+        /// By id, one that is named with its history.
+        reply: RpcReplyPort<Vec<AgentTrust>>,
+    },
     /// Show an agent's record, by task type.
     Stats {
         /// Whose.
@@ -109,6 +118,7 @@ enum Released {
     Taken(RpcReplyPort<()>),
     Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
     Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
+    Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -234,6 +244,7 @@ fn config_of(ctx: &Context) -> TaskConfig {
         retry: mesh_actors_core::task::RetryPolicy::default().completed(Some(&settings.retry)),
         max_parallel_tasks: settings.max_parallel_tasks,
         fallback_on_error: settings.fallback_on_error,
+        trust_threshold: settings.trust_threshold,
         allow_cross_agent: settings.allow_cross_agent,
         policy: ctx.policy.load_full(),
     }
@@ -282,6 +293,10 @@ impl Shell {
                 let claims = self.partition.state().claims().all().collect();
                 let shown = Released::Claims(claims, reply);
                 self.reply_when_durable(shown).await
+            }
+            Message::Trust { agent, reply } => {
+                let shown = self.trust_views(agent.as_ref());
+                self.reply_when_durable(Released::Trust(shown, reply)).await
             }
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
@@ -396,17 +411,14 @@ impl Shell {
                 }
             };
             self.measure(&decision.events);
-            for (task, event) in &decision.events {
-                if matches!(event, TaskEvent::Started { .. }) {
-                    self.args.handle.under_way(task);
-                }
-            }
             let led = self.led(&decision.events, &about, cause);
             let correlation_of = |led: &Led| led.by.as_ref().unwrap_or(cause).correlation.clone();
             let noted = decision.events.iter().zip(&led);
             let noted: Vec<_> = noted
                 .map(|((task, _), led)| (task.clone(), correlation_of(led)))
                 .collect();
+            let trusted = self.entries_of_trust(decision.trust, cause);
+            let changes = trusted.len() as u64;
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
@@ -417,6 +429,7 @@ impl Shell {
                     event,
                     led,
                 })
+                .chain(trusted)
                 .collect();
             let mut effects: Vec<_> = decision
                 .effects
@@ -434,7 +447,7 @@ impl Shell {
                 .commit_applied(entries, cause, effects)
                 .await?
             {
-                self.note_trail(noted, last);
+                self.note_trail(noted, Position(last.0.saturating_sub(changes)));
                 self.written
                     .push_back((last, self.partition.state().applied()));
             }
@@ -521,9 +534,13 @@ impl Shell {
         tracing::debug!(command, %refusal, "refused");
     }
 
+    /// Tells those who count, and those who show progress, what has happened.
     fn measure(&self, events: &[(TaskId, TaskEvent)]) {
         let state = self.partition.state();
         for (id, event) in events {
+            if matches!(event, TaskEvent::Started { .. }) {
+                self.args.handle.under_way(id);
+            }
             let Some(task) = state.get(id) else { continue };
             let since = |at: Timestamp| at.since(task.submitted_at).as_secs_f64();
             match event {
@@ -542,7 +559,8 @@ impl Shell {
     }
 
     fn arm(&mut self) {
-        let due = self.partition.state().next_timer();
+        let of_tasks = self.partition.state().next_timer();
+        let due = of_tasks.into_iter().chain(self.live.next_timer()).min();
         if self.timer.as_ref().map(|(at, _)| *at) == due {
             return;
         }
@@ -559,14 +577,6 @@ impl Shell {
 fn answer(reply: Option<Reply>, value: Result<Answer, Problem>) {
     if let Some(reply) = reply {
         let _caller_gone = reply.send(value);
-    }
-}
-
-/// Which agent an event of a task concerns.
-fn agent_of(event: &TaskEvent) -> Option<mesh_messages::AgentId> {
-    match event {
-        TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
-        _ => None,
     }
 }
 

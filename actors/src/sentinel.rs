@@ -29,7 +29,7 @@ mod token;
 pub use admin::{AdminTokenError, TOKEN_FILE};
 pub use governor::Quota;
 pub use handle::SentinelHandle;
-pub use matrix::permits;
+pub use matrix::{OwnersAct, owner_permits, permits};
 
 use state::{answer, not_found};
 

@@ -163,6 +163,7 @@ pub const CODES: &[ProblemCode] = &[
     code("too_many_in_array", 422, "Too many tasks at once", "Submit at most 1000 tasks in one array."),
     code("unexpected", 422, "The envelope does not belong here", "Send it where `detail` says."),
     code("unknown_agent", 422, "The policy names an agent that is not registered", "Deploy the agent first, or leave it out of `agents`."),
+    code("unknown_capability", 422, "The agent has no such capability", "Name one that `GET /v1/trust/{id}` lists, or none."),
     code("unknown_event", 422, "The event to resume after is not in this log", "Connect without `Last-Event-ID`: the data directory is another one than before."),
     code("unknown_field", 422, "A field is unknown", "Leave the field out, or use the one that `detail` suggests."),
     code("unknown_type", 422, "The envelope's type is unknown", "Use a type of `docs/KLP.md`."),

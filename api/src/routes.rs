@@ -20,6 +20,7 @@ mod stream;
 mod system;
 pub(crate) mod tasks;
 mod tokens;
+mod trust;
 mod verbs;
 mod workflows;
 
@@ -39,6 +40,7 @@ pub(crate) fn table() -> Vec<Route> {
         verbs::routes(),
         tasks::routes(),
         inbox::routes(),
+        trust::routes(),
         workflows::routes(),
         schedules::routes(),
         plans::routes(),

@@ -152,6 +152,7 @@ fn settings(data: &Path) -> Settings {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         retry: RetrySpec::default(),
         fallback_on_error: true,
+        trust_threshold: mesh_messages::trust::TrustLevel::from_millionths(700_000),
         policy_origins: BTreeMap::new(),
         allow_cross_agent: false,
         max_parallel_tasks: 100_000,

@@ -172,6 +172,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
             jitter: Some(true),
         },
         fallback_on_error: false,
+        trust_threshold: mesh_messages::trust::TrustLevel::from_millionths(700_000),
         policy_origins: BTreeMap::new(),
         allow_cross_agent: false,
         max_parallel_tasks: 100_000,

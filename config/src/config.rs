@@ -80,19 +80,3 @@ impl Default for Config {
         }
     }
 }
-
-impl Config {
-    /// What its author should know, although nothing is wrong.
-    pub fn notices(&self) -> Vec<String> {
-        let default = OrchestratorConfig::default().security.trust_threshold;
-        let threshold = self.orchestrator.security.trust_threshold;
-        let mut notices = Vec::new();
-        if (threshold - default).abs() > f64::EPSILON {
-            notices.push(
-                "orchestrator.security.trust_threshold: this version measures no trust, so the value changes nothing"
-                    .to_owned(),
-            );
-        }
-        notices
-    }
-}

@@ -291,8 +291,7 @@ impl Default for OrchestratorPolicies {
 pub struct OrchestratorSecurity {
     /// An agent whose sandbox is not as strict as asked for does not start, whatever its manifest says.
     pub sandbox_required: bool,
-    /// Least trust, 0 to 1, of an agent that is given tasks. This version measures no trust and refuses nobody for it;
-    /// meshd says so at start when the value is not the default.
+    /// Least trust, 0 to 1, of an agent that is given a task that asks for trust.
     #[schemars(range(min = 0, max = 1))]
     pub trust_threshold: f64,
     /// Every action is in the audit log, not only those that change something.

@@ -25,6 +25,7 @@ use crate::task::{
     WaitingFor,
 };
 use crate::time::Timestamp;
+use crate::trust::TrustChange;
 
 /// Version of every payload that this build writes.
 pub const KIND_VERSION: u16 = 1;
@@ -475,6 +476,9 @@ pub enum TaskEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         record: Option<Box<Value>>,
     },
+    /// The trust in an agent changed. The record's header names the agent and no task.
+    #[serde(rename = "trust.changed")]
+    Trust(Box<TrustChange>),
 }
 
 kinds!(TaskEvent {
@@ -491,6 +495,7 @@ kinds!(TaskEvent {
     DeadLettered => "task.dead_lettered",
     Approved => "task.approved",
     Retried => "task.retried",
+    Trust => "trust.changed",
 });
 
 /// Messages between agents, and between people and agents. Partition `bus`.

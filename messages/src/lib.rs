@@ -29,6 +29,7 @@ pub mod system;
 pub mod task;
 pub mod team;
 pub mod time;
+pub mod trust;
 pub mod units;
 pub mod workflow;
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::time::Timestamp;
+use crate::trust::TrustNeed;
 use crate::workflow::ApprovalSpec;
 
 /// Most tasks that one submission may hold.
@@ -180,9 +181,9 @@ pub struct TaskSpec {
     /// Tasks that must have succeeded before this one starts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<TaskId>,
-    /// Least trust of the agent, 0 to 1. Not offered by this version: a task that names it is refused.
+    /// Trust that the agent must have earned: `true` for the configuration's `trust_threshold`, or the least level, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trust: Option<f64>,
+    pub trust: Option<TrustNeed>,
     /// Another agent than this one, where there is one that can do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid: Option<AgentId>,
@@ -367,6 +368,8 @@ pub enum WaitReason {
     Check,
     /// Another attempt holds a resource that it claims.
     Claim,
+    /// Capable agents exist, but none of them has earned the trust that it needs.
+    Trust,
 }
 
 /// One try at a task.

@@ -223,6 +223,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
             jitter: Some(true),
         },
         fallback_on_error: true,
+        trust_threshold: mesh_messages::trust::TrustLevel::from_millionths(700_000),
         policy_origins: std::collections::BTreeMap::new(),
         allow_cross_agent: true,
         max_parallel_tasks: 16,

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 91] = [
+const TABLE: [(&str, &str, &str); 94] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -55,6 +55,9 @@ const TABLE: [(&str, &str, &str); 91] = [
     ("GET", "/v1/inbox", "voap"),
     ("GET", "/v1/inbox/{id}", "voap"),
     ("POST", "/v1/inbox/{id}/answer", "oa"),
+    ("GET", "/v1/trust", "voap"),
+    ("GET", "/v1/trust/{id}", "voap"),
+    ("POST", "/v1/trust/{id}/reset", "a"),
     ("GET", "/v1/board", "voap"),
     ("POST", "/v1/workflows", "oa"),
     ("GET", "/v1/workflows", "voap"),

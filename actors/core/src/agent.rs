@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use mesh_messages::agent::{
-    ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineRecord, SandboxView,
+    ErrorSummary, FaultState, FaultView, Lifecycle, QuarantineKind, QuarantineRecord, SandboxView,
 };
 use mesh_messages::events::AgentEvent;
 use mesh_messages::limits::BreachAction;
 use mesh_messages::liveness::FindingAction;
 use mesh_messages::manifest::AgentManifest;
-use mesh_messages::{Epoch, InstanceNo, RecordHeader, Timestamp};
+use mesh_messages::trust::Misdeed;
+use mesh_messages::{Epoch, FailureClass, InstanceNo, RecordHeader, Severity, Timestamp};
 
 mod command;
 mod errors;
@@ -99,7 +100,7 @@ pub struct AgentState {
     pub errors: BTreeMap<String, ErrorSummary>,
     /// What was enforced at its last start.
     pub sandbox: Option<SandboxView>,
-    /// Who registered it first.
+    /// Who registered it; a new registration after its end has a new owner.
     pub owner: String,
     /// When it was registered first.
     pub created_at: Timestamp,
@@ -107,7 +108,15 @@ pub struct AgentState {
     pub updated_at: Timestamp,
     /// Records that concern it.
     pub records: u64,
+    /// What it did against the rules lately, oldest first; the trust in it falls by that. A new registration does not
+    /// change it.
+    #[serde(default)]
+    pub misdeeds: Vec<Misdeed>,
 }
+
+/// Misdeeds kept of an agent: each is announced to the task machine at once, which counts it for good. More than one is kept
+/// for those that happen while it restarts.
+const MISDEEDS_MAX: usize = 8;
 
 impl AgentState {
     /// The manifest in force.
@@ -144,6 +153,16 @@ impl AgentState {
     pub fn apply(&mut self, header: &RecordHeader, event: &AgentEvent) {
         self.records += 1;
         self.updated_at = header.time;
+        if let Some((what, severity)) = misdeed(event) {
+            if self.misdeeds.len() >= MISDEEDS_MAX {
+                self.misdeeds.remove(0);
+            }
+            self.misdeeds.push(Misdeed {
+                record: header.position,
+                what,
+                severity,
+            });
+        }
         match event {
             AgentEvent::Created { .. } => {
                 self.owner.clone_from(&header.actor);
@@ -287,6 +306,7 @@ impl AgentState {
             self.fault_record = None;
             self.quarantine = None;
             self.paused = false;
+            self.owner.clone_from(&header.actor);
             self.stage = Some(Lifecycle::Registered);
         }
         if renewed || self.current.is_none() {
@@ -346,6 +366,20 @@ impl AgentState {
             | Lifecycle::Handshaken
             | Lifecycle::Executing => self.stage = Some(furthest),
         }
+    }
+}
+
+/// What an event says that the agent did against the rules. What a person ordered says nothing of that.
+fn misdeed(event: &AgentEvent) -> Option<(String, Severity)> {
+    match event {
+        AgentEvent::InstanceFailed { failure, .. } if failure.class == FailureClass::Policy => {
+            Some((failure.message.clone(), failure.class.severity()))
+        }
+        AgentEvent::Quarantined { record } if record.reason.kind != QuarantineKind::Manual => {
+            let what = format!("quarantined: {}", record.reason.description);
+            Some((what, record.reason.severity))
+        }
+        _ => None,
     }
 }
 

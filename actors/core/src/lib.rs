@@ -16,4 +16,5 @@ pub mod routing;
 pub mod sentinel;
 pub mod task;
 pub mod trail;
+pub mod trust;
 pub mod workflow;

@@ -8,6 +8,6 @@ mod fleet;
 mod stats;
 
 pub(crate) use choose::reports;
-pub use choose::{CANDIDATES_MAX, Choice, Chosen, Demand, Load, Occupancy, choose};
+pub use choose::{CANDIDATES_MAX, Choice, Chosen, Demand, Load, Needed, Occupancy, choose};
 pub use fleet::{Fleet, FleetAgent, FleetInstance, Gate, InstanceKey, Outlook};
 pub use stats::{PAIRS_MAX, Stats, TypeRecord};

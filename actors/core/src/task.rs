@@ -30,6 +30,7 @@ mod explain;
 mod index;
 mod lookups;
 mod record;
+mod standing;
 mod state;
 mod submit;
 #[cfg(test)]
@@ -42,7 +43,7 @@ pub use attempt::POISON_KILLS;
 pub use claims::{CLAIMS_OF_TASK_MAX, Claims, RESOURCES_MAX, WAITERS_MAX};
 pub use command::{
     Answer, Answerer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery,
-    Effect, FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal,
+    Effect, FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal, Trusting,
 };
 pub use config::{
     ATTEMPTS_MAX, QUOTA_PAUSE, QUOTA_SPREAD, RETRY_DELAY_MAX, RetryPolicy, TaskConfig,

@@ -51,7 +51,7 @@ impl Operations for Mesh {
         action: Action,
         resource: &str,
     ) -> Result<(), Problem> {
-        self.sentinel.authorize(caller, action, resource).await
+        self.may(caller, action, resource).await
     }
 
     async fn register_agent(

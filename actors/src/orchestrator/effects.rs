@@ -25,6 +25,9 @@ impl Shell {
                 Released::Claims(claims, reply) => {
                     let _caller_gone = reply.send(claims);
                 }
+                Released::Trust(shown, reply) => {
+                    let _caller_gone = reply.send(shown);
+                }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
                 }

@@ -13,6 +13,7 @@ use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::klp::{ClaimCode, ClaimReply};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
+use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
 
 use super::waiters::{EndWatch, Waiters};
@@ -478,6 +479,38 @@ impl OrchestratorHandle {
             .slot
             .call(CALL_LIMIT, |reply| Message::Claims { reply })
             .await?)
+    }
+
+    /// How far agents are trusted, by id; one that is named with its history.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn trust(&self, agent: Option<AgentId>) -> Result<Vec<AgentTrust>, Problem> {
+        Ok(self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Trust { agent, reply })
+            .await?)
+    }
+
+    /// Sets the trust in an agent; answers when that is durable.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub async fn reset_trust(
+        &self,
+        by: &str,
+        agent: AgentId,
+        reset: TrustReset,
+    ) -> Result<(), Problem> {
+        let command = Command::ResetTrust {
+            agent,
+            by: by.to_owned(),
+            reset,
+        };
+        match self.ask(command, Cause::by(by)).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// An agent's condition has changed. One that is restarted looks for itself.

@@ -14,6 +14,9 @@ impl Machine for Tasks {
     }
 
     fn apply(&mut self, header: &RecordHeader, event: &TaskEvent) {
+        if let TaskEvent::Trust(change) = event {
+            return self.apply_trust(change);
+        }
         let Some(task) = &header.task else {
             tracing::error!(position = %header.position, "a task's record names no task");
             return;

@@ -34,6 +34,7 @@ impl About {
             Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
             Command::InstanceDown { .. }
             | Command::Tick
+            | Command::ResetTrust { .. }
             | Command::Fleet(_)
             | Command::News(_)
             | Command::Recover
@@ -116,6 +117,7 @@ impl Shell {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Trust(_)
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))
@@ -161,3 +163,11 @@ impl Shell {
 
 /// The ends of instances that are on record and not taken in yet: what their attempts' failures follow from.
 pub(super) type Downs = BTreeMap<(AgentId, Epoch), Position>;
+
+/// Which agent an event of a task concerns.
+pub(super) fn agent_of(event: &TaskEvent) -> Option<AgentId> {
+    match event {
+        TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
+        _ => None,
+    }
+}

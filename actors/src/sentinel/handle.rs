@@ -101,8 +101,26 @@ impl SentinelHandle {
         action: Action,
         resource: &str,
     ) -> Result<(), Problem> {
+        let nobody = std::future::ready(false);
+        self.authorize_owner(caller, action, resource, nobody).await
+    }
+
+    /// The same where the caller may own what this is about: `owns` is asked only when the role alone does not suffice,
+    /// and only of callers within their rate.
+    ///
+    /// # Errors
+    /// As [`SentinelHandle::authorize`].
+    pub async fn authorize_owner(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+        owns: impl Future<Output = bool>,
+    ) -> Result<(), Problem> {
         self.door.charge(&caller.name)?;
-        self.decide(caller, action, resource)?;
+        if !permits(caller.role, action) && !owns.await {
+            return Err(self.refuse(caller, action, resource));
+        }
         if self.audit_all_actions && action != Action::Read {
             self.record_allowed(&caller.name, action.name(), resource)
                 .await?;

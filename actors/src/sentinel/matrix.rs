@@ -26,6 +26,10 @@
 //! - An **operator** runs what is deployed; what changes *which* code runs, or undoes isolation, is an admin's.
 //!   That holds for the commands of acceptance checks, too, which run in the sandbox of the agent that does the work.
 //! - A **publisher** brings code in and sees what became of it; whether it runs is for others.
+//!
+//! Beyond its role, the owner of a thing may make less of it: who registered an agent may stop, restart, pause, resume,
+//! terminate and remove it as publisher or operator, and an agent may cancel the tasks that it submitted. A viewer's token
+//! stays a viewer's, whoever has it.
 
 use mesh_messages::system::Role;
 
@@ -54,6 +58,39 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Backup => {
             matches!(role, Admin)
         }
+    }
+}
+
+/// What may be done to a thing by its owner, although the owner's role does not include it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnersAct {
+    /// Stop one's agent.
+    Stop,
+    /// Restart it, while it is to run.
+    Restart,
+    /// Give it no work.
+    Pause,
+    /// Give it work again.
+    Resume,
+    /// End it for good.
+    Terminate,
+    /// Remove it.
+    Remove,
+    /// Cancel a task that one submitted.
+    CancelTask,
+}
+
+/// Whether an owner of this role may do this.
+#[must_use]
+pub const fn owner_permits(role: Role, act: OwnersAct) -> bool {
+    match act {
+        OwnersAct::Stop
+        | OwnersAct::Restart
+        | OwnersAct::Pause
+        | OwnersAct::Resume
+        | OwnersAct::Terminate
+        | OwnersAct::Remove => matches!(role, Role::Operator | Role::Admin | Role::Publisher),
+        OwnersAct::CancelTask => matches!(role, Role::Operator | Role::Admin | Role::Agent),
     }
 }
 
@@ -103,6 +140,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn ownership_adds_nothing_to_a_role_that_only_looks() {
+        use OwnersAct::{CancelTask, Pause, Remove, Restart, Resume, Stop, Terminate};
+        for act in [Stop, Restart, Pause, Resume, Terminate, Remove] {
+            let who = ROLES.map(|role| owner_permits(role, act));
+            assert_eq!(who, [false, true, true, false, true], "{act:?}");
+        }
+        let who = ROLES.map(|role| owner_permits(role, CancelTask));
+        assert_eq!(who, [false, true, true, true, false]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
 use mesh_messages::task::*;
+use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::workflow::*;
 use mesh_messages::{AgentId, Epoch, Position, TaskId, Timestamp};
 use serde_json::{Value, json};
@@ -178,6 +179,25 @@ impl InboxOperations for Fake {
             "not_waiting_for_approval",
             detail,
         ))
+    }
+}
+
+#[async_trait]
+impl TrustOperations for Fake {
+    async fn trust(&self) -> Result<Vec<AgentTrust>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn agent_trust(&self, id: &str) -> Result<AgentTrust, Problem> {
+        Err(Problem::agent_not_found(id))
+    }
+    async fn reset_trust(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reset: TrustReset,
+    ) -> Result<AgentTrust, Problem> {
+        self.note(format!("reset_trust {} {id} {}", caller.name, reset.reason));
+        self.agent_trust(id).await
     }
 }
 

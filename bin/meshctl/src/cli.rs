@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, backup, chaos, claim, events, export, governance, inbox, key, memory, plan,
-    policy, restore, schedule, secret, send, system, task, token, workflow,
+    policy, restore, schedule, secret, send, system, task, token, trust, workflow,
 };
 use crate::output::Format;
 
@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Show what agents have claimed
     #[command(subcommand)]
     Claim(claim::Command),
+    /// Show how far agents are trusted, and why
+    #[command(after_help = trust::TRUST_HELP)]
+    Trust(trust::Trust),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -169,6 +172,7 @@ impl Command {
             Self::Schedule(command) => command.is_watchable(),
             Self::Plan(command) => command.is_watchable(),
             Self::Claim(command) => command.is_watchable(),
+            Self::Trust(arguments) => arguments.is_watchable(),
             Self::Governance(command) => command.is_watchable(),
             Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),

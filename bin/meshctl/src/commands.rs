@@ -21,6 +21,7 @@ pub(crate) mod send;
 pub(crate) mod system;
 pub(crate) mod task;
 pub(crate) mod token;
+pub(crate) mod trust;
 pub(crate) mod workflow;
 
 use clap::CommandFactory as _;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Inbox(command) => inbox::run(command, session),
         Command::Board => board::board(session),
         Command::Claim(command) => claim::run(command, session),
+        Command::Trust(arguments) => trust::run(arguments, session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

@@ -34,9 +34,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let (config, origins) = show::load(args)?;
     let node = Node::open(config, origins)?;
     let export = node.telemetry()?;
-    for notice in node.config.notices() {
-        tracing::warn!("{notice}");
-    }
     if identity::is_open_to_others(&node.data) {
         tracing::warn!(data = %node.data.display(), "others may look into the data directory; consider chmod 700");
     }

@@ -8,6 +8,7 @@ use mesh_actors::outbound::EgressSettings;
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_egress::Limits as EgressLimits;
 use mesh_messages::task::RetrySpec;
+use mesh_messages::trust::TrustLevel;
 use mesh_messages::units::{ByteCount, Span};
 use mesh_sandbox::PlanPolicy;
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
@@ -114,6 +115,12 @@ fn policy_origins(origins: &Origins) -> BTreeMap<&'static str, String> {
         .collect()
 }
 
+/// The threshold as a level. The configuration was checked to hold a number from 0 to 1; of anything else the strictest would
+/// be the safe reading.
+fn trust_threshold(value: f64) -> TrustLevel {
+    TrustLevel::try_from(value).unwrap_or(TrustLevel::FULL)
+}
+
 /// What the tree needs to know; `data` is the data directory, absolute, and `run_id` names this run.
 pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: String) -> Settings {
     let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
@@ -131,6 +138,7 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         fallback_on_error: orchestrator.policies.fallback_on_error,
         allow_cross_agent: orchestrator.policies.allow_cross_agent,
         max_parallel_tasks: orchestrator.policies.max_parallel_tasks,
+        trust_threshold: trust_threshold(orchestrator.security.trust_threshold),
         sandbox_required: orchestrator.security.sandbox_required,
         sandbox: sandbox(config),
         sandbox_level: config.default_policy.security.sandbox_level,

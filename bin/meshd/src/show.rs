@@ -49,9 +49,6 @@ fn checked(sources: &Sources) -> anyhow::Result<(Config, Origins)> {
 /// See [`load`].
 pub(crate) fn config(args: &ConfigArgs) -> Result<Exit, Failure> {
     let (config, origins) = load(&args.run)?;
-    for notice in config.notices() {
-        print(&mut io::stderr(), &format!("meshd: {notice}\n"))?;
-    }
     if args.check && !args.origin {
         return Ok(Exit::Ok);
     }

@@ -192,15 +192,6 @@ fn a_list_of_a_later_source_replaces_the_whole_list_and_null_is_a_value() {
 }
 
 #[test]
-fn a_value_that_changes_nothing_is_said_to() {
-    assert!(Config::default().notices().is_empty());
-    let (config, _) = loads(&file(
-        "orchestrator:\n  security:\n    trust_threshold: 0.2\n",
-    ));
-    assert!(config.notices()[0].starts_with("orchestrator.security.trust_threshold: "));
-}
-
-#[test]
 fn the_clients_variables_are_not_the_daemons() {
     let (config, _) = loads(&env(&[
         ("MESH_URL", "http://x"),

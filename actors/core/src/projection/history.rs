@@ -143,6 +143,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
+        | TaskEvent::Trust(_)
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use mesh_messages::agent::FaultState;
 use mesh_messages::task::{CandidateReport, RiskFactor};
+use mesh_messages::trust::TrustLevel;
 use mesh_messages::{AgentId, InstanceNo, Timestamp};
 
 use super::fleet::{Fleet, FleetAgent, FleetInstance, Gate, InstanceKey};
 use super::stats::{Stats, TypeRecord};
+use crate::trust::Trust;
 
 /// Most candidates that one explanation lists: it is stored with every assignment, and nobody reads more.
 pub const CANDIDATES_MAX: usize = 32;
@@ -37,6 +39,26 @@ pub struct Demand<'a> {
     pub alone: bool,
     /// When it must have ended.
     pub deadline_at: Timestamp,
+    /// The trust that it needs.
+    pub trust: Needed<'a>,
+}
+
+/// The trust that a task needs of its agent, and who has how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Needed<'a> {
+    /// The least that will do.
+    pub least: TrustLevel,
+    /// Who has how much.
+    pub table: &'a Trust,
+    /// As of now.
+    pub now: Timestamp,
+}
+
+impl Demand<'_> {
+    /// How far an agent is trusted with this.
+    pub(crate) fn trust_in(&self, agent: &AgentId) -> TrustLevel {
+        self.trust.table.level(agent, self.needs, self.trust.now)
+    }
 }
 
 /// What an instance has in hand.
@@ -91,6 +113,7 @@ struct Candidate<'a> {
     instance: &'a FleetInstance,
     load: Load,
     record: TypeRecord,
+    trust: TrustLevel,
 }
 
 impl Candidate<'_> {
@@ -125,6 +148,12 @@ impl Candidate<'_> {
         }
         if let Some(why) = &self.instance.closed {
             return Err(why.clone());
+        }
+        if self.trust < demand.trust.least {
+            return Err(format!(
+                "trust {}, and the task needs {}",
+                self.trust, demand.trust.least
+            ));
         }
         if demand.alone && occupancy.has_suspect(self.id) {
             // One after the other, so that each is acquitted or convicted before the agent pays for several.
@@ -166,6 +195,12 @@ impl Candidate<'_> {
                 ),
             },
         ];
+        if demand.trust.least > TrustLevel::NONE {
+            reasons.push(format!(
+                "trust {}, of {} that the task needs",
+                self.trust, demand.trust.least
+            ));
+        }
         if demand.avoid.contains(self.id) {
             reasons.push("failed this task before".to_owned());
         }
@@ -240,7 +275,11 @@ pub fn choose(
                     best = Some((score, candidate));
                 }
             }
-            Err(_) if demand.alone && may_be_kept(&candidate) => {
+            Err(_)
+                if demand.alone
+                    && candidate.trust >= demand.trust.least
+                    && may_be_kept(&candidate) =>
+            {
                 let at_work = candidate.load.at_work;
                 if keep.as_ref().is_none_or(|(least, _)| at_work < *least) {
                     keep = Some((at_work, candidate.key()));
@@ -280,6 +319,7 @@ fn candidates<'a>(
         .capable(demand.needs, demand.only)
         .flat_map(move |(id, agent)| {
             let record = stats.of(id, demand.kind);
+            let trust = demand.trust_in(id);
             agent.instances.iter().map(move |(no, instance)| Candidate {
                 id,
                 agent,
@@ -287,6 +327,7 @@ fn candidates<'a>(
                 instance,
                 load: occupancy.on_instance(&(id.clone(), *no, instance.epoch)),
                 record,
+                trust,
             })
         })
 }
@@ -444,6 +485,11 @@ mod tests {
                 avoid: &self.avoid,
                 alone: self.alone,
                 deadline_at: Timestamp::from_millis(1000),
+                trust: Needed {
+                    least: TrustLevel::NONE,
+                    table: &Trust::default(),
+                    now: Timestamp::ZERO,
+                },
             };
             choose(
                 &self.fleet,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::agent::FaultState;
 use mesh_messages::task::{WaitReason, WaitingFor};
+use mesh_messages::trust::Misdeed;
 use mesh_messages::{AgentId, Epoch, InstanceNo, Timestamp};
 
 /// One incarnation of one replica.
@@ -35,6 +36,10 @@ pub struct FleetAgent {
     pub paused: bool,
     /// The replicas that serve.
     pub instances: BTreeMap<InstanceNo, FleetInstance>,
+    /// Digest of the version in force.
+    pub digest: Option<String>,
+    /// What it did against the rules lately, oldest first.
+    pub misdeeds: Vec<Misdeed>,
 }
 
 /// What an agent's fault policy and orders let through.
@@ -197,11 +202,21 @@ impl Fleet {
     /// An agent that restarts within its backoff counts as about to be up: parking for so short a time would only
     /// fill the journal.
     pub fn outlook(&self, needs: &[String], only: Option<&AgentId>) -> Outlook {
+        self.outlook_among(needs, only, &|_| true)
+    }
+
+    /// The same if only some agents may have them.
+    pub fn outlook_among(
+        &self,
+        needs: &[String],
+        only: Option<&AgentId>,
+        may: &dyn Fn(&AgentId) -> bool,
+    ) -> Outlook {
         if !self.complete {
             return Outlook::Soon;
         }
         let (mut down, mut broken, mut until) = (Vec::new(), Vec::new(), None::<Timestamp>);
-        for (id, agent) in self.capable(needs, only) {
+        for (id, agent) in self.capable(needs, only).filter(|(id, _)| may(id)) {
             match agent.gate() {
                 Gate::Free | Gate::Permit => return Outlook::Soon,
                 Gate::Broken => {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::command::{Answer, AttemptRef, Effect, Refusal};
 use super::config::{QUOTA_PAUSE, QUOTA_SPREAD, below};
 use super::index::instance_of;
+use super::standing;
 use super::tx::{Slots, Tx};
 use super::validate::json_len;
 use crate::routing::{InstanceKey, Occupancy};
@@ -128,12 +129,22 @@ pub(crate) fn ended(
     }
     let result = result.and_then(|output| conforming(tx, &id, output));
     match result.and_then(|output| accepted(tx, &id).map(|()| output)) {
-        Ok(output) => succeed(tx, &id, output),
+        Ok(output) => {
+            succeed(tx, &id, output);
+            // What people report from outside tells nothing of the agent.
+            if key.is_some() {
+                standing::verified(tx, &id);
+            }
+        }
         Err(failure) => {
             // A scored failure ends its instance, so the attempt counts as having ended it.
             let ended_instance = failure.class.is_scored();
             let alone = is_alone(tx, &id);
+            let class = failure.class;
             fail(tx, &id, failure, ended_instance, alone);
+            if key.is_some() {
+                standing::failed(tx, &id, class);
+            }
         }
     }
     tx.settle();
@@ -407,6 +418,7 @@ pub(crate) fn end_all_on(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) 
                 );
             } else {
                 fail(tx, &id, failure.clone(), true, alone);
+                standing::failed(tx, &id, failure.class);
             }
             tx.carry_on();
         }

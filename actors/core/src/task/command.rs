@@ -10,6 +10,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::task::{
     AcceptanceCheck, CheckReport, Task, TaskAssignment, TaskReceipt, TaskSpec, TaskState,
 };
+use mesh_messages::trust::{TrustChange, TrustReset};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, FailureClass, TaskId, Timestamp};
 use serde_json::Value;
 
@@ -147,6 +148,15 @@ pub enum Command {
         /// What they say.
         answer: InboxAnswer,
     },
+    /// Set the trust in an agent by an admin's word.
+    ResetTrust {
+        /// Whose.
+        agent: AgentId,
+        /// Who says so.
+        by: String,
+        /// To what, and why.
+        reset: TrustReset,
+    },
     /// Time has passed.
     Tick,
     /// The fleet is different now.
@@ -179,6 +189,7 @@ impl Command {
             Self::Cancel { .. } => "cancel",
             Self::Retry { .. } => "retry",
             Self::Approve { .. } => "approve",
+            Self::ResetTrust { .. } => "reset_trust",
             Self::Tick => "tick",
             Self::Fleet(_) => "fleet",
             Self::News(_) => "news",
@@ -222,12 +233,19 @@ pub struct Live {
     pub(crate) releasing: BTreeMap<InstanceKey, BTreeSet<(TaskId, AttemptNo)>>,
     /// Who gets the outcome of a delegated child.
     pub(crate) askers: BTreeMap<TaskId, Asker>,
+    /// When time will have given an agent the trust that a task waits for.
+    pub(crate) trust_due: Option<Timestamp>,
 }
 
 impl Live {
     /// The agents as they announced themselves.
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// When a [`Command::Tick`] is due for what is no task's own, besides [`Tasks::next_timer`](super::Tasks::next_timer).
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.trust_due
     }
 }
 
@@ -365,11 +383,22 @@ pub enum Answer {
     Dropped,
 }
 
+/// A change of trust, and what led to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusting {
+    /// The change.
+    pub change: TrustChange,
+    /// Which event of the decision it follows from, by its index; what led to the decision when absent.
+    pub after: Option<usize>,
+}
+
 /// What a command led to. Its events are applied to the state already.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// What happened, in order; to be journalled as one group.
     pub events: Vec<(TaskId, TaskEvent)>,
+    /// What of the trust in agents changed, in order; to be journalled behind the events, in the same group.
+    pub trust: Vec<Trusting>,
     /// What to do when that is durable.
     pub effects: Vec<Effect>,
     /// What to tell the caller, also then.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::task::{DelayStrategy, RetrySpec};
+use mesh_messages::trust::TrustLevel;
 use serde::{Deserialize, Serialize};
 
 /// Longest pause between two attempts: beyond it a person has looked, or the deadline has come.
@@ -99,6 +100,8 @@ pub struct TaskConfig {
     pub max_parallel_tasks: u32,
     /// Whether a task that an agent failed is offered to other agents.
     pub fallback_on_error: bool,
+    /// The trust that a task needs which asks for it without a number.
+    pub trust_threshold: TrustLevel,
     /// Whether agents may delegate to agents.
     pub allow_cross_agent: bool,
     /// The operator's policy, for what it says of requests to people.
@@ -111,6 +114,7 @@ impl Default for TaskConfig {
             retry: RetryPolicy::default(),
             max_parallel_tasks: 5,
             fallback_on_error: true,
+            trust_threshold: TrustLevel::from_millionths(700_000),
             allow_cross_agent: true,
             policy: Arc::default(),
         }

@@ -13,6 +13,7 @@ use super::attempt::{end_all_on, fail, is_alone};
 use super::claims;
 use super::command::{Answer, Answerer, Effect, FleetChange, FleetNews, Refusal};
 use super::index::{Timer, instance_of};
+use super::standing;
 use super::tx::Tx;
 use crate::routing::InstanceKey;
 
@@ -154,6 +155,7 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
                 let alone = is_alone(tx, &id);
                 tx.stop_attempt(&id, &failure.message);
                 fail(tx, &id, failure, false, alone);
+                standing::failed(tx, &id, FailureClass::Timeout);
             }
             Timer::Resume => {
                 tx.emit(
@@ -179,7 +181,10 @@ pub(crate) fn fleet(tx: &mut Tx<'_>, change: FleetChange) -> Answer {
 
 fn change_fleet(tx: &mut Tx<'_>, change: FleetChange) {
     match change {
-        FleetChange::Agent(id, agent) => tx.live.fleet.put(id, *agent),
+        FleetChange::Agent(id, agent) => {
+            standing::announced(tx, &id, &agent);
+            tx.live.fleet.put(id, *agent);
+        }
         FleetChange::Gone(id) => tx.live.fleet.remove(&id),
         FleetChange::Complete => tx.live.fleet.set_complete(),
     }

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{TaskAssignment, TaskState, WaitReason, WaitingFor};
+use mesh_messages::trust::TrustLevel;
 use mesh_messages::{AgentId, AttemptNo, TaskId};
 
 use super::command::{Context, Delivery, Effect, Live};
 use super::config::TaskConfig;
 use super::index::{GroupKey, Rank, attempt_ends_at};
+use super::standing::Ask;
 use super::state::{Entry, Tasks};
 use super::tx::{EVENTS_MAX, Slots, Tx};
-use crate::routing::{Choice, Chosen, Demand, InstanceKey, Outlook, choose};
+use crate::routing::{Choice, Chosen, Demand, FleetAgent, InstanceKey, Needed, Outlook, choose};
+
+/// Agents named in one explanation: more would not be read.
+const AGENTS_NAMED_MAX: usize = 8;
 
 impl Tx<'_> {
     /// Brings everything that the last events changed to rest: follow-ups, assignments, reasons for waits.
@@ -67,7 +72,7 @@ impl Tx<'_> {
             kept,
             seeker: Some(id),
         };
-        let demand = demand(entry, self.ctx.config);
+        let demand = demand(self.tasks, entry, self.ctx);
         choose(
             &self.live.fleet,
             &slots,
@@ -133,15 +138,21 @@ impl Tx<'_> {
             return;
         }
         let mut wrong: Vec<(TaskId, Option<WaitingFor>)> = Vec::new();
+        let mut trust_due = None;
         for (key, group) in &self.tasks.index().ready {
-            let waiting_for = outlook(self.live, self.ctx.config, key);
+            let waiting_for = outlook(self.tasks, self.live, self.ctx, key);
             let mark = waiting_for.as_ref().map(|waiting| waiting.reason);
+            if mark == Some(WaitReason::Trust) {
+                let until = waiting_for.as_ref().and_then(|waiting| waiting.until);
+                trust_due = trust_due.into_iter().chain(until).min();
+            }
             for (_, ranks) in group.iter().filter(|(other, _)| **other != mark) {
                 // One more than fits, so that it is noticed that there is more.
                 let some = ranks.iter().take(EVENTS_MAX + 1);
                 wrong.extend(some.map(|(_, _, id)| (id.clone(), waiting_for.clone())));
             }
         }
+        self.live.trust_due = trust_due;
         for (id, waiting_for) in wrong {
             if self.is_full() {
                 return;
@@ -171,17 +182,63 @@ fn only<'a>(
 }
 
 /// For what the tasks of a group are parked; `None` when they are queued.
-pub(crate) fn outlook(live: &Live, config: &TaskConfig, key: &GroupKey) -> Option<WaitingFor> {
-    let only = only(key.agent.as_ref(), key.failed_on.as_ref(), config);
-    match live.fleet.outlook(&key.needs, only) {
+pub(crate) fn outlook(
+    tasks: &Tasks,
+    live: &Live,
+    ctx: Context<'_>,
+    key: &GroupKey,
+) -> Option<WaitingFor> {
+    let only = only(key.agent.as_ref(), key.failed_on.as_ref(), ctx.config);
+    let (trust, least) = (tasks.trust(), key.trust.least(ctx.config.trust_threshold));
+    let trusted = |agent: &AgentId| trust.level(agent, &key.needs, ctx.now) >= least;
+    let outlook = live.fleet.outlook_among(&key.needs, only, &trusted);
+    match outlook {
         Outlook::Soon => None,
+        Outlook::Parked(waiting_for) if waiting_for.reason == WaitReason::NoAgent => {
+            let capable: Vec<_> = live.fleet.capable(&key.needs, only).collect();
+            if capable.is_empty() {
+                return Some(waiting_for);
+            }
+            Some(untrusted(tasks, ctx, key, least, &capable))
+        }
         Outlook::Parked(waiting_for) => Some(waiting_for),
     }
 }
 
+/// A wait for any of these agents to earn the trust that a task needs.
+fn untrusted(
+    tasks: &Tasks,
+    ctx: Context<'_>,
+    key: &GroupKey,
+    least: TrustLevel,
+    capable: &[(&AgentId, &FleetAgent)],
+) -> WaitingFor {
+    let named = || capable.iter().take(AGENTS_NAMED_MAX).map(|(id, _)| *id);
+    let each = named().map(|id| {
+        let level = tasks.trust().level(id, &key.needs, ctx.now);
+        format!("{id} has {level}")
+    });
+    let detail = format!(
+        "it needs trust {least} at {}; {}",
+        key.needs.join(", "),
+        each.collect::<Vec<_>>().join("; ")
+    );
+    let until = capable
+        .iter()
+        .filter_map(|(id, _)| tasks.trust().reaches(id, &key.needs, least, ctx.now))
+        .min();
+    WaitingFor {
+        reason: WaitReason::Trust,
+        detail,
+        until,
+        agents: named().cloned().collect(),
+        tasks: Vec::new(),
+    }
+}
+
 /// What a task asks of the router.
-pub(crate) fn demand<'a>(entry: &'a Entry, config: &TaskConfig) -> Demand<'a> {
-    let record = &entry.record;
+pub(crate) fn demand<'a>(tasks: &'a Tasks, entry: &'a Entry, ctx: Context<'_>) -> Demand<'a> {
+    let (record, config) = (&entry.record, ctx.config);
     Demand {
         kind: record.task.spec.action(),
         needs: &entry.needs,
@@ -193,6 +250,11 @@ pub(crate) fn demand<'a>(entry: &'a Entry, config: &TaskConfig) -> Demand<'a> {
         avoid: &record.failed_on,
         alone: record.is_suspect(),
         deadline_at: record.task.deadline_at,
+        trust: Needed {
+            least: Ask::of(entry).least(config.trust_threshold),
+            table: tasks.trust(),
+            now: ctx.now,
+        },
     }
 }
 
@@ -203,12 +265,15 @@ pub(crate) fn why_queued(
     ctx: Context<'_>,
     entry: &Entry,
 ) -> WaitingFor {
-    let demand = demand(entry, ctx.config);
+    let demand = demand(tasks, entry, ctx);
     let fleet = &live.fleet;
-    let capable: Vec<_> = fleet.capable(demand.needs, demand.only).collect();
+    let capable: Vec<_> = fleet
+        .capable(demand.needs, demand.only)
+        .filter(|(id, _)| demand.trust_in(id) >= demand.trust.least)
+        .collect();
     let agents = capable
         .iter()
-        .take(8)
+        .take(AGENTS_NAMED_MAX)
         .map(|(id, _)| (*id).clone())
         .collect();
     let (reason, detail) = if capable.is_empty() {
@@ -219,7 +284,7 @@ pub(crate) fn why_queued(
     } else if capable.iter().all(|(_, agent)| agent.instances.is_empty()) {
         let each = capable
             .iter()
-            .take(8)
+            .take(AGENTS_NAMED_MAX)
             .map(|(id, agent)| format!("{id} is {}", agent.condition()));
         (WaitReason::AgentDown, each.collect::<Vec<_>>().join("; "))
     } else if free_slots(tasks, ctx.config) == 0 {

@@ -38,7 +38,7 @@ impl Tasks {
                 kept: &BTreeSet::new(),
                 seeker: Some(id),
             };
-            let demand = demand(entry, ctx.config);
+            let demand = demand(self, entry, ctx);
             explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);
         }
         Some(explanation)
@@ -63,7 +63,7 @@ impl Tasks {
         match entry.task().state {
             // What was journalled names the kind of wait; its details change without being journalled.
             TaskState::Queued | TaskState::Parked if is_ready(entry) => {
-                let parked = outlook(live, ctx.config, &group_of(entry));
+                let parked = outlook(self, live, ctx, &group_of(entry));
                 Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
             }
             TaskState::Blocked if entry.task().spec.approval.is_some() => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, Priority, TaskState, WaitReason};
 use mesh_messages::{AgentId, TaskId, Timestamp};
 
+use super::standing::Ask;
 use super::state::Entry;
 use crate::routing::InstanceKey;
 
@@ -32,6 +33,8 @@ pub(crate) struct GroupKey {
     pub(crate) agent: Option<AgentId>,
     /// The agent that failed them last; without fallback no other may have them.
     pub(crate) failed_on: Option<AgentId>,
+    /// The trust that they need.
+    pub(crate) trust: Ask,
 }
 
 /// Place in the line: virtual time, then order of submission.
@@ -186,6 +189,7 @@ pub(crate) fn group_of(entry: &Entry) -> GroupKey {
         needs: Arc::clone(&entry.needs),
         agent: entry.task().spec.agent.clone(),
         failed_on: entry.record.last_failed_on.clone(),
+        trust: Ask::of(entry),
     }
 }
 
@@ -196,7 +200,12 @@ fn ready(entry: &Entry) -> Option<(GroupKey, Option<WaitReason>)> {
         (TaskState::Queued, _) => None,
         (
             TaskState::Parked,
-            Some(r @ (WaitReason::NoAgent | WaitReason::AgentDown | WaitReason::Breaker)),
+            Some(
+                r @ (WaitReason::NoAgent
+                | WaitReason::AgentDown
+                | WaitReason::Breaker
+                | WaitReason::Trust),
+            ),
         ) => Some(r),
         _ => return None,
     };

@@ -138,7 +138,8 @@ impl TaskRecord {
             TaskEvent::Submitted { .. }
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
-            | TaskEvent::Claim { .. } => return misfit(),
+            | TaskEvent::Claim { .. }
+            | TaskEvent::Trust(_) => return misfit(),
             TaskEvent::Waiting {
                 state: to,
                 waiting_for,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{Task, TaskState};
+use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Position, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
 use crate::routing::{InstanceKey, Stats};
 use crate::trail::Trail;
+use crate::trust::Trust;
 
 /// A task that the machine holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +72,8 @@ struct Stored {
     acquitted: BTreeMap<AgentId, u64>,
     #[serde(default)]
     claims: Claims,
+    #[serde(default)]
+    trust: Trust,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -83,6 +87,7 @@ pub struct Tasks {
     /// How much each agent had done well when failures were last taken off its score for a poisonous task.
     acquitted: BTreeMap<AgentId, u64>,
     claims: Claims,
+    trust: Trust,
     #[serde(skip)]
     index: Index,
 }
@@ -100,6 +105,7 @@ impl From<Stored> for Tasks {
             stats,
             acquitted,
             claims,
+            trust,
         } = stored;
         Self {
             entries,
@@ -108,6 +114,7 @@ impl From<Stored> for Tasks {
             stats,
             acquitted,
             claims,
+            trust,
             index,
         }
     }
@@ -160,6 +167,27 @@ impl Tasks {
             self.release_dependents(id);
         }
         Ok(())
+    }
+
+    /// Takes a change of trust in as it is read back from the log.
+    pub fn apply_trust(&mut self, change: &TrustChange) {
+        self.applied += 1;
+        self.trust.apply(change);
+    }
+
+    /// Takes a change of trust in while it is decided on; it is counted when the decision is complete, as its record comes
+    /// after those of the tasks.
+    pub(crate) fn trust_mut(&mut self) -> &mut Trust {
+        &mut self.trust
+    }
+
+    pub(crate) fn count(&mut self, changes: usize) {
+        self.applied += changes as u64;
+    }
+
+    /// How far the agents are trusted.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     fn release_dependents(&mut self, id: &TaskId) {
@@ -316,7 +344,10 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
             entry.children = 0;
         }
         // An attempt that is under way waits for nothing.
-        TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. } => {}
+        TaskEvent::Checking { .. }
+        | TaskEvent::Checked { .. }
+        | TaskEvent::Claim { .. }
+        | TaskEvent::Trust(_) => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -383,6 +414,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
+        | TaskEvent::Trust(_)
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

@@ -24,6 +24,7 @@ mod fleet;
 mod properties;
 mod restart;
 mod submission;
+mod trust;
 
 /// The machine, a clock that the test turns, and a second state that only ever replays.
 struct World {
@@ -124,6 +125,9 @@ impl World {
                 let before = self.outcomes.insert(id.clone(), state);
                 assert_eq!(before, None, "task {id} ended a second time by {event:?}");
             }
+        }
+        for trusting in &decision.trust {
+            self.replayed.apply_trust(&trusting.change);
         }
         assert_eq!(
             self.replayed, self.tasks,

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::TaskState;
+use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
 
-use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live};
+use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live, Trusting};
 use super::index::instance_of;
 use super::state::Tasks;
 use crate::routing::{InstanceKey, Load, Occupancy};
@@ -24,6 +25,7 @@ pub(crate) struct Tx<'a> {
     events: Vec<(TaskId, TaskEvent)>,
     effects: Vec<Effect>,
     ended: Vec<TaskId>,
+    trust: Vec<Trusting>,
 }
 
 impl<'a> Tx<'a> {
@@ -37,6 +39,7 @@ impl<'a> Tx<'a> {
             events: Vec::new(),
             effects: Vec::new(),
             ended: Vec::new(),
+            trust: Vec::new(),
         }
     }
 
@@ -95,6 +98,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Trust(_)
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };
@@ -106,6 +110,16 @@ impl<'a> Tx<'a> {
         let task = id.clone();
         self.effects
             .push(Effect::ReportToAgent { key, task, outcome });
+    }
+
+    /// Makes a change of trust happen.
+    pub(crate) fn trusts(&mut self, change: Option<TrustChange>, task: Option<&TaskId>) {
+        let Some(change) = change else {
+            return;
+        };
+        self.tasks.trust_mut().apply(&change);
+        let after = task.and_then(|task| self.events.iter().rposition(|(of, _)| of == task));
+        self.trust.push(Trusting { change, after });
     }
 
     pub(crate) fn effect(&mut self, effect: Effect) {
@@ -237,8 +251,10 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn finish(self, answer: Answer) -> Decision {
+        self.tasks.count(self.trust.len());
         Decision {
             events: self.events,
+            trust: self.trust,
             effects: self.effects,
             answer,
             more: self.more,

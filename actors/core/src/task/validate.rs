@@ -8,6 +8,7 @@ use mesh_messages::task::{
     AcceptanceCheck, CHECK_NAME_MAX, CHECK_WORD_BYTES_MAX, CHECK_WORDS_MAX, CHECKS_MAX,
     REQUIREMENTS_MAX, RetrySpec, TASK_DATA_MAX, TaskContract, TaskSpec,
 };
+use mesh_messages::trust::{TrustLevel, TrustNeed};
 use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
@@ -58,10 +59,15 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
     if let Some(contract) = &spec.contract {
         check_contract(contract, report);
     }
-    if spec.trust.is_some() {
+    if let Some(TrustNeed::Least(least)) = spec.trust
+        && TrustLevel::try_from(least).is_err()
+    {
+        report.add("trust", "must be true or false, or a number from 0 to 1");
+    }
+    if spec.trust.is_some() && spec.approval.is_some() {
         report.add(
             "trust",
-            "not supported by this version: no agent's trust is known; leave it out",
+            "a person's answer needs no trusted agent; leave it out",
         );
     }
     if spec.budget.is_some() {
@@ -418,8 +424,18 @@ mod tests {
     fn what_is_not_offered_is_refused_by_name() {
         refused(
             json!({"type": "x", "trust": 0.5, "budget": {"usd": 1}}),
-            &["trust", "budget"],
+            &["budget"],
         );
+    }
+
+    #[test]
+    fn trust_is_a_yes_or_a_level() {
+        for fine in [json!(true), json!(false), json!(0), json!(0.7), json!(1)] {
+            refused(json!({"type": "x", "trust": fine}), &[]);
+        }
+        for wrong in [json!(-0.1), json!(1.000_001), json!(70)] {
+            refused(json!({"type": "x", "trust": wrong}), &["trust"]);
+        }
     }
 
     #[test]

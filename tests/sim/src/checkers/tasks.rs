@@ -225,6 +225,8 @@ fn next(
         TaskEvent::Checking { attempt, .. }
         | TaskEvent::Checked { attempt, .. }
         | TaskEvent::Claim { attempt, .. } => return checked(id, line, *attempt),
+        // It is no event of a task.
+        TaskEvent::Trust(_) => return Ok(from),
         TaskEvent::AttemptFailed {
             attempt,
             failure,

@@ -303,6 +303,14 @@ impl World {
                 .events
                 .into_iter()
                 .map(|(id, event)| (event, None, Some(id)))
+                .chain(decision.trust.into_iter().map(|trusting| {
+                    let agent = trusting.change.agent.clone();
+                    (
+                        TaskEvent::Trust(Box::new(trusting.change)),
+                        Some(agent),
+                        None,
+                    )
+                }))
                 .collect();
             if !events.is_empty()
                 && self

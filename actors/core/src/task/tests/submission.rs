@@ -14,7 +14,7 @@ fn an_array_is_accepted_whole_or_not_at_all_and_every_error_is_named() {
     let mut world = World::new();
     let specs = vec![
         json!({"type": "ok"}),
-        json!({"requirements": ["not ok"], "trust": 1}),
+        json!({"requirements": ["not ok"], "trust": 2}),
         json!({"type": "x", "dependsOn": ["nobody"], "parent": "nobody"}),
     ];
     let command = world.submission(specs);

@@ -156,6 +156,8 @@ impl Seat {
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
             instances: instances.collect(),
+            digest: state.version().map(|version| version.digest.clone()),
+            misdeeds: state.misdeeds.clone(),
         }
     }
 
