@@ -524,6 +524,13 @@ impl Shell {
     fn measure(&self, events: &[(TaskId, TaskEvent)]) {
         let state = self.partition.state();
         for (id, event) in events {
+            if let TaskEvent::Gate { gate, .. } = event {
+                self.args.ctx.metrics.gate_moved(gate.state.name());
+                tracing::info!(account = %gate.account, state = %gate.state, until = %gate.until,
+                    permits = gate.permits, strikes = gate.strikes, task = %id, reason = %gate.reason,
+                    "the gate before a provider's account moved");
+                continue;
+            }
             let Some(task) = state.get(id) else { continue };
             let since = |at: Timestamp| at.since(task.submitted_at).as_secs_f64();
             match event {

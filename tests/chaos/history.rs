@@ -168,6 +168,7 @@ fn is_end(event: &TaskEvent) -> bool {
         | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
+        | TaskEvent::Gate { .. }
         | TaskEvent::Retried { .. } => false,
     }
 }

@@ -116,6 +116,7 @@ impl Shell {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Gate { .. }
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))

@@ -143,6 +143,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
+        | TaskEvent::Gate { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

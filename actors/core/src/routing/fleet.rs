@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::agent::FaultState;
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::task::{WaitReason, WaitingFor};
 use mesh_messages::{AgentId, Epoch, InstanceNo, Timestamp};
+
+use crate::gate::{self, Gates};
 
 /// One incarnation of one replica.
 pub type InstanceKey = (AgentId, InstanceNo, Epoch);
@@ -33,6 +36,8 @@ pub struct FleetAgent {
     pub next_attempt_at: Option<Timestamp>,
     /// Whether it was told to take no work.
     pub paused: bool,
+    /// The provider's account that its manifest names.
+    pub account: Option<String>,
     /// The replicas that serve.
     pub instances: BTreeMap<InstanceNo, FleetInstance>,
 }
@@ -196,13 +201,25 @@ impl Fleet {
     ///
     /// An agent that restarts within its backoff counts as about to be up: parking for so short a time would only
     /// fill the journal.
-    pub fn outlook(&self, needs: &[String], only: Option<&AgentId>) -> Outlook {
+    pub fn outlook(&self, needs: &[String], only: Option<&AgentId>, gates: &Gates) -> Outlook {
         if !self.complete {
             return Outlook::Soon;
         }
         let (mut down, mut broken, mut until) = (Vec::new(), Vec::new(), None::<Timestamp>);
+        let mut gated: Option<(&ProviderGate, Vec<AgentId>)> = None;
         for (id, agent) in self.capable(needs, only) {
+            let held_up = gates.held_up(id, agent.account.as_deref());
             match agent.gate() {
+                Gate::Free | Gate::Permit if held_up.is_some() => {
+                    let Some(gate) = held_up else { continue };
+                    let (first, agents) = gated.get_or_insert_with(|| (gate, Vec::new()));
+                    if gate.until < first.until {
+                        *first = gate;
+                    }
+                    if agents.len() < AGENTS_NAMED_MAX {
+                        agents.push(id.clone());
+                    }
+                }
                 Gate::Free | Gate::Permit => return Outlook::Soon,
                 Gate::Broken => {
                     broken.push((id, agent));
@@ -213,6 +230,10 @@ impl Fleet {
                 }
                 Gate::Down => down.push((id, agent)),
             }
+        }
+        // It is the one wait that ends by itself.
+        if let Some((gate, agents)) = gated {
+            return Outlook::Parked(gate::waiting_for(gate, agents));
         }
         let (reason, who) = match (broken.is_empty(), down.is_empty()) {
             (false, _) => (WaitReason::Breaker, broken),
@@ -326,7 +347,7 @@ mod tests {
             for (name, agent) in agents {
                 fleet.put(id(name), agent.clone());
             }
-            match fleet.outlook(&needs(&["x"]), None) {
+            match fleet.outlook(&needs(&["x"]), None, &Gates::default()) {
                 Outlook::Soon => None,
                 Outlook::Parked(waiting) => Some(waiting.reason),
             }
@@ -356,7 +377,7 @@ mod tests {
     #[test]
     fn before_all_agents_are_announced_nothing_parks() {
         assert_eq!(
-            Fleet::default().outlook(&needs(&["x"]), None),
+            Fleet::default().outlook(&needs(&["x"]), None, &Gates::default()),
             Outlook::Soon
         );
     }

@@ -61,12 +61,7 @@ impl Tx<'_> {
         let Some(entry) = self.tasks.entry(id) else {
             return Choice::Nobody;
         };
-        let slots = Slots {
-            tasks: self.tasks,
-            live: self.live,
-            kept,
-            seeker: Some(id),
-        };
+        let slots = Slots::new(self.tasks, self.live, kept, Some(id));
         let demand = demand(entry, self.ctx.config);
         choose(
             &self.live.fleet,
@@ -134,7 +129,7 @@ impl Tx<'_> {
         }
         let mut wrong: Vec<(TaskId, Option<WaitingFor>)> = Vec::new();
         for (key, group) in &self.tasks.index().ready {
-            let waiting_for = outlook(self.live, self.ctx.config, key);
+            let waiting_for = outlook(self.tasks, self.live, self.ctx.config, key);
             let mark = waiting_for.as_ref().map(|waiting| waiting.reason);
             for (_, ranks) in group.iter().filter(|(other, _)| **other != mark) {
                 // One more than fits, so that it is noticed that there is more.
@@ -171,9 +166,14 @@ fn only<'a>(
 }
 
 /// For what the tasks of a group are parked; `None` when they are queued.
-pub(crate) fn outlook(live: &Live, config: &TaskConfig, key: &GroupKey) -> Option<WaitingFor> {
+pub(crate) fn outlook(
+    tasks: &Tasks,
+    live: &Live,
+    config: &TaskConfig,
+    key: &GroupKey,
+) -> Option<WaitingFor> {
     let only = only(key.agent.as_ref(), key.failed_on.as_ref(), config);
-    match live.fleet.outlook(&key.needs, only) {
+    match live.fleet.outlook(&key.needs, only, tasks.gates()) {
         Outlook::Soon => None,
         Outlook::Parked(waiting_for) => Some(waiting_for),
     }

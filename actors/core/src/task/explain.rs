@@ -32,12 +32,8 @@ impl Tasks {
         explanation.waiting_for = self.waiting_for(live, ctx, entry);
         let state = explanation.state;
         if !state.is_in_flight() && !state.is_terminal() {
-            let slots = Slots {
-                tasks: self,
-                live,
-                kept: &BTreeSet::new(),
-                seeker: Some(id),
-            };
+            let kept = BTreeSet::new();
+            let slots = Slots::new(self, live, &kept, Some(id));
             let demand = demand(entry, ctx.config);
             explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);
         }
@@ -63,7 +59,7 @@ impl Tasks {
         match entry.task().state {
             // What was journalled names the kind of wait; its details change without being journalled.
             TaskState::Queued | TaskState::Parked if is_ready(entry) => {
-                let parked = outlook(live, ctx.config, &group_of(entry));
+                let parked = outlook(self, live, ctx.config, &group_of(entry));
                 Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
             }
             TaskState::Blocked if entry.task().spec.approval.is_some() => {

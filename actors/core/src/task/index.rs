@@ -196,7 +196,12 @@ fn ready(entry: &Entry) -> Option<(GroupKey, Option<WaitReason>)> {
         (TaskState::Queued, _) => None,
         (
             TaskState::Parked,
-            Some(r @ (WaitReason::NoAgent | WaitReason::AgentDown | WaitReason::Breaker)),
+            Some(
+                r @ (WaitReason::NoAgent
+                | WaitReason::AgentDown
+                | WaitReason::Breaker
+                | WaitReason::Quota),
+            ),
         ) => Some(r),
         _ => return None,
     };
@@ -224,7 +229,7 @@ fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {
         timers.push((at, Timer::Attempt, id.clone()));
     }
     if let Some(waiting) = &task.waiting_for
-        && matches!(waiting.reason, WaitReason::Retry | WaitReason::Quota)
+        && waiting.reason == WaitReason::Retry
         && let Some(until) = waiting.until
     {
         timers.push((until, Timer::Resume, id.clone()));

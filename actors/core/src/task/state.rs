@@ -12,6 +12,7 @@ use super::attempt::POISON_KILLS;
 use super::claims::Claims;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use crate::gate::Gates;
 use crate::routing::{InstanceKey, Stats};
 use crate::trail::Trail;
 
@@ -70,6 +71,8 @@ struct Stored {
     acquitted: BTreeMap<AgentId, u64>,
     #[serde(default)]
     claims: Claims,
+    #[serde(default)]
+    gates: Gates,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -83,6 +86,7 @@ pub struct Tasks {
     /// How much each agent had done well when failures were last taken off its score for a poisonous task.
     acquitted: BTreeMap<AgentId, u64>,
     claims: Claims,
+    gates: Gates,
     #[serde(skip)]
     index: Index,
 }
@@ -100,6 +104,7 @@ impl From<Stored> for Tasks {
             stats,
             acquitted,
             claims,
+            gates,
         } = stored;
         Self {
             entries,
@@ -108,6 +113,7 @@ impl From<Stored> for Tasks {
             stats,
             acquitted,
             claims,
+            gates,
             index,
         }
     }
@@ -120,6 +126,11 @@ impl Tasks {
     /// [`Misfit`] when the event cannot happen to the task; nothing but the count of events changes then.
     pub fn apply(&mut self, id: &TaskId, event: &TaskEvent) -> Result<(), Misfit> {
         self.applied += 1;
+        if let TaskEvent::Gate { gate, .. } = event {
+            // The task that it was noted with may have ended long ago.
+            self.gates.put(gate);
+            return Ok(());
+        }
         if let Some(entry) = self.entries.get_mut(id) {
             self.index.remove(id, entry);
             let folded = entry.record.fold(event);
@@ -183,11 +194,13 @@ impl Tasks {
         if let Some(entry) = self.entries.get_mut(id) {
             Trail::advance(&mut entry.trail, position, correlation);
         }
+        self.gates.note(id, position, correlation);
     }
 
-    /// Where the log stands with a task that is held.
+    /// Where the log stands with a task that is held, or that a gate remembers.
     pub fn trail(&self, id: &TaskId) -> Option<&Trail> {
-        self.entries.get(id)?.trail.as_ref()
+        let held = self.entries.get(id);
+        held.map_or_else(|| self.gates.trail(id), |entry| entry.trail.as_ref())
     }
 
     /// Forgets the ended tasks whose last event is among the first `events`: the read side shows them by now.
@@ -230,7 +243,16 @@ impl Tasks {
     /// When something becomes due by itself.
     pub fn next_timer(&self) -> Option<Timestamp> {
         let of_tasks = self.index.timers.first().map(|(at, ..)| *at);
-        of_tasks.into_iter().chain(self.claims.next_timer()).min()
+        let others = [self.claims.next_timer(), self.gates.next_timer()];
+        of_tasks
+            .into_iter()
+            .chain(others.into_iter().flatten())
+            .min()
+    }
+
+    /// The gates before providers' accounts that are not open.
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// Who holds which resource, and who waits for it.
@@ -316,7 +338,10 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
             entry.children = 0;
         }
         // An attempt that is under way waits for nothing.
-        TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. } => {}
+        TaskEvent::Checking { .. }
+        | TaskEvent::Checked { .. }
+        | TaskEvent::Claim { .. }
+        | TaskEvent::Gate { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -383,6 +408,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
+        | TaskEvent::Gate { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

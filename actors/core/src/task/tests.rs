@@ -21,6 +21,7 @@ mod attempts;
 mod claims;
 mod delegation;
 mod fleet;
+mod gates;
 mod properties;
 mod restart;
 mod submission;
@@ -109,6 +110,8 @@ impl World {
         for (id, event) in &decision.events {
             self.replayed.apply(id, event).unwrap();
             match event {
+                // Its task may have ended before.
+                TaskEvent::Gate { .. } => continue,
                 TaskEvent::Assigned { assignment, .. } => self.check_slots(assignment),
                 TaskEvent::Retried { .. } => {
                     self.outcomes.remove(id);
@@ -153,12 +156,8 @@ impl World {
             assignment.instance,
             assignment.epoch,
         );
-        let slots = Slots {
-            tasks: &self.replayed,
-            live: &self.live,
-            kept: &BTreeSet::new(),
-            seeker: Some(&assignment.task_id),
-        };
+        let kept = BTreeSet::new();
+        let slots = Slots::new(&self.replayed, &self.live, &kept, Some(&assignment.task_id));
         let on_instance: Vec<_> = self.replayed.in_flight_on(&key).collect();
         let load = slots.on_instance(&key);
         assert_eq!(

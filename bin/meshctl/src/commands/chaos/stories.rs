@@ -96,7 +96,8 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
             | TaskEvent::Waiting { .. }
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
-            | TaskEvent::Claim { .. } => {}
+            | TaskEvent::Claim { .. }
+            | TaskEvent::Gate { .. } => {}
         }
     }
     stories
