@@ -20,6 +20,7 @@ use mesh_actors_core::task::{
 };
 use mesh_messages::claim::Claim;
 use mesh_messages::events::{TaskEvent, partition};
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
 use mesh_messages::{AgentId, AttemptNo, Position, TaskId, Timestamp};
@@ -33,6 +34,7 @@ use crate::store::{JournalNews, OpenStore, follow};
 
 mod backlog;
 mod effects;
+mod gates;
 mod handle;
 mod machine;
 mod stock;
@@ -84,6 +86,11 @@ pub(crate) enum Message {
         /// By name.
         reply: RpcReplyPort<Vec<Claim>>,
     },
+    /// Show the gates before providers' accounts that are not open.
+    Gates {
+        /// By account.
+        reply: RpcReplyPort<Vec<ProviderGate>>,
+    },
     /// Show an agent's record, by task type.
     Stats {
         /// Whose.
@@ -109,6 +116,7 @@ enum Released {
     Taken(RpcReplyPort<()>),
     Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
     Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
+    Gates(Vec<ProviderGate>, RpcReplyPort<Vec<ProviderGate>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -283,6 +291,7 @@ impl Shell {
                 let shown = Released::Claims(claims, reply);
                 self.reply_when_durable(shown).await
             }
+            Message::Gates { reply } => self.show_gates(reply).await,
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
                 let _caller_gone =
@@ -525,10 +534,7 @@ impl Shell {
         let state = self.partition.state();
         for (id, event) in events {
             if let TaskEvent::Gate { gate, .. } = event {
-                self.args.ctx.metrics.gate_moved(gate.state.name());
-                tracing::info!(account = %gate.account, state = %gate.state, until = %gate.until,
-                    permits = gate.permits, strikes = gate.strikes, task = %id, reason = %gate.reason,
-                    "the gate before a provider's account moved");
+                self.gate_moved(gate);
                 continue;
             }
             let Some(task) = state.get(id) else { continue };

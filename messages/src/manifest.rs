@@ -214,7 +214,7 @@ impl Heartbeat {
     }
 }
 
-/// What an agent may use up within each window of time.
+/// What an agent may use up within each window of time, and on whose account. Only the account is acted upon by this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Budget {

@@ -389,4 +389,21 @@ fn d9_a_gate_outlives_kill_9_and_an_absurd_time_is_bounded() {
     assert_eq!(provider.requests().len(), asked, "nobody asked again");
     let shown = daemon.ctl(&["task", "show", &ids[0]]);
     assert!(shown.out.contains("provider:acme"), "{shown:?}");
+    let listed = daemon.client().get("/v1/gates").ok(200);
+    assert_eq!(listed["items"], json!([closed]), "{listed}");
+    // Somebody thinks that it is over: one goes, is refused, and nobody else follows.
+    let tried = daemon.ctl(&["gate", "try", "provider:acme"]);
+    assert_eq!(tried.code, 0, "{tried:?}");
+    eventually("one has tried", PATIENCE, || {
+        let gates = daemon.client().get("/v1/gates").ok(200);
+        (gates["items"][0]["strikes"] == 2)
+            .then_some(())
+            .ok_or_else(|| gates.to_string())
+    });
+    assert_eq!(provider.requests().len(), asked + 1);
+    let none = daemon.ctl(&["gate", "try", "provider:other"]);
+    assert!(
+        none.code != 0 && none.err.contains("provider:other"),
+        "{none:?}"
+    );
 }

@@ -25,6 +25,9 @@ impl Shell {
                 Released::Claims(claims, reply) => {
                     let _caller_gone = reply.send(claims);
                 }
+                Released::Gates(gates, reply) => {
+                    let _caller_gone = reply.send(gates);
+                }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
                 }

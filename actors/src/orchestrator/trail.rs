@@ -16,6 +16,8 @@ pub(super) enum About {
     Submitted,
     /// One.
     Task(TaskId),
+    /// The gate before a provider's account.
+    Gate,
     /// None in particular.
     None,
 }
@@ -32,6 +34,7 @@ impl About {
             | Command::AttemptChecked { attempt, .. }
             | Command::AttemptEnded { attempt, .. } => Self::Task(attempt.task.clone()),
             Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
+            Command::TryGate { .. } => Self::Gate,
             Command::InstanceDown { .. }
             | Command::Tick
             | Command::Fleet(_)
@@ -48,6 +51,7 @@ impl About {
             // Whoever cancels a task cancels what was delegated for it, too.
             (Self::Task(_), TaskEvent::Cancelled { .. }) => true,
             (Self::Task(about), _) => about == task,
+            (Self::Gate, event) => matches!(event, TaskEvent::Gate { .. }),
             (Self::None, _) => false,
         }
     }

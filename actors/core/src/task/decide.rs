@@ -3,7 +3,7 @@
 use super::command::{Command, Context, Decision, Live, Refusal};
 use super::state::Tasks;
 use super::tx::Tx;
-use super::{attempt, claims, control, submit};
+use super::{attempt, claims, control, gates, submit};
 
 impl Tasks {
     /// Decides on a command, and applies the events that follow from it.
@@ -45,6 +45,7 @@ impl Tasks {
             Command::Cancel { task, reason } => control::cancel(&mut tx, &task, reason)?,
             Command::Retry { task } => control::retry(&mut tx, &task)?,
             Command::Approve { task, by, answer } => control::approve(&mut tx, &task, by, answer)?,
+            Command::TryGate { account } => gates::try_now(&mut tx, account)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
             Command::News(news) => control::news(&mut tx, news),

@@ -10,7 +10,7 @@ use mesh_messages::gate::{GateState, ProviderGate};
 use mesh_messages::task::WaitingFor;
 use mesh_messages::{AgentId, Failure, TaskId};
 
-use super::command::Live;
+use super::command::{Answer, Live, Refusal};
 use super::index::instance_of;
 use super::state::Tasks;
 use super::tx::Tx;
@@ -100,6 +100,27 @@ impl Tx<'_> {
             self.gate(moved);
         }
     }
+}
+
+/// Has one go through now and not at the gate's time; more follow as after every wait.
+pub(crate) fn try_now(tx: &mut Tx<'_>, account: String) -> Result<Answer, Refusal> {
+    let Some(held) = tx.tasks.gates().get(&account) else {
+        return Err(Refusal::NoGate(account));
+    };
+    let mut shown = held.clone();
+    if held.state == GateState::Closed {
+        let due = ProviderGate {
+            until: tx.ctx.now,
+            ..shown.clone()
+        };
+        let random = tx.random();
+        if let Some(moved) = gate::step(&due, tx.ctx.now, random) {
+            shown = moved.clone();
+            tx.gate(moved);
+        }
+    }
+    tx.settle();
+    Ok(Answer::Gate(Box::new(shown)))
 }
 
 /// Why a gate lets nobody on this account through now; `None` when it does.

@@ -40,6 +40,7 @@ impl Tasks {
             | Command::AttemptChecked { .. }
             | Command::AttemptEnded { .. }
             | Command::InstanceDown { .. }
+            | Command::TryGate { .. }
             | Command::Tick
             | Command::Fleet(_)
             | Command::News(_)

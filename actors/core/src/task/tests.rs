@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::index::Timer;
 use super::tx::Slots;
 use super::*;
+use crate::gate::account_of;
 use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 
 mod asks;
@@ -175,6 +176,14 @@ impl World {
         }
         let limit = usize::try_from(self.config.max_parallel_tasks).unwrap();
         assert!(self.replayed.at_work() <= limit, "max_parallel_tasks");
+        let account = account_of(&assignment.agent_id, agent.account.as_deref());
+        if let Some(gate) = self.replayed.gates().get(&account) {
+            let busy = super::gates::at_work(&self.replayed, &self.live);
+            assert!(
+                busy[&account] <= gate.permits,
+                "{gate:?} let {busy:?} through"
+            );
+        }
         if load.kept {
             assert_eq!(load.at_work, 1, "a suspect runs alone");
         }

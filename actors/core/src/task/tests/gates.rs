@@ -263,6 +263,32 @@ fn a_gate_stands_where_it_stood_after_a_restart() {
 }
 
 #[test]
+fn a_person_may_have_it_tried_now_and_it_is_tried_by_one() {
+    let mut world = wide();
+    fleet_of(&mut world, 3, "acme");
+    let ids: Vec<_> = (0..3)
+        .map(|_| world.submit(json!({"requirements": ["x"]})))
+        .collect();
+    for id in &ids {
+        world.end(id, Err(limit(Some(3_600_000))));
+    }
+    let other = Command::TryGate {
+        account: "provider:other".to_owned(),
+    };
+    assert!(matches!(world.refused(other), Refusal::NoGate(_)));
+    for _ in 0..2 {
+        let decision = world.run(Command::TryGate {
+            account: "provider:acme".to_owned(),
+        });
+        let Answer::Gate(shown) = decision.answer else {
+            panic!("{:?}", decision.answer)
+        };
+        assert_eq!((shown.state, shown.permits), (GateState::Ramping, 1));
+        assert_eq!(under_way(&world).len(), 1);
+    }
+}
+
+#[test]
 fn a_limit_that_ends_its_task_closes_the_gate_all_the_same() {
     let mut world = wide();
     fleet_of(&mut world, 1, "acme");
