@@ -203,13 +203,35 @@ fn at_once(requests: &[(Instant, bool)]) -> usize {
         .unwrap_or_default()
 }
 
+/// Whoever came first after a wall came alone, and late enough.
+fn came_back_alone(requests: &[(Instant, bool)]) {
+    for (index, pair) in requests.windows(2).enumerate() {
+        let [(refused_at, false), (_, true)] = pair else {
+            continue;
+        };
+        let back = &requests[index + 1..];
+        let next = &back[..back.len().min(4)];
+        saw(&format!(
+            "back {:?} after the last refusal; {} at once among the first {}",
+            next[0].0.duration_since(*refused_at),
+            at_once(next),
+            next.len()
+        ));
+        assert!(next[0].0.duration_since(*refused_at) >= Duration::from_secs(1));
+        assert!(
+            at_once(&next[..2.min(next.len())]) == 1,
+            "the first goes alone"
+        );
+    }
+}
+
 #[test]
 fn d9_a_fleet_at_one_account_waits_behind_one_gate_and_comes_back_without_a_herd() {
     const WALLS: &[Wall] = &[
         // Says less than is true.
         Wall {
             after: 100,
-            lasts: Duration::from_secs(4),
+            lasts: Duration::from_secs(6),
             says: Some(1),
         },
         // Says nothing.
@@ -279,25 +301,7 @@ fn d9_a_fleet_at_one_account_waits_behind_one_gate_and_comes_back_without_a_herd
     );
     // Each wall costs what was under way when it was met, and one attempt for each wait that was too short.
     assert!(told <= 2 * (2 * REPLICAS + 4), "{told} refused");
-    // Whoever came first after a wall came alone, and the others little by little.
-    for (index, pair) in requests.windows(2).enumerate() {
-        let [(refused_at, false), (_, true)] = pair else {
-            continue;
-        };
-        let back = &requests[index + 1..];
-        let next = &back[..back.len().min(4)];
-        saw(&format!(
-            "back {:?} after the last refusal; {} at once among the first {}",
-            next[0].0.duration_since(*refused_at),
-            at_once(next),
-            next.len()
-        ));
-        assert!(next[0].0.duration_since(*refused_at) >= Duration::from_secs(1));
-        assert!(
-            at_once(&next[..2.min(next.len())]) == 1,
-            "the first goes alone"
-        );
-    }
+    came_back_alone(&requests);
     let moves = moves(&daemon);
     let states: Vec<_> = moves.iter().map(|(state, _)| state.as_str()).collect();
     assert!(
