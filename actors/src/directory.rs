@@ -231,6 +231,9 @@ impl AgentEntry {
                 .filter(|_| state.fault_state() != mesh_messages::agent::FaultState::Running),
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
+            account: state
+                .manifest()
+                .and_then(|manifest| manifest.budget.as_ref()?.provider.clone()),
             instances,
             digest: state.version().map(|version| version.digest.clone()),
             misdeeds: state.misdeeds.clone(),

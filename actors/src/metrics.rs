@@ -42,6 +42,7 @@ pub struct Metrics {
     refused: Family<Kind, Counter>,
     egress_denied: Family<Kind, Counter>,
     egress_opened: Counter,
+    gates: Family<State, Counter>,
     agents: Family<State, Gauge>,
     tasks: Family<State, Gauge>,
     journal_records: Gauge,
@@ -64,6 +65,7 @@ impl Default for Metrics {
             refused: Family::default(),
             egress_denied: Family::default(),
             egress_opened: Counter::default(),
+            gates: Family::default(),
             agents: Family::default(),
             tasks: Family::default(),
             journal_records: Gauge::default(),
@@ -120,6 +122,11 @@ impl Default for Metrics {
             "Connections of agents to the outside",
             metrics.egress_opened.clone(),
         );
+        registry.register(
+            "provider_gate_moves",
+            "Moves of the gates before providers' accounts, by the state that followed",
+            metrics.gates.clone(),
+        );
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
         registry.register(
@@ -169,6 +176,11 @@ impl Metrics {
     /// An agent was let out.
     pub fn egress_opened(&self) {
         self.egress_opened.inc();
+    }
+    /// The gate before a provider's account moved.
+    pub fn gate_moved(&self, state: &'static str) {
+        let state = state.to_owned();
+        self.gates.get_or_create(&State { state }).inc();
     }
     /// Refusals since the start, by kind.
     pub fn refusals(&self) -> BTreeMap<String, u64> {

@@ -15,6 +15,7 @@ use mesh_messages::agent::{
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::Problem;
@@ -397,6 +398,10 @@ pub trait Operations:
 
     /// Who holds which resource, and who waits for it, by name.
     async fn claims(&self) -> Result<Vec<Claim>, Problem>;
+    /// The gates before providers' accounts that are not open, by account.
+    async fn gates(&self) -> Result<Vec<ProviderGate>, Problem>;
+    /// Has a provider's account tried now, before its gate's time has come.
+    async fn try_gate(&self, caller: &Caller, account: &str) -> Result<ProviderGate, Problem>;
     /// Makes a schedule; answers when it is durable, with it and whether it was there before.
     async fn create_schedule(
         &self,

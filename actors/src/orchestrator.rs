@@ -19,7 +19,8 @@ use mesh_actors_core::task::{
     TaskConfig, Tasks,
 };
 use mesh_messages::claim::Claim;
-use mesh_messages::events::{TaskEvent, partition};
+use mesh_messages::events::partition;
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::problem::Problem;
 use mesh_messages::task::{Task, TaskExplanation};
 use mesh_messages::trust::AgentTrust;
@@ -34,8 +35,10 @@ use crate::store::{JournalNews, OpenStore, follow};
 
 mod backlog;
 mod effects;
+mod gates;
 mod handle;
 mod machine;
+mod measure;
 mod stock;
 mod trail;
 mod trust;
@@ -93,6 +96,11 @@ pub(crate) enum Message {
         /// By id, one that is named with its history.
         reply: RpcReplyPort<Vec<AgentTrust>>,
     },
+    /// Show the gates before providers' accounts that are not open.
+    Gates {
+        /// By account.
+        reply: RpcReplyPort<Vec<ProviderGate>>,
+    },
     /// Show an agent's record, by task type.
     Stats {
         /// Whose.
@@ -119,6 +127,7 @@ enum Released {
     Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
     Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
     Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
+    Gates(Vec<ProviderGate>, RpcReplyPort<Vec<ProviderGate>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,
@@ -298,6 +307,7 @@ impl Shell {
                 let shown = self.trust_views(agent.as_ref());
                 self.reply_when_durable(Released::Trust(shown, reply)).await
             }
+            Message::Gates { reply } => self.show_gates(reply).await,
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
                 let _caller_gone =
@@ -532,30 +542,6 @@ impl Shell {
             self.args.ctx.metrics.refused("stale_attempt");
         }
         tracing::debug!(command, %refusal, "refused");
-    }
-
-    /// Tells those who count, and those who show progress, what has happened.
-    fn measure(&self, events: &[(TaskId, TaskEvent)]) {
-        let state = self.partition.state();
-        for (id, event) in events {
-            if matches!(event, TaskEvent::Started { .. }) {
-                self.args.handle.under_way(id);
-            }
-            let Some(task) = state.get(id) else { continue };
-            let since = |at: Timestamp| at.since(task.submitted_at).as_secs_f64();
-            match event {
-                TaskEvent::Assigned { assignment, .. } if assignment.attempt == AttemptNo(1) => {
-                    self.args.ctx.metrics.routed(since(assignment.assigned_at));
-                }
-                // What came with an event that ended the task has not ended it.
-                TaskEvent::Submitted { .. } | TaskEvent::Waiting { .. } => {}
-                _ => {
-                    if let (true, Some(at)) = (task.state.is_terminal(), task.ended_at) {
-                        self.args.ctx.metrics.ended(since(at));
-                    }
-                }
-            }
-        }
     }
 
     fn arm(&mut self) {

@@ -55,6 +55,7 @@ pub const CODES: &[ProblemCode] = &[
     code("unsigned", 403, "The envelope is not signed", "Sign it."),
     code("address_unknown", 404, "Nobody has this address", "Check the address; `GET /v1/agents` lists the agents."),
     code("agent_not_found", 404, "No such agent", "Check the id; `GET /v1/agents` lists the agents."),
+    code("gate_not_found", 404, "No gate is closed before that account", "Nothing: who uses it is not held up. `GET /v1/gates` lists the gates."),
     code("key_not_found", 404, "No such key", "Check the key; `GET /v1/keys` lists the keys."),
     code("log_not_found", 404, "No such log is co-signed here", "Have the log's key registered: `meshctl key register`."),
     code("memory_key_not_found", 404, "No such key", "Check the key; `GET /v1/memory/{agent}` lists the keys. It may have expired."),

@@ -7,6 +7,7 @@ mod chaos;
 mod claims;
 mod erasures;
 mod export;
+mod gates;
 mod governance;
 mod inbox;
 mod keys;
@@ -45,6 +46,7 @@ pub(crate) fn table() -> Vec<Route> {
         schedules::routes(),
         plans::routes(),
         claims::routes(),
+        gates::routes(),
         stream::routes(),
         audit::routes(),
         past::routes(),

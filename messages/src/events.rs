@@ -16,6 +16,7 @@ use crate::agent::{
 };
 use crate::claim::ClaimStep;
 use crate::failure::Failure;
+use crate::gate::ProviderGate;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
 use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
@@ -423,6 +424,14 @@ pub enum TaskEvent {
         /// What became of it.
         step: ClaimStep,
     },
+    /// The gate before a provider's account moved. On record of the task that ran into the account's limit last.
+    #[serde(rename = "task.gate")]
+    Gate {
+        /// When.
+        at: Timestamp,
+        /// Where it stands now.
+        gate: Box<ProviderGate>,
+    },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
     Succeeded {
@@ -490,6 +499,7 @@ kinds!(TaskEvent {
     Checking => "task.checking",
     Checked => "task.checked",
     Claim => "task.claim",
+    Gate => "task.gate",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",

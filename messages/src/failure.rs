@@ -182,6 +182,9 @@ pub struct Failure {
     pub message: String,
     /// Whether trying again can help.
     pub retryable: bool,
+    /// For how long nobody need try, as a provider said whose limit was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
@@ -192,6 +195,7 @@ impl Failure {
             class,
             message: message.into(),
             retryable,
+            retry_after_ms: None,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod claim;
 pub mod erasure;
 pub mod events;
 pub mod failure;
+pub mod gate;
 pub mod governance;
 pub mod identity;
 pub mod ids;

@@ -214,7 +214,7 @@ impl Heartbeat {
     }
 }
 
-/// What an agent may use up within each window of time.
+/// What an agent may use up within each window of time, and on whose account. Only the account is acted upon by this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Budget {
@@ -231,6 +231,11 @@ pub struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_cost: Option<f64>,
+    /// The account at a provider (of a model, a service) that its work is counted on. Agents that name the same one wait behind
+    /// one gate when that provider's limit is reached; without a name the agent has a gate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<pattern::Capability>")]
+    pub provider: Option<String>,
 }
 
 impl Budget {

@@ -362,7 +362,7 @@ pub enum WaitReason {
     Approval,
     /// A pause before the next attempt.
     Retry,
-    /// A provider's quota.
+    /// The limit of a provider's account was reached, and its gate is not open yet.
     Quota,
     /// Its result is being checked.
     Check,

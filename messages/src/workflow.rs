@@ -407,6 +407,7 @@ impl UnitOutcome {
                 class,
                 message: message.into(),
                 retryable: false,
+                retry_after_ms: None,
             },
         }
     }

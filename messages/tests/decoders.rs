@@ -252,6 +252,9 @@ fn typed_payloads_name_what_is_wrong_with_them() {
         json!({ "ok": false, "output": 1, "error": { "class": "crash" } }),
         json!({ "ok": false, "error": { "class": "sad" } }),
         json!({ "ok": "yes" }),
+        json!({ "ok": false, "error": { "class": "unavailable", "retryAfterMs": 5 } }),
+        json!({ "ok": false, "error": { "class": "quota", "retryAfterMs": -5 } }),
+        json!({ "ok": false, "error": { "class": "quota", "retryAfterMs": "5" } }),
         json!({ "ok": true, "outptu": 1 }),
         json!({}),
         json!("done"),
@@ -267,6 +270,13 @@ fn typed_payloads_name_what_is_wrong_with_them() {
             output: Value::Null
         })
     );
+    let limit = json!({ "ok": false, "error": { "class": "quota", "message": "", "retryable": true, "retryAfterMs": 5 } });
+    let result: TaskResult = read(limit.clone()).payload_as().unwrap();
+    let TaskResult::Failed { error } = &result else {
+        panic!("{result:?}")
+    };
+    assert_eq!(error.retry_after_ms, Some(5));
+    assert_eq!(serde_json::to_value(&result).unwrap(), limit);
 }
 
 #[test]

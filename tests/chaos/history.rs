@@ -169,6 +169,7 @@ fn is_end(event: &TaskEvent) -> bool {
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
+        | TaskEvent::Gate { .. }
         | TaskEvent::Retried { .. } => false,
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bus;
+pub mod gate;
 pub mod governance;
 pub mod liveness;
 pub mod memory;

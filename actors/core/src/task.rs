@@ -5,7 +5,7 @@
 //!  submitted ┤                        ▼
 //!            └──────────────────► Queued ⇄ Parked (no agent, agent down, breaker)
 //!                                  ▲  │      ▲
-//!                   Retrying(at) ──┘  ▼      │ (quota)
+//!                   Retrying(at) ──┘  ▼      │ (a provider's gate)
 //!                        ▲        Assigned → Running ──► Succeeded
 //!                        └───────────┴──────────┴──────► Failed | DeadLettered
 //!  any that has not ended ─────────────────────────────► Cancelled | DeadLettered (deadline)
@@ -27,6 +27,7 @@ mod control;
 mod decide;
 mod dispatch;
 mod explain;
+mod gates;
 mod index;
 mod lookups;
 mod record;
@@ -45,9 +46,8 @@ pub use command::{
     Answer, Answerer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery,
     Effect, FleetChange, FleetNews, Known, Live, Lookups, NewTask, Refusal, Trusting,
 };
-pub use config::{
-    ATTEMPTS_MAX, QUOTA_PAUSE, QUOTA_SPREAD, RETRY_DELAY_MAX, RetryPolicy, TaskConfig,
-};
+pub(crate) use config::below;
+pub use config::{ATTEMPTS_MAX, RETRY_DELAY_MAX, RetryPolicy, TaskConfig};
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
 pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX};

@@ -1,4 +1,4 @@
-//! How many there are: agents by status, tasks by state.
+//! How many there are: agents by status, tasks by state, all agents on this node.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use mesh_actors_core::projection;
 use mesh_messages::problem::Problem;
+use mesh_messages::system::NodeInfo;
 use mesh_messages::task::TaskState;
 
 use super::Mesh;
@@ -14,6 +15,19 @@ use crate::clock::now;
 use crate::reads::{self, LookupError, StoreReader};
 
 impl Mesh {
+    /// This node, as the list of nodes shows it.
+    pub(super) fn node_infos(&self) -> Vec<NodeInfo> {
+        let url =
+            std::fs::read_to_string(self.ctx.settings.data.join("endpoint")).unwrap_or_default();
+        vec![NodeInfo {
+            id: self.ctx.node.did.to_string(),
+            state: "up".to_owned(),
+            version: self.ctx.settings.version.clone(),
+            url: url.trim().to_owned(),
+            agents: self.agent_counts().values().sum(),
+        }]
+    }
+
     pub(super) fn agent_counts(&self) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
         let at = now();

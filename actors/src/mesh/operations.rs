@@ -13,6 +13,7 @@ use mesh_messages::agent::{
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -28,7 +29,7 @@ use mesh_messages::{AgentId, Position, TaskId};
 
 use super::Mesh;
 use super::audit::agent_id;
-use super::tasks::{find, task_id, wait_ended};
+use super::tasks::{find, reported, task_id, wait_ended};
 use super::views::{directory_bytes, instances, profile, status_kind, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
@@ -227,13 +228,8 @@ impl Operations for Mesh {
         id: &str,
         outcome: OutcomeReport,
     ) -> Result<Task, Problem> {
-        let task = task_id(id)?;
-        // An unknown task is not found, rather than a stale attempt.
-        find(&self.ctx, &self.orchestrator, &task).await?;
-        self.orchestrator
-            .outcome(&caller.name, task.clone(), outcome)
-            .await?;
-        find(&self.ctx, &self.orchestrator, &task).await
+        let (ctx, by) = (&self.ctx, &caller.name);
+        reported(ctx, &self.orchestrator, by, (task_id(id)?, outcome)).await
     }
 
     async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
@@ -271,6 +267,14 @@ impl Operations for Mesh {
 
     async fn claims(&self) -> Result<Vec<Claim>, Problem> {
         self.orchestrator.claims().await
+    }
+
+    async fn gates(&self) -> Result<Vec<ProviderGate>, Problem> {
+        self.orchestrator.gates().await
+    }
+
+    async fn try_gate(&self, caller: &Caller, account: &str) -> Result<ProviderGate, Problem> {
+        self.orchestrator.try_gate(&caller.name, account).await
     }
 
     async fn create_schedule(
@@ -468,15 +472,7 @@ impl Operations for Mesh {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Problem> {
-        let url =
-            std::fs::read_to_string(self.ctx.settings.data.join("endpoint")).unwrap_or_default();
-        Ok(vec![NodeInfo {
-            id: self.ctx.node.did.to_string(),
-            state: "up".to_owned(),
-            version: self.ctx.settings.version.clone(),
-            url: url.trim().to_owned(),
-            agents: self.agent_counts().values().sum(),
-        }])
+        Ok(self.node_infos())
     }
 
     async fn memory_list(

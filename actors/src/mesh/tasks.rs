@@ -11,7 +11,7 @@ use mesh_messages::task::{Task, TaskExplanation};
 
 use super::Mesh;
 use crate::context::Context;
-use crate::operations::{PageRequest, TaskFilter};
+use crate::operations::{OutcomeReport, PageRequest, TaskFilter};
 use crate::orchestrator::OrchestratorHandle;
 use crate::reads::{self, LookupError, StoreReader};
 
@@ -34,6 +34,19 @@ pub(crate) async fn find(
         .into_iter()
         .next()
         .ok_or_else(|| Problem::task_not_found(id.as_str()))
+}
+
+/// Reports the outcome of an attempt; the task afterwards.
+pub(super) async fn reported(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+    by: &str,
+    (task, outcome): (TaskId, OutcomeReport),
+) -> Result<Task, Problem> {
+    // An unknown task is not found, rather than a stale attempt.
+    find(ctx, orchestrator, &task).await?;
+    orchestrator.outcome(by, task.clone(), outcome).await?;
+    find(ctx, orchestrator, &task).await
 }
 
 /// Tasks in the order of their ids, all of which must be known.

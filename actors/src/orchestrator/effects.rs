@@ -28,6 +28,9 @@ impl Shell {
                 Released::Trust(shown, reply) => {
                     let _caller_gone = reply.send(shown);
                 }
+                Released::Gates(gates, reply) => {
+                    let _caller_gone = reply.send(gates);
+                }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
                 }

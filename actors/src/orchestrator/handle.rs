@@ -25,7 +25,7 @@ use crate::partition::Cause;
 use crate::slot::{CallError, Slot};
 
 /// How long a caller waits for an answer: a restart of the actor and a slow disk fit in.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How often a report is repeated when its answer is missing, and the pause between. Beyond that its attempt is found
 /// to be nobody's when the orchestrator takes stock.
 const REPORTS_MAX: u32 = 20;
@@ -63,7 +63,7 @@ impl OrchestratorHandle {
         self.slot.restarts()
     }
 
-    async fn ask(&self, command: Command, cause: Cause) -> Result<Answer, Problem> {
+    pub(super) async fn ask(&self, command: Command, cause: Cause) -> Result<Answer, Problem> {
         self.slot
             .call(CALL_LIMIT, |reply| Message::Command {
                 command: Box::new(command),
@@ -552,6 +552,6 @@ fn new_task_id() -> TaskId {
     TaskId::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is a valid task id")
 }
 
-fn unexpected(answer: &Answer) -> Problem {
+pub(super) fn unexpected(answer: &Answer) -> Problem {
     Problem::internal(format!("the task machine answered {answer:?}"))
 }

@@ -16,6 +16,8 @@ pub(super) enum About {
     Submitted,
     /// One.
     Task(TaskId),
+    /// The gate before a provider's account.
+    Gate,
     /// None in particular.
     None,
 }
@@ -32,6 +34,7 @@ impl About {
             | Command::AttemptChecked { attempt, .. }
             | Command::AttemptEnded { attempt, .. } => Self::Task(attempt.task.clone()),
             Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
+            Command::TryGate { .. } => Self::Gate,
             Command::InstanceDown { .. }
             | Command::Tick
             | Command::ResetTrust { .. }
@@ -49,6 +52,7 @@ impl About {
             // Whoever cancels a task cancels what was delegated for it, too.
             (Self::Task(_), TaskEvent::Cancelled { .. }) => true,
             (Self::Task(about), _) => about == task,
+            (Self::Gate, event) => matches!(event, TaskEvent::Gate { .. }),
             (Self::None, _) => false,
         }
     }
@@ -118,6 +122,7 @@ impl Shell {
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
             | TaskEvent::Trust(_)
+            | TaskEvent::Gate { .. }
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))

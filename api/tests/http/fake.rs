@@ -11,6 +11,7 @@ use mesh_messages::address::Address;
 use mesh_messages::agent::*;
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
 use mesh_messages::inbox::{InboxAnswer, InboxItem};
@@ -546,6 +547,14 @@ impl Operations for Fake {
         Ok(vec![claim("a"), claim("b")])
     }
 
+    async fn gates(&self) -> Result<Vec<ProviderGate>, Problem> {
+        Ok(vec![gate_of("agent:a"), gate_of("provider:acme")])
+    }
+
+    async fn try_gate(&self, _: &Caller, account: &str) -> Result<ProviderGate, Problem> {
+        Ok(gate_of(account))
+    }
+
     async fn create_schedule(
         &self,
         caller: &Caller,
@@ -1032,5 +1041,20 @@ impl PlanOperations for Fake {
     async fn remove_plan(&self, _: &Caller, id: &str) -> Result<(), Problem> {
         self.note(format!("remove plan {id}"));
         Ok(())
+    }
+}
+
+fn gate_of(account: &str) -> ProviderGate {
+    ProviderGate {
+        account: account.to_owned(),
+        state: mesh_messages::gate::GateState::Closed,
+        reason: "HTTP 429".to_owned(),
+        agent: AgentId::new("a").unwrap(),
+        task: TaskId::new("t").unwrap(),
+        since: Timestamp::from_millis(1),
+        until: Timestamp::from_millis(2),
+        strikes: 1,
+        permits: 0,
+        peak: 3,
     }
 }

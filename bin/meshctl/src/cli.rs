@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, claim, events, export, governance, inbox, key, memory, plan,
+    agent, audit, backup, chaos, claim, events, export, gate, governance, inbox, key, memory, plan,
     policy, restore, schedule, secret, send, system, task, token, trust, workflow,
 };
 use crate::output::Format;
@@ -114,6 +114,9 @@ pub(crate) enum Command {
     /// Show how far agents are trusted, and why
     #[command(after_help = trust::TRUST_HELP)]
     Trust(trust::Trust),
+    /// See the providers' accounts whose limit was reached, and have one tried now
+    #[command(subcommand)]
+    Gate(gate::Command),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -173,6 +176,7 @@ impl Command {
             Self::Plan(command) => command.is_watchable(),
             Self::Claim(command) => command.is_watchable(),
             Self::Trust(arguments) => arguments.is_watchable(),
+            Self::Gate(command) => command.is_watchable(),
             Self::Governance(command) => command.is_watchable(),
             Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),

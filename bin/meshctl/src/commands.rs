@@ -8,6 +8,7 @@ pub(crate) mod chaos;
 pub(crate) mod claim;
 pub(crate) mod events;
 pub(crate) mod export;
+pub(crate) mod gate;
 pub(crate) mod governance;
 pub(crate) mod inbox;
 pub(crate) mod key;
@@ -47,6 +48,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Board => board::board(session),
         Command::Claim(command) => claim::run(command, session),
         Command::Trust(arguments) => trust::run(arguments, session),
+        Command::Gate(command) => gate::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

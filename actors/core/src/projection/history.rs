@@ -144,6 +144,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
+        | TaskEvent::Gate { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

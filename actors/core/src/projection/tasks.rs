@@ -61,6 +61,10 @@ pub(super) fn project<V: View>(
     event: &TaskEvent,
     view: &mut V,
 ) -> Result<(), ProjectFailure<V::Error>> {
+    if matches!(event, TaskEvent::Gate { .. }) {
+        // It tells of an account, not of the task that it was noted with.
+        return Ok(());
+    }
     let held = view
         .get(tree::TASK, id.as_str().as_bytes())
         .map_err(ProjectFailure::View)?;

@@ -78,6 +78,8 @@ pub trait Occupancy {
     fn on_agent(&self, agent: &AgentId) -> u32;
     /// Whether a task that must be alone is being tried on one of the agent's instances.
     fn has_suspect(&self, agent: &AgentId) -> bool;
+    /// Why its provider's gate lets nobody through now; `None` when it does.
+    fn barred(&self, id: &AgentId, agent: &FleetAgent) -> Option<String>;
 }
 
 /// The instance that is to have the task.
@@ -154,6 +156,9 @@ impl Candidate<'_> {
                 "trust {}, and the task needs {}",
                 self.trust, demand.trust.least
             ));
+        }
+        if let Some(why) = occupancy.barred(self.id, self.agent) {
+            return Err(why);
         }
         if demand.alone && occupancy.has_suspect(self.id) {
             // One after the other, so that each is acquitted or convicted before the agent pays for several.
@@ -402,6 +407,10 @@ mod tests {
     struct Loads(BTreeMap<InstanceKey, Load>);
 
     impl Occupancy for Loads {
+        fn barred(&self, _: &AgentId, _: &FleetAgent) -> Option<String> {
+            None
+        }
+
         fn has_suspect(&self, _agent: &AgentId) -> bool {
             false
         }

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::agent::FaultState;
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::task::{WaitReason, WaitingFor};
 use mesh_messages::trust::Misdeed;
 use mesh_messages::{AgentId, Epoch, InstanceNo, Timestamp};
+
+use crate::gate::{self, Gates};
 
 /// One incarnation of one replica.
 pub type InstanceKey = (AgentId, InstanceNo, Epoch);
@@ -34,6 +37,8 @@ pub struct FleetAgent {
     pub next_attempt_at: Option<Timestamp>,
     /// Whether it was told to take no work.
     pub paused: bool,
+    /// The provider's account that its manifest names.
+    pub account: Option<String>,
     /// The replicas that serve.
     pub instances: BTreeMap<InstanceNo, FleetInstance>,
     /// Digest of the version in force.
@@ -201,8 +206,8 @@ impl Fleet {
     ///
     /// An agent that restarts within its backoff counts as about to be up: parking for so short a time would only
     /// fill the journal.
-    pub fn outlook(&self, needs: &[String], only: Option<&AgentId>) -> Outlook {
-        self.outlook_among(needs, only, &|_| true)
+    pub fn outlook(&self, needs: &[String], only: Option<&AgentId>, gates: &Gates) -> Outlook {
+        self.outlook_among(needs, only, gates, &|_| true)
     }
 
     /// The same if only some agents may have them.
@@ -210,14 +215,27 @@ impl Fleet {
         &self,
         needs: &[String],
         only: Option<&AgentId>,
+        gates: &Gates,
         may: &dyn Fn(&AgentId) -> bool,
     ) -> Outlook {
         if !self.complete {
             return Outlook::Soon;
         }
         let (mut down, mut broken, mut until) = (Vec::new(), Vec::new(), None::<Timestamp>);
+        let mut gated: Option<(&ProviderGate, Vec<AgentId>)> = None;
         for (id, agent) in self.capable(needs, only).filter(|(id, _)| may(id)) {
+            let held_up = gates.held_up(id, agent.account.as_deref());
             match agent.gate() {
+                Gate::Free | Gate::Permit if held_up.is_some() => {
+                    let Some(gate) = held_up else { continue };
+                    let (first, agents) = gated.get_or_insert_with(|| (gate, Vec::new()));
+                    if gate.until < first.until {
+                        *first = gate;
+                    }
+                    if agents.len() < AGENTS_NAMED_MAX {
+                        agents.push(id.clone());
+                    }
+                }
                 Gate::Free | Gate::Permit => return Outlook::Soon,
                 Gate::Broken => {
                     broken.push((id, agent));
@@ -228,6 +246,10 @@ impl Fleet {
                 }
                 Gate::Down => down.push((id, agent)),
             }
+        }
+        // It is the one wait that ends by itself.
+        if let Some((gate, agents)) = gated {
+            return Outlook::Parked(gate::waiting_for(gate, agents));
         }
         let (reason, who) = match (broken.is_empty(), down.is_empty()) {
             (false, _) => (WaitReason::Breaker, broken),
@@ -372,7 +394,7 @@ mod tests {
             for (name, agent) in agents {
                 fleet.put(id(name), agent.clone());
             }
-            match fleet.outlook(&needs(&["x"]), None) {
+            match fleet.outlook(&needs(&["x"]), None, &Gates::default()) {
                 Outlook::Soon => None,
                 Outlook::Parked(waiting) => Some(waiting.reason),
             }
@@ -405,7 +427,7 @@ mod tests {
         fleet.put(id("ann"), agent(FaultState::Running, &["research"]));
         fleet.put(id("bob"), agent(FaultState::Running, &["write"]));
         fleet.set_complete();
-        let detail = |list: &[&str]| match fleet.outlook(&needs(list), None) {
+        let detail = |list: &[&str]| match fleet.outlook(&needs(list), None, &Gates::default()) {
             Outlook::Parked(waiting_for) => waiting_for.detail,
             Outlook::Soon => String::new(),
         };
@@ -427,7 +449,7 @@ mod tests {
     #[test]
     fn before_all_agents_are_announced_nothing_parks() {
         assert_eq!(
-            Fleet::default().outlook(&needs(&["x"]), None),
+            Fleet::default().outlook(&needs(&["x"]), None, &Gates::default()),
             Outlook::Soon
         );
     }

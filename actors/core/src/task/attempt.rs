@@ -6,14 +6,11 @@ use std::time::Duration;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::failure::LOST_RETRIES_MAX;
 use mesh_messages::schema::Checker;
-use mesh_messages::task::{
-    AcceptanceCheck, CheckReport, TASK_DATA_MAX, TaskState, WaitReason, WaitingFor,
-};
+use mesh_messages::task::{AcceptanceCheck, CheckReport, TASK_DATA_MAX, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId};
 use serde_json::Value;
 
 use super::command::{Answer, AttemptRef, Effect, Refusal};
-use super::config::{QUOTA_PAUSE, QUOTA_SPREAD, below};
 use super::index::instance_of;
 use super::standing;
 use super::tx::{Slots, Tx};
@@ -242,6 +239,7 @@ fn succeed(tx: &mut Tx<'_>, id: &TaskId, output: Value) {
     let Some((_, attempt)) = place(tx, id) else {
         return;
     };
+    tx.limit_passed(id);
     tx.emit(
         id,
         TaskEvent::Succeeded {
@@ -262,12 +260,8 @@ pub(crate) fn is_alone(tx: &Tx<'_>, id: &TaskId) -> bool {
     let Some((key, _)) = place(tx, id) else {
         return false;
     };
-    let slots = Slots {
-        tasks: tx.tasks,
-        live: tx.live,
-        kept: &BTreeSet::new(),
-        seeker: None,
-    };
+    let kept = BTreeSet::new();
+    let slots = Slots::new(tx.tasks, tx.live, &kept, None);
     // Itself is in hand, too.
     slots.on_instance(&key).at_work <= 1
 }
@@ -309,6 +303,10 @@ pub(crate) fn fail(
 }
 
 fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool) -> AfterFailure {
+    // Also where the task itself ends here: whoever else uses the account has met the limit, too.
+    let parked = (failure.class == FailureClass::Quota)
+        .then(|| tx.limit_reached(id, failure))
+        .flatten();
     let random = tx.random();
     let now = tx.ctx.now;
     let Some(record) = tx.tasks.record(id) else {
@@ -353,22 +351,11 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
             failure.message = format!("lost {} times: {}", record.lost + 1, failure.message);
             AfterFailure::DeadLetter
         }
-        TaskConsequence::Park => {
-            let until = now.plus(QUOTA_PAUSE).plus(below(QUOTA_SPREAD, random));
-            AfterFailure::Park {
-                waiting_for: WaitingFor {
-                    reason: WaitReason::Quota,
-                    detail: format!("a provider's limit was reached: {}", failure.message),
-                    until: Some(until),
-                    agents: record
-                        .attempt()
-                        .map(|a| a.agent_id.clone())
-                        .into_iter()
-                        .collect(),
-                    tasks: Vec::new(),
-                },
-            }
-        }
+        TaskConsequence::Park => match parked {
+            Some(waiting_for) => AfterFailure::Park { waiting_for },
+            // Nothing holds it up.
+            None => AfterFailure::Retry { at: now },
+        },
         TaskConsequence::Retry if record.used + 1 < record.retry.max_attempts => {
             let pause = record.retry.delay(record.used + 1, random);
             AfterFailure::Retry {

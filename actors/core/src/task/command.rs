@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
+use mesh_messages::gate::ProviderGate;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
 use mesh_messages::klp::{ClaimOp, ClaimReply};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -157,6 +158,11 @@ pub enum Command {
         /// To what, and why.
         reset: TrustReset,
     },
+    /// Try a provider's account now, before the time of its gate has come.
+    TryGate {
+        /// Which.
+        account: String,
+    },
     /// Time has passed.
     Tick,
     /// The fleet is different now.
@@ -190,6 +196,7 @@ impl Command {
             Self::Retry { .. } => "retry",
             Self::Approve { .. } => "approve",
             Self::ResetTrust { .. } => "reset_trust",
+            Self::TryGate { .. } => "try_gate",
             Self::Tick => "tick",
             Self::Fleet(_) => "fleet",
             Self::News(_) => "news",
@@ -377,6 +384,8 @@ pub enum Answer {
     Claim(Option<Box<ClaimReply>>),
     /// The task as it is now.
     Task(Box<Task>),
+    /// The gate as it is now.
+    Gate(Box<ProviderGate>),
     /// An instance began an attempt that is over. It is told to drop it; count it like [`Refusal::Stale`].
     Stale,
     /// An instance confirmed that it dropped an attempt. Whatever else it said of it was ignored.
@@ -493,6 +502,9 @@ pub enum Refusal {
         "task {0} has a contract with checks, which are made of what its agent hands in; a result from elsewhere is not taken"
     )]
     NeedsChecks(TaskId),
+    /// Nothing holds up who uses the account.
+    #[error("no gate is closed before {0}")]
+    NoGate(String),
     /// Agents may not delegate to agents here.
     #[error("agents may not delegate to agents here (allow_cross_agent is false)")]
     CrossAgent,
@@ -532,6 +544,7 @@ impl From<Refusal> for Problem {
             Refusal::TooManyAsks { .. } => Self::unavailable("too_many_asks", detail),
             Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
             Refusal::NeedsChecks(_) => Self::new(ProblemKind::Conflict, "needs_checks", detail),
+            Refusal::NoGate(_) => Self::new(ProblemKind::NotFound, "gate_not_found", detail),
             Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),
         }
     }

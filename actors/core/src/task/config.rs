@@ -12,10 +12,6 @@ use serde::{Deserialize, Serialize};
 pub const RETRY_DELAY_MAX: Duration = Duration::from_mins(10);
 /// Most attempts that a retry policy may ask for.
 pub const ATTEMPTS_MAX: u32 = 100;
-/// How long a task waits after a provider's limit was reached, when nobody says how long.
-pub const QUOTA_PAUSE: Duration = Duration::from_secs(30);
-/// Largest random addition to [`QUOTA_PAUSE`], so that the parked do not return as a herd.
-pub const QUOTA_SPREAD: Duration = Duration::from_secs(5);
 
 /// When and how often a failed attempt is followed by another; every field is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -130,6 +130,7 @@ pub(crate) fn approve(
 pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
     tx.catch_up();
     claims::expire(tx);
+    tx.step_gates();
     while let Some((at, timer, id)) = tx.tasks.index().timers.first().cloned() {
         if at > tx.ctx.now || tx.is_full() {
             break;
@@ -140,6 +141,7 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
                     class: FailureClass::Timeout,
                     message: format!("its deadline {at} has passed"),
                     retryable: false,
+                    retry_after_ms: None,
                 };
                 tx.stop_attempt(&id, &failure.message);
                 tx.emit(

@@ -3,7 +3,7 @@
 use super::command::{Command, Context, Decision, Live, Refusal};
 use super::state::Tasks;
 use super::tx::Tx;
-use super::{attempt, claims, control, standing, submit};
+use super::{attempt, claims, control, gates, standing, submit};
 
 impl Tasks {
     /// Decides on a command, and applies the events that follow from it.
@@ -48,6 +48,7 @@ impl Tasks {
             Command::ResetTrust { agent, by, reset } => {
                 standing::reset(&mut tx, &agent, &by, &reset)
             }
+            Command::TryGate { account } => gates::try_now(&mut tx, account)?,
             Command::Tick => control::tick(&mut tx),
             Command::Fleet(change) => control::fleet(&mut tx, change),
             Command::News(news) => control::news(&mut tx, news),

@@ -66,12 +66,7 @@ impl Tx<'_> {
         let Some(entry) = self.tasks.entry(id) else {
             return Choice::Nobody;
         };
-        let slots = Slots {
-            tasks: self.tasks,
-            live: self.live,
-            kept,
-            seeker: Some(id),
-        };
+        let slots = Slots::new(self.tasks, self.live, kept, Some(id));
         let demand = demand(self.tasks, entry, self.ctx);
         choose(
             &self.live.fleet,
@@ -191,7 +186,9 @@ pub(crate) fn outlook(
     let only = only(key.agent.as_ref(), key.failed_on.as_ref(), ctx.config);
     let (trust, least) = (tasks.trust(), key.trust.least(ctx.config.trust_threshold));
     let trusted = |agent: &AgentId| trust.level(agent, &key.needs, ctx.now) >= least;
-    let outlook = live.fleet.outlook_among(&key.needs, only, &trusted);
+    let outlook = live
+        .fleet
+        .outlook_among(&key.needs, only, tasks.gates(), &trusted);
     match outlook {
         Outlook::Soon => None,
         Outlook::Parked(waiting_for) if waiting_for.reason == WaitReason::NoAgent => {

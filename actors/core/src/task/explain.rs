@@ -32,12 +32,8 @@ impl Tasks {
         explanation.waiting_for = self.waiting_for(live, ctx, entry);
         let state = explanation.state;
         if !state.is_in_flight() && !state.is_terminal() {
-            let slots = Slots {
-                tasks: self,
-                live,
-                kept: &BTreeSet::new(),
-                seeker: Some(id),
-            };
+            let kept = BTreeSet::new();
+            let slots = Slots::new(self, live, &kept, Some(id));
             let demand = demand(self, entry, ctx);
             explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);
         }

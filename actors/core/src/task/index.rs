@@ -204,7 +204,8 @@ fn ready(entry: &Entry) -> Option<(GroupKey, Option<WaitReason>)> {
                 r @ (WaitReason::NoAgent
                 | WaitReason::AgentDown
                 | WaitReason::Breaker
-                | WaitReason::Trust),
+                | WaitReason::Trust
+                | WaitReason::Quota),
             ),
         ) => Some(r),
         _ => return None,
@@ -233,7 +234,7 @@ fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {
         timers.push((at, Timer::Attempt, id.clone()));
     }
     if let Some(waiting) = &task.waiting_for
-        && matches!(waiting.reason, WaitReason::Retry | WaitReason::Quota)
+        && waiting.reason == WaitReason::Retry
         && let Some(until) = waiting.until
     {
         timers.push((until, Timer::Resume, id.clone()));

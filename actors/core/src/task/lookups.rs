@@ -41,6 +41,7 @@ impl Tasks {
             | Command::AttemptEnded { .. }
             | Command::InstanceDown { .. }
             | Command::ResetTrust { .. }
+            | Command::TryGate { .. }
             | Command::Tick
             | Command::Fleet(_)
             | Command::News(_)

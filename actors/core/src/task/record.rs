@@ -135,6 +135,8 @@ impl TaskRecord {
         match event {
             TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
                 if self.noted(event) => {}
+            // It is about an account, and no part of the record of the task that it was noted with.
+            TaskEvent::Gate { .. } => {}
             TaskEvent::Submitted { .. }
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
@@ -331,6 +333,7 @@ impl TaskRecord {
                 class: FailureClass::Refusal,
                 message: format!("denied by {by}{why}"),
                 retryable: false,
+                retry_after_ms: None,
             };
             self.end(at, TaskState::Failed, Some(failure));
         }
@@ -394,7 +397,8 @@ impl TaskRecord {
     }
 
     fn attempt_failed(&mut self, at: Timestamp, failure: &Failure, ended: bool, alone: bool) {
-        if failure.class != FailureClass::Lost
+        // A provider's limit is no fault of the agent, and its gate sees to it that the task is not tried there.
+        if !matches!(failure.class, FailureClass::Lost | FailureClass::Quota)
             && let Some(attempt) = self.task.attempts.last()
         {
             self.failed_on.insert(attempt.agent_id.clone());

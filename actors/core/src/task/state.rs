@@ -13,6 +13,7 @@ use super::attempt::POISON_KILLS;
 use super::claims::Claims;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use crate::gate::Gates;
 use crate::routing::{InstanceKey, Stats};
 use crate::trail::Trail;
 use crate::trust::Trust;
@@ -74,6 +75,7 @@ struct Stored {
     claims: Claims,
     #[serde(default)]
     trust: Trust,
+    gates: Gates,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -88,6 +90,7 @@ pub struct Tasks {
     acquitted: BTreeMap<AgentId, u64>,
     claims: Claims,
     trust: Trust,
+    gates: Gates,
     #[serde(skip)]
     index: Index,
 }
@@ -106,6 +109,7 @@ impl From<Stored> for Tasks {
             acquitted,
             claims,
             trust,
+            gates,
         } = stored;
         Self {
             entries,
@@ -115,6 +119,7 @@ impl From<Stored> for Tasks {
             acquitted,
             claims,
             trust,
+            gates,
             index,
         }
     }
@@ -127,6 +132,11 @@ impl Tasks {
     /// [`Misfit`] when the event cannot happen to the task; nothing but the count of events changes then.
     pub fn apply(&mut self, id: &TaskId, event: &TaskEvent) -> Result<(), Misfit> {
         self.applied += 1;
+        if let TaskEvent::Gate { gate, .. } = event {
+            // The task that it was noted with may have ended long ago.
+            self.gates.put(gate);
+            return Ok(());
+        }
         if let Some(entry) = self.entries.get_mut(id) {
             self.index.remove(id, entry);
             let folded = entry.record.fold(event);
@@ -211,11 +221,13 @@ impl Tasks {
         if let Some(entry) = self.entries.get_mut(id) {
             Trail::advance(&mut entry.trail, position, correlation);
         }
+        self.gates.note(id, position, correlation);
     }
 
-    /// Where the log stands with a task that is held.
+    /// Where the log stands with a task that is held, or that a gate remembers.
     pub fn trail(&self, id: &TaskId) -> Option<&Trail> {
-        self.entries.get(id)?.trail.as_ref()
+        let held = self.entries.get(id);
+        held.map_or_else(|| self.gates.trail(id), |entry| entry.trail.as_ref())
     }
 
     /// Forgets the ended tasks whose last event is among the first `events`: the read side shows them by now.
@@ -258,7 +270,16 @@ impl Tasks {
     /// When something becomes due by itself.
     pub fn next_timer(&self) -> Option<Timestamp> {
         let of_tasks = self.index.timers.first().map(|(at, ..)| *at);
-        of_tasks.into_iter().chain(self.claims.next_timer()).min()
+        let others = [self.claims.next_timer(), self.gates.next_timer()];
+        of_tasks
+            .into_iter()
+            .chain(others.into_iter().flatten())
+            .min()
+    }
+
+    /// The gates before providers' accounts that are not open.
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// Who holds which resource, and who waits for it.
@@ -347,7 +368,8 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         TaskEvent::Checking { .. }
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
-        | TaskEvent::Trust(_) => {}
+        | TaskEvent::Trust(_)
+        | TaskEvent::Gate { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
         | TaskEvent::Started { .. }
@@ -415,6 +437,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
+        | TaskEvent::Gate { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::index::Timer;
 use super::tx::Slots;
 use super::*;
+use crate::gate::account_of;
 use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 
 mod asks;
@@ -21,6 +22,7 @@ mod attempts;
 mod claims;
 mod delegation;
 mod fleet;
+mod gates;
 mod properties;
 mod restart;
 mod submission;
@@ -110,6 +112,8 @@ impl World {
         for (id, event) in &decision.events {
             self.replayed.apply(id, event).unwrap();
             match event {
+                // Its task may have ended before.
+                TaskEvent::Gate { .. } => continue,
                 TaskEvent::Assigned { assignment, .. } => self.check_slots(assignment),
                 TaskEvent::Retried { .. } => {
                     self.outcomes.remove(id);
@@ -157,12 +161,8 @@ impl World {
             assignment.instance,
             assignment.epoch,
         );
-        let slots = Slots {
-            tasks: &self.replayed,
-            live: &self.live,
-            kept: &BTreeSet::new(),
-            seeker: Some(&assignment.task_id),
-        };
+        let kept = BTreeSet::new();
+        let slots = Slots::new(&self.replayed, &self.live, &kept, Some(&assignment.task_id));
         let on_instance: Vec<_> = self.replayed.in_flight_on(&key).collect();
         let load = slots.on_instance(&key);
         assert_eq!(
@@ -180,6 +180,14 @@ impl World {
         }
         let limit = usize::try_from(self.config.max_parallel_tasks).unwrap();
         assert!(self.replayed.at_work() <= limit, "max_parallel_tasks");
+        let account = account_of(&assignment.agent_id, agent.account.as_deref());
+        if let Some(gate) = self.replayed.gates().get(&account) {
+            let busy = super::gates::at_work(&self.replayed, &self.live);
+            assert!(
+                busy[&account] <= gate.permits,
+                "{gate:?} let {busy:?} through"
+            );
+        }
         if load.kept {
             assert_eq!(load.at_work, 1, "a suspect runs alone");
         }

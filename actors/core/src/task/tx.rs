@@ -1,5 +1,6 @@
 //! One decision under way: events are applied as they are made, so that each step sees the ones before it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
@@ -8,9 +9,11 @@ use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live, Trusting};
+use super::gates;
 use super::index::instance_of;
 use super::state::Tasks;
-use crate::routing::{InstanceKey, Load, Occupancy};
+use crate::gate::account_of;
+use crate::routing::{FleetAgent, InstanceKey, Load, Occupancy};
 
 /// Events after which a decision stops to look for more. Commands add up to some 2000 of their own, and one append of
 /// the journal holds 4096.
@@ -70,7 +73,8 @@ impl<'a> Tx<'a> {
             return;
         };
         let state = entry.task().state;
-        if state.is_terminal() {
+        let of_task = !matches!(self.events.last(), Some((_, TaskEvent::Gate { .. })));
+        if of_task && state.is_terminal() {
             self.ended.push(id.clone());
             self.effects.push(Effect::TaskEnded(id.clone()));
             if state == TaskState::DeadLettered {
@@ -99,6 +103,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
             | TaskEvent::Trust(_)
+            | TaskEvent::Gate { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };
@@ -270,9 +275,26 @@ pub(crate) struct Slots<'a> {
     pub(crate) kept: &'a BTreeSet<InstanceKey>,
     /// The task that looks for a slot.
     pub(crate) seeker: Option<&'a TaskId>,
+    /// How many attempts are under way on each account, once somebody has asked.
+    accounts: OnceCell<BTreeMap<String, u32>>,
 }
 
-impl Slots<'_> {
+impl<'a> Slots<'a> {
+    pub(crate) fn new(
+        tasks: &'a Tasks,
+        live: &'a Live,
+        kept: &'a BTreeSet<InstanceKey>,
+        seeker: Option<&'a TaskId>,
+    ) -> Self {
+        Self {
+            tasks,
+            live,
+            kept,
+            seeker,
+            accounts: OnceCell::new(),
+        }
+    }
+
     /// What an instance has in hand. A task that waits for its children is among it, since the agent keeps it in mind; only
     /// to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever.
     fn in_hand<'k>(&'k self, key: &'k InstanceKey) -> impl Iterator<Item = &'k TaskId> {
@@ -325,6 +347,18 @@ impl Occupancy for Slots<'_> {
             .chain(keys_of(&self.live.releasing, agent))
             .collect();
         keys.into_iter().map(|key| self.count(key)).sum()
+    }
+
+    fn barred(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
+        let gates = self.tasks.gates();
+        if gates.is_empty() {
+            return None;
+        }
+        let gate = gates.get(&account_of(id, agent.account.as_deref()))?;
+        let loads = self
+            .accounts
+            .get_or_init(|| gates::at_work(self.tasks, self.live));
+        gates::barred(gate, loads.get(&gate.account).copied().unwrap_or_default())
     }
 
     fn has_suspect(&self, agent: &AgentId) -> bool {

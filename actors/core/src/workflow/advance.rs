@@ -26,6 +26,7 @@ fn contract(message: impl Into<String>) -> Failure {
         class: FailureClass::Contract,
         message: message.into(),
         retryable: false,
+        retry_after_ms: None,
     }
 }
 

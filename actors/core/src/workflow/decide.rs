@@ -536,6 +536,7 @@ fn tick(tx: &mut Tx<'_>) {
             class: FailureClass::Timeout,
             message: "the step's time ran out".to_owned(),
             retryable: false,
+            retry_after_ms: None,
         };
         fail_step(tx, &run, number, error);
     }

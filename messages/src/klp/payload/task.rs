@@ -136,6 +136,8 @@ struct WireFailure {
     message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retryable: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
 }
 
 impl<'de> Deserialize<'de> for TaskResult {
@@ -161,6 +163,11 @@ impl<'de> Deserialize<'de> for TaskResult {
             } => {
                 let mut error = Failure::new(wire.class, wire.message);
                 error.retryable = wire.retryable.unwrap_or(error.retryable);
+                error.retry_after_ms = wire.retry_after_ms;
+                if wire.retry_after_ms.is_some() && wire.class != FailureClass::Quota {
+                    let message = "error.retryAfterMs: only an error of class `quota` has one";
+                    return Err(D::Error::custom(message));
+                }
                 Ok(Self::Failed { error })
             }
             WireResult {
@@ -191,12 +198,14 @@ impl Serialize for TaskResult {
                         class,
                         message,
                         retryable,
+                        retry_after_ms,
                     },
             } => {
                 let error = WireFailure {
                     class,
                     message,
                     retryable: Some(retryable),
+                    retry_after_ms,
                 };
                 WireResult {
                     ok: false,

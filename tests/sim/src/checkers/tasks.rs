@@ -83,6 +83,10 @@ impl Book {
             self.lines.insert(id.clone(), line);
             return Ok(());
         }
+        if matches!(event, TaskEvent::Gate { .. }) {
+            // It tells of an account; the task that it was noted with may have ended.
+            return Ok(());
+        }
         let Some(line) = self.lines.get_mut(id) else {
             return breach(
                 LOST,
@@ -186,7 +190,7 @@ fn next(
     let in_flight = matches!(from, TaskState::Assigned | TaskState::Running);
     let of_this = |attempt: &AttemptNo| *attempt == line.attempt && in_flight;
     match event {
-        TaskEvent::Submitted { .. } => {}
+        TaskEvent::Submitted { .. } | TaskEvent::Gate { .. } => {}
         TaskEvent::Waiting { state, .. } => {
             ensure(!in_flight, ONCE, || {
                 format!("{id} waits while it is {from}")

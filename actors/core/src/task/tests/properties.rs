@@ -332,6 +332,8 @@ impl World {
             slots,
             Epoch(u64::from(self.ids)),
         );
+        // Two of them share an account.
+        view.account = (agent < 2).then(|| "acme".to_owned());
         for (no, instance) in &mut view.instances {
             if let Some(before) = known.as_ref().and_then(|known| known.instances.get(no)) {
                 // It is the same incarnation; only one that is gone makes way for another.

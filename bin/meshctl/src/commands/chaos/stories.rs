@@ -97,7 +97,8 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
-            | TaskEvent::Trust(_) => {}
+            | TaskEvent::Trust(_)
+            | TaskEvent::Gate { .. } => {}
         }
     }
     stories

@@ -155,6 +155,7 @@ impl Seat {
             reason: state.fault.as_ref().and_then(|f| f.reason.clone()),
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
+            account: None,
             instances: instances.collect(),
             digest: state.version().map(|version| version.digest.clone()),
             misdeeds: state.misdeeds.clone(),
