@@ -51,6 +51,7 @@ mod inbox;
 mod operations;
 mod parts;
 mod plans;
+mod refusals;
 mod schedules;
 mod secrets;
 mod services;

@@ -33,6 +33,7 @@ mod governance;
 mod inbox;
 mod past;
 mod plans;
+mod refusals;
 mod upgrade;
 mod workflows;
 
@@ -41,6 +42,7 @@ pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
+pub use refusals::RefusalOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
 
@@ -280,7 +282,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: PlanOperations + InboxOperations + GovernanceOperations {
+pub trait Operations: PlanOperations + InboxOperations + GovernanceOperations + RefusalOperations {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.

@@ -96,6 +96,8 @@ pub enum ContentError {
 pub struct ContentStore {
     dir: PathBuf,
     aside: PathBuf,
+    // What is about to be removed, and whether somebody stored it again since that is so.
+    doomed: Arc<Mutex<BTreeMap<ContentDigest, bool>>>,
 }
 
 impl ContentStore {
@@ -113,6 +115,7 @@ impl ContentStore {
         Ok(Self {
             dir: dir.to_owned(),
             aside,
+            doomed: Arc::default(),
         })
     }
 
@@ -156,6 +159,8 @@ impl ContentStore {
             aside.write_all(&buffer[..len]).map_err(write)?;
         }
         let digest = ContentDigest(*hasher.finalize().as_bytes());
+        // Said before it is looked for: either it is kept for this, or it is gone and stored anew.
+        self.wanted(&digest);
         // A damaged copy is replaced.
         if self
             .hash_of(&digest)
@@ -227,6 +232,46 @@ impl ContentStore {
         } else {
             Err(ContentError::Missing(*digest))
         }
+    }
+
+    /// Remembers that this content is to go, so that [`remove_doomed`](Self::remove_doomed) spares what is stored again from
+    /// here on: whoever does that is about to refer to it. Idempotent.
+    pub fn doom<'a>(&self, digests: impl IntoIterator<Item = &'a ContentDigest>) {
+        let mut doomed = self.doomed();
+        for digest in digests {
+            doomed.entry(*digest).or_insert(false);
+        }
+    }
+
+    /// Removes those of all doomed content that `referred` does not name and that nobody stored again; how many files.
+    /// When this answers that is durable, and nothing is doomed any more. After an error all of it still is.
+    ///
+    /// # Errors
+    /// [`ContentError::Write`].
+    pub fn remove_doomed(&self, referred: &BTreeSet<ContentDigest>) -> Result<u64, ContentError> {
+        // Held all the while: who stores the same content waits, and then finds it gone.
+        let mut doomed = self.doomed();
+        let gone = doomed
+            .iter()
+            .filter(|(digest, wanted)| !**wanted && !referred.contains(digest));
+        let mut files = 0;
+        for (digest, _) in gone {
+            files += u64::from(self.contains(digest));
+            self.remove(digest)?;
+        }
+        doomed.clear();
+        Ok(files)
+    }
+
+    fn wanted(&self, digest: &ContentDigest) {
+        if let Some(wanted) = self.doomed().get_mut(digest) {
+            *wanted = true;
+        }
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, BTreeMap<ContentDigest, bool>> {
+        // Each change is a single one, so a panic elsewhere leaves nothing half done.
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes some content for ever, if it is there; answers when that is durable. That nothing refers to it any more is for

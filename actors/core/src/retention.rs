@@ -1,9 +1,10 @@
 //! Which ended tasks are kept no longer. Pure: what is there and what the operator wants, to what goes.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mesh_messages::events::RetentionEvent;
-use mesh_messages::{TaskId, Timestamp};
+use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Most tasks that one decision removes: its event names each of them, and all their records are erased in one go.
@@ -85,19 +86,61 @@ pub struct RetentionState {
     pub removed: u64,
     /// Those whose records have yet to be erased.
     pub unerased: Vec<TaskId>,
+    /// Digests of content that goes when nothing refers to it any more.
+    #[serde(default)]
+    pub doomed: BTreeSet<String>,
+    /// Orders that are not carried out yet, oldest first.
+    #[serde(default)]
+    pub orders: VecDeque<OpenOrder>,
+}
+
+/// An order to erase that is not carried out yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOrder {
+    /// Which task.
+    pub task: Option<TaskId>,
+    /// Whose tasks and messages.
+    pub subject: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Where it stands in the log.
+    pub record: Position,
+    /// The request that it came with.
+    pub correlation: Option<String>,
 }
 
 impl RetentionState {
     /// Takes an event in.
-    pub fn apply(&mut self, event: &RetentionEvent) {
+    pub fn apply(&mut self, header: &RecordHeader, event: &RetentionEvent) {
         match event {
             RetentionEvent::Removed { tasks } => {
                 self.removed += tasks.len() as u64;
                 self.unerased.extend(tasks.iter().cloned());
             }
             RetentionEvent::Erased { .. } => self.unerased.clear(),
+            RetentionEvent::Ordered {
+                reason,
+                task,
+                subject,
+                open: true,
+                ..
+            } => self.orders.push_back(OpenOrder {
+                task: task.clone(),
+                subject: subject.clone(),
+                reason: reason.clone(),
+                record: header.position,
+                correlation: header.correlation.clone(),
+            }),
+            RetentionEvent::Done { .. } => {
+                self.orders.pop_front();
+            }
+            RetentionEvent::ContentDoomed { digests } => {
+                self.doomed.extend(digests.iter().cloned());
+            }
+            RetentionEvent::ContentRemoved { .. } => self.doomed.clear(),
             // For the audit. What is erased is so when the next one is written.
-            RetentionEvent::Ordered { .. } | RetentionEvent::MessagesErased { .. } => {}
+            RetentionEvent::Ordered { open: false, .. } | RetentionEvent::MessagesErased { .. } => {
+            }
         }
     }
 }

@@ -234,6 +234,8 @@ impl SentinelState {
             | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::Refused { .. }
+            | SentinelEvent::RefusalsCounted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

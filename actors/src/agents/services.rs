@@ -94,6 +94,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn seal(&self, agent: &AgentId);
     /// An essential agent is exhausted: the mesh fails with it.
     fn escalate(&self, agent: &AgentId, reason: &str);
+    /// A line of an agent was refused, for the reason that the code says.
+    fn line_refused(&self, agent: &AgentId, code: &str);
     /// An agent was not let out.
     fn egress_denied(&self, denial: EgressDenial);
     /// An upgrade has ended, with this error if it failed.

@@ -33,6 +33,8 @@ use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
+/// What a line of an agent is called in the audit, when it is refused.
+const LINE: &str = "klp.line";
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
 const UPGRADES_KEPT: usize = 256;
 
@@ -225,6 +227,11 @@ impl Services for MeshServices {
             );
         }
         self.orchestrator.instance_down(key, failure, record);
+    }
+
+    fn line_refused(&self, agent: &AgentId, code: &str) {
+        let user = format!("agent:{agent}");
+        self.sentinel.record_refused(&user, LINE, "", code);
     }
 
     fn egress_denied(&self, denial: EgressDenial) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
-use mesh_messages::Position;
+use mesh_messages::{AgentId, Position};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -80,22 +80,23 @@ impl State {
     pub(super) async fn audit(
         &mut self,
         event: SentinelEvent,
-        correlation: Option<String>,
+        (led_by, correlation): (Option<Position>, Option<String>),
         reply: Option<Reply<Option<Position>>>,
     ) -> Result<(), ActorProcessingErr> {
         let mut cause = match &event {
-            SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
-                Cause::by(user.clone())
-            }
+            SentinelEvent::Allowed { user, .. }
+            | SentinelEvent::Denied { user, .. }
+            | SentinelEvent::Refused { user, .. } => Cause::by(user.clone()),
             SentinelEvent::EgressDenied(denial) => Cause::by(denial.agent.to_string()),
             SentinelEvent::ChaosStruck { .. }
+            | SentinelEvent::RefusalsCounted(_)
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
-        cause.correlation = correlation;
+        (cause.cause, cause.correlation) = (led_by, correlation);
         let written = match self.writable() {
             Ok(()) => {
                 self.commit(vec![event], &cause, Vec::new()).await?;
@@ -156,8 +157,8 @@ impl State {
             }
         }
         let entry = |event| Entry {
+            agent: concerned(&event),
             event,
-            agent: None,
             task: None,
             led: Led::default(),
         };
@@ -225,4 +226,15 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
         "no_randomness",
         format!("the system gives no randomness: {error}"),
     )
+}
+
+/// The agent whose history a record belongs to: one that was not let out, or whose line was refused.
+fn concerned(event: &SentinelEvent) -> Option<AgentId> {
+    match event {
+        SentinelEvent::EgressDenied(denial) => Some(denial.agent.clone()),
+        SentinelEvent::Denied { user, .. } | SentinelEvent::Refused { user, .. } => {
+            AgentId::new(user.strip_prefix("agent:")?).ok()
+        }
+        _ => None,
+    }
 }

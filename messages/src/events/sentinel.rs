@@ -52,6 +52,21 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// Something was asked for that could not be taken as it was: it may be asked for, and what came did not do.
+    #[serde(rename = "request.refused")]
+    Refused {
+        /// What was asked for, as in `access.allowed`; `klp.line` for a line of an agent.
+        action: String,
+        /// On what.
+        resource: String,
+        /// By whom.
+        user: String,
+        /// Why not, as a stable code. What was said is not repeated here: it is the sender's, and may be anything.
+        code: String,
+    },
+    /// Refusals that have no record of their own, because there were too many.
+    #[serde(rename = "refusals.counted")]
+    RefusalsCounted(Box<RefusalCounts>),
     /// An agent's connection to the outside was refused. The same one again is counted, and told in one record.
     #[serde(rename = "egress.denied")]
     EgressDenied(Box<EgressDenial>),
@@ -94,11 +109,40 @@ pub enum SentinelEvent {
     },
 }
 
+/// How often what was refused since the last count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalCounts {
+    /// When the first of them was.
+    pub since: Timestamp,
+    /// When they were counted.
+    pub until: Timestamp,
+    /// Each kind of them, in order.
+    pub counts: Vec<RefusalCount>,
+    /// Refusals of further kinds, beyond those that are told apart.
+    #[serde(default)]
+    pub others: u64,
+}
+
+/// Refusals of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalCount {
+    /// Of whom.
+    pub user: String,
+    /// What was asked for.
+    pub action: String,
+    /// Why not, as a code.
+    pub code: String,
+    /// How often.
+    pub times: u64,
+}
+
 kinds!(SentinelEvent {
     TokenIssued => "token.issued",
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
+    Refused => "request.refused",
+    RefusalsCounted => "refusals.counted",
     EgressDenied => "egress.denied",
     KeyRegistered => "key.registered",
     KeyRevoked => "key.revoked",

@@ -268,6 +268,8 @@ impl KeyRing {
             | SentinelEvent::TokenRevoked { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::Refused { .. }
+            | SentinelEvent::RefusalsCounted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
