@@ -282,7 +282,9 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
-pub trait Operations: PlanOperations + InboxOperations + GovernanceOperations + RefusalOperations {
+pub trait Operations:
+    PlanOperations + InboxOperations + GovernanceOperations + RefusalOperations
+{
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.

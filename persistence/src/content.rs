@@ -3,11 +3,13 @@
 //! A file is written aside, synced and renamed, so whatever has its final name is complete; it is checked against its name
 //! whenever it is read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fsio;
 
@@ -383,5 +385,29 @@ mod tests {
             store.get(&ContentDigest([0; 32])),
             Err(ContentError::Missing(_))
         ));
+    }
+
+    #[test]
+    fn doomed_content_goes_unless_it_is_referred_to_or_stored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        let all: Vec<_> = ["gone", "shared", "again"]
+            .map(|text| store.put(text.as_bytes()).unwrap())
+            .into();
+        store.doom(&all);
+        // Another handle of the same store; dooming twice forgets nothing.
+        let other = store.clone();
+        other.put(b"again").unwrap();
+        store.doom(&all);
+        let referred = BTreeSet::from([all[1]]);
+        assert_eq!(store.remove_doomed(&referred).unwrap(), 1);
+        let left: Vec<_> = all.iter().map(|digest| store.contains(digest)).collect();
+        assert_eq!(left, [false, true, true]);
+        // Nothing is doomed any more, and what is gone can be stored anew.
+        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
+        store.doom(&all[..1]);
+        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
+        assert_eq!(store.put(b"gone").unwrap(), all[0]);
+        assert!(store.contains(&all[0]) && store.contains(&all[1]));
     }
 }

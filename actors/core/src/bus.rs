@@ -212,9 +212,7 @@ impl BusState {
             } else {
                 let received = held.mail(agent).received();
                 release.events.push((received, held.origin.clone()));
-                release
-                    .mail
-                    .push((held.mail(agent), held.origin.clone()));
+                release.mail.push((held.mail(agent), held.origin.clone()));
             }
         }
         release

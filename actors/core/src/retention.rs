@@ -218,4 +218,55 @@ mod tests {
         let gone = choose(&none, Timestamp::ZERO, totals, many);
         assert_eq!(gone.len(), BATCH_MAX);
     }
+
+    fn header(position: u64) -> RecordHeader {
+        serde_json::from_value(serde_json::json!({
+            "v": 1, "ns": "default", "log": "", "position": position, "partition": "retention", "seq": 0,
+            "time": 0, "lc": 0, "kind": "", "kv": 1, "agent": null, "task": null, "actor": "meshd",
+            "cause": null, "payload": "",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_order_is_open_from_its_record_to_its_end_and_old_ones_never_are() {
+        let order = |task: &str, open| RetentionEvent::Ordered {
+            by: "user:admin".into(),
+            reason: "r".into(),
+            task: Some(TaskId::new(task).unwrap()),
+            subject: None,
+            open,
+        };
+        let mut state = RetentionState::default();
+        state.apply(&header(1), &order("old", false));
+        assert!(state.orders.is_empty());
+        state.apply(&header(2), &order("a", true));
+        state.apply(&header(3), &order("b", true));
+        let open: Vec<_> = state.orders.iter().map(|order| order.record.0).collect();
+        assert_eq!(open, [2, 3]);
+        let done = RetentionEvent::Done {
+            tasks: 1,
+            messages: 0,
+        };
+        state.apply(&header(4), &done);
+        assert_eq!(state.orders.front().map(|order| order.record.0), Some(3));
+        // A record of a version that wrote no end reads as one that is not open.
+        let old: RetentionEvent = serde_json::from_value(serde_json::json!({
+            "erasure.ordered": {"by": "user:admin", "reason": "r", "task": "a"}
+        }))
+        .unwrap();
+        assert_eq!(old, order("a", false));
+    }
+
+    #[test]
+    fn what_is_doomed_stays_so_until_it_is_removed() {
+        let mut state = RetentionState::default();
+        for digest in ["x", "y", "x"] {
+            let digests = vec![digest.to_owned()];
+            state.apply(&header(1), &RetentionEvent::ContentDoomed { digests });
+        }
+        assert_eq!(state.doomed.len(), 2);
+        state.apply(&header(2), &RetentionEvent::ContentRemoved { files: 1 });
+        assert!(state.doomed.is_empty());
+    }
 }

@@ -9,13 +9,13 @@ use mesh_actors_core::task::Command;
 use mesh_messages::TaskId;
 use mesh_messages::problem::{Problem, ProblemKind};
 
-use super::State;
+use super::Shell;
 
 /// The tasks that stay ended.
 #[derive(Debug, Default)]
 pub(super) struct Retired(BTreeSet<TaskId>);
 
-impl State {
+impl Shell {
     /// Has these tasks stay ended, from here on; those that have not ended, and so go on.
     pub(super) fn retire(&mut self, tasks: Vec<TaskId>) -> BTreeSet<TaskId> {
         let machine = self.partition.state();

@@ -137,7 +137,10 @@ impl SentinelHandle {
     /// Audits a refusal. One more of a caller that was refused too often lately is counted with others.
     pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
         if self.door.is_worth_recording(Some(user)) {
-            self.cast_audit(denied(user, action, resource, reason), (user, action, DENIED));
+            self.cast_audit(
+                denied(user, action, resource, reason),
+                (user, action, DENIED),
+            );
         } else {
             self.door.note_refusal(user, action, DENIED);
         }

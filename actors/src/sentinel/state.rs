@@ -5,11 +5,11 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
-use mesh_messages::{AgentId, Position};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{IssuedToken, Role};
+use mesh_messages::{AgentId, Position};
 
 use super::door::count;
 use super::{Effect, Reply, State, token};

@@ -216,7 +216,11 @@ fn mail_of_an_absent_agent_comes_back_by_urgency_then_age_and_without_the_expire
     let before = state.release(&agent("echo"), Timestamp::from_millis(999));
     assert_eq!(before.mail.len(), 5);
     let release = state.release(&agent("echo"), Timestamp::from_millis(1000));
-    let ids: Vec<_> = release.mail.iter().map(|(m, _)| m.message.as_str()).collect();
+    let ids: Vec<_> = release
+        .mail
+        .iter()
+        .map(|(m, _)| m.message.as_str())
+        .collect();
     assert_eq!(ids, ["3", "1", "4", "2"]);
     assert!(!release.more);
     take(&mut state, plain(release.events));
@@ -381,7 +385,10 @@ fn what_becomes_of_mail_that_waited_follows_from_its_own_record() {
     let release = state.release(&agent("echo"), Timestamp::from_millis(2));
     let origins = |events: &[(BusEvent, Origin)]| -> Vec<_> {
         let of = |(_, origin): &(BusEvent, Origin)| {
-            (origin.record.unwrap().0, origin.correlation.clone().unwrap())
+            (
+                origin.record.unwrap().0,
+                origin.correlation.clone().unwrap(),
+            )
         };
         events.iter().map(of).collect()
     };
