@@ -373,8 +373,11 @@ fn records_of(store: &OpenStore, tasks: &[TaskId]) -> Result<Vec<Position>, Rete
         let found = projection::audit_page(&StoreReader(store), index, None, RECORDS_MAX);
         for position in found.map_err(ProjectFailure::View)? {
             let record = store.journal.get(position).map_err(LookupError::from)?;
-            // What other partitions say of it is theirs.
-            if record.is_some_and(|record| record.header.partition == partition::TASKS) {
+            // What other partitions say of it is theirs, save what its agent called for it.
+            if record.is_some_and(|record| {
+                record.header.partition == partition::TASKS
+                    || record.header.kind.starts_with("call.")
+            }) {
                 positions.push(position);
             }
         }

@@ -235,7 +235,9 @@ impl SentinelState {
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
             | SentinelEvent::Refused { .. }
-            | SentinelEvent::RefusalsCounted(_)
+            | SentinelEvent::CallAnnounced(_)
+            | SentinelEvent::CallEnded(_)
+            | SentinelEvent::Counted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

@@ -10,7 +10,7 @@ use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
-use mesh_messages::events::EgressDenial;
+use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
@@ -227,6 +227,10 @@ impl Services for MeshServices {
             );
         }
         self.orchestrator.instance_down(key, failure, record);
+    }
+
+    fn called(&self, event: SentinelEvent, led: Option<Cause>) {
+        self.sentinel.record_call(event, led);
     }
 
     fn line_refused(&self, agent: &AgentId, code: &str) {

@@ -29,6 +29,10 @@ const SESSIONS_PER_AGENT_MAX: usize = 256;
 const DENIALS_PER_CALLER: Quota = Quota::per_second(ONE).allow_burst(TWENTY);
 /// The same for callers who could not say who they are, all together.
 const DENIALS_OF_STRANGERS: Quota = Quota::per_minute(TWENTY).allow_burst(TWENTY);
+/// Calls of one agent that are journalled, each of them twice: an agent that thinks calls a few times a second.
+const CALLS_PER_AGENT: Quota = Quota::per_second(TEN).allow_burst(HUNDRED);
+const TEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 const TWENTY: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
@@ -63,6 +67,7 @@ pub(super) struct Door {
     requests: DefaultKeyedRateLimiter<String>,
     denials: DefaultKeyedRateLimiter<String>,
     strangers: DefaultDirectRateLimiter,
+    calls: DefaultKeyedRateLimiter<String>,
     counted: Mutex<Counted>,
     pub(super) counts: Counts,
 }
@@ -94,6 +99,7 @@ impl Door {
             requests: RateLimiter::keyed(requests),
             denials: RateLimiter::keyed(DENIALS_PER_CALLER),
             strangers: RateLimiter::direct(DENIALS_OF_STRANGERS),
+            calls: RateLimiter::keyed(CALLS_PER_AGENT),
             counted: Mutex::default(),
             counts: Counts::default(),
         }
@@ -242,6 +248,11 @@ impl Door {
         worth
     }
 
+    /// Whether one more call of an agent gets a record.
+    pub(super) fn is_call_worth_recording(&self, agent: &AgentId) -> bool {
+        self.calls.check_key(&agent.to_string()).is_ok()
+    }
+
     /// One more refusal that gets no record of its own.
     pub(super) fn note_refusal(&self, user: &str, action: &str, code: &str) {
         self.counted().note(user, action, code, clock::now());
@@ -257,6 +268,7 @@ impl Door {
     fn forget_idle(&self) {
         self.requests.retain_recent();
         self.denials.retain_recent();
+        self.calls.retain_recent();
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Passes> {

@@ -36,7 +36,7 @@ const UNKNOWN: &str = "unauthenticated";
 pub struct SentinelHandle {
     pub(super) slot: Slot<Message>,
     pub(super) door: Arc<Door>,
-    audit_all_actions: bool,
+    pub(super) audit_all_actions: bool,
 }
 
 impl SentinelHandle {
@@ -182,7 +182,16 @@ impl SentinelHandle {
         event: SentinelEvent,
         (user, action, code): (&str, &str, &str),
     ) {
-        let request = crate::request::current();
+        self.cast_for(crate::request::current(), event, (user, action, code));
+    }
+
+    /// The same for a request that is known by other means.
+    pub(super) fn cast_for(
+        &self,
+        request: (Option<Position>, Option<String>),
+        event: SentinelEvent,
+        (user, action, code): (&str, &str, &str),
+    ) {
         if self
             .slot
             .cast(Message::Audit {

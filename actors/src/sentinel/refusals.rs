@@ -10,7 +10,7 @@ use std::time::Duration;
 use ractor::ActorProcessingErr;
 
 use mesh_messages::Timestamp;
-use mesh_messages::events::{RefusalCount, RefusalCounts, SentinelEvent};
+use mesh_messages::events::{AuditCount, AuditCounts, SentinelEvent};
 
 use super::State;
 use super::door::count;
@@ -20,6 +20,8 @@ use crate::partition::Cause;
 
 /// How often what was only counted is put on record.
 pub(super) const COUNTED_EVERY: Duration = Duration::from_mins(1);
+/// What is counted that was not refused.
+const NOTED: &str = "noted";
 /// Kinds of refusals that are told apart in one count: names come with tokens, so there are few at a time, and one
 /// record must stay small.
 const KINDS_MAX: usize = 64;
@@ -56,11 +58,11 @@ impl Counted {
             others,
         } = std::mem::take(self);
         let counts = counts.into_iter();
-        Some(SentinelEvent::RefusalsCounted(Box::new(RefusalCounts {
+        Some(SentinelEvent::Counted(Box::new(AuditCounts {
             since: since?,
             until: now,
             counts: counts
-                .map(|((user, action, code), times)| RefusalCount {
+                .map(|((user, action, code), times)| AuditCount {
                     user,
                     action,
                     code,
@@ -86,6 +88,23 @@ impl SentinelHandle {
             self.cast_audit(event, (user, action, code));
         } else {
             self.door.note_refusal(user, action, code);
+        }
+    }
+
+    /// Audits that an agent calls something beside meshd, or that such a call is over, for the reason that it works at all.
+    /// More than an agent does who thinks is counted instead. Never waits.
+    pub(crate) fn record_call(&self, event: SentinelEvent, led: Option<Cause>) {
+        let (SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call)) = &event else {
+            return;
+        };
+        let user = format!("agent:{}", call.agent);
+        let told = self.audit_all_actions;
+        if told && !self.door.is_call_worth_recording(&call.agent) {
+            return self.door.note_refusal(&user, event.kind(), NOTED);
+        }
+        let led = led.map_or((None, None), |led| (led.cause, led.correlation));
+        if told {
+            self.cast_for(led, event, (&user, "call", NOTED));
         }
     }
 }
@@ -123,7 +142,7 @@ mod tests {
         counted.note("user:eve", "message.send", "bad_signature", at(5));
         counted.note("anonymous", "authenticate", "unauthenticated", at(6));
         counted.note("user:eve", "message.send", "bad_signature", at(7));
-        let Some(SentinelEvent::RefusalsCounted(told)) = counted.take(at(9)) else {
+        let Some(SentinelEvent::Counted(told)) = counted.take(at(9)) else {
             panic!("there is something to tell");
         };
         assert_eq!((told.since, told.until, told.others), (at(5), at(9), 0));
@@ -148,7 +167,7 @@ mod tests {
         for n in 0..1000 {
             counted.note(&format!("user:{n}"), "message.send", "replayed", at(1));
         }
-        let Some(SentinelEvent::RefusalsCounted(told)) = counted.take(at(2)) else {
+        let Some(SentinelEvent::Counted(told)) = counted.take(at(2)) else {
             panic!("there is something to tell");
         };
         assert_eq!(told.counts.len(), KINDS_MAX);

@@ -88,8 +88,11 @@ impl State {
             | SentinelEvent::Denied { user, .. }
             | SentinelEvent::Refused { user, .. } => Cause::by(user.clone()),
             SentinelEvent::EgressDenied(denial) => Cause::by(denial.agent.to_string()),
+            SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+                Cause::by(format!("agent:{}", call.agent))
+            }
             SentinelEvent::ChaosStruck { .. }
-            | SentinelEvent::RefusalsCounted(_)
+            | SentinelEvent::Counted(_)
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
@@ -158,8 +161,13 @@ impl State {
         }
         let entry = |event| Entry {
             agent: concerned(&event),
+            task: match &event {
+                SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+                    call.task.clone()
+                }
+                _ => None,
+            },
             event,
-            task: None,
             led: Led::default(),
         };
         let entries = events.into_iter().map(entry).collect();
@@ -232,6 +240,9 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
 fn concerned(event: &SentinelEvent) -> Option<AgentId> {
     match event {
         SentinelEvent::EgressDenied(denial) => Some(denial.agent.clone()),
+        SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+            Some(call.agent.clone())
+        }
         SentinelEvent::Denied { user, .. } | SentinelEvent::Refused { user, .. } => {
             AgentId::new(user.strip_prefix("agent:")?).ok()
         }

@@ -269,7 +269,9 @@ impl KeyRing {
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
             | SentinelEvent::Refused { .. }
-            | SentinelEvent::RefusalsCounted(_)
+            | SentinelEvent::CallAnnounced(_)
+            | SentinelEvent::CallEnded(_)
+            | SentinelEvent::Counted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use mesh_messages::Timestamp;
-use mesh_messages::events::RefusalCounts;
+use mesh_messages::events::AuditCounts;
 use mesh_messages::system::AuditEntry;
 use serde::Serialize;
 
@@ -175,7 +175,7 @@ impl Document {
                 let about = format!("{} {}: {}", text("action"), text("resource"), text("code"));
                 self.denials.push(entry, about);
             }
-            "refusals.counted" => {
+            "audit.counted" => {
                 for line in counted(entry) {
                     self.denials.push(entry, line);
                 }
@@ -345,7 +345,7 @@ fn counted(entry: &AuditEntry) -> Vec<String> {
     let counts = entry
         .payload
         .clone()
-        .and_then(|payload| serde_json::from_value::<RefusalCounts>(payload).ok());
+        .and_then(|payload| serde_json::from_value::<AuditCounts>(payload).ok());
     let Some(counts) = counts else {
         return Vec::new();
     };
