@@ -221,7 +221,7 @@ def decode(line, defaults=None):
     for key in members:
         if key not in (STANDARD if standard else FIELDS):
             raise Refused("unknown_field", key)
-    if members.get("v", 1) != 1 or isinstance(members.get("v"), bool):
+    if members.get("v", 1) != 1 or type(members.get("v", 1)) is not int:
         raise Refused("unsupported_version", "v")
     if standard:
         require({**filled, **members}, ("from", "to", "intent", "payload"))

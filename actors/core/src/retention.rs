@@ -220,12 +220,24 @@ mod tests {
     }
 
     fn header(position: u64) -> RecordHeader {
-        serde_json::from_value(serde_json::json!({
-            "v": 1, "ns": "default", "log": "", "position": position, "partition": "retention", "seq": 0,
-            "time": 0, "lc": 0, "kind": "", "kv": 1, "agent": null, "task": null, "actor": "meshd",
-            "cause": null, "payload": "",
-        }))
-        .unwrap()
+        RecordHeader {
+            v: 1,
+            ns: "default".into(),
+            log: String::new(),
+            position: Position(position),
+            partition: mesh_messages::events::partition::RETENTION,
+            seq: 0,
+            time: Timestamp::ZERO,
+            lc: 0,
+            kind: "".into(),
+            kv: 1,
+            agent: None,
+            task: None,
+            actor: "meshd".into(),
+            cause: None,
+            correlation: None,
+            payload: String::new(),
+        }
     }
 
     #[test]
