@@ -115,7 +115,7 @@ enum Effect {
         reply: RpcReplyPort<Vec<TokenInfo>>,
     },
     KeyChanged {
-        key: DidKey,
+        key: Box<DidKey>,
         reply: Reply<KeyInfo>,
     },
     KeysListed {

@@ -205,34 +205,34 @@ fn two_verifiers_agree_on_every_spelling_of_an_export() {
     let agent: [Edit<'_>; 9] = [
         (
             "an index with a fraction",
-            &|l| l[0] = l[0].replacen("\"index\":", "\"index\":0.0e0,\"was\":", 1),
+            &|l| l[1] = l[1].replacen("\"index\":", "\"index\":0.0e0,\"was\":", 1),
             false,
         ),
         (
             "an index as a float",
             &|l| {
-                let at = format!("\"index\":{}", index(&l[0]));
-                l[0] = l[0].replacen(&at, &format!("{at}.0"), 1);
+                let at = format!("\"index\":{}", index(&l[1]));
+                l[1] = l[1].replacen(&at, &format!("{at}.0"), 1);
             },
             false,
         ),
         (
             "an index with an exponent",
             &|l| {
-                let at = format!("\"index\":{}", index(&l[0]));
-                l[0] = l[0].replacen(&at, &format!("{at}e0"), 1);
+                let at = format!("\"index\":{}", index(&l[1]));
+                l[1] = l[1].replacen(&at, &format!("{at}e0"), 1);
             },
             false,
         ),
         (
             "an index as text",
-            &|l| edit(&mut l[0], |v| v["proof"]["index"] = index_text(v).into()),
+            &|l| edit(&mut l[1], |v| v["proof"]["index"] = index_text(v).into()),
             false,
         ),
         (
             "a hash of the path in capitals",
             &|l| {
-                edit(&mut l[0], |v| {
+                edit(&mut l[1], |v| {
                     v["proof"]["path"][0] = v["proof"]["path"][0]
                         .as_str()
                         .unwrap()
@@ -245,7 +245,7 @@ fn two_verifiers_agree_on_every_spelling_of_an_export() {
         (
             "a path that is longer",
             &|l| {
-                edit(&mut l[0], |v| {
+                edit(&mut l[1], |v| {
                     v["proof"]["path"]
                         .as_array_mut()
                         .unwrap()
@@ -257,7 +257,7 @@ fn two_verifiers_agree_on_every_spelling_of_an_export() {
         (
             "a path that is shorter",
             &|l| {
-                edit(&mut l[0], |v| {
+                edit(&mut l[1], |v| {
                     drop(v["proof"]["path"].as_array_mut().unwrap().pop())
                 })
             },

@@ -375,7 +375,7 @@ fn what_becomes_of_mail_that_waited_follows_from_its_own_record() {
         mail.envelope["expires"] = json!(expires);
         let header = RecordHeader {
             position: Position(100 + n),
-            correlation: Some(format!("r-{n}").into()),
+            correlation: Some(format!("r-{n}")),
             ..header(0)
         };
         for event in events(state.post(&mail, Presence::Away)) {

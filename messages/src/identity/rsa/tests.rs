@@ -120,6 +120,8 @@ fn one_padding_and_one_digest_are_taken() {
     );
 }
 
+type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn a_key_has_one_spelling_and_bounds() {
     let (der, _) = published();
@@ -144,7 +146,7 @@ fn a_key_has_one_spelling_and_bounds() {
     };
     assert!(did(&modulus(256)).parse::<DidKey>().is_ok());
     assert!(did(&modulus(512)).parse::<DidKey>().is_ok());
-    let refused: [(&str, &dyn Fn(&mut Vec<u8>)); 12] = [
+    let refused: [(&str, Change<'_>); 12] = [
         ("bytes at the end", &|der| der.push(0)),
         ("cut", &|der| {
             der.pop();
@@ -158,7 +160,7 @@ fn a_key_has_one_spelling_and_bounds() {
             der[last] &= 0xfe;
         }),
         ("a modulus that is not of full length", &|der| {
-            der[9] &= 0x7f
+            der[9] &= 0x7f;
         }),
         ("a negative modulus", &|der| der[8] = 0xff),
         ("another tag", &|der| der[0] = 0x31),
