@@ -95,7 +95,7 @@ fn every_type_of_the_protocol_leaves_the_records_that_the_table_says() {
     daemon.deploy(&talker);
     let task = daemon.submit(&json!({"requirements": ["talker"], "input": 1}));
     assert_eq!(
-        daemon.ended(&task, Duration::from_secs(60))["output"],
+        daemon.ended(&task, Duration::from_mins(1))["output"],
         "done"
     );
     for (name, kinds) in TABLE {
@@ -130,13 +130,10 @@ fn without_audit_all_actions_what_was_allowed_and_called_is_not_told_and_what_wa
     daemon.deploy(&Bundle::echo("echo"));
     daemon.deploy(&Bundle::shell("talker", TALKER).set("memory", json!({"type": "persistent"})));
     let task = daemon.submit(&json!({"requirements": ["talker"], "input": 1}));
-    daemon.ended(&task, Duration::from_secs(60));
+    daemon.ended(&task, Duration::from_mins(1));
     for kind in ["access.allowed", "call.announced", "call.ended"] {
-        assert_eq!(
-            daemon.audit(&format!("kind={kind}")),
-            [json!({}); 0],
-            "{kind}"
-        );
+        let records = daemon.audit(&format!("kind={kind}"));
+        assert!(records.is_empty(), "{records:?}");
     }
     assert!(!daemon.audit("kind=request.refused").is_empty());
 }
