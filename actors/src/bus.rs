@@ -110,6 +110,8 @@ pub(crate) struct Publication {
 enum Effect {
     Deliver {
         mail: Box<Mail>,
+        /// What led to it, in case it has to wait after all.
+        by: Cause,
         answer: Option<oneshot::Sender<Envelope>>,
         reply: Option<Reply<Posted>>,
     },
@@ -241,7 +243,7 @@ impl Actor for Bus {
             Message::Back { agent } => state.back(&agent).await?,
             Message::GiveUp { agent } => {
                 let events = state.partition.state().give_up(&agent);
-                state.commit(events, &Cause::meshd(), Vec::new()).await?;
+                state.commit_held(events, Vec::new()).await?;
             }
             Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
             Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),

@@ -52,6 +52,7 @@ mod operations;
 mod owners;
 mod parts;
 mod plans;
+mod refusals;
 mod schedules;
 mod secrets;
 mod services;

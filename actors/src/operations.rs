@@ -34,6 +34,7 @@ mod governance;
 mod inbox;
 mod past;
 mod plans;
+mod refusals;
 mod trust;
 mod upgrade;
 mod workflows;
@@ -43,6 +44,7 @@ pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
+pub use refusals::RefusalOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
@@ -284,7 +286,7 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
 pub trait Operations:
-    PlanOperations + InboxOperations + GovernanceOperations + TrustOperations
+    PlanOperations + InboxOperations + GovernanceOperations + TrustOperations + RefusalOperations
 {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;

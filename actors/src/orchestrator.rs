@@ -7,7 +7,7 @@
 //! What an instance reports is answered when it is durable, so that a report whose answer is missing can be repeated; the
 //! machine refuses what it has already taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -39,6 +39,7 @@ mod gates;
 mod handle;
 mod machine;
 mod measure;
+mod retired;
 mod stock;
 mod trail;
 mod trust;
@@ -69,6 +70,13 @@ pub(crate) enum Message {
         reports: Vec<Command>,
         /// For the instance, which repeats what is not answered.
         reply: RpcReplyPort<()>,
+    },
+    /// Have tasks that have ended stay so; answered with those that have not.
+    Retire {
+        /// Which.
+        tasks: Vec<TaskId>,
+        /// For retention.
+        reply: RpcReplyPort<BTreeSet<TaskId>>,
     },
     /// Show tasks that are held, with why they wait.
     View {
@@ -160,6 +168,7 @@ pub(crate) struct Shell {
     written: VecDeque<(Position, u64)>,
     timer: Option<(Timestamp, Alarm)>,
     backlog: Backlog,
+    retired: retired::Retired,
     downs: Downs,
     follower: JoinHandle<()>,
     closed: bool,
@@ -202,6 +211,7 @@ impl Actor for Orchestrator {
             written: written.into_iter().collect(),
             timer: None,
             backlog: Backlog::default(),
+            retired: retired::Retired::default(),
             downs: Downs::new(),
             follower,
             closed: false,
@@ -283,6 +293,10 @@ impl Shell {
                     self.internal(report).await?;
                 }
                 self.reply_when_durable(Released::Taken(reply)).await
+            }
+            Message::Retire { tasks, reply } => {
+                let _caller_gone = reply.send(self.retire(tasks));
+                Ok(())
             }
             // Both wait until what they say can no longer be lost.
             Message::View { tasks, reply } => {
@@ -482,6 +496,7 @@ impl Shell {
         if !new_work {
             return Ok(());
         }
+        self.check_retired(command)?;
         if self.closed && !matches!(command, Command::Delegate { .. }) {
             return Err(Problem::unavailable(
                 "shutting_down",

@@ -1,7 +1,8 @@
 //! Removes ended tasks that are beyond what the operator keeps, and erases what the log holds of them.
 //!
-//! First it is durable that they are removed, then the read side shows them no more, then salts and payloads of their
-//! records are erased. Headers, and so every proof, stay. An interrupted erasure is gone on with by the next incarnation.
+//! First it is durable that they are removed, then the read side shows them no more, then it is durable which content is
+//! theirs, then salts and payloads of their records are erased, then that content. Headers, and so every proof, stay.
+//! Whatever is interrupted, an order included, is gone on with by the next incarnation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use mesh_persistence::{ContentError, EraseError, SnapshotError, wait_durable};
 
 use crate::clock::now;
 use crate::context::Context;
+use crate::orchestrator::OrchestratorHandle;
 use crate::partition::{Cause, Entry, Led, Machine, Partition};
 use crate::reads::{self, LookupError, StoreReader};
 use crate::store::OpenStore;
@@ -38,15 +40,14 @@ impl Machine for RetentionState {
     fn kind(event: &RetentionEvent) -> &'static str {
         event.kind()
     }
-    fn apply(&mut self, _header: &RecordHeader, event: &RetentionEvent) {
-        RetentionState::apply(self, event);
+    fn apply(&mut self, header: &RecordHeader, event: &RetentionEvent) {
+        RetentionState::apply(self, header, event);
     }
 }
 
 mod content;
 mod order;
 
-use content::erase_with_content;
 pub(crate) use order::RetentionHandle;
 
 /// Why nothing was removed this time.
@@ -73,6 +74,8 @@ impl From<ProjectFailure<mesh_persistence::ProjectionError>> for RetentionError 
 pub(crate) struct RetentionArgs {
     pub(crate) ctx: Arc<Context>,
     pub(crate) handle: RetentionHandle,
+    /// Who could give a task another round while it is being removed.
+    pub(crate) orchestrator: OrchestratorHandle,
 }
 
 /// What it is told.
@@ -100,6 +103,7 @@ pub(crate) struct RetentionActor;
 pub(crate) struct RetentionShell {
     limits: Limits,
     handle: RetentionHandle,
+    orchestrator: OrchestratorHandle,
     me: ActorRef<RetentionMessage>,
     store: Arc<OpenStore>,
     partition: Partition<RetentionState, ()>,
@@ -141,6 +145,7 @@ impl Actor for RetentionActor {
         Ok(RetentionShell {
             limits: args.ctx.settings.retention,
             handle: args.handle,
+            orchestrator: args.orchestrator,
             me: myself,
             store,
             partition,
@@ -171,7 +176,7 @@ impl Actor for RetentionActor {
                 }
             }
             RetentionMessage::Erase { order, by, reply } => {
-                let done = state.erase_by_order(&order, &by).await?;
+                let done = state.take_order(&order, &by).await?;
                 let _caller_gone = reply.send(done);
             }
         }
@@ -192,35 +197,68 @@ impl RetentionShell {
         if self.store.is_closing() || self.store.journal.admission().is_err() {
             return Ok(false);
         }
-        self.erase_removed().await?;
-        if self.limits.are_none() || reads::caught_up(&self.store).await.is_err() {
-            return Ok(false);
+        self.resume_orders().await?;
+        self.erase_removed(&self.last_cause()).await?;
+        let tasks = self.beyond_limits().await?;
+        if tasks.is_empty() || self.is_much_doomed() {
+            self.remove_doomed().await?;
         }
-        let limits = self.limits;
-        let Some(tasks) = self.told(move |store| beyond(store, &limits)).await? else {
-            return Ok(false);
-        };
         if tasks.is_empty() {
             return Ok(false);
         }
         tracing::info!(tasks = tasks.len(), "removing ended tasks");
         let event = RetentionEvent::Removed { tasks };
         self.commit(event, &Cause::meshd()).await?;
-        self.erase_removed().await?;
+        self.erase_removed(&self.last_cause()).await?;
         Ok(true)
     }
 
+    /// The tasks that go now, none of which can be given another round from here on.
+    async fn beyond_limits(&mut self) -> Result<Vec<TaskId>, ActorProcessingErr> {
+        if self.limits.are_none() || reads::caught_up(&self.store).await.is_err() {
+            return Ok(Vec::new());
+        }
+        let limits = self.limits;
+        let tasks = self.told(move |store| beyond(store, &limits)).await?;
+        let tasks = tasks.unwrap_or_default();
+        if tasks.is_empty() {
+            return Ok(tasks);
+        }
+        // A task machine that is being restarted is asked at the next look.
+        Ok(self.retired(tasks).await.unwrap_or_default())
+    }
+
+    /// Those of these tasks that have ended and stay so.
+    async fn retired(&self, mut tasks: Vec<TaskId>) -> Result<Vec<TaskId>, Problem> {
+        let goes_on = self.orchestrator.retire(tasks.clone()).await?;
+        tasks.retain(|task| !goes_on.contains(task));
+        Ok(tasks)
+    }
+
     /// Erases the records of removed tasks, once the read side does not show them any more.
-    async fn erase_removed(&mut self) -> Result<(), ActorProcessingErr> {
+    ///
+    /// How many records, or `None` when it has to be tried again.
+    async fn erase_removed(&mut self, cause: &Cause) -> Result<Option<u64>, ActorProcessingErr> {
         let tasks = self.partition.state().unerased.clone();
-        if tasks.is_empty() || reads::caught_up(&self.store).await.is_err() {
-            return Ok(());
+        if tasks.is_empty() {
+            return Ok(Some(0));
         }
-        if let Some(records) = self.told(move |store| erase(store, &tasks)).await? {
-            let event = RetentionEvent::Erased { records };
-            self.commit(event, &self.last_cause()).await?;
+        if reads::caught_up(&self.store).await.is_err() {
+            return Ok(None);
         }
-        Ok(())
+        let Some(positions) = self.told(move |store| records_of(store, &tasks)).await? else {
+            return Ok(None);
+        };
+        if !self.doom(&positions, cause).await? {
+            return Ok(None);
+        }
+        let records = positions.len() as u64;
+        let Some(()) = self.told(move |store| erase(store, &positions)).await? else {
+            return Ok(None);
+        };
+        self.commit(RetentionEvent::Erased { records }, cause)
+            .await?;
+        Ok(Some(records))
     }
 
     /// What goes on here follows from what was last on record here.
@@ -327,25 +365,33 @@ fn goes_on(store: &OpenStore, row: &EndedRow) -> Result<bool, RetentionError> {
     Ok(parent.is_some_and(|parent| !parent.record.task.state.is_terminal()))
 }
 
-/// Erases all records of these tasks at once, so that no replay sees some of a task's.
-fn erase(store: &OpenStore, tasks: &[TaskId]) -> Result<u64, RetentionError> {
-    // By order, tasks go that retention would keep for a while, because a replay from a snapshot would see half of them.
-    let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
+/// The records of these tasks.
+fn records_of(store: &OpenStore, tasks: &[TaskId]) -> Result<Vec<Position>, RetentionError> {
     let mut positions: Vec<Position> = Vec::new();
     for task in tasks {
         let index = AuditIndex::Task(task);
         let found = projection::audit_page(&StoreReader(store), index, None, RECORDS_MAX);
         for position in found.map_err(ProjectFailure::View)? {
             let record = store.journal.get(position).map_err(LookupError::from)?;
-            // What other partitions say of it is theirs.
-            if record.is_some_and(|record| record.header.partition == partition::TASKS) {
+            // What other partitions say of it is theirs, save what its agent called for it.
+            if record.is_some_and(|record| {
+                record.header.partition == partition::TASKS
+                    || record.header.kind.starts_with("call.")
+            }) {
                 positions.push(position);
             }
         }
     }
+    Ok(positions)
+}
+
+/// Erases all records of some tasks at once, so that no replay sees some of a task's.
+fn erase(store: &OpenStore, positions: &[Position]) -> Result<(), RetentionError> {
+    // By order, tasks go that retention would keep for a while, because a replay from a snapshot would see half of them.
+    let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
     if floor.is_some_and(|floor| positions.iter().any(|position| *position >= floor)) {
         store.journal.drop_snapshots(&partition::TASKS)?;
     }
-    erase_with_content(store, &positions)?;
-    Ok(positions.len() as u64)
+    store.journal.erase(positions)?;
+    Ok(())
 }

@@ -23,6 +23,7 @@ mod door;
 mod handle;
 mod keys;
 mod matrix;
+mod refusals;
 mod state;
 mod token;
 
@@ -81,7 +82,8 @@ pub(crate) enum Message {
     /// Write to the audit; answered when the record has its place.
     Audit {
         event: SentinelEvent,
-        correlation: Option<String>,
+        /// The record that allowed the request, and its id.
+        request: (Option<Position>, Option<String>),
         reply: Option<Reply<Option<Position>>>,
     },
     /// Write a blow to the audit; answered when it is durable.
@@ -90,6 +92,8 @@ pub(crate) enum Message {
         blow: Box<ChaosBlow>,
         reply: Reply<()>,
     },
+    /// Put on record what was refused and only counted.
+    CountRefusals,
     /// Something about keys.
     Key(Box<keys::KeyMessage>),
     /// The journal advanced or failed.
@@ -111,7 +115,7 @@ enum Effect {
         reply: RpcReplyPort<Vec<TokenInfo>>,
     },
     KeyChanged {
-        key: DidKey,
+        key: Box<DidKey>,
         reply: Reply<KeyInfo>,
     },
     KeysListed {
@@ -175,6 +179,8 @@ impl Actor for Sentinel {
         myself: ActorRef<Message>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        // It ends with this incarnation.
+        drop(myself.send_interval(refusals::COUNTED_EVERY, || Message::CountRefusals));
         state.handle.slot.occupy(myself);
         Ok(())
     }
@@ -185,6 +191,9 @@ impl Actor for Sentinel {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
+        if let Err(error) = state.count_refusals().await {
+            tracing::debug!(%error, "refusals of the last minute have no record");
+        }
         state.partition.snapshot_at_end();
         Ok(())
     }
@@ -229,9 +238,10 @@ impl Actor for Sentinel {
             }
             Message::Audit {
                 event,
-                correlation,
+                request,
                 reply,
-            } => state.audit(event, correlation, reply).await?,
+            } => state.audit(event, request, reply).await?,
+            Message::CountRefusals => state.count_refusals().await?,
             Message::RecordBlow { user, blow, reply } => {
                 state.record_blow(user, blow, reply).await?;
             }

@@ -197,6 +197,7 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
         let retention = RetentionArgs {
             ctx: Arc::clone(&all.ctx),
             handle: all.retention.clone(),
+            orchestrator: all.orchestrator.clone(),
         };
         SupervisorSpec::new(flags(Strategy::OneForOne))
             .child(worker(&all, "health", || HealthActor, health))

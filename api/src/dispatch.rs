@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use axum::RequestExt;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use mesh_actors::operations::Action;
 use mesh_messages::system::Caller;
 use tokio::time::timeout;
 
 use crate::problem::{Answer, Refusal};
 use crate::query::Query;
-use crate::route::{BodyRule, Call, Handler, JSON, Route};
+use crate::route::{BodyRule, Call, Handler, JSON, Route, Run};
 use crate::routes::tasks::{WAIT, WAIT_MAX};
 use crate::shared::{Peer, Shared};
 
@@ -63,40 +65,51 @@ async fn answer(
 ) -> Answer {
     let params = request.extract_parts::<RawPathParams>().await;
     let (parts, body) = request.into_parts();
-    let body = rest.insert(body);
+    *rest = Some(body);
     let (action, run) = match &route.handler {
         Handler::Open(run) => return run(&shared),
         Handler::Guarded(action, run) => (*action, run),
     };
     let caller = authenticate(&shared, &parts)?;
     let path = parts.uri.path();
-    shared
-        .ops
-        .authorize(
-            &caller,
-            action,
-            &path[..path.floor_char_boundary(RESOURCE_MAX)],
-        )
-        .await?;
+    let resource = path[..path.floor_char_boundary(RESOURCE_MAX)].to_owned();
+    shared.ops.authorize(&caller, action, &resource).await?;
+    let (ops, who) = (&shared.ops, caller.clone());
+    let served = serve(&shared, (route, run), (params, parts, caller), rest).await;
+    if let Err(refusal) = &served
+        && action != Action::Read
+        && let Some(code) = refusal.unacceptable()
+    {
+        ops.note_refused(&who, action, &resource, code);
+    }
+    served
+}
 
+/// What follows once it is known that the caller may ask.
+async fn serve(
+    shared: &Arc<Shared>,
+    (route, run): (&Route, &Run),
+    (params, parts, caller): (Result<RawPathParams, RawPathParamsRejection>, Parts, Caller),
+    rest: &mut Option<Body>,
+) -> Answer {
     let params = params.map_err(|error| Refusal::new("malformed_path", error.body_text()))?;
     let params = params
         .iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let query = Query::parse(parts.uri.query().unwrap_or_default(), route.query)?;
-    let (body, media) = match &route.body {
-        Some(rule) => {
-            let read = read(&shared, rule, &parts.headers, body).await?;
+    let (body, media) = match (&route.body, rest.as_mut()) {
+        (Some(rule), Some(body)) => {
+            let read = read(shared, rule, &parts.headers, body).await?;
             *rest = None;
             read
         }
-        None => (Bytes::new(), JSON),
+        (None, _) | (_, None) => (Bytes::new(), JSON),
     };
     let waits = route.query.iter().any(|param| param.name == WAIT.name);
     let limit = shared.config.answer_timeout + if waits { WAIT_MAX } else { Duration::ZERO };
     let call = Call {
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(shared),
         caller,
         params,
         query,

@@ -91,6 +91,14 @@ impl Refusal {
         self.status == StatusCode::UNAUTHORIZED
     }
 
+    /// Its code, when what was asked for could not be taken as it came: neither for want of a right or of a rate, which
+    /// are remembered where they are found wanting, nor by a fault of meshd.
+    pub(crate) fn unacceptable(&self) -> Option<&'static str> {
+        let elsewhere = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
+        let theirs = self.status.is_client_error() && !elsewhere.contains(&self.status);
+        theirs.then_some(self.code)
+    }
+
     /// The document.
     pub(crate) fn document(self) -> ProblemDocument {
         let title = codes::find(self.code).map_or_else(

@@ -54,11 +54,11 @@ pub(crate) enum Handler {
     /// For everybody; never waits.
     Open(fn(&Shared) -> Answer),
     /// For those whose role permits the action.
-    Guarded(
-        Action,
-        Arc<dyn Fn(Call) -> BoxFuture<'static, Answer> + Send + Sync>,
-    ),
+    Guarded(Action, Run),
 }
+
+/// What serves a request that is allowed.
+pub(crate) type Run = Arc<dyn Fn(Call) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// What a route takes as its body.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Who signs: keys, written as `did:key`, and signatures as text.
 //!
-//! Every identity of ours is an ed25519 key. Foreign agents and publishers may have a secp256k1 key, whose signatures are
-//! verified and never made here. Other kinds are refused: RSA keys are ten times as long, and say nothing that these do not.
+//! Every identity of ours is an ed25519 key. Foreign agents and publishers may have a secp256k1 or an RSA key, whose
+//! signatures are verified and never made here. Other kinds are refused.
 //!
 //! Making a key needs randomness and keeping one needs a file; both are their owner's business. This module turns
 //! bytes into keys and texts, and decides whether a signature holds.
@@ -14,28 +14,33 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::Signer as _;
 use serde::{Deserialize, Serialize};
 
+mod rsa;
 mod secp256k1;
 
+use rsa::RsaKey;
 use secp256k1::Secp256k1Key;
 
-/// What multicodec calls an ed25519 public key, and a secp256k1 one.
+/// What multicodec calls an ed25519 public key, a secp256k1 one, and an RSA one.
 const MULTICODEC_ED25519: [u8; 2] = [0xed, 0x01];
 const MULTICODEC_SECP256K1: [u8; 2] = [0xe7, 0x01];
+const MULTICODEC_RSA: [u8; 2] = [0x85, 0x24];
 const DID_PREFIX: &str = "did:key:z";
-const ED25519_PREFIX: &str = "ed25519:";
-const SECP256K1_PREFIX: &str = "secp256k1:";
-/// A valid `did:key` has 56 or 57 characters; more is not worth decoding, which costs the square of the length.
-const DID_LEN_MAX: usize = 64;
+const ED25519_NAME: &str = "ed25519";
+const SECP256K1_NAME: &str = "secp256k1";
+const RSA_NAME: &str = "rsa";
+/// A `did:key` of an RSA key of 4096 bits has 731 characters, others 56 or 57; more is not worth decoding, which costs the
+/// square of the length.
+const DID_LEN_MAX: usize = 736;
 
 /// Why a text is not a `did:key` that is taken here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// Another method, another encoding, or no DID at all.
     #[error(
-        "expected did:key:z6Mk… (an ed25519 key in base58btc) or did:key:zQ3s… (a secp256k1 key)"
+        "expected did:key:z6Mk… (an ed25519 key in base58btc), did:key:zQ3s… (a secp256k1 key) or did:key:z4MX… (an RSA key of 2048 to 4096 bits)"
     )]
     Form,
-    /// It decodes, but to no point of the curve, or to one that anybody can forge for.
+    /// It decodes, but to no point of the curve, to no modulus, or to one that anybody can forge for.
     #[error("not a usable public key")]
     Point,
 }
@@ -45,9 +50,14 @@ pub enum InvalidKey {
 pub struct DidKey(Kind);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few keys are ever held, and each is passed on by value as the small thing it is to its users"
+)]
 enum Kind {
     Ed25519(ed25519_dalek::VerifyingKey),
     Secp256k1(Secp256k1Key),
+    Rsa(RsaKey),
 }
 
 impl DidKey {
@@ -68,7 +78,7 @@ impl DidKey {
     pub fn ed25519_bytes(&self) -> Option<[u8; 32]> {
         match &self.0 {
             Kind::Ed25519(key) => Some(key.to_bytes()),
-            Kind::Secp256k1(_) => None,
+            Kind::Secp256k1(_) | Kind::Rsa(_) => None,
         }
     }
 
@@ -82,8 +92,12 @@ impl DidKey {
                 .verify_strict(message, &ed25519_dalek::Signature::from_bytes(bytes))
                 .map_err(|_| BadSignature),
             (Kind::Secp256k1(key), SignatureKind::Secp256k1(bytes)) => key.verify(message, bytes),
-            (Kind::Ed25519(_), SignatureKind::Secp256k1(_))
-            | (Kind::Secp256k1(_), SignatureKind::Ed25519(_)) => Err(BadSignature),
+            (Kind::Rsa(key), SignatureKind::Rsa(big)) => key.verify(message, big),
+            (Kind::Ed25519(_), SignatureKind::Secp256k1(_) | SignatureKind::Rsa(_))
+            | (Kind::Secp256k1(_), SignatureKind::Ed25519(_) | SignatureKind::Rsa(_))
+            | (Kind::Rsa(_), SignatureKind::Ed25519(_) | SignatureKind::Secp256k1(_)) => {
+                Err(BadSignature)
+            }
         }
     }
 }
@@ -93,6 +107,7 @@ impl fmt::Display for DidKey {
         let bytes = match &self.0 {
             Kind::Ed25519(key) => [&MULTICODEC_ED25519[..], &key.to_bytes()].concat(),
             Kind::Secp256k1(key) => [&MULTICODEC_SECP256K1[..], &key.to_bytes()].concat(),
+            Kind::Rsa(key) => [&MULTICODEC_RSA[..], &key.to_der()].concat(),
         };
         write!(f, "{DID_PREFIX}{}", bs58::encode(bytes).into_string())
     }
@@ -116,6 +131,9 @@ impl FromStr for DidKey {
             .map_err(|_| InvalidKey::Form)?;
         if let Some(key) = bytes.strip_prefix(&MULTICODEC_ED25519[..]) {
             return Self::from_bytes(key.try_into().map_err(|_| InvalidKey::Form)?);
+        }
+        if let Some(der) = bytes.strip_prefix(&MULTICODEC_RSA[..]) {
+            return Ok(Self(Kind::Rsa(RsaKey::from_der(der)?)));
         }
         let key = bytes
             .strip_prefix(&MULTICODEC_SECP256K1[..])
@@ -151,13 +169,13 @@ macro_rules! as_text {
 }
 as_text!(
     DidKey,
-    "^did:key:z(6Mk[1-9A-HJ-NP-Za-km-z]{44}|Q3s[1-9A-HJ-NP-Za-km-z]{45})$",
-    "an ed25519 key did:key:z6Mk… or a secp256k1 key did:key:zQ3s…"
+    "^did:key:z(6Mk[1-9A-HJ-NP-Za-km-z]{44}|Q3s[1-9A-HJ-NP-Za-km-z]{45}|[1-9A-HJ-NP-Za-km-z]{360,722})$",
+    "an ed25519 key did:key:z6Mk…, a secp256k1 key did:key:zQ3s… or an RSA key of 2048 to 4096 bits"
 );
 as_text!(
     SignatureText,
-    "^(ed25519|secp256k1):[A-Za-z0-9_-]{86}$",
-    "ed25519: or secp256k1: and the base64url of 64 bytes, without padding"
+    "^((ed25519|secp256k1):[A-Za-z0-9_-]{86}|rsa:[A-Za-z0-9_-]{342,683})$",
+    "ed25519:, secp256k1: or rsa: and the base64url of the signature, without padding"
 );
 
 /// The signature does not hold: other content, another key, or a form that is not accepted.
@@ -165,9 +183,11 @@ as_text!(
 #[error("the signature does not match the content and the key")]
 pub struct BadSignature;
 
-/// The text is not `ed25519:` or `secp256k1:` and the base64url, without padding, of 64 bytes.
+/// The text is not `ed25519:` or `secp256k1:` and the base64url, without padding, of 64 bytes, nor `rsa:` and that of 256 to 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected ed25519: or secp256k1: and the base64url, without padding, of 64 bytes")]
+#[error(
+    "expected ed25519: or secp256k1: and the base64url, without padding, of 64 bytes, or rsa: and that of 256 to 512"
+)]
 pub struct InvalidSignatureText;
 
 /// A signature; the kind of its key, a colon, and base64url without padding as text.
@@ -175,38 +195,43 @@ pub struct InvalidSignatureText;
 pub struct SignatureText(SignatureKind);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a signature is read, checked and dropped; none is kept in this form"
+)]
 enum SignatureKind {
     Ed25519([u8; 64]),
     Secp256k1([u8; 64]),
+    Rsa(rsa::Big),
 }
 
 impl fmt::Display for SignatureText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (prefix, bytes) = match &self.0 {
-            SignatureKind::Ed25519(bytes) => (ED25519_PREFIX, bytes),
-            SignatureKind::Secp256k1(bytes) => (SECP256K1_PREFIX, bytes),
+        let (name, bytes) = match &self.0 {
+            SignatureKind::Ed25519(bytes) => (ED25519_NAME, &bytes[..]),
+            SignatureKind::Secp256k1(bytes) => (SECP256K1_NAME, &bytes[..]),
+            SignatureKind::Rsa(big) => (RSA_NAME, big.as_slice()),
         };
-        write!(f, "{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+        write!(f, "{name}:{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 }
 
 impl FromStr for SignatureText {
     type Err = InvalidSignatureText;
     fn from_str(text: &str) -> Result<Self, InvalidSignatureText> {
-        let (encoded, kind): (_, fn([u8; 64]) -> SignatureKind) =
-            if let Some(encoded) = text.strip_prefix(ED25519_PREFIX) {
-                (encoded, SignatureKind::Ed25519)
-            } else if let Some(encoded) = text.strip_prefix(SECP256K1_PREFIX) {
-                (encoded, SignatureKind::Secp256k1)
-            } else {
-                return Err(InvalidSignatureText);
-            };
+        let (name, encoded) = text.split_once(':').ok_or(InvalidSignatureText)?;
         let bytes = URL_SAFE_NO_PAD
             .decode(encoded)
             .map_err(|_| InvalidSignatureText)?;
-        Ok(Self(kind(
-            bytes.try_into().map_err(|_| InvalidSignatureText)?,
-        )))
+        let of_64 = |bytes: &[u8]| bytes.try_into().map_err(|_| InvalidSignatureText);
+        Ok(Self(match name {
+            ED25519_NAME => SignatureKind::Ed25519(of_64(&bytes)?),
+            SECP256K1_NAME => SignatureKind::Secp256k1(of_64(&bytes)?),
+            RSA_NAME => {
+                SignatureKind::Rsa(rsa::Big::from_slice(&bytes).ok_or(InvalidSignatureText)?)
+            }
+            _ => return Err(InvalidSignatureText),
+        }))
     }
 }
 

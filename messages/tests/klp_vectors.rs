@@ -209,3 +209,20 @@ fn the_worked_example_of_the_specification_is_the_first_vector() {
         );
     }
 }
+
+#[test]
+fn signatures_of_foreign_keys_hold_exactly_where_the_vectors_say() {
+    let vectors = vectors("signatures.json");
+    for case in cases(&vectors["foreign"]) {
+        let envelope = klp::decode_line(text(case, "line").as_bytes()).unwrap();
+        let key: DidKey = text(case, "key").parse().unwrap();
+        let expected = match text(case, "verdict") {
+            "ok" => Ok(()),
+            "bad_signature" => Err(VerifyError::Bad),
+            "wrong_key" => Err(VerifyError::Key),
+            "malformed_signature" => Err(VerifyError::Form),
+            other => panic!("unknown verdict {other}"),
+        };
+        assert_eq!(envelope.verify(&key), expected, "{case}");
+    }
+}

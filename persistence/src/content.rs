@@ -3,11 +3,13 @@
 //! A file is written aside, synced and renamed, so whatever has its final name is complete; it is checked against its name
 //! whenever it is read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fsio;
 
@@ -96,6 +98,8 @@ pub enum ContentError {
 pub struct ContentStore {
     dir: PathBuf,
     aside: PathBuf,
+    // What is about to be removed, and whether somebody stored it again since that is so.
+    doomed: Arc<Mutex<BTreeMap<ContentDigest, bool>>>,
 }
 
 impl ContentStore {
@@ -113,6 +117,7 @@ impl ContentStore {
         Ok(Self {
             dir: dir.to_owned(),
             aside,
+            doomed: Arc::default(),
         })
     }
 
@@ -156,6 +161,8 @@ impl ContentStore {
             aside.write_all(&buffer[..len]).map_err(write)?;
         }
         let digest = ContentDigest(*hasher.finalize().as_bytes());
+        // Said before it is looked for: either it is kept for this, or it is gone and stored anew.
+        self.wanted(&digest);
         // A damaged copy is replaced.
         if self
             .hash_of(&digest)
@@ -227,6 +234,46 @@ impl ContentStore {
         } else {
             Err(ContentError::Missing(*digest))
         }
+    }
+
+    /// Remembers that this content is to go, so that [`remove_doomed`](Self::remove_doomed) spares what is stored again from
+    /// here on: whoever does that is about to refer to it. Idempotent.
+    pub fn doom<'a>(&self, digests: impl IntoIterator<Item = &'a ContentDigest>) {
+        let mut doomed = self.doomed();
+        for digest in digests {
+            doomed.entry(*digest).or_insert(false);
+        }
+    }
+
+    /// Removes those of all doomed content that `referred` does not name and that nobody stored again; how many files.
+    /// When this answers that is durable, and nothing is doomed any more. After an error all of it still is.
+    ///
+    /// # Errors
+    /// [`ContentError::Write`].
+    pub fn remove_doomed(&self, referred: &BTreeSet<ContentDigest>) -> Result<u64, ContentError> {
+        // Held all the while: who stores the same content waits, and then finds it gone.
+        let mut doomed = self.doomed();
+        let gone = doomed
+            .iter()
+            .filter(|(digest, wanted)| !**wanted && !referred.contains(digest));
+        let mut files = 0;
+        for (digest, _) in gone {
+            files += u64::from(self.contains(digest));
+            self.remove(digest)?;
+        }
+        doomed.clear();
+        Ok(files)
+    }
+
+    fn wanted(&self, digest: &ContentDigest) {
+        if let Some(wanted) = self.doomed().get_mut(digest) {
+            *wanted = true;
+        }
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, BTreeMap<ContentDigest, bool>> {
+        // Each change is a single one, so a panic elsewhere leaves nothing half done.
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes some content for ever, if it is there; answers when that is durable. That nothing refers to it any more is for
@@ -338,5 +385,29 @@ mod tests {
             store.get(&ContentDigest([0; 32])),
             Err(ContentError::Missing(_))
         ));
+    }
+
+    #[test]
+    fn doomed_content_goes_unless_it_is_referred_to_or_stored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(dir.path()).unwrap();
+        let all: Vec<_> = ["gone", "shared", "again"]
+            .map(|text| store.put(text.as_bytes()).unwrap())
+            .into();
+        store.doom(&all);
+        // Another handle of the same store; dooming twice forgets nothing.
+        let other = store.clone();
+        other.put(b"again").unwrap();
+        store.doom(&all);
+        let referred = BTreeSet::from([all[1]]);
+        assert_eq!(store.remove_doomed(&referred).unwrap(), 1);
+        let left: Vec<_> = all.iter().map(|digest| store.contains(digest)).collect();
+        assert_eq!(left, [false, true, true]);
+        // Nothing is doomed any more, and what is gone can be stored anew.
+        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
+        store.doom(&all[..1]);
+        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
+        assert_eq!(store.put(b"gone").unwrap(), all[0]);
+        assert!(store.contains(&all[0]) && store.contains(&all[1]));
     }
 }

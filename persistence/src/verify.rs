@@ -104,7 +104,7 @@ pub fn verify(
         .transpose()?
         .unwrap_or_default();
     let mut lines = Lines { reader, number: 0 };
-    let mut checker = Checker::new(key.copied(), witnesses);
+    let mut checker = Checker::new(key, witnesses);
     let missing = VerifyError::record(0, MISSING_CHECKPOINT);
     let mut line = lines.next()?.ok_or(missing)?;
     let mut fault = None;

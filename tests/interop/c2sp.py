@@ -1,6 +1,7 @@
 """C2SP signed notes and checkpoints, and the hashes of an RFC 9162 tree, in plain Python."""
 import base64
 import hashlib
+import re
 
 import ed25519
 
@@ -35,8 +36,11 @@ def note(text, did, first):
 
 
 def checkpoint(text, did):
-    lines = note(text, did, did)
-    return int(lines[0]), base64.b64decode(lines[1], validate=True)
+    size, root = note(text, did, did)[:2]
+    need(re.fullmatch("0|[1-9][0-9]*", size) and int(size) < 2**64, "its size is malformed")
+    decoded = base64.b64decode(root, validate=True)
+    need(len(decoded) == 32 and base64.b64encode(decoded).decode() == root, "its root is malformed")
+    return int(size), decoded
 
 
 def included(index, size, root, path):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""KLP written a second time, from docs/KLP.md alone: standard library, and the ed25519 beside this file."""
+"""KLP written a second time, from docs/KLP.md alone: standard library, and ed25519 and rsa beside this file."""
 import base64
 import datetime
 import hashlib
@@ -7,6 +7,7 @@ import json
 import re
 
 import ed25519
+import rsa
 
 TYPES = set("TASK_REQUEST TASK_RESULT STATUS_UPDATE CAPABILITY_QUERY SECURITY_ALERT HANDSHAKE CAPABILITY_REPLY "
             "MESSAGE PUBLISH SUBSCRIBE MEMORY CLAIM CONTROL ERROR".split())
@@ -220,7 +221,7 @@ def decode(line, defaults=None):
     for key in members:
         if key not in (STANDARD if standard else FIELDS):
             raise Refused("unknown_field", key)
-    if members.get("v", 1) != 1 or isinstance(members.get("v"), bool):
+    if members.get("v", 1) != 1 or type(members.get("v", 1)) is not int:
         raise Refused("unsupported_version", "v")
     if standard:
         require({**filled, **members}, ("from", "to", "intent", "payload"))
@@ -273,9 +274,17 @@ def verdict(sent, did):
     text = auth.get("signature")
     if text is None:
         return "unsigned"
-    if not re.fullmatch(r"ed25519:[A-Za-z0-9_-]{86}", text) or text[-1] not in "AQgw":
+    kind, _, encoded = text.partition(":")
+    plain = re.fullmatch("[A-Za-z0-9_-]*", encoded) and len(encoded) % 4 != 1
+    signature = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)) if plain else b""
+    again = base64.urlsafe_b64encode(signature).decode().rstrip("=")
+    if again != encoded or len(signature) not in {"ed25519": (64,), "rsa": range(256, 513)}.get(kind, ()):
         return "malformed_signature"
     if auth.get("key", did) != did:
         return "wrong_key"
-    signature = base64.urlsafe_b64decode(text[8:] + "==")
-    return "ok" if ed25519.verify(ed25519.from_did(did), signing_input(sent), signature) else "bad_signature"
+    modulus, signed = rsa.from_did(did), signing_input(sent)
+    if modulus:
+        holds = kind == "rsa" and rsa.verify(modulus, signed, signature)
+    else:
+        holds = kind == "ed25519" and ed25519.verify(ed25519.from_did(did), signed, signature)
+    return "ok" if holds else "bad_signature"

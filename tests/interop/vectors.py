@@ -47,6 +47,8 @@ def main(directory):
         if case["verdict"] == "ok" and "key" in sent["auth"]:
             again = klp.sign(sent, bytes.fromhex(signatures["secret"]))
             check(case["name"] + ", signed again", again, sent)
+    for case in signatures["foreign"]:
+        check(case["name"], klp.verdict(klp.read(case["line"]), case["key"]), case["verdict"])
     addresses = load("addresses")
     for text in addresses["valid"]:
         check(f"address {text}", klp.is_address(text), True)

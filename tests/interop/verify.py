@@ -69,6 +69,7 @@ class Checker:
             need(line.get("leaf") in (None, leaf.hex()), "its header does not match its leaf hash")
             if self.agent:
                 path = line["proof"]["path"]
+                need(type(line["proof"]["index"]) is int, "its index is no whole number")
                 need(line["proof"] == {"index": position, "path": path}, "its proof is for another record")
                 need(all(len(h) == 64 and h == h.lower() for h in path), "its proof is malformed")
                 self.proofs.append((position, leaf, [bytes.fromhex(h) for h in path], header.get("agent")))

@@ -25,15 +25,15 @@ fn lines_of(text: &str) -> Vec<String> {
 }
 
 /// A daemon that did something, and its two exports.
-struct Log {
+pub(crate) struct Log {
     daemon: Daemon,
-    whole: Vec<String>,
-    agent: Vec<String>,
-    key: String,
+    pub(crate) whole: Vec<String>,
+    pub(crate) agent: Vec<String>,
+    pub(crate) key: String,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let daemon = Daemon::start();
         daemon.deploy(&Bundle::echo("echo"));
         for n in 0..3 {
@@ -52,7 +52,7 @@ impl Log {
     }
 
     /// What both verifiers say of these lines; asserts that they agree. `None` when it verifies.
-    fn judged(&self, what: &str, lines: &[String], more: &[&str]) -> Option<String> {
+    pub(crate) fn judged(&self, what: &str, lines: &[String], more: &[&str]) -> Option<String> {
         let path = self.daemon.home().scratch().join("judged.jsonl");
         fs::write(&path, lines.join("\n") + "\n").unwrap();
         let nowhere = self.daemon.home().scratch().join("nowhere");

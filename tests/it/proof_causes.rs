@@ -27,9 +27,12 @@ while read -r line; do
 done"#;
 
 /// Kinds of records that begin something: nothing before them led to them.
-const BEGINNINGS: [&str; 7] = [
+const BEGINNINGS: [&str; 9] = [
     "access.allowed",
     "access.denied",
+    // Of a line of an agent.
+    "request.refused",
+    "audit.counted",
     "node.started",
     "node.stopped",
     "token.issued",

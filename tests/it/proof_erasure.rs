@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Ended, has_python, meshctl};
+use mesh_tests::{Bundle, Daemon, Ended, eventually, has_python, meshctl};
 use serde_json::{Value, json};
 
 use crate::proof_audit::interop;
@@ -192,4 +192,59 @@ fn a_subjects_ended_tasks_are_erased_and_the_rest_is_named() {
     assert_eq!(daemon.task(&waiting)["state"], "parked");
     let left = files_with(&daemon.home().data().join("journal"), "adas-own-words");
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn an_erasure_that_is_killed_anywhere_is_carried_out_by_the_next_starts() {
+    let mut daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    // From before the order is on record to after its end.
+    for (round, after) in [0, 15, 30, 45, 60, 90, 130, 200].into_iter().enumerate() {
+        let (small, large) = (
+            format!("Mr-Smith-{round}-of-Elm-Street"),
+            "y".repeat(40_000),
+        );
+        let input = json!({"who": small, "much": format!("{small}{large}{round}")});
+        let id = daemon.submit(&json!({"requirements": ["echo"], "input": input}));
+        daemon.ended(&id, WITHIN);
+        let order = json!({"task": id, "reason": "request 17"}).to_string();
+        let client = daemon.client().clone();
+        let ordered = std::thread::spawn(move || {
+            // It is killed under way, so there may be no answer.
+            let _answer = client.try_send("POST", "/v1/erasures", &[], Some(order.as_bytes()));
+        });
+        std::thread::sleep(Duration::from_millis(after));
+        daemon = daemon.kill9().start();
+        ordered.join().unwrap();
+        let orders = daemon.audit("kind=erasure.ordered");
+        if !orders
+            .iter()
+            .any(|record| record["payload"]["task"] == id.as_str())
+        {
+            // Nobody was told that it was ordered, and nothing of it was done.
+            assert_eq!(daemon.task(&id)["output"], input);
+            continue;
+        }
+        eventually("the order's end", WITHIN, || {
+            let (open, done) = (
+                daemon.audit("kind=erasure.ordered").len(),
+                daemon.audit("kind=erasure.done").len(),
+            );
+            if open == done {
+                Ok(())
+            } else {
+                Err(format!("{done} of {open}"))
+            }
+        });
+        for part in ["journal", "content"] {
+            let left = files_with(&daemon.home().data().join(part), &small);
+            assert!(left.is_empty(), "{part} after {after} ms: {left:?}");
+        }
+        let path = format!("/v1/tasks/{id}");
+        daemon.client().get(&path).problem(404, "task_removed");
+    }
+    verifies(
+        &daemon,
+        "an_erasure_that_is_killed_anywhere_is_carried_out_by_the_next_starts",
+    );
 }

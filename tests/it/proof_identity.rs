@@ -27,7 +27,7 @@ fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
             "runtime",
             json!({"command": "python3", "args": ["agent.py"]}),
         );
-    for file in ["agent.py", "klp.py", "ed25519.py"] {
+    for file in ["agent.py", "klp.py", "ed25519.py", "rsa.py"] {
         bundle = bundle.file(file, &fs::read_to_string(interop(file)).unwrap());
     }
     if let Some(secret) = secret {
@@ -334,7 +334,7 @@ fn a_foreign_key_on_another_curve_signs_messages_and_is_verified_strictly() {
     assert_eq!(post("5", &|_, s| written("secp256k1", &s)), refused);
 }
 
-fn base58(bytes: &[u8]) -> String {
+pub(crate) fn base58(bytes: &[u8]) -> String {
     const LETTERS: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
     let mut digits: Vec<u32> = Vec::new();
     for byte in bytes {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::events::BusEvent;
 use mesh_messages::task::Priority;
-use mesh_messages::{AgentId, Epoch, RecordHeader, Timestamp};
+use mesh_messages::{AgentId, Epoch, Position, RecordHeader, Timestamp};
 
 mod directory;
 
@@ -80,6 +80,18 @@ pub struct Held {
     pub priority: Priority,
     /// From when on it must not be delivered.
     pub expires: Option<Timestamp>,
+    /// Where it stands in the log, which is what led to all that becomes of it.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// Where a message that waits stands in the log. Unknown of one that a snapshot of an earlier version holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The record by which it was taken.
+    pub record: Option<Position>,
+    /// The request that it came with.
+    pub correlation: Option<String>,
 }
 
 /// What identifies a message that came before.
@@ -123,10 +135,10 @@ pub enum Posting {
 /// The mail of an agent that is back: what is journalled, and what is handed over then, in this order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Release {
-    /// To be journalled.
-    pub events: Vec<BusEvent>,
-    /// To be handed over.
-    pub mail: Vec<Mail>,
+    /// To be journalled, each with what led to it.
+    pub events: Vec<(BusEvent, Origin)>,
+    /// To be handed over, with the same.
+    pub mail: Vec<(Mail, Origin)>,
     /// Whether there is more.
     pub more: bool,
 }
@@ -195,19 +207,21 @@ impl BusState {
         };
         for held in order.into_iter().take(RELEASE_MAX) {
             if held.expires.is_some_and(|end| end <= now) {
-                release.events.push(held.mail(agent).dead("expired"));
+                let dead = held.mail(agent).dead("expired");
+                release.events.push((dead, held.origin.clone()));
             } else {
-                release.events.push(held.mail(agent).received());
-                release.mail.push(held.mail(agent));
+                let received = held.mail(agent).received();
+                release.events.push((received, held.origin.clone()));
+                release.mail.push((held.mail(agent), held.origin.clone()));
             }
         }
         release
     }
 
-    /// Decides on the mail of an agent that does not come back.
-    pub fn give_up(&self, agent: &AgentId) -> Vec<BusEvent> {
+    /// Decides on the mail of an agent that does not come back; each with what led to it.
+    pub fn give_up(&self, agent: &AgentId) -> Vec<(BusEvent, Origin)> {
         let held = self.held.get(agent).into_iter().flatten();
-        held.map(|held| held.mail(agent).dead("terminated"))
+        held.map(|held| (held.mail(agent).dead("terminated"), held.origin.clone()))
             .collect()
     }
 
@@ -271,6 +285,10 @@ impl BusState {
                         priority: priority_of(envelope),
                         expires: expires_of(envelope),
                         envelope: envelope.clone(),
+                        origin: Origin {
+                            record: Some(header.position),
+                            correlation: header.correlation.as_deref().map(str::to_owned),
+                        },
                     });
                 }
             }

@@ -1,9 +1,10 @@
 //! Which ended tasks are kept no longer. Pure: what is there and what the operator wants, to what goes.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mesh_messages::events::RetentionEvent;
-use mesh_messages::{TaskId, Timestamp};
+use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Most tasks that one decision removes: its event names each of them, and all their records are erased in one go.
@@ -85,19 +86,61 @@ pub struct RetentionState {
     pub removed: u64,
     /// Those whose records have yet to be erased.
     pub unerased: Vec<TaskId>,
+    /// Digests of content that goes when nothing refers to it any more.
+    #[serde(default)]
+    pub doomed: BTreeSet<String>,
+    /// Orders that are not carried out yet, oldest first.
+    #[serde(default)]
+    pub orders: VecDeque<OpenOrder>,
+}
+
+/// An order to erase that is not carried out yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOrder {
+    /// Which task.
+    pub task: Option<TaskId>,
+    /// Whose tasks and messages.
+    pub subject: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// Where it stands in the log.
+    pub record: Position,
+    /// The request that it came with.
+    pub correlation: Option<String>,
 }
 
 impl RetentionState {
     /// Takes an event in.
-    pub fn apply(&mut self, event: &RetentionEvent) {
+    pub fn apply(&mut self, header: &RecordHeader, event: &RetentionEvent) {
         match event {
             RetentionEvent::Removed { tasks } => {
                 self.removed += tasks.len() as u64;
                 self.unerased.extend(tasks.iter().cloned());
             }
             RetentionEvent::Erased { .. } => self.unerased.clear(),
+            RetentionEvent::Ordered {
+                reason,
+                task,
+                subject,
+                open: true,
+                ..
+            } => self.orders.push_back(OpenOrder {
+                task: task.clone(),
+                subject: subject.clone(),
+                reason: reason.clone(),
+                record: header.position,
+                correlation: header.correlation.clone(),
+            }),
+            RetentionEvent::Done { .. } => {
+                self.orders.pop_front();
+            }
+            RetentionEvent::ContentDoomed { digests } => {
+                self.doomed.extend(digests.iter().cloned());
+            }
+            RetentionEvent::ContentRemoved { .. } => self.doomed.clear(),
             // For the audit. What is erased is so when the next one is written.
-            RetentionEvent::Ordered { .. } | RetentionEvent::MessagesErased { .. } => {}
+            RetentionEvent::Ordered { open: false, .. } | RetentionEvent::MessagesErased { .. } => {
+            }
         }
     }
 }
@@ -174,5 +217,68 @@ mod tests {
         };
         let gone = choose(&none, Timestamp::ZERO, totals, many);
         assert_eq!(gone.len(), BATCH_MAX);
+    }
+
+    fn header(position: u64) -> RecordHeader {
+        RecordHeader {
+            v: 1,
+            ns: "default".into(),
+            log: String::new(),
+            position: Position(position),
+            partition: mesh_messages::events::partition::RETENTION,
+            seq: 0,
+            time: Timestamp::ZERO,
+            lc: 0,
+            kind: "".into(),
+            kv: 1,
+            agent: None,
+            task: None,
+            actor: "meshd".into(),
+            cause: None,
+            correlation: None,
+            payload: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_order_is_open_from_its_record_to_its_end_and_old_ones_never_are() {
+        let order = |task: &str, open| RetentionEvent::Ordered {
+            by: "user:admin".into(),
+            reason: "r".into(),
+            task: Some(TaskId::new(task).unwrap()),
+            subject: None,
+            open,
+        };
+        let mut state = RetentionState::default();
+        state.apply(&header(1), &order("old", false));
+        assert!(state.orders.is_empty());
+        state.apply(&header(2), &order("a", true));
+        state.apply(&header(3), &order("b", true));
+        let open: Vec<_> = state.orders.iter().map(|order| order.record.0).collect();
+        assert_eq!(open, [2, 3]);
+        let done = RetentionEvent::Done {
+            tasks: 1,
+            messages: 0,
+        };
+        state.apply(&header(4), &done);
+        assert_eq!(state.orders.front().map(|order| order.record.0), Some(3));
+        // A record of a version that wrote no end reads as one that is not open.
+        let old: RetentionEvent = serde_json::from_value(serde_json::json!({
+            "erasure.ordered": {"by": "user:admin", "reason": "r", "task": "a"}
+        }))
+        .unwrap();
+        assert_eq!(old, order("a", false));
+    }
+
+    #[test]
+    fn what_is_doomed_stays_so_until_it_is_removed() {
+        let mut state = RetentionState::default();
+        for digest in ["x", "y", "x"] {
+            let digests = vec![digest.to_owned()];
+            state.apply(&header(1), &RetentionEvent::ContentDoomed { digests });
+        }
+        assert_eq!(state.doomed.len(), 2);
+        state.apply(&header(2), &RetentionEvent::ContentRemoved { files: 1 });
+        assert!(state.doomed.is_empty());
     }
 }

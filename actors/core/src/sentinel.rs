@@ -234,6 +234,10 @@ impl SentinelState {
             | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::Refused { .. }
+            | SentinelEvent::CallAnnounced(_)
+            | SentinelEvent::CallEnded(_)
+            | SentinelEvent::Counted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use mesh_actors_core::routing::InstanceKey;
-use mesh_messages::events::EgressDenial;
+use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest,
@@ -12,6 +12,7 @@ use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, Ta
 
 use super::delivery::AttemptNews;
 use crate::directory::AgentEntry;
+use crate::partition::Cause;
 
 /// A delegation as an agent asked for it.
 #[derive(Debug, Clone)]
@@ -94,6 +95,10 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn seal(&self, agent: &AgentId);
     /// An essential agent is exhausted: the mesh fails with it.
     fn escalate(&self, agent: &AgentId, reason: &str);
+    /// A line of an agent was refused, for the reason that the code says.
+    fn line_refused(&self, agent: &AgentId, code: &str);
+    /// An agent says that it calls something, or that a call is over; `led` is what its task stands on.
+    fn called(&self, event: SentinelEvent, led: Option<Cause>);
     /// An agent was not let out.
     fn egress_denied(&self, denial: EgressDenial);
     /// An upgrade has ended, with this error if it failed.

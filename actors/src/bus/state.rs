@@ -5,7 +5,7 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
-use mesh_actors_core::bus::{BusRefusal, Mail, Posting, Presence};
+use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence};
 use mesh_messages::AgentId;
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::events::BusEvent;
@@ -42,6 +42,7 @@ impl State {
             Posting::Deliver(events) => {
                 let effect = Effect::Deliver {
                     mail,
+                    by: by.clone(),
                     answer,
                     reply: Some(reply),
                 };
@@ -141,14 +142,14 @@ impl State {
             return Ok(());
         }
         let release = self.partition.state().release(agent, clock::now());
-        let deliver = |mail| Effect::Deliver {
+        let deliver = |(mail, origin)| Effect::Deliver {
             mail: Box::new(mail),
+            by: led_by(origin),
             answer: None,
             reply: None,
         };
         let effects = release.mail.into_iter().map(deliver).collect();
-        self.commit(release.events, &Cause::meshd(), effects)
-            .await?;
+        self.commit_held(release.events, effects).await?;
         if release.more {
             self.myself.cast(Message::Back {
                 agent: agent.clone(),
@@ -193,14 +194,37 @@ impl State {
         Ok(())
     }
 
+    /// What becomes of messages that waited: each for its own reason, and not for that of its neighbour.
+    pub(super) async fn commit_held(
+        &mut self,
+        events: Vec<(BusEvent, Origin)>,
+        effects: Vec<Effect>,
+    ) -> Result<(), ActorProcessingErr> {
+        let entry = |(event, origin)| Entry {
+            agent: concerned(&event),
+            event,
+            task: None,
+            led: Led {
+                by: Some(led_by(origin)),
+                after: None,
+            },
+        };
+        let entries = events.into_iter().map(entry).collect();
+        self.partition
+            .commit(entries, &Cause::meshd(), effects)
+            .await?;
+        Ok(())
+    }
+
     pub(super) async fn release(&mut self) -> Result<(), ActorProcessingErr> {
         for effect in self.partition.released(self.durable) {
             match effect {
                 Effect::Deliver {
                     mail,
+                    by,
                     answer,
                     reply,
-                } => self.deliver(&mail, answer, reply).await?,
+                } => self.deliver((&mail, &by), answer, reply).await?,
                 Effect::Held { reply: Some(reply) } => answer_to(reply, Ok(Posted::Held)),
                 Effect::Held { reply: None } => {}
                 Effect::Refused { problem, reply } => answer_to(reply, Err(problem)),
@@ -230,7 +254,7 @@ impl State {
 
     pub(super) async fn deliver(
         &mut self,
-        mail: &Mail,
+        (mail, by): (&Mail, &Cause),
         answer: Option<oneshot::Sender<Envelope>>,
         reply: Option<Reply<Posted>>,
     ) -> Result<(), ActorProcessingErr> {
@@ -251,7 +275,7 @@ impl State {
         // It went away between the decision and now.
         match self.partition.state().hold_again(mail) {
             Posting::Deliver(events) | Posting::Hold(events) => {
-                self.commit(events, &Cause::meshd(), vec![Effect::Held { reply }])
+                self.commit(events, by, vec![Effect::Held { reply }])
                     .await?;
                 self.retry(&mail.to);
                 Ok(())
@@ -262,9 +286,18 @@ impl State {
                     reply,
                 };
                 let effects = reply.map(refused).into_iter().collect();
-                self.commit(events, &Cause::meshd(), effects).await
+                self.commit(events, by, effects).await
             }
         }
+    }
+}
+
+/// What led to what becomes of a message that waited.
+fn led_by(origin: Origin) -> Cause {
+    Cause {
+        cause: origin.record,
+        correlation: origin.correlation,
+        ..Cause::meshd()
     }
 }
 

@@ -604,6 +604,11 @@ async fn mail_of_an_absent_agent_is_held_across_a_restart_and_brought_by_urgency
     let kinds = fixture.kinds();
     assert_eq!(kinds[..3], ["message_sent"; 3]);
     assert_eq!(kinds[3..], ["message_received"; 3]);
+    // Each was received because it was sent itself, and not because of its neighbour.
+    let records = fixture.store.records(&partition::BUS);
+    let sent = |at: usize| Some(records[at].header.position);
+    let causes: Vec<_> = records[3..].iter().map(|r| r.header.cause).collect();
+    assert_eq!(causes, [sent(1), sent(2), sent(0)]);
 }
 
 #[tokio::test]

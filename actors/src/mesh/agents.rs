@@ -93,7 +93,7 @@ impl Mesh {
         let stored = tokio::task::spawn_blocking(move || bundle::store(&data, source)).await;
         let stored = stored
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))??;
-        let signed = self.vouched(stored.signer)?;
+        let signed = self.vouched(stored.signer.as_ref())?;
         let manifest = stored.manifest.manifest;
         let mut notices: Vec<String> = stored
             .manifest
@@ -150,8 +150,8 @@ impl Mesh {
     }
 
     /// Whether the bundle's signer suffices; what is to be said of it.
-    fn vouched(&self, signer: Option<DidKey>) -> Result<Option<String>, Problem> {
-        let known = signer.is_some_and(|key| self.sentinel.knows_key(&key));
+    fn vouched(&self, signer: Option<&DidKey>) -> Result<Option<String>, Problem> {
+        let known = signer.is_some_and(|key| self.sentinel.knows_key(key));
         if self.ctx.settings.signature_required && !known {
             let text = match signer {
                 Some(key) => format!(

@@ -549,7 +549,7 @@ impl Operations for Mesh {
         key: DidKey,
         owner: Address,
     ) -> Result<KeyInfo, Problem> {
-        self.register_foreign_key(caller, key, owner).await
+        self.register_foreign_key(caller, &key, owner).await
     }
 
     async fn revoke_key(

@@ -10,7 +10,7 @@ use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
-use mesh_messages::events::EgressDenial;
+use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
@@ -33,6 +33,8 @@ use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
+/// What a line of an agent is called in the audit, when it is refused.
+const LINE: &str = "klp.line";
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
 const UPGRADES_KEPT: usize = 256;
 
@@ -225,6 +227,15 @@ impl Services for MeshServices {
             );
         }
         self.orchestrator.instance_down(key, failure, record);
+    }
+
+    fn called(&self, event: SentinelEvent, led: Option<Cause>) {
+        self.sentinel.record_call(event, led);
+    }
+
+    fn line_refused(&self, agent: &AgentId, code: &str) {
+        let user = format!("agent:{agent}");
+        self.sentinel.record_refused(&user, LINE, "", code);
     }
 
     fn egress_denied(&self, denial: EgressDenial) {

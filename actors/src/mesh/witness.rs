@@ -77,14 +77,14 @@ impl Mesh {
     pub(super) async fn register_foreign_key(
         &self,
         caller: &Caller,
-        key: DidKey,
+        key: &DidKey,
         owner: Address,
     ) -> Result<KeyInfo, Problem> {
-        if key == self.ctx.node.did {
+        if *key == self.ctx.node.did {
             let text = "the node's own key is the node's";
             return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
         }
-        self.sentinel.register_key(&caller.name, key, owner).await
+        self.sentinel.register_key(&caller.name, *key, owner).await
     }
 
     /// The bytes of a tile. It is given out only when a checkpoint may cover it, that is when it is durable.

@@ -1,6 +1,6 @@
 //! The only way to the orchestrator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -156,6 +156,15 @@ impl OrchestratorHandle {
     /// It is unknown, or not failed.
     pub async fn retry(&self, by: &str, task: TaskId) -> Result<Task, Problem> {
         self.task(Command::Retry { task }, Cause::by(by)).await
+    }
+
+    /// Has these tasks, which are about to be removed, stay as they ended; those of them that have not ended.
+    ///
+    /// # Errors
+    /// The task machine is not there.
+    pub(crate) async fn retire(&self, tasks: Vec<TaskId>) -> Result<BTreeSet<TaskId>, Problem> {
+        let asked = |reply| Message::Retire { tasks, reply };
+        Ok(self.slot.call(CALL_LIMIT, asked).await?)
     }
 
     /// Answers what a task asks a person; the first answer counts.

@@ -1,44 +1,110 @@
-//! Erasing records together with what of them lies in the content store.
+//! What of erased records lies in the content store.
+//!
+//! It is *doomed*, durably, before the records go that refer to it, and removed when none is left that does: one look
+//! through the log for all that was doomed, however many tasks that was. A kill in between is gone on with by the next
+//! incarnation, which finds in the log what is doomed.
 
 use std::collections::BTreeSet;
 
+use ractor::ActorProcessingErr;
+
+use mesh_messages::events::RetentionEvent;
 use mesh_messages::{Position, Record};
 use mesh_persistence::ContentDigest;
 
-use super::RetentionError;
-use crate::partition::content_of;
-use crate::reads::LookupError;
+use super::{RetentionError, RetentionShell};
+use crate::partition::{Cause, content_of};
+use crate::reads::{self, LookupError};
 use crate::store::OpenStore;
 
-/// Erases salts and payloads of these records, and their content unless a record refers to it that is not erased.
-///
-/// In this order, so that a crash in between leaves content without a reference, never a reference without content.
-pub(super) fn erase_with_content(
+/// Digests in one record, which then stays below the size from which on it would lie in the content store itself.
+const DIGESTS_MAX: usize = 400;
+/// Doomed content that is waited with until there is nothing else to do: each look for references reads the whole log.
+const DOOMED_MAX: usize = 10_000;
+
+impl RetentionShell {
+    /// Puts on record what of these records lies in the content store, before they are erased.
+    pub(super) async fn doom(
+        &mut self,
+        positions: &[Position],
+        cause: &Cause,
+    ) -> Result<bool, ActorProcessingErr> {
+        let positions = positions.to_vec();
+        let Some(apart) = self.told(move |store| apart(store, &positions)).await? else {
+            return Ok(false);
+        };
+        self.store.content.doom(&apart);
+        let digests: Vec<String> = apart.iter().map(ToString::to_string).collect();
+        for digests in digests.chunks(DIGESTS_MAX) {
+            let digests = digests.to_vec();
+            let event = RetentionEvent::ContentDoomed { digests };
+            self.commit(event, cause).await?;
+        }
+        Ok(true)
+    }
+
+    /// Whether so much is doomed that it should not wait.
+    pub(super) fn is_much_doomed(&self) -> bool {
+        self.partition.state().doomed.len() >= DOOMED_MAX
+    }
+
+    /// Removes the doomed content that nothing refers to; whether all of it is dealt with.
+    pub(super) async fn remove_doomed(&mut self) -> Result<bool, ActorProcessingErr> {
+        let doomed = &self.partition.state().doomed;
+        if doomed.is_empty() {
+            return Ok(true);
+        }
+        let doomed: BTreeSet<ContentDigest> =
+            doomed.iter().filter_map(|text| text.parse().ok()).collect();
+        // After a restart it is not known there yet.
+        self.store.content.doom(&doomed);
+        // What was stored before that is referred to by what is in the log by now.
+        if reads::caught_up(&self.store).await.is_err() {
+            return Ok(false);
+        }
+        let removed = self.told(move |store| {
+            let referred = referred(store, doomed)?;
+            Ok(store.content.remove_doomed(&referred)?)
+        });
+        let Some(files) = removed.await? else {
+            return Ok(false);
+        };
+        let event = RetentionEvent::ContentRemoved { files };
+        self.commit(event, &self.last_cause()).await?;
+        Ok(true)
+    }
+}
+
+/// What of these records lies in the content store.
+fn apart(
     store: &OpenStore,
     positions: &[Position],
-) -> Result<(), RetentionError> {
-    let mut apart: BTreeSet<ContentDigest> = BTreeSet::new();
+) -> Result<BTreeSet<ContentDigest>, RetentionError> {
+    let mut apart = BTreeSet::new();
     for position in positions {
         let record = store.journal.get(*position).map_err(LookupError::from)?;
         apart.extend(record.as_ref().and_then(content_of));
     }
-    store.journal.erase(positions)?;
-    if apart.is_empty() {
-        return Ok(());
-    }
-    // Tasks that were submitted together may share what they hold.
-    let records = store.journal.read(Position(0)).map_err(LookupError::from)?;
-    for record in records {
+    Ok(apart)
+}
+
+/// Which of these a record refers to that is not erased: what was submitted together may share what it holds.
+fn referred(
+    store: &OpenStore,
+    mut sought: BTreeSet<ContentDigest>,
+) -> Result<BTreeSet<ContentDigest>, RetentionError> {
+    let mut found = BTreeSet::new();
+    for record in store.journal.read(Position(0)).map_err(LookupError::from)? {
         let record: Record = record.map_err(LookupError::from)?;
-        if let Some(digest) = content_of(&record) {
-            apart.remove(&digest);
+        let Some(digest) = content_of(&record) else {
+            continue;
+        };
+        if sought.remove(&digest) {
+            found.insert(digest);
         }
-        if apart.is_empty() {
-            return Ok(());
+        if sought.is_empty() {
+            break;
         }
     }
-    for digest in &apart {
-        store.content.remove(digest)?;
-    }
-    Ok(())
+    Ok(found)
 }

@@ -17,9 +17,7 @@ use mesh_messages::events::{BusEvent, RetentionEvent, partition};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{Position, TaskId, Timestamp};
 
-use super::{
-    RetentionError, RetentionMessage, RetentionShell, dependencies, erase_with_content, goes_on,
-};
+use super::{RetentionError, RetentionMessage, RetentionShell, dependencies, goes_on};
 use crate::clock::now;
 use crate::partition::{Cause, payload_of};
 use crate::reads::{self, LookupError, StoreReader};
@@ -93,7 +91,8 @@ struct Plan {
 }
 
 impl RetentionShell {
-    pub(super) async fn erase_by_order(
+    /// Takes an order, and carries it out.
+    pub(super) async fn take_order(
         &mut self,
         order: &ErasureOrder,
         by: &Cause,
@@ -102,14 +101,12 @@ impl RetentionShell {
             let full = Problem::unavailable("read_only", full.to_string()).retry_after(5);
             return Ok(Err(full));
         }
-        if let Err(behind) = reads::caught_up(&self.store).await {
-            return Ok(Err(behind.into()));
-        }
-        let (meant, at) = (order.clone(), now());
-        let Some(plan) = self.told(move |store| plan(store, &meant, at)).await? else {
+        // What an earlier order left unfinished goes first: the log says which one an end belongs to by their order.
+        self.resume_orders().await?;
+        if !self.partition.state().orders.is_empty() {
             return Ok(Err(failed()));
-        };
-        let mut plan = match plan {
+        }
+        let plan = match self.planned(order, false).await? {
             Ok(plan) => plan,
             Err(problem) => return Ok(Err(problem)),
         };
@@ -118,59 +115,127 @@ impl RetentionShell {
             reason: order.reason.trim().to_owned(),
             task: order.task.clone(),
             subject: order.subject.as_ref().map(ToString::to_string),
+            open: true,
         };
         self.commit(ordered, by).await?;
-        let then = |shell: &Self| Cause {
-            cause: shell.partition.newest(),
-            correlation: by.correlation.clone(),
-            ..Cause::meshd()
-        };
-        if !plan.tasks.is_empty() && !self.marked().await? {
-            return Ok(Err(failed()));
+        let report = self.carry_out(plan, by.correlation.clone()).await?;
+        Ok(report.ok_or_else(failed))
+    }
+
+    /// Goes on with orders that a restart or a failure interrupted, from their beginning: what is erased already is so
+    /// once more.
+    pub(super) async fn resume_orders(&mut self) -> Result<(), ActorProcessingErr> {
+        while let Some(open) = self.partition.state().orders.front().cloned() {
+            let order = ErasureOrder {
+                task: open.task,
+                subject: open.subject.and_then(|subject| subject.parse().ok()),
+                reason: open.reason,
+            };
+            let plan = match self.planned(&order, true).await? {
+                Ok(plan) => plan,
+                Err(problem) if problem.kind == ProblemKind::Unavailable => return Ok(()),
+                Err(problem) => {
+                    // What it was about goes on by now; who ordered it was not told that it is erased.
+                    tracing::warn!(%problem, order = open.record.0, "an order to erase ends unfinished");
+                    Plan::default()
+                }
+            };
+            if self.carry_out(plan, open.correlation).await?.is_none() {
+                return Ok(());
+            }
         }
+        Ok(())
+    }
+
+    /// What an order means now. Of one that is gone on with, what is removed already needs no plan.
+    async fn planned(
+        &mut self,
+        order: &ErasureOrder,
+        again: bool,
+    ) -> Result<Result<Plan, Problem>, ActorProcessingErr> {
+        if let Err(behind) = reads::caught_up(&self.store).await {
+            return Ok(Err(behind.into()));
+        }
+        let (meant, at) = (order.clone(), now());
+        let plan = self.told(move |store| plan(store, &meant, at, again));
+        let mut plan = match plan.await? {
+            Some(Ok(plan)) => plan,
+            Some(Err(problem)) => return Ok(Err(problem)),
+            None => return Ok(Err(failed())),
+        };
+        if plan.tasks.is_empty() {
+            return Ok(Ok(plan));
+        }
+        let retired = match self.retired(plan.tasks.clone()).await {
+            Ok(retired) => retired,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let goes_on = plan.tasks.iter().filter(|task| !retired.contains(task));
+        plan.report.pending_tasks.extend(goes_on.cloned());
+        plan.tasks = retired;
+        match &order.task {
+            Some(task) if plan.tasks.is_empty() => Ok(Err(not_ended(task))),
+            _ => Ok(Ok(plan)),
+        }
+    }
+
+    /// Carries out the oldest open order; `None` when it has to be gone on with.
+    async fn carry_out(
+        &mut self,
+        mut plan: Plan,
+        correlation: Option<String>,
+    ) -> Result<Option<ErasureReport>, ActorProcessingErr> {
+        let then = |shell: &Self| Cause {
+            correlation: correlation.clone(),
+            ..shell.last_cause()
+        };
         for tasks in plan.tasks.chunks(BATCH_MAX) {
             let tasks = tasks.to_vec();
             self.commit(RetentionEvent::Removed { tasks }, &then(self))
                 .await?;
         }
-        if reads::caught_up(&self.store).await.is_err() {
-            // The next look goes on with it.
-            return Ok(Err(failed()));
+        // What an earlier incarnation left unfinished is among them.
+        let some_tasks = !self.partition.state().unerased.is_empty();
+        if some_tasks {
+            let dropped = self.told(|store| Ok(store.journal.drop_snapshots(&partition::TASKS)?));
+            if dropped.await?.is_none() || !self.marked().await? {
+                return Ok(None);
+            }
         }
-        // What an earlier order left unfinished is among them.
-        let tasks = self.partition.state().unerased.clone();
-        let some_tasks = !tasks.is_empty();
-        let messages = std::mem::take(&mut plan.messages);
-        let count = messages.len() as u64;
-        let erased = self.told(move |store| {
-            let mut records = 0;
-            if !tasks.is_empty() {
-                store.journal.drop_snapshots(&partition::TASKS)?;
-                records = super::erase(store, &tasks)?;
-            }
-            if !messages.is_empty() {
-                store.journal.drop_snapshots(&partition::BUS)?;
-                erase_with_content(store, &messages)?;
-            }
-            Ok(records)
-        });
-        let Some(records) = erased.await? else {
-            return Ok(Err(failed()));
+        let Some(records) = self.erase_removed(&then(self)).await? else {
+            return Ok(None);
         };
         // They may have been made anew in between, with what was not erased yet.
         if some_tasks && !self.marked().await? {
-            return Ok(Err(failed()));
+            return Ok(None);
         }
-        if some_tasks {
-            self.commit(RetentionEvent::Erased { records }, &then(self))
-                .await?;
-        }
+        let messages = std::mem::take(&mut plan.messages);
+        let count = messages.len() as u64;
         if count > 0 {
+            if !self.doom(&messages, &then(self)).await? {
+                return Ok(None);
+            }
+            let erased = self.told(move |store| {
+                store.journal.drop_snapshots(&partition::BUS)?;
+                Ok(store.journal.erase(&messages)?)
+            });
+            if erased.await?.is_none() {
+                return Ok(None);
+            }
             let event = RetentionEvent::MessagesErased { records: count };
             self.commit(event, &then(self)).await?;
         }
-        Ok(Ok(ErasureReport {
-            tasks: plan.tasks.len() as u64,
+        if !self.remove_doomed().await? {
+            return Ok(None);
+        }
+        let tasks = plan.tasks.len() as u64;
+        let done = RetentionEvent::Done {
+            tasks,
+            messages: count,
+        };
+        self.commit(done, &then(self)).await?;
+        Ok(Some(ErasureReport {
+            tasks,
             messages: count,
             records: records + count,
             ..plan.report
@@ -194,11 +259,18 @@ fn failed() -> Problem {
     Problem::unavailable("erase_failed", detail)
 }
 
+fn not_ended(task: &TaskId) -> Problem {
+    let detail =
+        format!("task {task}, the one that delegated it, or one that depends on it, has not ended");
+    Problem::new(ProblemKind::Conflict, "task_not_ended", detail)
+}
+
 /// What is meant, or why nothing is.
 fn plan(
     store: &OpenStore,
     order: &ErasureOrder,
     now: Timestamp,
+    again: bool,
 ) -> Result<Result<Plan, Problem>, RetentionError> {
     let mut plan = Plan::default();
     let needed = dependencies(store)?;
@@ -213,6 +285,7 @@ fn plan(
         }
     }
     match (&order.task, &order.subject) {
+        (Some(task), _) if again && projection::removed(&StoreReader(store), task)?.is_some() => {}
         (Some(task), _) => {
             let Some(row) = reads::task_row(store, task)? else {
                 return Ok(Err(Problem::task_not_found(task.as_str())));
@@ -228,11 +301,7 @@ fn plan(
             };
             let goes_on = !row.record.task.state.is_terminal() || goes_on(store, &ended)?;
             if goes_on || needed.contains(task) {
-                let detail = format!(
-                    "task {task}, the one that delegated it, or one that depends on it, has not ended"
-                );
-                let problem = Problem::new(ProblemKind::Conflict, "task_not_ended", detail);
-                return Ok(Err(problem));
+                return Ok(Err(not_ended(task)));
             }
             plan.tasks.push(task.clone());
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
@@ -17,16 +17,22 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{AgentId, Epoch, Timestamp};
 
+use super::refusals::Counted;
 use super::token::{self, SecretDigest};
+use crate::clock;
 
 /// Session tokens of one agent: one for each replica and incarnation that still runs.
 const SESSIONS_PER_AGENT_MAX: usize = 256;
 
 /// Refusals of one caller that are journalled: a mistake or an attack shows itself within the first ones, and the rest
-/// must not fill the disk. They are counted, all of them.
+/// must not fill the disk. They are counted, all of them, and the counts are on record.
 const DENIALS_PER_CALLER: Quota = Quota::per_second(ONE).allow_burst(TWENTY);
 /// The same for callers who could not say who they are, all together.
 const DENIALS_OF_STRANGERS: Quota = Quota::per_minute(TWENTY).allow_burst(TWENTY);
+/// Calls of one agent that are journalled, each of them twice: an agent that thinks calls a few times a second.
+const CALLS_PER_AGENT: Quota = Quota::per_second(TEN).allow_burst(HUNDRED);
+const TEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const ONE: NonZeroU32 = NonZeroU32::MIN;
 const TWENTY: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
@@ -61,6 +67,8 @@ pub(super) struct Door {
     requests: DefaultKeyedRateLimiter<String>,
     denials: DefaultKeyedRateLimiter<String>,
     strangers: DefaultDirectRateLimiter,
+    calls: DefaultKeyedRateLimiter<String>,
+    counted: Mutex<Counted>,
     pub(super) counts: Counts,
 }
 
@@ -91,6 +99,8 @@ impl Door {
             requests: RateLimiter::keyed(requests),
             denials: RateLimiter::keyed(DENIALS_PER_CALLER),
             strangers: RateLimiter::direct(DENIALS_OF_STRANGERS),
+            calls: RateLimiter::keyed(CALLS_PER_AGENT),
+            counted: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -217,6 +227,7 @@ impl Door {
             return Ok(());
         };
         count(&self.counts.rate_limited);
+        self.note_refusal(caller, "request", "rate_limited");
         let wait = early.wait_time_from(DefaultClock::default().now());
         let seconds = u32::try_from(wait.as_secs())
             .unwrap_or(u32::MAX)
@@ -237,10 +248,27 @@ impl Door {
         worth
     }
 
+    /// Whether one more call of an agent gets a record.
+    pub(super) fn is_call_worth_recording(&self, agent: &AgentId) -> bool {
+        self.calls.check_key(&agent.to_string()).is_ok()
+    }
+
+    /// One more refusal that gets no record of its own.
+    pub(super) fn note_refusal(&self, user: &str, action: &str, code: &str) {
+        self.counted().note(user, action, code, clock::now());
+    }
+
+    /// The refusals that have no record of their own yet.
+    pub(super) fn counted(&self) -> MutexGuard<'_, Counted> {
+        // A count that a panic elsewhere left is a count all the same.
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets the rates of those who have been quiet. Names come with tokens, so this is when their number changes.
     fn forget_idle(&self) {
         self.requests.retain_recent();
         self.denials.retain_recent();
+        self.calls.retain_recent();
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Passes> {

@@ -27,12 +27,16 @@ pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Longest resource in a record; it can come from a URL, and whoever is refused chose it.
 const RESOURCE_CHARS_MAX: usize = 256;
 
+/// What refusals are counted as that have no record of their own: of callers who may not, and of strangers.
+const DENIED: &str = "forbidden";
+const UNKNOWN: &str = "unauthenticated";
+
 /// The only way to talk to the sentinel. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SentinelHandle {
     pub(super) slot: Slot<Message>,
     pub(super) door: Arc<Door>,
-    audit_all_actions: bool,
+    pub(super) audit_all_actions: bool,
 }
 
 impl SentinelHandle {
@@ -148,10 +152,15 @@ impl SentinelHandle {
         Problem::new(ProblemKind::Forbidden, "forbidden", detail)
     }
 
-    /// Audits a refusal. One more of a caller that was refused too often lately is only counted.
+    /// Audits a refusal. One more of a caller that was refused too often lately is counted with others.
     pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
         if self.door.is_worth_recording(Some(user)) {
-            self.cast_denied(user, action, resource, reason);
+            self.cast_audit(
+                denied(user, action, resource, reason),
+                (user, action, DENIED),
+            );
+        } else {
+            self.door.note_refusal(user, action, DENIED);
         }
     }
 
@@ -162,7 +171,7 @@ impl SentinelHandle {
             .slot
             .cast(Message::Audit {
                 event,
-                correlation: None,
+                request: (None, None),
                 reply: None,
             })
             .is_err()
@@ -173,30 +182,44 @@ impl SentinelHandle {
     }
 
     fn record_stranger(&self, claimed: Option<String>) {
+        let action = "authenticate";
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
-            self.cast_denied(&user, "authenticate", "", "Invalid authentication");
+            let event = denied(&user, action, "", "Invalid authentication");
+            self.cast_audit(event, (&user, action, UNKNOWN));
+        } else {
+            // Whoever they claim to be is not counted against that one.
+            self.door.note_refusal("anonymous", action, UNKNOWN);
         }
     }
 
-    fn cast_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
-        let event = SentinelEvent::Denied {
-            action: action.to_owned(),
-            resource: cut(resource),
-            user: user.to_owned(),
-            reason: reason.to_owned(),
-        };
+    /// Puts a refusal on record, as something of the request that is served now; while the sentinel is being restarted it
+    /// is counted instead.
+    pub(super) fn cast_audit(
+        &self,
+        event: SentinelEvent,
+        (user, action, code): (&str, &str, &str),
+    ) {
+        self.cast_for(crate::request::current(), event, (user, action, code));
+    }
+
+    /// The same for a request that is known by other means.
+    pub(super) fn cast_for(
+        &self,
+        request: (Option<Position>, Option<String>),
+        event: SentinelEvent,
+        (user, action, code): (&str, &str, &str),
+    ) {
         if self
             .slot
             .cast(Message::Audit {
                 event,
-                correlation: crate::request::current().1,
+                request,
                 reply: None,
             })
             .is_err()
         {
-            // The refusal stands all the same.
-            count(&self.door.counts.unrecorded);
+            self.door.note_refusal(user, action, code);
         }
     }
 
@@ -215,12 +238,12 @@ impl SentinelHandle {
             resource: cut(resource),
             user: user.to_owned(),
         };
-        let correlation = crate::request::current().1;
+        let request = (None, crate::request::current().1);
         let written: Result<Option<Position>, Problem> = self
             .slot
             .call(CALL_LIMIT, |reply| Message::Audit {
                 event,
-                correlation,
+                request,
                 reply: Some(reply),
             })
             .await
@@ -335,6 +358,15 @@ impl SentinelHandle {
     }
 }
 
-fn cut(resource: &str) -> String {
+fn denied(user: &str, action: &str, resource: &str, reason: &str) -> SentinelEvent {
+    SentinelEvent::Denied {
+        action: action.to_owned(),
+        resource: cut(resource),
+        user: user.to_owned(),
+        reason: reason.to_owned(),
+    }
+}
+
+pub(super) fn cut(resource: &str) -> String {
     resource.chars().take(RESOURCE_CHARS_MAX).collect()
 }

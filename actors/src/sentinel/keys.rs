@@ -57,7 +57,7 @@ impl State {
                 reply,
             } => {
                 let decided = self.partition.state().keys().register(key, &owner);
-                self.decided_key(&by, key, decided, reply).await
+                self.decided_key(&by, &key, decided, reply).await
             }
             KeyMessage::Revoke {
                 by,
@@ -66,7 +66,7 @@ impl State {
                 reply,
             } => {
                 let decided = self.partition.state().keys().revoke(key, &reason);
-                self.decided_key(&by, key, decided, reply).await
+                self.decided_key(&by, &key, decided, reply).await
             }
             KeyMessage::List { reply } => {
                 let keys = self.partition.state().keys().list();
@@ -97,7 +97,7 @@ impl State {
     async fn decided_key(
         &mut self,
         by: &Cause,
-        key: DidKey,
+        key: &DidKey,
         decided: Result<Option<SentinelEvent>, KeyRefusal>,
         reply: Reply<KeyInfo>,
     ) -> Result<(), ActorProcessingErr> {
@@ -114,7 +114,10 @@ impl State {
             answer(reply, Err(problem));
             return Ok(());
         }
-        let effects = vec![Effect::KeyChanged { key, reply }];
+        let effects = vec![Effect::KeyChanged {
+            key: Box::new(*key),
+            reply,
+        }];
         self.commit(events, by, effects).await
     }
 }

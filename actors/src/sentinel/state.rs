@@ -5,11 +5,11 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
-use mesh_messages::Position;
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{IssuedToken, Role};
+use mesh_messages::{AgentId, Position};
 
 use super::door::count;
 use super::{Effect, Reply, State, token};
@@ -80,22 +80,26 @@ impl State {
     pub(super) async fn audit(
         &mut self,
         event: SentinelEvent,
-        correlation: Option<String>,
+        (led_by, correlation): (Option<Position>, Option<String>),
         reply: Option<Reply<Option<Position>>>,
     ) -> Result<(), ActorProcessingErr> {
         let mut cause = match &event {
-            SentinelEvent::Allowed { user, .. } | SentinelEvent::Denied { user, .. } => {
-                Cause::by(user.clone())
-            }
+            SentinelEvent::Allowed { user, .. }
+            | SentinelEvent::Denied { user, .. }
+            | SentinelEvent::Refused { user, .. } => Cause::by(user.clone()),
             SentinelEvent::EgressDenied(denial) => Cause::by(denial.agent.to_string()),
+            SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+                Cause::by(format!("agent:{}", call.agent))
+            }
             SentinelEvent::ChaosStruck { .. }
+            | SentinelEvent::Counted(_)
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
-        cause.correlation = correlation;
+        (cause.cause, cause.correlation) = (led_by, correlation);
         let written = match self.writable() {
             Ok(()) => {
                 self.commit(vec![event], &cause, Vec::new()).await?;
@@ -156,9 +160,14 @@ impl State {
             }
         }
         let entry = |event| Entry {
+            agent: concerned(&event),
+            task: match &event {
+                SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+                    call.task.clone()
+                }
+                _ => None,
+            },
             event,
-            agent: None,
-            task: None,
             led: Led::default(),
         };
         let entries = events.into_iter().map(entry).collect();
@@ -225,4 +234,18 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
         "no_randomness",
         format!("the system gives no randomness: {error}"),
     )
+}
+
+/// The agent whose history a record belongs to: one that was not let out, or whose line was refused.
+fn concerned(event: &SentinelEvent) -> Option<AgentId> {
+    match event {
+        SentinelEvent::EgressDenied(denial) => Some(denial.agent.clone()),
+        SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
+            Some(call.agent.clone())
+        }
+        SentinelEvent::Denied { user, .. } | SentinelEvent::Refused { user, .. } => {
+            AgentId::new(user.strip_prefix("agent:")?).ok()
+        }
+        _ => None,
+    }
 }

@@ -18,7 +18,7 @@ use crate::route::{BodySize, Call, Route, json, ok};
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyRequest {
-    /// The public key: ed25519, or secp256k1 in its compressed form.
+    /// The public key: ed25519, secp256k1 in its compressed form, or RSA of 2048 to 4096 bits.
     key: DidKey,
     /// Whose it is: an address such as `user:ada`, `agent:echo` or `kai://node.<name>`. A key that the owner had before does
     /// not hold any more.

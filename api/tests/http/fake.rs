@@ -212,6 +212,12 @@ impl GovernanceOperations for Fake {
     }
 }
 
+impl RefusalOperations for Fake {
+    fn note_refused(&self, _: &Caller, action: Action, resource: &str, code: &str) {
+        self.note(format!("refused {} {resource}: {code}", action.name()));
+    }
+}
+
 #[async_trait]
 impl Operations for Fake {
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {

@@ -152,7 +152,7 @@ pub(crate) enum Command {
     Governance(governance::Command),
     /// Make a key, or show the node's
     #[command(subcommand)]
-    Key(key::Command),
+    Key(Box<key::Command>),
     /// Show nodes
     #[command(subcommand)]
     Node(system::NodeCommand),

@@ -26,6 +26,30 @@ pub enum RetentionEvent {
         /// Whose tasks and messages.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subject: Option<String>,
+        /// Whether it is open until [`Done`](RetentionEvent::Done), and gone on with after a restart. Orders of versions that
+        /// wrote no end are not.
+        #[serde(default)]
+        open: bool,
+    },
+    /// The oldest open order is carried out, as far as it could be.
+    #[serde(rename = "erasure.done")]
+    Done {
+        /// Tasks that are gone.
+        tasks: u64,
+        /// Records of messages that are erased.
+        messages: u64,
+    },
+    /// Content of records that are about to be erased; it goes when no record that stays refers to it.
+    #[serde(rename = "content.doomed")]
+    ContentDoomed {
+        /// Which, by digest.
+        digests: Vec<String>,
+    },
+    /// Of all content doomed before, what nothing refers to is removed.
+    #[serde(rename = "content.removed")]
+    ContentRemoved {
+        /// How many.
+        files: u64,
     },
     /// Records of messages were erased by an order; their headers stay.
     #[serde(rename = "messages.erased")]
@@ -43,6 +67,9 @@ pub enum RetentionEvent {
 kinds!(RetentionEvent {
     Removed => "tasks.removed",
     Ordered => "erasure.ordered",
+    Done => "erasure.done",
+    ContentDoomed => "content.doomed",
+    ContentRemoved => "content.removed",
     MessagesErased => "messages.erased",
     Erased => "tasks.erased",
 });

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::EgressDenial;
 use crate::chaos::ChaosBlow;
 use crate::identity::DidKey;
+use crate::ids::{AgentId, Epoch, TaskId};
 use crate::time::Timestamp;
 
 /// Who may do what. Partition `sentinel`.
@@ -52,6 +53,27 @@ pub enum SentinelEvent {
         /// Why.
         reason: String,
     },
+    /// Something was asked for that could not be taken as it was: it may be asked for, and what came did not do.
+    #[serde(rename = "request.refused")]
+    Refused {
+        /// What was asked for, as in `access.allowed`; `klp.line` for a line of an agent.
+        action: String,
+        /// On what.
+        resource: String,
+        /// By whom.
+        user: String,
+        /// Why not, as a stable code. What was said is not repeated here: it is the sender's, and may be anything.
+        code: String,
+    },
+    /// An agent says that it calls something beside meshd: a model, a service, a tool.
+    #[serde(rename = "call.announced")]
+    CallAnnounced(Box<CallNote>),
+    /// Such a call is over, the agent says.
+    #[serde(rename = "call.ended")]
+    CallEnded(Box<CallNote>),
+    /// What has no record of its own, because there was too much of it: refusals, and calls of agents.
+    #[serde(rename = "audit.counted")]
+    Counted(Box<AuditCounts>),
     /// An agent's connection to the outside was refused. The same one again is counted, and told in one record.
     #[serde(rename = "egress.denied")]
     EgressDenied(Box<EgressDenial>),
@@ -94,11 +116,65 @@ pub enum SentinelEvent {
     },
 }
 
+/// A call of an agent, as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallNote {
+    /// Whose.
+    pub agent: AgentId,
+    /// Of which incarnation.
+    pub epoch: Epoch,
+    /// For which task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// Its name among the calls in flight.
+    pub id: String,
+    /// What is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What is asked, in short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// How long it takes at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_ms: Option<u64>,
+}
+
+/// How often what happened since the last count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCounts {
+    /// When the first of them was.
+    pub since: Timestamp,
+    /// When they were counted.
+    pub until: Timestamp,
+    /// Each kind of them, in order.
+    pub counts: Vec<AuditCount>,
+    /// Events of further kinds, beyond those that are told apart.
+    #[serde(default)]
+    pub others: u64,
+}
+
+/// Events of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCount {
+    /// Whose.
+    pub user: String,
+    /// What was asked for or done.
+    pub action: String,
+    /// Why not, as a code; `noted` of what was not refused.
+    pub code: String,
+    /// How often.
+    pub times: u64,
+}
+
 kinds!(SentinelEvent {
     TokenIssued => "token.issued",
     TokenRevoked => "token.revoked",
     Allowed => "access.allowed",
     Denied => "access.denied",
+    Refused => "request.refused",
+    CallAnnounced => "call.announced",
+    CallEnded => "call.ended",
+    Counted => "audit.counted",
     EgressDenied => "egress.denied",
     KeyRegistered => "key.registered",
     KeyRevoked => "key.revoked",

@@ -26,7 +26,7 @@ pub enum VerifyError {
     Unsigned,
     /// It is no signature's text.
     #[error(
-        "auth.signature: expected ed25519: or secp256k1: and the base64url, without padding, of 64 bytes"
+        "auth.signature: expected ed25519:, secp256k1: or rsa: and the base64url of the signature, without padding"
     )]
     Form,
     /// `auth.key` is no key, or not the sender's.

@@ -49,9 +49,9 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(key: Option<DidKey>, witnesses: Witnesses) -> Self {
+    pub(super) fn new(key: Option<&DidKey>, witnesses: Witnesses) -> Self {
         Self {
-            key,
+            key: key.copied(),
             count: 0,
             erased: 0,
             log: None,

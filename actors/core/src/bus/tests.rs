@@ -79,6 +79,11 @@ fn take(state: &mut BusState, events: impl IntoIterator<Item = BusEvent>) {
     }
 }
 
+/// The events without what led to them.
+fn plain(events: Vec<(BusEvent, Origin)>) -> Vec<BusEvent> {
+    events.into_iter().map(|(event, _)| event).collect()
+}
+
 fn mail(n: u64, priority: Priority) -> Mail {
     Mail {
         message: n.to_string(),
@@ -211,10 +216,14 @@ fn mail_of_an_absent_agent_comes_back_by_urgency_then_age_and_without_the_expire
     let before = state.release(&agent("echo"), Timestamp::from_millis(999));
     assert_eq!(before.mail.len(), 5);
     let release = state.release(&agent("echo"), Timestamp::from_millis(1000));
-    let ids: Vec<_> = release.mail.iter().map(|m| m.message.as_str()).collect();
+    let ids: Vec<_> = release
+        .mail
+        .iter()
+        .map(|(m, _)| m.message.as_str())
+        .collect();
     assert_eq!(ids, ["3", "1", "4", "2"]);
     assert!(!release.more);
-    take(&mut state, release.events);
+    take(&mut state, plain(release.events));
     assert_eq!(state.held(&agent("echo")), 0);
     assert_eq!(
         state.release(&agent("echo"), Timestamp::ZERO),
@@ -262,7 +271,7 @@ fn terminated_agents_get_nothing_and_their_mail_is_dead() {
     let mut state = BusState::default();
     let posting = state.post(&mail(1, Priority::Normal), Presence::Away);
     take(&mut state, events(posting));
-    let given_up = state.give_up(&agent("echo"));
+    let given_up = plain(state.give_up(&agent("echo")));
     assert!(matches!(&given_up[..], [BusEvent::DeadLettered { .. }]));
     take(&mut state, given_up);
     assert_eq!(state.held(&agent("echo")), 0);
@@ -335,15 +344,15 @@ proptest! {
                 }
                 2 => {
                     let release = state.release(&agent("echo"), Timestamp::ZERO);
-                    for mail in &release.mail {
+                    for (mail, _) in &release.mail {
                         let place = waiting.iter().position(|w| *w == mail.message);
                         prop_assert!(place.is_some(), "released what was not held, or twice");
                         waiting.remove(place.unwrap());
                     }
-                    take(&mut state, release.events);
+                    take(&mut state, plain(release.events));
                 }
                 _ => {
-                    let events = state.give_up(&agent("echo"));
+                    let events = plain(state.give_up(&agent("echo")));
                     prop_assert_eq!(events.len(), waiting.len());
                     waiting.clear();
                     take(&mut state, events);
@@ -355,4 +364,43 @@ proptest! {
         let text = serde_json::to_string(&state).unwrap();
         prop_assert_eq!(&serde_json::from_str::<BusState>(&text).unwrap(), &state);
     }
+}
+
+#[test]
+fn what_becomes_of_mail_that_waited_follows_from_its_own_record() {
+    let mut state = BusState::default();
+    for n in 0..4 {
+        let expires = (n == 3).then(|| Timestamp::from_millis(1).to_string());
+        let mut mail = mail(n, Priority::Normal);
+        mail.envelope["expires"] = json!(expires);
+        let header = RecordHeader {
+            position: Position(100 + n),
+            correlation: Some(format!("r-{n}")),
+            ..header(0)
+        };
+        for event in events(state.post(&mail, Presence::Away)) {
+            state.apply(&header, &event);
+        }
+    }
+    let release = state.release(&agent("echo"), Timestamp::from_millis(2));
+    let origins = |events: &[(BusEvent, Origin)]| -> Vec<_> {
+        let of = |(_, origin): &(BusEvent, Origin)| {
+            (
+                origin.record.unwrap().0,
+                origin.correlation.clone().unwrap(),
+            )
+        };
+        events.iter().map(of).collect()
+    };
+    let expected: Vec<_> = (0..4).map(|n| (100 + n, format!("r-{n}"))).collect();
+    assert_eq!(origins(&release.events), expected);
+    assert_eq!(origins(&state.give_up(&agent("echo"))), expected);
+    // What a snapshot of an earlier version holds has none, and is read.
+    let mut old = serde_json::to_value(&state).unwrap();
+    for held in old["held"]["echo"].as_array_mut().unwrap() {
+        held.as_object_mut().unwrap().remove("origin");
+    }
+    let old: BusState = serde_json::from_value(old).unwrap();
+    let release = old.release(&agent("echo"), Timestamp::from_millis(2));
+    assert_eq!(release.events[0].1, Origin::default());
 }

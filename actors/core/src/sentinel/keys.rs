@@ -247,7 +247,7 @@ impl KeyRing {
                 replaces,
             } => {
                 if let Some(old) = replaces {
-                    self.end(**old, at, "replaced");
+                    self.end(old, at, "replaced");
                 }
                 let entry = Entry {
                     owner: owner.clone(),
@@ -258,7 +258,7 @@ impl KeyRing {
                 self.keys.insert(key.to_string(), entry);
                 self.current.insert(owner.clone(), **key);
             }
-            SentinelEvent::KeyRevoked { key, reason } => self.end(**key, at, reason),
+            SentinelEvent::KeyRevoked { key, reason } => self.end(key, at, reason),
             SentinelEvent::CheckpointWitnessed { origin, size, root } => {
                 let (size, root) = (*size, root.clone());
                 self.witnessed
@@ -268,12 +268,16 @@ impl KeyRing {
             | SentinelEvent::TokenRevoked { .. }
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
+            | SentinelEvent::Refused { .. }
+            | SentinelEvent::CallAnnounced(_)
+            | SentinelEvent::CallEnded(_)
+            | SentinelEvent::Counted(_)
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
     }
 
-    fn end(&mut self, key: DidKey, at: Timestamp, reason: &str) {
+    fn end(&mut self, key: &DidKey, at: Timestamp, reason: &str) {
         if let Some(entry) = self.keys.get_mut(&key.to_string())
             && entry.revoked.is_none()
         {

@@ -50,7 +50,7 @@ impl Session {
         }
         match (self.challenge.take(), &hello.proof) {
             (None, None) => {
-                self.challenge_with(key, line);
+                self.challenge_with(&key, line);
                 false
             }
             (Some(challenge), Some(proof)) if challenge.key == key => {
@@ -69,7 +69,7 @@ impl Session {
         }
     }
 
-    fn challenge_with(&mut self, key: DidKey, line: &Envelope) {
+    fn challenge_with(&mut self, key: &DidKey, line: &Envelope) {
         let mut random = [0; CHALLENGE_LEN];
         if let Err(error) = getrandom::fill(&mut random) {
             let text = format!("the system gives no randomness for a challenge: {error}");
@@ -81,7 +81,7 @@ impl Session {
         let payload = serde_json::to_value(reply).unwrap_or_default();
         let mut answer = self.message(MessageType::Handshake, payload);
         answer.in_reply_to = Some(line.id.clone());
-        self.challenge = Some(Challenge { key, text });
+        self.challenge = Some(Challenge { key: *key, text });
         self.send(&answer);
     }
 

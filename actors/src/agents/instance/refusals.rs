@@ -17,6 +17,9 @@ impl Session {
         self.bad_lines += 1;
         self.args.live.refused();
         self.args.ctx.metrics.refused("agent_line");
+        self.args
+            .services
+            .line_refused(&self.args.agent, &problem.code);
         if self.bad_lines > BAD_LINES_MAX {
             let text =
                 format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");

@@ -171,6 +171,13 @@ mod tests {
         fn release(&self, _: &AgentId) {}
         fn seal(&self, _: &AgentId) {}
         fn escalate(&self, _: &AgentId, _: &str) {}
+        fn called(
+            &self,
+            _: mesh_messages::events::SentinelEvent,
+            _: Option<crate::partition::Cause>,
+        ) {
+        }
+        fn line_refused(&self, _: &AgentId, _: &str) {}
         fn egress_denied(&self, _: mesh_messages::events::EgressDenial) {}
         fn upgrade_done(&self, _: &AgentId, _: Option<String>) {}
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use mesh_actors_core::liveness::{Call, Fingerprint, Input, Limits, Watch};
+use mesh_messages::events::{CallNote, SentinelEvent};
 use mesh_messages::klp::{CallAnnounced, Envelope, ErrorCode, KlpError, StatusUpdate};
 use mesh_messages::liveness::{Finding, FindingAction};
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
@@ -146,6 +147,8 @@ impl Session {
             return Err(problem(ErrorCode::Stale, Some("task_id"), detail));
         }
         if let Some(id) = &update.call_ended {
+            let note = self.call_note(task.clone(), id);
+            self.note_call(SentinelEvent::CallEnded(Box::new(note)));
             let id = own(id);
             self.watched(Input::Answered {
                 task: task.clone(),
@@ -155,14 +158,42 @@ impl Session {
         let Some(call) = &update.call else {
             return Ok(());
         };
+        let note = CallNote {
+            name: call.name.clone(),
+            fingerprint: call.fingerprint.clone(),
+            bound_ms: Some(call.bound_ms.get()),
+            ..self.call_note(task.clone(), &call.id)
+        };
         let call = announced_call(call);
         if !self.watch.takes_call(task.as_ref(), &call.id) {
             let detail =
                 "too many calls are in flight; say of some that they have ended".to_owned();
             return Err(problem(ErrorCode::Busy, Some("payload.call"), detail));
         }
+        self.note_call(SentinelEvent::CallAnnounced(Box::new(note)));
         self.watched(Input::Called { task, call });
         Ok(())
+    }
+
+    fn call_note(&self, task: Option<TaskId>, id: &str) -> CallNote {
+        CallNote {
+            agent: self.args.agent.clone(),
+            epoch: self.args.epoch,
+            task,
+            id: id.to_owned(),
+            name: None,
+            fingerprint: None,
+            bound_ms: None,
+        }
+    }
+
+    /// What it does beside meshd is on record, too, as far as it says so.
+    fn note_call(&self, event: SentinelEvent) {
+        let (SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call)) = &event else {
+            return;
+        };
+        let led = call.task.as_ref().and_then(|task| self.led_by(Some(task)));
+        self.args.services.called(event, led);
     }
 
     /// It has something done by another agent.

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example:\n  meshctl agent verify ./echo --key did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
     )]
-    Verify(sign::Verify),
+    Verify(Box<sign::Verify>),
     /// Register a bundle and start its agent
     #[command(after_help = DEPLOY_HELP)]
     Deploy(deploy::Deploy),

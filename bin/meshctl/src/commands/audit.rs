@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Export(export::Export),
     /// Verify an export; needs no daemon
     #[command(after_help = VERIFY_HELP)]
-    Verify(verify::Verify),
+    Verify(Box<verify::Verify>),
     /// Show what led to a record, up to the request for it, and all that it led to
     #[command(
         visible_alias = "why",
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  meshctl audit state --at 1042 --agent echo\n  meshctl audit state audit.jsonl --at 1042 --task 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d"
     )]
-    State(past::State),
+    State(Box<past::State>),
     /// Erase content of a task, or of somebody's tasks and messages, for ever; all proofs stay valid
     #[command(
         after_help = "Examples:\n  meshctl audit erase --task 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --reason 'request 17'\n  meshctl audit erase --subject user:ada --reason 'request 18'"

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use mesh_messages::Timestamp;
+use mesh_messages::events::AuditCounts;
 use mesh_messages::system::AuditEntry;
 use serde::Serialize;
 
@@ -170,6 +171,15 @@ impl Document {
                 );
                 self.denials.push(entry, about);
             }
+            "request.refused" => {
+                let about = format!("{} {}: {}", text("action"), text("resource"), text("code"));
+                self.denials.push(entry, about);
+            }
+            "audit.counted" => {
+                for line in counted(entry) {
+                    self.denials.push(entry, line);
+                }
+            }
             "access.allowed" => {
                 let actions = self.allowed.entry(entry.actor.clone()).or_default();
                 *actions.entry(text("action")).or_default() += 1;
@@ -328,6 +338,23 @@ fn cell(text: &str) -> String {
         .replace('|', "\\|")
         .replace('<', "&lt;")
         .replace('`', "\\`")
+}
+
+/// Refusals that were only counted, a line for each kind.
+fn counted(entry: &AuditEntry) -> Vec<String> {
+    let counts = entry
+        .payload
+        .clone()
+        .and_then(|payload| serde_json::from_value::<AuditCounts>(payload).ok());
+    let Some(counts) = counts else {
+        return Vec::new();
+    };
+    let rows = counts.counts.iter().map(|row| {
+        let (user, action, code, times) = (&row.user, &row.action, &row.code, row.times);
+        format!("{user} {action}: {code}, {times} more times")
+    });
+    let others = (counts.others > 0).then(|| format!("{} more of other kinds", counts.others));
+    rows.chain(others).collect()
 }
 
 #[cfg(test)]

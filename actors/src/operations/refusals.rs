@@ -1,0 +1,12 @@
+//! What is remembered of requests that could not be taken.
+
+use mesh_messages::system::Caller;
+
+use super::Action;
+
+/// Remembers refusals.
+pub trait RefusalOperations {
+    /// Audits that something that the caller may ask for could not be taken as it came, by the code of the answer. Never
+    /// waits; a flood of them is counted instead.
+    fn note_refused(&self, caller: &Caller, action: Action, resource: &str, code: &str);
+}
