@@ -32,8 +32,8 @@ use crate::store::OpenStore;
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Ended tasks that are looked at for one decision; those that are still needed are passed over.
 const LOOK_MAX: usize = 1000;
-/// Records of one task: 10 000 attempts would have fewer.
-const RECORDS_MAX: usize = 100_000;
+/// Records of one task that are looked up at once.
+const RECORDS_STEP: usize = 10_000;
 
 impl Machine for RetentionState {
     type Event = RetentionEvent;
@@ -243,17 +243,26 @@ impl RetentionShell {
         if tasks.is_empty() {
             return Ok(Some(0));
         }
+        // A restart has forgotten that they stay ended; so that is said again before anything is waited for.
+        let Ok(goes_on) = self.orchestrator.retire(tasks.clone()).await else {
+            return Ok(None);
+        };
+        let tasks: Vec<_> = tasks
+            .into_iter()
+            .filter(|task| !goes_on.contains(task))
+            .collect();
         if reads::caught_up(&self.store).await.is_err() {
             return Ok(None);
         }
-        let Some(positions) = self.told(move |store| records_of(store, &tasks)).await? else {
+        let Some(found) = self.told(move |store| records_of(store, &tasks)).await? else {
             return Ok(None);
         };
+        let positions = found.all();
         if !self.doom(&positions, cause).await? {
             return Ok(None);
         }
         let records = positions.len() as u64;
-        let Some(()) = self.told(move |store| erase(store, &positions)).await? else {
+        let Some(()) = self.told(move |store| erase(store, &found)).await? else {
             return Ok(None);
         };
         self.commit(RetentionEvent::Erased { records }, cause)
@@ -365,33 +374,57 @@ fn goes_on(store: &OpenStore, row: &EndedRow) -> Result<bool, RetentionError> {
     Ok(parent.is_some_and(|parent| !parent.record.task.state.is_terminal()))
 }
 
-/// The records of these tasks.
-fn records_of(store: &OpenStore, tasks: &[TaskId]) -> Result<Vec<Position>, RetentionError> {
-    let mut positions: Vec<Position> = Vec::new();
+/// The records of some tasks.
+#[derive(Debug, Default)]
+struct Found {
+    /// Those that a replay of the task machine sees.
+    replayed: Vec<Position>,
+    /// What agents called for them.
+    calls: Vec<Position>,
+}
+
+impl Found {
+    fn all(&self) -> Vec<Position> {
+        self.replayed.iter().chain(&self.calls).copied().collect()
+    }
+}
+
+/// All records of these tasks.
+fn records_of(store: &OpenStore, tasks: &[TaskId]) -> Result<Found, RetentionError> {
+    let mut all = Found::default();
     for task in tasks {
-        let index = AuditIndex::Task(task);
-        let found = projection::audit_page(&StoreReader(store), index, None, RECORDS_MAX);
-        for position in found.map_err(ProjectFailure::View)? {
-            let record = store.journal.get(position).map_err(LookupError::from)?;
-            // What other partitions say of it is theirs, save what its agent called for it.
-            if record.is_some_and(|record| {
-                record.header.partition == partition::TASKS
-                    || record.header.kind.starts_with("call.")
-            }) {
-                positions.push(position);
+        let mut after = None;
+        loop {
+            let index = AuditIndex::Task(task);
+            let page = projection::audit_page(&StoreReader(store), index, after, RECORDS_STEP);
+            let page = page.map_err(ProjectFailure::View)?;
+            for position in &page {
+                let record = store.journal.get(*position).map_err(LookupError::from)?;
+                // What other partitions say of it is theirs, save what its agent called for it.
+                match record.map(|record| record.header) {
+                    Some(header) if header.partition == partition::TASKS => {
+                        all.replayed.push(*position);
+                    }
+                    Some(header) if header.kind.starts_with("call.") => all.calls.push(*position),
+                    _ => {}
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == RECORDS_STEP => after = Some(*last),
+                _ => break,
             }
         }
     }
-    Ok(positions)
+    Ok(all)
 }
 
 /// Erases all records of some tasks at once, so that no replay sees some of a task's.
-fn erase(store: &OpenStore, positions: &[Position]) -> Result<(), RetentionError> {
+fn erase(store: &OpenStore, found: &Found) -> Result<(), RetentionError> {
     // By order, tasks go that retention would keep for a while, because a replay from a snapshot would see half of them.
     let floor = store.journal.oldest_snapshot(&partition::TASKS)?;
-    if floor.is_some_and(|floor| positions.iter().any(|position| *position >= floor)) {
+    if floor.is_some_and(|floor| found.replayed.iter().any(|position| *position >= floor)) {
         store.journal.drop_snapshots(&partition::TASKS)?;
     }
-    store.journal.erase(positions)?;
+    store.journal.erase(&found.all())?;
     Ok(())
 }

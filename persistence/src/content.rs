@@ -15,6 +15,8 @@ use crate::fsio;
 
 /// How much is copied at once.
 const CHUNK: usize = 64 * 1024;
+/// Files that are removed while others who store something wait: a millisecond's work.
+const REMOVED_AT_ONCE: usize = 32;
 
 /// Most content that is held in memory at once; larger content is streamed.
 pub const CONTENT_IN_MEMORY_MAX: u64 = 64 * 1024 * 1024;
@@ -251,18 +253,46 @@ impl ContentStore {
     /// # Errors
     /// [`ContentError::Write`].
     pub fn remove_doomed(&self, referred: &BTreeSet<ContentDigest>) -> Result<u64, ContentError> {
-        // Held all the while: who stores the same content waits, and then finds it gone.
-        let mut doomed = self.doomed();
-        let gone = doomed
-            .iter()
-            .filter(|(digest, wanted)| !**wanted && !referred.contains(digest));
+        let candidates: Vec<ContentDigest> = {
+            let doomed = self.doomed();
+            let gone = doomed.keys().filter(|digest| !referred.contains(digest));
+            gone.copied().collect()
+        };
         let mut files = 0;
-        for (digest, _) in gone {
-            files += u64::from(self.contains(digest));
-            self.remove(digest)?;
+        let mut dirs = BTreeSet::new();
+        for some in candidates.chunks(REMOVED_AT_ONCE) {
+            // Held for a few at a time: who stores the same content waits, and then finds it gone.
+            let doomed = self.doomed();
+            for digest in some
+                .iter()
+                .filter(|digest| doomed.get(digest) == Some(&false))
+            {
+                files += u64::from(self.unlink(digest)?);
+                // Also of what an interrupted removal took away before.
+                dirs.extend(self.path(digest).parent().map(Path::to_owned));
+            }
         }
-        doomed.clear();
+        for dir in dirs.into_iter().filter(|dir| dir.exists()) {
+            fsio::sync_dir(&dir).map_err(|source| ContentError::Write {
+                path: dir.display().to_string(),
+                source,
+            })?;
+        }
+        self.doomed().clear();
         Ok(files)
+    }
+
+    /// Takes a file away, if it is there; whether it was.
+    fn unlink(&self, digest: &ContentDigest) -> Result<bool, ContentError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(ContentError::Write {
+                path: path.display().to_string(),
+                source,
+            }),
+        }
     }
 
     fn wanted(&self, digest: &ContentDigest) {

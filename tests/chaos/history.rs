@@ -61,7 +61,11 @@ impl History {
             .iter()
             .filter(|(header, _)| header.partition == partition::TASKS)
         {
-            let event = serde_json::from_value(payload.clone()).unwrap();
+            let event: TaskEvent = serde_json::from_value(payload.clone()).unwrap();
+            // It tells of an agent.
+            if matches!(event, TaskEvent::Trust(_)) {
+                continue;
+            }
             tasks
                 .entry(header.task.clone().unwrap())
                 .or_default()

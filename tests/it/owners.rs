@@ -48,7 +48,14 @@ fn a_publisher_makes_less_of_its_own_agents_and_touches_nobody_elses() {
         assert_eq!(verb(&viewer, "hers", act), 403, "{act}");
     }
     ada.delete("/v1/agents/his").problem(403, "forbidden");
-    for act in ["start", "quarantine", "recover", "upgrade", "rollback"] {
+    for act in [
+        "start",
+        "resume",
+        "quarantine",
+        "recover",
+        "upgrade",
+        "rollback",
+    ] {
         assert_eq!(verb(&ada, "hers", act), 403, "{act}");
     }
     let scale = json!({"replicas": 3});
@@ -72,6 +79,37 @@ fn a_publisher_makes_less_of_its_own_agents_and_touches_nobody_elses() {
             && record.to_string().contains("Insufficient permissions")
     };
     assert!(denied.iter().any(|record| named(&record)), "{denied:?}");
+}
+
+#[test]
+fn an_owner_does_not_undo_what_others_did_to_its_agent() {
+    let daemon = Daemon::start();
+    let ada = of_role(&daemon, "publisher", "ada");
+    for agent in ["isolated", "limited"] {
+        register(&ada, &Bundle::echo(agent));
+        // 409: it runs already.
+        let started = verb(daemon.client(), agent, "start");
+        assert!(matches!(started, 200 | 409), "{started}");
+        daemon.fault_state(agent, "running", PATIENCE);
+    }
+    let order = json!({"type": "manual", "description": "a look", "severity": "high"});
+    let path = "/v1/agents/isolated/quarantine";
+    daemon.client().post(path, &order).ok(200);
+    daemon.fault_state("isolated", "quarantined", PATIENCE);
+    // Ended and registered anew, it would be out.
+    assert_eq!(verb(&ada, "isolated", "terminate"), 403);
+    ada.delete("/v1/agents/isolated").problem(403, "forbidden");
+    daemon.client().delete("/v1/agents/isolated").ok(200);
+
+    let policy = json!({"agents": {"limited": {"lifecycle": {"quarantine_threshold": 3}}}});
+    let json = ("Content-Type", "application/json");
+    let body = policy.to_string();
+    let applied = daemon
+        .client()
+        .send("PUT", "/v1/policies", &[json], Some(body.as_bytes()));
+    applied.ok(200);
+    ada.delete("/v1/agents/limited").problem(403, "forbidden");
+    assert_eq!(verb(&ada, "limited", "stop"), 200);
 }
 
 #[test]

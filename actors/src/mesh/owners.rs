@@ -2,7 +2,7 @@
 
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::problem::Problem;
-use mesh_messages::system::Caller;
+use mesh_messages::system::{Caller, Role};
 
 use super::Mesh;
 use super::tasks::{find, task_id};
@@ -25,7 +25,6 @@ impl<'a> Owned<'a> {
             (Action::AgentControl, ["agents", id, "stop"]) => (OwnersAct::Stop, *id),
             (Action::AgentControl, ["agents", id, "restart"]) => (OwnersAct::Restart, *id),
             (Action::AgentControl, ["agents", id, "pause"]) => (OwnersAct::Pause, *id),
-            (Action::AgentControl, ["agents", id, "resume"]) => (OwnersAct::Resume, *id),
             (Action::AgentGovern, ["agents", id, "terminate"]) => (OwnersAct::Terminate, *id),
             (Action::AgentGovern, ["agents", id]) => (OwnersAct::Remove, *id),
             (Action::TaskControl, ["tasks", id, "cancel"]) => (OwnersAct::CancelTask, *id),
@@ -63,7 +62,9 @@ impl Mesh {
                 return false;
             };
             let task = find(&self.ctx, &self.orchestrator, &id).await;
-            return task.is_ok_and(|task| task.submitted_by == caller.name);
+            // What it delegated, or what checks its own result, is its parent's; and ends with that.
+            return task
+                .is_ok_and(|task| task.submitted_by == caller.name && task.spec.parent.is_none());
         }
         let Some(entry) = self.ctx.directory.get(of) else {
             return false;
@@ -72,7 +73,14 @@ impl Mesh {
         let lives = state.stage() < Lifecycle::Terminated;
         // One that others have stopped is not started by its owner: whether code runs is not for who brought it.
         let runs = act != OwnersAct::Restart || state.running;
-        state.owner == caller.name && lives && runs
+        // What others have isolated stays so: ended and registered anew, it would be free again.
+        let removes = matches!(act, OwnersAct::Terminate | OwnersAct::Remove);
+        let isolated = removes && state.stage() == Lifecycle::Quarantined;
+        // Nor are limits shed that an admin has set for it.
+        let limited = act == OwnersAct::Remove
+            && caller.role != Role::Admin
+            && self.ctx.policy.load().agents.contains_key(&entry.id);
+        state.owner == caller.name && lives && runs && !isolated && !limited
     }
 }
 
@@ -97,6 +105,7 @@ mod tests {
         );
         for (action, path) in [
             (Action::AgentControl, "/v1/agents/a/start"),
+            (Action::AgentControl, "/v1/agents/a/resume"),
             (Action::AgentControl, "/v1/agents/a/scale"),
             (Action::AgentGovern, "/v1/agents/a/upgrade"),
             (Action::AgentGovern, "/v1/agents/a/recover"),

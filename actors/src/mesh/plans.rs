@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use mesh_actors_core::workflow::team::{self, Candidate};
 use mesh_actors_core::workflow::{NewPlan, PlanCommand, PlanRefusal};
 use mesh_messages::PlanId;
+use mesh_messages::agent::Lifecycle;
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
@@ -85,11 +86,15 @@ impl Mesh {
     /// The workflow of a team of those agents that are registered now.
     fn team(&self, order: &TeamOrder, goal: &str) -> Result<Value, Problem> {
         let candidate = |entry: &Arc<AgentEntry>| {
-            let capabilities = entry.state().manifest()?.capabilities.clone();
+            let stage = entry.state().stage();
+            if stage >= Lifecycle::Terminated || stage == Lifecycle::Quarantined {
+                return None;
+            }
+            let known = entry.fleet();
             Some(Candidate {
                 agent: entry.id.clone(),
-                capabilities: capabilities.into_iter().collect(),
-                serves: !entry.fleet().instances.is_empty(),
+                capabilities: known.capabilities,
+                serves: !known.instances.is_empty() && !known.paused,
             })
         };
         let fleet: Vec<_> = self

@@ -29,7 +29,6 @@ impl Shell {
             strikes = gate.strikes,
             agent = %gate.agent,
             task = %gate.task,
-            reason = %gate.reason,
             "the gate before a provider's account moved"
         );
     }

@@ -133,11 +133,12 @@ impl RetentionShell {
             };
             let plan = match self.planned(&order, true).await? {
                 Ok(plan) => plan,
-                Err(problem) if problem.kind == ProblemKind::Unavailable => return Ok(()),
+                // It is not there any more, so nothing of it is left to plan.
+                Err(problem) if problem.kind == ProblemKind::NotFound => Plan::default(),
+                // What it is about goes on, or cannot be read now: it stays open, and is looked at again.
                 Err(problem) => {
-                    // What it was about goes on by now; who ordered it was not told that it is erased.
-                    tracing::warn!(%problem, order = open.record.0, "an order to erase ends unfinished");
-                    Plan::default()
+                    tracing::warn!(%problem, order = open.record.0, "an order to erase has to wait");
+                    return Ok(());
                 }
             };
             if self.carry_out(plan, open.correlation).await?.is_none() {

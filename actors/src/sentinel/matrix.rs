@@ -27,9 +27,9 @@
 //!   That holds for the commands of acceptance checks, too, which run in the sandbox of the agent that does the work.
 //! - A **publisher** brings code in and sees what became of it; whether it runs is for others.
 //!
-//! Beyond its role, the owner of a thing may make less of it: who registered an agent may stop, restart, pause, resume,
-//! terminate and remove it as publisher or operator, and an agent may cancel the tasks that it submitted. A viewer's token
-//! stays a viewer's, whoever has it.
+//! Beyond its role, the owner of a thing may make less of it: who registered an agent may stop, restart, pause,
+//! terminate and remove it as publisher or operator, and an agent may cancel the tasks that it submitted on its own. A
+//! viewer's token stays a viewer's, whoever has it. What others did to a thing, its owner does not undo.
 
 use mesh_messages::system::Role;
 
@@ -70,8 +70,6 @@ pub enum OwnersAct {
     Restart,
     /// Give it no work.
     Pause,
-    /// Give it work again.
-    Resume,
     /// End it for good.
     Terminate,
     /// Remove it.
@@ -87,7 +85,6 @@ pub const fn owner_permits(role: Role, act: OwnersAct) -> bool {
         OwnersAct::Stop
         | OwnersAct::Restart
         | OwnersAct::Pause
-        | OwnersAct::Resume
         | OwnersAct::Terminate
         | OwnersAct::Remove => matches!(role, Role::Operator | Role::Admin | Role::Publisher),
         OwnersAct::CancelTask => matches!(role, Role::Operator | Role::Admin | Role::Agent),
@@ -144,8 +141,8 @@ mod tests {
 
     #[test]
     fn ownership_adds_nothing_to_a_role_that_only_looks() {
-        use OwnersAct::{CancelTask, Pause, Remove, Restart, Resume, Stop, Terminate};
-        for act in [Stop, Restart, Pause, Resume, Terminate, Remove] {
+        use OwnersAct::{CancelTask, Pause, Remove, Restart, Stop, Terminate};
+        for act in [Stop, Restart, Pause, Terminate, Remove] {
             let who = ROLES.map(|role| owner_permits(role, act));
             assert_eq!(who, [false, true, true, false, true], "{act:?}");
         }

@@ -108,6 +108,13 @@ impl State {
             }
             Err(problem) => {
                 count(&self.handle.door.counts.unrecorded);
+                // It is told when there is room again.
+                if let SentinelEvent::Refused {
+                    user, action, code, ..
+                } = &event
+                {
+                    self.handle.door.note_refusal(user, action, code);
+                }
                 Err(problem)
             }
         };

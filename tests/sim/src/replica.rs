@@ -10,6 +10,7 @@ use mesh_actors_core::registry::RegistryState;
 use mesh_actors_core::sentinel::SentinelState;
 use mesh_actors_core::task::{Known, Lookups, TaskRecord, Tasks};
 use mesh_messages::TaskId;
+use mesh_messages::events::TaskEvent;
 use serde::de::DeserializeOwned;
 
 use crate::checkers::{Breach, Verdict, breach};
@@ -64,13 +65,18 @@ impl Replica {
     }
 
     fn task(&mut self, record: &Stored) -> Verdict {
+        let event: TaskEvent = decode(record)?;
+        if let TaskEvent::Trust(change) = &event {
+            self.tasks.apply_trust(change);
+            return Ok(());
+        }
         let Some(id) = &record.header.task else {
             return breach(
                 "replay: what was stored can be read",
                 "a task's record without task",
             );
         };
-        if let Err(misfit) = self.tasks.apply(id, &decode(record)?) {
+        if let Err(misfit) = self.tasks.apply(id, &event) {
             return breach("replay: what was stored fits", format!("{id}: {misfit}"));
         }
         let Some(now) = self.tasks.record(id) else {

@@ -283,7 +283,7 @@ pub fn choose(
             Err(_)
                 if demand.alone
                     && candidate.trust >= demand.trust.least
-                    && may_be_kept(&candidate) =>
+                    && may_be_kept(&candidate, occupancy) =>
             {
                 let at_work = candidate.load.at_work;
                 if keep.as_ref().is_none_or(|(least, _)| at_work < *least) {
@@ -307,8 +307,9 @@ pub fn choose(
 }
 
 /// Whether an instance would take the task if it had nothing else.
-fn may_be_kept(candidate: &Candidate<'_>) -> bool {
+fn may_be_kept(candidate: &Candidate<'_>, occupancy: &dyn Occupancy) -> bool {
     candidate.agent.gate() == Gate::Free
+        && occupancy.barred(candidate.id, candidate.agent).is_none()
         && candidate.instance.closed.is_none()
         && candidate.instance.concurrency > 0
         && !candidate.load.kept
@@ -324,7 +325,11 @@ fn candidates<'a>(
         .capable(demand.needs, demand.only)
         .flat_map(move |(id, agent)| {
             let record = stats.of(id, demand.kind);
-            let trust = demand.trust_in(id);
+            // Most tasks ask for none, and then nobody looks at it.
+            let trust = match demand.trust.least {
+                TrustLevel::NONE => TrustLevel::FULL,
+                _ => demand.trust_in(id),
+            };
             agent.instances.iter().map(move |(no, instance)| Candidate {
                 id,
                 agent,

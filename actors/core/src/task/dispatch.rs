@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{TaskAssignment, TaskState, WaitReason, WaitingFor};
 use mesh_messages::trust::TrustLevel;
-use mesh_messages::{AgentId, AttemptNo, TaskId};
+use mesh_messages::{AgentId, AttemptNo, TaskId, Timestamp};
 
 use super::command::{Context, Delivery, Effect, Live};
 use super::config::TaskConfig;
@@ -137,10 +137,9 @@ impl Tx<'_> {
         for (key, group) in &self.tasks.index().ready {
             let waiting_for = outlook(self.tasks, self.live, self.ctx, key);
             let mark = waiting_for.as_ref().map(|waiting| waiting.reason);
-            if mark == Some(WaitReason::Trust) {
-                let until = waiting_for.as_ref().and_then(|waiting| waiting.until);
-                trust_due = trust_due.into_iter().chain(until).min();
-            }
+            // Also while it waits for those who have enough already: others may come to it in the meantime.
+            let until = trust_comes(self.tasks, self.live, self.ctx, key);
+            trust_due = trust_due.into_iter().chain(until).min();
             for (_, ranks) in group.iter().filter(|(other, _)| **other != mark) {
                 // One more than fits, so that it is noticed that there is more.
                 let some = ranks.iter().take(EVENTS_MAX + 1);
@@ -185,7 +184,9 @@ pub(crate) fn outlook(
 ) -> Option<WaitingFor> {
     let only = only(key.agent.as_ref(), key.failed_on.as_ref(), ctx.config);
     let (trust, least) = (tasks.trust(), key.trust.least(ctx.config.trust_threshold));
-    let trusted = |agent: &AgentId| trust.level(agent, &key.needs, ctx.now) >= least;
+    let trusted = |agent: &AgentId| {
+        least == TrustLevel::NONE || trust.level(agent, &key.needs, ctx.now) >= least
+    };
     let outlook = live
         .fleet
         .outlook_among(&key.needs, only, tasks.gates(), &trusted);
@@ -200,6 +201,20 @@ pub(crate) fn outlook(
         }
         Outlook::Parked(waiting_for) => Some(waiting_for),
     }
+}
+
+/// When time alone will have brought the next agent to the trust that the tasks of a group need.
+fn trust_comes(tasks: &Tasks, live: &Live, ctx: Context<'_>, key: &GroupKey) -> Option<Timestamp> {
+    let least = key.trust.least(ctx.config.trust_threshold);
+    if least == TrustLevel::NONE {
+        return None;
+    }
+    let only = only(key.agent.as_ref(), key.failed_on.as_ref(), ctx.config);
+    let capable = live.fleet.capable(&key.needs, only);
+    let coming =
+        capable.filter_map(|(agent, _)| tasks.trust().reaches(agent, &key.needs, least, ctx.now));
+    // Those that are there already say `now`, or what is past.
+    coming.filter(|at| *at > ctx.now).min()
 }
 
 /// A wait for any of these agents to earn the trust that a task needs.

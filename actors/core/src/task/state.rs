@@ -75,6 +75,7 @@ struct Stored {
     claims: Claims,
     #[serde(default)]
     trust: Trust,
+    #[serde(default)]
     gates: Gates,
 }
 

@@ -45,9 +45,9 @@ pub struct Cover {
     pub missing: Vec<String>,
 }
 
-/// Covers capabilities with few agents.
+/// Covers capabilities with few agents: with such that serve, and with others only what is left then.
 ///
-/// Equal agents are taken in the order of their names, and such that serve before such that do not.
+/// Equal agents are taken in the order of their names.
 pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
     let mut open: Vec<&String> = Vec::new();
     for requirement in requirements {
@@ -55,30 +55,34 @@ pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
             open.push(requirement);
         }
     }
-    let mut found = Cover::default();
-    while !open.is_empty() {
-        let has = |candidate: &Candidate| {
-            let has = open
-                .iter()
-                .filter(|one| candidate.capabilities.contains(**one));
-            has.count()
-        };
-        let best = fleet.iter().filter(|one| has(one) > 0).max_by(|a, b| {
-            (has(a), a.serves)
-                .cmp(&(has(b), b.serves))
-                .then_with(|| b.agent.cmp(&a.agent))
-        });
-        let Some(best) = best else { break };
-        let (taken, rest): (Vec<_>, Vec<_>) = open
-            .into_iter()
-            .partition(|one| best.capabilities.contains(*one));
-        found
-            .members
-            .push((best.agent.clone(), taken.into_iter().cloned().collect()));
-        open = rest;
+    let mut members = Vec::new();
+    for serving in [true, false] {
+        let some: Vec<_> = fleet.iter().filter(|one| one.serves == serving).collect();
+        while let Some(best) = of_most(&open, &some) {
+            let (taken, rest): (Vec<_>, Vec<_>) = open
+                .into_iter()
+                .partition(|one| best.capabilities.contains(*one));
+            members.push((best.agent.clone(), taken.into_iter().cloned().collect()));
+            open = rest;
+        }
     }
-    found.missing = open.into_iter().cloned().collect();
-    found
+    Cover {
+        members,
+        missing: open.into_iter().cloned().collect(),
+    }
+}
+
+/// Who has most of what is still open, if anybody has any of it.
+fn of_most<'a>(open: &[&String], some: &[&'a Candidate]) -> Option<&'a Candidate> {
+    let has = |candidate: &Candidate| {
+        let has = open
+            .iter()
+            .filter(|one| candidate.capabilities.contains(**one));
+        has.count()
+    };
+    let able = some.iter().filter(|one| has(one) > 0);
+    able.max_by(|a, b| has(a).cmp(&has(b)).then_with(|| b.agent.cmp(&a.agent)))
+        .copied()
 }
 
 /// The workflow of a team.
@@ -356,20 +360,23 @@ fn swarm(order: &TeamOrder) -> Value {
                 "input": {
                     "input": "${input.input}", "round": "${input.round}", "best": "${input.best}", "seat": nth + 1,
                 },
+                "contract": {"outputSchema": {
+                    "type": "object", "required": ["score"], "properties": {"score": {"type": "number"}},
+                }},
                 "onError": "continue",
             })
         })
         .collect();
     let all = outputs(&names, "input.best, ");
-    // Whole and other numbers are not compared with each other by CEL.
+    // Whole and other numbers are not compared with each other by CEL. A list, because at first there may be none.
     let best = format!(
         "${{{all}.filter(x, x != null && \
-         {all}.all(y, y == null || double(y.score) <= double(x.score)))[0]}}"
+         {all}.all(y, y == null || double(y.score) <= double(x.score)))}}"
     );
     let mut repeat = json!({ "max": rounds });
     if let Some(target) = order.target {
         // Written as a number with a point or an exponent, which CEL reads as one that is not whole.
-        repeat["until"] = format!("double(steps.swarm.output.score) >= {target:?}").into();
+        repeat["until"] = format!("{HAS_BEST} && double({BEST}.score) >= {target:?}").into();
     }
     json!({
         "description": format!(
@@ -377,13 +384,21 @@ fn swarm(order: &TeamOrder) -> Value {
         ),
         "steps": [{
             "id": "swarm",
-            "workflow": {"name": "round", "steps": steps, "output": best},
-            "input": {"input": "${input}", "round": "${round}", "best": "${steps.swarm.output}"},
+            "workflow": {"name": "round", "steps": steps, "output": {"best": best}},
+            "input": {
+                "input": "${input}",
+                "round": "${round}",
+                "best": format!("${{steps.swarm.output == null ? null : {HAS_BEST} ? {BEST} : null}}"),
+            },
             "repeat": repeat,
         }],
-        "output": "${steps.swarm.output}",
+        "output": format!("${{{BEST}}}"),
     })
 }
+
+/// The best that a swarm knows, and whether there is any.
+const BEST: &str = "steps.swarm.output.best[0]";
+const HAS_BEST: &str = "steps.swarm.output.best.size() > 0";
 
 /// The outputs of steps, as a list in an expression.
 fn outputs(names: &[String], before: &str) -> String {

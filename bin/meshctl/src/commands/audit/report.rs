@@ -349,7 +349,9 @@ fn counted(entry: &AuditEntry) -> Vec<String> {
     let Some(counts) = counts else {
         return Vec::new();
     };
-    let rows = counts.counts.iter().map(|row| {
+    // Calls beyond what is recorded one by one are counted, too, and nobody refused them.
+    let refused = counts.counts.iter().filter(|row| row.code != "noted");
+    let rows = refused.map(|row| {
         let (user, action, code, times) = (&row.user, &row.action, &row.code, row.times);
         format!("{user} {action}: {code}, {times} more times")
     });
