@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::store::{ProjectionError, io_error};
 use crate::fsio;
@@ -38,10 +39,30 @@ pub(super) fn open_sled(dir: &Path, generation: u64) -> Result<sled::Db, Project
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .open()
     };
-    // sled panics on some damage.
-    catch_unwind(AssertUnwindSafe(open))
-        .map_err(|_| ProjectionError::Damaged("sled panicked".into()))?
-        .map_err(ProjectionError::from)
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        // sled panics on some damage.
+        let opened = catch_unwind(AssertUnwindSafe(open))
+            .map_err(|_| ProjectionError::Damaged("sled panicked".into()))?;
+        match opened {
+            Err(error) if is_locked(&error) && Instant::now() < deadline => {
+                std::thread::sleep(LOCK_POLL);
+            }
+            opened => return opened.map_err(ProjectionError::from),
+        }
+    }
+}
+
+/// sled's threads may hold the lock for a moment after the last handle to the store was dropped.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// Whether somebody holds the lock of the file. sled says so in words only.
+fn is_locked(error: &sled::Error) -> bool {
+    let sled::Error::Io(error) = error else {
+        return false;
+    };
+    error.to_string().contains("could not acquire lock")
 }
 
 /// The newest generation, and whether it was closed in order. From now on it counts as not closed.

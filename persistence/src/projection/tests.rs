@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mesh_messages::{PartitionId, RecordBody};
 
+use super::generation::open_sled;
 use super::*;
 use crate::testing::{memory_journal, record};
 
@@ -208,7 +209,7 @@ fn entries_that_went_missing_are_noticed_after_a_crash() {
     drop(store);
     fs::remove_file(dir.path().join(CLEAN_NAME)).unwrap();
     {
-        let db = sled::open(dir.path().join("generation-0")).unwrap();
+        let db = open_sled(dir.path(), 0).unwrap();
         db.remove(b"counts\0third").unwrap().unwrap();
         db.flush().unwrap();
     }
