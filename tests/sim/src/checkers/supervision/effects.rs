@@ -134,7 +134,9 @@ impl SupervisionCheck {
         ensure(!kid.is_there(), OLD, || {
             format!("{id} was started while it is there: {kid:?}")
         })?;
-        let added = self.open(|r| matches!(r, Request::Add { spec } if spec.id == *id));
+        // One that is listed already is not added by a request that is still to be refused for that.
+        let added =
+            kid.fresh && self.open(|r| matches!(r, Request::Add { spec } if spec.id == *id));
         let ordered = self.open(
             |r| matches!(r, Request::Start { child } | Request::Restart { child } if child == id),
         );
