@@ -157,3 +157,17 @@ fn memory_holds_ended_tasks_only_until_they_are_projected() {
     world.tasks.evict(world.tasks.applied());
     assert_eq!(world.tasks.ids().count(), 0);
 }
+
+#[test]
+fn a_snapshot_from_before_trust_claims_and_gates_is_read() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let id = world.submit(json!({"requirements": ["x"]}));
+    let mut old = serde_json::to_value(&world.tasks).unwrap();
+    let fields = old.as_object_mut().unwrap();
+    for later in ["acquitted", "claims", "trust", "gates"] {
+        assert!(fields.remove(later).is_some(), "{later} is in a snapshot");
+    }
+    let read: Tasks = serde_json::from_value(old).unwrap();
+    assert_eq!(read.get(&id), world.tasks.get(&id));
+}

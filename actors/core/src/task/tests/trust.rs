@@ -115,6 +115,29 @@ fn of_two_the_trusted_one_gets_it_although_the_other_is_idle() {
 }
 
 #[test]
+fn trust_that_comes_by_time_wakes_also_what_waits_for_somebody_else() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    world.reset_trust("a", 699_000);
+    world.agent("b", &["x"], &[2]);
+    let first = world.submit(trusting());
+    let second = world.submit(trusting());
+    let third = world.submit(trusting());
+    for id in [&first, &second] {
+        assert_eq!(world.agent_of(id), "b");
+    }
+    world.waits(&third, TaskState::Queued, WaitReason::Capacity);
+    // `b` stays busy, and nothing else happens: the timer is there for `a`.
+    let begun = world.now;
+    while world.state(&third) == TaskState::Queued {
+        world.now = world.live.next_timer().expect("a timer");
+        assert!(world.now.since(begun) < Duration::from_hours(24));
+        world.run(Command::Tick);
+    }
+    assert_eq!(world.agent_of(&third), "a");
+}
+
+#[test]
 fn a_fall_is_known_to_the_very_decision_that_follows_it() {
     let mut world = World::new();
     world.agent("a", &["x"], &[1]);
