@@ -308,3 +308,17 @@ fn a_swarm_goes_on_from_its_best_until_it_is_good_enough() {
     // Two steps at most in each round: four rounds, of which none is done in vain.
     assert_eq!(tasks(&daemon), 12);
 }
+
+#[test]
+fn a_try_without_a_score_does_not_end_its_swarm() {
+    if !has_python("a_try_without_a_score_does_not_end_its_swarm") {
+        return;
+    }
+    let daemon = Home::new().start();
+    let answer = "'lost' if it['seat'] == 2 else {'seat': it['seat'], 'score': it['seat']}";
+    daemon.deploy(&program("odd", &["climb"], answer));
+    let team = json!({"pattern": "swarm", "requirements": ["climb"], "size": 3, "rounds": 1});
+    let run = work(&daemon, &team, &json!(null));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(run["output"], json!({"seat": 3, "score": 3}), "{run}");
+}
