@@ -193,6 +193,7 @@ impl Actor for Orchestrator {
         let shown = store.projections.claimed_position().unwrap_or_default();
         let loading = args.ctx.store.load_shown(&store, partition::TASKS, shown);
         let partition: Partition<Tasks, Released> = loading.await?;
+        let retired = retired::Retired::load(&args.ctx, &store).await?;
         let follower = follow(&store.journal, me.clone(), Message::Journal);
         let written = partition
             .last()
@@ -211,7 +212,7 @@ impl Actor for Orchestrator {
             written: written.into_iter().collect(),
             timer: None,
             backlog: Backlog::default(),
-            retired: retired::Retired::default(),
+            retired,
             downs: Downs::new(),
             follower,
             closed: false,
@@ -513,9 +514,12 @@ impl Shell {
     ///
     /// # Errors
     /// It does not know yet: it is being rebuilt.
-    fn known(&self, command: &Command) -> Result<Known, LookupError> {
+    fn known(&mut self, command: &Command) -> Result<Known, LookupError> {
         let lookups = self.partition.state().lookups(command);
-        let mut known = Known::default();
+        let mut known = Known {
+            removing: self.removing(command),
+            ..Known::default()
+        };
         if lookups.tasks.is_empty() && lookups.keys.is_empty() {
             return Ok(known);
         }

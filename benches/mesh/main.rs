@@ -1,8 +1,9 @@
 //! The whole mesh, with native agents: journal, fault policy, task machine and all.
 //!
-//! `cargo bench -p mesh-benches --bench mesh [-- restart|scale|storm|memory]`; `MESH_BENCH_AGENTS` (10000) says how many
-//! agents there are at most.
+//! `cargo bench -p mesh-benches --bench mesh [-- restart|scale|storm|memory|flows]`; `MESH_BENCH_AGENTS` (10000) says how
+//! many agents, or runs of workflows, there are at most.
 
+mod flows;
 mod memory;
 mod restart;
 mod storm;
@@ -26,7 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     if let Some((what, of)) = measure() {
-        println!("{}", runtime.block_on(memory::bytes_each(&what, of))?);
+        let measured = match &*what {
+            flows::BYTES => runtime.block_on(flows::bytes_each(of))?,
+            flows::MICROS => runtime.block_on(flows::micros_each(of))?,
+            _ => runtime.block_on(memory::bytes_each(&what, of))?,
+        };
+        println!("{measured}");
         return Ok(());
     }
     println!("{}", machine());
@@ -42,6 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if is_wanted("memory") {
         memory::run(&mut report)?;
+    }
+    if is_wanted("flows") {
+        flows::run(&mut report)?;
     }
     println!("\n{}", report.table());
     Ok(())

@@ -248,3 +248,46 @@ fn an_erasure_that_is_killed_anywhere_is_carried_out_by_the_next_starts() {
         "an_erasure_that_is_killed_anywhere_is_carried_out_by_the_next_starts",
     );
 }
+
+#[test]
+fn a_task_that_is_being_removed_gets_no_other_round_and_no_dependent_right_after_a_restart() {
+    let mut daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let mut removed = 0;
+    for after in [5, 10, 15, 20, 25, 30, 40, 60] {
+        let task = json!({
+            "requirements": ["echo"],
+            "input": "y".repeat(40_000),
+            "contract": {"outputSchema": {"type": "number"}},
+            "retry": {"maxAttempts": 1},
+        });
+        let id = daemon.submit(&task);
+        let ended = daemon.ended(&id, WITHIN);
+        assert_ne!(ended["state"], "succeeded");
+        let order = json!({"task": id, "reason": "request 19"}).to_string();
+        let client = daemon.client().clone();
+        let ordered = std::thread::spawn(move || {
+            // It is killed under way, so there may be no answer.
+            let _answer = client.try_send("POST", "/v1/erasures", &[], Some(order.as_bytes()));
+        });
+        std::thread::sleep(Duration::from_millis(after));
+        daemon = daemon.kill9().start();
+        ordered.join().unwrap();
+        let hangs = json!({"requirements": ["echo"], "input": 1, "dependsOn": [id]});
+        let retry = format!("/v1/tasks/{id}/retry");
+        let hung = daemon.client().post("/v1/tasks", &hangs);
+        let again = daemon.client().post(&retry, &json!({}));
+        let named = daemon.audit("kind=tasks.removed");
+        let is_removed = named.iter().any(|record| {
+            let tasks = record["payload"]["tasks"].as_array();
+            tasks.is_some_and(|tasks| tasks.contains(&json!(id)))
+        });
+        // The order may be taken up between the requests and this look, which then spared what was asked for.
+        if is_removed && hung.status != 202 {
+            removed += 1;
+            assert_eq!(hung.problem(422, "invalid_task")["field"], "dependsOn[0]");
+            again.problem(404, "task_removed");
+        }
+    }
+    assert!(removed > 0, "no kill fell into a removal");
+}

@@ -263,6 +263,8 @@ pub struct Known {
     pub tasks: BTreeMap<TaskId, TaskRecord>,
     /// By submitter and idempotency key.
     pub keys: BTreeMap<(String, String), TaskRecord>,
+    /// Ended tasks that are about to be removed: nothing new may depend on one.
+    pub removing: BTreeSet<TaskId>,
 }
 
 /// What the read side has to be asked before a command is decided.

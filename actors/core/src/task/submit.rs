@@ -227,6 +227,8 @@ fn admit_one(
             report.add(&field, "a task cannot depend on itself");
         } else if !batch.ids.contains(dependency) && state_of(tx, dependency).is_none() {
             report.add(&field, format!("task {dependency} is not known"));
+        } else if tx.ctx.known.removing.contains(dependency) {
+            report.add(&field, format!("task {dependency} is being removed"));
         }
     }
     let mut depth = 0;

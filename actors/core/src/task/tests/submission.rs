@@ -86,6 +86,25 @@ fn an_id_that_a_task_has_or_had_is_not_given_out_again() {
 }
 
 #[test]
+fn nothing_new_depends_on_what_is_about_to_be_removed_and_a_replay_is_still_answered() {
+    let mut world = World::new();
+    let (first, other) = (
+        world.submit(json!({"type": "x"})),
+        world.submit(json!({"type": "x"})),
+    );
+    let depends = json!({"type": "y", "dependsOn": [other, first], "idempotencyKey": "k"});
+    let command = world.submission(vec![depends]);
+    let before = world.run(command.clone());
+    world.known.removing.insert(first.clone());
+    let again = world.run(command);
+    assert_eq!(receipts(&again)[0].id, receipts(&before)[0].id);
+    let command = world.submission(vec![json!({"type": "y", "dependsOn": [other, first]})]);
+    assert_eq!(fields(&world.refused(command)), ["dependsOn[1]"]);
+    let command = world.submission(vec![json!({"type": "y", "dependsOn": [other]})]);
+    assert_eq!(receipts(&world.run(command)).len(), 1);
+}
+
+#[test]
 fn defaults_are_decided_at_submission() {
     let mut world = World::new();
     let id = world.submit(json!({"type": "x", "retry": {"maxAttempts": 7}}));
