@@ -51,6 +51,11 @@ pub(crate) fn checking(
     if current(tx, &attempt, Some(key)).is_none() {
         return Answer::Stale;
     }
+    // Said again, such as after a restart of who takes it in, it is no news.
+    let held = tx.tasks.record(&attempt.task);
+    if held.is_some_and(|record| record.is_checking(&checks)) {
+        return Answer::Done;
+    }
     let event = TaskEvent::Checking {
         attempt: attempt.attempt,
         at: tx.ctx.now,
@@ -70,6 +75,10 @@ pub(crate) fn checked(
     // One that is being dropped is told of with its end.
     if current(tx, &attempt, Some(key)).is_none() {
         return Answer::Stale;
+    }
+    let held = tx.tasks.record(&attempt.task);
+    if held.is_some_and(|record| record.has_checked(&checks)) {
+        return Answer::Done;
     }
     let event = TaskEvent::Checked {
         attempt: attempt.attempt,

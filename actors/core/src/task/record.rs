@@ -248,6 +248,17 @@ impl TaskRecord {
         }
     }
 
+    /// Whether it is known already that these checks are being made.
+    pub(crate) fn is_checking(&self, checks: &[AcceptanceCheck]) -> bool {
+        self.task.waiting_for.as_ref() == Some(&waiting_for_checks(checks))
+    }
+
+    /// Whether it is known already what these checks of the attempt under way showed.
+    pub(crate) fn has_checked(&self, checks: &[CheckReport]) -> bool {
+        let held = self.task.attempts.last();
+        held.is_some_and(|held| held.checks == checks)
+    }
+
     /// Keeps what the checks of an attempt showed, if it is the one under way.
     fn note_checks(&mut self, number: AttemptNo, checks: &[CheckReport]) -> bool {
         let under_way = self.task.state.is_in_flight();

@@ -1,5 +1,7 @@
 //! One accepted outcome each, and what follows every class of failure.
 
+use mesh_messages::task::{AcceptanceCheck, CheckReport};
+
 use super::*;
 
 fn mesh() -> (World, TaskId) {
@@ -46,6 +48,42 @@ fn a_task_is_assigned_started_and_succeeds_once() {
         Refusal::Stale(attempt),
         "it has been told"
     );
+}
+
+#[test]
+fn what_is_said_again_of_checks_is_no_news() {
+    let (mut world, id) = mesh();
+    let (attempt, key) = world.attempt(&id);
+    world.run(Command::AttemptStarted {
+        attempt: attempt.clone(),
+        key: key.clone(),
+    });
+    let checking = |name: &str| Command::AttemptChecking {
+        attempt: attempt.clone(),
+        key: key.clone(),
+        checks: vec![AcceptanceCheck {
+            name: name.to_owned(),
+            command: vec!["true".to_owned()],
+            requirements: Vec::new(),
+            timeout_ms: None,
+        }],
+    };
+    assert_eq!(kinds(&world.run(checking("a"))), ["t1 task.checking"]);
+    assert_eq!(world.run(checking("a")).events, []);
+    assert_eq!(kinds(&world.run(checking("b"))), ["t1 task.checking"]);
+    let checked = |passed| Command::AttemptChecked {
+        attempt: attempt.clone(),
+        key: key.clone(),
+        checks: vec![CheckReport {
+            name: "a".to_owned(),
+            passed,
+            evidence: String::new(),
+            task: None,
+        }],
+    };
+    assert_eq!(kinds(&world.run(checked(true))), ["t1 task.checked"]);
+    assert_eq!(world.run(checked(true)).events, []);
+    assert_eq!(kinds(&world.run(checked(false))), ["t1 task.checked"]);
 }
 
 #[test]
