@@ -120,6 +120,43 @@ fn an_agent_of_the_second_implementation_proves_its_key_works_and_asks() {
 }
 
 #[test]
+fn an_agent_whose_key_was_rotated_starts_with_the_new_one_only() {
+    let test = "an_agent_whose_key_was_rotated_starts_with_the_new_one_only";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let (old, did) = new_key(&daemon, "old.key");
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
+        .exits(0);
+    daemon.deploy(&bundle("interop", Some(&old), false));
+    assert_eq!(daemon.output("interop", &json!(1)), 1);
+    let path = daemon.home().scratch().join("new.key");
+    let out = path.to_str().unwrap();
+    let rotate = ["key", "rotate", "--owner", "agent:interop", "--out", out];
+    daemon.ctl(&rotate).exits(0);
+    let new = fs::read_to_string(&path).unwrap().trim().to_owned();
+    assert_ne!(new, old);
+    daemon.ctl(&["agent", "restart", "interop"]);
+    eventually("the start that is refused", WITHIN, || {
+        let failed = daemon.audit("agent=interop&kind=error");
+        let refused = |r: &Value| r.to_string().contains("not the one registered");
+        failed
+            .iter()
+            .any(refused)
+            .then_some(())
+            .ok_or_else(|| format!("{failed:?}"))
+    });
+    daemon.ctl(&["agent", "terminate", "interop"]).exits(0);
+    let next = bundle("interop", Some(&new), false).set("version", json!("2.0.0"));
+    daemon.deploy(&next);
+    assert_eq!(daemon.output("interop", &json!(2)), 2);
+    let again = daemon.ctl(&["key", "register", &did, "--owner", "agent:interop"]);
+    assert_eq!(again.code, 5, "{}", again.err);
+}
+
+#[test]
 fn an_agent_that_forges_its_proof_is_isolated_for_good() {
     if !has_python("an_agent_that_forges_its_proof_is_isolated_for_good") {
         return;
