@@ -23,7 +23,7 @@ use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::Problem;
 use mesh_messages::{
-    AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, TaskId,
+    AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Position, RecordHeader, TaskId, Timestamp,
 };
 
 use super::delivery::{ChildOutcome, ClaimAnswer, Delivery, Mail};
@@ -132,6 +132,8 @@ pub(crate) enum AgentMessage {
         epoch: Epoch,
         /// How; `None` when it was told to.
         failure: Option<Failure>,
+        /// When. What is told of it is on record before the end itself is; a delay before the next start counts from here.
+        at: Timestamp,
     },
     /// An attempt for one of the instances.
     Deliver(Box<Delivery>),
@@ -288,6 +290,8 @@ pub(crate) struct AgentShell {
     partition: Partition<Arc<AgentState>, Released>,
     machine: AgentMachine,
     trail: AgentTrail,
+    // When something was last decided.
+    stepped: Timestamp,
     durable: Option<Position>,
     running: Few<Epoch, Running>,
     actors: Few<ActorId, (InstanceNo, Epoch)>,
@@ -333,6 +337,7 @@ impl Actor for AgentActor {
         args.entry.clear_live();
         Ok(Box::new(AgentShell {
             trail: AgentTrail::from_record(partition.newest()),
+            stepped: Timestamp::ZERO,
             me,
             partition,
             machine,

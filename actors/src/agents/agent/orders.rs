@@ -10,7 +10,9 @@ use mesh_messages::events::AgentEvent;
 use mesh_messages::klp::ControlVerb;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::{AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId};
+use mesh_messages::{
+    AttemptNo, Epoch, Failure, FailureClass, InstanceNo, Severity, TaskId, Timestamp,
+};
 
 use super::refusal::refused;
 use super::trail::Noted;
@@ -83,7 +85,8 @@ impl AgentShell {
                 instance,
                 epoch,
                 failure,
-            } => self.ended(instance, epoch, failure).await,
+                at,
+            } => self.ended((instance, epoch), failure, at).await,
             AgentMessage::Deliver(delivery) => self.offer(*delivery).await,
             AgentMessage::CancelAttempt {
                 epoch,
@@ -214,18 +217,21 @@ impl AgentShell {
 
     pub(super) async fn ended(
         &mut self,
-        instance: InstanceNo,
-        epoch: Epoch,
+        (instance, epoch): (InstanceNo, Epoch),
         failure: Option<Failure>,
+        at: Timestamp,
     ) -> Result<(), ActorProcessingErr> {
         self.running.remove(&epoch);
         self.args.entry.remove_live(instance, epoch);
-        self.internal(AgentCommand::Ended {
+        let ended = AgentCommand::Ended {
             instance,
             epoch,
             failure,
-        })
-        .await?;
+        };
+        // Neither before what was decided last, nor in a future that the clock was set back from.
+        let now = now();
+        let at = at.clamp(self.stepped.min(now), now);
+        self.step_at(at, ended, &Cause::meshd(), None).await?;
         if self.is_idle() {
             self.args.services.idle(&self.args.entry.id);
         }
@@ -237,7 +243,7 @@ impl AgentShell {
     pub(super) fn lost(&self, instance: InstanceNo, epoch: Epoch, failure: Failure) {
         let live = self.args.entry.live().remove(&instance);
         let live = live.filter(|live| live.epoch == epoch);
-        let me = self.me.clone();
+        let (me, at) = (self.me.clone(), now());
         ractor::concurrency::spawn(async move {
             if let Some(live) = live {
                 let _late = tokio::time::timeout(GONE_MAX, live.live.end_processes()).await;
@@ -246,6 +252,7 @@ impl AgentShell {
                 instance,
                 epoch,
                 failure: Some(failure),
+                at,
             });
         });
     }
@@ -270,12 +277,23 @@ impl AgentShell {
         cause: &Cause,
         answer: Option<Answer>,
     ) -> Result<(), ActorProcessingErr> {
+        self.step_at(now(), command, cause, answer).await
+    }
+
+    async fn step_at(
+        &mut self,
+        now: Timestamp,
+        command: AgentCommand,
+        cause: &Cause,
+        answer: Option<Answer>,
+    ) -> Result<(), ActorProcessingErr> {
+        self.stepped = now;
         self.foresee(&command);
         let sandboxes = &self.sandboxes;
         let sandbox = |version: &str| sandboxes.get(version)?.as_deref().cloned();
         let decided = self
             .machine
-            .step(self.partition.state(), now(), random(), &sandbox, command);
+            .step(self.partition.state(), now, random(), &sandbox, command);
         let decision = match decided {
             Ok(decision) => decision,
             Err(refusal) => {

@@ -13,6 +13,7 @@ use super::{AgentMessage, AgentShell, Released, Running};
 use crate::agents::instance::{InstanceActor, InstanceArgs, InstanceMessage};
 use crate::agents::live::InstanceLive;
 use crate::alarms::Alarm;
+use crate::clock::now;
 use crate::directory::LiveInstance;
 
 impl AgentShell {
@@ -120,6 +121,7 @@ impl AgentShell {
             instance,
             epoch,
             failure: Some(Failure::new(FailureClass::Start, why)),
+            at: now(),
         });
     }
 

@@ -213,6 +213,7 @@ impl Session {
             instance: self.args.instance,
             epoch: self.args.epoch,
             failure,
+            at: now(),
         };
         let (owner, reports) = (self.args.owner.clone(), self.reports.clone());
         // Outlives this instance.
