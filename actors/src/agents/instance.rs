@@ -273,6 +273,8 @@ pub(crate) struct Session {
     opening: Vec<(ControlVerb, serde_json::Value)>,
     asked: BTreeMap<String, Asked>,
     flights: BTreeMap<TaskId, Flight>,
+    /// Claims that wait for their answer, by request; dropped when it is there.
+    claims: BTreeMap<String, oneshot::Sender<()>>,
     running: BTreeMap<TaskId, work::Running>,
     // Verifying agents that have not answered yet, by the request that asked.
     verifiers: BTreeMap<(TaskId, String), oneshot::Sender<ChildOutcome>>,
@@ -330,6 +332,7 @@ impl Actor for InstanceActor {
             opening: Vec::new(),
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
+            claims: BTreeMap::new(),
             running: BTreeMap::new(),
             verifiers: BTreeMap::new(),
             mail: BTreeMap::new(),

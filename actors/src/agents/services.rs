@@ -61,7 +61,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     async fn stands_still(&self, task: &TaskId) -> bool;
     /// Ends a task that was delegated, and whose outcome nobody waits for any more.
     fn give_up(&self, task: TaskId, why: String);
-    /// Takes, keeps or gives back a resource; `None` when it waits, and the answer comes later as a `ClaimAnswer`.
+    /// Takes, keeps or gives back a resource; `None` when it waits, and the answer comes later as a `ClaimAnswer`. A request
+    /// that waits may be said again, with what is left of its time; it keeps its place.
     async fn claim(&self, request: ClaimRequest) -> Option<ClaimReply>;
     /// Reads or changes the agent's memory, or reads that of `owner` where it is shared.
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply;

@@ -1,18 +1,24 @@
 //! What an agent claims on behalf of what it has in hand: it is asked of the task machine, to which attempts belong.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::liveness::{Call, Fingerprint, Input};
 use mesh_messages::TaskId;
 use mesh_messages::klp::{ClaimOp, ClaimOpKind, Envelope, KlpError, MessageType};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
-use super::Session;
+use super::{InstanceMessage, Session};
 use crate::agents::delivery::ClaimAnswer;
 use crate::agents::services::ClaimRequest;
+use crate::clock::now;
 
 /// What comes on top of a wait before its silence counts: the answer has to be put on record and to arrive.
 const WAIT_MARGIN: Duration = Duration::from_secs(30);
+/// After so long without an answer a request that waits is said again; the second is the least, and the pause after its end.
+const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// The call that a wait for a resource is.
 fn waited(request: &str) -> String {
@@ -26,7 +32,6 @@ impl Session {
         let task = self.behalf(envelope)?;
         let request = envelope.id.clone();
         let wait = op.wait_ms.filter(|_| op.op == ClaimOpKind::Acquire);
-        let watched = wait.map(|ms| self.watch_claim(&task, &request, &op.resource, ms));
         let asked = ClaimRequest {
             key: (self.args.agent.clone(), self.args.instance, self.args.epoch),
             attempt: self
@@ -38,27 +43,64 @@ impl Session {
             request: request.clone(),
             op,
         };
+        if let Some(ms) = wait {
+            self.watch_claim(&task, &request, &asked.op.resource, ms);
+            self.ask_again(asked.clone(), ms);
+        }
         let led = self.led_by(Some(&task));
-        let services = std::sync::Arc::clone(&self.args.services);
-        self.aside((watched, led), async move {
+        let services = Arc::clone(&self.args.services);
+        let me = self.me.clone();
+        self.aside((None, led), async move {
             let reply = services.claim(asked).await?;
+            if wait.is_some() {
+                let answer = ClaimAnswer {
+                    task,
+                    request,
+                    reply,
+                };
+                let _gone = me.cast(InstanceMessage::Claim(Box::new(answer)));
+                return None;
+            }
             let payload = serde_json::to_value(reply).unwrap_or_default();
             Some((MessageType::Claim, request, payload))
         });
         Ok(true)
     }
 
+    /// Says a request that waits again and again until it is answered: who answers may have been started anew in between,
+    /// and what was said then is lost.
+    fn ask_again(&mut self, mut asked: ClaimRequest, ms: u64) {
+        let (answered, mut gone) = oneshot::channel::<()>();
+        self.claims.insert(asked.request.clone(), answered);
+        let until = now().plus(Duration::from_millis(ms));
+        let services = Arc::clone(&self.args.services);
+        let me = self.me.clone();
+        self.spawn(async move {
+            loop {
+                let left = until.since(now());
+                let pause = AGAIN.min(left).max(AGAIN_MIN);
+                if tokio::time::timeout(pause, &mut gone).await.is_ok() {
+                    return;
+                }
+                let left = until.since(now()).as_millis();
+                asked.op.wait_ms = Some(u64::try_from(left).unwrap_or(ms));
+                if let Some(reply) = services.claim(asked.clone()).await {
+                    let answer = ClaimAnswer {
+                        task: asked.task,
+                        request: asked.request,
+                        reply,
+                    };
+                    let _gone = me.cast(InstanceMessage::Claim(Box::new(answer)));
+                    return;
+                }
+            }
+        });
+    }
+
     /// While it stands in line, its silence has its reason.
-    fn watch_claim(
-        &mut self,
-        task: &TaskId,
-        request: &str,
-        resource: &str,
-        ms: u64,
-    ) -> (TaskId, String) {
-        let id = waited(request);
+    fn watch_claim(&mut self, task: &TaskId, request: &str, resource: &str, ms: u64) {
         let call = Call {
-            id: id.clone(),
+            id: waited(request),
             name: format!("CLAIM {resource}").chars().take(128).collect(),
             // Two waits for one thing are not the same question asked again: each is for another turn.
             what: Fingerprint::of("CLAIM", request.as_bytes()),
@@ -69,11 +111,13 @@ impl Session {
             task: Some(task.clone()),
             call,
         });
-        (task.clone(), id)
     }
 
-    /// Tells the agent what became of a resource that it waited for.
+    /// Tells the agent what became of a resource that it waited for, once.
     pub(super) fn claim_answered(&mut self, answer: ClaimAnswer) {
+        if self.claims.remove(&answer.request).is_none() {
+            return;
+        }
         self.watched(Input::Answered {
             task: Some(answer.task.clone()),
             id: waited(&answer.request),

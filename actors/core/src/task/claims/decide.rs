@@ -110,6 +110,10 @@ fn acquire(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Option<ClaimReply> {
     if earlier.is_none() && line >= WAITERS_MAX {
         return too_many(format!("{line} attempts wait for {name:?} already"));
     }
+    // The same request said again, lest its answer was lost, is no news.
+    if earlier.as_ref() == Some(&asker.request) && wait_ms > 0 {
+        return None;
+    }
     let until = ends_at(tx.ctx.now, wait_ms);
     let step = ClaimStep::Waiting {
         request: asker.request.clone(),

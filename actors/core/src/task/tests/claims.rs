@@ -197,6 +197,21 @@ fn who_asks_again_keeps_its_place_and_is_answered_once() {
 }
 
 #[test]
+fn a_request_that_is_said_again_is_no_news_while_it_waits_and_is_answered_when_it_does_not() {
+    let (mut world, ids) = at_work(2);
+    world.takes(&ids[0], "x");
+    world.queues(&ids[1], "r1", "x", 60_000);
+    let again = |ms| op(ClaimOpKind::Acquire, "x", Some(ms));
+    let (reply, decision) = world.ask(&ids[1], "r1", again(59_000));
+    assert_eq!((reply, decision.events.len()), (None, 0));
+    let (_, decision) = world.ask(&ids[0], "r", op(ClaimOpKind::Release, "x", None));
+    let granted = told(&decision)[0].2.expect("a grant");
+    // The answer was lost: who asks again learns that it has it.
+    let (reply, _) = world.ask(&ids[1], "r1", again(58_000));
+    assert_eq!(reply.expect("an answer").token, Some(granted));
+}
+
+#[test]
 fn bounds_and_names_are_refused_and_change_nothing() {
     let (mut world, ids) = at_work(1);
     for index in 0..CLAIMS_OF_TASK_MAX {
