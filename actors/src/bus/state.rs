@@ -5,9 +5,10 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
-use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence};
+use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::AgentId;
 use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::bus::Pulled;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -17,7 +18,7 @@ use crate::clock;
 use crate::partition::{Cause, Entry, Led};
 
 /// When mail that an agent could not take although it was up is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 impl State {
     pub(super) async fn post(
@@ -77,8 +78,29 @@ impl State {
         let Publication {
             topic,
             publisher,
+            named,
             envelope,
         } = publication;
+        let state = self.partition.state();
+        let whole = envelope.to_value();
+        let sent = (&envelope.from, &*envelope.id, named);
+        let pushed_out = match state.publish(&topic, sent, &whole) {
+            Publishing::Accept(pushed_out) => pushed_out,
+            Publishing::Known => {
+                let effect = Effect::Published {
+                    envelope: Box::new(envelope),
+                    to: Vec::new(),
+                    durable: 0,
+                    reply,
+                };
+                return self.commit(Vec::new(), by, vec![effect]).await;
+            }
+            Publishing::Refuse(refusal) => {
+                answer_to(reply, Err(refused(&refusal)));
+                return Ok(());
+            }
+        };
+        let durable = state.durable_receivers(&topic);
         let up = |agent: &&AgentId| self.presence(agent) == Presence::Up;
         let wanted = self
             .partition
@@ -90,7 +112,7 @@ impl State {
             from: envelope.from.to_string(),
             to: Address::Topic(topic).to_string(),
             kind: envelope.kind.name().to_owned(),
-            envelope: envelope.to_value(),
+            envelope: whole,
         };
         let received = to.iter().map(|agent| BusEvent::Received {
             message: envelope.id.clone(),
@@ -100,10 +122,12 @@ impl State {
             // Once is enough: what was sent stands before it.
             envelope: serde_json::Value::Null,
         });
-        let events = std::iter::once(sent).chain(received).collect();
+        let first = std::iter::once(sent).chain(pushed_out);
+        let events = first.chain(received).collect();
         let effect = Effect::Published {
             envelope: Box::new(envelope),
             to,
+            durable,
             reply,
         };
         self.commit(events, by, vec![effect]).await
@@ -231,6 +255,7 @@ impl State {
                 Effect::Published {
                     envelope,
                     to,
+                    durable,
                     reply,
                 } => {
                     let outside = &self.handle.outside;
@@ -243,7 +268,22 @@ impl State {
                                 .is_ok()
                         })
                         .count();
-                    answer_to(reply, Ok(reached));
+                    answer_to(reply, Ok(reached + durable));
+                }
+                Effect::Made {
+                    subscription,
+                    known,
+                    reply,
+                } => self.answer_made(&subscription, known, reply),
+                Effect::Settled { outcome, reply } => answer_to(reply, Ok(outcome)),
+                Effect::Pulled { messages, reply } => answer_to(reply, Ok(Pulled { messages })),
+                Effect::Brought {
+                    subscription,
+                    agent,
+                    epoch,
+                    messages,
+                } => {
+                    self.bring((&subscription, &agent, epoch), messages).await?;
                 }
                 Effect::Done { reply } => answer_to(reply, Ok(())),
             }
@@ -305,10 +345,28 @@ fn led_by(origin: Origin) -> Cause {
 fn concerned(event: &BusEvent) -> Option<AgentId> {
     let address = match event {
         BusEvent::Sent { from, .. } => from,
+        BusEvent::DeadLettered {
+            detail: Some(detail),
+            ..
+        } => return owner_of(&detail.subscription),
         BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
         BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
+        BusEvent::Made { terms } => return owner_of(&terms.id),
+        BusEvent::Removed { subscription, .. }
+        | BusEvent::Filled { subscription, .. }
+        | BusEvent::HandedOut { subscription, .. }
+        | BusEvent::Acked { subscription, .. }
+        | BusEvent::Extended { subscription, .. }
+        | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
+        BusEvent::DeadSettled { .. } => return None,
     };
     address.parse().ok().as_ref().and_then(agent_of)
+}
+
+/// The agent whose durable subscription it is.
+fn owner_of(subscription: &str) -> Option<AgentId> {
+    let (id, _name) = subscription.strip_prefix("agent:")?.split_once(':')?;
+    AgentId::new(id).ok()
 }
 
 /// The agent that an address names by its own id.
@@ -337,6 +395,7 @@ fn refused(refusal: &BusRefusal) -> Problem {
     match refusal {
         BusRefusal::MailboxFull(_) => Problem::unavailable("mailbox_full", detail),
         BusRefusal::Gone(_) => Problem::new(ProblemKind::Conflict, "agent_terminated", detail),
+        BusRefusal::QueueFull(_) => Problem::unavailable("queue_full", detail),
         BusRefusal::Subscriptions(_) => {
             Problem::new(ProblemKind::Conflict, "too_many_subscriptions", detail)
         }

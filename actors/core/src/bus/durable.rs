@@ -409,9 +409,9 @@ impl BusState {
         self.back(queue, records, "its incarnation ended", (now, now))
     }
 
-    /// When something is due next in any subscription.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.queues().filter_map(Queue::next_due).min()
+    /// When something is due after now in any subscription.
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.queues().filter_map(|queue| queue.next_due(now)).min()
     }
 
     /// Decides to remove what an agent that does not come back subscribed to.

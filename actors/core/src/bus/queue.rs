@@ -215,14 +215,17 @@ impl Queue {
         self.items().filter_map(orphan).collect()
     }
 
-    /// When something is due next.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+    /// When something is due after now.
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let later = (now, Position(u64::MAX));
+        self.timers.range(later..).next().map(|(at, _)| *at)
     }
 
     /// Whether something could be handed out now.
     pub fn has_more(&self, now: Timestamp) -> bool {
-        !self.next(now, 1).is_empty()
+        let idle = self.out >= self.terms.max_unacked
+            || (self.items.len() == usize::try_from(self.out).unwrap_or_default());
+        !idle && !self.next(now, 1).is_empty()
     }
 
     // ---- what has happened ----
