@@ -44,8 +44,8 @@ pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
 };
 
-pub(crate) use state::agent_of;
 use durable::{Look, Past, Puller, Settling};
+pub(crate) use state::agent_of;
 use state::answer_to;
 
 /// What the bus is started with.
@@ -117,6 +117,12 @@ pub(crate) enum Message {
     },
     /// Hand out what a durable subscription has, when it has something.
     Pull(Puller),
+    /// Tell of what happened to the mesh itself. Harmless when nobody wants to know.
+    Announce {
+        topic: TopicPattern,
+        id: String,
+        data: serde_json::Value,
+    },
     /// Settle what it handed out.
     Settle {
         settling: Box<Settling>,
@@ -174,7 +180,7 @@ enum Effect {
         to: Vec<AgentId>,
         /// Durable subscriptions that have it.
         durable: usize,
-        reply: Reply<usize>,
+        reply: Option<Reply<usize>>,
     },
     Made {
         subscription: String,
@@ -313,7 +319,7 @@ impl Actor for Bus {
                 by,
                 reply,
             } => {
-                state.publish(*publication, &by, reply).await?;
+                state.publish(*publication, &by, Some(reply)).await?;
             }
             Message::Subscribe {
                 agent,
@@ -373,6 +379,7 @@ impl State {
                 self.look(look);
                 Ok(())
             }
+            Message::Announce { topic, id, data } => self.announce(topic, id, data).await,
             Message::Past(past) => self.filled(past).await,
             Message::Tick => {
                 self.armed = None;

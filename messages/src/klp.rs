@@ -28,11 +28,10 @@ pub use decode::{Defaults, decode, decode_line, decode_with};
 pub use encode::NotExpressible;
 pub use error::{ErrorCode, KlpDecodeError};
 pub use payload::{
-    Ack,
-    CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind, ClaimReply,
-    Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp, MemoryOpKind,
-    MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate, Subscribe,
-    TaskRequest, TaskResult,
+    Ack, CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind,
+    ClaimReply, Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp,
+    MemoryOpKind, MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate,
+    Subscribe, TaskRequest, TaskResult,
 };
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;

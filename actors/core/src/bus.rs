@@ -339,8 +339,8 @@ impl BusState {
             Who::Live(agent) => Some(agent),
             Who::Durable(_) => None,
         })
-            .filter(move |agent| Some(*agent) != publisher)
-            .take(SUBSCRIBERS_MAX)
+        .filter(move |agent| Some(*agent) != publisher)
+        .take(SUBSCRIBERS_MAX)
     }
 
     /// Who wants which topics while it is up.

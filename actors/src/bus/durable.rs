@@ -6,18 +6,18 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::bus::{BusState, DeadRefusal, Making, Queue, TermsRefusal};
-use mesh_messages::address::Address;
+use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::{
     AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, Handed, MessageTrace, PastMessage,
     Pulled, Route, RouteKind, SubscriptionOrder, SubscriptionTerms, SubscriptionView,
 };
 use mesh_messages::events::{BusEvent, partition};
-use mesh_messages::klp::{Defaults, decode};
+use mesh_messages::klp::{Defaults, Envelope, MessageType, Stamp, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Epoch, Position, Timestamp};
 
 use super::state::{RETRY_PAUSE, answer_to};
-use super::{Effect, Message, Reply, State};
+use super::{Effect, Message, Publication, Reply, State};
 use crate::clock;
 use crate::partition::{Cause, payload_of};
 use crate::store::OpenStore;
@@ -32,11 +32,11 @@ const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// Somebody who waits for messages.
 #[derive(Debug)]
-pub(super) struct Puller {
-    pub(super) subscription: String,
-    pub(super) most: usize,
-    pub(super) until: Timestamp,
-    pub(super) reply: Reply<Pulled>,
+pub(crate) struct Puller {
+    pub(crate) subscription: String,
+    pub(crate) most: usize,
+    pub(crate) until: Timestamp,
+    pub(crate) reply: Reply<Pulled>,
 }
 
 /// What is to be done about deliveries.
@@ -56,7 +56,6 @@ pub(crate) enum Look {
     Routes(RpcReplyPort<Vec<Route>>),
     Dead(RpcReplyPort<Vec<DeadLetter>>),
     Trace(String, RpcReplyPort<Option<MessageTrace>>),
-    Wanted(mesh_messages::address::TopicPattern, RpcReplyPort<bool>),
 }
 
 /// A step of reading publications of the past.
@@ -197,6 +196,35 @@ impl State {
         }
     }
 
+    /// Publishes in the name of the node what somebody wants to know.
+    pub(super) async fn announce(
+        &mut self,
+        topic: TopicPattern,
+        id: String,
+        data: serde_json::Value,
+    ) -> Result<(), ActorProcessingErr> {
+        if !self.partition.state().is_wanted(&topic) || self.writable().is_err() {
+            return Ok(());
+        }
+        let stamp = Stamp {
+            id,
+            timestamp: clock::now(),
+            epoch: None,
+        };
+        let payload = serde_json::json!({ "topic": topic, "data": data });
+        let node = &self.handle.node;
+        let (from, to) = (node.address.clone(), Address::Topic(topic.clone()));
+        let mut envelope = Envelope::new(MessageType::Publish, from, to, payload, stamp);
+        envelope.sign(&node.key);
+        let publication = Publication {
+            topic,
+            publisher: None,
+            named: true,
+            envelope,
+        };
+        self.publish(publication, &Cause::meshd(), None).await
+    }
+
     /// Incarnations of an agent may be over: what they had in hand comes again.
     pub(super) async fn take_back(&mut self, agent: &AgentId) -> Result<(), ActorProcessingErr> {
         if self.writable().is_err() {
@@ -322,13 +350,15 @@ impl State {
     }
 
     /// The envelope as an agent gets it: with what it needs to acknowledge it, which is why meshd signs it.
-    fn wrapped(
-        &self,
-        subscription: &str,
-        handed: Handed,
-    ) -> Option<mesh_messages::klp::Envelope> {
+    fn wrapped(&self, subscription: &str, handed: Handed) -> Option<mesh_messages::klp::Envelope> {
         let mut envelope = decode(handed.envelope, &Defaults::default()).ok()?;
-        let name = self.partition.state().queue(subscription)?.terms.name.clone();
+        let name = self
+            .partition
+            .state()
+            .queue(subscription)?
+            .terms
+            .name
+            .clone();
         let mut context = match envelope.context.take() {
             Some(serde_json::Value::Object(context)) => context,
             Some(other) => [("context".to_owned(), other)].into_iter().collect(),
@@ -422,7 +452,6 @@ impl State {
             Look::Routes(reply) => answer_to(reply, routes(state)),
             Look::Dead(reply) => answer_to(reply, state.dead_letters().cloned().collect()),
             Look::Trace(message, reply) => answer_to(reply, state.trace(&message)),
-            Look::Wanted(topic, reply) => answer_to(reply, state.is_wanted(&topic)),
         }
     }
 }
@@ -515,7 +544,9 @@ fn routes(state: &BusState) -> Vec<Route> {
         oldest: None,
     });
     let mut all: Vec<Route> = live.chain(durable).chain(mailboxes).collect();
-    all.sort_by(|one, other| (&one.pattern, &one.subscriber).cmp(&(&other.pattern, &other.subscriber)));
+    all.sort_by(|one, other| {
+        (&one.pattern, &one.subscriber).cmp(&(&other.pattern, &other.subscriber))
+    });
     all
 }
 
@@ -527,7 +558,9 @@ pub(super) fn no_subscription(id: &str) -> Problem {
 fn not_made(refusal: &TermsRefusal) -> Problem {
     let detail = refusal.to_string();
     match refusal {
-        TermsRefusal::Field { field, .. } => Problem::invalid("invalid_subscription", *field, detail),
+        TermsRefusal::Field { field, .. } => {
+            Problem::invalid("invalid_subscription", *field, detail)
+        }
         TermsRefusal::Bulkhead => Problem::invalid("invalid_subscription", "overflow", detail),
         TermsRefusal::Exists(_) => {
             Problem::new(ProblemKind::Conflict, "subscription_exists", detail)

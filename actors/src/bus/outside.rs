@@ -52,8 +52,7 @@ pub trait Delivery: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     /// [`NoRoute`]; the message was not handed over.
-    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope)
-    -> Result<(), NoRoute>;
+    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute>;
 }
 
 /// A task that came as a message.

@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{AddressUnknown, Destination, Mail, Snapshot};
-use mesh_messages::{AgentId, Epoch};
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::RESERVED_TOPICS;
 use mesh_messages::events::BusEvent;
@@ -25,6 +24,7 @@ use mesh_messages::klp::{
     CapabilityQuery, Envelope, ErrorCode, MessageType, Publish, SecurityAlert, Subscribe,
 };
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
 use super::check::{refusal, unreadable};
@@ -56,12 +56,12 @@ pub(super) async fn route(
                 let detail = "only agents subscribe; others read GET /v1/events";
                 refusal(ErrorCode::Unexpected, "type", detail)
             })?;
-            let asked: Subscribe = envelope.payload_as().map_err(unreadable)?;
-            if asked.durable {
+            let wanted: Subscribe = envelope.payload_as().map_err(unreadable)?;
+            if wanted.durable {
                 let detail = "a durable subscription is made by POST /v1/subscriptions";
                 return Err(refusal(ErrorCode::Unexpected, "payload.durable", detail));
             }
-            subscribe(bus, &subscriber, asked).await?;
+            subscribe(bus, &subscriber, wanted).await?;
             Ok(asked.receipt("recorded", Value::Null))
         }
         MessageType::CapabilityQuery => Ok(Answer::Reply(Box::new(query(bus, &envelope)?))),
@@ -101,7 +101,10 @@ pub(super) async fn from_agent(
             }
             Ok(None)
         }
-        MessageType::Ack => bus.acknowledge((agent, epoch), &envelope).await.map(|()| None),
+        MessageType::Ack => bus
+            .acknowledge((agent, epoch), &envelope)
+            .await
+            .map(|()| None),
         MessageType::CapabilityQuery => query(bus, &envelope).map(Some),
         MessageType::TaskRequest
         | MessageType::TaskResult
@@ -275,7 +278,11 @@ fn plain(asked: Subscribe) -> Result<TopicPattern, Problem> {
         None => Ok(asked.topic),
         Some((field, _)) => {
             let detail = format!("{field} makes sense with durable alone");
-            Err(refusal(ErrorCode::InvalidPayload, &format!("payload.{field}"), detail))
+            Err(refusal(
+                ErrorCode::InvalidPayload,
+                &format!("payload.{field}"),
+                detail,
+            ))
         }
     }
 }

@@ -69,10 +69,12 @@ impl State {
         &mut self,
         publication: Publication,
         by: &Cause,
-        reply: Reply<usize>,
+        reply: Option<Reply<usize>>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
-            answer_to(reply, Err(problem));
+            if let Some(reply) = reply {
+                answer_to(reply, Err(problem));
+            }
             return Ok(());
         }
         let Publication {
@@ -96,7 +98,9 @@ impl State {
                 return self.commit(Vec::new(), by, vec![effect]).await;
             }
             Publishing::Refuse(refusal) => {
-                answer_to(reply, Err(refused(&refusal)));
+                if let Some(reply) = reply {
+                    answer_to(reply, Err(refused(&refusal)));
+                }
                 return Ok(());
             }
         };
@@ -268,7 +272,9 @@ impl State {
                                 .is_ok()
                         })
                         .count();
-                    answer_to(reply, Ok(reached + durable));
+                    if let Some(reply) = reply {
+                        answer_to(reply, Ok(reached + durable));
+                    }
                 }
                 Effect::Made {
                     subscription,

@@ -3,23 +3,22 @@
 use std::time::Duration;
 
 use ractor::RpcReplyPort;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::{
     ACK_TIMEOUT_MS, AckOp, AckOrder, AckOutcome, BATCH_MAX, DeadLetter, DeadSettlement,
     MessageTrace, NACK_DELAY_MS_MAX, NACK_REASON_MAX, Pulled, Route, SubscriptionOrder,
     SubscriptionView,
 };
-use mesh_messages::klp::{Ack, Envelope, ErrorCode, MessageType, Stamp, Subscribe};
+use mesh_messages::klp::{Ack, Envelope, ErrorCode, Subscribe};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
-use mesh_messages::task::Priority;
 use mesh_messages::{AgentId, Epoch, Position};
 
 use super::check::{refusal, unreadable};
 use super::durable::{Look, Puller, Settling, no_subscription};
-use super::{BusHandle, Message, Publication, route::CALL_LIMIT};
+use super::route::CALL_LIMIT;
+use super::{BusHandle, Message};
 use crate::clock;
 use crate::operations::Action;
 use crate::partition::Cause;
@@ -228,7 +227,12 @@ impl BusHandle {
     ) -> Result<(), Problem> {
         let by = Cause::by(&caller.name);
         self.slot
-            .call(CALL_LIMIT, |reply| Message::SettleDead { id, how, by, reply })
+            .call(CALL_LIMIT, |reply| Message::SettleDead {
+                id,
+                how,
+                by,
+                reply,
+            })
             .await?
     }
 
@@ -248,45 +252,20 @@ impl BusHandle {
         &self,
         look: impl FnOnce(RpcReplyPort<T>) -> Look,
     ) -> Result<T, Problem> {
-        let answer = self.slot.call(CALL_LIMIT, |reply| Message::Look(look(reply)));
+        let answer = self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Look(look(reply)));
         Ok(answer.await?)
     }
 
     /// Publishes what happened to the mesh itself, if anybody wants to know. `id` names the happening: told twice, it is
     /// published once.
-    ///
-    /// # Errors
-    /// That the bus cannot be asked now.
-    pub async fn announce(&self, topic: &str, id: String, data: Value) -> Result<(), Problem> {
-        let topic: TopicPattern = topic
-            .parse()
-            .map_err(|_| Problem::internal("a topic of our own makes no sense"))?;
-        if !self.look(|reply| Look::Wanted(topic.clone(), reply)).await? {
-            return Ok(());
-        }
-        let stamp = Stamp {
-            id,
-            timestamp: clock::now(),
-            epoch: None,
+    pub(crate) fn announce(&self, topic: &str, id: String, data: Value) {
+        let Ok(topic) = topic.parse() else {
+            return;
         };
-        let payload = json!({ "topic": topic, "data": data });
-        let (from, to) = (self.node.address.clone(), Address::Topic(topic.clone()));
-        let mut envelope = Envelope::new(MessageType::Publish, from, to, payload, stamp);
-        envelope.priority = Priority::Normal;
-        envelope.sign(&self.node.key);
-        let publication = Box::new(Publication {
-            topic,
-            publisher: None,
-            named: true,
-            envelope,
-        });
-        let by = Cause::meshd();
-        let told = self.slot.call(CALL_LIMIT, |reply| Message::Publish {
-            publication,
-            by,
-            reply,
-        });
-        told.await?.map(|_receivers| ())
+        // While the bus is being restarted, nobody hears of it.
+        drop(self.slot.cast(Message::Announce { topic, id, data }));
     }
 
     /// An incarnation of an agent ended: what it had in hand comes again.
@@ -322,15 +301,23 @@ fn full(caller: &Caller, id: &str) -> String {
 fn check(op: AckOp, order: &AckOrder) -> Result<(), Problem> {
     let invalid = |field: &str, detail: String| Err(Problem::invalid("invalid_ack", field, detail));
     if order.tokens.is_empty() || order.tokens.len() > BATCH_MAX {
-        return invalid("tokens", format!("tokens: expected 1 to {BATCH_MAX} of them"));
+        return invalid(
+            "tokens",
+            format!("tokens: expected 1 to {BATCH_MAX} of them"),
+        );
     }
-    let most = if op == AckOp::Extend { ACK_TIMEOUT_MS.1 } else { NACK_DELAY_MS_MAX };
+    let most = if op == AckOp::Extend {
+        ACK_TIMEOUT_MS.1
+    } else {
+        NACK_DELAY_MS_MAX
+    };
     if order.delay_ms.is_some_and(|delay| delay > most) {
         return invalid("delayMs", format!("delayMs: expected at most {most}"));
     }
     let reason = order.reason.as_deref().unwrap_or_default();
     if reason.len() > NACK_REASON_MAX || reason.chars().any(char::is_control) {
-        let detail = format!("reason: expected at most {NACK_REASON_MAX} bytes without control characters");
+        let detail =
+            format!("reason: expected at most {NACK_REASON_MAX} bytes without control characters");
         return invalid("reason", detail);
     }
     Ok(())

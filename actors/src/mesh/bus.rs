@@ -89,7 +89,7 @@ impl BusOperations for Mesh {
             for hop in &mut trace.hops {
                 hop.payload = payload_at(store, hop.position)?;
             }
-            Ok(trace)
+            Ok::<_, LookupError>(trace)
         })
         .await
     }

@@ -376,12 +376,7 @@ impl bus::Delivery for BusOutside {
         state.ready().map(|(_, instance)| instance.epoch).collect()
     }
 
-    fn deliver_to(
-        &self,
-        agent: &AgentId,
-        epoch: Epoch,
-        envelope: Envelope,
-    ) -> Result<(), NoRoute> {
+    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute> {
         let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
         let mail = Mail {
             envelope: Box::new(envelope),

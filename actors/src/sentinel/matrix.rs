@@ -46,10 +46,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         Action::TaskSubmit | Action::MessageSend | Action::MessageReceive => {
             matches!(role, Operator | Admin | Agent)
         }
-        Action::TaskControl
-        | Action::InboxAnswer
-        | Action::BusControl
-        | Action::AgentControl => {
+        Action::TaskControl | Action::InboxAnswer | Action::BusControl | Action::AgentControl => {
             matches!(role, Operator | Admin)
         }
         Action::AgentRegister => matches!(role, Admin | Publisher),

@@ -157,23 +157,36 @@ fn letters() -> Vec<Route> {
             "Shows the way of a message, and of its conversation when that is traced",
             trace,
         )
-        .answers::<MessageTrace>(200, "All steps in the order of the log; of an untraced message its head alone."),
+        .answers::<MessageTrace>(
+            200,
+            "All steps in the order of the log; of an untraced message its head alone.",
+        ),
     ]
 }
 
 async fn create(call: Call) -> Answer {
     let order: SubscriptionOrder = call.json()?;
     let (view, known) = call.ops().make_subscription(&call.caller, order).await?;
-    let status = if known { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if known {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     json(status, &view)
 }
 
 async fn list(call: Call) -> Answer {
-    ok(&page_of(call.ops().subscriptions().await?, call.query.page()?)?)
+    ok(&page_of(
+        call.ops().subscriptions().await?,
+        call.query.page()?,
+    )?)
 }
 
 async fn show(call: Call) -> Answer {
-    ok(&call.ops().subscription(&call.caller, call.param("id")).await?)
+    ok(&call
+        .ops()
+        .subscription(&call.caller, call.param("id"))
+        .await?)
 }
 
 async fn remove(call: Call) -> Answer {
@@ -208,7 +221,10 @@ async fn routing(call: Call) -> Answer {
 }
 
 async fn dead(call: Call) -> Answer {
-    ok(&page_of(call.ops().dead_letters().await?, call.query.page()?)?)
+    ok(&page_of(
+        call.ops().dead_letters().await?,
+        call.query.page()?,
+    )?)
 }
 
 async fn settle_dead(call: Call, how: DeadSettlement) -> Answer {

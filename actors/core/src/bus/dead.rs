@@ -117,7 +117,12 @@ impl BusState {
         })
     }
 
-    pub(super) fn keep_dead(&mut self, header: &RecordHeader, event: &BusEvent, held: Option<Held>) {
+    pub(super) fn keep_dead(
+        &mut self,
+        header: &RecordHeader,
+        event: &BusEvent,
+        held: Option<Held>,
+    ) {
         let BusEvent::DeadLettered {
             message,
             from,
@@ -129,7 +134,9 @@ impl BusState {
             return;
         };
         let found = detail.as_ref().and_then(|detail| {
-            let sent = detail.record.and_then(|record| self.durable.messages.get(&record));
+            let sent = detail
+                .record
+                .and_then(|record| self.durable.messages.get(&record));
             let sent = sent.map_or(header.time, |stored| stored.at);
             Some((self.died(detail, message)?, sent))
         });
@@ -147,7 +154,10 @@ impl BusState {
             reason: reason.clone(),
             subscription: detail.as_ref().map(|detail| detail.subscription.clone()),
             deliveries: detail.as_ref().map_or(0, |detail| detail.deliveries),
-            causes: detail.as_ref().map(|detail| detail.causes.clone()).unwrap_or_default(),
+            causes: detail
+                .as_ref()
+                .map(|detail| detail.causes.clone())
+                .unwrap_or_default(),
             retryable: envelope.is_some() && reason != "expired",
         };
         self.dead.insert(Kept {

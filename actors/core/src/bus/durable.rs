@@ -160,7 +160,12 @@ impl BusState {
     ///
     /// # Errors
     /// [`TermsRefusal`] names what makes no sense, or that another one has the name.
-    pub fn make(&self, owner: &str, order: &SubscriptionOrder, push: bool) -> Result<Making, TermsRefusal> {
+    pub fn make(
+        &self,
+        owner: &str,
+        order: &SubscriptionOrder,
+        push: bool,
+    ) -> Result<Making, TermsRefusal> {
         let terms = terms::read(owner, order, push)?;
         if let Some(known) = self.queue(&terms.id) {
             return if known.terms == terms {
@@ -255,7 +260,8 @@ impl BusState {
                 continue;
             };
             if stored.expires.is_some_and(|end| end <= now) {
-                out.events.push(self.dead(queue, next.record, "expired", None));
+                out.events
+                    .push(self.dead(queue, next.record, "expired", None));
                 continue;
             }
             given.push(next);
@@ -455,7 +461,13 @@ impl BusState {
     // ---- what has happened ----
 
     /// A publication stands in every queue that wants it.
-    pub(super) fn spread(&mut self, topic: &TopicPattern, record: Position, envelope: &Value, at: Timestamp) {
+    pub(super) fn spread(
+        &mut self,
+        topic: &TopicPattern,
+        record: Position,
+        envelope: &Value,
+        at: Timestamp,
+    ) {
         let wanting = self.topics.wanting(topic).into_iter();
         let ids: Vec<String> = wanting
             .filter_map(|who| match who {
@@ -474,7 +486,12 @@ impl BusState {
             SubscribeFrom::Earliest => Some(Position(0)),
             SubscribeFrom::Position(position) => Some(position),
         };
-        let queue = Queue::new(terms.clone(), at, record, fill.filter(|from| *from < record));
+        let queue = Queue::new(
+            terms.clone(),
+            at,
+            record,
+            fill.filter(|from| *from < record),
+        );
         self.topics
             .insert(&terms.topic, Who::Durable(terms.id.clone()));
         self.durable.queues.insert(terms.id.clone(), queue);
@@ -579,7 +596,13 @@ impl BusState {
     }
 
     /// A dead letter stands in its queue again, with all the deliveries that it has still coming.
-    pub(super) fn put_back(&mut self, id: &str, record: Position, letter: (&Value, u32, &[DeliveryCause]), at: Timestamp) {
+    pub(super) fn put_back(
+        &mut self,
+        id: &str,
+        record: Position,
+        letter: (&Value, u32, &[DeliveryCause]),
+        at: Timestamp,
+    ) {
         let (envelope, deliveries, causes) = letter;
         let Some(queue) = self.durable.queues.get_mut(id) else {
             return;
@@ -594,12 +617,16 @@ impl BusState {
             ..Item::new(priority(envelope), size(envelope))
         };
         queue.push(record, item);
-        let stored = self.durable.messages.entry(record).or_insert_with(|| Stored {
-            envelope: envelope.clone(),
-            at,
-            expires: super::expires_of(envelope),
-            wanted: 0,
-        });
+        let stored = self
+            .durable
+            .messages
+            .entry(record)
+            .or_insert_with(|| Stored {
+                envelope: envelope.clone(),
+                at,
+                expires: super::expires_of(envelope),
+                wanted: 0,
+            });
         stored.wanted += 1;
     }
 }
@@ -607,3 +634,6 @@ impl BusState {
 fn priority(envelope: &Value) -> Priority {
     super::priority_of(envelope)
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,12 @@ pub struct Queue {
 
 impl Queue {
     /// An empty one.
-    pub fn new(terms: SubscriptionTerms, at: Timestamp, made: Position, fill: Option<Position>) -> Self {
+    pub fn new(
+        terms: SubscriptionTerms,
+        at: Timestamp,
+        made: Position,
+        fill: Option<Position>,
+    ) -> Self {
         Self {
             terms,
             created_at: at,
@@ -130,10 +135,13 @@ impl Queue {
     pub fn victims(&self, bytes: u64, newcomer: Priority) -> Vec<Option<Position>> {
         let max = usize::try_from(self.terms.max_queue).unwrap_or(usize::MAX);
         let (mut count, mut size) = (self.items.len() + 1, self.bytes + bytes);
-        let mut order: Vec<_> = self.items().map(|(position, item)| {
-            let out = matches!(item.place, Place::Out(_));
-            (out, item.priority, position, item.bytes)
-        }).collect();
+        let mut order: Vec<_> = self
+            .items()
+            .map(|(position, item)| {
+                let out = matches!(item.place, Place::Out(_));
+                (out, item.priority, position, item.bytes)
+            })
+            .collect();
         order.sort_unstable();
         let mut victims = Vec::new();
         for (out, priority, position, item_bytes) in order {
@@ -206,7 +214,9 @@ impl Queue {
     /// The messages in the hands of incarnations that are over.
     pub fn orphans(&self, over: impl Fn(Epoch) -> bool) -> Vec<Position> {
         let orphan = |(position, item): (Position, &Item)| match item.place {
-            Place::Out(Holder { epoch: Some(epoch), .. }) if over(epoch) => Some(position),
+            Place::Out(Holder {
+                epoch: Some(epoch), ..
+            }) if over(epoch) => Some(position),
             Place::Out(_) | Place::Ready | Place::Waiting(_) => None,
         };
         if self.out == 0 {
@@ -236,7 +246,13 @@ impl Queue {
         }
         self.bytes += item.bytes;
         self.ready.entry(item.priority).or_default().insert(record);
-        self.items.insert(record, Item { place: Place::Ready, ..item });
+        self.items.insert(
+            record,
+            Item {
+                place: Place::Ready,
+                ..item
+            },
+        );
     }
 
     pub(super) fn remove(&mut self, record: Position) -> Option<Item> {
@@ -315,7 +331,10 @@ impl Queue {
         // Without a pause it stands again where it stood: before everything that was published later.
         if back.not_before <= back.cause.at {
             item.place = Place::Ready;
-            self.ready.entry(item.priority).or_default().insert(back.record);
+            self.ready
+                .entry(item.priority)
+                .or_default()
+                .insert(back.record);
         } else {
             item.place = Place::Waiting(back.not_before);
             self.timers.insert((back.not_before, back.record));

@@ -56,8 +56,9 @@ pub(super) fn read(
     let name = order.name.as_deref().unwrap_or(order.topic.as_str());
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.*>".contains(&b);
     if name.is_empty() || name.len() > SUBSCRIPTION_NAME_MAX || !name.bytes().all(allowed) {
-        let detail =
-            format!("expected 1 to {SUBSCRIPTION_NAME_MAX} characters out of A-Z a-z 0-9 - _ . * >");
+        let detail = format!(
+            "expected 1 to {SUBSCRIPTION_NAME_MAX} characters out of A-Z a-z 0-9 - _ . * >"
+        );
         return Err(TermsRefusal::Field {
             field: "name",
             detail,
@@ -67,7 +68,11 @@ pub(super) fn read(
         return Err(TermsRefusal::Bulkhead);
     }
     let timeout = order.ack_timeout_ms.unwrap_or(ACK_TIMEOUT_MS_DEFAULT);
-    let max_queue = within("maxQueue", order.max_queue.unwrap_or(QUEUE_DEFAULT), 1..=QUEUE_MAX)?;
+    let max_queue = within(
+        "maxQueue",
+        order.max_queue.unwrap_or(QUEUE_DEFAULT),
+        1..=QUEUE_MAX,
+    )?;
     Ok(SubscriptionTerms {
         id: format!("{owner}:{name}"),
         owner: owner.to_owned(),

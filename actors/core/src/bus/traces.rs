@@ -136,31 +136,79 @@ impl BusState {
     pub(super) fn traced(&mut self, header: &RecordHeader, event: &BusEvent) {
         let kind = event.kind();
         match event {
-            BusEvent::Sent { message, from, to, kind: of, envelope }
-            | BusEvent::Received { message, from, to, kind: of, envelope } => {
-                let step = Step { message, from, to, kind: of, envelope, by: None, note: None };
+            BusEvent::Sent {
+                message,
+                from,
+                to,
+                kind: of,
+                envelope,
+            }
+            | BusEvent::Received {
+                message,
+                from,
+                to,
+                kind: of,
+                envelope,
+            } => {
+                let step = Step {
+                    message,
+                    from,
+                    to,
+                    kind: of,
+                    envelope,
+                    by: None,
+                    note: None,
+                };
                 self.traces.note(header, kind, step);
             }
-            BusEvent::DeadLettered { message, from, to, reason, detail } => {
+            BusEvent::DeadLettered {
+                message,
+                from,
+                to,
+                reason,
+                detail,
+            } => {
                 let by = detail.as_ref().map(|detail| detail.subscription.clone());
                 let note = Some(reason.clone());
-                let step = Step { message, from, to, kind: "", envelope: &Value::Null, by, note };
+                let step = Step {
+                    message,
+                    from,
+                    to,
+                    kind: "",
+                    envelope: &Value::Null,
+                    by,
+                    note,
+                };
                 self.traces.note(header, kind, step);
             }
-            BusEvent::HandedOut { subscription, messages, .. } => {
+            BusEvent::HandedOut {
+                subscription,
+                messages,
+                ..
+            } => {
                 for handed in messages {
                     let note = format!("delivery {}", handed.delivery);
                     self.stepped(header, kind, (subscription, handed.record, note));
                 }
             }
-            BusEvent::Acked { subscription, records } => {
+            BusEvent::Acked {
+                subscription,
+                records,
+            } => {
                 for &record in records {
                     self.stepped(header, kind, (subscription, record, String::new()));
                 }
             }
-            BusEvent::Returned { subscription, messages } => {
+            BusEvent::Returned {
+                subscription,
+                messages,
+            } => {
                 for back in messages {
-                    self.stepped(header, kind, (subscription, back.record, back.cause.why.clone()));
+                    self.stepped(
+                        header,
+                        kind,
+                        (subscription, back.record, back.cause.why.clone()),
+                    );
                 }
             }
             BusEvent::Subscribed { .. }
@@ -180,7 +228,13 @@ impl BusState {
         let Some(stored) = self.durable.messages.get(&record) else {
             return;
         };
-        let text = |field: &str| stored.envelope.get(field).and_then(Value::as_str).unwrap_or_default();
+        let text = |field: &str| {
+            stored
+                .envelope
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let step = Step {
             message: text("id"),
             from: text("from"),
