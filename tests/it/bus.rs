@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh_tests::{Bundle, Client, Daemon, Home, Random, eventually, has_python};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::crash::setting;
@@ -630,6 +631,6 @@ fn what_was_taken_reaches_every_subscription_across_kill_9_and_what_was_acknowle
         daemon.client().get("/v1/bus/dead").ok(200)["items"],
         json!([])
     );
-    let (_, code) = daemon.stop(mesh_tests::Signal::TERM);
+    let (_, code) = daemon.stop(Signal::TERM);
     assert_eq!(code, 0);
 }

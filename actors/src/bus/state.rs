@@ -6,12 +6,12 @@ use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
-use mesh_messages::AgentId;
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::Pulled;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{AgentId, Position};
 
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
@@ -210,12 +210,21 @@ impl State {
         by: &Cause,
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
-        let entry = |(index, event)| Entry {
+        let entry = |(index, event): (usize, BusEvent)| Entry {
             agent: concerned(&event),
-            event,
             task: None,
-            // Who receives does so because it was sent.
-            led: Led::in_turn(index),
+            led: match origin_of(&event).filter(|_| by.cause.is_none()) {
+                Some(cause) => Led {
+                    by: Some(Cause {
+                        cause: Some(cause),
+                        ..by.clone()
+                    }),
+                    after: None,
+                },
+                // Who receives does so because it was sent.
+                None => Led::in_turn(index),
+            },
+            event,
         };
         let entries = events.into_iter().enumerate().map(entry).collect();
         self.partition.commit(entries, by, effects).await?;
@@ -344,6 +353,16 @@ fn led_by(origin: Origin) -> Cause {
         cause: origin.record,
         correlation: origin.correlation,
         ..Cause::meshd()
+    }
+}
+
+/// The publication that a record of a durable subscription follows from, when nobody asked for it.
+fn origin_of(event: &BusEvent) -> Option<Position> {
+    match event {
+        BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
+        BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
+        BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
+        _ => None,
     }
 }
 
