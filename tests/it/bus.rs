@@ -29,7 +29,7 @@ fn envelope(id: &str, topic: &str, data: &Value) -> Value {
 fn publish(client: &Client, id: &str, topic: &str, data: &Value) {
     let receipt = client
         .post("/v1/messages", &envelope(id, topic, data))
-        .ok(202);
+        .ok(200);
     assert_eq!(receipt["status"], "published", "{receipt}");
 }
 
@@ -252,11 +252,11 @@ fn a_traced_conversation_is_shown_hop_by_hop_and_another_by_its_head_alone() {
         .ok(201);
     let mut traced = envelope("m1", "t", &json!("told"));
     traced["context"] = json!({"trace": true});
-    client.post("/v1/messages", &traced).ok(202);
+    client.post("/v1/messages", &traced).ok(200);
     let handed = pull(client, "s", "wait=10s");
     settle(client, "s", "ack", &[&handed[0]["token"]], Value::Null);
     let answer = json!({"id": "m2", "type": "MESSAGE", "to": "user:bob", "in_reply_to": "m1", "payload": "heard"});
-    client.post("/v1/messages", &answer).ok(202);
+    client.post("/v1/messages", &answer).ok(200);
     publish(client, "m3", "t", &json!("secret"));
     let trace = client.get("/v1/messages/m2/trace").ok(200);
     let hops = trace["hops"].as_array().unwrap();
@@ -372,7 +372,7 @@ for line in sys.stdin:
 
 #[test]
 fn an_agents_subscription_outlives_its_incarnations_and_the_daemon() {
-    if !has_python() {
+    if !has_python("bus") {
         return;
     }
     let reader = Bundle::new("reader")
@@ -479,7 +479,7 @@ fn keep_publishing(
         let body = envelope(&id, topic, &json!(number)).to_string();
         let headers = [("content-type", "application/json")];
         match client.try_send("POST", "/v1/messages", &headers, Some(body.as_bytes())) {
-            Ok(answer) if answer.status == 202 => {
+            Ok(answer) if answer.status == 200 => {
                 ledger.lock().unwrap().taken.insert(format!("{topic} {id}"));
             }
             Ok(answer) if [429, 503].contains(&answer.status) => {}
