@@ -132,6 +132,9 @@ impl State {
         if self.partition.state().queue(&puller.subscription).is_none() {
             return answer_to(puller.reply, Err(no_subscription(&puller.subscription)));
         }
+        if let Err(problem) = self.writable() {
+            return answer_to(puller.reply, Err(problem));
+        }
         self.pullers.retain(|puller| !puller.reply.is_closed());
         if self.pullers.len() >= PULLS_MAX {
             let detail = format!("{PULLS_MAX} pulls wait already; try again, or wait for less");
