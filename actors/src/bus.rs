@@ -8,28 +8,35 @@
 //!
 //! What is read and vouched for is decided in the caller's own task; the actor owns what is durable: mail, topics, dead
 //! letters. A message is journalled before it is handed over, and handed over at most once; mail of an agent that is
-//! away is held within stated bounds.
+//! away is held within stated bounds. What a durable subscription has is handed out until it is acknowledged (`durable.rs`).
+
+use std::collections::BTreeSet;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusState, Mail};
 use mesh_messages::address::TopicPattern;
+use mesh_messages::bus::{
+    AckOutcome, DeadSettlement, Handed, Pulled, SubscriptionOrder, SubscriptionView,
+};
 use mesh_messages::events::{BusEvent, partition};
 use mesh_messages::klp::Envelope;
 use mesh_messages::problem::Problem;
-use mesh_messages::{AgentId, Position, RecordHeader};
+use mesh_messages::{AgentId, Epoch, Position, RecordHeader, Timestamp};
 
 use crate::partition::{Cause, Machine, Partition};
 use crate::store::{JournalNews, StoreCell, follow};
 
 mod answer;
 mod check;
+mod durable;
 mod handle;
 mod order;
 mod outside;
 mod route;
 mod state;
+mod subscriptions;
 
 pub(crate) use check::agent_as_caller;
 pub use handle::{BusHandle, NodeSigner};
@@ -37,6 +44,7 @@ pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
 };
 
+use durable::{Look, Past, Puller, Settling};
 pub(crate) use state::agent_of;
 use state::answer_to;
 
@@ -93,6 +101,49 @@ pub(crate) enum Message {
     Back { agent: AgentId },
     /// An agent will never take mail again. Harmless when there is none.
     GiveUp { agent: AgentId },
+    /// Note that somebody wants a topic durably. Idempotent; answers whether it was so before.
+    Make {
+        owner: String,
+        order: Box<SubscriptionOrder>,
+        push: bool,
+        by: Cause,
+        reply: Reply<(SubscriptionView, bool)>,
+    },
+    /// Remove a durable subscription.
+    Remove {
+        subscription: String,
+        by: Cause,
+        reply: Reply<()>,
+    },
+    /// Hand out what a durable subscription has, when it has something.
+    Pull(Puller),
+    /// Tell of what happened to the mesh itself. Harmless when nobody wants to know.
+    Announce {
+        topic: TopicPattern,
+        id: String,
+        data: serde_json::Value,
+    },
+    /// Settle what it handed out.
+    Settle {
+        settling: Box<Settling>,
+        by: Cause,
+        reply: Reply<AckOutcome>,
+    },
+    /// Put a dead letter back, or give it up.
+    SettleDead {
+        id: Position,
+        how: DeadSettlement,
+        by: Cause,
+        reply: Reply<()>,
+    },
+    /// Answer what there is.
+    Look(Look),
+    /// An incarnation of an agent ended. Harmless when it is not so.
+    Down { agent: AgentId },
+    /// Publications of the past were read up.
+    Past(Past),
+    /// Something may be due.
+    Tick,
     /// The journal advanced or failed.
     Journal(JournalNews),
 }
@@ -102,6 +153,8 @@ pub(crate) enum Message {
 pub(crate) struct Publication {
     pub(crate) topic: TopicPattern,
     pub(crate) publisher: Option<AgentId>,
+    /// Whether its id is the sender's own choice; else it is its content's.
+    pub(crate) named: bool,
     pub(crate) envelope: Envelope,
 }
 
@@ -125,7 +178,28 @@ enum Effect {
     Published {
         envelope: Box<Envelope>,
         to: Vec<AgentId>,
-        reply: Reply<usize>,
+        /// Durable subscriptions that have it.
+        durable: usize,
+        reply: Option<Reply<usize>>,
+    },
+    Made {
+        subscription: String,
+        known: bool,
+        reply: Reply<(SubscriptionView, bool)>,
+    },
+    Settled {
+        outcome: AckOutcome,
+        reply: Reply<AckOutcome>,
+    },
+    Pulled {
+        messages: Vec<Handed>,
+        reply: Reply<Pulled>,
+    },
+    Brought {
+        subscription: String,
+        agent: AgentId,
+        epoch: Epoch,
+        messages: Vec<Handed>,
     },
     Done {
         reply: Reply<()>,
@@ -155,6 +229,15 @@ pub(crate) struct State {
     durable: Option<Position>,
     handle: BusHandle,
     myself: ActorRef<Message>,
+    store: StoreCell,
+    /// Who waits for messages.
+    pullers: Vec<Puller>,
+    /// Subscriptions whose past is being read.
+    reading: BTreeSet<String>,
+    /// When the next [`Message::Tick`] comes at the latest.
+    armed: Option<Timestamp>,
+    /// Whose turn it is among replicas.
+    turn: usize,
 }
 
 impl Actor for Bus {
@@ -177,6 +260,11 @@ impl Actor for Bus {
             durable: None,
             handle: args.handle,
             myself,
+            store: args.store,
+            pullers: Vec::new(),
+            reading: BTreeSet::new(),
+            armed: None,
+            turn: 0,
         })
     }
 
@@ -190,6 +278,7 @@ impl Actor for Bus {
                 agent: agent.clone(),
             })?;
         }
+        myself.cast(Message::Tick)?;
         state.handle.slot.occupy(myself);
         Ok(())
     }
@@ -230,7 +319,7 @@ impl Actor for Bus {
                 by,
                 reply,
             } => {
-                state.publish(*publication, &by, reply).await?;
+                state.publish(*publication, &by, Some(reply)).await?;
             }
             Message::Subscribe {
                 agent,
@@ -240,15 +329,73 @@ impl Actor for Bus {
             } => {
                 state.subscribe((&agent, &by), &pattern, reply).await?;
             }
-            Message::Back { agent } => state.back(&agent).await?,
-            Message::GiveUp { agent } => {
-                let events = state.partition.state().give_up(&agent);
-                state.commit_held(events, Vec::new()).await?;
-            }
-            Message::Journal(JournalNews::Durable(position)) => state.durable = Some(position),
-            Message::Journal(JournalNews::Failed(reason)) => return Err(reason.into()),
+            other => state.of_agents_and_queues(other).await?,
         }
+        state.release().await?;
+        state.work_queues().await?;
         state.release().await
+    }
+}
+
+impl State {
+    async fn of_agents_and_queues(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
+        match message {
+            Message::Back { agent } => {
+                self.take_back(&agent).await?;
+                self.back(&agent).await
+            }
+            Message::Down { agent } => self.take_back(&agent).await,
+            Message::GiveUp { agent } => {
+                let events = self.partition.state().give_up(&agent);
+                self.commit_held(events, Vec::new()).await?;
+                let events = self.partition.state().unsubscribe_all(&agent);
+                self.commit(events, &Cause::meshd(), Vec::new()).await
+            }
+            Message::Make {
+                owner,
+                order,
+                push,
+                by,
+                reply,
+            } => self.make((&owner, &by), &order, push, reply).await,
+            Message::Remove {
+                subscription,
+                by,
+                reply,
+            } => self.remove((subscription, &by), reply).await,
+            Message::Pull(puller) => {
+                self.pull(puller);
+                Ok(())
+            }
+            Message::Settle {
+                settling,
+                by,
+                reply,
+            } => self.settle(*settling, &by, reply).await,
+            Message::SettleDead { id, how, by, reply } => {
+                self.settle_dead((id, how), &by, reply).await
+            }
+            Message::Look(look) => {
+                self.look(look);
+                Ok(())
+            }
+            Message::Announce { topic, id, data } => self.announce(topic, id, data).await,
+            Message::Past(past) => self.filled(past).await,
+            Message::Tick => {
+                self.armed = None;
+                Ok(())
+            }
+            Message::Journal(JournalNews::Durable(position)) => {
+                self.durable = Some(position);
+                Ok(())
+            }
+            Message::Journal(JournalNews::Failed(reason)) => Err(reason.into()),
+            // These are handled before.
+            Message::Post { .. }
+            | Message::Record { .. }
+            | Message::Publish { .. }
+            | Message::Subscribe { .. } => Ok(()),
+        }
     }
 }
 

@@ -42,11 +42,13 @@ use crate::workflows::WorkflowsHandle;
 mod agents;
 mod audit;
 mod board;
+mod bus;
 mod chaos;
 mod contracts;
 mod counts;
 mod exports;
 mod governance;
+mod herald;
 mod inbox;
 mod operations;
 mod owners;
@@ -204,6 +206,16 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
+        let (says, root) = (
+            herald::herald(mesh.bus.clone(), mesh.orchestrator.clone()),
+            mesh.root.clone(),
+        );
+        tokio::spawn(async move {
+            tokio::select! {
+                () = says => {}
+                _ended = root.terminated() => {}
+            }
+        });
         let populated = tokio::select! {
             // A tree that has ended will never say that it is complete.
             ended = mesh.root.terminated() => Err(format!("the tree ended: {ended:?}")),

@@ -15,7 +15,7 @@ use ractor_cluster::RactorMessage;
 use tokio::task::JoinHandle;
 
 use mesh_actors_core::task::{
-    Answer, AttemptRef, Command, Context as Look, Effect, FleetChange, Known, Live, Refusal,
+    Answer, AttemptRef, Command, Context as Look, FleetChange, Known, Live, Load, Refusal,
     TaskConfig, Tasks,
 };
 use mesh_messages::claim::Claim;
@@ -37,8 +37,10 @@ mod backlog;
 mod effects;
 mod gates;
 mod handle;
+mod load;
 mod machine;
 mod measure;
+mod released;
 mod retired;
 mod stock;
 mod trail;
@@ -47,6 +49,8 @@ mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
+pub(crate) use load::Created;
+use released::Released;
 use trail::{About, Downs, agent_of};
 pub use waiters::{End, EndWatch};
 
@@ -116,6 +120,8 @@ pub(crate) enum Message {
         /// By type.
         reply: RpcReplyPort<Vec<(String, mesh_actors_core::routing::TypeRecord)>>,
     },
+    /// Show how much waits.
+    Load { reply: RpcReplyPort<Load> },
     /// Take no new work from outside from now on, and give none out.
     Close,
     /// Something is due.
@@ -124,22 +130,6 @@ pub(crate) enum Message {
     Backlog,
     /// News of the journal.
     Journal(JournalNews),
-}
-
-/// What is released when the journal has it.
-#[derive(Debug)]
-enum Released {
-    Effect(Box<Effect>),
-    Answer(Answer, Reply),
-    Taken(RpcReplyPort<()>),
-    Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
-    Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
-    Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
-    Gates(Vec<ProviderGate>, RpcReplyPort<Vec<ProviderGate>>),
-    Why(
-        Option<Box<TaskExplanation>>,
-        RpcReplyPort<Option<TaskExplanation>>,
-    ),
 }
 
 /// What the orchestrator is made of.
@@ -329,6 +319,10 @@ impl Shell {
                     reply.send(stats.map(|(kind, r)| (kind.to_owned(), *r)).collect());
                 Ok(())
             }
+            Message::Load { reply } => {
+                let _caller_gone = reply.send(self.load_now());
+                Ok(())
+            }
             Message::Close => {
                 self.closed = true;
                 for entry in self.args.ctx.directory.all() {
@@ -444,6 +438,7 @@ impl Shell {
                 .collect();
             let trusted = self.entries_of_trust(decision.trust, cause);
             let changes = trusted.len() as u64;
+            let created = load::created_by(&decision.events);
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
@@ -460,6 +455,7 @@ impl Shell {
                 .effects
                 .into_iter()
                 .map(|e| Released::Effect(Box::new(e)))
+                .chain((!created.is_empty()).then_some(Released::Created(created)))
                 .collect();
             if matches!(decision.answer, Answer::Stale) {
                 self.args.ctx.metrics.refused("stale_attempt");

@@ -17,7 +17,7 @@ use crate::agent::{
 use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::gate::ProviderGate;
-use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo};
+use crate::ids::{AttemptNo, Epoch, InstanceNo};
 use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
 use crate::liveness::{Finding, HealthAction};
@@ -72,6 +72,7 @@ macro_rules! kinds {
     };
 }
 
+mod bus;
 mod memory;
 mod node;
 mod registry;
@@ -79,6 +80,7 @@ mod retention;
 mod sentinel;
 mod workflow;
 
+pub use bus::BusEvent;
 pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
 pub use registry::RegistryEvent;
@@ -506,66 +508,6 @@ kinds!(TaskEvent {
     Approved => "task.approved",
     Retried => "task.retried",
     Trust => "trust.changed",
-});
-
-/// Messages between agents, and between people and agents. Partition `bus`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum BusEvent {
-    /// An agent is about to get a message.
-    #[serde(rename = "message_received")]
-    Received {
-        /// The envelope's id.
-        message: String,
-        /// Its sender.
-        from: String,
-        /// Its addressee.
-        to: String,
-        /// Its KLP type.
-        kind: String,
-        /// The whole envelope.
-        envelope: Value,
-    },
-    /// An agent said something to others.
-    #[serde(rename = "message_sent")]
-    Sent {
-        /// The envelope's id.
-        message: String,
-        /// Its sender.
-        from: String,
-        /// Its addressee.
-        to: String,
-        /// Its KLP type.
-        kind: String,
-        /// The whole envelope.
-        envelope: Value,
-    },
-    /// Nobody could get it.
-    #[serde(rename = "message.dead_lettered")]
-    DeadLettered {
-        /// The envelope's id.
-        message: String,
-        /// Its sender.
-        from: String,
-        /// Its addressee.
-        to: String,
-        /// Why.
-        reason: String,
-    },
-    /// An agent wants a topic.
-    #[serde(rename = "topic.subscribed")]
-    Subscribed {
-        /// Who.
-        agent: AgentId,
-        /// The pattern.
-        pattern: String,
-    },
-}
-
-kinds!(BusEvent {
-    Received => "message_received",
-    Sent => "message_sent",
-    DeadLettered => "message.dead_lettered",
-    Subscribed => "topic.subscribed",
 });
 
 #[cfg(test)]

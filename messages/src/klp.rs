@@ -28,10 +28,10 @@ pub use decode::{Defaults, decode, decode_line, decode_with};
 pub use encode::NotExpressible;
 pub use error::{ErrorCode, KlpDecodeError};
 pub use payload::{
-    CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind, ClaimReply,
-    Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp, MemoryOpKind,
-    MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate, Subscribe,
-    TaskRequest, TaskResult,
+    Ack, CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind,
+    ClaimReply, Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp,
+    MemoryOpKind, MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate,
+    Subscribe, TaskRequest, TaskResult,
 };
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;
@@ -76,6 +76,8 @@ pub enum MessageType {
     Publish,
     /// Send me what is published on a topic.
     Subscribe,
+    /// What a durable subscription handed out is done, or is not.
+    Ack,
     /// Reads or changes the agent's memory.
     Memory,
     /// Takes or gives back a named resource that only one may have at a time.
@@ -88,7 +90,7 @@ pub enum MessageType {
 
 impl MessageType {
     /// All types, in the order of the documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TaskRequest,
         Self::TaskResult,
         Self::StatusUpdate,
@@ -99,6 +101,7 @@ impl MessageType {
         Self::Message,
         Self::Publish,
         Self::Subscribe,
+        Self::Ack,
         Self::Memory,
         Self::Claim,
         Self::Control,
@@ -118,6 +121,7 @@ impl MessageType {
             Self::Message => "MESSAGE",
             Self::Publish => "PUBLISH",
             Self::Subscribe => "SUBSCRIBE",
+            Self::Ack => "ACK",
             Self::Memory => "MEMORY",
             Self::Claim => "CLAIM",
             Self::Control => "CONTROL",

@@ -10,7 +10,7 @@ import ed25519
 import rsa
 
 TYPES = set("TASK_REQUEST TASK_RESULT STATUS_UPDATE CAPABILITY_QUERY SECURITY_ALERT HANDSHAKE CAPABILITY_REPLY "
-            "MESSAGE PUBLISH SUBSCRIBE MEMORY CLAIM CONTROL ERROR".split())
+            "MESSAGE PUBLISH SUBSCRIBE ACK MEMORY CLAIM CONTROL ERROR".split())
 FIELDS = ("v id type from to task_id in_reply_to intent payload context priority timestamp expires epoch attempt "
           "trace auth").split()
 STANDARD = "from to intent payload context priority auth timestamp messageId".split()

@@ -9,6 +9,7 @@
 mod agents;
 mod backup;
 mod board;
+mod bus;
 mod chaos;
 mod contract;
 mod crash;

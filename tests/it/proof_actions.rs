@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 ///
 /// Types without records change nothing and reach nobody: a question that is answered from what all agents may know, and
 /// an error, which goes to the agent's log.
-const TABLE: [(&str, &[(&str, &str)]); 14] = [
+const TABLE: [(&str, &[(&str, &str)]); 15] = [
     ("HANDSHAKE", &[("handshaken", "")]),
     ("TASK_REQUEST", &[("task.submitted", "child")]),
     ("TASK_RESULT", &[("task.succeeded", "done")]),
@@ -27,6 +27,7 @@ const TABLE: [(&str, &[(&str, &str)]); 14] = [
     ("MESSAGE", &[("message_sent", "to bob")]),
     ("PUBLISH", &[("message_sent", "PUBLISH")]),
     ("SUBSCRIBE", &[("topic.subscribed", "news")]),
+    ("ACK", &[("request.refused", "subscription_not_found")]),
     ("MEMORY", &[("memory.set", "seen")]),
     ("CLAIM", &[("task.claim", "branch:main")]),
     ("CONTROL", &[("request.refused", "unexpected")]),
@@ -48,6 +49,7 @@ while read -r line; do
       echo '{"type":"MESSAGE","task_id":"'$task'","to":"user:bob","payload":"to bob"}'
       echo '{"type":"PUBLISH","task_id":"'$task'","payload":{"topic":"news","data":1}}'
       echo '{"type":"SUBSCRIBE","payload":{"topic":"news"}}'
+      echo '{"type":"ACK","payload":{"subscription":"none","tokens":["1-1"]}}'
       echo '{"type":"MEMORY","id":"m1","task_id":"'$task'","payload":{"op":"set","key":"seen","value":1}}'
       echo '{"type":"CLAIM","id":"k1","task_id":"'$task'","payload":{"op":"acquire","resource":"branch:main","ttlMs":60000}}'
       echo '{"type":"CONTROL","payload":{"verb":"shutdown"}}'

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 96] = [
+const TABLE: [(&str, &str, &str); 109] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -79,6 +79,19 @@ const TABLE: [(&str, &str, &str); 96] = [
     ("GET", "/v1/gates", "voap"),
     ("POST", "/v1/gates/{account}/try", "oa"),
     ("POST", "/v1/messages", "oag"),
+    ("GET", "/v1/messages/{id}/trace", "voap"),
+    ("POST", "/v1/subscriptions", "oag"),
+    ("GET", "/v1/subscriptions", "voap"),
+    ("GET", "/v1/subscriptions/{id}", "voap"),
+    ("DELETE", "/v1/subscriptions/{id}", "oag"),
+    ("POST", "/v1/subscriptions/{id}/pull", "oag"),
+    ("POST", "/v1/subscriptions/{id}/ack", "oag"),
+    ("POST", "/v1/subscriptions/{id}/nack", "oag"),
+    ("POST", "/v1/subscriptions/{id}/extend", "oag"),
+    ("GET", "/v1/bus/routes", "voap"),
+    ("GET", "/v1/bus/dead", "voap"),
+    ("POST", "/v1/bus/dead/{id}/retry", "oa"),
+    ("DELETE", "/v1/bus/dead/{id}", "oa"),
     ("GET", "/v1/audit", "voap"),
     ("GET", "/v1/audit/checkpoint", "voap"),
     ("GET", "/v1/audit/proof", "voap"),

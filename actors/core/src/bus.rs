@@ -10,7 +10,7 @@
 //! | `topic.subscribed` | an agent wants a topic |
 //!
 //! A message of a person to an agent that is up is received at once, without having been held. Topics are not mail:
-//! who is away when something is published does not get it later.
+//! who is away when something is published does not get it later, unless by a durable subscription (`durable.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,7 +22,24 @@ use mesh_messages::events::BusEvent;
 use mesh_messages::task::Priority;
 use mesh_messages::{AgentId, Epoch, Position, RecordHeader, Timestamp};
 
+mod dead;
 mod directory;
+mod durable;
+mod queue;
+mod terms;
+mod topics;
+mod traces;
+
+use dead::DeadLetters;
+use durable::Durables;
+use topics::{Topics, Who};
+use traces::Traces;
+
+pub use dead::{DEAD_BYTES_MAX, DEAD_MAX, DeadRefusal};
+pub use durable::{DURABLE_MAX, HandingOut, Making, OWNED_MAX, Publishing};
+pub use queue::{CAUSES_MAX, Item, Place, QUEUE_BYTES_MAX, Queue};
+pub use terms::TermsRefusal;
+pub use traces::{HOPS_MAX, TRACES_MAX};
 
 pub use directory::{AddressUnknown, AgentEntry, Destination, FOUND_MAX, Presence, Snapshot};
 
@@ -105,6 +122,20 @@ pub struct Seen {
     pub epoch: Option<Epoch>,
     /// Its id.
     pub id: String,
+    /// What more is known of it; absent of one that a snapshot of an earlier version holds.
+    #[serde(default)]
+    pub head: Option<Head>,
+}
+
+/// The head of a message that came before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The first record of it.
+    pub record: Position,
+    /// Its addressee.
+    pub to: String,
+    /// Its KLP type.
+    pub kind: String,
 }
 
 /// Why the bus does not take a message.
@@ -119,6 +150,9 @@ pub enum BusRefusal {
     /// The agent has all the subscriptions that it may have.
     #[error("agent {0} has {SUBSCRIPTIONS_MAX} subscriptions, the most there may be")]
     Subscriptions(AgentId),
+    /// A durable subscription that refuses what it has no room for is full. Try again when its owner has caught up.
+    #[error("subscription {0} is full; try again when its owner has caught up")]
+    QueueFull(String),
 }
 
 /// What becomes of a message.
@@ -145,11 +179,60 @@ pub struct Release {
 
 /// Everything durable about messages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Loaded")]
 pub struct BusState {
     subscriptions: BTreeMap<AgentId, BTreeSet<TopicPattern>>,
     // In the order of arrival.
     held: BTreeMap<AgentId, VecDeque<Held>>,
     recent: VecDeque<Seen>,
+    durable: Durables,
+    dead: DeadLetters,
+    traces: Traces,
+    // Everybody in `subscriptions` and `durable`, by topic.
+    #[serde(skip)]
+    topics: Topics,
+    // Sender and id of everything in `recent`.
+    #[serde(skip)]
+    published: BTreeSet<(String, String)>,
+}
+
+/// What a snapshot holds; those of earlier versions hold less.
+#[derive(Debug, Deserialize)]
+struct Loaded {
+    subscriptions: BTreeMap<AgentId, BTreeSet<TopicPattern>>,
+    held: BTreeMap<AgentId, VecDeque<Held>>,
+    recent: VecDeque<Seen>,
+    #[serde(default)]
+    durable: Durables,
+    #[serde(default)]
+    dead: DeadLetters,
+    #[serde(default)]
+    traces: Traces,
+}
+
+impl From<Loaded> for BusState {
+    fn from(loaded: Loaded) -> Self {
+        let mut topics = Topics::default();
+        for (agent, patterns) in &loaded.subscriptions {
+            for pattern in patterns {
+                topics.insert(pattern, Who::Live(agent.clone()));
+            }
+        }
+        for (id, queue) in &loaded.durable.queues {
+            topics.insert(&queue.terms.topic, Who::Durable(id.clone()));
+        }
+        let key = |seen: &Seen| (seen.from.clone(), seen.id.clone());
+        Self {
+            published: loaded.recent.iter().map(key).collect(),
+            subscriptions: loaded.subscriptions,
+            held: loaded.held,
+            recent: loaded.recent,
+            durable: loaded.durable,
+            dead: loaded.dead,
+            traces: loaded.traces,
+            topics,
+        }
+    }
 }
 
 impl BusState {
@@ -251,13 +334,18 @@ impl BusState {
         topic: &'a TopicPattern,
         publisher: Option<&'a AgentId>,
     ) -> impl Iterator<Item = &'a AgentId> {
-        self.subscriptions
-            .iter()
-            .filter(move |(agent, patterns)| {
-                Some(*agent) != publisher && patterns.iter().any(|pattern| pattern.matches(topic))
-            })
-            .map(|(agent, _)| agent)
-            .take(SUBSCRIBERS_MAX)
+        let live = self.topics.wanting(topic).into_iter();
+        live.filter_map(|who| match who {
+            Who::Live(agent) => Some(agent),
+            Who::Durable(_) => None,
+        })
+        .filter(move |agent| Some(*agent) != publisher)
+        .take(SUBSCRIBERS_MAX)
+    }
+
+    /// Who wants which topics while it is up.
+    pub fn live(&self) -> impl Iterator<Item = (&AgentId, &BTreeSet<TopicPattern>)> {
+        self.subscriptions.iter()
     }
 
     /// What came lately, oldest first.
@@ -267,6 +355,7 @@ impl BusState {
 
     /// Takes an event in.
     pub fn apply(&mut self, header: &RecordHeader, event: &BusEvent) {
+        self.traced(header, event);
         match event {
             BusEvent::Sent {
                 message,
@@ -275,7 +364,10 @@ impl BusState {
                 kind,
                 envelope,
             } => {
-                self.saw(header, message, from, envelope);
+                self.saw(header, (message, from, to, kind), envelope);
+                if let Ok(Address::Topic(topic)) = to.parse() {
+                    self.spread(&topic, header.position, envelope, header.time);
+                }
                 if let (Ok(Address::Agent { id, .. }), Ok(from)) = (to.parse(), from.parse()) {
                     self.held.entry(id).or_default().push_back(Held {
                         message: message.clone(),
@@ -296,19 +388,29 @@ impl BusState {
                 message,
                 from,
                 to,
+                kind,
                 envelope,
-                ..
             } => {
-                self.saw(header, message, from, envelope);
+                self.saw(header, (message, from, to, kind), envelope);
                 self.no_longer_held(message, from, to);
             }
             BusEvent::DeadLettered {
                 message, from, to, ..
             } => {
-                self.no_longer_held(message, from, to);
+                let held = self.no_longer_held(message, from, to);
+                self.keep_dead(header, event, held);
             }
+            BusEvent::Made { terms } => self.made(terms, header.time, header.position),
+            BusEvent::Removed { subscription, .. } => self.removed(subscription),
+            BusEvent::DeadSettled { letters, how } => self.settled_dead(letters, *how),
+            BusEvent::Filled { .. }
+            | BusEvent::HandedOut { .. }
+            | BusEvent::Acked { .. }
+            | BusEvent::Extended { .. }
+            | BusEvent::Returned { .. } => self.applied(event),
             BusEvent::Subscribed { agent, pattern } => {
                 if let Ok(pattern) = pattern.parse() {
+                    self.topics.insert(&pattern, Who::Live(agent.clone()));
                     self.subscriptions
                         .entry(agent.clone())
                         .or_default()
@@ -318,24 +420,27 @@ impl BusState {
         }
     }
 
-    fn no_longer_held(&mut self, message: &str, from: &str, to: &str) {
+    fn no_longer_held(&mut self, message: &str, from: &str, to: &str) -> Option<Held> {
         let (Ok(Address::Agent { id, .. }), Ok(from)) = (to.parse(), from.parse::<Address>())
         else {
-            return;
+            return None;
         };
-        let Some(held) = self.held.get_mut(&id) else {
-            return;
-        };
+        let held = self.held.get_mut(&id)?;
         let ours = |h: &Held| h.message == message && h.from == from;
-        if let Some(place) = held.iter().position(ours) {
-            held.remove(place);
-        }
+        let place = held.iter().position(ours);
+        let taken = place.and_then(|place| held.remove(place));
         if held.is_empty() {
             self.held.remove(&id);
         }
+        taken
     }
 
-    fn saw(&mut self, header: &RecordHeader, id: &str, from: &str, envelope: &Value) {
+    fn saw(
+        &mut self,
+        header: &RecordHeader,
+        (id, from, to, kind): (&str, &str, &str, &str),
+        envelope: &Value,
+    ) {
         // Sent and received are one message, one after the other.
         if self
             .recent
@@ -349,14 +454,22 @@ impl BusState {
         let claimed = claimed
             .and_then(|text| text.parse().ok())
             .unwrap_or_default();
+        self.published.insert((from.to_owned(), id.to_owned()));
         self.recent.push_back(Seen {
             at: header.time.max(claimed),
             from: from.to_owned(),
             epoch: envelope.get("epoch").and_then(Value::as_u64).map(Epoch),
             id: id.to_owned(),
+            head: Some(Head {
+                record: header.position,
+                to: to.to_owned(),
+                kind: kind.to_owned(),
+            }),
         });
-        if self.recent.len() > RECENT_MAX {
-            self.recent.pop_front();
+        if self.recent.len() > RECENT_MAX
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.published.remove(&(oldest.from, oldest.id));
         }
     }
 }
@@ -388,6 +501,7 @@ impl Mail {
             from: self.from.to_string(),
             to: Address::agent(self.to.clone()).to_string(),
             reason: reason.to_owned(),
+            detail: None,
         }
     }
 }

@@ -29,6 +29,7 @@ mod dispatch;
 mod explain;
 mod gates;
 mod index;
+mod load;
 mod lookups;
 mod record;
 mod standing;
@@ -48,6 +49,7 @@ pub use command::{
 };
 pub(crate) use config::below;
 pub use config::{ATTEMPTS_MAX, RETRY_DELAY_MAX, RetryPolicy, TaskConfig};
+pub use load::{AgentLoad, BACKLOG_HIGH, BACKLOG_LOW, Load, Notice, Said};
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
 pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX};

@@ -139,4 +139,6 @@ pub struct Mail {
     pub envelope: Box<Envelope>,
     /// Where a message that says `in_reply_to` goes; without it nobody waits.
     pub reply: Option<tokio::sync::oneshot::Sender<Envelope>>,
+    /// The incarnation that it is for; any that serves when absent.
+    pub epoch: Option<Epoch>,
 }

@@ -46,7 +46,7 @@ pub struct BusHandle {
     pub(super) slot: Slot<Message>,
     pub(super) outside: Outside,
     pub(super) node: NodeSigner,
-    sentinel: SentinelHandle,
+    pub(super) sentinel: SentinelHandle,
     window: Arc<Mutex<ReplayWindow>>,
 }
 
@@ -134,7 +134,7 @@ impl BusHandle {
         let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
             .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
         let envelope = check::sealed(vouched, &self.node.key);
-        route::from_agent(self, agent, envelope).await
+        route::from_agent(self, (agent, epoch), envelope).await
     }
 
     /// An agent is up: what was held for it is brought to it. To be told on every start of an instance, and when a

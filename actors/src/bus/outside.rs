@@ -13,7 +13,7 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskSpec;
-use mesh_messages::{AgentId, TaskId};
+use mesh_messages::{AgentId, Epoch, TaskId};
 
 /// Says who there is.
 pub trait Directory: Send + Sync + Debug + 'static {
@@ -44,6 +44,15 @@ pub trait Delivery: Send + Sync + Debug + 'static {
         envelope: Envelope,
         reply: Option<oneshot::Sender<Envelope>>,
     ) -> Result<(), NoRoute>;
+
+    /// The incarnations of an agent that take messages now. Never waits.
+    fn incarnations(&self, agent: &AgentId) -> Vec<Epoch>;
+
+    /// Hands a message to one incarnation of an agent and to no other. Never waits.
+    ///
+    /// # Errors
+    /// [`NoRoute`]; the message was not handed over.
+    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute>;
 }
 
 /// A task that came as a message.

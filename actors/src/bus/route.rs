@@ -5,7 +5,8 @@
 //! | `TASK_REQUEST` | becomes a task, answered by `TASK_RESULT` | (a delegation; its session has it) |
 //! | `MESSAGE`, `STATUS_UPDATE` | to the agent, the topic or the person addressed | the same |
 //! | `PUBLISH` | to whoever subscribed to its topic | the same |
-//! | `SUBSCRIBE` | only with an agent's token | for the agent |
+//! | `SUBSCRIBE` | only with an agent's token, and not `durable` | for the agent |
+//! | `ACK` | (`POST /v1/subscriptions/{id}/ack`) | settles what its durable subscriptions handed out |
 //! | `CAPABILITY_QUERY` | answered by `CAPABILITY_REPLY`, whatever the address | the same |
 //! | `SECURITY_ALERT` | journalled, and heard by the health checks, whatever the address | the same |
 //! | others | refused: they belong to an agent's own channel | refused |
@@ -16,13 +17,14 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{AddressUnknown, Destination, Mail, Snapshot};
-use mesh_messages::AgentId;
 use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::bus::RESERVED_TOPICS;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{
     CapabilityQuery, Envelope, ErrorCode, MessageType, Publish, SecurityAlert, Subscribe,
 };
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
 use super::check::{refusal, unreadable};
@@ -31,7 +33,7 @@ use crate::clock;
 use crate::partition::Cause;
 
 /// How long the actor may take to journal a message: a restart of it and a slow disk fit in.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long the sender of a message waits for the agent's answer, when it does not say; then it gets a receipt. Most
 /// messages are not answered at all, so it is short.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -54,7 +56,12 @@ pub(super) async fn route(
                 let detail = "only agents subscribe; others read GET /v1/events";
                 refusal(ErrorCode::Unexpected, "type", detail)
             })?;
-            subscribe(bus, &subscriber, &envelope).await?;
+            let wanted: Subscribe = envelope.payload_as().map_err(unreadable)?;
+            if wanted.durable {
+                let detail = "a durable subscription is made by POST /v1/subscriptions";
+                return Err(refusal(ErrorCode::Unexpected, "payload.durable", detail));
+            }
+            subscribe(bus, &subscriber, wanted).await?;
             Ok(asked.receipt("recorded", Value::Null))
         }
         MessageType::CapabilityQuery => Ok(Answer::Reply(Box::new(query(bus, &envelope)?))),
@@ -63,6 +70,7 @@ pub(super) async fn route(
         | MessageType::Handshake
         | MessageType::Memory
         | MessageType::Claim
+        | MessageType::Ack
         | MessageType::Control
         | MessageType::Error => Err(misplaced(envelope.kind)),
     }
@@ -71,7 +79,7 @@ pub(super) async fn route(
 /// Acts upon a line of an agent.
 pub(super) async fn from_agent(
     bus: &BusHandle,
-    agent: &AgentId,
+    (agent, epoch): (&AgentId, Epoch),
     envelope: Envelope,
 ) -> Result<Option<Envelope>, Problem> {
     let by = format!("agent:{agent}");
@@ -84,7 +92,19 @@ pub(super) async fn from_agent(
             // Nothing waits here: an answer is a message of its own, to the agent.
             tell(bus, &by, envelope, &asked).await.map(|_receipt| None)
         }
-        MessageType::Subscribe => subscribe(bus, agent, &envelope).await.map(|()| None),
+        MessageType::Subscribe => {
+            let asked: Subscribe = envelope.payload_as().map_err(unreadable)?;
+            if asked.durable {
+                bus.subscribe_durably(agent, asked).await?;
+            } else {
+                subscribe(bus, agent, asked).await?;
+            }
+            Ok(None)
+        }
+        MessageType::Ack => bus
+            .acknowledge((agent, epoch), &envelope)
+            .await
+            .map(|()| None),
         MessageType::CapabilityQuery => query(bus, &envelope).map(Some),
         MessageType::TaskRequest
         | MessageType::TaskResult
@@ -205,10 +225,17 @@ async fn publish(
         let detail = format!("{topic} is a pattern; one publishes to one topic");
         return Err(refusal(ErrorCode::InvalidField, "to", detail));
     }
+    if RESERVED_TOPICS.contains(&topic.as_str()) {
+        let detail = format!("{topic} is meshd's own; nobody else publishes there");
+        return Err(refusal(ErrorCode::NotAllowed, "to", detail));
+    }
     let publisher = agent_of(&envelope.from);
+    // Without one of its own, the id is that of the content, and the same content is published again and again.
+    let named = !envelope.id.starts_with("klp-");
     let publication = Box::new(Publication {
         topic,
         publisher,
+        named,
         envelope,
     });
     let by = Cause::by(by);
@@ -223,8 +250,8 @@ async fn publish(
     Ok(asked.receipt("published", json!({"receivers": receivers})))
 }
 
-async fn subscribe(bus: &BusHandle, agent: &AgentId, envelope: &Envelope) -> Result<(), Problem> {
-    let Subscribe { topic: pattern } = envelope.payload_as().map_err(unreadable)?;
+async fn subscribe(bus: &BusHandle, agent: &AgentId, asked: Subscribe) -> Result<(), Problem> {
+    let pattern = plain(asked)?;
     let by = Cause::by(format!("agent:{agent}"));
     let agent = agent.clone();
     bus.slot
@@ -235,6 +262,29 @@ async fn subscribe(bus: &BusHandle, agent: &AgentId, envelope: &Envelope) -> Res
             reply,
         })
         .await?
+}
+
+/// The topic of a subscription that is not durable, and says nothing that only a durable one can.
+fn plain(asked: Subscribe) -> Result<TopicPattern, Problem> {
+    let surplus = [
+        ("name", asked.name.is_some()),
+        ("from", asked.from.is_some()),
+        ("ackTimeoutMs", asked.ack_timeout_ms.is_some()),
+        ("maxUnacked", asked.max_unacked.is_some()),
+        ("maxDeliver", asked.max_deliver.is_some()),
+        ("maxQueue", asked.max_queue.is_some()),
+    ];
+    match surplus.into_iter().find(|(_, said)| *said) {
+        None => Ok(asked.topic),
+        Some((field, _)) => {
+            let detail = format!("{field} makes sense with durable alone");
+            Err(refusal(
+                ErrorCode::InvalidPayload,
+                &format!("payload.{field}"),
+                detail,
+            ))
+        }
+    }
 }
 
 fn query(bus: &BusHandle, envelope: &Envelope) -> Result<Envelope, Problem> {
@@ -269,6 +319,7 @@ pub(super) async fn find(
         from: envelope.from.to_string(),
         to: envelope.to.to_string(),
         reason: reason.to_owned(),
+        detail: None,
     };
     // The sender is told either way; the record is for everybody else.
     if let Err(problem) = record(bus, by, dead).await {

@@ -5,19 +5,20 @@ use std::time::Duration;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 
-use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence};
-use mesh_messages::AgentId;
+use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::bus::Pulled;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::{AgentId, Position};
 
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
 use crate::partition::{Cause, Entry, Led};
 
 /// When mail that an agent could not take although it was up is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 impl State {
     pub(super) async fn post(
@@ -68,17 +69,42 @@ impl State {
         &mut self,
         publication: Publication,
         by: &Cause,
-        reply: Reply<usize>,
+        reply: Option<Reply<usize>>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
-            answer_to(reply, Err(problem));
+            if let Some(reply) = reply {
+                answer_to(reply, Err(problem));
+            }
             return Ok(());
         }
         let Publication {
             topic,
             publisher,
+            named,
             envelope,
         } = publication;
+        let state = self.partition.state();
+        let whole = envelope.to_value();
+        let sent = (&envelope.from, &*envelope.id, named);
+        let pushed_out = match state.publish(&topic, sent, &whole) {
+            Publishing::Accept(pushed_out) => pushed_out,
+            Publishing::Known => {
+                let effect = Effect::Published {
+                    envelope: Box::new(envelope),
+                    to: Vec::new(),
+                    durable: 0,
+                    reply,
+                };
+                return self.commit(Vec::new(), by, vec![effect]).await;
+            }
+            Publishing::Refuse(refusal) => {
+                if let Some(reply) = reply {
+                    answer_to(reply, Err(refused(&refusal)));
+                }
+                return Ok(());
+            }
+        };
+        let durable = state.durable_receivers(&topic);
         let up = |agent: &&AgentId| self.presence(agent) == Presence::Up;
         let wanted = self
             .partition
@@ -90,7 +116,7 @@ impl State {
             from: envelope.from.to_string(),
             to: Address::Topic(topic).to_string(),
             kind: envelope.kind.name().to_owned(),
-            envelope: envelope.to_value(),
+            envelope: whole,
         };
         let received = to.iter().map(|agent| BusEvent::Received {
             message: envelope.id.clone(),
@@ -100,10 +126,12 @@ impl State {
             // Once is enough: what was sent stands before it.
             envelope: serde_json::Value::Null,
         });
-        let events = std::iter::once(sent).chain(received).collect();
+        let first = std::iter::once(sent).chain(pushed_out);
+        let events = first.chain(received).collect();
         let effect = Effect::Published {
             envelope: Box::new(envelope),
             to,
+            durable,
             reply,
         };
         self.commit(events, by, vec![effect]).await
@@ -182,12 +210,21 @@ impl State {
         by: &Cause,
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
-        let entry = |(index, event)| Entry {
+        let entry = |(index, event): (usize, BusEvent)| Entry {
             agent: concerned(&event),
-            event,
             task: None,
-            // Who receives does so because it was sent.
-            led: Led::in_turn(index),
+            led: match origin_of(&event).filter(|_| by.cause.is_none()) {
+                Some(cause) => Led {
+                    by: Some(Cause {
+                        cause: Some(cause),
+                        ..by.clone()
+                    }),
+                    after: None,
+                },
+                // Who receives does so because it was sent.
+                None => Led::in_turn(index),
+            },
+            event,
         };
         let entries = events.into_iter().enumerate().map(entry).collect();
         self.partition.commit(entries, by, effects).await?;
@@ -231,6 +268,7 @@ impl State {
                 Effect::Published {
                     envelope,
                     to,
+                    durable,
                     reply,
                 } => {
                     let outside = &self.handle.outside;
@@ -243,7 +281,24 @@ impl State {
                                 .is_ok()
                         })
                         .count();
-                    answer_to(reply, Ok(reached));
+                    if let Some(reply) = reply {
+                        answer_to(reply, Ok(reached + durable));
+                    }
+                }
+                Effect::Made {
+                    subscription,
+                    known,
+                    reply,
+                } => self.answer_made(&subscription, known, reply),
+                Effect::Settled { outcome, reply } => answer_to(reply, Ok(outcome)),
+                Effect::Pulled { messages, reply } => answer_to(reply, Ok(Pulled { messages })),
+                Effect::Brought {
+                    subscription,
+                    agent,
+                    epoch,
+                    messages,
+                } => {
+                    self.bring((&subscription, &agent, epoch), messages).await?;
                 }
                 Effect::Done { reply } => answer_to(reply, Ok(())),
             }
@@ -301,14 +356,42 @@ fn led_by(origin: Origin) -> Cause {
     }
 }
 
+/// The publication that a record of a durable subscription follows from, when nobody asked for it.
+fn origin_of(event: &BusEvent) -> Option<Position> {
+    match event {
+        BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
+        BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
+        BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
+        _ => None,
+    }
+}
+
 /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
 fn concerned(event: &BusEvent) -> Option<AgentId> {
     let address = match event {
         BusEvent::Sent { from, .. } => from,
+        BusEvent::DeadLettered {
+            detail: Some(detail),
+            ..
+        } => return owner_of(&detail.subscription),
         BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
         BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
+        BusEvent::Made { terms } => return owner_of(&terms.id),
+        BusEvent::Removed { subscription, .. }
+        | BusEvent::Filled { subscription, .. }
+        | BusEvent::HandedOut { subscription, .. }
+        | BusEvent::Acked { subscription, .. }
+        | BusEvent::Extended { subscription, .. }
+        | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
+        BusEvent::DeadSettled { .. } => return None,
     };
     address.parse().ok().as_ref().and_then(agent_of)
+}
+
+/// The agent whose durable subscription it is.
+fn owner_of(subscription: &str) -> Option<AgentId> {
+    let (id, _name) = subscription.strip_prefix("agent:")?.split_once(':')?;
+    AgentId::new(id).ok()
 }
 
 /// The agent that an address names by its own id.
@@ -337,6 +420,7 @@ fn refused(refusal: &BusRefusal) -> Problem {
     match refusal {
         BusRefusal::MailboxFull(_) => Problem::unavailable("mailbox_full", detail),
         BusRefusal::Gone(_) => Problem::new(ProblemKind::Conflict, "agent_terminated", detail),
+        BusRefusal::QueueFull(_) => Problem::unavailable("queue_full", detail),
         BusRefusal::Subscriptions(_) => {
             Problem::new(ProblemKind::Conflict, "too_many_subscriptions", detail)
         }

@@ -27,6 +27,8 @@ struct World {
     snapshot: Mutex<Arc<Snapshot>>,
     delivered: Mutex<Vec<(String, Envelope)>>,
     unreachable: Mutex<bool>,
+    /// How often agents were restarted.
+    epoch: Mutex<u64>,
     /// Agents that answer every message with this payload.
     answers: Mutex<BTreeMap<String, Value>>,
     /// Whether agents keep what they could answer by, and do not.
@@ -51,6 +53,20 @@ impl Directory for World {
 }
 
 impl Delivery for World {
+    fn incarnations(&self, agent: &AgentId) -> Vec<Epoch> {
+        let up = self.presence(agent) == Presence::Up && !*self.unreachable.lock().unwrap();
+        let epoch = *self.epoch.lock().unwrap();
+        up.then_some(Epoch(epoch + 1)).into_iter().collect()
+    }
+
+    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute> {
+        if self.incarnations(agent).contains(&epoch) {
+            self.deliver(agent, envelope, None)
+        } else {
+            Err(NoRoute)
+        }
+    }
+
     fn deliver(
         &self,
         agent: &AgentId,
@@ -763,6 +779,7 @@ async fn queries_are_answered_alerts_are_heard_and_the_rest_is_misplaced() {
         "ERROR",
         "CAPABILITY_REPLY",
         "SUBSCRIBE",
+        "ACK",
     ] {
         let problem = fixture.send(of(kind, json!({}))).await.unwrap_err();
         assert_eq!(

@@ -218,6 +218,9 @@ impl Services for MeshServices {
     fn instance_down(&self, key: InstanceKey, failure: Failure, record: Option<Position>) {
         let (agent, instance, epoch) = &key;
         self.sentinel.revoke_session(agent, *epoch);
+        if let Some(bus) = self.bus.get() {
+            bus.instance_down(agent);
+        }
         if failure.class == FailureClass::Lost {
             tracing::info!(%agent, %instance, %epoch, reason = failure.message, "instance ended");
         } else {
@@ -354,11 +357,34 @@ impl bus::Delivery for BusOutside {
         let mail = Mail {
             envelope: Box::new(envelope),
             reply,
+            epoch: None,
         };
         entry
             .slot
             .cast(AgentMessage::Mail(mail))
             .map_err(|_| NoRoute)
+    }
+
+    fn incarnations(&self, agent: &AgentId) -> Vec<Epoch> {
+        let Some(entry) = self.ctx.directory.get(agent.as_str()) else {
+            return Vec::new();
+        };
+        let state = entry.state();
+        if presence(&state) != Presence::Up {
+            return Vec::new();
+        }
+        state.ready().map(|(_, instance)| instance.epoch).collect()
+    }
+
+    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute> {
+        let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
+        let mail = Mail {
+            envelope: Box::new(envelope),
+            reply: None,
+            epoch: Some(epoch),
+        };
+        let told = entry.slot.cast(AgentMessage::Mail(mail));
+        told.map_err(|_| NoRoute)
     }
 }
 

@@ -13,6 +13,10 @@ pub enum Action {
     InboxAnswer,
     /// Send messages.
     MessageSend,
+    /// Have durable subscriptions of one's own, and take what they hold.
+    MessageReceive,
+    /// Put dead letters back, or give them up.
+    BusControl,
     /// Register agents and versions.
     AgentRegister,
     /// Start, stop, restart, pause, resume, scale.
@@ -49,6 +53,8 @@ impl Action {
             Self::TaskControl => "task.control",
             Self::InboxAnswer => "inbox.answer",
             Self::MessageSend => "message.send",
+            Self::MessageReceive => "message.receive",
+            Self::BusControl => "bus.control",
             Self::AgentRegister => "agent.register",
             Self::AgentControl => "agent.control",
             Self::AgentGovern => "agent.govern",

@@ -19,6 +19,7 @@ impl Shell {
                 Released::Taken(reply) => {
                     let _reporter_gone = reply.send(());
                 }
+                Released::Created(created) => self.args.handle.note_created(created),
                 Released::Views(views, reply) => {
                     let _caller_gone = reply.send(views);
                 }

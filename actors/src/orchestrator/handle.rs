@@ -16,6 +16,7 @@ use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec
 use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
 
+use super::load::Listeners;
 use super::waiters::{EndWatch, Waiters};
 use super::{Message, attempt_ref};
 use crate::agents::delivery::AttemptNews;
@@ -38,6 +39,7 @@ pub struct OrchestratorHandle {
     waiters: Arc<Waiters>,
     // Only of attempts that are under way, so it is as bounded as they are.
     progress: Arc<Mutex<BTreeMap<TaskId, Option<Progress>>>>,
+    pub(super) created: Listeners,
 }
 
 impl Default for OrchestratorHandle {
@@ -46,6 +48,7 @@ impl Default for OrchestratorHandle {
             slot: Slot::new("orchestrator"),
             waiters: Arc::default(),
             progress: Arc::default(),
+            created: Listeners::default(),
         }
     }
 }

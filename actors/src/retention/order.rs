@@ -12,6 +12,7 @@ use serde_json::Value;
 use mesh_actors_core::projection::{self, EndedRow, ProjectFailure, TaskFilter};
 use mesh_actors_core::retention::BATCH_MAX;
 use mesh_messages::address::Address;
+use mesh_messages::bus::PastMessage;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport, REASON_MAX};
 use mesh_messages::events::{BusEvent, RetentionEvent, partition};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -370,6 +371,22 @@ fn names_of(subject: &Address) -> BTreeSet<String> {
     names
 }
 
+/// A record by which publications of the past were put into a queue holds copies of them.
+fn filled_with(
+    messages: &[PastMessage],
+    names: &BTreeSet<String>,
+    record: Position,
+    plan: &mut Plan,
+) {
+    let meant = |past: &PastMessage| {
+        let from = past.envelope.get("from").and_then(Value::as_str);
+        from.is_some_and(|from| names.contains(from))
+    };
+    if messages.iter().any(meant) {
+        plan.messages.push(record);
+    }
+}
+
 /// The records of messages that are meant: old enough, and, where they were to reach an agent, no longer on their way.
 fn messages_of(
     store: &OpenStore,
@@ -407,7 +424,19 @@ fn messages_of(
             BusEvent::DeadLettered {
                 message, from, to, ..
             } => (message, from, to, None),
-            BusEvent::Subscribed { .. } => continue,
+            BusEvent::Filled { messages, .. } => {
+                filled_with(messages, &names, record.header.position, plan);
+                continue;
+            }
+            // These hold no content.
+            BusEvent::Subscribed { .. }
+            | BusEvent::Made { .. }
+            | BusEvent::Removed { .. }
+            | BusEvent::HandedOut { .. }
+            | BusEvent::Acked { .. }
+            | BusEvent::Extended { .. }
+            | BusEvent::Returned { .. }
+            | BusEvent::DeadSettled { .. } => continue,
         };
         let task = envelope
             .and_then(|e| e.get("task_id"))

@@ -7,6 +7,8 @@
 //! | `task.control` | | ✓ | ✓ | | |
 //! | `inbox.answer` | | ✓ | ✓ | | |
 //! | `message.send` | | ✓ | ✓ | ✓ | |
+//! | `message.receive` | | ✓ | ✓ | ✓ | |
+//! | `bus.control` | | ✓ | ✓ | | |
 //! | `agent.register` | | | ✓ | | ✓ |
 //! | `agent.control` | | ✓ | ✓ | | |
 //! | `agent.govern` | | | ✓ | | |
@@ -41,8 +43,10 @@ pub const fn permits(role: Role, action: Action) -> bool {
     use Role::{Admin, Agent, Operator, Publisher, Viewer};
     match action {
         Action::Read => matches!(role, Viewer | Operator | Admin | Publisher),
-        Action::TaskSubmit | Action::MessageSend => matches!(role, Operator | Admin | Agent),
-        Action::TaskControl | Action::InboxAnswer | Action::AgentControl => {
+        Action::TaskSubmit | Action::MessageSend | Action::MessageReceive => {
+            matches!(role, Operator | Admin | Agent)
+        }
+        Action::TaskControl | Action::InboxAnswer | Action::BusControl | Action::AgentControl => {
             matches!(role, Operator | Admin)
         }
         Action::AgentRegister => matches!(role, Admin | Publisher),
@@ -104,12 +108,14 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 17] = [
+    const TABLE: [(Action, [bool; 5]); 19] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
         (Action::InboxAnswer, [false, true, true, false, false]),
         (Action::MessageSend, [false, true, true, true, false]),
+        (Action::MessageReceive, [false, true, true, true, false]),
+        (Action::BusControl, [false, true, true, false, false]),
         (Action::AgentRegister, [false, false, true, false, true]),
         (Action::AgentControl, [false, true, true, false, false]),
         (Action::AgentGovern, [false, false, true, false, false]),

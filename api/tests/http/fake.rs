@@ -9,6 +9,10 @@ use async_trait::async_trait;
 use mesh_actors::operations::*;
 use mesh_messages::address::Address;
 use mesh_messages::agent::*;
+use mesh_messages::bus::{
+    AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, MessageTrace, Pulled, Route,
+    SubscriptionOrder, SubscriptionView,
+};
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
@@ -200,6 +204,76 @@ impl TrustOperations for Fake {
         self.note(format!("reset_trust {} {id} {}", caller.name, reset.reason));
         self.agent_trust(id).await
     }
+}
+
+#[async_trait]
+impl BusOperations for Fake {
+    async fn make_subscription(
+        &self,
+        _: &Caller,
+        _: SubscriptionOrder,
+    ) -> Result<(SubscriptionView, bool), Problem> {
+        Err(Problem::unavailable("shutting_down", "no bus here"))
+    }
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionView>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn subscription(&self, _: &Caller, id: &str) -> Result<SubscriptionView, Problem> {
+        Err(no_subscription(id))
+    }
+    async fn remove_subscription(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        Err(no_subscription(id))
+    }
+    async fn pull(
+        &self,
+        _: &Caller,
+        id: &str,
+        most: usize,
+        wait: Duration,
+    ) -> Result<Pulled, Problem> {
+        self.note(format!("pull {id} {most} {wait:?}"));
+        Ok(Pulled {
+            messages: Vec::new(),
+        })
+    }
+    async fn settle_deliveries(
+        &self,
+        _: &Caller,
+        id: &str,
+        op: AckOp,
+        order: AckOrder,
+    ) -> Result<AckOutcome, Problem> {
+        self.note(format!("settle {id} {op:?} {}", order.tokens.join(" ")));
+        Ok(AckOutcome::default())
+    }
+    async fn routes(&self) -> Result<Vec<Route>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn settle_dead(
+        &self,
+        _: &Caller,
+        id: Position,
+        how: DeadSettlement,
+    ) -> Result<(), Problem> {
+        self.note(format!("settle_dead {id} {how:?}"));
+        Ok(())
+    }
+    async fn message_trace(&self, id: &str) -> Result<MessageTrace, Problem> {
+        let detail = format!("message {id} is not traced");
+        Err(Problem::new(
+            ProblemKind::NotFound,
+            "message_not_traced",
+            detail,
+        ))
+    }
+}
+
+fn no_subscription(id: &str) -> Problem {
+    let detail = format!("there is no subscription {id}");
+    Problem::new(ProblemKind::NotFound, "subscription_not_found", detail)
 }
 
 #[async_trait]

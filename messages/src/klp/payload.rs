@@ -11,6 +11,7 @@ use super::error::{ErrorCode, KlpDecodeError};
 use super::{Envelope, KEY_BYTES_MAX};
 use crate::address::TopicPattern;
 use crate::agent::HealthLevel;
+use crate::bus::{AckOp, SubscribeFrom};
 use crate::failure::Severity;
 use crate::identity::{DidKey, SignatureText};
 use crate::ids::{AgentId, Epoch, InstanceNo};
@@ -346,12 +347,53 @@ pub struct Publish {
     pub data: Value,
 }
 
-/// `SUBSCRIBE`.
+/// `SUBSCRIBE`. Everything but the topic is for a durable subscription, and makes sense with `durable` alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subscribe {
     /// The topic, `*` standing for one segment and a last `>` for the rest.
     pub topic: TopicPattern,
+    /// Whether it is to outlive the agent's incarnations: each message comes until it is acknowledged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub durable: bool,
+    /// The durable subscription's name, unique among the agent's; the topic's text when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it begins; `now` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<SubscribeFrom>,
+    /// How long the agent has to acknowledge, in milliseconds; 30 s when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_timeout_ms: Option<u64>,
+    /// Messages that the agent has in hand at once; 64 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unacked: Option<u32>,
+    /// How often a message comes before it is a dead letter; 5 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_deliver: Option<u32>,
+    /// Messages that wait for the agent; 1000 when absent. Beyond, the oldest is a dead letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queue: Option<u32>,
+}
+
+/// `ACK` of an agent: what becomes of messages that a durable subscription handed out to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ack {
+    /// What to do; `ack` when absent.
+    #[serde(default)]
+    pub op: AckOp,
+    /// The name of the subscription, as `context.delivery.subscription` has it.
+    pub subscription: String,
+    /// The tokens of the deliveries, as `context.delivery.token` has them, at most 64.
+    pub tokens: Vec<String>,
+    /// Of `nack`: when they are to come again, in milliseconds; at once when absent. Of `extend`: how much longer they
+    /// take from now on; once more the subscription's time when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Of `nack`: why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// `ERROR`.

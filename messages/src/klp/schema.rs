@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::payload::{
-    CapabilityQuery, CapabilityReply, ClaimOp, ClaimReply, Control, Handshake, HandshakeReply,
+    Ack, CapabilityQuery, CapabilityReply, ClaimOp, ClaimReply, Control, Handshake, HandshakeReply,
     KlpError, MemoryOp, MemoryReply, Publish, SecurityAlert, StatusUpdate, Subscribe, TaskRequest,
     TaskResult,
 };
@@ -36,6 +36,7 @@ fn build() -> Value {
         "CLAIM": [generator.subschema_for::<ClaimOp>(), generator.subschema_for::<ClaimReply>()],
         "PUBLISH": [generator.subschema_for::<Publish>()],
         "SUBSCRIBE": [generator.subschema_for::<Subscribe>()],
+        "ACK": [generator.subschema_for::<Ack>()],
         "CONTROL": [generator.subschema_for::<Control>()],
         "ERROR": [generator.subschema_for::<KlpError>()],
         "MESSAGE": [true],

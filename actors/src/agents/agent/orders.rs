@@ -112,7 +112,8 @@ impl AgentShell {
                 self.internal(AgentCommand::Refund { failures }).await
             }
             AgentMessage::Mail(mail) => {
-                let ready = self.partition.state().ready().map(|(_, i)| i.epoch).next();
+                let mut ready = self.partition.state().ready().map(|(_, i)| i.epoch);
+                let ready = ready.find(|epoch| mail.epoch.is_none_or(|meant| meant == *epoch));
                 if let Some(epoch) = ready {
                     self.tell(epoch, InstanceMessage::Mail(mail));
                 }

@@ -100,6 +100,7 @@ impl Session {
             MessageType::Message
             | MessageType::Publish
             | MessageType::Subscribe
+            | MessageType::Ack
             | MessageType::CapabilityQuery
             | MessageType::SecurityAlert => Ok(self.pass_on(envelope)),
             MessageType::Error => {

@@ -1,0 +1,29 @@
+//! What waits until the journal has what led to it.
+
+use ractor::RpcReplyPort;
+
+use mesh_actors_core::task::{Answer, Effect};
+use mesh_messages::claim::Claim;
+use mesh_messages::gate::ProviderGate;
+use mesh_messages::task::{Task, TaskExplanation};
+use mesh_messages::trust::AgentTrust;
+
+use super::Reply;
+use super::load::Created;
+
+/// What is released when the journal has it.
+#[derive(Debug)]
+pub(super) enum Released {
+    Effect(Box<Effect>),
+    Answer(Answer, Reply),
+    Taken(RpcReplyPort<()>),
+    Created(Vec<Created>),
+    Views(Vec<Option<Task>>, RpcReplyPort<Vec<Option<Task>>>),
+    Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
+    Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
+    Gates(Vec<ProviderGate>, RpcReplyPort<Vec<ProviderGate>>),
+    Why(
+        Option<Box<TaskExplanation>>,
+        RpcReplyPort<Option<TaskExplanation>>,
+    ),
+}
