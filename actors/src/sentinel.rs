@@ -21,6 +21,7 @@ use crate::store::{JournalNews, StoreCell, follow};
 mod admin;
 mod door;
 mod handle;
+mod judge;
 mod keys;
 mod matrix;
 mod refusals;
@@ -30,6 +31,7 @@ mod token;
 pub use admin::{AdminTokenError, TOKEN_FILE};
 pub use governor::Quota;
 pub use handle::SentinelHandle;
+pub use judge::Facts;
 pub use matrix::{OwnersAct, owner_permits, permits};
 
 use state::{answer, not_found};

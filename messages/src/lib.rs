@@ -2,6 +2,7 @@
 //!
 //! Data only. No clock, no randomness, no I/O, no async; whatever crosses from one crate to another is a type of this one.
 
+pub mod access;
 pub mod address;
 pub mod agent;
 pub mod chaos;

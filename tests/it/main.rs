@@ -6,6 +6,7 @@
     reason = "helpers of tests fail the test that calls them"
 )]
 
+mod access_rules;
 mod agents;
 mod backup;
 mod board;

@@ -8,6 +8,7 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest,
 };
+use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
 
 use super::delivery::AttemptNews;
@@ -33,6 +34,22 @@ pub struct Delegation {
     pub task: TaskRequest,
     /// The last agent to be asked.
     pub avoid: Option<AgentId>,
+}
+
+impl Delegation {
+    /// The task that it asks for.
+    pub fn spec(&self) -> TaskSpec {
+        TaskSpec {
+            kind: self.task.action.clone(),
+            requirements: self.task.requirements.clone(),
+            input: self.task.input.clone(),
+            deadline_ms: self.task.deadline_ms,
+            timeout_ms: self.task.timeout_ms,
+            avoid: self.avoid.clone(),
+            approval: self.task.approval.clone(),
+            ..TaskSpec::default()
+        }
+    }
 }
 
 /// What an agent asks of a named resource.

@@ -107,12 +107,13 @@ impl BusHandle {
             .inspect_err(|problem| self.note_refusal(caller, &claimed, problem))?;
         self.admit(&vouched, now)?;
         if vouched.envelope.kind == MessageType::TaskRequest {
-            // A task is a task, whichever way it comes.
-            self.sentinel.decide(caller, Action::TaskSubmit, PATH)?;
+            // A task is a task, whichever way it comes. What it is, is known when its address is.
+            self.sentinel
+                .decide_later(caller, Action::TaskSubmit, PATH)?;
         }
         let asked = Asked::new(&vouched.envelope, now, wait);
         let envelope = check::sealed(vouched, &self.node.key);
-        let answer = route::route(self, &caller.name, envelope, &asked).await?;
+        let answer = route::route(self, caller, envelope, &asked).await?;
         Ok(asked.in_its_form(answer))
     }
 

@@ -184,6 +184,7 @@ impl Operations for Mesh {
         caller: &Caller,
         specs: Vec<TaskSpec>,
     ) -> Result<SubmitOutcome, Problem> {
+        self.may_submit(caller, &specs)?;
         self.may_check(caller, &specs).await?;
         let (receipts, replayed) = self.orchestrator.submit(&caller.name, specs).await?;
         Ok(SubmitOutcome { receipts, replayed })

@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
+use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::{EgressDenial, SentinelEvent};
@@ -28,13 +29,14 @@ use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::memory::MemoryHandle;
-use crate::operations::Action;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
 /// What a line of an agent is called in the audit, when it is refused.
 const LINE: &str = "klp.line";
+/// What a posted message that becomes a task is called there.
+const MESSAGES: &str = "/v1/messages";
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
 const UPGRADES_KEPT: usize = 256;
 
@@ -137,7 +139,8 @@ impl Services for MeshServices {
         let attempt = delegation.attempt;
         let caller = bus::agent_as_caller(&delegation.agent);
         let resource = format!("/v1/tasks/{}", delegation.parent);
-        let decided = self.sentinel.decide(&caller, Action::TaskSubmit, &resource);
+        let facts = TaskFacts::of(&delegation.spec());
+        let decided = self.sentinel.may_submit(&caller, &resource, vec![facts]);
         decided.map_err(klp_error)?;
         self.orchestrator
             .delegate(key, delegation, attempt)
@@ -367,7 +370,12 @@ impl bus::TaskGateway for BusOutside {
     async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
         let mut spec = order.spec;
         spec.agent = order.only;
-        let (receipts, _) = self.orchestrator.submit(&order.by, vec![spec]).await?;
+        let facts = vec![TaskFacts::of(&spec)];
+        self.sentinel.may_submit(&order.caller, MESSAGES, facts)?;
+        let (receipts, _) = self
+            .orchestrator
+            .submit(&order.caller.name, vec![spec])
+            .await?;
         let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
             return Err(Problem::internal("a submission without a receipt"));
         };

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
 use mesh_messages::{AgentId, Epoch, Position};
 
 use super::door::{Door, count};
 use super::state::no_randomness;
-use super::{Message, SentinelSettings, permits};
+use super::{Message, SentinelSettings};
 use crate::clock;
-use crate::operations::Action;
 use crate::partition::Cause;
 use crate::slot::Slot;
 
@@ -37,6 +38,7 @@ pub struct SentinelHandle {
     pub(super) slot: Slot<Message>,
     pub(super) door: Arc<Door>,
     pub(super) audit_all_actions: bool,
+    pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
 }
 
 impl SentinelHandle {
@@ -47,7 +49,14 @@ impl SentinelHandle {
             slot: Slot::new("sentinel"),
             door: Arc::new(Door::new(settings.requests)),
             audit_all_actions: settings.audit_all_actions,
+            policy: Arc::default(),
         }
+    }
+
+    /// The same, which goes by the operator's rules on access, too, as they are from time to time.
+    #[must_use]
+    pub fn with_policy(self, policy: Arc<ArcSwap<PolicyDocument>>) -> Self {
+        Self { policy, ..self }
     }
 
     /// Whether it runs.
@@ -95,68 +104,22 @@ impl SentinelHandle {
         ))
     }
 
-    /// Whether the caller may do this: charges its rate, asks the [matrix](permits), audits.
-    ///
-    /// # Errors
-    /// `rate_limited`, `forbidden`, or that the audit cannot be written.
-    pub async fn authorize(
-        &self,
-        caller: &Caller,
-        action: Action,
-        resource: &str,
-    ) -> Result<(), Problem> {
-        let nobody = std::future::ready(false);
-        self.authorize_owner(caller, action, resource, nobody).await
-    }
-
-    /// The same where the caller may own what this is about: `owns` is asked only when the role alone does not suffice,
-    /// and only of callers within their rate.
-    ///
-    /// # Errors
-    /// As [`SentinelHandle::authorize`].
-    pub async fn authorize_owner(
-        &self,
-        caller: &Caller,
-        action: Action,
-        resource: &str,
-        owns: impl Future<Output = bool>,
-    ) -> Result<(), Problem> {
-        self.door.charge(&caller.name)?;
-        if !permits(caller.role, action) && !owns.await {
-            return Err(self.refuse(caller, action, resource));
-        }
-        if self.audit_all_actions && action != Action::Read {
-            self.record_allowed(&caller.name, action.name(), resource)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// The decision alone, for those whose rate is limited elsewhere, such as agents on their own channel: asks the
-    /// [matrix](permits), audits a refusal.
-    ///
-    /// # Errors
-    /// `forbidden`.
-    pub fn decide(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem> {
-        if permits(caller.role, action) {
-            return Ok(());
-        }
-        Err(self.refuse(caller, action, resource))
-    }
-
-    /// Counts and audits that somebody may not do this, for a reason that is not their role alone.
-    pub(crate) fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
-        count(&self.door.counts.forbidden);
-        let detail = "Insufficient permissions";
-        self.record_denied(&caller.name, action.name(), resource, detail);
-        Problem::new(ProblemKind::Forbidden, "forbidden", detail)
-    }
-
     /// Audits a refusal. One more of a caller that was refused too often lately is counted with others.
     pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
+        self.record_denied_by(user, action, resource, (reason, None));
+    }
+
+    /// The same, and what it was that forbids it.
+    pub(super) fn record_denied_by(
+        &self,
+        user: &str,
+        action: &str,
+        resource: &str,
+        (reason, rule): (&str, Option<String>),
+    ) {
         if self.door.is_worth_recording(Some(user)) {
             self.cast_audit(
-                denied(user, action, resource, reason),
+                denied(user, action, resource, (reason, rule)),
                 (user, action, DENIED),
             );
         } else {
@@ -185,7 +148,7 @@ impl SentinelHandle {
         let action = "authenticate";
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
-            let event = denied(&user, action, "", "Invalid authentication");
+            let event = denied(&user, action, "", ("Invalid authentication", None));
             self.cast_audit(event, (&user, action, UNKNOWN));
         } else {
             // Whoever they claim to be is not counted against that one.
@@ -358,12 +321,18 @@ impl SentinelHandle {
     }
 }
 
-fn denied(user: &str, action: &str, resource: &str, reason: &str) -> SentinelEvent {
+fn denied(
+    user: &str,
+    action: &str,
+    resource: &str,
+    (reason, rule): (&str, Option<String>),
+) -> SentinelEvent {
     SentinelEvent::Denied {
         action: action.to_owned(),
         resource: cut(resource),
         user: user.to_owned(),
         reason: reason.to_owned(),
+        rule,
     }
 }
 

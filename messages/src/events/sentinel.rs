@@ -52,6 +52,9 @@ pub enum SentinelEvent {
         user: String,
         /// Why.
         reason: String,
+        /// What forbids it, beside roles: a rule of the policy, as `default.access[2]`, or a limit of a token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
     },
     /// Something was asked for that could not be taken as it was: it may be asked for, and what came did not do.
     #[serde(rename = "request.refused")]
