@@ -149,7 +149,8 @@ impl Mesh {
             requests: quota(ctx.settings.api_rate),
             audit_all_actions: ctx.settings.audit_all_actions,
         })
-        .with_policy(Arc::clone(&ctx.policy));
+        .with_policy(Arc::clone(&ctx.policy))
+        .with_signer(SigningKey::from_secret(ctx.node.key.secret_bytes()));
         let memory = MemoryHandle::new(Arc::new(ContextRules(Arc::clone(&ctx))), sentinel.clone());
         let orchestrator = OrchestratorHandle::default();
         let services = Arc::new(MeshServices::new(

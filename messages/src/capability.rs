@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::access::{ACCESS_NAME_BYTES_MAX, ACCESS_NAMES_MAX, AccessVerb};
 use crate::identity::{DidKey, SignatureText, SigningKey};
@@ -79,10 +79,14 @@ impl Limits {
         let mut lists = lists.into_iter().flatten();
         let long = lists.any(|names| {
             names.len() > ACCESS_NAMES_MAX
-                || names.iter().any(|name| name.is_empty() || name.len() > ACCESS_NAME_BYTES_MAX)
+                || names
+                    .iter()
+                    .any(|name| name.is_empty() || name.len() > ACCESS_NAME_BYTES_MAX)
         });
         (long || verbs > ACCESS_NAMES_MAX).then(|| {
-            format!("a limit has at most {ACCESS_NAMES_MAX} names of 1 to {ACCESS_NAME_BYTES_MAX} bytes")
+            format!(
+                "a limit has at most {ACCESS_NAMES_MAX} names of 1 to {ACCESS_NAME_BYTES_MAX} bytes"
+            )
         })
     }
 }
@@ -137,7 +141,13 @@ struct Block {
 struct Form {
     v: u8,
     blocks: Vec<Block>,
-    secret: Zeroizing<String>,
+    secret: String,
+}
+
+impl Drop for Form {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
 }
 
 /// A token as its holder has it. It is shown without its secret.
@@ -228,7 +238,7 @@ impl Capability {
             .map(Zeroizing::new)
             .map_err(|_| malformed("it is not base64url"))?;
         let value = json::parse(&bytes).map_err(|_| malformed("it is not JSON"))?;
-        let form: Form =
+        let mut form: Form =
             serde_json::from_value(value).map_err(|_| malformed("it has another form"))?;
         if form.v != VERSION {
             return Err(malformed("it is of another version"));
@@ -240,10 +250,10 @@ impl Capability {
             return Err(CapabilityError::TooLong);
         }
         let mut secret = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(&*form.secret, &mut *secret)
+        hex::decode_to_slice(&form.secret, &mut *secret)
             .map_err(|_| malformed("its secret is not 64 hexadecimal digits"))?;
         Ok(Self {
-            blocks: form.blocks,
+            blocks: std::mem::take(&mut form.blocks),
             secret,
         })
     }
@@ -253,10 +263,13 @@ impl Capability {
         let form = Form {
             v: VERSION,
             blocks: self.blocks.clone(),
-            secret: Zeroizing::new(hex::encode(*self.secret)),
+            secret: hex::encode(*self.secret),
         };
         let written = Zeroizing::new(serde_json::to_vec(&form).unwrap_or_default());
-        Zeroizing::new(format!("{CAPABILITY_PREFIX}{}", URL_SAFE_NO_PAD.encode(&*written)))
+        Zeroizing::new(format!(
+            "{CAPABILITY_PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(&*written)
+        ))
     }
 
     /// What it says, once every signature holds from this node's to the last.

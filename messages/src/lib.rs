@@ -5,6 +5,7 @@
 pub mod access;
 pub mod address;
 pub mod agent;
+pub mod capability;
 pub mod chaos;
 pub mod claim;
 pub mod erasure;

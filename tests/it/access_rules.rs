@@ -68,7 +68,8 @@ fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() 
     let olga = of_role(&daemon, "operator", "olga");
     let task = |kind: &str| json!({"type": kind, "requirements": ["echo"], "input": {}});
     let before = ben.post("/v1/tasks?wait=30s", &task("billing.run")).ok(200);
-    let later = json!({"id": "later", "cron": "0 0 1 1 *", "workflow": run_of("billing.run")["workflow"]});
+    let later =
+        json!({"id": "later", "cron": "0 0 1 1 *", "workflow": run_of("billing.run")["workflow"]});
     olga.post("/v1/schedules", &later).ok(201);
     let planned = olga.post("/v1/plans", &run_of("billing.run")).ok(201);
 
@@ -117,25 +118,37 @@ fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() 
             .into_iter()
             .filter(|record| record["payload"]["user"] == "user:ben")
             .collect();
-        if bens.len() >= 10 { Ok(bens) } else { Err(bens.len().to_string()) }
+        if bens.len() >= 10 {
+            Ok(bens)
+        } else {
+            Err(bens.len().to_string())
+        }
     });
     for record in &records {
         let payload = &record["payload"];
         assert_eq!(payload["reason"], "Insufficient permissions", "{payload}");
         assert_eq!(payload["rule"], "default.access[1]", "{payload}");
         let action = payload["action"].as_str().unwrap();
-        assert!(matches!(action, "task.submit" | "task.control"), "{payload}");
+        assert!(
+            matches!(action, "task.submit" | "task.control"),
+            "{payload}"
+        );
     }
     // meshctl is a client like any other; the policy says where the rules come from, and outlives a kill.
     let daemon = daemon.kill9().start();
     denied(of_role(&daemon, "operator", "ben").post("/v1/tasks", &task("billing.run")));
     let shown = daemon.client().get("/v1/policies").ok(200);
     let values = shown["values"].as_array().unwrap();
-    let access = values.iter().find(|value| value["key"] == "access").unwrap();
+    let access = values
+        .iter()
+        .find(|value| value["key"] == "access")
+        .unwrap();
     assert_eq!(access["origin"], "policy");
     assert_eq!(access["value"].as_array().unwrap().len(), 2);
     rules(&daemon, &json!([]));
-    of_role(&daemon, "operator", "ben").post("/v1/tasks", &task("billing.run")).ok(202);
+    of_role(&daemon, "operator", "ben")
+        .post("/v1/tasks", &task("billing.run"))
+        .ok(202);
 }
 
 #[test]
@@ -143,7 +156,8 @@ fn an_allowance_reaches_exactly_as_far_as_it_says_and_a_denial_wins_over_it() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
     let vera = of_role(&daemon, "viewer", "vera");
-    let task = |kind: &str, needs: &[&str]| json!({"type": kind, "requirements": needs, "input": {}});
+    let task =
+        |kind: &str, needs: &[&str]| json!({"type": kind, "requirements": needs, "input": {}});
     forbidden(&vera.post("/v1/tasks", &task("report.a", &["echo"])), None);
     rules(
         &daemon,
@@ -157,18 +171,33 @@ fn an_allowance_reaches_exactly_as_far_as_it_says_and_a_denial_wins_over_it() {
     );
     let hers = vera.post("/v1/tasks", &task("report.a", &["echo"])).ok(202);
     forbidden(&vera.post("/v1/tasks", &task("other", &["echo"])), None);
-    forbidden(&vera.post("/v1/tasks", &task("report.a", &["echo", "shell"])), None);
-    forbidden(&vera.post("/v1/tasks", &json!([task("report.a", &["echo"]), task("other", &["echo"])])), None);
+    forbidden(
+        &vera.post("/v1/tasks", &task("report.a", &["echo", "shell"])),
+        None,
+    );
+    forbidden(
+        &vera.post(
+            "/v1/tasks",
+            &json!([task("report.a", &["echo"]), task("other", &["echo"])]),
+        ),
+        None,
+    );
     let secret = task("report.secret", &["echo"]);
     forbidden(&vera.post("/v1/tasks", &secret), Some("default.access[1]"));
-    forbidden(&daemon.client().post("/v1/tasks", &secret), Some("default.access[1]"));
+    forbidden(
+        &daemon.client().post("/v1/tasks", &secret),
+        Some("default.access[1]"),
+    );
     // It opens no other door: neither messages nor workflows were given.
     forbidden(&vera.post("/v1/workflows", &run_of("report.a")), None);
     forbidden(&vera.post("/v1/tokens", &json!({"role": "admin"})), None);
 
     let olga = of_role(&daemon, "operator", "olga");
     let cancel = |id: &Value| format!("/v1/tasks/{}/cancel", id.as_str().unwrap());
-    forbidden(&olga.post(&cancel(&hers["id"]), &json!({})), Some("default.access[3]"));
+    forbidden(
+        &olga.post(&cancel(&hers["id"]), &json!({})),
+        Some("default.access[3]"),
+    );
     let wait = task("waits", &["nobody-can"]);
     let own = olga.post("/v1/tasks", &wait).ok(202);
     forbidden(&vera.post(&cancel(&own["id"]), &json!({})), None);
@@ -194,7 +223,10 @@ fn an_agent_and_a_run_under_way_are_held_to_the_rules_of_the_moment() {
     let run = daemon.client().post("/v1/workflows", &document).ok(202);
     let waits = eventually("somebody is asked", LONG, || {
         let open = daemon.client().get("/v1/inbox").ok(200);
-        open["items"][0]["id"].as_str().map(str::to_owned).ok_or("nobody".to_owned())
+        open["items"][0]["id"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or("nobody".to_owned())
     });
     let own = json!({"access": [{"decision": "deny", "verbs": ["task.submit"], "taskTypes": ["billing.*"]}]});
     let all = json!({"access": [{"decision": "deny", "verbs": ["task.submit"], "subjects": ["*"], "requirements": ["ech*"], "taskTypes": ["billing.*"]}]});
@@ -203,23 +235,42 @@ fn an_agent_and_a_run_under_way_are_held_to_the_rules_of_the_moment() {
     let denied = daemon.ended(&daemon.ask("ask", &child), LONG);
     assert_eq!(denied["output"]["ok"], false, "{denied}");
     assert_eq!(denied["output"]["error"]["class"], "refusal", "{denied}");
-    assert_eq!(denied["output"]["error"]["message"], "Insufficient permissions");
+    assert_eq!(
+        denied["output"]["error"]["message"],
+        "Insufficient permissions"
+    );
     let other = json!({"requirements": ["echo"], "input": {}});
     let allowed = daemon.ended(&daemon.ask("ask", &other), LONG);
     assert_eq!(allowed["output"]["ok"], true, "{allowed}");
-    daemon.client().post(&format!("/v1/inbox/{waits}/answer"), &json!({"approve": true})).ok(200);
+    daemon
+        .client()
+        .post(
+            &format!("/v1/inbox/{waits}/answer"),
+            &json!({"approve": true}),
+        )
+        .ok(200);
     let path = format!("/v1/workflows/{}", run["id"].as_str().unwrap());
     let ended = eventually("the run ends", LONG, || {
         let run = daemon.client().get(&path).ok(200);
-        if run["state"] == "failed" { Ok(run) } else { Err(run["state"].to_string()) }
+        if run["state"] == "failed" {
+            Ok(run)
+        } else {
+            Err(run["state"].to_string())
+        }
     });
-    assert!(ended.to_string().contains("Insufficient permissions"), "{ended}");
+    assert!(
+        ended.to_string().contains("Insufficient permissions"),
+        "{ended}"
+    );
     let named: Vec<_> = daemon
         .audit("kind=access.denied")
         .iter()
         .map(|record| record["payload"]["rule"].clone())
         .collect();
-    assert!(named.contains(&json!("agents.asker.access[0]")), "{named:?}");
+    assert!(
+        named.contains(&json!("agents.asker.access[0]")),
+        "{named:?}"
+    );
     assert!(named.contains(&json!("default.access[0]")), "{named:?}");
 }
 
@@ -227,13 +278,29 @@ fn an_agent_and_a_run_under_way_are_held_to_the_rules_of_the_moment() {
 fn rules_that_cannot_be_meant_change_nothing_and_are_named() {
     let daemon = Daemon::start();
     for (rule, field) in [
-        (json!({"decision": "allow", "verbs": ["tokens"]}), "default.access[0].verbs[0]"),
-        (json!({"decision": "deny", "verbs": ["governance"]}), "default.access[0].verbs[0]"),
-        (json!({"decision": "deny", "verbs": ["read"], "requirements": ["a"]}), "default.access[0].verbs[0]"),
-        (json!({"decision": "maybe", "verbs": ["read"]}), "default.access[0].decision"),
-        (json!({"decision": "deny", "verbs": ["fly"]}), "default.access[0].verbs[0]"),
+        (
+            json!({"decision": "allow", "verbs": ["tokens"]}),
+            "default.access[0].verbs[0]",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["governance"]}),
+            "default.access[0].verbs[0]",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["read"], "requirements": ["a"]}),
+            "default.access[0].verbs[0]",
+        ),
+        (
+            json!({"decision": "maybe", "verbs": ["read"]}),
+            "default.access[0].decision",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["fly"]}),
+            "default.access[0].verbs[0]",
+        ),
     ] {
-        let refused = apply(&daemon, &json!({"default": {"access": [rule]}})).problem(422, "invalid_value");
+        let refused =
+            apply(&daemon, &json!({"default": {"access": [rule]}})).problem(422, "invalid_value");
         assert_eq!(refused["field"], field, "{refused}");
     }
     let shown = daemon.client().get("/v1/policies").ok(200);

@@ -10,6 +10,7 @@ mod access_rules;
 mod agents;
 mod backup;
 mod board;
+mod capabilities;
 mod chaos;
 mod contract;
 mod crash;

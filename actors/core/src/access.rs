@@ -5,6 +5,8 @@
 //! - What is not known yet, such as the tasks of a request whose body is still to be read, is asked about again when it
 //!   is: until then such a rule neither allows nor denies, and a request that only such a rule could allow goes on.
 
+pub mod limits;
+
 use mesh_messages::access::{
     AccessDecision, AccessOwner, AccessRule, AccessVerb, TaskFacts, speaks_of,
 };

@@ -145,6 +145,7 @@ fn caller(name: &str, role: Role) -> Caller {
         name: name.to_owned(),
         role,
         loopback: false,
+        narrowed: Vec::new(),
     }
 }
 

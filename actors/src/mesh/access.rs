@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use mesh_actors_core::access::About;
 use mesh_actors_core::workflow::Plan;
 use mesh_messages::access::TaskFacts;
+use mesh_messages::capability::Limits;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
@@ -24,6 +25,27 @@ pub(crate) const TASKS: &str = "/v1/tasks";
 /// Whose something is, and what it is about.
 type Known = (Option<String>, About);
 
+/// Tasks of a caller whose token was narrowed: what is done on their behalf is held to it, too.
+pub(super) fn held_within(caller: &Caller, mut specs: Vec<TaskSpec>) -> Vec<TaskSpec> {
+    for spec in &mut specs {
+        spec.within.extend(limits_of(caller));
+    }
+    specs
+}
+
+/// What the caller's token was narrowed to.
+pub(super) fn limits_of(caller: &Caller) -> impl Iterator<Item = Limits> {
+    caller.narrowed.iter().map(|block| block.limits.clone())
+}
+
+/// The agent that a resource names.
+fn agent_in(resource: &str) -> Option<String> {
+    let mut parts = resource.strip_prefix("/v1/")?.split('/');
+    let kind = parts.next()?;
+    let id = percent_decode_str(parts.next()?).decode_utf8().ok()?;
+    matches!(kind, "agents" | "memory").then(|| id.into_owned())
+}
+
 impl Mesh {
     /// Whether the caller may do this: by role, as the owner, and by the operator's rules.
     pub(super) async fn may(
@@ -38,6 +60,7 @@ impl Mesh {
                 owner_may: self.owns(caller, action, resource).await,
                 own: owner.map(|owner| owner == caller.name),
                 about,
+                agent: agent_in(resource),
             }
         };
         self.sentinel
@@ -81,6 +104,8 @@ impl Mesh {
             about: About::Tasks(tasks.clone()),
             ..Facts::default()
         };
+        self.sentinel
+            .not_narrowed(caller, Action::TaskControl, resource)?;
         self.sentinel
             .judge(caller, Action::TaskControl, resource, &facts)?;
         if tasks.is_empty() {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
+use mesh_messages::capability::CAPABILITY_PREFIX;
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
+use mesh_messages::identity::SigningKey;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
+use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo, TokenOrder};
 use mesh_messages::{AgentId, Epoch, Position};
 
 use super::door::{Door, count};
@@ -39,6 +41,8 @@ pub struct SentinelHandle {
     pub(super) door: Arc<Door>,
     pub(super) audit_all_actions: bool,
     pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
+    // Signs tokens that can be narrowed; without it there are none.
+    pub(super) signer: Option<Arc<SigningKey>>,
 }
 
 impl SentinelHandle {
@@ -50,6 +54,7 @@ impl SentinelHandle {
             door: Arc::new(Door::new(settings.requests)),
             audit_all_actions: settings.audit_all_actions,
             policy: Arc::default(),
+            signer: None,
         }
     }
 
@@ -57,6 +62,13 @@ impl SentinelHandle {
     #[must_use]
     pub fn with_policy(self, policy: Arc<ArcSwap<PolicyDocument>>) -> Self {
         Self { policy, ..self }
+    }
+
+    /// The same, with the node's key, by which it issues and knows tokens that their holders can narrow.
+    #[must_use]
+    pub fn with_signer(self, key: SigningKey) -> Self {
+        let signer = Some(Arc::new(key));
+        Self { signer, ..self }
     }
 
     /// Whether it runs.
@@ -90,7 +102,14 @@ impl SentinelHandle {
     /// # Errors
     /// Always `Invalid authentication`, whatever is wrong.
     pub fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
-        let claimed = match bearer.map(|text| self.door.identify(text, loopback, clock::now())) {
+        let identify = |text: &str| match &self.signer {
+            Some(key) if text.starts_with(CAPABILITY_PREFIX) => {
+                let (now, mesh) = (clock::now(), key.public());
+                self.door.identify_capability(text, loopback, now, &mesh)
+            }
+            _ => self.door.identify(text, loopback, clock::now()),
+        };
+        let claimed = match bearer.map(identify) {
             Some(Ok(caller)) => return Ok(caller),
             Some(Err(rejected)) => rejected.claimed,
             None => None,
@@ -244,15 +263,23 @@ impl SentinelHandle {
         subject: Option<String>,
         ttl: Option<Duration>,
     ) -> Result<IssuedToken, Problem> {
+        let order = TokenOrder {
+            role,
+            subject,
+            ttl,
+            attenuable: false,
+        };
+        self.issue_order(by, order).await
+    }
+
+    /// The same for a token of any kind.
+    ///
+    /// # Errors
+    /// As [`SentinelHandle::issue`].
+    pub async fn issue_order(&self, by: &str, order: TokenOrder) -> Result<IssuedToken, Problem> {
         let by = Cause::by(by);
         self.slot
-            .call(CALL_LIMIT, |reply| Message::Issue {
-                by,
-                role,
-                subject,
-                ttl,
-                reply,
-            })
+            .call(CALL_LIMIT, |reply| Message::Issue { by, order, reply })
             .await
             .map_err(Problem::from)?
     }

@@ -1,5 +1,6 @@
 //! The one decision on who may do what, for every way in which something can be asked for.
 
+use mesh_actors_core::access::limits::{Use, leaves};
 use mesh_actors_core::access::{About, Act, Verdict, Who, decide, has_rules};
 use mesh_messages::access::{AccessVerb, TaskFacts};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -21,6 +22,8 @@ pub struct Facts {
     pub own: Option<bool>,
     /// The tasks that it is about.
     pub about: About,
+    /// The agent that it is done to.
+    pub agent: Option<String>,
 }
 
 impl SentinelHandle {
@@ -53,7 +56,8 @@ impl SentinelHandle {
     ) -> Result<(), Problem> {
         self.door.charge(&caller.name)?;
         let by_role = permits(caller.role, action);
-        let facts = if by_role && !has_rules(&self.policy.load()) {
+        let roles_suffice = caller.narrowed.is_empty() && !has_rules(&self.policy.load());
+        let facts = if by_role && roles_suffice {
             Facts::default()
         } else {
             facts.await
@@ -150,8 +154,36 @@ impl SentinelHandle {
             role: Some(caller.role),
         };
         match self.verdict(who, permitted, action, facts) {
-            Verdict::Allowed | Verdict::Open => Ok(()),
+            Verdict::Allowed | Verdict::Open => match limited(caller, action, facts) {
+                None => Ok(()),
+                block => Err(self.forbid(&caller.name, action, resource, block)),
+            },
             Verdict::Denied(rule) => Err(self.forbid(&caller.name, action, resource, rule)),
+        }
+    }
+
+    /// Counts and audits that a task is held to limits that do not leave what was to be done on its behalf.
+    pub(crate) fn confined(&self, caller: &Caller, resource: &str, limit: String) {
+        let action = Action::TaskSubmit;
+        let _told_already = self.forbid(&caller.name, action, resource, Some(limit));
+    }
+
+    /// Refuses what a narrowed token cannot carry along: runs go on by themselves, beyond its end and its limits.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(crate) fn not_narrowed(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem> {
+        match caller.narrowed.first() {
+            None => Ok(()),
+            Some(block) => {
+                let block = Some(token_of(&block.id));
+                Err(self.forbid(&caller.name, action, resource, block))
+            }
         }
     }
 
@@ -183,4 +215,26 @@ impl SentinelHandle {
         self.record_denied_by(name, action.name(), resource, (DETAIL, rule));
         Problem::new(ProblemKind::Forbidden, "forbidden", DETAIL).errors(errors)
     }
+}
+
+/// The block of the caller's token that does not leave this.
+fn limited(caller: &Caller, action: Action, facts: &Facts) -> Option<String> {
+    let mut blocks = caller.narrowed.iter();
+    let verb = AccessVerb::named(action.name());
+    let block = blocks.find(|block| {
+        verb.is_none_or(|verb| {
+            let act = Use {
+                verb,
+                about: &facts.about,
+                agent: facts.agent.as_deref(),
+            };
+            !leaves(&block.limits, act)
+        })
+    })?;
+    Some(token_of(&block.id))
+}
+
+/// As the audit names what a token's block forbids.
+fn token_of(block: &str) -> String {
+    format!("token {block}")
 }

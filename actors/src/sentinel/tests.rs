@@ -79,6 +79,7 @@ fn caller(role: Role) -> Caller {
         name: format!("user:{}", role.name()),
         role,
         loopback: false,
+        narrowed: Vec::new(),
     }
 }
 

@@ -57,7 +57,10 @@ fn a_token_says_what_it_was_given_and_what_was_taken_from_it() {
     assert_eq!(proven.narrowed[1].limits.hops, Some(0));
     assert!(proven.narrowed[0].id.starts_with("0011223344556677."));
     let whole = issued().verify(&key(1).public()).unwrap();
-    assert_eq!(whole.digest, proven.digest, "it is known by its first block");
+    assert_eq!(
+        whole.digest, proven.digest,
+        "it is known by its first block"
+    );
     assert_eq!(format!("{token:?}"), "Capability { blocks: 3, .. }");
 }
 
@@ -111,10 +114,16 @@ fn a_block_that_was_widened_exchanged_or_taken_off_is_found() {
 #[test]
 fn a_token_of_another_node_or_of_nobody_is_none() {
     let foreign = Capability::issue(&key(9), &root(&key(9)), &[2; 32]);
-    assert_eq!(foreign.verify(&key(1).public()), Err(CapabilityError::Foreign));
+    assert_eq!(
+        foreign.verify(&key(1).public()),
+        Err(CapabilityError::Foreign)
+    );
     // One that another node signs in this node's name.
     let posing = Capability::issue(&key(9), &root(&key(1)), &[2; 32]);
-    assert_eq!(posing.verify(&key(1).public()), Err(CapabilityError::Forged(0)));
+    assert_eq!(
+        posing.verify(&key(1).public()),
+        Err(CapabilityError::Forged(0))
+    );
     // One that this node signed for another.
     let lent = Capability::issue(&key(1), &root(&key(9)), &[2; 32]);
     assert_eq!(lent.verify(&key(1).public()), Err(CapabilityError::Foreign));
@@ -124,7 +133,9 @@ fn a_token_of_another_node_or_of_nobody_is_none() {
 fn what_is_too_long_or_of_another_form_is_refused_before_anything_is_verified() {
     let mut token = issued();
     for n in 1..BLOCKS_MAX {
-        token = token.narrow(&Limits::default(), &[u8::try_from(n).unwrap() + 10; 32]).unwrap();
+        token = token
+            .narrow(&Limits::default(), &[u8::try_from(n).unwrap() + 10; 32])
+            .unwrap();
     }
     token.verify(&key(1).public()).unwrap();
     let more = token.narrow(&Limits::default(), &[99; 32]);
@@ -134,11 +145,20 @@ fn what_is_too_long_or_of_another_form_is_refused_before_anything_is_verified() 
     many["blocks"] = json!(vec![block; 1000]);
     assert_eq!(judged(&many), Err(CapabilityError::TooLong));
     let mebibyte = format!("{CAPABILITY_PREFIX}{}", "A".repeat(1024 * 1024));
-    assert_eq!(Capability::read(&mebibyte).unwrap_err(), CapabilityError::TooLong);
+    assert_eq!(
+        Capability::read(&mebibyte).unwrap_err(),
+        CapabilityError::TooLong
+    );
     let names = limits(json!({"taskTypes": vec!["a".repeat(250); 60]}));
-    assert_eq!(issued().narrow(&names, &[3; 32]).unwrap_err(), CapabilityError::TooLong);
+    assert_eq!(
+        issued().narrow(&names, &[3; 32]).unwrap_err(),
+        CapabilityError::TooLong
+    );
     let long = limits(json!({"agents": ["a".repeat(300)]}));
-    assert!(matches!(issued().narrow(&long, &[3; 32]), Err(CapabilityError::Malformed(_))));
+    assert!(matches!(
+        issued().narrow(&long, &[3; 32]),
+        Err(CapabilityError::Malformed(_))
+    ));
 
     let good = form(&issued());
     for (field, value) in [
@@ -149,10 +169,22 @@ fn what_is_too_long_or_of_another_form_is_refused_before_anything_is_verified() 
     ] {
         let mut bad = good.clone();
         bad[field] = value;
-        assert!(matches!(judged(&bad), Err(CapabilityError::Malformed(_))), "{field}");
+        assert!(
+            matches!(judged(&bad), Err(CapabilityError::Malformed(_))),
+            "{field}"
+        );
     }
-    for text in ["", "meshcap_", "meshcap_!!", "mesh_0011223344556677_AAAA", "meshcap_e30"] {
-        assert!(matches!(Capability::read(text), Err(CapabilityError::Malformed(_))), "{text}");
+    for text in [
+        "",
+        "meshcap_",
+        "meshcap_!!",
+        "mesh_0011223344556677_AAAA",
+        "meshcap_e30",
+    ] {
+        assert!(
+            matches!(Capability::read(text), Err(CapabilityError::Malformed(_))),
+            "{text}"
+        );
     }
 }
 
@@ -171,5 +203,8 @@ fn a_holder_who_signs_a_block_of_an_unknown_kind_voids_the_token() {
         blocks,
         secret: Zeroizing::new([5; 32]),
     };
-    assert!(matches!(odd.verify(&key(1).public()), Err(CapabilityError::Malformed(_))));
+    assert!(matches!(
+        odd.verify(&key(1).public()),
+        Err(CapabilityError::Malformed(_))
+    ));
 }

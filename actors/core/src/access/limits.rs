@@ -39,7 +39,9 @@ pub fn leaves(limits: &Limits, act: Use<'_>) -> bool {
         }
         None => true,
     };
-    named && (!act.verb.is_about_tasks() || leaves_tasks(limits, act.about)) && leaves_agent(limits, act)
+    named
+        && (!act.verb.is_about_tasks() || leaves_tasks(limits, act.about))
+        && leaves_agent(limits, act)
 }
 
 fn leaves_tasks(limits: &Limits, about: &About) -> bool {
@@ -55,7 +57,10 @@ fn leaves_tasks(limits: &Limits, about: &About) -> bool {
 
 fn leaves_task(limits: &Limits, task: &TaskFacts) -> bool {
     let among = |patterns: &[String], name: &str| patterns.iter().any(|one| speaks_of(one, name));
-    let kind = limits.task_types.as_ref().is_none_or(|types| among(types, &task.kind));
+    let kind = limits
+        .task_types
+        .as_ref()
+        .is_none_or(|types| among(types, &task.kind));
     let needs = limits.requirements.as_ref().is_none_or(|names| {
         !task.needs.is_empty() && task.needs.iter().all(|need| among(names, need))
     });
@@ -152,7 +157,11 @@ mod tests {
                 verb,
                 AccessVerb::Tokens | AccessVerb::Keys | AccessVerb::Policy | AccessVerb::Governance
             );
-            for value in [json!({}), json!({"hops": 3}), json!({"verbs": [verb.name()]})] {
+            for value in [
+                json!({}),
+                json!({"hops": 3}),
+                json!({"verbs": [verb.name()]}),
+            ] {
                 check(value, verb, &About::Nothing, None, !void);
             }
         }
@@ -165,16 +174,40 @@ mod tests {
         for verb in [Read, Backup, MessageSend, AgentControl, AgentGovern] {
             check(types.clone(), verb, &About::Nothing, Some("x"), false);
         }
-        check(types, TaskSubmit, &tasks(task("a", &["a"], None)), None, true);
+        check(
+            types,
+            TaskSubmit,
+            &tasks(task("a", &["a"], None)),
+            None,
+            true,
+        );
         for verb in [Read, Backup, MessageSend, AgentGovern] {
             check(agents.clone(), verb, &About::Nothing, Some("x"), false);
         }
-        check(agents.clone(), AgentControl, &About::Nothing, Some("x"), true);
-        check(agents.clone(), AgentControl, &About::Nothing, Some("y"), false);
+        check(
+            agents.clone(),
+            AgentControl,
+            &About::Nothing,
+            Some("x"),
+            true,
+        );
+        check(
+            agents.clone(),
+            AgentControl,
+            &About::Nothing,
+            Some("y"),
+            false,
+        );
         check(agents, AgentControl, &About::Nothing, None, false);
         let both = json!({"taskTypes": ["a"], "verbs": ["read", "task.submit"]});
         check(both.clone(), Read, &About::Nothing, None, true);
-        check(both.clone(), TaskSubmit, &tasks(task("a", &[], None)), None, true);
+        check(
+            both.clone(),
+            TaskSubmit,
+            &tasks(task("a", &[], None)),
+            None,
+            true,
+        );
         check(both, TaskSubmit, &tasks(task("b", &[], None)), None, false);
     }
 
@@ -191,24 +224,57 @@ mod tests {
             check(needs.clone(), TaskSubmit, &tasks(facts), None, left);
         }
         let agent = json!({"agents": ["a"]});
-        check(agent.clone(), TaskSubmit, &tasks(task("x", &["x"], Some("a"))), None, true);
-        check(agent.clone(), TaskSubmit, &tasks(task("x", &["x"], Some("b"))), None, false);
-        check(agent, TaskSubmit, &tasks(task("x", &["x"], None)), None, false);
+        check(
+            agent.clone(),
+            TaskSubmit,
+            &tasks(task("x", &["x"], Some("a"))),
+            None,
+            true,
+        );
+        check(
+            agent.clone(),
+            TaskSubmit,
+            &tasks(task("x", &["x"], Some("b"))),
+            None,
+            false,
+        );
+        check(
+            agent,
+            TaskSubmit,
+            &tasks(task("x", &["x"], None)),
+            None,
+            false,
+        );
         let two = About::Tasks(vec![task("a", &["a"], None), task("b", &["b"], None)]);
         check(json!({"taskTypes": ["a"]}), TaskSubmit, &two, None, false);
         check(json!({"taskTypes": []}), TaskSubmit, &two, None, false);
         for about in [About::Nothing, About::Unknown] {
-            check(json!({"taskTypes": ["a"]}), TaskControl, &about, None, false);
+            check(
+                json!({"taskTypes": ["a"]}),
+                TaskControl,
+                &about,
+                None,
+                false,
+            );
             check(json!({}), TaskControl, &about, None, true);
         }
-        check(json!({"taskTypes": ["a"]}), TaskSubmit, &About::Later, None, true);
+        check(
+            json!({"taskTypes": ["a"]}),
+            TaskSubmit,
+            &About::Later,
+            None,
+            true,
+        );
     }
 
     #[test]
     fn what_is_handed_on_is_counted_down_and_never_more_than_before() {
         let now = Timestamp::from_millis(1_000);
         let facts = task("a", &["a"], None);
-        let within = [limits(json!({"hops": 2})), limits(json!({"taskTypes": ["a"]}))];
+        let within = [
+            limits(json!({"hops": 2})),
+            limits(json!({"taskTypes": ["a"]})),
+        ];
         let once = handed_on(&within, now, &facts).unwrap();
         assert_eq!(once[0].hops, Some(1));
         let twice = handed_on(&once, now, &facts).unwrap();
