@@ -149,7 +149,7 @@ pub struct Context {
     /// The agents and their actors.
     pub directory: Directory,
     /// The operator's policy, as it is durable; the registry publishes it.
-    pub policy: ArcSwap<PolicyDocument>,
+    pub policy: Arc<ArcSwap<PolicyDocument>>,
     /// Who governs, as it is durable; the registry publishes it, too.
     pub governance: ArcSwap<Governance>,
     /// The live feed.

@@ -39,6 +39,7 @@ use crate::store::{StoreCell, is_of_the_disk};
 use crate::tree::{Parts, SupervisorPlace, tree};
 use crate::workflows::WorkflowsHandle;
 
+mod access;
 mod agents;
 mod audit;
 mod board;
@@ -64,6 +65,7 @@ mod views;
 mod witness;
 mod workflows;
 
+pub(crate) use access::TASKS;
 use chaos::Chaos;
 use services::{BusOutside, MeshServices};
 pub(crate) use tasks::find as find_task;
@@ -148,7 +150,9 @@ impl Mesh {
         let sentinel = SentinelHandle::new(SentinelSettings {
             requests: quota(ctx.settings.api_rate),
             audit_all_actions: ctx.settings.audit_all_actions,
-        });
+        })
+        .with_policy(Arc::clone(&ctx.policy))
+        .with_signer(SigningKey::from_secret(ctx.node.key.secret_bytes()));
         let memory = MemoryHandle::new(Arc::new(ContextRules(Arc::clone(&ctx))), sentinel.clone());
         let orchestrator = OrchestratorHandle::default();
         let services = Arc::new(MeshServices::new(
@@ -434,7 +438,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             launcher,
             natives,
             directory: Directory::default(),
-            policy: ArcSwap::default(),
+            policy: Arc::default(),
             governance: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: Metrics::default(),

@@ -23,7 +23,7 @@ use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, KeyInfo,
-    MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, Role, SystemStatus, TokenInfo,
+    MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, SystemStatus, TokenInfo, TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
@@ -526,13 +526,8 @@ pub trait Operations:
     async fn memory_stats(&self, agent: &str) -> Result<MemoryStats, Problem>;
 
     /// Issues a token.
-    async fn issue_token(
-        &self,
-        caller: &Caller,
-        role: Role,
-        subject: Option<String>,
-        ttl: Option<Duration>,
-    ) -> Result<IssuedToken, Problem>;
+    async fn issue_token(&self, caller: &Caller, order: TokenOrder)
+    -> Result<IssuedToken, Problem>;
     /// Lists tokens.
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem>;
     /// Voids a token.

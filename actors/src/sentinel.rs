@@ -3,8 +3,6 @@
 //! Tokens are durable facts of the partition `sentinel`. What a request needs, identity and rate, is decided at the
 //! `Door`, in the caller's own task; the actor is asked only to issue, to revoke and to write the audit.
 
-use std::time::Duration;
-
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{SentinelState, Witnessed};
@@ -12,7 +10,7 @@ use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{SentinelEvent, partition};
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
-use mesh_messages::system::{IssuedToken, KeyInfo, Role, TokenInfo};
+use mesh_messages::system::{IssuedToken, KeyInfo, TokenInfo, TokenOrder};
 use mesh_messages::{AgentId, Position, RecordHeader};
 
 use crate::partition::{Cause, Machine, Partition};
@@ -21,6 +19,7 @@ use crate::store::{JournalNews, StoreCell, follow};
 mod admin;
 mod door;
 mod handle;
+mod judge;
 mod keys;
 mod matrix;
 mod refusals;
@@ -30,6 +29,7 @@ mod token;
 pub use admin::{AdminTokenError, TOKEN_FILE};
 pub use governor::Quota;
 pub use handle::SentinelHandle;
+pub use judge::Facts;
 pub use matrix::{OwnersAct, owner_permits, permits};
 
 use state::{answer, not_found};
@@ -60,9 +60,7 @@ pub(crate) enum Message {
     /// Issue a token.
     Issue {
         by: Cause,
-        role: Role,
-        subject: Option<String>,
-        ttl: Option<Duration>,
+        order: TokenOrder,
         reply: Reply<IssuedToken>,
     },
     /// Make a token void. Idempotent.
@@ -205,15 +203,7 @@ impl Actor for Sentinel {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Message::Issue {
-                by,
-                role,
-                subject,
-                ttl,
-                reply,
-            } => {
-                state.issue(&by, (role, subject, ttl), reply).await?;
-            }
+            Message::Issue { by, order, reply } => state.issue(&by, order, reply).await?,
             Message::Revoke { by, id, reply } => match state.partition.state().revoke(&id) {
                 Ok(event) => {
                     state

@@ -250,6 +250,7 @@ fn work(parts: &Parts) -> SupervisorSpec {
         ctx: Arc::clone(&parts.ctx),
         handle: parts.workflows.clone(),
         orchestrator: parts.orchestrator.clone(),
+        sentinel: parts.sentinel.clone(),
     };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))

@@ -36,6 +36,7 @@ use crate::context::Context;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::reads;
+use crate::sentinel::SentinelHandle;
 use crate::store::{JournalNews, OpenStore, follow};
 
 mod handle;
@@ -139,6 +140,7 @@ pub(crate) struct WorkflowsArgs {
     pub(crate) ctx: Arc<Context>,
     pub(crate) handle: WorkflowsHandle,
     pub(crate) orchestrator: OrchestratorHandle,
+    pub(crate) sentinel: SentinelHandle,
 }
 
 /// The state of the actor.

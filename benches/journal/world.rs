@@ -142,6 +142,7 @@ pub(crate) fn admin() -> Caller {
         name: "user:bench".to_owned(),
         role: Role::Admin,
         loopback: true,
+        narrowed: Vec::new(),
     }
 }
 

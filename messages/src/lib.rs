@@ -2,9 +2,11 @@
 //!
 //! Data only. No clock, no randomness, no I/O, no async; whatever crosses from one crate to another is a type of this one.
 
+pub mod access;
 pub mod address;
 pub mod agent;
 pub mod bus;
+pub mod capability;
 pub mod chaos;
 pub mod claim;
 pub mod erasure;

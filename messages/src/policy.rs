@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{ACCESS_RULES_MAX, AccessRule};
 use crate::agent::PolicyValue;
 use crate::ids::AgentId;
 use crate::inbox::{ApprovalRule, RULES_MAX};
@@ -34,6 +35,11 @@ pub struct OperatorPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = RULES_MAX))]
     pub approvals: Vec<ApprovalRule>,
+    /// Who may do what, beside what roles say; of an agent's own scope, what that agent may do. A rule that denies wins
+    /// over all that allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ACCESS_RULES_MAX))]
+    pub access: Vec<AccessRule>,
 }
 
 /// When an agent is restarted, paused and quarantined. Changes take effect when the episode under way is over: an agent
@@ -72,6 +78,14 @@ impl OperatorPolicy {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What is wrong with it beyond its form: the field, and why.
+    pub fn misfit(&self) -> Option<(String, String)> {
+        self.access.iter().enumerate().find_map(|(nth, rule)| {
+            let (field, why) = rule.misfit()?;
+            Some((format!("access[{nth}].{field}"), why))
+        })
     }
 }
 

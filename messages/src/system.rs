@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::agent::{FaultView, HealthLevel, Lifecycle, QuarantineRecord};
+use crate::capability::Narrowing;
 use crate::identity::DidKey;
 use crate::ids::{AgentId, Epoch, InstanceNo, Position, TaskId};
 use crate::task::Task;
@@ -390,6 +391,21 @@ pub struct Caller {
     pub role: Role,
     /// Whether it sits on this host.
     pub loopback: bool,
+    /// What its token was narrowed to; empty for a token as it was issued.
+    pub narrowed: Vec<Narrowing>,
+}
+
+/// A token to be issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenOrder {
+    /// What its bearer may do.
+    pub role: Role,
+    /// Its bearer's name in the audit; the role's name when absent.
+    pub subject: Option<String>,
+    /// How long it is valid; for good when absent.
+    pub ttl: Option<std::time::Duration>,
+    /// Whether its holder can narrow it without asking.
+    pub attenuable: bool,
 }
 
 /// A token, given out once.
@@ -420,6 +436,9 @@ pub struct TokenInfo {
     pub expires: Option<Timestamp>,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether its holder can narrow it without asking.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attenuable: bool,
 }
 
 /// A public key and whose it is.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::capability::Limits;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::time::Timestamp;
@@ -193,6 +194,10 @@ pub struct TaskSpec {
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
+    /// What whoever works on it may hand on: every task on its behalf is held to all of these. A narrowed token adds its
+    /// own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Limits>,
     /// A person's answer instead of an agent's work: the task waits for `approve`, and goes to no agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalSpec>,

@@ -176,6 +176,7 @@ pub(crate) fn admin() -> Caller {
         name: "user:chaos".to_owned(),
         role: Role::Admin,
         loopback: true,
+        narrowed: Vec::new(),
     }
 }
 

@@ -6,10 +6,12 @@
     reason = "helpers of tests fail the test that calls them"
 )]
 
+mod access_rules;
 mod agents;
 mod backup;
 mod board;
 mod bus;
+mod capabilities;
 mod chaos;
 mod contract;
 mod crash;

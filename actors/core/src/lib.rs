@@ -3,6 +3,7 @@
 //! No async, no actor, no clock, no randomness of their own, no hash order: time and chance are inputs, so the same
 //! journal always gives the same state and the same inputs the same decision.
 
+pub mod access;
 pub mod agent;
 pub mod bus;
 pub mod gate;

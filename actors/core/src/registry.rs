@@ -35,10 +35,21 @@ pub struct RegistryState {
 #[error("{AGENTS_MAX} agents are registered, which is the most; remove one first")]
 pub struct Full;
 
-/// A policy names an agent that is not registered.
+/// Why a policy is not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("agents.{0}: no such agent is registered; deploy it first, or leave it out")]
-pub struct Unlisted(pub AgentId);
+pub enum PolicyRefusal {
+    /// It names an agent that is not registered. Deploy it first.
+    #[error("agents.{0}: no such agent is registered; deploy it first, or leave it out")]
+    Unlisted(AgentId),
+    /// A rule cannot be meant as it is written. Correct it.
+    #[error("{field}: {why}")]
+    Rule {
+        /// Where.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
 
 impl RegistryState {
     /// Takes an event in.
@@ -98,10 +109,25 @@ impl RegistryState {
     /// What applying a document leads to: an event for each scope that it changes, so none when it says what holds.
     ///
     /// # Errors
-    /// [`Unlisted`]; nothing of the document is applied then.
-    pub fn apply_policy(&self, document: PolicyDocument) -> Result<Vec<RegistryEvent>, Unlisted> {
+    /// [`PolicyRefusal`]; nothing of the document is applied then.
+    pub fn apply_policy(
+        &self,
+        document: PolicyDocument,
+    ) -> Result<Vec<RegistryEvent>, PolicyRefusal> {
         if let Some(unknown) = document.agents.keys().find(|id| !self.agents.contains(*id)) {
-            return Err(Unlisted(unknown.clone()));
+            return Err(PolicyRefusal::Unlisted(unknown.clone()));
+        }
+        let all = document
+            .default
+            .iter()
+            .map(|scope| ("default".to_owned(), scope));
+        let own = document.agents.iter();
+        let own = own.map(|(agent, scope)| (format!("agents.{agent}"), scope));
+        for (place, scope) in all.chain(own) {
+            if let Some((field, why)) = scope.misfit() {
+                let field = format!("{place}.{field}");
+                return Err(PolicyRefusal::Rule { field, why });
+            }
         }
         let mut events = Vec::new();
         if let Some(policy) = document.default
@@ -142,10 +168,15 @@ impl RegistryState {
     }
 }
 
-impl From<Unlisted> for Problem {
-    fn from(unknown: Unlisted) -> Self {
-        let field = format!("agents.{}", unknown.0);
-        Self::invalid("unknown_agent", &field, unknown.to_string())
+impl From<PolicyRefusal> for Problem {
+    fn from(refusal: PolicyRefusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            PolicyRefusal::Unlisted(agent) => {
+                Self::invalid("unknown_agent", format!("agents.{agent}"), detail)
+            }
+            PolicyRefusal::Rule { field, .. } => Self::invalid("invalid_value", field, detail),
+        }
     }
 }
 
@@ -212,7 +243,48 @@ mod tests {
         let state = with_echo();
         let text = r#"{"default":{"essential":true},"agents":{"nobody":{}}}"#;
         let refused = state.apply_policy(document(text)).unwrap_err();
-        assert_eq!(refused, Unlisted(id("nobody")));
+        assert_eq!(refused, PolicyRefusal::Unlisted(id("nobody")));
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_meant_refuses_the_whole_document_and_is_named() {
+        let state = with_echo();
+        for (rule, at) in [
+            (
+                r#"{"decision":"allow","verbs":["read","tokens"]}"#,
+                "verbs[1]",
+            ),
+            (r#"{"decision":"deny","verbs":["policy"]}"#, "verbs[0]"),
+            (
+                r#"{"decision":"deny","verbs":["read"],"taskTypes":["a"]}"#,
+                "verbs[0]",
+            ),
+            (
+                r#"{"decision":"deny","verbs":["task.submit"],"owner":"self"}"#,
+                "verbs[0]",
+            ),
+            (
+                r#"{"decision":"deny","verbs":["task.submit"],"taskTypes":["a",""]}"#,
+                "taskTypes[1]",
+            ),
+            (r#"{"decision":"deny","verbs":[]}"#, "verbs"),
+        ] {
+            for scope in ["default", "agents.echo"] {
+                let policy =
+                    format!(r#"{{"access":[{{"decision":"deny","verbs":["erase"]}},{rule}]}}"#);
+                let text = match scope {
+                    "default" => format!(r#"{{"default":{policy}}}"#),
+                    _ => format!(
+                        r#"{{"default":{{"essential":true}},"agents":{{"echo":{policy}}}}}"#
+                    ),
+                };
+                let refused = state.apply_policy(document(&text)).unwrap_err();
+                let PolicyRefusal::Rule { field, .. } = &refused else {
+                    panic!("{refused:?}");
+                };
+                assert_eq!(*field, format!("{scope}.access[1].{at}"), "{refused}");
+            }
+        }
     }
 
     #[test]

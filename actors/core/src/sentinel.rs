@@ -3,7 +3,7 @@
 //! Only digests are here. Secrets are made, split and compared by the shell, which owns randomness; what a role may do
 //! is a table beside the operations it speaks of.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ pub const TOKENS_MAX: usize = 10_000;
 /// Revoked tokens that are still listed, newest kept. The audit has them all.
 const REVOKED_KEPT_MAX: usize = 1_000;
 
+/// Blocks of one token that are revoked singly; one more revokes the token, for a list that forgot some would let them in.
+pub const REVOKED_BLOCKS_MAX: usize = 1_000;
+
 /// Longest subject: it is written into the header of every record that its bearer causes.
 pub const SUBJECT_MAX: usize = 128;
 
@@ -39,6 +42,12 @@ pub struct Token {
     pub expires_at: Option<Timestamp>,
     /// Whether it was made void.
     pub revoked: bool,
+    /// Whether its holder can narrow it.
+    #[serde(default)]
+    pub attenuable: bool,
+    /// Ids of blocks that void what was derived from them.
+    #[serde(default)]
+    pub revoked_blocks: BTreeSet<String>,
 }
 
 impl Token {
@@ -73,6 +82,8 @@ pub struct NewToken {
     pub subject: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
+    /// Whether its holder can narrow it; `digest` is then that of its first block's signature.
+    pub attenuable: bool,
 }
 
 /// Why a token is not issued.
@@ -135,6 +146,7 @@ impl SentinelState {
                 subject: token.subject.clone(),
                 expires: token.expires_at,
                 revoked: token.revoked,
+                attenuable: token.attenuable,
             })
             .collect()
     }
@@ -173,6 +185,7 @@ impl SentinelState {
             role: new.role.name().to_owned(),
             subject,
             expires_at: new.expires_at,
+            attenuable: new.attenuable,
         });
         Ok(events)
     }
@@ -189,11 +202,39 @@ impl SentinelState {
     /// # Errors
     /// [`UnknownToken`].
     pub fn revoke(&self, id: &str) -> Result<Option<SentinelEvent>, UnknownToken> {
+        if let Some((root, block)) = id.split_once('.') {
+            return self.revoke_block(id, root, block);
+        }
         let token = self
             .tokens
             .get(id)
             .ok_or_else(|| UnknownToken(id.to_owned()))?;
         Ok((!token.revoked).then(|| SentinelEvent::TokenRevoked { id: id.to_owned() }))
+    }
+
+    /// The same for what was derived from one block of a token. The block itself was never shown here, so any that could
+    /// be one of the token's is taken.
+    fn revoke_block(
+        &self,
+        id: &str,
+        root: &str,
+        block: &str,
+    ) -> Result<Option<SentinelEvent>, UnknownToken> {
+        let hex = block.len() == 16
+            && block
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let token = self
+            .tokens
+            .get(root)
+            .filter(|token| token.attenuable && hex);
+        let token = token.ok_or_else(|| UnknownToken(id.to_owned()))?;
+        if token.revoked || token.revoked_blocks.contains(id) {
+            return Ok(None);
+        }
+        let full = token.revoked_blocks.len() >= REVOKED_BLOCKS_MAX;
+        let id = if full { root } else { id }.to_owned();
+        Ok(Some(SentinelEvent::TokenRevoked { id }))
     }
 
     /// Makes void every token that an agent was given.
@@ -215,6 +256,7 @@ impl SentinelState {
                 role,
                 subject,
                 expires_at,
+                attenuable,
             } => {
                 // A role that this version does not know gets the least that there is.
                 let role = role.parse().unwrap_or(Role::Viewer);
@@ -224,10 +266,19 @@ impl SentinelState {
                     subject: subject.clone(),
                     expires_at: *expires_at,
                     revoked: false,
+                    attenuable: *attenuable,
+                    revoked_blocks: BTreeSet::new(),
                 };
                 self.tokens.insert(id.clone(), token);
             }
-            SentinelEvent::TokenRevoked { id } => self.revoked(id),
+            SentinelEvent::TokenRevoked { id } => match id.split_once('.') {
+                Some((root, _)) => {
+                    if let Some(token) = self.tokens.get_mut(root) {
+                        token.revoked_blocks.insert(id.clone());
+                    }
+                }
+                None => self.revoked(id),
+            },
             // The audit is the log itself; nothing is decided by what was allowed or denied before.
             SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }

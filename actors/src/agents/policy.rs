@@ -104,6 +104,18 @@ pub(crate) fn resolve(
     values.extend(crate::outbound::values(settings, manifest));
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
+    for (key, rules, origin) in [
+        ("access", &layers.all.access, "policy"),
+        ("access.own", &layers.agent.access, &layers.agent_origin),
+    ] {
+        if !rules.is_empty() {
+            values.push(PolicyValue {
+                key: key.to_owned(),
+                value: json!(rules),
+                origin: origin.to_owned(),
+            });
+        }
+    }
     Effective {
         fault,
         limits,

@@ -1,13 +1,16 @@
 //! What an agent's session can ask of the rest of the mesh.
 
 use async_trait::async_trait;
+use zeroize::Zeroizing;
 
 use mesh_actors_core::routing::InstanceKey;
+use mesh_messages::capability::Limits;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest,
 };
+use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
 
 use super::delivery::AttemptNews;
@@ -33,6 +36,49 @@ pub struct Delegation {
     pub task: TaskRequest,
     /// The last agent to be asked.
     pub avoid: Option<AgentId>,
+    /// A token that it bears: then its bearer has to be allowed this, too.
+    pub token: Option<BearerText>,
+    /// What the task, and all on its behalf, is held to.
+    pub within: Vec<Limits>,
+}
+
+/// A token, or a reference to one, on its way to whoever checks it. It is shown to nobody.
+#[derive(Clone)]
+pub struct BearerText(Zeroizing<String>);
+
+impl BearerText {
+    /// Takes it.
+    pub fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+
+    /// What it is.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for BearerText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl Delegation {
+    /// The task that it asks for.
+    pub fn spec(&self) -> TaskSpec {
+        TaskSpec {
+            kind: self.task.action.clone(),
+            requirements: self.task.requirements.clone(),
+            input: self.task.input.clone(),
+            deadline_ms: self.task.deadline_ms,
+            timeout_ms: self.task.timeout_ms,
+            avoid: self.avoid.clone(),
+            approval: self.task.approval.clone(),
+            within: self.within.clone(),
+            ..TaskSpec::default()
+        }
+    }
 }
 
 /// What an agent asks of a named resource.

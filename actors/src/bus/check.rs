@@ -71,6 +71,8 @@ pub(super) fn replayed(error: ReplayError) -> Problem {
 pub(super) struct Vouched {
     /// The envelope, without a token that would travel in it.
     pub(super) envelope: Envelope,
+    /// Whose token it bears, if that was narrowed.
+    pub(super) bearer: Option<Caller>,
     /// Whether its sender signed it; else the caller's own right made it acceptable.
     pub(super) signed: bool,
 }
@@ -101,7 +103,15 @@ pub(super) fn posted(
         );
         return Err(refusal(ErrorCode::NotAllowed, "from", detail));
     }
-    Ok(Vouched { envelope, signed })
+    Ok(Vouched {
+        envelope,
+        signed,
+        bearer: by_token.filter(is_narrowed),
+    })
+}
+
+fn is_narrowed(bearer: &Caller) -> bool {
+    !bearer.narrowed.is_empty()
 }
 
 /// What a posted envelope leaves out: who posts one that is not signed means it as their own, and each time as another
@@ -123,6 +133,7 @@ pub(crate) fn agent_as_caller(agent: &AgentId) -> Caller {
         name: format!("agent:{agent}"),
         role: Role::Agent,
         loopback: true,
+        narrowed: Vec::new(),
     }
 }
 
@@ -145,11 +156,15 @@ pub(super) fn of_agent(
     }
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
-    check_token(&envelope, true, keys, sentinel)?;
+    let bearer = check_token(&envelope, true, keys, sentinel)?;
     if !signed {
         envelope.epoch = Some(epoch);
     }
-    Ok(Vouched { envelope, signed })
+    Ok(Vouched {
+        envelope,
+        signed,
+        bearer: bearer.filter(is_narrowed),
+    })
 }
 
 fn check_time(envelope: &Envelope, now: Timestamp) -> Result<(), Problem> {
@@ -244,6 +259,7 @@ pub(super) fn sealed(vouched: Vouched, node: &SigningKey) -> Envelope {
     let Vouched {
         mut envelope,
         signed,
+        ..
     } = vouched;
     let written_out = envelope
         .auth

@@ -105,14 +105,24 @@ impl BusHandle {
         let claimed = claimed.unwrap_or_default().to_owned();
         let vouched = check::posted(caller, envelope, parts, now)
             .inspect_err(|problem| self.note_refusal(caller, &claimed, problem))?;
+        // Under a narrowed token, it is done within that token's limits, whoever brings it.
+        let mut caller = caller.clone();
+        if let Some(bearer) = &vouched.bearer {
+            if vouched.envelope.kind != MessageType::TaskRequest {
+                self.sentinel.decide(bearer, Action::MessageSend, PATH)?;
+            }
+            caller.narrowed.extend(bearer.narrowed.iter().cloned());
+        }
+        let caller = &caller;
         self.admit(&vouched, now)?;
         if vouched.envelope.kind == MessageType::TaskRequest {
-            // A task is a task, whichever way it comes.
-            self.sentinel.decide(caller, Action::TaskSubmit, PATH)?;
+            // A task is a task, whichever way it comes. What it is, is known when its address is.
+            self.sentinel
+                .decide_later(caller, Action::TaskSubmit, PATH)?;
         }
         let asked = Asked::new(&vouched.envelope, now, wait);
         let envelope = check::sealed(vouched, &self.node.key);
-        let answer = route::route(self, &caller.name, envelope, &asked).await?;
+        let answer = route::route(self, caller, envelope, &asked).await?;
         Ok(asked.in_its_form(answer))
     }
 
@@ -133,6 +143,9 @@ impl BusHandle {
         let claimed = envelope.from.to_string();
         let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
             .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
+        if let Some(bearer) = &vouched.bearer {
+            self.sentinel.decide(bearer, Action::MessageSend, &to)?;
+        }
         let envelope = check::sealed(vouched, &self.node.key);
         route::from_agent(self, (agent, epoch), envelope).await
     }

@@ -8,6 +8,7 @@ use mesh_actors_core::bus::{Destination, Presence, Snapshot};
 use mesh_messages::AgentId;
 use mesh_messages::klp::{Envelope, ErrorCode, MessageType, TaskRequest};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
 
 use super::BusHandle;
@@ -25,13 +26,13 @@ const LABEL: &str = "klp.task_id";
 /// Has a task done, and answers with its result if it comes in time.
 pub(super) async fn task(
     bus: &BusHandle,
-    by: &str,
+    caller: &Caller,
     envelope: &Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
     let request: TaskRequest = envelope.payload_as().map_err(unreadable)?;
     let snapshot = bus.outside.directory.snapshot();
-    let destination = find(bus, &snapshot, by, envelope).await?;
+    let destination = find(bus, &snapshot, &caller.name, envelope).await?;
     let (requirements, only) = match &request.approval {
         // It goes to a person, whatever its address.
         Some(_) => (request.requirements.clone(), None),
@@ -59,9 +60,8 @@ pub(super) async fn task(
     };
     let wait = asked.wait(TASK_WAIT);
     let wait = deadline_ms.map_or(wait, |ms| wait.min(Duration::from_millis(ms)));
-    let by = by.to_owned();
     let order = TaskOrder {
-        by,
+        caller: caller.clone(),
         spec,
         only,
         wait,

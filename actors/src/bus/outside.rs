@@ -12,6 +12,7 @@ use mesh_messages::address::Address;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
 use mesh_messages::problem::Problem;
+use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, Epoch, TaskId};
 
@@ -58,8 +59,8 @@ pub trait Delivery: Send + Sync + Debug + 'static {
 /// A task that came as a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskOrder {
-    /// Whom it is submitted by: the envelope's sender, such as `user:ada`.
-    pub by: String,
+    /// Whom it is submitted by.
+    pub caller: Caller,
     /// The task. Its idempotency key is the message's id, so that one message is one task.
     pub spec: TaskSpec,
     /// The agent that the message is addressed to by its own name; no other may get the task.

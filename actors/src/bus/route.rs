@@ -24,6 +24,7 @@ use mesh_messages::klp::{
     CapabilityQuery, Envelope, ErrorCode, MessageType, Publish, SecurityAlert, Subscribe,
 };
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
@@ -41,12 +42,13 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Acts upon a message that was posted.
 pub(super) async fn route(
     bus: &BusHandle,
-    by: &str,
+    caller: &Caller,
     envelope: Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
+    let by = &*caller.name;
     match envelope.kind {
-        MessageType::TaskRequest => order::task(bus, by, &envelope, asked).await,
+        MessageType::TaskRequest => order::task(bus, caller, &envelope, asked).await,
         MessageType::Message => message(bus, by, envelope, asked).await,
         MessageType::StatusUpdate | MessageType::Publish | MessageType::SecurityAlert => {
             tell(bus, by, envelope, asked).await

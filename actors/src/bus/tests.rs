@@ -161,6 +161,7 @@ fn caller(name: &str, role: Role) -> Caller {
         name: name.to_owned(),
         role,
         loopback: false,
+        narrowed: Vec::new(),
     }
 }
 
@@ -722,7 +723,7 @@ async fn a_task_request_becomes_a_task_and_its_result_the_reply() {
         .unwrap();
     let order = fixture.world.orders.lock().unwrap()[0].clone();
     assert_eq!(
-        (order.by.as_str(), order.only),
+        (order.caller.name.as_str(), order.only),
         ("user:ada", Some(agent("webscraper")))
     );
     assert_eq!(

@@ -37,6 +37,7 @@ fn admin() -> Caller {
         name: "user:root".to_owned(),
         role: Role::Admin,
         loopback: true,
+        narrowed: Vec::new(),
     }
 }
 

@@ -22,12 +22,14 @@ use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, JournalStatus,
     KeyInfo, MemoryEntry, MemoryStats, NodeInfo, PastState, Role, SystemStatus, TokenInfo,
+    TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
 use super::Mesh;
+use super::access::held_within;
 use super::audit::agent_id;
 use super::tasks::{find, reported, task_id, wait_ended};
 use super::views::{directory_bytes, instances, profile, status_kind, status_of};
@@ -184,7 +186,9 @@ impl Operations for Mesh {
         caller: &Caller,
         specs: Vec<TaskSpec>,
     ) -> Result<SubmitOutcome, Problem> {
+        self.may_submit(caller, &specs)?;
         self.may_check(caller, &specs).await?;
+        let specs = held_within(caller, specs);
         let (receipts, replayed) = self.orchestrator.submit(&caller.name, specs).await?;
         Ok(SubmitOutcome { receipts, replayed })
     }
@@ -514,11 +518,9 @@ impl Operations for Mesh {
     async fn issue_token(
         &self,
         caller: &Caller,
-        role: Role,
-        subject: Option<String>,
-        ttl: Option<Duration>,
+        order: TokenOrder,
     ) -> Result<IssuedToken, Problem> {
-        if let (Role::Agent, Some(subject)) = (role, &subject) {
+        if let (Role::Agent, Some(subject)) = (order.role, &order.subject) {
             // An agent that may execute nothing holds no valid token, whoever asks for one.
             match status_kind(&self.entry(subject)?.state()) {
                 AgentStatusKind::Quarantined => {
@@ -532,7 +534,7 @@ impl Operations for Mesh {
                 AgentStatusKind::Active | AgentStatusKind::NotFound => {}
             }
         }
-        self.sentinel.issue(&caller.name, role, subject, ttl).await
+        self.sentinel.issue_order(&caller.name, order).await
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {

@@ -1,7 +1,6 @@
 //! Owners: who registered an agent or submitted a task may do more with it than their role says.
 
 use mesh_messages::agent::Lifecycle;
-use mesh_messages::problem::Problem;
 use mesh_messages::system::{Caller, Role};
 
 use super::Mesh;
@@ -35,22 +34,8 @@ impl<'a> Owned<'a> {
 }
 
 impl Mesh {
-    /// Whether the caller may do this, by role or as the owner of what it is done to.
-    pub(super) async fn may(
-        &self,
-        caller: &Caller,
-        action: Action,
-        resource: &str,
-    ) -> Result<(), Problem> {
-        let owns = self.owns(caller, action, resource);
-        let sentinel = &self.sentinel;
-        sentinel
-            .authorize_owner(caller, action, resource, owns)
-            .await
-    }
-
     /// Whether the caller may do this as the owner of what it is done to.
-    async fn owns(&self, caller: &Caller, action: Action, resource: &str) -> bool {
+    pub(super) async fn owns(&self, caller: &Caller, action: Action, resource: &str) -> bool {
         let Some(Owned { act, of }) = Owned::of(action, resource) else {
             return false;
         };

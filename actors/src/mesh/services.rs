@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
+use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::{EgressDenial, SentinelEvent};
@@ -16,25 +17,28 @@ use mesh_messages::klp::{
     ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
 };
 use mesh_messages::problem::Problem;
+use mesh_messages::system::Caller;
 use mesh_messages::task::TaskState;
 use mesh_messages::{
     AgentId, Epoch, Failure, FailureClass, InstanceNo, Position, Severity, TaskId,
 };
 
+use super::access::limits_of;
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
-use crate::agents::services::{ClaimRequest, Delegation, Services};
+use crate::agents::services::{BearerText, ClaimRequest, Delegation, Services};
 use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::memory::MemoryHandle;
-use crate::operations::Action;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
 /// What a line of an agent is called in the audit, when it is refused.
 const LINE: &str = "klp.line";
+/// What a posted message that becomes a task is called there.
+const MESSAGES: &str = "/v1/messages";
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
 const UPGRADES_KEPT: usize = 256;
 
@@ -68,6 +72,29 @@ impl MeshServices {
             upgrades: broadcast::Sender::new(UPGRADES_KEPT),
         }
     }
+}
+
+impl MeshServices {
+    /// Whose token an agent bears on its own channel.
+    fn bearer(&self, agent: &AgentId, token: &BearerText) -> Result<Caller, Problem> {
+        let text = token.text();
+        let resolved = match text.strip_prefix("vault://") {
+            Some(name) => secret_text(&self.ctx, name, agent),
+            None => Some(zeroize::Zeroizing::new(text.to_owned())),
+        };
+        let text = resolved.as_ref().map(|text| text.as_str());
+        let found = self.sentinel.authenticate(text, false);
+        found.map_err(|problem| problem.field("auth.token"))
+    }
+}
+
+/// What a reference stands for, as the agent could have it as a file: a secret for requests to some hosts is for nothing
+/// else. What stands behind the `@` names the store, of which there is one.
+fn secret_text(ctx: &Context, name: &str, agent: &AgentId) -> Option<zeroize::Zeroizing<String>> {
+    let name = name.split('@').next()?;
+    let value = ctx.secrets.mounted(name, agent.as_str()).ok()?;
+    let text = std::str::from_utf8(&value).ok()?;
+    Some(zeroize::Zeroizing::new(text.trim_end().to_owned()))
 }
 
 /// Does something of an agent's end that may take a while; what fails is logged, since nobody waits for it.
@@ -128,7 +155,7 @@ impl Services for MeshServices {
         }
     }
 
-    async fn delegate(&self, delegation: Delegation) -> Result<TaskId, KlpError> {
+    async fn delegate(&self, mut delegation: Delegation) -> Result<TaskId, KlpError> {
         let key = (
             delegation.agent.clone(),
             delegation.instance,
@@ -137,12 +164,26 @@ impl Services for MeshServices {
         let attempt = delegation.attempt;
         let caller = bus::agent_as_caller(&delegation.agent);
         let resource = format!("/v1/tasks/{}", delegation.parent);
-        let decided = self.sentinel.decide(&caller, Action::TaskSubmit, &resource);
+        let facts = TaskFacts::of(&delegation.spec());
+        let decided = self
+            .sentinel
+            .may_submit(&caller, &resource, vec![facts.clone()]);
         decided.map_err(klp_error)?;
-        self.orchestrator
-            .delegate(key, delegation, attempt)
-            .await
-            .map_err(klp_error)
+        if let Some(token) = delegation.token.take() {
+            // With somebody's token it does what both may, and no more.
+            let bearer = self.bearer(&delegation.agent, &token).map_err(klp_error)?;
+            let decided = self.sentinel.may_submit(&bearer, &resource, vec![facts]);
+            decided.map_err(klp_error)?;
+            delegation.within = limits_of(&bearer).collect();
+        }
+        let delegated = self.orchestrator.delegate(key, delegation, attempt).await;
+        delegated.map_err(|problem| {
+            if let ("forbidden", [why, ..]) = (problem.code, &problem.errors[..]) {
+                let rule = why.strip_prefix("denied by ").unwrap_or(why).to_owned();
+                self.sentinel.confined(&caller, &resource, rule);
+            }
+            klp_error(problem)
+        })
     }
 
     async fn stands_still(&self, task: &TaskId) -> bool {
@@ -393,7 +434,13 @@ impl bus::TaskGateway for BusOutside {
     async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
         let mut spec = order.spec;
         spec.agent = order.only;
-        let (receipts, _) = self.orchestrator.submit(&order.by, vec![spec]).await?;
+        spec.within.extend(limits_of(&order.caller));
+        let facts = vec![TaskFacts::of(&spec)];
+        self.sentinel.may_submit(&order.caller, MESSAGES, facts)?;
+        let (receipts, _) = self
+            .orchestrator
+            .submit(&order.caller.name, vec![spec])
+            .await?;
         let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
             return Err(Problem::internal("a submission without a receipt"));
         };
@@ -438,13 +485,8 @@ impl bus::Keys for BusOutside {
     }
 
     fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>> {
-        // What stands behind the `@` names the store, of which there is one.
-        let name = reference.strip_prefix("vault://")?.split('@').next()?;
-        let agent = bus::agent_of(sender)?;
-        // As the agent could have it as a file: a secret for requests to some hosts is for nothing else.
-        let value = self.ctx.secrets.mounted(name, agent.as_str()).ok()?;
-        let text = std::str::from_utf8(&value).ok()?;
-        Some(zeroize::Zeroizing::new(text.trim_end().to_owned()))
+        let name = reference.strip_prefix("vault://")?;
+        secret_text(&self.ctx, name, &bus::agent_of(sender)?)
     }
 }
 

@@ -144,6 +144,7 @@ impl Mesh {
     ) -> Result<(WorkflowRun, bool), Problem> {
         self.may_check_in(caller, &order.workflow).await?;
         let plan = self.plan(&order.workflow, order.deploy_later).await?;
+        self.may_run(caller, "/v1/workflows", &plan)?;
         let submitted = serde_json::json!([order.workflow, order.input]);
         let request = format!("blake3:{}", blake3::hash(&canonical(&submitted)).to_hex());
         let id = WorkflowRunId::new(uuid::Uuid::now_v7().to_string())

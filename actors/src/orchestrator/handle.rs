@@ -422,16 +422,7 @@ impl OrchestratorHandle {
         parent: mesh_messages::AttemptNo,
     ) -> Result<TaskId, Problem> {
         let by = format!("agent:{}", delegation.agent);
-        let spec = TaskSpec {
-            kind: delegation.task.action,
-            requirements: delegation.task.requirements,
-            input: delegation.task.input,
-            deadline_ms: delegation.task.deadline_ms,
-            timeout_ms: delegation.task.timeout_ms,
-            avoid: delegation.avoid,
-            approval: delegation.task.approval,
-            ..TaskSpec::default()
-        };
+        let spec = delegation.spec();
         let asker = Asker {
             parent: attempt_ref(delegation.parent, parent, delegation.epoch),
             key,

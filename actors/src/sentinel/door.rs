@@ -2,7 +2,7 @@
 //!
 //! It outlives the actor's incarnations, so that callers are known while the actor is being restarted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,7 +11,9 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use zeroize::Zeroizing;
 
+use mesh_actors_core::access::limits::is_over;
 use mesh_actors_core::sentinel::{KeyRing, SentinelState, Token};
+use mesh_messages::capability::Capability;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
@@ -43,6 +45,9 @@ struct Pass {
     caller: String,
     role: Role,
     expires_at: Option<Timestamp>,
+    // Of a token that can be narrowed, the digest is that of its first block's signature, and no secret.
+    attenuable: bool,
+    revoked_blocks: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -148,7 +153,16 @@ impl Door {
 
     /// Lets a token in no more.
     pub(super) fn expel(&self, id: &str) {
-        self.write().tokens.remove(id);
+        match id.split_once('.') {
+            Some((root, _)) => {
+                if let Some(pass) = self.write().tokens.get_mut(root) {
+                    pass.revoked_blocks.insert(id.to_owned());
+                }
+            }
+            None => {
+                self.write().tokens.remove(id);
+            }
+        }
         self.forget_idle();
     }
 
@@ -164,6 +178,8 @@ impl Door {
             caller: format!("agent:{agent}"),
             role: Role::Agent,
             expires_at: None,
+            attenuable: false,
+            revoked_blocks: BTreeSet::new(),
         };
         let mut passes = self.write();
         let of_agent = passes.sessions.iter().filter(|(_, s)| s.agent == *agent);
@@ -209,7 +225,7 @@ impl Door {
             .or_else(|| passes.sessions.get(id).map(|session| &session.pass))
             .ok_or(Rejected { claimed: None })?;
         let valid = pass.digest.matches(&digest) & pass.expires_at.is_none_or(|end| now < end);
-        if !valid {
+        if !valid || pass.attenuable {
             return Err(Rejected {
                 claimed: Some(pass.caller.clone()),
             });
@@ -218,6 +234,41 @@ impl Door {
             name: pass.caller.clone(),
             role: pass.role,
             loopback,
+            narrowed: Vec::new(),
+        })
+    }
+
+    /// The same for a token that its holder may have narrowed: its signatures lead to this node, and nothing that it was
+    /// derived from is over.
+    pub(super) fn identify_capability(
+        &self,
+        text: &str,
+        loopback: bool,
+        now: Timestamp,
+        mesh: &DidKey,
+    ) -> Result<Caller, Rejected> {
+        let unknown = |_| Rejected { claimed: None };
+        let token = Capability::read(text).map_err(unknown)?;
+        let proven = token.verify(mesh).map_err(unknown)?;
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        let pass = passes.tokens.get(&proven.root.id);
+        let pass = pass.filter(|pass| pass.attenuable);
+        let pass = pass.ok_or(Rejected { claimed: None })?;
+        let known = SecretDigest::from_hex(&proven.digest).is_some_and(|d| pass.digest.matches(&d));
+        let over = pass.expires_at.is_some_and(|end| now >= end)
+            || proven.narrowed.iter().any(|block| {
+                is_over(&block.limits, now) || pass.revoked_blocks.contains(&block.id)
+            });
+        if !known || over {
+            return Err(Rejected {
+                claimed: Some(pass.caller.clone()),
+            });
+        }
+        Ok(Caller {
+            name: pass.caller.clone(),
+            role: pass.role,
+            loopback,
+            narrowed: proven.narrowed,
         })
     }
 
@@ -285,5 +336,7 @@ fn pass(token: &Token) -> Option<Pass> {
         caller: token.bearer(),
         role: token.role,
         expires_at: token.expires_at,
+        attenuable: token.attenuable,
+        revoked_blocks: token.revoked_blocks.clone(),
     })
 }

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
+use mesh_messages::capability::CAPABILITY_PREFIX;
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
+use mesh_messages::identity::SigningKey;
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo};
+use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo, TokenOrder};
 use mesh_messages::{AgentId, Epoch, Position};
 
 use super::door::{Door, count};
 use super::state::no_randomness;
-use super::{Message, SentinelSettings, permits};
+use super::{Message, SentinelSettings};
 use crate::clock;
-use crate::operations::Action;
 use crate::partition::Cause;
 use crate::slot::Slot;
 
@@ -37,6 +40,9 @@ pub struct SentinelHandle {
     pub(super) slot: Slot<Message>,
     pub(super) door: Arc<Door>,
     pub(super) audit_all_actions: bool,
+    pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
+    // Signs tokens that can be narrowed; without it there are none.
+    pub(super) signer: Option<Arc<SigningKey>>,
 }
 
 impl SentinelHandle {
@@ -47,7 +53,22 @@ impl SentinelHandle {
             slot: Slot::new("sentinel"),
             door: Arc::new(Door::new(settings.requests)),
             audit_all_actions: settings.audit_all_actions,
+            policy: Arc::default(),
+            signer: None,
         }
+    }
+
+    /// The same, which goes by the operator's rules on access, too, as they are from time to time.
+    #[must_use]
+    pub fn with_policy(self, policy: Arc<ArcSwap<PolicyDocument>>) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// The same, with the node's key, by which it issues and knows tokens that their holders can narrow.
+    #[must_use]
+    pub fn with_signer(self, key: SigningKey) -> Self {
+        let signer = Some(Arc::new(key));
+        Self { signer, ..self }
     }
 
     /// Whether it runs.
@@ -81,7 +102,14 @@ impl SentinelHandle {
     /// # Errors
     /// Always `Invalid authentication`, whatever is wrong.
     pub fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
-        let claimed = match bearer.map(|text| self.door.identify(text, loopback, clock::now())) {
+        let identify = |text: &str| match &self.signer {
+            Some(key) if text.starts_with(CAPABILITY_PREFIX) => {
+                let (now, mesh) = (clock::now(), key.public());
+                self.door.identify_capability(text, loopback, now, &mesh)
+            }
+            _ => self.door.identify(text, loopback, clock::now()),
+        };
+        let claimed = match bearer.map(identify) {
             Some(Ok(caller)) => return Ok(caller),
             Some(Err(rejected)) => rejected.claimed,
             None => None,
@@ -95,68 +123,22 @@ impl SentinelHandle {
         ))
     }
 
-    /// Whether the caller may do this: charges its rate, asks the [matrix](permits), audits.
-    ///
-    /// # Errors
-    /// `rate_limited`, `forbidden`, or that the audit cannot be written.
-    pub async fn authorize(
-        &self,
-        caller: &Caller,
-        action: Action,
-        resource: &str,
-    ) -> Result<(), Problem> {
-        let nobody = std::future::ready(false);
-        self.authorize_owner(caller, action, resource, nobody).await
-    }
-
-    /// The same where the caller may own what this is about: `owns` is asked only when the role alone does not suffice,
-    /// and only of callers within their rate.
-    ///
-    /// # Errors
-    /// As [`SentinelHandle::authorize`].
-    pub async fn authorize_owner(
-        &self,
-        caller: &Caller,
-        action: Action,
-        resource: &str,
-        owns: impl Future<Output = bool>,
-    ) -> Result<(), Problem> {
-        self.door.charge(&caller.name)?;
-        if !permits(caller.role, action) && !owns.await {
-            return Err(self.refuse(caller, action, resource));
-        }
-        if self.audit_all_actions && action != Action::Read {
-            self.record_allowed(&caller.name, action.name(), resource)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// The decision alone, for those whose rate is limited elsewhere, such as agents on their own channel: asks the
-    /// [matrix](permits), audits a refusal.
-    ///
-    /// # Errors
-    /// `forbidden`.
-    pub fn decide(&self, caller: &Caller, action: Action, resource: &str) -> Result<(), Problem> {
-        if permits(caller.role, action) {
-            return Ok(());
-        }
-        Err(self.refuse(caller, action, resource))
-    }
-
-    /// Counts and audits that somebody may not do this, for a reason that is not their role alone.
-    pub(crate) fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
-        count(&self.door.counts.forbidden);
-        let detail = "Insufficient permissions";
-        self.record_denied(&caller.name, action.name(), resource, detail);
-        Problem::new(ProblemKind::Forbidden, "forbidden", detail)
-    }
-
     /// Audits a refusal. One more of a caller that was refused too often lately is counted with others.
     pub fn record_denied(&self, user: &str, action: &str, resource: &str, reason: &str) {
+        self.record_denied_by(user, action, resource, (reason, None));
+    }
+
+    /// The same, and what it was that forbids it.
+    pub(super) fn record_denied_by(
+        &self,
+        user: &str,
+        action: &str,
+        resource: &str,
+        (reason, rule): (&str, Option<String>),
+    ) {
         if self.door.is_worth_recording(Some(user)) {
             self.cast_audit(
-                denied(user, action, resource, reason),
+                denied(user, action, resource, (reason, rule)),
                 (user, action, DENIED),
             );
         } else {
@@ -185,7 +167,7 @@ impl SentinelHandle {
         let action = "authenticate";
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
-            let event = denied(&user, action, "", "Invalid authentication");
+            let event = denied(&user, action, "", ("Invalid authentication", None));
             self.cast_audit(event, (&user, action, UNKNOWN));
         } else {
             // Whoever they claim to be is not counted against that one.
@@ -281,15 +263,23 @@ impl SentinelHandle {
         subject: Option<String>,
         ttl: Option<Duration>,
     ) -> Result<IssuedToken, Problem> {
+        let order = TokenOrder {
+            role,
+            subject,
+            ttl,
+            attenuable: false,
+        };
+        self.issue_order(by, order).await
+    }
+
+    /// The same for a token of any kind.
+    ///
+    /// # Errors
+    /// As [`SentinelHandle::issue`].
+    pub async fn issue_order(&self, by: &str, order: TokenOrder) -> Result<IssuedToken, Problem> {
         let by = Cause::by(by);
         self.slot
-            .call(CALL_LIMIT, |reply| Message::Issue {
-                by,
-                role,
-                subject,
-                ttl,
-                reply,
-            })
+            .call(CALL_LIMIT, |reply| Message::Issue { by, order, reply })
             .await
             .map_err(Problem::from)?
     }
@@ -358,12 +348,18 @@ impl SentinelHandle {
     }
 }
 
-fn denied(user: &str, action: &str, resource: &str, reason: &str) -> SentinelEvent {
+fn denied(
+    user: &str,
+    action: &str,
+    resource: &str,
+    (reason, rule): (&str, Option<String>),
+) -> SentinelEvent {
     SentinelEvent::Denied {
         action: action.to_owned(),
         resource: cut(resource),
         user: user.to_owned(),
         reason: reason.to_owned(),
+        rule,
     }
 }
 

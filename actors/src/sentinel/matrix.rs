@@ -29,6 +29,8 @@
 //!   That holds for the commands of acceptance checks, too, which run in the sandbox of the agent that does the work.
 //! - A **publisher** brings code in and sees what became of it; whether it runs is for others.
 //!
+//! Rules of the operator's policy give and take beside that; see `mesh_actors_core::access`.
+//!
 //! Beyond its role, the owner of a thing may make less of it: who registered an agent may stop, restart, pause,
 //! terminate and remove it as publisher or operator, and an agent may cancel the tasks that it submitted on its own. A
 //! viewer's token stays a viewer's, whoever has it. What others did to a thing, its owner does not undo.
@@ -142,6 +144,14 @@ mod tests {
                     action.name()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn rules_can_name_every_action() {
+        for (action, _) in TABLE {
+            let verb = mesh_messages::access::AccessVerb::named(action.name());
+            assert!(verb.is_some(), "{}", action.name());
         }
     }
 

@@ -1,15 +1,15 @@
 //! What the sentinel does with each message.
 
-use std::time::Duration;
-
 use ractor::{ActorProcessingErr, RpcReplyPort};
+use zeroize::Zeroizing;
 
 use mesh_actors_core::sentinel::{IssueRefusal, NewToken, UnknownToken};
+use mesh_messages::capability::{Capability, Root};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::SentinelEvent;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{IssuedToken, Role};
-use mesh_messages::{AgentId, Position};
+use mesh_messages::system::{IssuedToken, Role, TokenOrder};
+use mesh_messages::{AgentId, Position, Timestamp};
 
 use super::door::count;
 use super::{Effect, Reply, State, token};
@@ -20,7 +20,7 @@ impl State {
     pub(super) async fn issue(
         &mut self,
         by: &Cause,
-        (role, subject, ttl): (Role, Option<String>, Option<Duration>),
+        order: TokenOrder,
         reply: Reply<IssuedToken>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
@@ -34,21 +34,39 @@ impl State {
                 return Ok(());
             }
         };
+        let TokenOrder {
+            role,
+            subject,
+            ttl,
+            attenuable,
+        } = order;
         let now = clock::now();
         let expires_at = ttl.map(|ttl| now.plus(ttl));
-        let digest = fresh.digest.to_hex();
+        let (text, digest) = if attenuable {
+            let bearer = subject.clone().unwrap_or_else(|| role.name().to_owned());
+            match self.chain((&fresh.id, role, bearer, expires_at)) {
+                Ok(made) => made,
+                Err(problem) => {
+                    answer(reply, Err(problem));
+                    return Ok(());
+                }
+            }
+        } else {
+            (fresh.text, fresh.digest.to_hex())
+        };
         let new = NewToken {
             id: fresh.id.clone(),
             digest,
             role,
             subject,
             expires_at,
+            attenuable,
         };
         match self.partition.state().issue(now, new) {
             Ok(events) => {
                 let token = IssuedToken {
                     id: fresh.id,
-                    token: fresh.text.to_string(),
+                    token: text.to_string(),
                     role,
                     expires: expires_at,
                 };
@@ -60,6 +78,31 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// The text of a token that can be narrowed, and what is kept of it.
+    fn chain(
+        &self,
+        (id, role, subject, expires): (&str, Role, String, Option<Timestamp>),
+    ) -> Result<(Zeroizing<String>, String), Problem> {
+        let Some(key) = &self.handle.signer else {
+            return Err(Problem::internal(
+                "this node has no key to sign tokens with",
+            ));
+        };
+        let root = Root {
+            mesh: key.public(),
+            id: id.to_owned(),
+            role,
+            subject,
+            expires,
+        };
+        let mut next = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *next).map_err(no_randomness)?;
+        let token = Capability::issue(key, &root, &next);
+        let proven = token.verify(&root.mesh);
+        let proven = proven.map_err(|error| Problem::internal(error.to_string()))?;
+        Ok((token.text(), proven.digest))
     }
 
     pub(super) async fn revoke(

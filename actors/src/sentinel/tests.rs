@@ -79,6 +79,7 @@ fn caller(role: Role) -> Caller {
         name: format!("user:{}", role.name()),
         role,
         loopback: false,
+        narrowed: Vec::new(),
     }
 }
 
@@ -246,6 +247,7 @@ async fn denied_and_allowed_actions_are_audited_and_reads_are_not() {
             resource: "echo".into(),
             user: "user:viewer".into(),
             reason: "Insufficient permissions".into(),
+            rule: None,
         }
     );
     assert_eq!(records[0].header.actor, "user:viewer");

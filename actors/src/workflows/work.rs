@@ -6,6 +6,7 @@ use std::time::Duration;
 use ractor::ActorRef;
 
 use mesh_actors_core::workflow::{Call, Command, Effect, Job};
+use mesh_messages::access::TaskFacts;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::task::{Task, TaskState};
 use mesh_messages::workflow::{StepState, UnitOutcome};
@@ -13,10 +14,11 @@ use mesh_messages::{Failure, FailureClass, TaskId};
 
 use super::{Message, Shell, never_begun, service};
 use crate::context::Context;
-use crate::mesh::find_task;
+use crate::mesh::{TASKS, find_task};
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::request::following;
+use crate::sentinel::SentinelHandle;
 
 /// First and last pause before something is asked again that could not be answered.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -98,6 +100,7 @@ impl Shell {
         Outside {
             ctx: Arc::clone(&self.args.ctx),
             orchestrator: self.args.orchestrator.clone(),
+            sentinel: self.args.sentinel.clone(),
             me: self.me.clone(),
         }
     }
@@ -116,12 +119,16 @@ fn tell(me: &ActorRef<Message>, task: TaskId, outcome: UnitOutcome) {
 struct Outside {
     ctx: Arc<Context>,
     orchestrator: OrchestratorHandle,
+    sentinel: SentinelHandle,
     me: ActorRef<Message>,
 }
 
 impl Outside {
     /// Has a task accepted, however often it takes; true when it has ended already.
     async fn submitted(&self, job: Job) -> Result<bool, Problem> {
+        // The policy may be another one than when the run was started.
+        let facts = TaskFacts::of(&job.spec);
+        self.sentinel.may_go_on(&job.by, TASKS, facts)?;
         let (mut pause, longest) = PAUSE;
         loop {
             let spec = job.spec.clone();

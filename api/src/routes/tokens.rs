@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use mesh_actors::operations::Action;
 use mesh_messages::agent::Page;
-use mesh_messages::system::{IssuedToken, Role, TokenInfo};
+use mesh_messages::system::{IssuedToken, Role, TokenInfo, TokenOrder};
 use mesh_messages::units::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ struct TokenRequest {
     /// How long it is valid.
     #[serde(default)]
     ttl: Option<Span>,
+    /// Whether its holder can narrow it without asking, with `meshctl token narrow`.
+    #[serde(default)]
+    attenuable: bool,
 }
 
 /// The answer to a revocation.
@@ -56,18 +59,26 @@ pub(super) fn routes() -> Vec<Route> {
         .needs(Action::Tokens)
         .query(&[LIMIT, CURSOR])
         .answers::<Page<TokenInfo>>(200, "A page of tokens."),
-        Route::delete("/v1/tokens/{id}", "revokeToken", "Voids a token", revoke)
-            .needs(Action::Tokens)
-            .answers::<RevokedToken>(200, "It is void."),
+        Route::delete(
+            "/v1/tokens/{id}",
+            "revokeToken",
+            "Voids a token; by the id of a block, all that was derived from that block",
+            revoke,
+        )
+        .needs(Action::Tokens)
+        .answers::<RevokedToken>(200, "It is void."),
     ]
 }
 
 async fn issue(call: Call) -> Answer {
-    let TokenRequest { role, subject, ttl } = call.json()?;
-    let issued = call
-        .ops()
-        .issue_token(&call.caller, role, subject, ttl.map(Span::duration))
-        .await?;
+    let request: TokenRequest = call.json()?;
+    let order = TokenOrder {
+        role: request.role,
+        subject: request.subject,
+        ttl: request.ttl.map(Span::duration),
+        attenuable: request.attenuable,
+    };
+    let issued = call.ops().issue_token(&call.caller, order).await?;
     json(StatusCode::CREATED, &issued)
 }
 

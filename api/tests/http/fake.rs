@@ -317,6 +317,7 @@ impl Operations for Fake {
             name: format!("user:{}", role.name()),
             role,
             loopback,
+            narrowed: Vec::new(),
         })
     }
 
@@ -937,13 +938,10 @@ impl Operations for Fake {
         })
     }
 
-    async fn issue_token(
-        &self,
-        _: &Caller,
-        role: Role,
-        subject: Option<String>,
-        ttl: Option<Duration>,
-    ) -> Result<IssuedToken, Problem> {
+    async fn issue_token(&self, _: &Caller, order: TokenOrder) -> Result<IssuedToken, Problem> {
+        let TokenOrder {
+            role, subject, ttl, ..
+        } = order;
         self.note(format!("issue {subject:?} {ttl:?}"));
         Ok(IssuedToken {
             id: "k1".into(),

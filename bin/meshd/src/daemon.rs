@@ -237,6 +237,7 @@ pub(crate) fn operator() -> Caller {
         name: "user:operator".to_owned(),
         role: Role::Admin,
         loopback: true,
+        narrowed: Vec::new(),
     }
 }
 

@@ -24,8 +24,11 @@ pub enum SentinelEvent {
         subject: String,
         /// When it ends.
         expires_at: Option<Timestamp>,
+        /// Whether its holder can narrow it; its digest is then that of its first block's signature.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        attenuable: bool,
     },
-    /// A token is void.
+    /// A token is void; or, with a dot in its id, all that was derived from one of its blocks.
     #[serde(rename = "token.revoked")]
     TokenRevoked {
         /// Its public id.
@@ -52,6 +55,9 @@ pub enum SentinelEvent {
         user: String,
         /// Why.
         reason: String,
+        /// What forbids it, beside roles: a rule of the policy, as `default.access[2]`, or a limit of a token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
     },
     /// Something was asked for that could not be taken as it was: it may be asked for, and what came did not do.
     #[serde(rename = "request.refused")]

@@ -37,6 +37,7 @@ fn new(id: &str, role: Role, subject: Option<&str>, end: Option<u64>) -> NewToke
         role,
         subject: subject.map(str::to_owned),
         expires_at: end.map(at),
+        attenuable: false,
     }
 }
 

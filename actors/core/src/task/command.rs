@@ -510,6 +510,9 @@ pub enum Refusal {
     /// Agents may not delegate to agents here.
     #[error("agents may not delegate to agents here (allow_cross_agent is false)")]
     CrossAgent,
+    /// The task on whose behalf it would be is held to limits, of which this one does not leave it.
+    #[error("Insufficient permissions")]
+    Confined(usize),
 }
 
 impl From<Refusal> for Problem {
@@ -547,6 +550,8 @@ impl From<Refusal> for Problem {
             Refusal::Stale(_) => Self::new(ProblemKind::Conflict, "stale_attempt", detail),
             Refusal::NeedsChecks(_) => Self::new(ProblemKind::Conflict, "needs_checks", detail),
             Refusal::NoGate(_) => Self::new(ProblemKind::NotFound, "gate_not_found", detail),
+            Refusal::Confined(nth) => Self::new(ProblemKind::Forbidden, "forbidden", detail)
+                .errors(vec![format!("denied by within[{nth}]")]),
             Refusal::CrossAgent => Self::new(ProblemKind::Forbidden, "cross_agent_off", detail),
         }
     }

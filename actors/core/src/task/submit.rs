@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mesh_messages::access::TaskFacts;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::inbox::Ruling;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
@@ -11,6 +12,8 @@ use mesh_messages::task::{
     DEADLINE_DEFAULT_MS, TASKS_PER_SUBMIT_MAX, Task, TaskReceipt, TaskSpec, TaskState,
 };
 use mesh_messages::{TaskId, Timestamp};
+
+use crate::access::limits;
 
 use super::asks::{self, OPEN_ASKS_MAX, POLICY};
 use super::command::{Answer, Asker, Effect, NewTask, Refusal};
@@ -201,10 +204,11 @@ struct Batch {
 fn admit_one(
     tx: &Tx<'_>,
     by: &str,
-    NewTask { id, spec, .. }: NewTask,
+    NewTask { id, mut spec, .. }: NewTask,
     index: Option<usize>,
     batch: &mut Batch,
 ) -> Result<Option<Item>, Refusal> {
+    hold_within(tx, &mut spec)?;
     let before = batch.errors.len();
     let bytes = validate(&spec, &mut Report::new(index, &mut batch.errors));
     if batch.errors.len() > before {
@@ -267,6 +271,21 @@ fn admit_one(
         depth,
         deadline_at,
     }))))
+}
+
+/// Holds a task to what the one on whose behalf it is submitted hands on. Asking a person hands nothing on.
+fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec) -> Result<(), Refusal> {
+    let parent = spec.parent.as_ref().filter(|_| spec.approval.is_none());
+    let Some(entry) = parent.and_then(|parent| tx.tasks.live(parent)) else {
+        return Ok(());
+    };
+    let facts = TaskFacts::of(spec);
+    let within = &entry.record.task.spec.within;
+    let handed = limits::handed_on(within, tx.ctx.now, &facts);
+    let mut handed = handed.map_err(Refusal::Confined)?;
+    handed.append(&mut spec.within);
+    spec.within = handed;
+    Ok(())
 }
 
 enum ChildRefusal {

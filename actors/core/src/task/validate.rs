@@ -11,6 +11,8 @@ use mesh_messages::task::{
 use mesh_messages::trust::{TrustLevel, TrustNeed};
 use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
+use crate::access::limits::WITHIN_MAX;
+
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
 
 /// Longest capability or type, as manifests have it.
@@ -75,6 +77,17 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
             "budget",
             "not supported by this version: costs are not metered; leave it out",
         );
+    }
+    if spec.within.len() > WITHIN_MAX {
+        report.add("within", format!("has at most {WITHIN_MAX} limits"));
+    }
+    for (nth, why) in spec
+        .within
+        .iter()
+        .enumerate()
+        .filter_map(|(n, l)| Some((n, l.misfit()?)))
+    {
+        report.add(&format!("within[{nth}]"), why);
     }
     marks(spec, report);
     let input = json_len(&spec.input);

@@ -184,6 +184,8 @@ impl Session {
                 approval: None,
             },
             avoid: Some(self.args.agent.clone()),
+            token: None,
+            within: Vec::new(),
         };
         let (tell, answer) = oneshot::channel();
         self.verifiers.insert((task.clone(), request), tell);

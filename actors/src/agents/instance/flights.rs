@@ -20,7 +20,7 @@ use super::watch::delegated;
 use super::{Flight, GiveUp, InstanceMessage, Phase, Session};
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::process::Stdin;
-use crate::agents::services::Delegation;
+use crate::agents::services::{BearerText, Delegation};
 use crate::clock::now;
 use crate::partition::Cause;
 
@@ -285,6 +285,12 @@ impl Session {
             request: request.clone(),
             task,
             avoid: None,
+            token: envelope
+                .auth
+                .as_ref()
+                .and_then(|auth| auth.token.as_deref())
+                .map(BearerText::new),
+            within: Vec::new(),
         };
         let services = Arc::clone(&self.args.services);
         let led = self.led_by(Some(&delegation.parent));

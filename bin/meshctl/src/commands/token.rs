@@ -1,6 +1,7 @@
 //! `meshctl token`: who may do what.
 
 use clap::Subcommand;
+use mesh_messages::identity::DidKey;
 use mesh_messages::system::{IssuedToken, Role, TokenInfo};
 use mesh_messages::units::Span;
 use serde_json::{Map, Value};
@@ -9,6 +10,8 @@ use crate::client::Request;
 use crate::exit::Failure;
 use crate::output::{Screen, Table};
 use crate::session::Session;
+
+mod narrow;
 
 /// Commands about tokens.
 #[derive(Debug, Subcommand)]
@@ -28,14 +31,34 @@ pub(crate) enum Command {
         /// How long it is valid
         #[arg(long, value_name = "TIME")]
         ttl: Option<Span>,
+        /// Let its holder narrow it, offline, with `meshctl token narrow`
+        #[arg(long)]
+        attenuable: bool,
+    },
+    /// Print a token that does less than the one given; needs no daemon, and the one given stays as it is
+    #[command(
+        after_help = "Examples:\n  meshctl token narrow @ci.token --verb task.submit --task-type 'billing.*' --ttl 1h\n  \
+        meshctl token narrow - --agent echo --hops 0 < ci.token\n\n\
+        A token that limits tasks or agents and names no verbs is for these alone. No narrowed token issues tokens,\n\
+        changes keys or policy, or starts workflows, plans and schedules."
+    )]
+    Narrow(Box<narrow::Narrow>),
+    /// Show what a token of `--attenuable` says, and whether its signatures hold; needs no daemon
+    #[command(after_help = "Example:\n  meshctl token inspect @ci.token")]
+    Inspect {
+        /// The token, @FILE, or - for standard input
+        token: String,
+        /// The node that must have issued it; the one that it names itself when absent
+        #[arg(long, value_name = "DID")]
+        node: Option<DidKey>,
     },
     /// List tokens, without their secrets
     #[command(after_help = "Example:\n  meshctl token list")]
     List,
-    /// Void a token
+    /// Void a token; with the id of a block, all that was derived from that block
     #[command(after_help = "Example:\n  meshctl token revoke 01932c07")]
     Revoke {
-        /// The token's id, as the list shows it
+        /// The token's id, as the list shows it, or a block's, as `token inspect` does
         id: String,
     },
 }
@@ -50,7 +73,14 @@ impl Command {
 /// Runs one of them.
 pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failure> {
     match command {
-        Command::Issue { role, subject, ttl } => issue(*role, subject.as_deref(), *ttl, session),
+        Command::Issue {
+            role,
+            subject,
+            ttl,
+            attenuable,
+        } => issue(*role, subject.as_deref(), (*ttl, *attenuable), session),
+        Command::Narrow(order) => narrow::narrow(order, session),
+        Command::Inspect { token, node } => narrow::inspect(token, node.as_ref(), session),
         Command::List => list(session),
         Command::Revoke { id } => {
             let answer = session.send(&Request::delete(&["v1", "tokens", id]))?;
@@ -64,13 +94,16 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
 fn issue(
     role: Role,
     subject: Option<&str>,
-    ttl: Option<Span>,
+    (ttl, attenuable): (Option<Span>, bool),
     session: &mut Session,
 ) -> Result<(), Failure> {
     let mut body = Map::new();
     body.insert("role".to_owned(), role.name().into());
     body.extend(subject.map(|subject| ("subject".to_owned(), subject.into())));
     body.extend(ttl.map(|ttl| ("ttl".to_owned(), ttl.to_string().into())));
+    if attenuable {
+        body.insert("attenuable".to_owned(), true.into());
+    }
     let answer = session.send(&Request::post(&["v1", "tokens"]).json(&Value::Object(body)))?;
     let issued: IssuedToken = answer.read()?;
     let until = issued

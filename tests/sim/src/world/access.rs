@@ -101,6 +101,7 @@ impl World {
                 role: Role::Agent,
                 subject: Some(id.to_string()),
                 expires_at: Some(now.plus(lasts)),
+                attenuable: false,
             };
             state.issue(now, new).unwrap_or_default()
         } else {

@@ -1,0 +1,197 @@
+//! What a decision on access may go by: whose a thing is, and which tasks it is about.
+
+use std::borrow::Cow;
+
+use mesh_actors_core::access::About;
+use mesh_actors_core::workflow::Plan;
+use mesh_messages::access::TaskFacts;
+use mesh_messages::capability::Limits;
+use mesh_messages::problem::Problem;
+use mesh_messages::system::Caller;
+use mesh_messages::task::TaskSpec;
+use percent_encoding::percent_decode_str;
+
+use super::Mesh;
+use super::tasks::{find, task_id};
+use crate::operations::Action;
+use crate::sentinel::Facts;
+
+/// A resource of this many bytes may have been cut off, so what it names is not known.
+const RESOURCE_BYTES_MAX: usize = 256;
+
+/// The tasks of a submission, as its resource is named in the audit.
+pub(crate) const TASKS: &str = "/v1/tasks";
+
+/// Whose something is, and what it is about.
+type Known = (Option<String>, About);
+
+/// Tasks of a caller whose token was narrowed: what is done on their behalf is held to it, too.
+pub(super) fn held_within(caller: &Caller, mut specs: Vec<TaskSpec>) -> Vec<TaskSpec> {
+    for spec in &mut specs {
+        spec.within.extend(limits_of(caller));
+    }
+    specs
+}
+
+/// What the caller's token was narrowed to.
+pub(super) fn limits_of(caller: &Caller) -> impl Iterator<Item = Limits> {
+    caller.narrowed.iter().map(|block| block.limits.clone())
+}
+
+/// The agent that a resource names.
+fn agent_in(resource: &str) -> Option<String> {
+    let mut parts = resource.strip_prefix("/v1/")?.split('/');
+    let kind = parts.next()?;
+    let id = percent_decode_str(parts.next()?).decode_utf8().ok()?;
+    matches!(kind, "agents" | "memory").then(|| id.into_owned())
+}
+
+impl Mesh {
+    /// Whether the caller may do this: by role, as the owner, and by the operator's rules.
+    pub(super) async fn may(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+    ) -> Result<(), Problem> {
+        let facts = async {
+            let (owner, about) = self.known_of(action, resource).await;
+            Facts {
+                owner_may: self.owns(caller, action, resource).await,
+                own: owner.map(|owner| owner == caller.name),
+                about,
+                agent: agent_in(resource),
+            }
+        };
+        self.sentinel
+            .authorize_about(caller, action, resource, facts)
+            .await
+    }
+
+    /// Whether the caller may submit these tasks, now that it is known what they are.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn may_submit(&self, caller: &Caller, specs: &[TaskSpec]) -> Result<(), Problem> {
+        let tasks = specs.iter().map(TaskFacts::of).collect();
+        self.sentinel.may_submit(caller, TASKS, tasks)
+    }
+
+    /// Whether the caller may have a workflow run, at once or later: it is control of all its tasks, and their submission.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn may_run(
+        &self,
+        caller: &Caller,
+        resource: &str,
+        plan: &Plan,
+    ) -> Result<(), Problem> {
+        self.may_run_tasks(caller, resource, TaskFacts::of_workflow(plan.document()))
+    }
+
+    /// The same for the tasks of a workflow that is stored.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn may_run_tasks(
+        &self,
+        caller: &Caller,
+        resource: &str,
+        tasks: Vec<TaskFacts>,
+    ) -> Result<(), Problem> {
+        let facts = Facts {
+            about: About::Tasks(tasks.clone()),
+            ..Facts::default()
+        };
+        self.sentinel
+            .not_narrowed(caller, Action::TaskControl, resource)?;
+        self.sentinel
+            .judge(caller, Action::TaskControl, resource, &facts)?;
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        self.sentinel.may_submit(caller, resource, tasks)
+    }
+
+    async fn known_of(&self, action: Action, resource: &str) -> Known {
+        if resource.len() >= RESOURCE_BYTES_MAX {
+            return (None, About::Unknown);
+        }
+        let Some(path) = resource.strip_prefix("/v1/") else {
+            return Known::default();
+        };
+        // As the router will read it, so that no other spelling of a name gets around a rule.
+        let parts: Option<Vec<Cow<'_, str>>> = path
+            .split('/')
+            .map(|part| percent_decode_str(part).decode_utf8().ok())
+            .collect();
+        let Some(parts) = parts else {
+            return Known::default();
+        };
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        match (action, &parts[..]) {
+            (Action::TaskSubmit, _)
+            | (Action::TaskControl, ["workflows" | "schedules" | "plans"]) => (None, About::Later),
+            (Action::TaskControl, ["tasks", id, ..]) => self.known_task(id).await,
+            (Action::TaskControl, ["workflows", id, ..]) => {
+                let run = self.workflow_named(id).await;
+                run.map_or_else(
+                    |_| Known::default(),
+                    |run| {
+                        let tasks = run.workflow.as_deref().map(TaskFacts::of_workflow);
+                        (
+                            Some(run.submitted_by),
+                            tasks.map_or(About::Unknown, About::Tasks),
+                        )
+                    },
+                )
+            }
+            (Action::TaskControl, ["schedules", id, ..]) => {
+                let schedule = self.schedule_named(id).await;
+                schedule.map_or_else(
+                    |_| Known::default(),
+                    |schedule| {
+                        let tasks = schedule.workflow.as_deref().map(TaskFacts::of_workflow);
+                        (
+                            Some(schedule.created_by),
+                            tasks.map_or(About::Unknown, About::Tasks),
+                        )
+                    },
+                )
+            }
+            (Action::TaskControl, ["plans", id, ..]) => {
+                let plan = crate::operations::PlanOperations::plan(self, id).await;
+                plan.map_or_else(
+                    |_| Known::default(),
+                    |plan| {
+                        let tasks = TaskFacts::of_workflow(&plan.current.workflow);
+                        (Some(plan.current.by), About::Tasks(tasks))
+                    },
+                )
+            }
+            (Action::AgentControl | Action::AgentGovern, ["agents", id, ..]) => {
+                let entry = self.ctx.directory.get(id);
+                (
+                    entry.map(|entry| entry.state().owner.clone()),
+                    About::Nothing,
+                )
+            }
+            _ => Known::default(),
+        }
+    }
+
+    async fn known_task(&self, id: &str) -> Known {
+        let Ok(id) = task_id(id) else {
+            return Known::default();
+        };
+        match find(&self.ctx, &self.orchestrator, &id).await {
+            Ok(task) => {
+                let about = About::Tasks(vec![TaskFacts::of(&task.spec)]);
+                (Some(task.submitted_by), about)
+            }
+            // What is not there is said not to be there.
+            Err(_) => Known::default(),
+        }
+    }
+}
