@@ -48,6 +48,7 @@ mod counts;
 mod exports;
 mod governance;
 mod inbox;
+mod limits;
 mod operations;
 mod owners;
 mod parts;

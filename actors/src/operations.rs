@@ -32,6 +32,7 @@ use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 mod action;
 mod governance;
 mod inbox;
+mod limits;
 mod past;
 mod plans;
 mod refusals;
@@ -42,6 +43,7 @@ mod workflows;
 pub use action::Action;
 pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
+pub use limits::LimitOperations;
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use refusals::RefusalOperations;
@@ -286,7 +288,12 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
 pub trait Operations:
-    PlanOperations + InboxOperations + GovernanceOperations + TrustOperations + RefusalOperations
+    PlanOperations
+    + InboxOperations
+    + GovernanceOperations
+    + TrustOperations
+    + RefusalOperations
+    + LimitOperations
 {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;

@@ -4,6 +4,7 @@ use mesh_actors::operations::{
     Action, AgentVerb, QuarantineOrder, UpgradeRequest, UpgradeResult, VerbOutcome,
 };
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
+use mesh_messages::limits::{LimitChange, LimitsInForce};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,18 @@ pub(super) fn routes() -> Vec<Route> {
         .answers::<AgentStatus>(200, "The status afterwards.")
         .refuses(&[409]),
         Route::post(
+            "/v1/agents/{id}/limit",
+            "limitAgent",
+            "Changes limits of an agent while it runs",
+            limit,
+        )
+        .needs(Action::Policy)
+        .takes::<LimitChange>(BodySize::Small)
+        .answers::<LimitsInForce>(
+            200,
+            "The limits from now on. It is durable; `limits.changed` says what only holds from an instance's next start on.",
+        ),
+        Route::post(
             "/v1/agents/{id}/quarantine",
             "quarantineAgent",
             "Isolates an agent",
@@ -149,6 +162,12 @@ async fn verb(call: Call, verb: AgentVerb) -> Answer {
 async fn scale(call: Call) -> Answer {
     let ScaleOrder { replicas } = call.json()?;
     apply(&call, AgentVerb::Scale { replicas }).await
+}
+
+async fn limit(call: Call) -> Answer {
+    let change: LimitChange = call.json()?;
+    let id = call.param("id");
+    ok(&call.ops().change_limits(&call.caller, id, change).await?)
 }
 
 async fn quarantine(call: Call) -> Answer {

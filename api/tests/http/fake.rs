@@ -15,6 +15,7 @@ use mesh_messages::gate::ProviderGate;
 use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
 use mesh_messages::inbox::{InboxAnswer, InboxItem};
+use mesh_messages::limits::{LimitChange, LimitsInForce};
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -199,6 +200,20 @@ impl TrustOperations for Fake {
     ) -> Result<AgentTrust, Problem> {
         self.note(format!("reset_trust {} {id} {}", caller.name, reset.reason));
         self.agent_trust(id).await
+    }
+}
+
+#[async_trait]
+impl LimitOperations for Fake {
+    async fn change_limits(
+        &self,
+        caller: &Caller,
+        id: &str,
+        _change: LimitChange,
+    ) -> Result<LimitsInForce, Problem> {
+        Self::known(id)?;
+        self.note(format!("change_limits {} {id}", caller.name));
+        Ok(LimitsInForce::default())
     }
 }
 

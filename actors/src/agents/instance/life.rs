@@ -16,7 +16,7 @@ use super::{
 use crate::agents::agent::AgentMessage;
 use crate::agents::lines::{LINES_OUT_MAX, WRITE_STALL_MAX, read_lines, read_log, write_lines};
 use crate::agents::process::{exit_failure, launch};
-use crate::agents::spawn::{Start, plan_start};
+use crate::agents::spawn::{Start, plan_under};
 use crate::clock::now;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
@@ -39,13 +39,14 @@ impl Session {
                         epoch,
                         process: 0,
                     };
-                    plan_start(&ctx, start)
+                    plan_under(&ctx, start, &ctx.policy.load())
                 })
             };
             let result = match planned.await {
                 Ok(Ok(plan)) => {
+                    let (plan, bounds) = plan;
                     let uid = plan.spec().ids.map(|ids| ids.uid);
-                    live.plan_limits(0, plan.spec().limits);
+                    live.plan_limits(0, bounds);
                     launch(&ctx.launcher, plan)
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))
@@ -118,7 +119,7 @@ impl Session {
             &self.args.services,
             &self.args.manifest,
             who,
-            listener,
+            (listener, self.args.live.egress()),
         )
     }
 
@@ -136,8 +137,8 @@ impl Session {
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {
-        if status.oom {
-            self.ran_out_of_memory();
+        if let Process::Running(child) = &self.process {
+            self.bell().ended(&self.args.live, 0, &child.handle());
         }
         self.verdict = match (self.verdict.take(), self.phase) {
             (Some(verdict), _) => Some(verdict),

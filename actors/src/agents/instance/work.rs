@@ -14,13 +14,14 @@ use mesh_messages::task::TASK_DATA_MAX;
 use mesh_messages::{Failure, FailureClass};
 use mesh_sandbox::{Child, ExitStatus};
 
+use super::strain::Bell;
 use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
 use crate::agents::live::InstanceLive;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
-use crate::agents::spawn::{Start, plan_start};
+use crate::agents::spawn::{Start, plan_under};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
 
@@ -140,6 +141,7 @@ impl Session {
                 instance: self.args.instance,
                 epoch: self.args.epoch,
             },
+            bell: self.bell(),
         }
     }
 
@@ -182,6 +184,7 @@ pub(super) struct OneProgram {
     process: u64,
     sink: Box<dyn FnMut(Vec<u8>) + Send>,
     who: Traveller,
+    bell: Bell,
 }
 
 impl OneProgram {
@@ -205,6 +208,7 @@ impl OneProgram {
             process,
             sink,
             who,
+            bell,
         } = self;
         let rate = ctx.settings.agent_rate;
         let (instance, epoch) = (who.instance, who.epoch);
@@ -217,23 +221,23 @@ impl OneProgram {
                 epoch,
                 process,
             };
-            plan_start(&planning, start)
+            plan_under(&planning, start, &planning.policy.load())
         });
         let refused = |text: String| Failure::new(FailureClass::Start, text);
-        let plan = plan
+        let (plan, bounds) = plan
             .await
             .map_err(|_| refused("the start was given up".to_owned()))?
             .map_err(|refusal| refused(refusal.to_string()))?;
         let uid = plan.spec().ids.map(|ids| ids.uid);
-        live.plan_limits(process, plan.spec().limits);
+        live.plan_limits(process, bounds);
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
         let launched = launch(&ctx.launcher, plan).await;
         let (mut child, pipes) = launched.inspect_err(|_| live.remove_process(process))?;
         live.add_process(process, child.handle(), uid);
         if live.is_unsettled() {
-            // Its limits were changed while this was on its way. That is on record already.
+            // Its limits were changed while this was on its way.
             let settling = Arc::clone(&live);
-            let _set = tokio::task::spawn_blocking(move || settling.settle_limits(|_, _| {})).await;
+            let _set = tokio::task::spawn_blocking(move || settling.settle_process(process)).await;
         }
         if live.is_to_stand_still() {
             // It was paused while this was on its way.
@@ -241,7 +245,8 @@ impl OneProgram {
             let _level = tokio::task::spawn_blocking(move || still.settle_frozen()).await;
         }
         let mut output = Vec::new();
-        let way_out = serve(&ctx, &services, &served, who, child.listener.take());
+        let listener = (child.listener.take(), live.egress());
+        let way_out = serve(&ctx, &services, &served, who, listener);
         let Pipes {
             stdin,
             stdout,
@@ -255,6 +260,7 @@ impl OneProgram {
             end = attend(&child, talk, log, cancelled) => end,
             () = way_out => Err(given_up()),
         };
+        bell.ended(&live, process, &child.handle());
         live.remove_process(process);
         Ok((end?, output))
     }
