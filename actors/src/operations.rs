@@ -29,6 +29,8 @@ use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskStat
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
+pub use mesh_persistence::VaultCopy;
+
 mod action;
 mod governance;
 mod inbox;
@@ -486,8 +488,8 @@ pub trait Operations:
     ) -> Result<ChunkStream, Problem>;
     /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.
     async fn export_sql(&self) -> Result<ChunkStream, Problem>;
-    /// Starts a backup as of now, a tar; ends as the exports do.
-    async fn backup(&self) -> Result<ChunkStream, Problem>;
+    /// Starts a backup as of now, a tar, with or without the encrypted vault; ends as the exports do.
+    async fn backup(&self, vault: VaultCopy) -> Result<ChunkStream, Problem>;
 
     /// Whether the journal takes writes and the tree runs; cheap, never waits.
     fn alive(&self) -> bool;

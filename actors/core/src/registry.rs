@@ -235,8 +235,9 @@ mod tests {
 
     #[test]
     fn changes_of_limits_are_laid_one_over_the_other_in_their_order() {
-        let mut state = listed(&["echo"]);
         let echo = AgentId::new("echo").unwrap();
+        let mut state = RegistryState::default();
+        state.apply(&state.list(&echo).unwrap().unwrap());
         let mut take = |text: &str| {
             let change: LimitChange = serde_json::from_str(text).unwrap();
             let events = state.change_limits(echo.clone(), &change).unwrap();

@@ -36,7 +36,8 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
-    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VaultCopy, VerbOutcome, WitnessAnswer,
+    WorkflowOrder,
 };
 use crate::registry::PolicyChange;
 
@@ -386,8 +387,8 @@ impl Operations for Mesh {
         self.sql_stream().await
     }
 
-    async fn backup(&self) -> Result<ChunkStream, Problem> {
-        self.backup_stream()
+    async fn backup(&self, vault: VaultCopy) -> Result<ChunkStream, Problem> {
+        self.backup_stream(vault)
     }
 
     fn alive(&self) -> bool {

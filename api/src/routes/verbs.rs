@@ -55,14 +55,14 @@ pub(super) fn routes() -> Vec<Route> {
         plain(
             "/v1/agents/{id}/pause",
             "pauseAgent",
-            "Gives an agent no work",
+            "Gives an agent no work, and freezes its processes",
             |call| verb(call, AgentVerb::Pause),
         )
         .needs(Action::AgentControl),
         plain(
             "/v1/agents/{id}/resume",
             "resumeAgent",
-            "Gives an agent work again",
+            "Lets an agent's processes go on, and gives it work again",
             |call| verb(call, AgentVerb::Resume),
         )
         .needs(Action::AgentControl),

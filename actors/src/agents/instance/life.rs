@@ -124,16 +124,16 @@ impl Session {
     }
 
     /// Where lines of the agent's log go: to the tail that people look at, and to meshd's own log.
-    pub(super) fn log_sink(&self) -> impl FnMut(Vec<u8>) + Send + use<> {
+    pub(super) fn log_sink(&self) -> (Blotter, impl FnMut(Vec<u8>) + Send + use<>) {
         let (log, agent) = (Arc::clone(&self.args.log), self.args.agent.clone());
         let (instance, epoch) = (self.args.instance, self.args.epoch);
         let blotter = Blotter::new(&self.args.ctx.secrets, &self.args.manifest);
-        move |line| {
-            let line = blotter.blot(line);
+        let sink = move |line: Vec<u8>| {
             let text = String::from_utf8_lossy(&line);
             tracing::debug!(target: "agent", %agent, %instance, %epoch, "{text}");
             log.push(now(), instance, epoch, &line);
-        }
+        };
+        (blotter, sink)
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {

@@ -24,6 +24,7 @@ use crate::agents::services::Services;
 use crate::agents::spawn::{Start, plan_under};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
+use crate::secrets::Blotter;
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
@@ -128,6 +129,7 @@ impl Session {
     /// A program to be run once in this agent's sandbox: what the manifest says is started.
     pub(super) fn program(&mut self, manifest: Arc<AgentManifest>) -> OneProgram {
         self.next_id += 1;
+        let (blotter, sink) = self.log_sink();
         OneProgram {
             ctx: Arc::clone(&self.args.ctx),
             services: Arc::clone(&self.args.services),
@@ -135,7 +137,8 @@ impl Session {
             manifest,
             digest: self.args.digest.clone(),
             process: self.next_id,
-            sink: Box::new(self.log_sink()),
+            blotter,
+            sink: Box::new(sink),
             who: Traveller {
                 agent: self.args.agent.clone(),
                 instance: self.args.instance,
@@ -182,6 +185,7 @@ pub(super) struct OneProgram {
     manifest: Arc<AgentManifest>,
     digest: String,
     process: u64,
+    blotter: Blotter,
     sink: Box<dyn FnMut(Vec<u8>) + Send>,
     who: Traveller,
     bell: Bell,
@@ -206,6 +210,7 @@ impl OneProgram {
             manifest,
             digest,
             process,
+            blotter,
             sink,
             who,
             bell,
@@ -252,7 +257,7 @@ impl OneProgram {
             stdout,
             stderr,
         } = pipes;
-        let log = read_log(stderr, rate, sink);
+        let log = read_log(stderr, rate, (blotter, sink));
         let talk = async {
             tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
         };
