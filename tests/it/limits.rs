@@ -62,11 +62,10 @@ fn limits_that_a_verb_changes_hold_at_once_and_after_kill_9_until_they_are_taken
             .then_some(())
             .ok_or_else(|| record.to_string())
     });
-    let origin = daemon.client().get("/v1/agents/echo/policy").ok(200);
-    let memory = origin.as_array().unwrap().iter();
-    let memory = memory
-        .filter(|value| value["key"] == "resource_limits.memory_bytes")
-        .next()
+    let values = daemon.client().get("/v1/agents/echo/policy").ok(200);
+    let mut values = values["items"].as_array().unwrap().iter();
+    let memory = values
+        .find(|value| value["key"] == "resource_limits.memory_bytes")
         .unwrap();
     assert_eq!(memory["origin"], "policy:echo");
 
@@ -128,12 +127,11 @@ fn of_changes_at_once_the_last_in_the_log_is_the_one_that_holds() {
     eventually("the instance has the last of each", AT_ONCE, || {
         let (limits, record) = (shown(&daemon, "echo"), last(&daemon, "limits.changed"));
         let memory = daemon.client().get("/v1/agents/echo/policy").ok(200);
-        let memory = memory.as_array().unwrap().iter();
-        let wanted = memory
-            .filter(|value| value["key"] == "resource_limits.memory_bytes")
-            .map(|value| value["value"].clone())
-            .next()
-            .unwrap();
+        let mut values = memory["items"].as_array().unwrap().iter();
+        let wanted = values
+            .find(|value| value["key"] == "resource_limits.memory_bytes")
+            .unwrap()["value"]
+            .clone();
         (limits["memoryBytes"] == wanted && record["limits"] == limits)
             .then_some(())
             .ok_or_else(|| format!("{wanted} {limits} {record}"))
@@ -240,9 +238,7 @@ fn the_use_of_disks_is_limited_while_an_agent_runs_or_refused_where_nobody_holds
     let pid = daemon.status("echo")["instances"][0]["pid"].to_string();
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let held = groups.lines().find_map(|line| {
-        let path = line
-            .strip_prefix("7:blkio:")
-            .or_else(|| line.split_once(":blkio:").map(|it| it.1))?;
+        let (_, path) = line.split_once(":blkio:")?;
         let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.write_bps_device");
         std::fs::read_to_string(file).ok()
     });
@@ -344,7 +340,7 @@ fn time(stamp: &Value) -> u64 {
     let (_, clock) = text.trim_end_matches('Z').split_once('T').unwrap();
     let parts: Vec<f64> = clock.split(':').map(|part| part.parse().unwrap()).collect();
     let seconds = parts[0] * 3600.0 + parts[1] * 60.0 + parts[2];
-    std::time::Duration::from_secs_f64(seconds).as_millis() as u64
+    u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap()
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{AgentMessage, AgentShell};
 use crate::agents::instance::InstanceMessage;
 use crate::agents::live::InstanceLive;
 use crate::agents::policy::{InstanceBounds, effective};
+use crate::few::Few;
 
 impl AgentShell {
     /// The policy that is in force has changed: what runs takes it over as far as the kernel lets it.
@@ -22,6 +23,8 @@ impl AgentShell {
             return Ok(());
         };
         let policy = effective(manifest, &self.args.ctx);
+        // What the next start gets is worked out anew.
+        self.sandboxes = Few::default();
         for (instance, live) in self.args.entry.live() {
             if live.live.want_limits(policy.limits) {
                 self.settle_limits(instance, live.epoch, live.live);
