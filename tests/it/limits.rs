@@ -208,7 +208,7 @@ fn a_protocol_that_is_not_listed_is_refused_with_a_record() {
     let seen = daemon.output(
         "net",
         &json!({
-            "http": ["http", format!("http://allowed.test:{port}/"), "GET", {}, ""],
+            "http": ["http", format!("http://allowed.test:{port}/"), "POST", {}, "x"],
             "tunnel": ["tunnel", format!("allowed.test:{port}"), "GET / HTTP/1.0\r\n\r\n"],
         }),
     );
