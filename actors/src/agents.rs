@@ -12,3 +12,4 @@ pub(crate) mod policy;
 pub(crate) mod process;
 pub mod services;
 pub(crate) mod spawn;
+pub(crate) mod strain;

@@ -51,6 +51,7 @@ mod exports;
 mod governance;
 mod herald;
 mod inbox;
+mod limits;
 mod operations;
 mod owners;
 mod parts;

@@ -29,10 +29,13 @@ use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskStat
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
+pub use mesh_persistence::VaultCopy;
+
 mod action;
 mod bus;
 mod governance;
 mod inbox;
+mod limits;
 mod past;
 mod plans;
 mod refusals;
@@ -44,6 +47,7 @@ pub use action::Action;
 pub use bus::BusOperations;
 pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
+pub use limits::LimitOperations;
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use refusals::RefusalOperations;
@@ -294,6 +298,7 @@ pub trait Operations:
     + GovernanceOperations
     + TrustOperations
     + RefusalOperations
+    + LimitOperations
 {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
@@ -486,8 +491,8 @@ pub trait Operations:
     ) -> Result<ChunkStream, Problem>;
     /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.
     async fn export_sql(&self) -> Result<ChunkStream, Problem>;
-    /// Starts a backup as of now, a tar; ends as the exports do.
-    async fn backup(&self) -> Result<ChunkStream, Problem>;
+    /// Starts a backup as of now, a tar, with or without the encrypted vault; ends as the exports do.
+    async fn backup(&self, vault: VaultCopy) -> Result<ChunkStream, Problem>;
 
     /// Whether the journal takes writes and the tree runs; cheap, never waits.
     fn alive(&self) -> bool;

@@ -9,17 +9,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mesh_egress::{
-    Binding, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits, Noted,
-    Observer, Pattern, Policy, Proxy, ProxyParts, RequestRule, SystemResolver, grants_from,
-    tls_config,
+    Binding, Bounds, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits, Noted,
+    Observer, Pattern, Policy, Protocol, Proxy, ProxyParts, RequestRule, SystemResolver,
+    grants_from, tls_config,
 };
 use mesh_messages::agent::PolicyValue;
 use mesh_messages::events::EgressDenial;
 use mesh_messages::manifest::{AgentManifest, NetworkPolicy, SecretMode, SecretSpec};
+use mesh_messages::policy::OperatorNetwork;
+use mesh_messages::units::ByteCount;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::agents::policy::WayOut;
 use crate::agents::services::Services;
 use crate::clock::now;
 use crate::context::{Context, Settings};
@@ -93,6 +96,15 @@ pub(crate) fn policy_of(ctx: &Context, manifest: &AgentManifest) -> Result<Polic
             Some(asked) => asked.intersection(&settings.ports).copied().collect(),
             None => settings.ports.clone(),
         },
+        protocols: manifest
+            .policy
+            .overrides()
+            .network
+            .and_then(|network| network.allowed_protocols)
+            .map(|names| {
+                let known = names.iter().filter_map(|name| Protocol::named(name));
+                known.collect()
+            }),
         requests: requests(access)?,
         networks: networks
             .map_err(|text| format!("sandbox.egress.networks: {text:?} is no network"))?,
@@ -179,15 +191,16 @@ pub(crate) struct Traveller {
     pub(crate) epoch: Epoch,
 }
 
-/// Serves an instance's listener until the returned future is dropped; without a listener it only waits.
+/// Serves a listener of an instance's, within bounds that all of them share, until the returned future is dropped; without a listener it only waits.
 pub(crate) fn serve(
     ctx: &Arc<Context>,
     services: &Arc<dyn Services>,
     manifest: &AgentManifest,
     who: Traveller,
-    listener: Option<OwnedFd>,
+    (listener, bounds): (Option<OwnedFd>, Arc<Bounds>),
 ) -> impl Future<Output = ()> + Send + 'static + use<> {
-    let prepared = listener.map(|listener| prepare(ctx, services, manifest, who.clone(), listener));
+    let prepare = |listener| prepare(ctx, services, manifest, who.clone(), (listener, bounds));
+    let prepared = listener.map(prepare);
     async move {
         match prepared {
             None => {}
@@ -211,10 +224,9 @@ fn prepare(
     services: &Arc<dyn Services>,
     manifest: &AgentManifest,
     who: Traveller,
-    listener: OwnedFd,
+    (listener, bounds): (OwnedFd, Arc<Bounds>),
 ) -> Result<Prepared, String> {
     let settings = &ctx.settings.egress;
-    let limits = limits(settings.limits, manifest);
     let watch = Arc::new(Watch {
         ctx: Arc::clone(ctx),
         services: Arc::clone(services),
@@ -229,7 +241,8 @@ fn prepare(
         .map_err(|error| format!("its listener cannot be used: {error}"))?;
     let proxy = Proxy::new(ProxyParts {
         policy: policy_of(ctx, manifest)?,
-        limits,
+        limits: settings.limits,
+        bounds,
         resolver: Arc::new(SystemResolver),
         credentials: Arc::new(Purse {
             ctx: Arc::clone(ctx),
@@ -244,35 +257,83 @@ fn prepare(
 /// Bytes in what a manifest calls a kilobyte.
 const KILOBYTE: u32 = 1000;
 
-/// The operator's bounds, or tighter ones of the manifest.
-fn limits(most: Limits, manifest: &AgentManifest) -> Limits {
-    let own = manifest.policy.overrides().network.unwrap_or_default();
-    let connections = [
-        manifest.security.network_access.max_connections,
-        own.max_connections,
-    ];
-    let rate = own
-        .bandwidth_limit
-        .map(|limit| limit.saturating_mul(KILOBYTE));
-    Limits {
-        connections: connections
-            .into_iter()
-            .flatten()
-            .fold(most.connections, u32::min),
-        bytes_per_second: rate.into_iter().chain(most.bytes_per_second).min(),
-        ..most
+/// What the operator decided while the mesh runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    /// For this agent: it holds, whatever others say.
+    pub(crate) agent: &'a OperatorNetwork,
+    /// How that is called where values are shown.
+    pub(crate) agent_origin: &'a str,
+    /// For all agents, in the place of the configuration.
+    pub(crate) all: &'a OperatorNetwork,
+}
+
+/// One bound out of what the operator said of this agent, of all, the configuration, and what the manifest lowers it to.
+fn bound<T: Ord>(
+    agent: Option<T>,
+    (manifest, all): (Option<T>, Option<T>),
+    configured: Option<T>,
+    origins: [&str; 2],
+) -> (Option<T>, String) {
+    let [agent_origin, configured_origin] = origins;
+    if agent.is_some() {
+        return (agent, agent_origin.to_owned());
+    }
+    let (most, origin) = match all {
+        Some(all) => (Some(all), "policy"),
+        None => (configured, configured_origin),
+    };
+    match (manifest, most) {
+        (Some(own), None) => (Some(own), "manifest".to_owned()),
+        (Some(own), Some(most)) if own < most => (Some(own), "manifest".to_owned()),
+        (_, most) => (most, origin.to_owned()),
     }
 }
 
 /// What holds for connections to the outside, and where each value comes from. Where both the manifest and the operator
-/// bound something, the tighter bound holds; where both list domains, both lists have to agree, and both are shown.
-pub(crate) fn values(settings: &Settings, manifest: Option<&AgentManifest>) -> Vec<PolicyValue> {
+/// bound something, the tighter bound holds, unless the operator said it of this agent; where both list domains, both lists
+/// have to agree, and both are shown.
+pub(crate) fn values(
+    settings: &Settings,
+    manifest: Option<&AgentManifest>,
+    said: Said<'_>,
+) -> (WayOut, Vec<PolicyValue>) {
     let egress = &settings.egress;
     let access = manifest.map(|manifest| &manifest.security.network_access);
-    let effective = manifest.map_or(egress.limits, |manifest| limits(egress.limits, manifest));
+    let own = manifest
+        .and_then(|manifest| manifest.policy.overrides().network)
+        .unwrap_or_default();
     let configured = |key: &str| {
         let set = settings.policy_origins.get(key);
         set.map_or_else(|| "default".to_owned(), Clone::clone)
+    };
+    let rate = |bandwidth: Option<ByteCount>| {
+        bandwidth.map(|bandwidth| u32::try_from(bandwidth.bytes()).unwrap_or(u32::MAX))
+    };
+    let asked = access.and_then(|access| access.max_connections);
+    let key = "network.max_connections";
+    let (connections, connections_by) = bound(
+        said.agent.max_connections,
+        (
+            asked.into_iter().chain(own.max_connections).min(),
+            said.all.max_connections,
+        ),
+        Some(egress.limits.connections),
+        [said.agent_origin, &configured(key)],
+    );
+    let lowered = own
+        .bandwidth_limit
+        .map(|limit| limit.saturating_mul(KILOBYTE));
+    let key = "network.bytes_per_second";
+    let (bytes_per_second, rate_by) = bound(
+        rate(said.agent.bandwidth),
+        (lowered, rate(said.all.bandwidth)),
+        egress.limits.bytes_per_second,
+        [said.agent_origin, &configured(key)],
+    );
+    let way_out = WayOut {
+        connections: connections.unwrap_or(egress.limits.connections),
+        bytes_per_second,
     };
     let value = |key: &str, value: Value, by_manifest: bool| PolicyValue {
         key: key.to_owned(),
@@ -292,19 +353,23 @@ pub(crate) fn values(settings: &Settings, manifest: Option<&AgentManifest>) -> V
             .collect(),
         None => egress.ports.clone(),
     };
+    let bounded = |key: &str, value: Value, origin: String| PolicyValue {
+        key: key.to_owned(),
+        value,
+        origin,
+    };
     let mut values = vec![
-        value(
+        bounded(
             "network.max_connections",
-            json!(effective.connections),
-            effective.connections != egress.limits.connections,
+            json!(way_out.connections),
+            connections_by,
         ),
-        value(
-            "network.bytes_per_second",
-            json!(effective.bytes_per_second),
-            effective.bytes_per_second != egress.limits.bytes_per_second,
-        ),
+        bounded("network.bytes_per_second", json!(bytes_per_second), rate_by),
         value("network.ports", json!(ports), asked.is_some()),
     ];
+    if let Some(protocols) = &own.allowed_protocols {
+        values.push(value("network.allowed_protocols", json!(protocols), true));
+    }
     for (key, manifest, operator) in [
         (
             "network.allowed_domains",
@@ -324,7 +389,7 @@ pub(crate) fn values(settings: &Settings, manifest: Option<&AgentManifest>) -> V
         let asked = access.allow_outbound;
         values.push(value("network.allow_outbound", json!(asked), asked));
     }
-    values
+    (way_out, values)
 }
 
 /// The vault, as one agent may use it on its way out. Asked for each request: a new value holds from the next one on.

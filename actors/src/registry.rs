@@ -13,6 +13,7 @@ use mesh_actors_core::governance::{Denied, Governance};
 use mesh_actors_core::registry::RegistryState;
 use mesh_messages::events::{RegistryEvent, partition};
 use mesh_messages::governance::GovernanceUpdate;
+use mesh_messages::limits::LimitChange;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Position, RecordHeader};
@@ -81,18 +82,18 @@ impl RegistryHandle {
             .await
     }
 
-    /// Replaces the scopes of the policy that the document names, and waits until that is durable.
+    /// Changes the policy, and waits until that is durable.
     ///
     /// # Errors
     /// An agent that is not registered, or the registry is not there.
     pub(crate) async fn apply_policy(
         &self,
-        document: PolicyDocument,
+        change: PolicyChange,
         cause: Cause,
     ) -> Result<(), Problem> {
         self.slot
             .call(ANSWER_MAX, |reply| RegistryMessage::ApplyPolicy {
-                document: Box::new(document),
+                change: Box::new(change),
                 cause,
                 reply,
             })
@@ -120,6 +121,15 @@ impl RegistryHandle {
     }
 }
 
+/// What becomes other in the operator's policy. Changes are taken one after the other, each over the one before.
+#[derive(Debug)]
+pub(crate) enum PolicyChange {
+    /// The scopes that it names are replaced.
+    Document(PolicyDocument),
+    /// Of one agent, the limits that it names.
+    Limits(AgentId, LimitChange),
+}
+
 /// What the registry is told.
 #[derive(Debug, RactorMessage)]
 pub(crate) enum RegistryMessage {
@@ -143,8 +153,8 @@ pub(crate) enum RegistryMessage {
     },
     /// Replace what the operator decided.
     ApplyPolicy {
-        /// In the scopes that it names.
-        document: Box<PolicyDocument>,
+        /// Which part of it, and how.
+        change: Box<PolicyChange>,
         /// By whom.
         cause: Cause,
         /// When it is in force.
@@ -339,11 +349,11 @@ impl RegistryShell {
                     .await?;
             }
             RegistryMessage::ApplyPolicy {
-                document,
+                change,
                 cause,
                 reply,
             } => {
-                let events = self.ungoverned(*document);
+                let events = self.ungoverned(*change);
                 self.decide_policy(events, &cause, reply).await?;
             }
             RegistryMessage::Govern {
@@ -372,14 +382,17 @@ impl RegistryShell {
         Ok(())
     }
 
-    /// What a document leads to that nobody signed; where admins govern, it has too few signatures.
-    fn ungoverned(&self, document: PolicyDocument) -> Result<Vec<RegistryEvent>, Problem> {
+    /// What a change leads to that nobody signed; where admins govern, it has too few signatures.
+    fn ungoverned(&self, change: PolicyChange) -> Result<Vec<RegistryEvent>, Problem> {
         let state = self.partition.state();
         if let Some(authority) = &state.governance.authority {
             let (have, need) = (0, authority.threshold);
             return Err(Denied::Signatures { have, need }.into());
         }
-        Ok(state.apply_policy(document)?)
+        Ok(match change {
+            PolicyChange::Document(document) => state.apply_policy(document)?,
+            PolicyChange::Limits(agent, limits) => state.change_limits(agent, &limits)?,
+        })
     }
 
     async fn decide_policy(

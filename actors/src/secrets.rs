@@ -173,6 +173,50 @@ impl Blotter {
         Self { words }
     }
 
+    /// For one secret of one line.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, value: &str) -> Self {
+        let word = Zeroizing::new(value.as_bytes().to_vec());
+        Self {
+            words: vec![(name.to_owned(), word)],
+        }
+    }
+
+    /// Bytes beyond the end of a piece that have to be there before it is known where it may end.
+    pub(crate) fn overlap(&self) -> usize {
+        self.words.first().map_or(0, |(_, word)| word.len())
+    }
+
+    /// Where a piece of a text may end that should have about `about` bytes: in the midst of none of them. The text goes on
+    /// by at least [`Blotter::overlap`].
+    pub(crate) fn cut(&self, text: &[u8], about: usize) -> usize {
+        let mut at = about;
+        while let Some((start, _)) = self.spanning(text, at) {
+            at = start;
+        }
+        if at > 0 {
+            return at;
+        }
+        // It begins with one that is longer than a piece.
+        at = about;
+        while let Some((_, end)) = self.spanning(text, at) {
+            at = end;
+        }
+        at
+    }
+
+    /// The secret that a cut here would cut in two.
+    fn spanning(&self, text: &[u8], at: usize) -> Option<(usize, usize)> {
+        let found = |(_, word): &(String, Zeroizing<Vec<u8>>)| {
+            let beside = word.len() - 1;
+            let from = at.saturating_sub(beside);
+            let near = text.get(from..(at + beside).min(text.len()))?;
+            let start = from + near.windows(word.len()).position(|part| part == **word)?;
+            Some((start, start + word.len()))
+        };
+        self.words.iter().find_map(found)
+    }
+
     /// The line without them.
     pub(crate) fn blot(&self, line: Vec<u8>) -> Vec<u8> {
         self.words.iter().fold(line, |line, (name, word)| {
@@ -247,6 +291,22 @@ fn problem(error: VaultError) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_piece_ends_beside_a_secret_and_never_in_one() {
+        let word = |value: &str| ("one".to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
+        let blotter = Blotter {
+            words: vec![word("longer-secret"), word("secret")],
+        };
+        let text = b"a longer-secret and more";
+        for about in 1..=16 {
+            let expected = if (3..15).contains(&about) { 2 } else { about };
+            assert_eq!(blotter.cut(text, about), expected, "{about}");
+        }
+        // One that begins the text is not cut either.
+        assert_eq!(blotter.cut(b"secretsecret!", 4), 6);
+        assert_eq!(Blotter::default().cut(b"anything", 3), 3);
+    }
 
     #[test]
     fn a_line_loses_every_secret_and_nothing_else() {

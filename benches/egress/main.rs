@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use mesh_benches::{Goal, Report, Unit, machine};
 use mesh_egress::{
-    Denial, DomainRules, Limits, NoCredentials, Observer, Pattern, Policy, Proxy, ProxyParts,
-    SystemResolver, grants_from, tls_config,
+    Bounds, Denial, DomainRules, Limits, NoCredentials, Observer, Pattern, Policy, Proxy,
+    ProxyParts, SystemResolver, grants_from, tls_config,
 };
 
 /// Bytes of one transfer.
@@ -118,6 +118,7 @@ fn proxy(ports: BTreeSet<u16>) -> Result<ProxyParts, Box<dyn Error>> {
             ..Policy::default()
         },
         limits: Limits::default(),
+        bounds: Arc::new(Bounds::of(&Limits::default())),
         resolver: Arc::new(SystemResolver),
         credentials: Arc::new(NoCredentials),
         observer: Arc::new(Nobody),

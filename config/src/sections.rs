@@ -118,6 +118,8 @@ pub enum Degradable {
     Disk,
     /// A user of its own.
     User,
+    /// How fast disks are read and written.
+    Io,
 }
 
 impl Degradable {
@@ -129,6 +131,7 @@ impl Degradable {
             Self::Pids => "pids",
             Self::Disk => "disk",
             Self::User => "user",
+            Self::Io => "io",
         }
     }
 }

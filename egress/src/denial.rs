@@ -23,6 +23,8 @@ pub enum Code {
     MethodNotAllowed,
     /// The path is not allowed on that host.
     PathNotAllowed,
+    /// The protocol is not allowed.
+    ProtocolNotAllowed,
     /// The host is allowed for single requests only, which a tunnel hides.
     TunnelNotAllowed,
     /// The address behind the name belongs to no agent's world.
@@ -56,6 +58,7 @@ impl Code {
             Self::PortNotAllowed => "port_not_allowed",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
+            Self::ProtocolNotAllowed => "protocol_not_allowed",
             Self::TunnelNotAllowed => "tunnel_not_allowed",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::CommandNotAllowed => "command_not_allowed",
@@ -82,6 +85,7 @@ impl Code {
             | Self::PortNotAllowed
             | Self::MethodNotAllowed
             | Self::PathNotAllowed
+            | Self::ProtocolNotAllowed
             | Self::TunnelNotAllowed
             | Self::AddressNotAllowed
             | Self::CommandNotAllowed

@@ -12,6 +12,7 @@
 //! A refusal is told to the agent as JSON, and to an [`Observer`], before whom a [`Digest`] keeps a flood short.
 
 mod address;
+mod bounds;
 mod broker;
 mod denial;
 mod dial;
@@ -21,11 +22,13 @@ mod host;
 mod limits;
 mod metered;
 mod policy;
+mod protocol;
 mod request;
 mod server;
 pub mod socks;
 
 pub use address::{grants_from, refused_address};
+pub use bounds::Bounds;
 pub use broker::{Binding, HeaderTemplate, TemplateError};
 pub use denial::{Code, Denial};
 pub use dial::{Resolver, SystemResolver, TlsConfig, TlsError, tls_config};
@@ -34,5 +37,6 @@ pub use head::{HEAD_BYTES_MAX, HEADERS_MAX, Head, HeadError, TARGET_BYTES_MAX};
 pub use host::{Host, HostError, Pattern};
 pub use limits::Limits;
 pub use policy::{Ask, DomainRules, Policy, Verdict};
+pub use protocol::Protocol;
 pub use request::{PathPattern, RequestRule, RuleError, plain_path};
 pub use server::{Credentials, NoCredentials, Observer, Proxy, ProxyParts};

@@ -14,8 +14,13 @@ use std::num::NonZeroU32;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::bounds::Bounds;
+
 /// Least rate and least burst: a buffer's worth, so that what was moved at once can always be paid for.
 const BURST_MIN: u32 = 256 * 1024;
+
+/// How long is waited at most before it is looked again what the rate is: it may have been changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A rate that several connections share.
 #[derive(Debug)]
@@ -74,7 +79,7 @@ pub(crate) struct Metered<S> {
     first: Vec<u8>,
     given: usize,
     activity: Activity,
-    rate: Option<Arc<Rate>>,
+    bounds: Arc<Bounds>,
     reading: Debt,
     writing: Debt,
 }
@@ -87,19 +92,17 @@ struct Debt {
 }
 
 impl Debt {
-    fn settle(&mut self, rate: Option<&Rate>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(rate) = rate else {
-            return Poll::Ready(());
-        };
+    fn settle(&mut self, bounds: &Bounds, cx: &mut Context<'_>) -> Poll<()> {
         while self.bytes > 0 {
             if let Some(wait) = &mut self.wait {
                 ready!(wait.as_mut().poll(cx));
                 self.wait = None;
             }
-            match rate.pay(self.bytes) {
+            match bounds.rate().map_or(Ok(()), |rate| rate.pay(self.bytes)) {
                 Ok(()) => self.bytes = 0,
                 Err(time) => {
-                    self.wait = Some(Box::pin(tokio::time::sleep_until(Instant::now() + time)));
+                    let until = Instant::now() + time.min(LOOK_AGAIN);
+                    self.wait = Some(Box::pin(tokio::time::sleep_until(until)));
                 }
             }
         }
@@ -114,18 +117,13 @@ impl Debt {
 }
 
 impl<S> Metered<S> {
-    pub(crate) fn new(
-        stream: S,
-        first: Vec<u8>,
-        activity: Activity,
-        rate: Option<Arc<Rate>>,
-    ) -> Self {
+    pub(crate) fn new(stream: S, first: Vec<u8>, activity: Activity, bounds: Arc<Bounds>) -> Self {
         Self {
             stream,
             first,
             given: 0,
             activity,
-            rate,
+            bounds,
             reading: Debt::default(),
             writing: Debt::default(),
         }
@@ -139,7 +137,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        ready!(this.reading.settle(this.rate.as_deref(), cx));
+        ready!(this.reading.settle(&this.bounds, cx));
         let before = buf.filled().len();
         let rest = this.first.get(this.given..).unwrap_or_default();
         if rest.is_empty() {
@@ -163,7 +161,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        ready!(this.writing.settle(this.rate.as_deref(), cx));
+        ready!(this.writing.settle(&this.bounds, cx));
         let moved = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         this.activity.0.fetch_add(moved as u64, Ordering::Relaxed);
         this.writing.owe(moved);
@@ -200,12 +198,33 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_before_comes_first() {
         let (mut far, near) = tokio::io::duplex(64);
-        let mut metered = Metered::new(near, b"first ".to_vec(), Activity::default(), None);
+        let bounds = Arc::new(Bounds::new(1, None));
+        let mut metered = Metered::new(near, b"first ".to_vec(), Activity::default(), bounds);
         far.write_all(b"then").await.unwrap();
         drop(far);
         let mut text = String::new();
         metered.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "first then");
+    }
+
+    #[tokio::test]
+    async fn a_rate_that_is_raised_frees_what_waits_for_it() {
+        let (mut far, near) = tokio::io::duplex(4 * BURST_MIN as usize);
+        let bounds = Arc::new(Bounds::new(1, Some(1)));
+        let mut metered = Metered::new(near, Vec::new(), Activity::default(), Arc::clone(&bounds));
+        far.write_all(&vec![7; 3 * BURST_MIN as usize])
+            .await
+            .unwrap();
+        drop(far);
+        let mut bytes = Vec::new();
+        let reading = metered.read_to_end(&mut bytes);
+        tokio::pin!(reading);
+        // At a byte a second the rest would take days.
+        let slow = tokio::time::timeout(Duration::from_millis(400), &mut reading).await;
+        assert!(slow.is_err());
+        bounds.set(1, None);
+        let freed = tokio::time::timeout(Duration::from_secs(20), reading).await;
+        assert_eq!(freed.unwrap().unwrap(), 3 * BURST_MIN as usize);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use crate::address::refused_address;
 use crate::broker::Binding;
 use crate::denial::{Code, Denial};
 use crate::host::{Host, Pattern};
+use crate::protocol::Protocol;
 use crate::request::{RequestRule, plain_path};
 
 /// A list of allowed and a list of blocked hosts, and who wrote them.
@@ -29,6 +30,8 @@ pub struct Policy {
     pub domains: Vec<DomainRules>,
     /// The only ports.
     pub ports: BTreeSet<u16>,
+    /// The only protocols; any that the proxy speaks when absent.
+    pub protocols: Option<BTreeSet<Protocol>>,
     /// Hosts of which only some requests are allowed. Where several speak of a host, one must allow the request.
     pub requests: Vec<RequestRule>,
     /// Networks that are not public and open all the same, by the operator's word.
@@ -60,7 +63,12 @@ pub struct Verdict<'a> {
     pub credential: Option<&'a Binding>,
     /// The port to dial: with TLS in the agent's name, 80 means 443.
     pub port: u16,
+    /// Whether the tunnel has to begin as TLS does.
+    pub tls_only: bool,
 }
+
+/// The rule that names protocols.
+pub(crate) const PROTOCOLS: &str = "policy.networkLimit.allowedProtocols";
 
 const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
@@ -81,7 +89,7 @@ impl Policy {
                 .at(host, port)
                 .by("allowedDomains"));
         }
-        let verdict = self.bound(host, port, ask);
+        let mut verdict = self.bound(host, port, ask);
         if !self.ports.contains(&verdict.port) {
             let open: Vec<String> = self.ports.iter().map(u16::to_string).collect();
             let reason = format!(
@@ -93,6 +101,9 @@ impl Policy {
                 .at(host, port)
                 .by("ports"));
         }
+        verdict.tls_only = self
+            .protocol(ask, verdict.credential)
+            .map_err(|denial| denial.at(host, port))?;
         self.request(host, ask)
             .map_err(|denial| denial.at(host, port))?;
         if let Host::Address(address) = host {
@@ -122,6 +133,7 @@ impl Policy {
             return Verdict {
                 credential: None,
                 port,
+                tls_only: false,
             };
         };
         let path = without_query(path);
@@ -136,7 +148,35 @@ impl Policy {
             Some(binding) if binding.tls && port == HTTP_PORT => HTTPS_PORT,
             _ => port,
         };
-        Verdict { credential, port }
+        Verdict {
+            credential,
+            port,
+            tls_only: false,
+        }
+    }
+
+    /// Whether the protocol is allowed; whether what goes through has to be TLS then.
+    fn protocol(&self, ask: Ask<'_>, credential: Option<&Binding>) -> Result<bool, Denial> {
+        let Some(allowed) = &self.protocols else {
+            return Ok(false);
+        };
+        let speaks = |protocol| allowed.contains(&protocol);
+        let (well, tls_only, what) = match ask {
+            Ask::Tunnel => {
+                let any = speaks(Protocol::Tcp);
+                let https = speaks(Protocol::Https);
+                (any || https, !any, "tunnels are")
+            }
+            Ask::Request { .. } if credential.is_some_and(|binding| binding.tls) => {
+                (speaks(Protocol::Https), false, "https is")
+            }
+            Ask::Request { .. } => (speaks(Protocol::Http), false, "plain http is"),
+        };
+        if well {
+            return Ok(tls_only);
+        }
+        let reason = format!("{what} not among the protocols that the agent may speak");
+        Err(Denial::new(Code::ProtocolNotAllowed, reason).by(PROTOCOLS))
     }
 
     fn request(&self, host: &Host, ask: Ask<'_>) -> Result<(), Denial> {

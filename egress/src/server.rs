@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::rustls::ClientConfig;
 use zeroize::Zeroizing;
 
+use crate::bounds::Bounds;
 use crate::denial::{Code, Denial};
 use crate::dial::Resolver;
 use crate::limits::Limits;
-use crate::metered::Rate;
 use crate::policy::Policy;
 use crate::socks::VERSION;
 
@@ -62,8 +62,10 @@ pub trait Observer: Send + Sync + fmt::Debug + 'static {
 pub struct ProxyParts {
     /// What may be reached.
     pub policy: Policy,
-    /// Its bounds.
+    /// Its times.
     pub limits: Limits,
+    /// Its connections and its rate, which may change.
+    pub bounds: Arc<Bounds>,
     /// Who knows addresses.
     pub resolver: Arc<dyn Resolver>,
     /// Who knows secrets.
@@ -78,24 +80,13 @@ pub struct ProxyParts {
 #[derive(Debug)]
 pub struct Proxy {
     parts: ProxyParts,
-    rate: Option<Arc<Rate>>,
-    connections: Arc<Semaphore>,
 }
 
 impl Proxy {
     /// A proxy that serves nobody yet.
     #[must_use]
-    pub fn new(parts: ProxyParts) -> Self {
-        let rate = parts
-            .limits
-            .bytes_per_second
-            .map(|rate| Arc::new(Rate::new(rate)));
-        let most = usize::try_from(parts.limits.connections).unwrap_or(Semaphore::MAX_PERMITS);
-        Self {
-            parts,
-            rate,
-            connections: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
-        }
+    pub const fn new(parts: ProxyParts) -> Self {
+        Self { parts }
     }
 
     /// Serves a listener until the returned future is dropped; its connections end with it.
@@ -113,14 +104,16 @@ impl Proxy {
                 }
             };
             let proxy = Arc::clone(&self);
-            if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
-                tasks.spawn(async move {
-                    proxy.connection(stream).await;
-                    drop(permit);
-                });
-                continue;
-            }
-            let most = self.parts.limits.connections;
+            let most = match self.parts.bounds.enter() {
+                Ok(place) => {
+                    tasks.spawn(async move {
+                        proxy.connection(stream).await;
+                        drop(place);
+                    });
+                    continue;
+                }
+                Err(most) => most,
+            };
             let reason = format!("more than {most} connections at once; close some");
             let denial = Denial::new(Code::TooManyConnections, reason).by("maxConnections");
             self.parts.observer.denied(&denial);

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mesh_egress::{
-    Binding, Code, Credentials, Denial, DomainRules, HeaderTemplate, Limits, Observer, Pattern,
-    Policy, Proxy, ProxyParts, RequestRule, Resolver, grants_from, tls_config,
+    Binding, Bounds, Code, Credentials, Denial, DomainRules, HeaderTemplate, Limits, Observer,
+    Pattern, Policy, Protocol, Proxy, ProxyParts, RequestRule, Resolver, grants_from, tls_config,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -168,12 +168,27 @@ async fn bench(policy: Policy, limits: Limits) -> Bench {
 }
 
 async fn bench_with(policy: Policy, limits: Limits, resolver: Arc<dyn Resolver>) -> Bench {
+    let bounds = Arc::new(Bounds::of(&limits));
+    bench_of(policy, limits, bounds, resolver).await
+}
+
+async fn bounded(policy: Policy, limits: Limits, bounds: Arc<Bounds>) -> Bench {
+    bench_of(policy, limits, bounds, Arc::new(Names::default())).await
+}
+
+async fn bench_of(
+    policy: Policy,
+    limits: Limits,
+    bounds: Arc<Bounds>,
+    resolver: Arc<dyn Resolver>,
+) -> Bench {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = listener.local_addr().unwrap();
     let seen = Arc::new(Seen::default());
     let extra = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls/ca.pem");
     let parts = ProxyParts {
         policy,
+        bounds,
         limits,
         resolver,
         credentials: Arc::new(Vault),
@@ -688,4 +703,78 @@ async fn a_bound_credential_travels_in_tls_to_the_right_server_only() {
         502,
         "unreachable",
     );
+}
+
+#[tokio::test]
+async fn fewer_connections_and_another_rate_hold_at_once() {
+    let port = echo_server().await;
+    let bounds = Arc::new(Bounds::new(2, None));
+    let bench = bounded(policy([port]), Limits::default(), Arc::clone(&bounds)).await;
+    let asked = format!("CONNECT allowed.test:{port} HTTP/1.1\r\n\r\n");
+    let mut held = TcpStream::connect(bench.proxy).await.unwrap();
+    held.write_all(asked.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    held.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    bounds.set(1, None);
+    refused(
+        &bench.connect(&format!("allowed.test:{port}")).await,
+        503,
+        "too_many_connections",
+    );
+    // What is open stays open, and what is allowed again goes through again.
+    bounds.set(2, Some(1_000_000));
+    let answer = bench.ask(&format!("{asked}GET / HTTP/1.1\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(held);
+}
+
+/// SV8: a protocol that is not listed is refused.
+#[tokio::test]
+async fn only_listed_protocols_get_out() {
+    let port = echo_server().await;
+    let with = async |protocols: &[Protocol]| {
+        let mut policy = policy([port]);
+        policy.protocols = Some(protocols.iter().copied().collect());
+        bench(policy, Limits::default()).await
+    };
+    let tunnel = format!("CONNECT allowed.test:{port} HTTP/1.1\r\n\r\n");
+    let plain = format!("{tunnel}GET / HTTP/1.1\r\n\r\n");
+    let mut tls = tunnel.clone().into_bytes();
+    tls.extend([0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5]);
+    tls.extend(b"\r\n\r\n");
+
+    let none = with(&[]).await;
+    refused(&none.ask(&plain).await, 403, "protocol_not_allowed");
+    refused(
+        &none.get("allowed.test", port, "/", "").await,
+        403,
+        "protocol_not_allowed",
+    );
+
+    let http = with(&[Protocol::Http]).await;
+    let answer = http.get("allowed.test", port, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    refused(&http.ask(&plain).await, 403, "protocol_not_allowed");
+
+    let https = with(&[Protocol::Https]).await;
+    refused(
+        &https.get("allowed.test", port, "/", "").await,
+        403,
+        "protocol_not_allowed",
+    );
+    let answer = https.say(&tls).await;
+    assert!(answer.len() > 45, "what is TLS goes through: {answer:?}");
+    assert_eq!(https.codes(), [Code::ProtocolNotAllowed]);
+    // The tunnel stands, but nothing else than TLS gets into it.
+    let answer = https.ask(&plain).await;
+    assert_eq!(answer, "HTTP/1.1 200 Connection established\r\n\r\n");
+    assert_eq!(
+        https.codes(),
+        [Code::ProtocolNotAllowed, Code::ProtocolNotAllowed]
+    );
+
+    let tcp = with(&[Protocol::Tcp]).await;
+    let answer = tcp.ask(&plain).await;
+    assert!(answer.contains("GET /"), "{answer}");
 }

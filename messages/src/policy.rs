@@ -13,6 +13,7 @@ use crate::agent::PolicyValue;
 use crate::ids::AgentId;
 use crate::inbox::{ApprovalRule, RULES_MAX};
 use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
+use crate::units::ByteCount;
 
 /// Longest crash window: an hour, as failures are counted by the hour, too.
 pub const CRASH_WINDOW_MS_MAX: u64 = 3_600_000;
@@ -27,6 +28,9 @@ pub struct OperatorPolicy {
     /// Limits of what an instance may use: at once where a control group holds them, else from its next start on.
     #[serde(default, skip_serializing_if = "ResourceLimits::is_empty")]
     pub resource_limits: ResourceLimits,
+    /// Limits of connections to the outside, at once.
+    #[serde(default, skip_serializing_if = "OperatorNetwork::is_empty")]
+    pub network_limit: OperatorNetwork,
     /// Whether the mesh can do without it: when it cannot, the agent's exhaustion escalates instead of isolating it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub essential: Option<bool>,
@@ -66,6 +70,26 @@ pub struct OperatorLifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_CRASHES_MAX))]
     pub failures_per_hour: Option<u32>,
+}
+
+/// How an agent uses the way out. Said of all agents, a manifest may ask for less and never for more; said of one, it is
+/// what holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorNetwork {
+    /// Connections of an instance at once; none at all with 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// Bytes a second of an instance, both directions together; a bare number counts megabytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<ByteCount>,
+}
+
+impl OperatorNetwork {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl OperatorLifecycle {

@@ -7,11 +7,12 @@
 //! journal/erased             after the segments: what was overwritten while they were copied is on it
 //! content/ab/cdef…           listed after the cut, so whatever a record names is there
 //! bundles/<digest>/…
+//! secrets/vault              only when asked for, encrypted as it lies there (format 2)
 //! blake3                     the digest of every byte before this entry
 //! ```
 //!
 //! Nothing that the checkpoint's signature does not lead to is in it: snapshots, projections and hashes are made anew from the
-//! log. Neither is the node's key: whoever may take a backup need not be able to sign in the node's name.
+//! log. Neither is the node's key, nor the vault's: whoever may take a backup need not be able to sign in the node's name.
 //! `docs/decisions/0008-backup-and-restore.md` has the reasons.
 
 use std::fs;
@@ -31,7 +32,9 @@ mod tests;
 pub use restore::{RestoreError, Restored, restore};
 
 /// Version of the archive. A newer one is refused.
-pub const BACKUP_FORMAT: u32 = 1;
+pub const BACKUP_FORMAT: u32 = 2;
+/// Version of an archive without a vault, which older readers know.
+const FORMAT_PLAIN: u32 = 1;
 
 /// The entries that are not copies of files.
 const ABOUT: &str = "backup.json";
@@ -46,6 +49,9 @@ pub const RESTORED_FILE: &str = "restored.json";
 const JOURNAL_DIR: &str = "journal";
 const CONTENT_DIR: &str = "content";
 const BUNDLES_DIR: &str = "bundles";
+/// The vault, encrypted as it lies there, below a data directory.
+const VAULT_DIR: &str = "secrets";
+const VAULT_FILE: &str = "vault";
 
 /// Everything in it is its owner's alone.
 const MODE: u32 = 0o600;
@@ -112,6 +118,19 @@ pub struct AboutBackup {
     pub checkpoint: String,
     /// Bytes of all files, for showing progress.
     pub bytes: u64,
+    /// Whether the vault is in it, encrypted.
+    #[serde(default)]
+    pub vault: bool,
+}
+
+/// What else goes into a backup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VaultCopy {
+    /// The vault stays where it is.
+    #[default]
+    Without,
+    /// The vault, encrypted as it is; where there is none, none. Its key never is in a backup.
+    With,
 }
 
 /// A file on its way into the archive.
@@ -126,7 +145,13 @@ struct Source {
 ///
 /// # Errors
 /// [`BackupError`].
-pub fn backup(cut: &JournalCut, data: &Path, out: &mut dyn Write) -> Result<(), BackupError> {
+pub fn backup(
+    cut: &JournalCut,
+    data: &Path,
+    vault: VaultCopy,
+    out: &mut dyn Write,
+) -> Result<(), BackupError> {
+    let vault = sealed_vault(data, vault)?;
     let mut files = Vec::new();
     for (path, len) in &cut.segments {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -144,12 +169,18 @@ pub fn backup(cut: &JournalCut, data: &Path, out: &mut dyn Write) -> Result<(), 
     for other in &others {
         bytes += list(data, other)?.iter().map(|file| file.len).sum::<u64>();
     }
+    bytes += vault.as_ref().map_or(0, |vault| vault.len() as u64);
     let about = AboutBackup {
-        format: BACKUP_FORMAT,
+        format: if vault.is_some() {
+            BACKUP_FORMAT
+        } else {
+            FORMAT_PLAIN
+        },
         log: cut.log.clone(),
         records: cut.checkpoint.size,
         checkpoint: cut.checkpoint.note.clone(),
         bytes,
+        vault: vault.is_some(),
     };
     let mut archive = archive::Writer::new(out);
     let about = serde_json::to_vec_pretty(&about).map_err(io::Error::from)?;
@@ -170,8 +201,24 @@ pub fn backup(cut: &JournalCut, data: &Path, out: &mut dyn Write) -> Result<(), 
             archive.file(&file)?;
         }
     }
+    if let Some(vault) = vault {
+        archive.bytes(&format!("{VAULT_DIR}/{VAULT_FILE}"), &vault)?;
+    }
     archive.finish()?;
     Ok(())
+}
+
+/// The vault's file, where it is asked for. Read whole: it is replaced as a whole, so this is one of its states.
+fn sealed_vault(data: &Path, vault: VaultCopy) -> Result<Option<Vec<u8>>, BackupError> {
+    if vault == VaultCopy::Without {
+        return Ok(None);
+    }
+    let path = data.join(VAULT_DIR).join(VAULT_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BackupError::Read { path, source }),
+    }
 }
 
 /// The directories of the content store that hold content: two hex digits. The others hold what is being written.

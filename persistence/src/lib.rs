@@ -24,7 +24,7 @@ mod witness;
 
 pub use backup::{
     AboutBackup, BACKUP_FORMAT, BackupError, CutError, JournalCut, RESTORED_FILE, RestoreError,
-    Restored, about_backup, backup, restore, write_key_entry,
+    Restored, VaultCopy, about_backup, backup, restore, write_key_entry,
 };
 pub use checkpoint::{CheckpointClaim, CheckpointInvalid, verify_checkpoint};
 pub use clock::Clock;

@@ -5,9 +5,11 @@
 
 mod group;
 mod host;
+mod io;
 
 pub(crate) use group::{Group, wait_readable};
 pub(crate) use host::Hierarchies;
+pub(crate) use io::{devices, trial};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,15 +21,17 @@ pub(crate) enum Ability {
     Memory,
     Pids,
     Freeze,
+    Io,
 }
 
 impl Ability {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Cpu,
         Self::CpuAccount,
         Self::Memory,
         Self::Pids,
         Self::Freeze,
+        Self::Io,
     ];
 
     /// The name of the version 1 controller.
@@ -38,6 +42,7 @@ impl Ability {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::Freeze => "freezer",
+            Self::Io => "blkio",
         }
     }
 
@@ -47,6 +52,7 @@ impl Ability {
             Self::Cpu => Some("cpu"),
             Self::Memory => Some("memory"),
             Self::Pids => Some("pids"),
+            Self::Io => Some("io"),
             Self::CpuAccount | Self::Freeze => None,
         }
     }

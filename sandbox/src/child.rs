@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, pidfd_send_signal};
@@ -72,6 +72,18 @@ pub struct Strain {
     pub throttled: u64,
 }
 
+impl Strain {
+    pub(crate) fn of(group: &Group) -> Self {
+        let (periods, throttled) = group.throttled().unwrap_or_default();
+        Self {
+            oom_kills: group.oom_kills(),
+            refused_tasks: group.refused_tasks(),
+            periods,
+            throttled,
+        }
+    }
+}
+
 /// What control over a living sandbox goes through.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -80,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) init: OwnedFd,
     pub(crate) init_pid: u32,
     pub(crate) group: Group,
+    /// What it was kept from in all its life, once it has ended: its groups are gone then.
+    pub(crate) strain: OnceLock<Strain>,
 }
 
 /// A running sandbox. Dropping it ends the sandbox.
@@ -244,8 +258,9 @@ impl ChildHandle {
         Ok(Level::Advisory)
     }
 
-    /// Changes the limits of processor, memory and processes while it runs, each on its own: one that cannot be
-    /// changed keeps none of the others from it. Those that are `None` stay as they are.
+    /// Changes the limits of processor, memory, processes and use of disks while it runs, each on its own: one that cannot be
+    /// changed keeps none of the others from it. Those that are `None` stay as they are, but for that of disks,
+    /// which is taken away.
     #[must_use]
     pub fn set_limits(&self, limits: &Limits) -> Vec<LimitSet> {
         let set = |(control, answer): (control::Control, io::Result<bool>)| LimitSet {
@@ -258,21 +273,20 @@ impl ChildHandle {
                 Err(error) => Some(format!("the kernel refused it: {error}")),
             },
         };
-        let answers = self.shared.group.limit_each(limits);
+        let group = &self.shared.group;
+        let mut answers = group.limit_each(limits);
+        if limits.io_bytes_per_second.is_none() {
+            // The one limit that there may be none of: taken away, or never set.
+            answers.push((control::Control::Io, group.limit_io(None).map(|_| true)));
+        }
         answers.into_iter().map(set).collect()
     }
 
-    /// What it has been kept from so far, as far as a control group counts it.
+    /// What it has been kept from so far, as far as a control group counts it; after its end, in all its life.
     #[must_use]
     pub fn strain(&self) -> Strain {
-        let group = &self.shared.group;
-        let (periods, throttled) = group.throttled().unwrap_or_default();
-        Strain {
-            oom_kills: group.oom_kills(),
-            refused_tasks: group.refused_tasks(),
-            periods,
-            throttled,
-        }
+        let last = self.shared.strain.get().copied();
+        last.unwrap_or_else(|| Strain::of(&self.shared.group))
     }
 
     /// What it uses now. From the control groups, else summed over the processes that live.

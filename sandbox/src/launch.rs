@@ -17,10 +17,10 @@ mod spawner;
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cgroup::{Ability, Hierarchies};
+use crate::cgroup::{self, Ability, Hierarchies};
 use crate::child::Child;
 use crate::plan::Plan;
 use crate::probe::{HostSettings, Probe, Trials};
@@ -193,7 +193,7 @@ impl Launcher {
         let spawner = Spawner::start(Arc::clone(&image)).map_err(StartError::Thread)?;
         let trials = spawner.probe().map_err(StartError::Probe)?;
         let hierarchies = Hierarchies::discover(&config.tag);
-        let probe = findings(trials, &hierarchies);
+        let probe = findings(trials, &hierarchies, &run_dir);
         let run_id = config.run_id;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -256,22 +256,24 @@ impl Launcher {
     }
 }
 
-fn findings(trials: Trials, hierarchies: &Hierarchies) -> Probe {
+fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
     let kernel = rustix::system::uname()
         .release()
         .to_string_lossy()
         .into_owned();
     let root = rustix::process::geteuid().is_root();
-    let groups = [
+    let [cpu, memory, pids, freezer] = [
         Ability::Cpu,
         Ability::Memory,
         Ability::Pids,
         Ability::Freeze,
-    ];
+    ]
+    .map(|ability| hierarchies.controller(ability));
+    let io = cgroup::trial(hierarchies, data);
     trials.findings(
         kernel,
         root,
         &HostSettings::read(),
-        groups.map(|ability| hierarchies.controller(ability)),
+        [cpu, memory, pids, freezer, io],
     )
 }

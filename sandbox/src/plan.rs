@@ -104,17 +104,10 @@ pub fn plan(spec: &SandboxSpec, probe: &Probe, policy: &PlanPolicy) -> Result<Pl
     spec.check()?;
     let verdicts = verdicts(spec, probe);
     let may_degrade = |control: Control| {
-        let all = [
-            Degradable::Cpu,
-            Degradable::Memory,
-            Degradable::Pids,
-            Degradable::Disk,
-            Degradable::User,
-        ];
         let allowed = if policy.required {
             policy.degradable.as_slice()
         } else {
-            &all
+            &Degradable::ALL
         };
         // Root without an own user for the agent is no weaker sandbox but none at all.
         let lost = control == Control::User && probe.root;

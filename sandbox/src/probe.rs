@@ -39,6 +39,8 @@ pub struct Probe {
     pub pids: Controller,
     /// Freezing all processes at once.
     pub freezer: Controller,
+    /// Limiting how fast disks are read and written.
+    pub io: Controller,
 }
 
 /// One thing that was tried.
@@ -145,10 +147,10 @@ impl Trials {
         kernel: String,
         root: bool,
         settings: &HostSettings,
-        cgroups: [Controller; 4],
+        cgroups: [Controller; 5],
     ) -> Probe {
         let namespaces = settings.remedy();
-        let [cpu, memory, pids, freezer] = cgroups;
+        let [cpu, memory, pids, freezer, io] = cgroups;
         let said = match self.landlock_abi {
             0 => "the kernel has no Landlock".to_owned(),
             abi => format!("version {abi}"),
@@ -176,6 +178,7 @@ impl Trials {
             memory,
             pids,
             freezer,
+            io,
         }
     }
 }

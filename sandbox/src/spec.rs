@@ -169,6 +169,9 @@ pub struct Limits {
     pub nofile: Option<u32>,
     /// Bytes on disk.
     pub disk_bytes: Option<u64>,
+    /// Bytes a second read from disks, and as many written.
+    #[serde(default)]
+    pub io_bytes_per_second: Option<u64>,
 }
 
 /// An unprivileged user and group.
@@ -341,6 +344,7 @@ impl Limits {
             ("pids", self.pids.map(u64::from), 4),
             ("nofile", self.nofile.map(u64::from), 16),
             ("diskBytes", self.disk_bytes, 4096),
+            ("ioBytesPerSecond", self.io_bytes_per_second, 4096),
         ];
         for (field, value, least) in bounds {
             if let Some(value) = value.filter(|value| *value < least) {

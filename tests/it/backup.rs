@@ -237,3 +237,74 @@ fn only_an_admin_takes_a_backup_and_it_is_audited() {
         "{allowed:?}"
     );
 }
+
+/// The vault, too: asked for, it comes back and opens with its key, which no backup holds.
+#[test]
+fn a_vault_is_restored_when_it_was_asked_for_and_opens_with_its_key_alone() {
+    const SECRET: &str = "correct-horse-battery-staple";
+    let daemon = Daemon::start();
+    let value = json!({"value": SECRET, "agents": ["reader"]});
+    daemon.client().put("/v1/secrets/db", &value).ok(200);
+    let mount = json!([{"name": "db", "from": "vault://db", "mode": "mount"}]);
+    let script = "wc -c < /run/secrets/db";
+    daemon.deploy(&Bundle::command("reader", script).set("secrets", mount));
+    let length = json!(SECRET.len());
+    assert_eq!(daemon.output("reader", &json!({})), length);
+    let vault_key = fs::read(daemon.home().data().join("vault.key")).unwrap();
+
+    let without = take(&daemon, "without.tar", &["--include-key"]);
+    let with = take(&daemon, "with.tar", &["--include-key", "--with-vault"]);
+    let (_home, _) = daemon.stop(Signal::TERM);
+    for file in [&without, &with] {
+        let bytes = fs::read(file).unwrap();
+        let holds = |part: &[u8]| bytes.windows(part.len()).any(|some| some == part);
+        assert!(!holds(SECRET.as_bytes()) && !holds(vault_key.trim_ascii_end()));
+    }
+
+    let plain = Home::new();
+    assert_eq!(
+        restore(&without, plain.data(), &["-o", "json"])
+            .exits(0)
+            .json()["vault"],
+        false
+    );
+    assert!(!plain.data().join("secrets").exists());
+
+    // Without its key, meshd runs, says so, and says no secret.
+    let locked = Home::new();
+    let restored = restore(&with, locked.data(), &["-o", "json"]).exits(0);
+    assert_eq!(restored.json()["vault"], true);
+    assert!(restored.err.contains("vault.key"), "{}", restored.err);
+    let locked = locked.start();
+    let refused = locked.client().get("/v1/secrets").ok(503);
+    assert_eq!(refused["code"], "vault_unavailable");
+    let task = json!({"requirements": ["reader"], "input": {}, "retry": {"maxAttempts": 1}});
+    locked.submit(&task);
+    eventually("its start is refused", SOON, || {
+        let seen = locked.status("reader").to_string();
+        if seen.contains("vault") {
+            Ok(())
+        } else {
+            Err(seen)
+        }
+    });
+    // A new vault in its place would lose the old one.
+    let set = locked.client().put("/v1/secrets/other", &value);
+    assert_eq!(set.status, 503);
+    let (locked, _) = locked.stop(Signal::TERM);
+    assert!(!locked.log().contains(SECRET));
+
+    // With its key, everything is as it was, also after a kill.
+    let open = Home::new();
+    restore(&with, open.data(), &[]).exits(0);
+    let key = open.data().join("vault.key");
+    fs::write(&key, &vault_key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let open = open.start().kill9().start();
+    assert_eq!(open.output("reader", &json!({})), length);
+    let listed = open.client().get("/v1/secrets").ok(200).to_string();
+    assert!(
+        listed.contains("\"db\"") && !listed.contains(SECRET),
+        "{listed}"
+    );
+}

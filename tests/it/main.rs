@@ -25,6 +25,7 @@ mod formats;
 mod governance;
 mod hooks;
 mod inbox;
+mod limits;
 mod owners;
 mod plans;
 mod proof_actions;

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 109] = [
+const TABLE: [(&str, &str, &str); 110] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -38,6 +38,7 @@ const TABLE: [(&str, &str, &str); 109] = [
     ("POST", "/v1/agents/{id}/pause", "oa"),
     ("POST", "/v1/agents/{id}/resume", "oa"),
     ("POST", "/v1/agents/{id}/scale", "oa"),
+    ("POST", "/v1/agents/{id}/limit", "a"),
     ("POST", "/v1/agents/{id}/quarantine", "a"),
     ("POST", "/v1/agents/{id}/recover", "a"),
     ("POST", "/v1/agents/{id}/upgrade", "a"),

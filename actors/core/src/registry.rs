@@ -1,12 +1,13 @@
 //! The directory of agents: which ids are given out, and what the operator decided for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use mesh_messages::events::RegistryEvent;
 use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::identity::DidKey;
+use mesh_messages::limits::LimitChange;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Timestamp};
@@ -144,6 +145,23 @@ impl RegistryState {
             }
         }
         Ok(events)
+    }
+
+    /// What changing limits of one agent leads to: nothing when they are so already.
+    ///
+    /// # Errors
+    /// The agent is not registered.
+    pub fn change_limits(
+        &self,
+        agent: AgentId,
+        change: &LimitChange,
+    ) -> Result<Vec<RegistryEvent>, PolicyRefusal> {
+        let held = self.policy.agents.get(&agent).cloned().unwrap_or_default();
+        let agents = BTreeMap::from([(agent, change.onto(&held))]);
+        self.apply_policy(PolicyDocument {
+            default: None,
+            agents,
+        })
     }
 
     /// What an update leads to that admins signed: the update itself, and the policy that it brings.
@@ -285,6 +303,34 @@ mod tests {
                 assert_eq!(*field, format!("{scope}.access[1].{at}"), "{refused}");
             }
         }
+    }
+
+    #[test]
+    fn changes_of_limits_are_laid_one_over_the_other_in_their_order() {
+        let echo = AgentId::new("echo").unwrap();
+        let mut state = RegistryState::default();
+        state.apply(&state.list(&echo).unwrap().unwrap());
+        let mut take = |text: &str| {
+            let change: LimitChange = serde_json::from_str(text).unwrap();
+            let events = state.change_limits(echo.clone(), &change).unwrap();
+            for event in &events {
+                state.apply(event);
+            }
+            (events.len(), state.policy.clone())
+        };
+        take(r#"{"pids":8,"cpu":1}"#);
+        let (_, both) = take(r#"{"pids":16}"#);
+        let expected = r#"{"agents":{"echo":{"resource_limits":{"cpu":1,"pids":16}}}}"#;
+        assert_eq!(both, document(expected));
+        assert_eq!(take(r#"{"pids":16}"#).0, 0, "it is so already");
+        let (_, none) = take(r#"{"reset":["pids","cpu"]}"#);
+        assert_eq!(none, PolicyDocument::default(), "and leaves nothing behind");
+        let nobody = AgentId::new("nobody").unwrap();
+        let change = LimitChange::default();
+        assert_eq!(
+            state.change_limits(nobody.clone(), &change),
+            Err(PolicyRefusal::Unlisted(nobody))
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::sync::{Semaphore, mpsc};
 
 use super::live::LOG_LINE_BYTES_MAX;
+use crate::secrets::Blotter;
 
 /// Longest line that is taken, in bytes: one KLP envelope.
 pub(crate) const LINE_MAX: usize = 1024 * 1024;
@@ -129,12 +130,14 @@ fn keep_end(end: &mut Vec<u8>, chunk: &[u8]) {
     end.extend_from_slice(chunk);
 }
 
-/// Reads an agent's log until its end, at most `rate` lines a second. Lines too long are cut into pieces.
+/// Reads an agent's log until its end, at most `rate` lines a second, and blots secrets out. Lines too long are cut into
+/// pieces, in the midst of no secret.
 pub(crate) async fn read_log(
     source: impl AsyncRead + Unpin + Send,
     rate: u32,
-    mut sink: impl FnMut(Vec<u8>) + Send,
+    (blotter, mut sink): (Blotter, impl FnMut(Vec<u8>) + Send),
 ) {
+    let overlap = blotter.overlap();
     let pace = pace(rate);
     let mut reader = BufReader::with_capacity(LOG_LINE_BYTES_MAX, source);
     let mut line = Vec::new();
@@ -146,13 +149,19 @@ pub(crate) async fn read_log(
         let upto = newline.unwrap_or(chunk.len());
         line.extend_from_slice(&chunk[..upto]);
         reader.consume(upto + usize::from(newline.is_some()));
-        if newline.is_some() || line.len() >= LOG_LINE_BYTES_MAX {
+        // What goes on is cut only when it is known whether a secret lies across the cut.
+        while line.len() >= LOG_LINE_BYTES_MAX + overlap {
+            let rest = line.split_off(blotter.cut(&line, LOG_LINE_BYTES_MAX));
             pace.until_ready().await;
-            sink(std::mem::take(&mut line));
+            sink(blotter.blot(std::mem::replace(&mut line, rest)));
+        }
+        if newline.is_some() {
+            pace.until_ready().await;
+            sink(blotter.blot(std::mem::take(&mut line)));
         }
     }
     if !line.is_empty() {
-        sink(line);
+        sink(blotter.blot(line));
     }
 }
 
@@ -231,6 +240,57 @@ mod tests {
         let seen = lines_of(&bytes).await;
         assert!(seen[0].starts_with("<too longhead"), "{}", &seen[0][..20]);
         assert!(seen[0].ends_with("tail>"));
+    }
+
+    /// What a log with this secret shows of these bytes, which come in chunks of that size.
+    async fn log_of(secret: &str, bytes: &[u8], chunk: usize) -> Vec<String> {
+        let (near, mut far) = tokio::io::duplex(chunk);
+        let mut seen = Vec::new();
+        let sink = |line: Vec<u8>| seen.push(String::from_utf8(line).unwrap());
+        let blotter = Blotter::of("db", secret);
+        let reading = read_log(near, 1_000_000, (blotter, sink));
+        let writing = async {
+            far.write_all(bytes).await.unwrap();
+            drop(far);
+        };
+        tokio::join!(reading, writing);
+        seen
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_blotted_out_wherever_a_long_line_is_cut() {
+        const SECRET: &str = "correct-horse-battery-staple";
+        for before in LOG_LINE_BYTES_MAX - 2 * SECRET.len()..LOG_LINE_BYTES_MAX + SECRET.len() {
+            let text = format!("{}{SECRET}{}\n", "x".repeat(before), "y".repeat(6000));
+            for chunk in [977, 4096, 64 * 1024] {
+                let shown = log_of(SECRET, text.as_bytes(), chunk).await;
+                assert!(
+                    shown
+                        .iter()
+                        .all(|piece| piece.len() <= LOG_LINE_BYTES_MAX + 64)
+                );
+                let whole = shown.concat();
+                assert_eq!(whole.matches("[secret db]").count(), 1, "{before} {chunk}");
+                for part in SECRET.as_bytes().windows(4) {
+                    let part = std::str::from_utf8(part).unwrap();
+                    assert!(!whole.contains(part), "{part} at {before} {chunk}");
+                }
+                assert_eq!(whole.len(), before + 6000 + "[secret db]".len());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_longer_than_a_piece_is_blotted_out_too() {
+        let secret: String = (0..2000).map(|n| format!("{n:05}.")).collect();
+        let text = format!("before {secret} after{}\n", "z".repeat(20_000));
+        let shown = log_of(&secret, text.as_bytes(), 4096).await.concat();
+        assert!(
+            shown.starts_with("before [secret db] after"),
+            "{}",
+            &shown[..60]
+        );
+        assert!(!shown.contains("00001."));
     }
 
     #[tokio::test]

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use mesh_egress::Bounds;
 use mesh_messages::agent::HealthLevel;
 use mesh_messages::{AttemptNo, Epoch, InstanceNo, TaskId, Timestamp};
-use mesh_sandbox::{ChildHandle, Level, Limits, Usage};
+use mesh_sandbox::{ChildHandle, Level, Usage};
 
+use super::policy::InstanceBounds;
+use super::strain::Ledger;
 use crate::operations::LogLine;
 
 /// Lines of log kept per instance: enough to see why something died, little enough for a thousand instances.
@@ -25,6 +28,10 @@ pub struct InstanceLive {
     still: AtomicBool,
     // Held while they are made to, or get other limits.
     settling: Mutex<()>,
+    // What its ways out are held to.
+    egress: Arc<Bounds>,
+    // What it was kept from.
+    ledger: Mutex<Ledger>,
 }
 
 #[derive(Debug, Default)]
@@ -40,11 +47,11 @@ struct Inner {
     // CPU time and when it was read, for the rate between two readings.
     sample: Option<(Timestamp, u64)>,
     cpu: Option<f64>,
-    limits: Option<Limits>,
+    limits: Option<InstanceBounds>,
     // What a policy set while it ran.
-    wanted: Option<Limits>,
+    wanted: Option<InstanceBounds>,
     // With which each process was started, or what it has got since.
-    limited: BTreeMap<u64, Limits>,
+    limited: BTreeMap<u64, InstanceBounds>,
     frozen: Option<Level>,
 }
 
@@ -68,7 +75,7 @@ pub struct Reading {
     /// Percent of one core since the last reading but one.
     pub cpu: Option<f64>,
     /// Its limits, once it has a process.
-    pub limits: Option<Limits>,
+    pub limits: Option<InstanceBounds>,
     /// Who holds its processes still, while they stand still.
     pub frozen: Option<Level>,
 }
@@ -113,19 +120,45 @@ impl InstanceLive {
         self.with(|i| i.processes.values().filter(running).cloned().collect())
     }
     /// A process of it will start with these limits.
-    pub(crate) fn plan_limits(&self, number: u64, limits: Limits) {
+    pub(crate) fn plan_limits(&self, number: u64, limits: InstanceBounds) {
         self.with(|i| {
             i.limited.insert(number, limits);
-            i.limits.get_or_insert(limits);
+            let limits = *i.limits.get_or_insert(limits);
+            self.bound_egress(i.wanted.unwrap_or(limits));
         });
     }
+    fn bound_egress(&self, limits: InstanceBounds) {
+        if let Some(way_out) = limits.way_out {
+            self.egress
+                .set(way_out.connections, way_out.bytes_per_second);
+        }
+    }
+    /// What all its ways out are held to together, now and whenever it changes.
+    pub(crate) fn egress(&self) -> Arc<Bounds> {
+        Arc::clone(&self.egress)
+    }
+    /// What was seen of the limits that it ran into.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// Its processes that run, with the numbers that they have here.
+    pub(crate) fn numbered(&self) -> Vec<(u64, ChildHandle)> {
+        let running = |process: &ChildHandle| process.try_wait().is_none();
+        self.with(|i| {
+            let all = i.processes.iter().filter(|(_, process)| running(process));
+            all.map(|(number, process)| (*number, process.clone()))
+                .collect()
+        })
+    }
     /// Its limits, once it had a process.
-    pub(crate) fn limits(&self) -> Option<Limits> {
+    pub(crate) fn limits(&self) -> Option<InstanceBounds> {
         self.with(|i| i.limits)
     }
     /// Its limits are to be these, also those of a process that is only being started. Answers whether anything is to be done
     /// for it now; once its process runs, ask again.
-    pub(crate) fn want_limits(&self, limits: Limits) -> bool {
+    pub(crate) fn want_limits(&self, limits: InstanceBounds) -> bool {
         self.with(|i| {
             if i.wanted.is_none() && i.limits == Some(limits) {
                 return false;
@@ -140,7 +173,7 @@ impl InstanceLive {
     }
     /// Gives its processes the limits that were wanted last; blocks until the kernel has done it. `then` is told what they are
     /// from now on and what does not hold yet, in the order in which they changed.
-    pub(crate) fn settle_limits(&self, then: impl FnOnce(Limits, Vec<String>)) {
+    pub(crate) fn settle_limits(&self, then: impl FnOnce(InstanceBounds, Vec<String>)) {
         let _one_at_a_time = self
             .settling
             .lock()
@@ -156,22 +189,47 @@ impl InstanceLive {
             for number in i.processes.keys() {
                 i.limited.insert(*number, wanted);
             }
+            self.bound_egress(wanted);
             Some((wanted, i.limits.replace(wanted), processes))
         }) else {
             return;
         };
         let mut not_yet: Vec<String> = processes
             .iter()
-            .flat_map(|process| process.set_limits(&limits))
+            .flat_map(|process| process.set_limits(&limits.kernel))
             .filter_map(|set| Some(format!("{}: {}", set.control, set.problem?)))
             .collect();
-        if before.is_some_and(|before| before.disk_bytes != limits.disk_bytes) {
+        let disk = |bounds: InstanceBounds| bounds.kernel.disk_bytes;
+        if !processes.is_empty() && before.is_some_and(|before| disk(before) != disk(limits)) {
             let text = "disk: a single file may be as large as before until the next start";
             not_yet.push(text.to_owned());
         }
         not_yet.sort();
         not_yet.dedup();
         then(limits, not_yet);
+    }
+    /// Gives one process, which has just started, the limits that were wanted meanwhile; blocks until the kernel has done it.
+    /// That they changed is told by whoever settles those of the instance.
+    pub(crate) fn settle_process(&self, number: u64) {
+        let _one_at_a_time = self
+            .settling
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((limits, process)) = self.with(|i| {
+            let limits = i
+                .wanted
+                .filter(|wanted| i.limited.get(&number) != Some(wanted))?;
+            let process = i.processes.get(&number)?.clone();
+            i.limited.insert(number, limits);
+            Some((limits, process))
+        }) else {
+            return;
+        };
+        for set in process.set_limits(&limits.kernel) {
+            if let Some(problem) = set.problem {
+                tracing::debug!(control = %set.control, problem, "a limit does not hold yet");
+            }
+        }
     }
     /// Whether its processes are to stand still from now on.
     pub(crate) fn want_frozen(&self, frozen: bool) {

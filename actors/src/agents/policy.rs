@@ -21,13 +21,31 @@ use crate::context::{Context, Settings};
 /// The one key that is the operator's alone.
 const OPEN_NETWORK: &str = "security.open_network";
 
+/// All that bounds one instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InstanceBounds {
+    /// What its sandbox holds.
+    pub kernel: Limits,
+    /// What its way out holds, when it has one.
+    pub way_out: Option<WayOut>,
+}
+
+/// How an instance may use its way out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WayOut {
+    /// Connections at once.
+    pub connections: u32,
+    /// Bytes a second, both directions together; as many as it can when absent.
+    pub bytes_per_second: Option<u32>,
+}
+
 /// What holds for one agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Effective {
     /// Restarts, breaker, quarantine.
     pub(crate) fault: FaultConfig,
     /// Bounds of each instance.
-    pub(crate) limits: Limits,
+    pub(crate) limits: InstanceBounds,
     /// When it counts as getting nowhere.
     pub(crate) liveness: liveness::Limits,
     /// Which security profile.
@@ -67,7 +85,7 @@ pub(crate) fn resolve(
     };
     let mut values = Vec::new();
     let fault = layers.fault(&mut values);
-    let limits = layers.limits(&mut values);
+    let kernel = layers.limits(&mut values);
     // The operator's demand cannot be lowered from a manifest.
     let asked = layers.manifest.sandbox_level;
     let profile = profile(settings, asked);
@@ -97,11 +115,22 @@ pub(crate) fn resolve(
         json!(settings.crypto_required),
         false,
     );
-    if let Some(id) = id {
-        let granted = settings.open_network.contains(id);
+    let granted = id.map(|id| settings.open_network.contains(id));
+    if let Some(granted) = granted {
         plain(OPEN_NETWORK, json!(granted), false);
     }
-    values.extend(crate::outbound::values(settings, manifest));
+    let said = crate::outbound::Said {
+        agent: &layers.agent.network_limit,
+        agent_origin: &layers.agent_origin,
+        all: &layers.all.network_limit,
+    };
+    let (way_out, network) = crate::outbound::values(settings, manifest, said);
+    values.extend(network);
+    let outbound = manifest.is_some_and(|manifest| manifest.security.network_access.allow_outbound);
+    let limits = InstanceBounds {
+        kernel,
+        way_out: (outbound && granted == Some(false)).then_some(way_out),
+    };
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
     for (key, rules, origin) in [
@@ -293,12 +322,24 @@ impl Layers<'_> {
             },
             |value| json!(value),
         );
+        let io = self.take(
+            values,
+            "resource_limits.io_bytes_per_second",
+            Said {
+                agent: agent.io.map(Some),
+                manifest: manifest.io.map(Some),
+                all: all.io.map(Some),
+                configured: None,
+            },
+            |value| json!(value.map(ByteCount::bytes)),
+        );
         Limits {
             cpu_millicores: Some(cpu),
             memory_bytes: Some(memory),
             pids: Some(pids),
             nofile: Some(base.nofile),
             disk_bytes: Some(disk),
+            io_bytes_per_second: io.map(ByteCount::bytes),
         }
     }
 
@@ -342,13 +383,7 @@ mod tests {
     const END: &str = "<!-- /profiles -->";
 
     fn table() -> String {
-        let all = [
-            Degradable::Cpu,
-            Degradable::Memory,
-            Degradable::Pids,
-            Degradable::Disk,
-            Degradable::User,
-        ];
+        let all = Degradable::ALL;
         let mut table = "| profile | also called | a control that falls short | may degrade | executes |\n|---|---|---|---|---|\n".to_owned();
         for level in SandboxLevel::ALL {
             let also = ["basic", "enhanced"].into_iter().find(|name| {
@@ -363,7 +398,7 @@ mod tests {
             };
             let kept = degradable(level, &all);
             let degrades = match (refuses, kept.len()) {
-                (false, _) => "cpu, memory, pids, disk, user".to_owned(),
+                (false, _) => all.map(|one| one.control().name()).join(", "),
                 (true, count) if count == all.len() => "what `sandbox.degradable` names".to_owned(),
                 (true, _) => kept
                     .iter()

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use mesh_messages::agent::{ControlLevel, ControlView, SandboxView};
 use mesh_messages::manifest::{AgentManifest, Program as Wanted, SandboxLevel, SecretMode};
+use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use mesh_sandbox::{
@@ -16,7 +17,7 @@ use mesh_sandbox::{
 };
 
 use super::bundle::{bundle_dir, manifest_name};
-use super::policy::{degradable, effective, execution};
+use super::policy::{InstanceBounds, degradable, execution, resolve};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
 
@@ -86,9 +87,21 @@ pub(crate) struct Start<'a> {
 /// # Errors
 /// [`SpawnRefusal`].
 pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnRefusal> {
+    plan_under(ctx, start, &ctx.policy.load()).map(|(plan, _)| plan)
+}
+
+/// The same under this policy of the operator's, and all bounds that hold then.
+///
+/// # Errors
+/// [`SpawnRefusal`].
+pub(crate) fn plan_under(
+    ctx: &Context,
+    start: Start<'_>,
+    policy: &PolicyDocument,
+) -> Result<(Plan, InstanceBounds), SpawnRefusal> {
     let settings = &ctx.settings;
     let manifest = start.manifest;
-    let policy = effective(manifest, ctx);
+    let policy = resolve(Some(manifest), settings, policy);
     let secrets = secrets(ctx, manifest)?;
     let granted = settings.open_network.contains(&manifest.id);
     let network = match (manifest.security.network_access.allow_outbound, granted) {
@@ -140,13 +153,13 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
         execution: execution(policy.profile),
         network,
         secrets,
-        limits: policy.limits,
+        limits: policy.limits.kernel,
     };
     let demand = PlanPolicy {
         required: policy.sandbox_required,
         degradable: degradable(policy.profile, &settings.sandbox.degradable),
     };
-    plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
+    let planned = plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
         let mut text = refused.to_string();
         let mut source = std::error::Error::source(&refused);
         while let Some(cause) = source {
@@ -154,7 +167,8 @@ pub(crate) fn plan_start(ctx: &Context, start: Start<'_>) -> Result<Plan, SpawnR
             source = cause.source();
         }
         SpawnRefusal::Sandbox(text)
-    })
+    })?;
+    Ok((planned, policy.limits))
 }
 
 /// The files of those secrets that the agent gets as such; the others must at least be there for it.

@@ -314,7 +314,7 @@ impl Mesh {
         let state = entry.state();
         let limit = state
             .manifest()
-            .and_then(|manifest| effective(manifest, &self.ctx).limits.memory_bytes);
+            .and_then(|manifest| effective(manifest, &self.ctx).limits.kernel.memory_bytes);
         let blow = blow(order, target, limit);
         let under_way = if blow.action.lasts() {
             let lasting = (entry.id.clone(), live.epoch, blow.action);

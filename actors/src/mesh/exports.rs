@@ -10,7 +10,7 @@ use mesh_actors_core::projection::SqlScript;
 use mesh_messages::events::partition;
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, RecordHeader};
-use mesh_persistence::{ExportError, backup, export_without};
+use mesh_persistence::{ExportError, VaultCopy, backup, export_without};
 
 use super::Mesh;
 use crate::operations::ChunkStream;
@@ -62,11 +62,11 @@ impl Mesh {
         })
     }
 
-    pub(super) fn backup_stream(&self) -> Result<ChunkStream, Problem> {
+    pub(super) fn backup_stream(&self, vault: VaultCopy) -> Result<ChunkStream, Problem> {
         let data = self.ctx.settings.data.clone();
         self.streamed(move |store, out| {
             let cut = store.journal.cut().map_err(|error| not_backed_up(&error))?;
-            backup(&cut, &data, out).map_err(|error| not_backed_up(&error))
+            backup(&cut, &data, vault, out).map_err(|error| not_backed_up(&error))
         })
     }
 

@@ -38,9 +38,10 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
-    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VerbOutcome, WitnessAnswer, WorkflowOrder,
+    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VaultCopy, VerbOutcome, WitnessAnswer,
+    WorkflowOrder,
 };
-use crate::partition::Cause;
+use crate::registry::PolicyChange;
 
 #[async_trait]
 impl Operations for Mesh {
@@ -161,15 +162,8 @@ impl Operations for Mesh {
         caller: &Caller,
         document: PolicyDocument,
     ) -> Result<PolicyInForce, Problem> {
-        let cause = Cause::by(&caller.name);
-        let applied = self.registry.apply_policy(document, cause).await;
-        applied.inspect_err(|problem| {
-            if problem.kind == ProblemKind::Forbidden {
-                let (action, detail) = (Action::Policy.name(), &problem.detail);
-                self.sentinel
-                    .record_denied(&caller.name, action, "/v1/policies", detail);
-            }
-        })?;
+        let change = PolicyChange::Document(document);
+        self.change_policy(caller, change, "/v1/policies").await?;
         Ok(self.policy_in_force())
     }
 
@@ -397,8 +391,8 @@ impl Operations for Mesh {
         self.sql_stream().await
     }
 
-    async fn backup(&self) -> Result<ChunkStream, Problem> {
-        self.backup_stream()
+    async fn backup(&self, vault: VaultCopy) -> Result<ChunkStream, Problem> {
+        self.backup_stream(vault)
     }
 
     fn alive(&self) -> bool {

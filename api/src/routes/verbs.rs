@@ -4,6 +4,7 @@ use mesh_actors::operations::{
     Action, AgentVerb, QuarantineOrder, UpgradeRequest, UpgradeResult, VerbOutcome,
 };
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
+use mesh_messages::limits::{LimitChange, LimitsInForce};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,14 +55,14 @@ pub(super) fn routes() -> Vec<Route> {
         plain(
             "/v1/agents/{id}/pause",
             "pauseAgent",
-            "Gives an agent no work",
+            "Gives an agent no work, and freezes its processes",
             |call| verb(call, AgentVerb::Pause),
         )
         .needs(Action::AgentControl),
         plain(
             "/v1/agents/{id}/resume",
             "resumeAgent",
-            "Gives an agent work again",
+            "Lets an agent's processes go on, and gives it work again",
             |call| verb(call, AgentVerb::Resume),
         )
         .needs(Action::AgentControl),
@@ -82,6 +83,18 @@ pub(super) fn routes() -> Vec<Route> {
         .takes::<ScaleOrder>(BodySize::Small)
         .answers::<AgentStatus>(200, "The status afterwards.")
         .refuses(&[409]),
+        Route::post(
+            "/v1/agents/{id}/limit",
+            "limitAgent",
+            "Changes limits of an agent while it runs",
+            limit,
+        )
+        .needs(Action::Policy)
+        .takes::<LimitChange>(BodySize::Small)
+        .answers::<LimitsInForce>(
+            200,
+            "The limits from now on. It is durable; `limits.changed` says what only holds from an instance's next start on.",
+        ),
         Route::post(
             "/v1/agents/{id}/quarantine",
             "quarantineAgent",
@@ -149,6 +162,12 @@ async fn verb(call: Call, verb: AgentVerb) -> Answer {
 async fn scale(call: Call) -> Answer {
     let ScaleOrder { replicas } = call.json()?;
     apply(&call, AgentVerb::Scale { replicas }).await
+}
+
+async fn limit(call: Call) -> Answer {
+    let change: LimitChange = call.json()?;
+    let id = call.param("id");
+    ok(&call.ops().change_limits(&call.caller, id, change).await?)
 }
 
 async fn quarantine(call: Call) -> Answer {

@@ -19,6 +19,7 @@ use mesh_messages::gate::ProviderGate;
 use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
 use mesh_messages::inbox::{InboxAnswer, InboxItem};
+use mesh_messages::limits::{LimitChange, LimitsInForce};
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -274,6 +275,20 @@ impl BusOperations for Fake {
 fn no_subscription(id: &str) -> Problem {
     let detail = format!("there is no subscription {id}");
     Problem::new(ProblemKind::NotFound, "subscription_not_found", detail)
+}
+
+#[async_trait]
+impl LimitOperations for Fake {
+    async fn change_limits(
+        &self,
+        caller: &Caller,
+        id: &str,
+        _change: LimitChange,
+    ) -> Result<LimitsInForce, Problem> {
+        Self::known(id)?;
+        self.note(format!("change_limits {} {id}", caller.name));
+        Ok(LimitsInForce::default())
+    }
 }
 
 #[async_trait]
@@ -789,7 +804,7 @@ impl Operations for Fake {
         Ok(json!({"from": from, "to": to, "path": []}))
     }
 
-    async fn backup(&self) -> Result<ChunkStream, Problem> {
+    async fn backup(&self, _vault: VaultCopy) -> Result<ChunkStream, Problem> {
         let (chunks, backup) = mpsc::channel(2);
         chunks.try_send(Ok(b"tar".to_vec())).unwrap();
         Ok(backup)

@@ -308,6 +308,8 @@ mod tests {
             "task submit",
             "task submit --input 7",
             "agent scale echo",
+            "agent limit",
+            "agent limit echo --pids many",
             "task list --state nonsense",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -172,6 +172,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
             pids: Some(limits.pids),
             nofile: Some(limits.nofile),
             disk_bytes: Some(limits.disk_bytes),
+            io_bytes_per_second: None,
         },
         ids: probe.root.then_some(Ids { uid, gid: uid }),
     }

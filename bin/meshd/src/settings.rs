@@ -217,6 +217,7 @@ pub(crate) fn sandbox(config: &Config) -> PlanPolicy {
         Degradable::Pids => mesh_sandbox::Degradable::Pids,
         Degradable::Disk => mesh_sandbox::Degradable::Disk,
         Degradable::User => mesh_sandbox::Degradable::User,
+        Degradable::Io => mesh_sandbox::Degradable::Io,
     };
     PlanPolicy {
         required: config.orchestrator.security.sandbox_required,

@@ -4,6 +4,7 @@
 //! slip through behind the first. hyper does the rest: the framing of bodies, in and out.
 
 use std::io;
+use std::sync::Arc;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -46,7 +47,12 @@ impl Proxy {
         bytes: Vec<u8>,
     ) -> io::Result<()> {
         let activity = Activity::default();
-        let agent = Metered::new(stream, bytes, activity.clone(), self.rate.clone());
+        let agent = Metered::new(
+            stream,
+            bytes,
+            activity.clone(),
+            Arc::clone(&self.parts.bounds),
+        );
         let serve = service_fn(|request| async {
             let answer = self.exchange(head, request).await.unwrap_or_else(|denial| {
                 self.denied(&denial);

@@ -5,6 +5,7 @@ use std::io;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::tunnel::Destination;
 use super::{Proxy, read_until, refuse};
 use crate::denial::{Code, Denial};
 use crate::dial::dial;
@@ -55,13 +56,19 @@ impl Proxy {
                     verdict.port,
                 )
                 .await
+                .map(|upstream| (upstream, verdict.tls_only))
             }
             Err(denial) => Err(denial),
         };
         match reached {
-            Ok(upstream) => {
+            Ok((upstream, tls_only)) => {
                 stream.write_all(&socks::accepted()).await?;
-                self.tunnel(stream, bytes, upstream).await
+                let to = Destination {
+                    host: &request.host,
+                    port: request.port,
+                    tls_only,
+                };
+                self.tunnel(stream, bytes, upstream, to).await
             }
             Err(denial) => {
                 self.denied(&denial);

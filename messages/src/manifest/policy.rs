@@ -75,6 +75,9 @@ pub struct ResourceLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub pids: Option<u32>,
+    /// Bytes a second read from disks, and as many written; a bare number counts megabytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<ByteCount>,
 }
 
 impl ResourceLimits {
@@ -169,7 +172,8 @@ pub struct NetworkLimit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub bandwidth_limit: Option<u32>,
-    /// The only protocols that it may speak.
+    /// The only protocols that it may speak to the outside: `http` (requests through the proxy), `https` (tunnels that begin
+    /// as TLS does, and requests that meshd sends over TLS), `tcp` (any tunnel). Nothing speaks others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<pattern::Protocol>>", length(max = 32))]
     pub allowed_protocols: Option<Vec<String>>,
@@ -198,6 +202,8 @@ pub struct PolicyOverrides {
     pub disk: Option<ByteCount>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Bytes a second read from disks, and as many written.
+    pub io: Option<ByteCount>,
     /// Limits of its connections.
     pub network: Option<NetworkLimit>,
     /// When it counts as getting nowhere although it lives.
@@ -223,6 +229,7 @@ impl AgentPolicy {
             memory: self.resource_limits.memory.or(self.memory_limit),
             disk: self.resource_limits.disk,
             pids: self.resource_limits.pids,
+            io: self.resource_limits.io,
             network: self.network_limit.clone(),
             liveness: self.liveness,
             essential: self.essential,

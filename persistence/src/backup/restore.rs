@@ -11,7 +11,7 @@ use mesh_messages::identity::{DidKey, SigningKey};
 use super::archive::{ABOUT_BYTES_MAX, BLOCK, Behind, is_zeros};
 use super::{
     ABOUT, AboutBackup, BACKUP_FORMAT, BUNDLES_DIR, CONTENT_DIR, JOURNAL_DIR, KEY, MODE,
-    RESTORED_FILE, SUM,
+    RESTORED_FILE, SUM, VAULT_DIR, VAULT_FILE,
 };
 use crate::checkpoint::{CheckpointClaim, verify_checkpoint};
 use crate::file::{FileJournal, LogCheckError};
@@ -39,6 +39,8 @@ pub struct Restored {
     pub contents: u64,
     /// Files of bundles.
     pub bundle_files: u64,
+    /// Whether the vault was in it. It opens with its key, which was not.
+    pub vault: bool,
 }
 
 /// Why nothing was restored. The directory is as it was.
@@ -149,6 +151,7 @@ struct Unpacked {
     key: Option<String>,
     contents: u64,
     bundle_files: u64,
+    vault: bool,
 }
 
 /// Writes the archive's files below `dir`, and checks that it is whole and what was written.
@@ -156,7 +159,7 @@ fn unpack(source: impl Read, dir: &Path) -> Result<Unpacked, RestoreError> {
     let source = Behind::new(source);
     let mut archive = tar::Archive::new(source.clone());
     let (mut about, mut key, mut end) = (None, None, None);
-    let (mut contents, mut bundle_files) = (0, 0);
+    let (mut contents, mut bundle_files, mut vault) = (0, 0, false);
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         if end.is_some() {
@@ -193,6 +196,7 @@ fn unpack(source: impl Read, dir: &Path) -> Result<Unpacked, RestoreError> {
                     Place::Nowhere => return Err(damaged(format!("it holds {name}"))),
                 };
                 contents += u64::from(path.starts_with(CONTENT_DIR));
+                vault |= path.starts_with(VAULT_DIR);
                 bundle_files += u64::from(path.starts_with(BUNDLES_DIR));
                 let target = dir.join(&path);
                 let mut from = Told {
@@ -229,6 +233,7 @@ fn unpack(source: impl Read, dir: &Path) -> Result<Unpacked, RestoreError> {
         key,
         contents,
         bundle_files,
+        vault,
     })
 }
 
@@ -291,7 +296,9 @@ fn place_of(path: &Path) -> Place {
         [JOURNAL_DIR, "log", _] if path.extension().is_some_and(|kind| kind == "seg") => {
             Place::Private
         }
-        [JOURNAL_DIR, "checkpoint" | "erased"] | [CONTENT_DIR, _, _] => Place::Private,
+        [JOURNAL_DIR, "checkpoint" | "erased"] | [CONTENT_DIR, _, _] | [VAULT_DIR, VAULT_FILE] => {
+            Place::Private
+        }
         [BUNDLES_DIR, _, _, ..] => Place::Bundle,
         _ => Place::Nowhere,
     }
@@ -403,6 +410,7 @@ fn check(
         erased: checked,
         contents: unpacked.contents,
         bundle_files: unpacked.bundle_files,
+        vault: unpacked.vault,
     };
     Ok((key, restored))
 }

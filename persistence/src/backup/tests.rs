@@ -37,8 +37,12 @@ impl Node {
     }
 
     fn backup(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        backup(&self.journal.cut().unwrap(), self.data.path(), &mut out).unwrap();
+        self.backup_with(VaultCopy::Without)
+    }
+
+    fn backup_with(&self, vault: VaultCopy) -> Vec<u8> {
+        let (cut, mut out) = (self.journal.cut().unwrap(), Vec::new());
+        backup(&cut, self.data.path(), vault, &mut out).unwrap();
         out
     }
 }
@@ -127,7 +131,7 @@ fn what_was_erased_stays_erased_and_nothing_else_is() {
         .erase(&[Position(7), Position(cut.checkpoint.size + 3)])
         .unwrap();
     let mut bytes = Vec::new();
-    backup(&cut, node.data.path(), &mut bytes).unwrap();
+    backup(&cut, node.data.path(), VaultCopy::Without, &mut bytes).unwrap();
     let (_root, data) = place();
     let restored = restore(bytes.as_slice(), &data, Some(key())).unwrap();
     assert_eq!(restored.erased, 1);
@@ -244,4 +248,47 @@ fn a_backup_of_a_newer_format_and_one_that_would_write_elsewhere_are_refused() {
             "{name}: {refused:?}"
         );
     }
+}
+
+#[test]
+fn the_vault_is_in_it_only_when_asked_for_and_is_covered_by_its_digest() {
+    let node = Node::new();
+    node.grow(3);
+    let sealed = b"meshd-vault/1 and what nobody can read";
+    let (_none, place_without) = place();
+    assert!(
+        !about_backup(&node.backup_with(VaultCopy::With))
+            .unwrap()
+            .vault
+    );
+    fs::create_dir(node.data.path().join(VAULT_DIR)).unwrap();
+    fs::write(node.data.path().join("secrets/vault"), sealed).unwrap();
+    fs::write(node.data.path().join("vault.key"), "never").unwrap();
+
+    let without = node.backup();
+    let restored = restore(without.as_slice(), &place_without, Some(key())).unwrap();
+    assert!(!restored.vault && !place_without.join("secrets").exists());
+
+    let with = node.backup_with(VaultCopy::With);
+    let about = about_backup(&with).unwrap();
+    assert_eq!((about.vault, about.format), (true, BACKUP_FORMAT));
+    let (_some, data) = place();
+    assert!(restore(with.as_slice(), &data, Some(key())).unwrap().vault);
+    let vault = data.join("secrets/vault");
+    assert_eq!(fs::read(&vault).unwrap(), sealed);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&vault), mode(&data.join("secrets"))), (0o600, 0o700));
+    assert!(!data.join("vault.key").exists());
+
+    let mut damaged = with.clone();
+    let at = damaged
+        .windows(sealed.len())
+        .position(|part| part == sealed);
+    damaged[at.unwrap() + 20] ^= 1;
+    let (_other, data) = place();
+    assert!(matches!(
+        restore(damaged.as_slice(), &data, Some(key())),
+        Err(RestoreError::Damaged(_))
+    ));
+    assert!(!data.exists());
 }

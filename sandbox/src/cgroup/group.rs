@@ -29,20 +29,26 @@ const CPU_PERIOD_US: u64 = 100_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Group {
     places: BTreeMap<Ability, (CgroupKind, PathBuf)>,
+    /// The disks that it may use, for the limit on how fast.
+    #[serde(default)]
+    pub(super) devices: Vec<String>,
 }
 
 impl Group {
-    /// Makes a group called `name` in every hierarchy in use.
-    pub(crate) fn create(host: &Hierarchies, name: &str) -> io::Result<Self> {
+    /// Makes a group called `name` in every hierarchy in use, but for one that could only limit the use of these `devices`:
+    /// it is made when there is such a limit.
+    pub(crate) fn create(host: &Hierarchies, name: &str, devices: Vec<String>) -> io::Result<Self> {
         let mut group = Self {
             places: BTreeMap::new(),
+            devices,
         };
         for ability in Ability::ALL {
             let Some(hierarchy) = host.get(ability) else {
                 continue;
             };
             let path = hierarchy.parent.join(name);
-            if !group.directories().contains(&path.as_path())
+            if ability != Ability::Io
+                && !group.directories().contains(&path.as_path())
                 && let Err(error) = fs::create_dir(&path)
             {
                 group.remove().ok();
@@ -59,7 +65,10 @@ impl Group {
             .into_iter()
             .map(|ability| (ability, (kind, path.clone())))
             .collect();
-        Self { places }
+        Self {
+            places,
+            devices: Vec::new(),
+        }
     }
 
     /// A group in no hierarchy.
@@ -67,6 +76,7 @@ impl Group {
     pub(crate) const fn found_nowhere() -> Self {
         Self {
             places: BTreeMap::new(),
+            devices: Vec::new(),
         }
     }
 
@@ -81,16 +91,26 @@ impl Group {
         paths
     }
 
-    fn place(&self, ability: Ability) -> Option<(CgroupKind, &Path)> {
+    pub(super) fn place(&self, ability: Ability) -> Option<(CgroupKind, &Path)> {
         self.places
             .get(&ability)
             .map(|(kind, path)| (*kind, path.as_path()))
+    }
+
+    /// Whether this directory of the group is there: one that only limits the use of disks may not be.
+    fn is_made(&self, path: &Path) -> bool {
+        let others = self
+            .places
+            .iter()
+            .any(|(ability, (_, place))| *ability != Ability::Io && place == path);
+        others || path.is_dir()
     }
 
     /// Moves a process in.
     pub(crate) fn add(&self, pid: u32) -> io::Result<()> {
         self.directories()
             .into_iter()
+            .filter(|path| self.is_made(path))
             .try_for_each(|path| write(path, "cgroup.procs", pid))
     }
 
@@ -129,6 +149,9 @@ impl Group {
             // The two helper processes are counted too, and are not the agent's.
             let set = |_, path: &Path| write(path, "pids.max", u64::from(pids) + 2);
             done.push((Control::Pids, on(Ability::Pids, &set)));
+        }
+        if let Some(bytes) = limits.io_bytes_per_second {
+            done.push((Control::Io, self.limit_io(Some(bytes))));
         }
         done
     }
@@ -256,7 +279,7 @@ impl Group {
         }
     }
 
-    fn members(&self) -> Vec<i32> {
+    pub(super) fn members(&self) -> Vec<i32> {
         let mut members: Vec<i32> = self
             .directories()
             .into_iter()
@@ -341,7 +364,7 @@ fn optional(answer: io::Result<()>) -> io::Result<()> {
 }
 
 /// Writes to a file that the kernel made, and never makes one.
-fn write(group: &Path, file: &str, value: impl ToString) -> io::Result<()> {
+pub(super) fn write(group: &Path, file: &str, value: impl ToString) -> io::Result<()> {
     use std::io::Write;
     let mut open = fs::OpenOptions::new().write(true).open(group.join(file))?;
     open.write_all(value.to_string().as_bytes())

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
@@ -14,11 +15,11 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
 use super::{Inner, LaunchError};
-use crate::cgroup::{Group, wait_readable};
-use crate::child::{Child, ExitStatus, Shared};
+use crate::cgroup::{self, Group, wait_readable};
+use crate::child::{Child, ExitStatus, Shared, Strain};
 use crate::order;
 use crate::plan::Plan;
-use crate::spec::{NetworkAccess, SecretFile};
+use crate::spec::{NetworkAccess, SandboxSpec, SecretFile};
 use crate::sweep::Record;
 use crate::wire::{self, Control, Failure, Stage, Status};
 
@@ -70,10 +71,10 @@ fn conduct(inner: &Arc<Inner>, plan: &Plan, answer: Answer) {
     // A caller that is gone drops the child, and a dropped child is ended.
     answer.send(Ok(child)).ok();
     let status = sandbox.wait();
-    let oom = remains
-        .group
-        .as_ref()
-        .is_some_and(|group| group.oom_kills() > 0);
+    let strain = remains.group.as_ref().map(Strain::of).unwrap_or_default();
+    // Set once, here.
+    sandbox.shared.strain.set(strain).ok();
+    let oom = strain.oom_kills > 0;
     remains.clear();
     publish.send_replace(Some(ExitStatus { oom, ..status }));
 }
@@ -161,7 +162,8 @@ fn set_up(
     let sealed = seal(&order::build(plan)?).map_err(prepare("the sealed order"))?;
     let secrets = contents(&spec.secrets).map_err(prepare("the agent's secrets"))?;
     let name = format!("{}.{}", spec.run_id, spec.name);
-    let group = Group::create(&inner.hierarchies, &name).map_err(prepare("the control groups"))?;
+    let group = Group::create(&inner.hierarchies, &name, disks(spec))
+        .map_err(prepare("the control groups"))?;
     remains.group = Some(group.clone());
     group
         .limit(&spec.limits)
@@ -241,8 +243,16 @@ fn set_up(
         init,
         init_pid,
         group,
+        strain: OnceLock::new(),
     });
     Ok((Running { shared }, outside, listener))
+}
+
+/// The disks behind what it may use.
+fn disks(spec: &SandboxSpec) -> Vec<String> {
+    let allowed = spec.allowed_paths.iter().map(|one| one.path.as_path());
+    let own = [spec.home.as_path(), Path::new("/usr")];
+    cgroup::devices(own.into_iter().chain(spec.bundle.as_deref()).chain(allowed))
 }
 
 /// Pid 1 of the sandbox, or nothing when the helper failed before it had one.

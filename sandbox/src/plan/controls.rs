@@ -44,6 +44,9 @@ pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> Vec<Verdict> {
             String::new(),
         ),
     ];
+    if let Some(bytes) = spec.limits.io_bytes_per_second {
+        all.push(io(bytes, probe));
+    }
     if spec.execution == Execution::Installed {
         all.push(all_of(
             Control::Execution,
@@ -317,6 +320,31 @@ fn disk(spec: &SandboxSpec) -> Verdict {
     .short(
         "list `disk` in sandbox.degradable, or put the agents' homes on a file system of that size",
     )
+}
+
+fn io(bytes: u64, probe: &Probe) -> Verdict {
+    let requested = format!("{bytes} bytes a second read, as many written");
+    let group = &probe.io;
+    let whole = group.kind == CgroupKind::V2 && probe.memory.kind == CgroupKind::V2;
+    if !group.finding.works || whole {
+        return grouped(Control::Io, &requested, group, ("none", Level::None));
+    }
+    let (mechanism, remedy) = if group.kind == CgroupKind::V2 {
+        let remedy = "let control groups of version 2 account for memory, too";
+        ("cgroup v2", remedy)
+    } else {
+        let remedy = "list `io` in sandbox.degradable, or use control groups of version 2";
+        ("cgroup v1", remedy)
+    };
+    let detail = "reading and direct writing are held; what the kernel writes later is not counted";
+    verdict(
+        Control::Io,
+        &requested,
+        mechanism,
+        Level::Advisory,
+        detail.to_owned(),
+    )
+    .short(remedy)
 }
 
 fn descriptors(spec: &SandboxSpec) -> Verdict {

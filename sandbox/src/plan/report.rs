@@ -21,6 +21,7 @@ pub enum Control {
     Memory,
     Pids,
     Disk,
+    Io,
     Descriptors,
     Environment,
     Execution,
@@ -36,24 +37,36 @@ pub enum Degradable {
     Pids,
     Disk,
     User,
+    Io,
 }
 
 /// A name in `sandbox.degradable` that is no degradable control.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` cannot degrade; only cpu, memory, pids, disk and user can")]
+#[error("`{0}` cannot degrade; only cpu, memory, pids, disk, user and io can")]
 pub struct NotDegradable(pub String);
 
 impl FromStr for Degradable {
     type Err = NotDegradable;
 
     fn from_str(text: &str) -> Result<Self, NotDegradable> {
-        let all = [Self::Cpu, Self::Memory, Self::Pids, Self::Disk, Self::User];
-        let found = all.into_iter().find(|one| one.control().name() == text);
+        let found = Self::ALL
+            .into_iter()
+            .find(|one| one.control().name() == text);
         found.ok_or_else(|| NotDegradable(text.to_owned()))
     }
 }
 
 impl Degradable {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Cpu,
+        Self::Memory,
+        Self::Pids,
+        Self::Disk,
+        Self::User,
+        Self::Io,
+    ];
+
     /// The control of that name.
     #[must_use]
     pub const fn control(self) -> Control {
@@ -63,6 +76,7 @@ impl Degradable {
             Self::Pids => Control::Pids,
             Self::Disk => Control::Disk,
             Self::User => Control::User,
+            Self::Io => Control::Io,
         }
     }
 }
@@ -83,6 +97,7 @@ impl Control {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::Disk => "disk",
+            Self::Io => "io",
             Self::Descriptors => "descriptors",
             Self::Environment => "environment",
             Self::Execution => "execution",

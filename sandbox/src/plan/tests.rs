@@ -50,6 +50,7 @@ fn machine() -> Probe {
         memory: group(CgroupKind::V2),
         pids: group(CgroupKind::V2),
         freezer: group(CgroupKind::V2),
+        io: group(CgroupKind::V2),
     }
 }
 
@@ -61,7 +62,8 @@ fn laptop() -> Probe {
         cpu: none.clone(),
         memory: none.clone(),
         pids: none.clone(),
-        freezer: none,
+        freezer: none.clone(),
+        io: none,
         ..machine()
     }
 }
@@ -90,6 +92,7 @@ fn spec() -> SandboxSpec {
             pids: Some(32),
             nofile: None,
             disk_bytes: None,
+            io_bytes_per_second: None,
         },
         ids: Some(Ids {
             uid: 60_001,
@@ -324,7 +327,7 @@ fn a_disk_limit_is_never_claimed_to_be_the_kernels() {
 }
 
 #[test]
-fn only_five_controls_can_be_named_as_degradable() {
+fn only_six_controls_can_be_named_as_degradable() {
     for name in [
         "filesystem",
         "processes",
@@ -374,7 +377,7 @@ fn any_group() -> impl Strategy<Value = Controller> {
 
 fn any_machine() -> impl Strategy<Value = Probe> {
     let findings = proptest::collection::vec(any_finding(), 7);
-    let groups = proptest::collection::vec(any_group(), 4);
+    let groups = proptest::collection::vec(any_group(), 5);
     (any::<bool>(), 0..10, findings, groups).prop_map(|(root, landlock_abi, findings, groups)| {
         let [
             user_namespace,
@@ -385,7 +388,7 @@ fn any_machine() -> impl Strategy<Value = Probe> {
             landlock,
             seccomp,
         ] = findings.try_into().unwrap();
-        let [cpu, memory, pids, freezer] = groups.try_into().unwrap();
+        let [cpu, memory, pids, freezer, io] = groups.try_into().unwrap();
         let kernel = String::new();
         Probe {
             kernel,
@@ -402,6 +405,7 @@ fn any_machine() -> impl Strategy<Value = Probe> {
             memory,
             pids,
             freezer,
+            io,
         }
     })
 }

@@ -165,13 +165,7 @@ pub(crate) fn config(dir: &Path, run_id: &str) -> LauncherConfig {
 }
 
 pub(crate) fn policy() -> PlanPolicy {
-    let degradable = vec![
-        Degradable::Cpu,
-        Degradable::Memory,
-        Degradable::Pids,
-        Degradable::Disk,
-        Degradable::User,
-    ];
+    let degradable = Degradable::ALL.to_vec();
     PlanPolicy {
         required: true,
         degradable,
@@ -189,6 +183,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         pids: Some(64),
         nofile: Some(256),
         disk_bytes: None,
+        io_bytes_per_second: None,
     };
     SandboxSpec {
         label: name.into(),

@@ -18,6 +18,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("processor_time_is_dealt_out", cpu),
     ("usage_is_told", usage),
     ("files_stay_below_the_disk_limit", file_size),
+    (
+        "disks_are_used_no_faster_than_allowed_and_that_can_change",
+        io,
+    ),
 ];
 
 fn limited(spec: SandboxSpec, limits: Limits) -> SandboxSpec {
@@ -163,5 +167,47 @@ fn file_size() -> Verdict {
     let script = "(head -c 8m /dev/zero > big) 2>/dev/null; stat -c %s big";
     let outcome = bench.run(&limited(bench.shell(script), limits));
     assert_eq!(outcome.stdout.trim(), (1 << 20).to_string(), "{outcome:?}");
+    Verdict::Passed
+}
+
+/// Four megabytes past the page cache at each word; a limit is set, and taken away, while it runs.
+fn io() -> Verdict {
+    const RATE: u64 = 2 << 20;
+    let bench = Bench::new();
+    let probe = bench.launcher.probe();
+    if !probe.io.finding.works {
+        return Verdict::Skipped(probe.io.finding.detail.clone());
+    }
+    let script = "while read -r word; do dd if=/dev/zero of=file bs=256k count=16 oflag=direct 2>/dev/null && echo done || echo failed; done";
+    let spec = SandboxSpec {
+        workdir: Some("/home/agent".into()),
+        ..bench.shell(script)
+    };
+    let mut child = bench.start(&spec);
+    let (mut stdin, stdout) = (
+        std::fs::File::from(child.stdin.take().unwrap()),
+        child.stdout.take().unwrap(),
+    );
+    let mut write = || {
+        let begun = Instant::now();
+        std::io::Write::write_all(&mut stdin, b"go\n").unwrap();
+        await_text(&stdout, "done");
+        begun.elapsed()
+    };
+    write();
+    let limited = Limits {
+        io_bytes_per_second: Some(RATE),
+        ..spec.limits
+    };
+    let set = child.set_limits(&limited);
+    assert!(set.iter().all(|one| one.problem.is_none()), "{set:?}");
+    let slow = write();
+    // Two seconds' worth, of which the kernel may let a slice go at once.
+    assert!(slow > Duration::from_millis(1200), "4 MiB within {slow:?}");
+    let freed = child.set_limits(&spec.limits);
+    assert!(freed.iter().all(|one| one.problem.is_none()), "{freed:?}");
+    eventually("it is fast again", || write() < slow / 2);
+    drop(stdin);
+    child.kill().unwrap();
     Verdict::Passed
 }

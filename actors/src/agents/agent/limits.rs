@@ -9,12 +9,12 @@ use mesh_messages::agent::ControlLevel;
 use mesh_messages::events::AgentEvent;
 use mesh_messages::limits::{Breach, BreachAction, InstanceLimits};
 use mesh_messages::{Epoch, Failure, FailureClass, InstanceNo};
-use mesh_sandbox::Limits;
 
 use super::{AgentMessage, AgentShell};
 use crate::agents::instance::InstanceMessage;
 use crate::agents::live::InstanceLive;
-use crate::agents::policy::effective;
+use crate::agents::policy::{InstanceBounds, effective};
+use crate::few::Few;
 
 impl AgentShell {
     /// The policy that is in force has changed: what runs takes it over as far as the kernel lets it.
@@ -23,6 +23,8 @@ impl AgentShell {
             return Ok(());
         };
         let policy = effective(manifest, &self.args.ctx);
+        // What the next start gets is worked out anew.
+        self.sandboxes = Few::default();
         for (instance, live) in self.args.entry.live() {
             if live.live.want_limits(policy.limits) {
                 self.settle_limits(instance, live.epoch, live.live);
@@ -122,13 +124,15 @@ impl AgentShell {
 }
 
 /// Limits as records and people see them.
-pub(crate) fn shown(limits: Limits) -> InstanceLimits {
+pub(crate) fn shown(limits: InstanceBounds) -> InstanceLimits {
+    let InstanceBounds { kernel, way_out } = limits;
     InstanceLimits {
-        cpu_millicores: limits.cpu_millicores,
-        memory_bytes: limits.memory_bytes,
-        pids: limits.pids,
-        disk_bytes: limits.disk_bytes,
-        connections: None,
-        bytes_per_second: None,
+        cpu_millicores: kernel.cpu_millicores,
+        memory_bytes: kernel.memory_bytes,
+        pids: kernel.pids,
+        disk_bytes: kernel.disk_bytes,
+        io_bytes_per_second: kernel.io_bytes_per_second,
+        connections: way_out.map(|way| way.connections),
+        bytes_per_second: way_out.and_then(|way| way.bytes_per_second),
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::agents::agent::AgentMessage;
 use crate::agents::lines::{LINES_OUT_MAX, WRITE_STALL_MAX, read_lines, read_log, write_lines};
 use crate::agents::process::{exit_failure, launch};
-use crate::agents::spawn::{Start, plan_start};
+use crate::agents::spawn::{Start, plan_under};
 use crate::clock::now;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
@@ -39,13 +39,14 @@ impl Session {
                         epoch,
                         process: 0,
                     };
-                    plan_start(&ctx, start)
+                    plan_under(&ctx, start, &ctx.policy.load())
                 })
             };
             let result = match planned.await {
                 Ok(Ok(plan)) => {
+                    let (plan, bounds) = plan;
                     let uid = plan.spec().ids.map(|ids| ids.uid);
-                    live.plan_limits(0, plan.spec().limits);
+                    live.plan_limits(0, bounds);
                     launch(&ctx.launcher, plan)
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))
@@ -118,26 +119,26 @@ impl Session {
             &self.args.services,
             &self.args.manifest,
             who,
-            listener,
+            (listener, self.args.live.egress()),
         )
     }
 
     /// Where lines of the agent's log go: to the tail that people look at, and to meshd's own log.
-    pub(super) fn log_sink(&self) -> impl FnMut(Vec<u8>) + Send + use<> {
+    pub(super) fn log_sink(&self) -> (Blotter, impl FnMut(Vec<u8>) + Send + use<>) {
         let (log, agent) = (Arc::clone(&self.args.log), self.args.agent.clone());
         let (instance, epoch) = (self.args.instance, self.args.epoch);
         let blotter = Blotter::new(&self.args.ctx.secrets, &self.args.manifest);
-        move |line| {
-            let line = blotter.blot(line);
+        let sink = move |line: Vec<u8>| {
             let text = String::from_utf8_lossy(&line);
             tracing::debug!(target: "agent", %agent, %instance, %epoch, "{text}");
             log.push(now(), instance, epoch, &line);
-        }
+        };
+        (blotter, sink)
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {
-        if status.oom {
-            self.ran_out_of_memory();
+        if let Process::Running(child) = &self.process {
+            self.bell().ended(&self.args.live, 0, &child.handle());
         }
         self.verdict = match (self.verdict.take(), self.phase) {
             (Some(verdict), _) => Some(verdict),

@@ -252,7 +252,7 @@ impl Session {
     }
 
     pub(super) fn hello_reply(&self) -> HandshakeReply {
-        let limits = effective(&self.args.manifest, &self.args.ctx).limits;
+        let limits = effective(&self.args.manifest, &self.args.ctx).limits.kernel;
         HandshakeReply {
             node: self.args.ctx.node.did.to_string(),
             agent: self.args.agent.clone(),

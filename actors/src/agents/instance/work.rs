@@ -14,15 +14,17 @@ use mesh_messages::task::TASK_DATA_MAX;
 use mesh_messages::{Failure, FailureClass};
 use mesh_sandbox::{Child, ExitStatus};
 
+use super::strain::Bell;
 use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
 use crate::agents::live::InstanceLive;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
-use crate::agents::spawn::{Start, plan_start};
+use crate::agents::spawn::{Start, plan_under};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
+use crate::secrets::Blotter;
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
@@ -127,6 +129,7 @@ impl Session {
     /// A program to be run once in this agent's sandbox: what the manifest says is started.
     pub(super) fn program(&mut self, manifest: Arc<AgentManifest>) -> OneProgram {
         self.next_id += 1;
+        let (blotter, sink) = self.log_sink();
         OneProgram {
             ctx: Arc::clone(&self.args.ctx),
             services: Arc::clone(&self.args.services),
@@ -134,12 +137,14 @@ impl Session {
             manifest,
             digest: self.args.digest.clone(),
             process: self.next_id,
-            sink: Box::new(self.log_sink()),
+            blotter,
+            sink: Box::new(sink),
             who: Traveller {
                 agent: self.args.agent.clone(),
                 instance: self.args.instance,
                 epoch: self.args.epoch,
             },
+            bell: self.bell(),
         }
     }
 
@@ -180,8 +185,10 @@ pub(super) struct OneProgram {
     manifest: Arc<AgentManifest>,
     digest: String,
     process: u64,
+    blotter: Blotter,
     sink: Box<dyn FnMut(Vec<u8>) + Send>,
     who: Traveller,
+    bell: Bell,
 }
 
 impl OneProgram {
@@ -203,8 +210,10 @@ impl OneProgram {
             manifest,
             digest,
             process,
+            blotter,
             sink,
             who,
+            bell,
         } = self;
         let rate = ctx.settings.agent_rate;
         let (instance, epoch) = (who.instance, who.epoch);
@@ -217,23 +226,23 @@ impl OneProgram {
                 epoch,
                 process,
             };
-            plan_start(&planning, start)
+            plan_under(&planning, start, &planning.policy.load())
         });
         let refused = |text: String| Failure::new(FailureClass::Start, text);
-        let plan = plan
+        let (plan, bounds) = plan
             .await
             .map_err(|_| refused("the start was given up".to_owned()))?
             .map_err(|refusal| refused(refusal.to_string()))?;
         let uid = plan.spec().ids.map(|ids| ids.uid);
-        live.plan_limits(process, plan.spec().limits);
+        live.plan_limits(process, bounds);
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
         let launched = launch(&ctx.launcher, plan).await;
         let (mut child, pipes) = launched.inspect_err(|_| live.remove_process(process))?;
         live.add_process(process, child.handle(), uid);
         if live.is_unsettled() {
-            // Its limits were changed while this was on its way. That is on record already.
+            // Its limits were changed while this was on its way.
             let settling = Arc::clone(&live);
-            let _set = tokio::task::spawn_blocking(move || settling.settle_limits(|_, _| {})).await;
+            let _set = tokio::task::spawn_blocking(move || settling.settle_process(process)).await;
         }
         if live.is_to_stand_still() {
             // It was paused while this was on its way.
@@ -241,13 +250,14 @@ impl OneProgram {
             let _level = tokio::task::spawn_blocking(move || still.settle_frozen()).await;
         }
         let mut output = Vec::new();
-        let way_out = serve(&ctx, &services, &served, who, child.listener.take());
+        let listener = (child.listener.take(), live.egress());
+        let way_out = serve(&ctx, &services, &served, who, listener);
         let Pipes {
             stdin,
             stdout,
             stderr,
         } = pipes;
-        let log = read_log(stderr, rate, sink);
+        let log = read_log(stderr, rate, (blotter, sink));
         let talk = async {
             tokio::join!(feed(stdin, input), read(&child, stdout, &mut output));
         };
@@ -255,6 +265,7 @@ impl OneProgram {
             end = attend(&child, talk, log, cancelled) => end,
             () = way_out => Err(given_up()),
         };
+        bell.ended(&live, process, &child.handle());
         live.remove_process(process);
         Ok((end?, output))
     }

@@ -2,6 +2,7 @@
 
 mod control;
 mod deploy;
+mod limit;
 mod logs;
 mod show;
 mod sign;
@@ -62,7 +63,7 @@ pub(crate) enum Command {
     /// Stop an agent and start it again
     #[command(after_help = "Example:\n  meshctl agent restart echo")]
     Restart(Id),
-    /// Give an agent no more work; it keeps running
+    /// Give an agent no more work and freeze its processes; they go on where they were with resume
     #[command(after_help = "Example:\n  meshctl agent pause echo")]
     Pause(Id),
     /// Give a paused agent work again
@@ -108,6 +109,14 @@ pub(crate) enum Command {
         /// How many
         replicas: u32,
     },
+    /// Change limits of an agent while it runs, without a restart; they stay until they are changed or reset
+    #[command(
+        after_help = "Examples:\n  meshctl agent limit echo --cpu 500m --memory 256MB\n  \
+        meshctl agent limit echo --connections 4 --bandwidth 500KB\n  meshctl agent limit echo --reset memory,io\n\n\
+        They are the operator's word for this agent, above its manifest. What the kernel does not change at once, the\n\
+        record limits.changed names: it holds from the next start on."
+    )]
+    Limit(limit::Limit),
     /// End an agent for good; its persistent memory is sealed
     #[command(after_help = "Example:\n  meshctl agent terminate echo")]
     Terminate(Id),
@@ -195,6 +204,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Pause(agent) => control::order(&agent.id, Verb::Pause, session),
         Command::Resume(agent) => control::order(&agent.id, Verb::Resume, session),
         Command::Terminate(agent) => control::order(&agent.id, Verb::Terminate, session),
+        Command::Limit(limits) => limit::limit(limits, session),
         Command::Scale { agent, replicas } => control::order(
             &agent.id,
             Verb::Scale {

@@ -25,9 +25,11 @@ pub(crate) const BACKUP_HELP: &str = "\
 Taken while meshd works: the log up to a signed checkpoint, the content store and the bundles. The file is for its owner
 only. Not in it: agents' own working directories, and the node's private key unless --include-key is given, which meshd
 never hands out and which is therefore read from the data directory. Keep a copy of it: nothing can be restored without it.
+The vault is in it only with --with-vault, encrypted; the vault's key never is.
 
 Examples:
   meshctl backup --out mesh.tar
+  meshctl backup --out mesh.tar --with-vault
   meshctl backup --out mesh.tar --include-key --data /var/lib/meshd";
 
 /// Where to write it, and whether with the key.
@@ -39,6 +41,9 @@ pub(crate) struct Backup {
     /// Put the node's private key into it, from the data directory on this machine
     #[arg(long)]
     include_key: bool,
+    /// Put the vault into it, encrypted as it is; its key never is in a backup
+    #[arg(long)]
+    with_vault: bool,
 }
 
 pub(super) fn run(arguments: &Backup, session: &mut Session) -> Result<(), Failure> {
@@ -47,7 +52,9 @@ pub(super) fn run(arguments: &Backup, session: &mut Session) -> Result<(), Failu
         .include_key
         .then(|| read_key(&key_file))
         .transpose()?;
-    let mut stream = session.client()?.stream(&Request::get(&["v1", "backup"]))?;
+    let vault = arguments.with_vault.then(|| "true".to_owned());
+    let request = Request::get(&["v1", "backup"]).query("vault", vault);
+    let mut stream = session.client()?.stream(&request)?;
     let progress = session.out.progress("backing up");
     let path = &arguments.out;
     let written = write_whole(path, MODE_OWNER_ONLY, |file| {
@@ -80,9 +87,17 @@ pub(super) fn run(arguments: &Backup, session: &mut Session) -> Result<(), Failu
             "the node's key is not in it; to restore it, a copy of {KEY_FILE} from the node's data directory is needed"
         ));
     }
+    if arguments.with_vault && about.vault {
+        session.out.note(
+            "the vault is in it, encrypted; without a copy of its key, kept elsewhere, its secrets are lost",
+        );
+    } else if arguments.with_vault {
+        session.out.note("there is no vault to put into it");
+    }
     let name = path.display().to_string();
     let answer = Answer::from_value(&json!({
         "file": name, "records": about.records, "log": about.log, "bytes": bytes, "key": key.is_some(),
+        "vault": about.vault,
     }));
     let sentence = format!("{} records, {bytes} bytes in {name}", about.records);
     session

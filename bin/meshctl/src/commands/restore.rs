@@ -68,6 +68,12 @@ pub(super) fn run(arguments: &Restore, session: &mut Session) -> Result<(), Fail
     session.out.note(
         "the node that was backed up must not run any more; both would go on with the same log",
     );
+    if restored.vault {
+        session.out.note(
+            "the vault was in it; put its key where the configuration says, before meshd is started (vault.key in the data \
+             directory when it says nothing)",
+        );
+    }
     let name = data.display().to_string();
     let answer = Answer::from_value(&json!({
         "data": name,
@@ -77,6 +83,7 @@ pub(super) fn run(arguments: &Restore, session: &mut Session) -> Result<(), Fail
         "erased": restored.erased,
         "contents": restored.contents,
         "bundleFiles": restored.bundle_files,
+        "vault": restored.vault,
     }));
     let sentence = format!(
         "restored and verified {} records, {} contents and {} files of bundles into {name}, root {}",
