@@ -42,6 +42,7 @@ use crate::workflows::WorkflowsHandle;
 mod agents;
 mod audit;
 mod board;
+mod budgets;
 mod chaos;
 mod contracts;
 mod counts;

@@ -30,6 +30,7 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 
 mod action;
+mod budget;
 mod governance;
 mod inbox;
 mod past;
@@ -40,6 +41,7 @@ mod upgrade;
 mod workflows;
 
 pub use action::Action;
+pub use budget::BudgetOperations;
 pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
 pub use past::{PastAbout, TraceFrom};
@@ -286,7 +288,12 @@ pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 /// Everything that the outside can ask of a mesh.
 #[async_trait]
 pub trait Operations:
-    PlanOperations + InboxOperations + GovernanceOperations + TrustOperations + RefusalOperations
+    PlanOperations
+    + InboxOperations
+    + GovernanceOperations
+    + TrustOperations
+    + RefusalOperations
+    + BudgetOperations
 {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;

@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 mod backup;
+mod budgets;
 mod chaos;
 mod claims;
 mod erasures;
@@ -47,6 +48,7 @@ pub(crate) fn table() -> Vec<Route> {
         plans::routes(),
         claims::routes(),
         gates::routes(),
+        budgets::routes(),
         stream::routes(),
         audit::routes(),
         past::routes(),

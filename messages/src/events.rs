@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::agent::{
     ControlLevel, FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
+use crate::budget::BudgetStep;
 use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::gate::ProviderGate;
@@ -432,6 +433,14 @@ pub enum TaskEvent {
         /// Where it stands now.
         gate: Box<ProviderGate>,
     },
+    /// Something happened to the accounts that the task draws on.
+    #[serde(rename = "task.budget")]
+    Budget {
+        /// When.
+        at: Timestamp,
+        /// What.
+        step: Box<BudgetStep>,
+    },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
     Succeeded {
@@ -500,6 +509,7 @@ kinds!(TaskEvent {
     Checked => "task.checked",
     Claim => "task.claim",
     Gate => "task.gate",
+    Budget => "task.budget",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",

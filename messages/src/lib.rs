@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod budget;
 pub mod chaos;
 pub mod claim;
 pub mod erasure;

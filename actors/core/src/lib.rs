@@ -4,6 +4,7 @@
 //! journal always gives the same state and the same inputs the same decision.
 
 pub mod agent;
+pub mod budget;
 pub mod bus;
 pub mod gate;
 pub mod governance;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use mesh_messages::budget::AccountBudget;
 use mesh_messages::events::RegistryEvent;
 use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::identity::DidKey;
@@ -16,6 +17,9 @@ use crate::governance::{Change, Governance};
 /// Most agents of one node. Each costs an actor, a partition and a place in every listing; the benchmark of memory makes
 /// half as many.
 pub const AGENTS_MAX: usize = 200_000;
+
+/// Longest name of an account that agents share.
+const ACCOUNT_BYTES_MAX: usize = 160;
 
 /// The ids that are given out, and the operator's policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -35,10 +39,16 @@ pub struct RegistryState {
 #[error("{AGENTS_MAX} agents are registered, which is the most; remove one first")]
 pub struct Full;
 
-/// A policy names an agent that is not registered.
+/// Why nothing of a policy is applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("agents.{0}: no such agent is registered; deploy it first, or leave it out")]
-pub struct Unlisted(pub AgentId);
+pub enum Unlisted {
+    /// It names an agent that is not registered.
+    #[error("agents.{0}: no such agent is registered; deploy it first, or leave it out")]
+    Agent(AgentId),
+    /// It bounds what is no shared account, or bounds nothing of it.
+    #[error("budgets.{0}: {1}")]
+    Budget(String, String),
+}
 
 impl RegistryState {
     /// Takes an event in.
@@ -54,6 +64,12 @@ impl RegistryState {
             }
             RegistryEvent::Governed { update, signers } => {
                 self.governance.apply(update, signers);
+            }
+            RegistryEvent::BudgetApplied { account, budget } => {
+                match budget {
+                    Some(budget) => self.policy.budgets.insert(account.clone(), Some(*budget)),
+                    None => self.policy.budgets.remove(account),
+                };
             }
             RegistryEvent::PolicyApplied { agent, policy } => {
                 let policy = Some(policy.clone()).filter(|policy| !policy.is_empty());
@@ -101,7 +117,12 @@ impl RegistryState {
     /// [`Unlisted`]; nothing of the document is applied then.
     pub fn apply_policy(&self, document: PolicyDocument) -> Result<Vec<RegistryEvent>, Unlisted> {
         if let Some(unknown) = document.agents.keys().find(|id| !self.agents.contains(*id)) {
-            return Err(Unlisted(unknown.clone()));
+            return Err(Unlisted::Agent(unknown.clone()));
+        }
+        for (account, budget) in &document.budgets {
+            if let Some(why) = misfit(account, budget.as_ref()) {
+                return Err(Unlisted::Budget(account.clone(), why));
+            }
         }
         let mut events = Vec::new();
         if let Some(policy) = document.default
@@ -115,6 +136,12 @@ impl RegistryState {
             if policy != held {
                 let agent = Some(agent);
                 events.push(RegistryEvent::PolicyApplied { agent, policy });
+            }
+        }
+        for (account, budget) in document.budgets {
+            let held = self.policy.budgets.get(&account).copied().flatten();
+            if budget != held {
+                events.push(RegistryEvent::BudgetApplied { account, budget });
             }
         }
         Ok(events)
@@ -142,10 +169,31 @@ impl RegistryState {
     }
 }
 
+/// What is wrong with a bound on an account, if anything.
+fn misfit(account: &str, budget: Option<&AccountBudget>) -> Option<String> {
+    let shared = account
+        .split_once(':')
+        .is_some_and(|(kind, name)| matches!(kind, "provider" | "team") && !name.is_empty());
+    if !shared || account.len() > ACCOUNT_BYTES_MAX {
+        return Some(format!(
+            "must be provider:<name> or team:<name>, of at most {ACCOUNT_BYTES_MAX} bytes"
+        ));
+    }
+    let budget = budget?;
+    if budget.limits().is_empty() || budget.per_ms == 0 {
+        return Some("name at least one limit, and perMs of more than 0".to_owned());
+    }
+    let (dimension, why) = budget.limits().misfit()?;
+    Some(format!("{dimension} {why}"))
+}
+
 impl From<Unlisted> for Problem {
     fn from(unknown: Unlisted) -> Self {
-        let field = format!("agents.{}", unknown.0);
-        Self::invalid("unknown_agent", &field, unknown.to_string())
+        let (code, field) = match &unknown {
+            Unlisted::Agent(agent) => ("unknown_agent", format!("agents.{agent}")),
+            Unlisted::Budget(account, _) => ("invalid_budget", format!("budgets.{account}")),
+        };
+        Self::invalid(code, &field, unknown.to_string())
     }
 }
 
@@ -212,7 +260,7 @@ mod tests {
         let state = with_echo();
         let text = r#"{"default":{"essential":true},"agents":{"nobody":{}}}"#;
         let refused = state.apply_policy(document(text)).unwrap_err();
-        assert_eq!(refused, Unlisted(id("nobody")));
+        assert_eq!(refused, Unlisted::Agent(id("nobody")));
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl Operations for Mesh {
                     .record_denied(&caller.name, action, "/v1/policies", detail);
             }
         })?;
+        self.orchestrator.policy_changed();
         Ok(self.policy_in_force())
     }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, chaos, claim, events, export, gate, governance, inbox, key, memory, plan,
-    policy, restore, schedule, secret, send, system, task, token, trust, workflow,
+    agent, audit, backup, budget, chaos, claim, events, export, gate, governance, inbox, key,
+    memory, plan, policy, restore, schedule, secret, send, system, task, token, trust, workflow,
 };
 use crate::output::Format;
 
@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// See the providers' accounts whose limit was reached, and have one tried now
     #[command(subcommand)]
     Gate(gate::Command),
+    /// See what tasks, agents, teams and providers' accounts may use and have used, and bound what agents share
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -177,6 +180,7 @@ impl Command {
             Self::Claim(command) => command.is_watchable(),
             Self::Trust(arguments) => arguments.is_watchable(),
             Self::Gate(command) => command.is_watchable(),
+            Self::Budget(command) => command.is_watchable(),
             Self::Governance(command) => command.is_watchable(),
             Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),

@@ -11,6 +11,7 @@ use mesh_messages::task::{
 use mesh_messages::trust::{TrustLevel, TrustNeed};
 use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
+use super::budgets;
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
 
 /// Longest capability or type, as manifests have it.
@@ -70,11 +71,10 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
             "a person's answer needs no trusted agent; leave it out",
         );
     }
-    if spec.budget.is_some() {
-        report.add(
-            "budget",
-            "not supported by this version: costs are not metered; leave it out",
-        );
+    if spec.budget.is_some() && spec.approval.is_some() {
+        report.add("budget", "a person's answer costs nothing; leave it out");
+    } else if let Some((field, why)) = spec.budget.as_ref().and_then(budgets::misfit) {
+        report.add(&format!("budget{field}"), why);
     }
     marks(spec, report);
     let input = json_len(&spec.input);
@@ -421,10 +421,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_refused_by_name() {
+    fn a_budget_bounds_something_and_sets_aside_no_more_than_it_has() {
+        let with = |budget: serde_json::Value| json!({"type": "x", "budget": budget});
+        refused(with(json!({"calls": 1, "money": "0.5"})), &[]);
+        refused(with(json!({"tokens": 9, "reserve": {"tokens": 9}})), &[]);
+        refused(with(json!({})), &["budget"]);
+        refused(with(json!({"reserve": {"calls": 1}})), &["budget"]);
+        refused(with(json!({"calls": 0})), &["budget.calls"]);
+        refused(with(json!({"money": 0})), &["budget.money"]);
         refused(
-            json!({"type": "x", "trust": 0.5, "budget": {"usd": 1}}),
-            &["budget"],
+            with(json!({"tokens": 9, "reserve": {"tokens": 10}})),
+            &["budget.reserve.tokens"],
         );
     }
 
