@@ -9,6 +9,7 @@
 mod agents;
 mod backup;
 mod board;
+mod budgets;
 mod chaos;
 mod contract;
 mod crash;

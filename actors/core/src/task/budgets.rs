@@ -567,6 +567,19 @@ impl Tx<'_> {
         self.budget(question, step);
     }
 
+    /// Has the first that waits for an account looked at again: when it is still not enough, somebody is asked again.
+    pub(crate) fn look_again(&mut self, account: &str) {
+        let tasks = &*self.tasks;
+        let waiting = tasks.budgets().waiting();
+        let waiting = waiting.filter(|(_, about)| about.account == account);
+        let place = |id: &TaskId| tasks.entry(id).map(super::index::place);
+        let first = waiting.map(|(id, _)| id.clone()).min_by_key(|id| place(id));
+        if let Some(id) = first {
+            let (state, waiting_for) = (TaskState::Queued, None);
+            self.emit(&id, TaskEvent::Waiting { state, waiting_for });
+        }
+    }
+
     /// Ends the task of an account that is not to be raised.
     pub(crate) fn end_for_want(&mut self, task: Option<TaskId>, who: &str) {
         if let Some(task) = task.filter(|task| self.tasks.live(task).is_some()) {

@@ -134,8 +134,10 @@ pub(crate) fn approve(
         answer,
     };
     tx.emit(id, event);
-    if let Some(Ruled::End(task)) = ruled {
-        tx.end_for_want(task, &who);
+    match ruled {
+        Some(Ruled::End(task)) => tx.end_for_want(task, &who),
+        Some(Ruled::Raise(about, _)) => tx.look_again(&about.account),
+        None => {}
     }
     tx.settle();
     Ok(answer_with(tx, id))

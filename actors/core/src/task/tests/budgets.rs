@@ -399,6 +399,7 @@ fn a_restart_counts_what_was_under_way_once() {
     world.run(Command::Recover);
     assert_eq!(world.used(&own, Dimension::Calls), (1, 1));
     world.run(Command::Recover);
+    world.next();
     let (attempt, key) = world.attempt(&id);
     world.succeed(&id);
     let late = world.refused(Command::AttemptEnded {
