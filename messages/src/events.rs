@@ -4,8 +4,10 @@
 //! content is the payload. Lifecycle events bear eleven fixed names, from `created` to `error`. Variants are only ever added; a change of
 //! content raises [`KIND_VERSION`] and gets an upcast.
 
+mod after;
 mod egress;
 
+pub use after::AfterFailure;
 pub use egress::EgressDenial;
 
 use serde::{Deserialize, Serialize};
@@ -306,28 +308,6 @@ kinds!(AgentEvent {
     Terminated => "terminated",
     Audited => "audited",
 });
-
-/// What follows a failed attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AfterFailure {
-    /// Another attempt, not before `at`.
-    Retry {
-        /// When.
-        at: Timestamp,
-    },
-    /// A wait for something outside.
-    Park {
-        /// For what.
-        waiting_for: WaitingFor,
-    },
-    /// The task failed.
-    Fail,
-    /// The task is dead-lettered.
-    DeadLetter,
-    /// The task had been cancelled; the attempt's end ends it.
-    Cancel,
-}
 
 /// The life of tasks. Partition `tasks/<n>`; the record's header names the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
