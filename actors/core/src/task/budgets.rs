@@ -278,6 +278,9 @@ impl Tx<'_> {
 
     /// Parks a task that cannot be given out for want of budget; false when that is not why.
     pub(crate) fn park_if_short(&mut self, id: &TaskId) -> bool {
+        if !self.live.fleet.is_complete() {
+            return false;
+        }
         let Some(shortage) = short_for(self.tasks, self.live, self.ctx, id) else {
             return false;
         };
@@ -396,22 +399,14 @@ impl Tx<'_> {
             let terms = self.terms_of_account(account);
             let is_task = account.starts_with("task:");
             let left = ledger.left_of(about, terms.as_ref(), ctx.now);
-            // What is not bounded any more holds nobody up.
-            let unbounded = left.is_none() || (!is_task && terms.is_none());
             let fits = left.is_some_and(|left| about.wanted <= left.saturating_sub(*taken));
             let over = about.until.is_some_and(|until| until <= ctx.now);
-            let goes = unbounded
-                || fits
+            // Until all agents and the policy are there, their bounds are not known.
+            let known = is_task || self.live.fleet.is_complete();
+            // What is not bounded any more holds nobody up, and another agent may have enough.
+            let goes = (known && (fits || left.is_none()))
                 || over
-                || (!is_task && {
-                    let Some(entry) = tasks.entry(id) else {
-                        continue;
-                    };
-                    *others
-                        .entry(group_of(entry))
-                        .or_insert_with(|| short_for(tasks, self.live, ctx, id).is_none())
-                        && self.live.fleet.is_complete()
-                });
+                || (known && !is_task && self.others_can(&mut others, id));
             if goes {
                 let need = need(tasks, id, nearest(tasks, Some(id)).as_deref(), None);
                 *taken = taken.saturating_add(need.get(d).max(about.wanted));
@@ -419,6 +414,16 @@ impl Tx<'_> {
             }
         }
         paid
+    }
+
+    /// Whether budgets no longer keep a task, and those that stand in one line with it, from every agent.
+    fn others_can(&self, seen: &mut BTreeMap<GroupKey, bool>, id: &TaskId) -> bool {
+        let Some(entry) = self.tasks.entry(id) else {
+            return false;
+        };
+        *seen
+            .entry(group_of(entry))
+            .or_insert_with(|| short_for(self.tasks, self.live, self.ctx, id).is_none())
     }
 
     fn terms_of_account(&self, account: &str) -> Option<Terms> {
