@@ -541,3 +541,5 @@ impl Ledger {
 }
 
 mod look;
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use super::state::Tasks;
 use super::submit::digest_of;
 use super::tx::Tx;
 use crate::budget::Terms;
-use crate::routing::{FleetAgent, Gate, InstanceKey};
+use crate::routing::{Demand, FleetAgent, Gate, InstanceKey};
 
 /// Who is named as having asked.
 const ASKER: &str = "meshd";
@@ -107,16 +107,19 @@ pub(crate) fn short_on(
     ledger.short(&charges, &terms, ctx.now)
 }
 
+/// Whether an agent could have a task if it had the budget.
+fn is_open(demand: &Demand<'_>, id: &AgentId, agent: &FleetAgent) -> bool {
+    let open = matches!(agent.gate(), Gate::Free | Gate::Permit);
+    open && (demand.trust.least == TrustLevel::NONE || demand.trust_in(id) >= demand.trust.least)
+}
+
 /// What keeps a task from every agent that could have it otherwise; `None` when a budget is not the reason.
 fn short_for(tasks: &Tasks, live: &Live, ctx: Context<'_>, id: &TaskId) -> Option<Shortage> {
     let entry = tasks.entry(id)?;
     let demand = demand(tasks, entry, ctx);
     let mut found: Option<Shortage> = None;
     for (agent_id, agent) in live.fleet.capable(demand.needs, demand.only) {
-        let open = matches!(agent.gate(), Gate::Free | Gate::Permit);
-        let trusted = demand.trust.least == TrustLevel::NONE
-            || demand.trust_in(agent_id) >= demand.trust.least;
-        if !open || !trusted {
+        if !is_open(&demand, agent_id, agent) {
             continue;
         }
         let shortage = short_on(tasks, ctx, id, (agent_id, agent))?;
@@ -183,25 +186,6 @@ fn used(reserved: Amounts, told: Usage, took_ms: u64) -> Amounts {
     }
     used.calls = used.calls.max(1);
     used
-}
-
-/// Why a budget is none that can be had: the dimension, and what is wrong.
-pub(crate) fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
-    if budget.limits().is_empty() {
-        let why = "name at least one of calls, tokens, money, wallTimeMs, attempts";
-        return Some((String::new(), why.to_owned()));
-    }
-    if let Some((d, why)) = budget.limits().misfit() {
-        return Some((format!(".{d}"), why));
-    }
-    let reserve = budget.reserve?;
-    Dimension::ALL.into_iter().find_map(|d| {
-        let (set_aside, bound) = (reserve.get(d)?, budget.limits().get(d)?);
-        (set_aside > bound).then(|| {
-            let why = format!("must be at most the budget's own {}", d.show(bound));
-            (format!(".reserve.{d}"), why)
-        })
-    })
 }
 
 /// What a budget asks beyond what is left above it, in words and by field.
@@ -416,14 +400,18 @@ impl Tx<'_> {
         paid
     }
 
-    /// Whether budgets no longer keep a task, and those that stand in one line with it, from every agent.
+    /// Whether some agent has enough for a task, and for those that stand in one line with it.
     fn others_can(&self, seen: &mut BTreeMap<GroupKey, bool>, id: &TaskId) -> bool {
-        let Some(entry) = self.tasks.entry(id) else {
+        let (tasks, ctx) = (&*self.tasks, self.ctx);
+        let Some(entry) = tasks.entry(id) else {
             return false;
         };
-        *seen
-            .entry(group_of(entry))
-            .or_insert_with(|| short_for(self.tasks, self.live, self.ctx, id).is_none())
+        *seen.entry(group_of(entry)).or_insert_with(|| {
+            let demand = demand(tasks, entry, ctx);
+            let capable = self.live.fleet.capable(demand.needs, demand.only);
+            let mut open = capable.filter(|(agent, held)| is_open(&demand, agent, held));
+            open.any(|agent| short_on(tasks, ctx, id, agent).is_none())
+        })
     }
 
     fn terms_of_account(&self, account: &str) -> Option<Terms> {

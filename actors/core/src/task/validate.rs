@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_messages::budget::{Dimension, TaskBudget};
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, AskKind, CHOICES_MAX};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{
@@ -11,7 +12,6 @@ use mesh_messages::task::{
 use mesh_messages::trust::{TrustLevel, TrustNeed};
 use mesh_messages::workflow::{APPROVAL_TEXT_MAX, ApprovalSpec};
 
-use super::budgets;
 use super::config::{ATTEMPTS_MAX, RETRY_DELAY_MAX};
 
 /// Longest capability or type, as manifests have it.
@@ -73,7 +73,7 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
     }
     if spec.budget.is_some() && spec.approval.is_some() {
         report.add("budget", "a person's answer costs nothing; leave it out");
-    } else if let Some((field, why)) = spec.budget.as_ref().and_then(budgets::misfit) {
+    } else if let Some((field, why)) = spec.budget.as_ref().and_then(misfit) {
         report.add(&format!("budget{field}"), why);
     }
     marks(spec, report);
@@ -85,6 +85,25 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
         );
     }
     json_len(spec)
+}
+
+/// Why a budget is none that can be had: the dimension, and what is wrong.
+fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
+    if budget.limits().is_empty() {
+        let why = "name at least one of calls, tokens, money, wallTimeMs, attempts";
+        return Some((String::new(), why.to_owned()));
+    }
+    if let Some((d, why)) = budget.limits().misfit() {
+        return Some((format!(".{d}"), why));
+    }
+    let reserve = budget.reserve?;
+    Dimension::ALL.into_iter().find_map(|d| {
+        let (set_aside, bound) = (reserve.get(d)?, budget.limits().get(d)?);
+        (set_aside > bound).then(|| {
+            let why = format!("must be at most the budget's own {}", d.show(bound));
+            (format!(".reserve.{d}"), why)
+        })
+    })
 }
 
 fn names(spec: &TaskSpec, report: &mut Report<'_>) {
