@@ -41,7 +41,7 @@ impl Money {
             clippy::cast_precision_loss,
             reason = "within the bounds of an amount, as is checked in the same expression"
         )]
-        (micros >= 0.0 && micros <= Self::MICROS_MAX as f64).then(|| Self(micros as u64))
+        (micros >= 0.0 && micros <= Self::MICROS_MAX as f64).then_some(Self(micros as u64))
     }
 }
 
