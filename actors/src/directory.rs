@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 use mesh_actors_core::agent::AgentState;
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
+use mesh_messages::budget::Money;
+use mesh_messages::manifest::Budget;
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 
 use crate::agents::agent::AgentMessage;
@@ -221,6 +223,11 @@ impl AgentEntry {
                 .collect(),
             None => declared,
         };
+        let budget = state.manifest().and_then(|held| held.budget.as_ref());
+        let profiles = state.manifest().into_iter().flat_map(|m| &m.profiles);
+        let prices = profiles
+            .filter_map(|(name, profile)| Some((name.clone(), Money::from_price(profile.cost?)?)))
+            .collect();
         FleetAgent {
             capabilities,
             fault: state.fault_state(),
@@ -231,9 +238,10 @@ impl AgentEntry {
                 .filter(|_| state.fault_state() != mesh_messages::agent::FaultState::Running),
             next_attempt_at: state.fault.as_ref().and_then(|f| f.next_attempt_at),
             paused: state.paused,
-            account: state
-                .manifest()
-                .and_then(|manifest| manifest.budget.as_ref()?.provider.clone()),
+            account: budget.and_then(|budget| budget.provider.clone()),
+            limits: budget.and_then(Budget::account),
+            team: budget.and_then(|budget| budget.team.clone()),
+            prices,
             instances,
             digest: state.version().map(|version| version.digest.clone()),
             misdeeds: state.misdeeds.clone(),

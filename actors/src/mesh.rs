@@ -43,6 +43,7 @@ mod access;
 mod agents;
 mod audit;
 mod board;
+mod budgets;
 mod bus;
 mod chaos;
 mod contracts;

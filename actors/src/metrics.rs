@@ -43,6 +43,7 @@ pub struct Metrics {
     egress_denied: Family<Kind, Counter>,
     egress_opened: Counter,
     gates: Family<State, Counter>,
+    budgets: Family<State, Counter>,
     agents: Family<State, Gauge>,
     tasks: Family<State, Gauge>,
     journal_records: Gauge,
@@ -66,6 +67,7 @@ impl Default for Metrics {
             egress_denied: Family::default(),
             egress_opened: Counter::default(),
             gates: Family::default(),
+            budgets: Family::default(),
             agents: Family::default(),
             tasks: Family::default(),
             journal_records: Gauge::default(),
@@ -127,6 +129,11 @@ impl Default for Metrics {
             "Moves of the gates before providers' accounts, by the state that followed",
             metrics.gates.clone(),
         );
+        registry.register(
+            "budget_moves",
+            "What happened to accounts of budgets: reserved, told, settled, exhausted, raised",
+            metrics.budgets.clone(),
+        );
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
         registry.register(
@@ -181,6 +188,11 @@ impl Metrics {
     pub fn gate_moved(&self, state: &'static str) {
         let state = state.to_owned();
         self.gates.get_or_create(&State { state }).inc();
+    }
+    /// Something happened to an account of a budget.
+    pub fn budget_moved(&self, state: &'static str) {
+        let state = state.to_owned();
+        self.budgets.get_or_create(&State { state }).inc();
     }
     /// Refusals since the start, by kind.
     pub fn refusals(&self) -> BTreeMap<String, u64> {

@@ -32,6 +32,7 @@ use mesh_messages::{AgentId, Failure, Position, Severity, TaskId};
 pub use mesh_persistence::VaultCopy;
 
 mod action;
+mod budget;
 mod bus;
 mod governance;
 mod inbox;
@@ -44,6 +45,7 @@ mod upgrade;
 mod workflows;
 
 pub use action::Action;
+pub use budget::BudgetOperations;
 pub use bus::BusOperations;
 pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
@@ -299,6 +301,7 @@ pub trait Operations:
     + TrustOperations
     + RefusalOperations
     + LimitOperations
+    + BudgetOperations
 {
     /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
     fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;

@@ -18,6 +18,7 @@ use mesh_actors_core::task::{
     Answer, AttemptRef, Command, Context as Look, FleetChange, Known, Live, Load, Refusal,
     TaskConfig, Tasks,
 };
+use mesh_messages::budget::BudgetView;
 use mesh_messages::claim::Claim;
 use mesh_messages::events::partition;
 use mesh_messages::gate::ProviderGate;
@@ -34,6 +35,7 @@ use crate::reads::{self, LookupError};
 use crate::store::{JournalNews, OpenStore, follow};
 
 mod backlog;
+mod budgets;
 mod effects;
 mod gates;
 mod handle;
@@ -50,6 +52,7 @@ mod waiters;
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
 pub(crate) use load::Created;
+use machine::config_of;
 use released::Released;
 use trail::{About, Downs, agent_of};
 pub use waiters::{End, EndWatch};
@@ -112,6 +115,11 @@ pub(crate) enum Message {
     Gates {
         /// By account.
         reply: RpcReplyPort<Vec<ProviderGate>>,
+    },
+    /// Show what may be used and what was.
+    Budgets {
+        /// By account.
+        reply: RpcReplyPort<Vec<BudgetView>>,
     },
     /// Show an agent's record, by task type.
     Stats {
@@ -248,18 +256,6 @@ impl Drop for Shell {
     }
 }
 
-fn config_of(ctx: &Context) -> TaskConfig {
-    let settings = &ctx.settings;
-    TaskConfig {
-        retry: mesh_actors_core::task::RetryPolicy::default().completed(Some(&settings.retry)),
-        max_parallel_tasks: settings.max_parallel_tasks,
-        fallback_on_error: settings.fallback_on_error,
-        trust_threshold: settings.trust_threshold,
-        allow_cross_agent: settings.allow_cross_agent,
-        policy: ctx.policy.load_full(),
-    }
-}
-
 impl Shell {
     async fn take(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
@@ -313,6 +309,7 @@ impl Shell {
                 self.reply_when_durable(Released::Trust(shown, reply)).await
             }
             Message::Gates { reply } => self.show_gates(reply).await,
+            Message::Budgets { reply } => self.show_budgets(reply).await,
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
                 let _caller_gone =

@@ -523,7 +523,7 @@ fn concerned(event: &RegistryEvent) -> Option<&AgentId> {
     match event {
         RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent } => Some(agent),
         RegistryEvent::PolicyApplied { agent, .. } => agent.as_ref(),
-        RegistryEvent::Governed { .. } => None,
+        RegistryEvent::BudgetApplied { .. } | RegistryEvent::Governed { .. } => None,
     }
 }
 

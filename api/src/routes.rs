@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 mod backup;
+mod budgets;
 mod bus;
 mod chaos;
 mod claims;
@@ -48,6 +49,7 @@ pub(crate) fn table() -> Vec<Route> {
         plans::routes(),
         claims::routes(),
         gates::routes(),
+        budgets::routes(),
         bus::routes(),
         stream::routes(),
         audit::routes(),

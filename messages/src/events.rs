@@ -4,8 +4,10 @@
 //! content is the payload. Lifecycle events bear eleven fixed names, from `created` to `error`. Variants are only ever added; a change of
 //! content raises [`KIND_VERSION`] and gets an upcast.
 
+mod after;
 mod egress;
 
+pub use after::AfterFailure;
 pub use egress::EgressDenial;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use serde_json::Value;
 use crate::agent::{
     ControlLevel, FaultDecision, FaultView, HealthLevel, Lifecycle, QuarantineRecord, SandboxView,
 };
+use crate::budget::BudgetStep;
 use crate::claim::ClaimStep;
 use crate::failure::Failure;
 use crate::gate::ProviderGate;
@@ -308,28 +311,6 @@ kinds!(AgentEvent {
     Audited => "audited",
 });
 
-/// What follows a failed attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AfterFailure {
-    /// Another attempt, not before `at`.
-    Retry {
-        /// When.
-        at: Timestamp,
-    },
-    /// A wait for something outside.
-    Park {
-        /// For what.
-        waiting_for: WaitingFor,
-    },
-    /// The task failed.
-    Fail,
-    /// The task is dead-lettered.
-    DeadLetter,
-    /// The task had been cancelled; the attempt's end ends it.
-    Cancel,
-}
-
 /// The life of tasks. Partition `tasks/<n>`; the record's header names the task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TaskEvent {
@@ -434,6 +415,14 @@ pub enum TaskEvent {
         /// Where it stands now.
         gate: Box<ProviderGate>,
     },
+    /// Something happened to the accounts that the task draws on.
+    #[serde(rename = "task.budget")]
+    Budget {
+        /// When.
+        at: Timestamp,
+        /// What.
+        step: Box<BudgetStep>,
+    },
     /// It ended well.
     #[serde(rename = "task.succeeded")]
     Succeeded {
@@ -502,6 +491,7 @@ kinds!(TaskEvent {
     Checked => "task.checked",
     Claim => "task.claim",
     Gate => "task.gate",
+    Budget => "task.budget",
     Succeeded => "task.succeeded",
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod address;
 pub mod agent;
+pub mod budget;
 pub mod bus;
 pub mod capability;
 pub mod chaos;

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::budget::{AMOUNT_MAX, AccountBudget, Money};
 use crate::ids::AgentId;
 use crate::time::Timestamp;
 use crate::units::Span;
@@ -214,33 +215,73 @@ impl Heartbeat {
     }
 }
 
-/// What an agent may use up within each window of time, and on whose account. Only the account is acted upon by this version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What an agent may use up within each window of time, and on whose account.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Budget {
-    /// The window after which the count begins anew.
-    #[serde(default = "Budget::default_window")]
-    pub window: Span,
-    /// Starts of its instances.
+    /// The window: it begins with the first attempt after the one before is over. 24 hours when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_starts: Option<u32>,
+    pub per: Option<Span>,
+    /// Another name of `per`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
+    /// Calls: attempts given to it, and what it tells beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub calls: Option<u64>,
+    /// Tokens of a model, as it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub tokens: Option<u64>,
+    /// Money, as it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub money: Option<Money>,
+    /// Milliseconds in which it has attempts in hand, those of all its instances together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub wall_time_ms: Option<u64>,
     /// Attempts of tasks given to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_attempts: Option<u32>,
-    /// Sum of the costs of its profiles.
+    pub max_attempts: Option<u64>,
+    /// Never acted upon, and refused; read where it was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(skip)]
+    pub max_starts: Option<u32>,
+    /// Never acted upon, and refused; read where it was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub max_cost: Option<f64>,
-    /// The account at a provider (of a model, a service) that its work is counted on. Agents that name the same one wait behind
+    /// Not offered, and refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub restarts: Option<u64>,
+    /// The account at a provider (of a model, of a service) that its work is counted on. Agents that name the same one wait behind
     /// one gate when that provider's limit is reached; without a name the agent has a gate of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<pattern::Capability>")]
     pub provider: Option<String>,
+    /// The team on whose account its work is counted, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<pattern::Capability>")]
+    pub team: Option<String>,
 }
 
 impl Budget {
-    const fn default_window() -> Span {
-        Span::from_secs(24 * 3600)
+    /// The window when none is named.
+    pub const WINDOW: Span = Span::from_secs(24 * 3600);
+
+    /// What it may use within each window; `None` when nothing is bounded.
+    pub fn account(&self) -> Option<AccountBudget> {
+        let per = self.per.or(self.window).unwrap_or(Self::WINDOW);
+        let account = AccountBudget {
+            calls: self.calls,
+            tokens: self.tokens,
+            money: self.money,
+            wall_time_ms: self.wall_time_ms,
+            attempts: self.max_attempts,
+            per_ms: per.as_millis(),
+        };
+        (!account.limits().is_empty()).then_some(account)
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{ACCESS_RULES_MAX, AccessRule};
 use crate::agent::PolicyValue;
+use crate::budget::AccountBudget;
 use crate::ids::AgentId;
 use crate::inbox::{ApprovalRule, RULES_MAX};
 use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
@@ -123,6 +124,9 @@ pub struct PolicyDocument {
     /// For single agents, above what their manifests say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub agents: BTreeMap<AgentId, OperatorPolicy>,
+    /// What may be used on accounts that agents share: `provider:<name>` and `team:<name>`, as their manifests name them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub budgets: BTreeMap<String, Option<AccountBudget>>,
 }
 
 /// `GET /v1/policies`.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::budget::{Amounts, TaskBudget};
 use crate::capability::Limits;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
@@ -188,9 +189,9 @@ pub struct TaskSpec {
     /// Another agent than this one, where there is one that can do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid: Option<AgentId>,
-    /// What it may cost. Not offered by this version: a task that names it is refused.
+    /// What it and everything under it may use. When that is used up, it waits, and a person is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Value>,
+    pub budget: Option<TaskBudget>,
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
@@ -375,6 +376,8 @@ pub enum WaitReason {
     Claim,
     /// Capable agents exist, but none of them has earned the trust that it needs.
     Trust,
+    /// A budget that it draws on is exhausted; the detail names the account, and `tasks` the question in the inbox.
+    Budget,
 }
 
 /// One try at a task.
@@ -400,6 +403,12 @@ pub struct Attempt {
     /// The acceptance checks that were made of its result, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckReport>,
+    /// What is set aside for it in the accounts that it draws on, while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Amounts>,
+    /// What it used, where an account counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Amounts>,
 }
 
 /// Why this agent: stored with every assignment.

@@ -267,12 +267,13 @@ fn typed_payloads_name_what_is_wrong_with_them() {
     assert_eq!(
         read(json!({ "ok": true })).payload_as(),
         Ok(TaskResult::Done {
-            output: Value::Null
+            output: Value::Null,
+            usage: None,
         })
     );
     let limit = json!({ "ok": false, "error": { "class": "quota", "message": "", "retryable": true, "retryAfterMs": 5 } });
     let result: TaskResult = read(limit.clone()).payload_as().unwrap();
-    let TaskResult::Failed { error } = &result else {
+    let TaskResult::Failed { error, .. } = &result else {
         panic!("{result:?}")
     };
     assert_eq!(error.retry_after_ms, Some(5));

@@ -174,6 +174,7 @@ fn is_end(event: &TaskEvent) -> bool {
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
         | TaskEvent::Gate { .. }
+        | TaskEvent::Budget { .. }
         | TaskEvent::Retried { .. } => false,
     }
 }

@@ -10,6 +10,7 @@ mod access_rules;
 mod agents;
 mod backup;
 mod board;
+mod budgets;
 mod bus;
 mod capabilities;
 mod chaos;

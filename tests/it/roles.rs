@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 110] = [
+const TABLE: [(&str, &str, &str); 112] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -77,6 +77,8 @@ const TABLE: [(&str, &str, &str); 110] = [
     ("POST", "/v1/plans/{id}/start", "oa"),
     ("DELETE", "/v1/plans/{id}", "oa"),
     ("GET", "/v1/claims", "voap"),
+    ("GET", "/v1/budgets", "voap"),
+    ("GET", "/v1/budgets/{account}", "voap"),
     ("GET", "/v1/gates", "voap"),
     ("POST", "/v1/gates/{account}/try", "oa"),
     ("POST", "/v1/messages", "oag"),

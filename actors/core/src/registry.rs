@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use mesh_messages::budget::AccountBudget;
 use mesh_messages::events::RegistryEvent;
 use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::identity::DidKey;
@@ -17,6 +18,9 @@ use crate::governance::{Change, Governance};
 /// Most agents of one node. Each costs an actor, a partition and a place in every listing; the benchmark of memory makes
 /// half as many.
 pub const AGENTS_MAX: usize = 200_000;
+
+/// Longest name of an account that agents share.
+const ACCOUNT_BYTES_MAX: usize = 160;
 
 /// The ids that are given out, and the operator's policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,6 +54,14 @@ pub enum PolicyRefusal {
         /// What is wrong with it.
         why: String,
     },
+    /// It bounds what is no shared account, or bounds nothing of it.
+    #[error("budgets.{account}: {why}")]
+    Budget {
+        /// Which account.
+        account: String,
+        /// What is wrong with its bounds.
+        why: String,
+    },
 }
 
 impl RegistryState {
@@ -66,6 +78,12 @@ impl RegistryState {
             }
             RegistryEvent::Governed { update, signers } => {
                 self.governance.apply(update, signers);
+            }
+            RegistryEvent::BudgetApplied { account, budget } => {
+                match budget {
+                    Some(budget) => self.policy.budgets.insert(account.clone(), Some(*budget)),
+                    None => self.policy.budgets.remove(account),
+                };
             }
             RegistryEvent::PolicyApplied { agent, policy } => {
                 let policy = Some(policy.clone()).filter(|policy| !policy.is_empty());
@@ -130,6 +148,12 @@ impl RegistryState {
                 return Err(PolicyRefusal::Rule { field, why });
             }
         }
+        for (account, budget) in &document.budgets {
+            if let Some(why) = misfit(account, budget.as_ref()) {
+                let account = account.clone();
+                return Err(PolicyRefusal::Budget { account, why });
+            }
+        }
         let mut events = Vec::new();
         if let Some(policy) = document.default
             && policy != self.policy.default.clone().unwrap_or_default()
@@ -142,6 +166,12 @@ impl RegistryState {
             if policy != held {
                 let agent = Some(agent);
                 events.push(RegistryEvent::PolicyApplied { agent, policy });
+            }
+        }
+        for (account, budget) in document.budgets {
+            let held = self.policy.budgets.get(&account).copied().flatten();
+            if budget != held {
+                events.push(RegistryEvent::BudgetApplied { account, budget });
             }
         }
         Ok(events)
@@ -159,8 +189,8 @@ impl RegistryState {
         let held = self.policy.agents.get(&agent).cloned().unwrap_or_default();
         let agents = BTreeMap::from([(agent, change.onto(&held))]);
         self.apply_policy(PolicyDocument {
-            default: None,
             agents,
+            ..PolicyDocument::default()
         })
     }
 
@@ -186,12 +216,33 @@ impl RegistryState {
     }
 }
 
+/// What is wrong with a bound on an account, if anything.
+fn misfit(account: &str, budget: Option<&AccountBudget>) -> Option<String> {
+    let shared = account
+        .split_once(':')
+        .is_some_and(|(kind, name)| matches!(kind, "provider" | "team") && !name.is_empty());
+    if !shared || account.len() > ACCOUNT_BYTES_MAX {
+        return Some(format!(
+            "must be provider:<name> or team:<name>, of at most {ACCOUNT_BYTES_MAX} bytes"
+        ));
+    }
+    let budget = budget?;
+    if budget.limits().is_empty() || budget.per_ms == 0 {
+        return Some("name at least one limit, and perMs of more than 0".to_owned());
+    }
+    let (dimension, why) = budget.limits().misfit()?;
+    Some(format!("{dimension} {why}"))
+}
+
 impl From<PolicyRefusal> for Problem {
     fn from(refusal: PolicyRefusal) -> Self {
         let detail = refusal.to_string();
         match refusal {
             PolicyRefusal::Unlisted(agent) => {
                 Self::invalid("unknown_agent", format!("agents.{agent}"), detail)
+            }
+            PolicyRefusal::Budget { account, .. } => {
+                Self::invalid("invalid_budget", format!("budgets.{account}"), detail)
             }
             PolicyRefusal::Rule { field, .. } => Self::invalid("invalid_value", field, detail),
         }

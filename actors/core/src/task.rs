@@ -20,6 +20,7 @@
 
 mod asks;
 mod attempt;
+mod budgets;
 mod claims;
 mod command;
 mod config;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use mesh_messages::budget::Usage;
 use mesh_messages::klp::{ClaimReply, Envelope};
 use mesh_messages::task::{AcceptanceCheck, CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
@@ -107,6 +108,19 @@ pub enum AttemptNews {
         epoch: Epoch,
         /// How the checks went.
         checks: Vec<CheckReport>,
+    },
+    /// What the agent says that it has used so far.
+    Used {
+        /// The task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: AttemptNo,
+        /// Of which incarnation.
+        epoch: Epoch,
+        /// Running totals.
+        usage: Usage,
+        /// Whether its end follows.
+        last: bool,
     },
     /// It ended.
     Ended {

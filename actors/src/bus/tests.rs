@@ -117,6 +117,7 @@ impl TaskGateway for World {
                 id,
                 TaskResult::Done {
                     output: order.spec.input.clone(),
+                    usage: None,
                 },
             )
         };

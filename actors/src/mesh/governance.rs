@@ -34,6 +34,7 @@ impl GovernanceOperations for Mesh {
         // was accepted without an answer is carried out when it is sent again.
         let carried_out = tokio::spawn(async move {
             let governed = mesh.registry.govern(update, Cause::by(&by)).await;
+            mesh.orchestrator.policy_changed();
             (governed, mesh.halt_if_ordered().await)
         });
         let (governed, halted) = carried_out

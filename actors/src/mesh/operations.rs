@@ -164,6 +164,7 @@ impl Operations for Mesh {
     ) -> Result<PolicyInForce, Problem> {
         let change = PolicyChange::Document(document);
         self.change_policy(caller, change, "/v1/policies").await?;
+        self.orchestrator.policy_changed();
         Ok(self.policy_in_force())
     }
 

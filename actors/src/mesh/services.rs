@@ -144,7 +144,8 @@ impl Services for MeshServices {
                 } => ended.push((*epoch, task.clone(), *attempt)),
                 AttemptNews::Started { .. }
                 | AttemptNews::Checking { .. }
-                | AttemptNews::Checked { .. } => {}
+                | AttemptNews::Checked { .. }
+                | AttemptNews::Used { .. } => {}
             }
         }
         self.orchestrator.report(agent, instance, news).await;
@@ -466,10 +467,12 @@ fn result_of(
     match (state, error) {
         (TaskState::Succeeded, _) => TaskResult::Done {
             output: output.unwrap_or_default(),
+            usage: None,
         },
-        (_, Some(error)) => TaskResult::Failed { error },
+        (_, Some(error)) => TaskResult::Failed { error, usage: None },
         (state, None) => TaskResult::Failed {
             error: Failure::new(FailureClass::Cancelled, format!("the task ended {state}")),
+            usage: None,
         },
     }
 }

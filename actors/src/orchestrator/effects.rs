@@ -32,6 +32,9 @@ impl Shell {
                 Released::Gates(gates, reply) => {
                     let _caller_gone = reply.send(gates);
                 }
+                Released::Budgets(budgets, reply) => {
+                    let _caller_gone = reply.send(budgets);
+                }
                 Released::Why(why, reply) => {
                     let _caller_gone = reply.send(why.map(|why| *why));
                 }

@@ -76,7 +76,7 @@ impl OrchestratorHandle {
             .await?
     }
 
-    fn tell(&self, command: Command) -> Result<(), CallError> {
+    pub(super) fn tell(&self, command: Command) -> Result<(), CallError> {
         let cause = Cause::meshd();
         self.slot.cast(Message::Command {
             command: Box::new(command),
@@ -390,6 +390,18 @@ impl OrchestratorHandle {
                 attempt: attempt_ref(task, attempt, epoch),
                 key: (agent.clone(), instance, epoch),
                 checks,
+            }),
+            AttemptNews::Used {
+                task,
+                attempt,
+                epoch,
+                usage,
+                last,
+            } => Some(Command::AttemptUsed {
+                attempt: attempt_ref(task, attempt, epoch),
+                key: (agent.clone(), instance, epoch),
+                usage,
+                last,
             }),
             AttemptNews::Ended {
                 task,

@@ -1,9 +1,10 @@
 //! The task machine as the state of its partition.
 
-use mesh_actors_core::task::Tasks;
+use mesh_actors_core::task::{RetryPolicy, TaskConfig, Tasks};
 use mesh_messages::RecordHeader;
 use mesh_messages::events::TaskEvent;
 
+use crate::context::Context;
 use crate::partition::Machine;
 
 impl Machine for Tasks {
@@ -29,5 +30,18 @@ impl Machine for Tasks {
 
     fn forget(&mut self, records: u64) {
         self.evict(records);
+    }
+}
+
+/// What of the settings the machine decides by.
+pub(super) fn config_of(ctx: &Context) -> TaskConfig {
+    let settings = &ctx.settings;
+    TaskConfig {
+        retry: RetryPolicy::default().completed(Some(&settings.retry)),
+        max_parallel_tasks: settings.max_parallel_tasks,
+        fallback_on_error: settings.fallback_on_error,
+        trust_threshold: settings.trust_threshold,
+        allow_cross_agent: settings.allow_cross_agent,
+        policy: ctx.policy.load_full(),
     }
 }

@@ -14,6 +14,10 @@ impl Shell {
                 self.gate_moved(gate);
                 continue;
             }
+            if let TaskEvent::Budget { step, .. } = event {
+                self.budget_moved(id, step);
+                continue;
+            }
             if matches!(event, TaskEvent::Started { .. }) {
                 self.args.handle.under_way(id);
             }

@@ -3,6 +3,7 @@
 use ractor::RpcReplyPort;
 
 use mesh_actors_core::task::{Answer, Effect};
+use mesh_messages::budget::BudgetView;
 use mesh_messages::claim::Claim;
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::task::{Task, TaskExplanation};
@@ -22,6 +23,7 @@ pub(super) enum Released {
     Claims(Vec<Claim>, RpcReplyPort<Vec<Claim>>),
     Trust(Vec<AgentTrust>, RpcReplyPort<Vec<AgentTrust>>),
     Gates(Vec<ProviderGate>, RpcReplyPort<Vec<ProviderGate>>),
+    Budgets(Vec<BudgetView>, RpcReplyPort<Vec<BudgetView>>),
     Why(
         Option<Box<TaskExplanation>>,
         RpcReplyPort<Option<TaskExplanation>>,

@@ -32,6 +32,7 @@ impl About {
             Command::AttemptStarted { attempt, .. }
             | Command::AttemptChecking { attempt, .. }
             | Command::AttemptChecked { attempt, .. }
+            | Command::AttemptUsed { attempt, .. }
             | Command::AttemptEnded { attempt, .. } => Self::Task(attempt.task.clone()),
             Command::Claim { asker, .. } => Self::Task(asker.parent.task.clone()),
             Command::TryGate { .. } => Self::Gate,
@@ -123,6 +124,7 @@ impl Shell {
             | TaskEvent::Claim { .. }
             | TaskEvent::Trust(_)
             | TaskEvent::Gate { .. }
+            | TaskEvent::Budget { .. }
             | TaskEvent::Succeeded { .. }
             | TaskEvent::DeadLettered { .. } => {
                 Cause::after(self.actor_of(task, event), state.trail(task))

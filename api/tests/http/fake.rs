@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use mesh_actors::operations::*;
 use mesh_messages::address::Address;
 use mesh_messages::agent::*;
+use mesh_messages::budget::{Amounts, BudgetView, Limits};
 use mesh_messages::bus::{
     AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, MessageTrace, Pulled, Route,
     SubscriptionOrder, SubscriptionView,
@@ -288,6 +289,31 @@ impl LimitOperations for Fake {
         Self::known(id)?;
         self.note(format!("change_limits {} {id}", caller.name));
         Ok(LimitsInForce::default())
+    }
+}
+
+#[async_trait]
+impl BudgetOperations for Fake {
+    async fn budgets(&self) -> Result<Vec<BudgetView>, Problem> {
+        Ok(vec![budget_of("agent:a"), budget_of("task:T1")])
+    }
+    async fn budget(&self, account: &str) -> Result<BudgetView, Problem> {
+        Ok(budget_of(account))
+    }
+}
+
+fn budget_of(account: &str) -> BudgetView {
+    BudgetView {
+        account: account.to_owned(),
+        limits: Limits::default(),
+        used: Amounts::default(),
+        reserved: Amounts::default(),
+        left: Limits::default(),
+        per_ms: None,
+        until: None,
+        question: None,
+        waiting: Vec::new(),
+        attempts: Vec::new(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, bus, chaos, claim, events, export, gate, governance, inbox, key, memory,
-    plan, policy, restore, schedule, secret, send, system, task, token, trust, workflow,
+    agent, audit, backup, budget, bus, chaos, claim, events, export, gate, governance, inbox, key,
+    memory, plan, policy, restore, schedule, secret, send, system, task, token, trust, workflow,
 };
 use crate::output::Format;
 
@@ -120,6 +120,9 @@ pub(crate) enum Command {
     /// See who gets what; durable subscriptions, dead letters, the ways of messages
     #[command(subcommand)]
     Bus(bus::Command),
+    /// See what tasks, agents, teams and providers' accounts may use and have used, and bound what agents share
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// Send one KLP envelope and print the reply or the receipt
     Send(send::Send),
     /// Follow what happens, as it happens
@@ -181,6 +184,7 @@ impl Command {
             Self::Trust(arguments) => arguments.is_watchable(),
             Self::Gate(command) => command.is_watchable(),
             Self::Bus(command) => command.is_watchable(),
+            Self::Budget(command) => command.is_watchable(),
             Self::Governance(command) => command.is_watchable(),
             Self::Inbox(command) => command.is_watchable(),
             Self::Memory(command) => command.is_watchable(),

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod board;
+pub(crate) mod budget;
 pub(crate) mod bus;
 pub(crate) mod chaos;
 pub(crate) mod claim;
@@ -51,6 +52,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Trust(arguments) => trust::run(arguments, session),
         Command::Gate(command) => gate::run(command, session),
         Command::Bus(command) => bus::run(command, session),
+        Command::Budget(command) => budget::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),
         Command::Events(arguments) => events::run(arguments, session),
         Command::Memory(command) => memory::run(command, session),

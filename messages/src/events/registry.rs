@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::AccountBudget;
 use crate::governance::GovernanceUpdate;
 use crate::identity::DidKey;
 use crate::ids::AgentId;
@@ -31,6 +32,15 @@ pub enum RegistryEvent {
         /// What it is now; an empty one takes it back.
         policy: OperatorPolicy,
     },
+    /// What may be used on an account that agents share was replaced.
+    #[serde(rename = "budget.applied")]
+    BudgetApplied {
+        /// `provider:<name>` or `team:<name>`.
+        account: String,
+        /// What it is now; absent when nothing bounds it any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget: Option<AccountBudget>,
+    },
     /// An update that admins signed was accepted. It is here whole, so that whoever has their keys can check it.
     #[serde(rename = "governance.updated")]
     Governed {
@@ -45,5 +55,6 @@ kinds!(RegistryEvent {
     Listed => "agent.listed",
     Unlisted => "agent.unlisted",
     PolicyApplied => "policy.applied",
+    BudgetApplied => "budget.applied",
     Governed => "governance.updated",
 });

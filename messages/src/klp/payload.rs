@@ -11,6 +11,7 @@ use super::error::{ErrorCode, KlpDecodeError};
 use super::{Envelope, KEY_BYTES_MAX};
 use crate::address::TopicPattern;
 use crate::agent::HealthLevel;
+use crate::budget::Usage;
 use crate::bus::{AckOp, SubscribeFrom};
 use crate::failure::Severity;
 use crate::identity::{DidKey, SignatureText};
@@ -148,6 +149,9 @@ pub struct StatusUpdate {
     )]
     #[schemars(length(min = 1, max = KEY_BYTES_MAX))]
     pub call_ended: Option<String>,
+    /// What the attempt has used so far: running totals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// A call that an agent makes: to a model, a service, a tool. It ends with `callEnded`, or with the task.

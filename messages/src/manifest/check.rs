@@ -11,6 +11,7 @@ use super::{
     DependencyType, Heartbeat, MemoryBackend, MemoryConfig, MemoryType, RuntimeKind, RuntimeSpec,
     SecretMode, SecretSpec, SecurityConfig,
 };
+use crate::budget::Dimension;
 use crate::ids::AgentId;
 use crate::schema::{Checker, FieldError};
 
@@ -374,12 +375,44 @@ fn heartbeat(config: Option<&Heartbeat>, errors: &mut Errors) {
     }
 }
 
+/// Why restarts are no part of a budget.
+const RESTARTS: &str =
+    "is not offered: restarts are bounded by `policy` (max_crashes within crash_window_ms)";
+
 fn budget(config: Option<&Budget>, errors: &mut Errors) {
-    if config.is_some_and(|budget| budget.window.as_millis() == 0) {
-        errors.push(FieldError::new(
-            "budget.window",
-            "must be longer than nothing",
-        ));
+    let Some(budget) = config else {
+        return;
+    };
+    let mut wrong = |field: &str, why: &str| {
+        errors.push(FieldError::new(format!("budget.{field}"), why));
+    };
+    for (field, span) in [("per", budget.per), ("window", budget.window)] {
+        if span.is_some_and(|span| span.as_millis() == 0) {
+            wrong(field, "must be longer than nothing");
+        }
+    }
+    if budget.per.is_some() && budget.window.is_some() {
+        wrong("window", "is another name of `per`; leave one of them out");
+    }
+    if budget.max_starts.is_some() {
+        wrong("maxStarts", RESTARTS);
+    }
+    if budget.restarts.is_some() {
+        wrong("restarts", RESTARTS);
+    }
+    if budget.max_cost.is_some() {
+        wrong("maxCost", "is not offered; say `money`");
+    }
+    let limits = budget.account().map(|account| account.limits());
+    if let Some((dimension, why)) = limits.and_then(|limits| limits.misfit()) {
+        wrong(
+            if dimension == Dimension::Attempts {
+                "maxAttempts"
+            } else {
+                dimension.name()
+            },
+            &why,
+        );
     }
 }
 

@@ -468,7 +468,7 @@ fn rich() -> Value {
         "lifecycle": { "max_crashes": 2 }, "security": { "sandbox_level": "strict" } });
     manifest["runtime"] = json!({ "kind": "klp", "command": "node", "args": ["a"], "env": { "A": "b" }, "workdir": "x" });
     manifest["profiles"] = json!({ "cancelEvent": { "input": {}, "cost": 1, "timeout": 5 } });
-    manifest["budget"] = json!({ "window": "1h", "maxStarts": 5, "provider": "acme" });
+    manifest["budget"] = json!({ "per": "1h", "maxAttempts": 5, "calls": 7, "money": "1.5", "provider": "acme", "team": "red" });
     manifest["secrets"] = json!([{ "name": "t", "from": "vault://a@b", "mode": "mount" }]);
     manifest
 }

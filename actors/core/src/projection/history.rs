@@ -145,6 +145,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
         | TaskEvent::Gate { .. }
+        | TaskEvent::Budget { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

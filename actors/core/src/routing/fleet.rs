@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::agent::FaultState;
+use mesh_messages::budget::{AccountBudget, Money};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::task::{WaitReason, WaitingFor};
 use mesh_messages::trust::Misdeed;
@@ -39,6 +40,12 @@ pub struct FleetAgent {
     pub paused: bool,
     /// The provider's account that its manifest names.
     pub account: Option<String>,
+    /// What it may use up itself within each window of time.
+    pub limits: Option<AccountBudget>,
+    /// The team that its manifest names.
+    pub team: Option<String>,
+    /// What one task costs, by capability, as it declares.
+    pub prices: BTreeMap<String, Money>,
     /// The replicas that serve.
     pub instances: BTreeMap<InstanceNo, FleetInstance>,
     /// Digest of the version in force.

@@ -101,6 +101,7 @@ mod tests {
             ..OperatorPolicy::default()
         };
         PolicyDocument {
+            budgets: std::collections::BTreeMap::new(),
             default: Some(scope(vec![
                 rule("file.read", RuleDecision::Allow, None),
                 rule("file.*", RuleDecision::Deny, None),

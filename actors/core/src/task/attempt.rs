@@ -270,7 +270,7 @@ pub(crate) fn is_alone(tx: &Tx<'_>, id: &TaskId) -> bool {
         return false;
     };
     let kept = BTreeSet::new();
-    let slots = Slots::new(tx.tasks, tx.live, &kept, None);
+    let slots = Slots::new((tx.tasks, tx.live, tx.ctx), &kept, None);
     // Itself is in hand, too.
     slots.on_instance(&key).at_work <= 1
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_messages::budget::Usage;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
@@ -112,6 +113,17 @@ pub enum Command {
         /// How the checks went.
         checks: Vec<CheckReport>,
     },
+    /// The agent says what an attempt has used so far.
+    AttemptUsed {
+        /// Which.
+        attempt: AttemptRef,
+        /// The instance that says so.
+        key: InstanceKey,
+        /// Running totals.
+        usage: Usage,
+        /// Whether its end follows, so that it is not cut off.
+        last: bool,
+    },
     /// An attempt has ended.
     AttemptEnded {
         /// Which.
@@ -190,6 +202,7 @@ impl Command {
             Self::Claim { .. } => "claim",
             Self::AttemptChecking { .. } => "attempt_checking",
             Self::AttemptChecked { .. } => "attempt_checked",
+            Self::AttemptUsed { .. } => "attempt_used",
             Self::AttemptEnded { .. } => "attempt_ended",
             Self::InstanceDown { .. } => "instance_down",
             Self::Cancel { .. } => "cancel",

@@ -1,6 +1,6 @@
 //! Orders from people, the passing of time, and finding back after a restart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
@@ -10,6 +10,7 @@ use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
 
 use super::asks;
 use super::attempt::{end_all_on, fail, is_alone};
+use super::budgets::{self, Ruled};
 use super::claims;
 use super::command::{Answer, Answerer, Effect, FleetChange, FleetNews, Refusal};
 use super::index::{Timer, instance_of};
@@ -69,6 +70,13 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
             None => return refused(format!("its parent {parent} has ended; retry that")),
         }
     }
+    if let Some(budget) = &spec.budget {
+        let (parent, taken) = (spec.parent.as_ref(), &mut BTreeMap::new());
+        let over = budgets::over_ask(tx.tasks, budget, parent, taken, tx.ctx.now);
+        if let Some((field, why)) = over {
+            return refused(format!("budget{field}: {why}"));
+        }
+    }
     // Also of a task that is held: whoever replays this may have forgotten it by then.
     let value = serde_json::to_value(record);
     let record = Some(Box::new(value.expect("a task record has string keys only")));
@@ -113,7 +121,11 @@ pub(crate) fn approve(
     if let Some(why) = asks::misfit(ask, approve, answer.as_deref()) {
         return Err(Refusal::Unfit(why));
     }
-    let at = tx.ctx.now;
+    let ruled = budgets::read_answer(tx.tasks, id, answer.as_deref())?;
+    let (at, who) = (tx.ctx.now, answerer.name.clone());
+    if let Some(Ruled::Raise(about, by)) = &ruled {
+        tx.raise(id, about, *by, &who);
+    }
     let event = TaskEvent::Approved {
         at,
         by: answerer.name,
@@ -122,6 +134,11 @@ pub(crate) fn approve(
         answer,
     };
     tx.emit(id, event);
+    match ruled {
+        Some(Ruled::End(task)) => tx.end_for_want(task, &who),
+        Some(Ruled::Raise(about, _)) => tx.look_again(&about.account),
+        None => {}
+    }
     tx.settle();
     Ok(answer_with(tx, id))
 }
@@ -152,13 +169,7 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
                     },
                 );
             }
-            Timer::Attempt => {
-                let failure = Failure::new(FailureClass::Timeout, "the attempt's time ran out");
-                let alone = is_alone(tx, &id);
-                tx.stop_attempt(&id, &failure.message);
-                fail(tx, &id, failure, false, alone);
-                standing::failed(tx, &id, FailureClass::Timeout);
-            }
+            Timer::Attempt => time_ran_out(tx, &id),
             Timer::Resume => {
                 tx.emit(
                     &id,
@@ -173,6 +184,18 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
     }
     tx.settle();
     Answer::Done
+}
+
+/// Ends an attempt that has taken too long: a failure, unless it was a budget that gave it no more.
+fn time_ran_out(tx: &mut Tx<'_>, id: &TaskId) {
+    if let Some(shortage) = tx.wall_spent(id) {
+        return tx.cut_off(id, &shortage);
+    }
+    let failure = Failure::new(FailureClass::Timeout, "the attempt's time ran out");
+    let alone = is_alone(tx, id);
+    tx.stop_attempt(id, &failure.message);
+    fail(tx, id, failure, false, alone);
+    standing::failed(tx, id, FailureClass::Timeout);
 }
 
 pub(crate) fn fleet(tx: &mut Tx<'_>, change: FleetChange) -> Answer {

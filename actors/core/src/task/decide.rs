@@ -3,7 +3,7 @@
 use super::command::{Command, Context, Decision, Live, Refusal};
 use super::state::Tasks;
 use super::tx::Tx;
-use super::{attempt, claims, control, gates, standing, submit};
+use super::{attempt, budgets, claims, control, gates, standing, submit};
 
 impl Tasks {
     /// Decides on a command, and applies the events that follow from it.
@@ -34,6 +34,12 @@ impl Tasks {
                 key,
                 checks,
             } => attempt::checked(&mut tx, attempt, &key, checks),
+            Command::AttemptUsed {
+                attempt,
+                key,
+                usage,
+                last,
+            } => budgets::told(&mut tx, &attempt, &key, usage, last),
             Command::AttemptEnded {
                 attempt,
                 key,

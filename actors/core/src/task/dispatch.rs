@@ -24,8 +24,10 @@ impl Tx<'_> {
     pub(crate) fn settle(&mut self) {
         self.carry_on();
         self.serve_claims();
+        self.pay();
         self.dispatch();
         self.mark_waits();
+        self.withdraw_questions();
     }
 
     fn dispatch(&mut self) {
@@ -47,17 +49,20 @@ impl Tx<'_> {
                 Choice::Take(chosen, candidates) => {
                     self.assign(&rank.2, *chosen, candidates);
                     free = free_slots(self.tasks, self.ctx.config);
-                    let group = self.tasks.index().ready.get(&key);
-                    let next = group.and_then(|g| g.values().filter_map(BTreeSet::first).min());
-                    if let Some(next) = next {
-                        heads.insert(next.clone(), key);
-                    }
                 }
                 Choice::Keep(instance) => {
                     kept.insert(instance);
+                    continue;
                 }
+                // It leaves the line, and holds up nobody behind it whose budget is another one.
+                Choice::Nobody if self.park_if_short(&rank.2) => {}
                 // Slots only become fewer in this loop, so the rest of this line waits, too.
-                Choice::Nobody => {}
+                Choice::Nobody => continue,
+            }
+            let group = self.tasks.index().ready.get(&key);
+            let next = group.and_then(|g| g.values().filter_map(BTreeSet::first).min());
+            if let Some(next) = next {
+                heads.insert(next.clone(), key);
             }
         }
     }
@@ -66,7 +71,7 @@ impl Tx<'_> {
         let Some(entry) = self.tasks.entry(id) else {
             return Choice::Nobody;
         };
-        let slots = Slots::new(self.tasks, self.live, kept, Some(id));
+        let slots = Slots::new((self.tasks, self.live, self.ctx), kept, Some(id));
         let demand = demand(self.tasks, entry, self.ctx);
         choose(
             &self.live.fleet,
@@ -111,6 +116,7 @@ impl Tx<'_> {
                 candidates,
             },
         );
+        self.reserve(id, &chosen.key.0, attempt);
         let Some(entry) = self.tasks.entry(id) else {
             return;
         };

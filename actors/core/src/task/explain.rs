@@ -33,7 +33,7 @@ impl Tasks {
         let state = explanation.state;
         if !state.is_in_flight() && !state.is_terminal() {
             let kept = BTreeSet::new();
-            let slots = Slots::new(self, live, &kept, Some(id));
+            let slots = Slots::new((self, live, ctx), &kept, Some(id));
             let demand = demand(self, entry, ctx);
             explanation.candidates = reports(&live.fleet, &slots, self.stats(), &demand);
         }

@@ -219,12 +219,15 @@ pub(crate) fn is_ready(entry: &Entry) -> bool {
 }
 
 fn rank(id: &TaskId, entry: &Entry) -> Rank {
+    let (at, seq) = place(entry);
+    (at, seq, id.clone())
+}
+
+/// Where a task stands in line, or would if it stood in one.
+pub(crate) fn place(entry: &Entry) -> (Timestamp, u64) {
     let task = &entry.record.task;
-    (
-        task.submitted_at.plus(handicap(task.spec.priority)),
-        entry.seq,
-        id.clone(),
-    )
+    let at = task.submitted_at.plus(handicap(task.spec.priority));
+    (at, entry.seq)
 }
 
 fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {
@@ -250,6 +253,7 @@ pub(crate) fn attempt_ends_at(entry: &Entry) -> Option<Timestamp> {
         .spec
         .timeout_ms
         .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS);
+    let limit = entry.record.wall_bound_ms.map_or(limit, |b| b.min(limit));
     entry
         .record
         .attempt()

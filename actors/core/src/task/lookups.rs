@@ -38,6 +38,7 @@ impl Tasks {
             }
             Command::AttemptStarted { .. }
             | Command::AttemptChecked { .. }
+            | Command::AttemptUsed { .. }
             | Command::AttemptEnded { .. }
             | Command::InstanceDown { .. }
             | Command::ResetTrust { .. }

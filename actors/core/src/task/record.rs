@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_messages::budget::{Amounts, BudgetStep};
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::inbox::{AnswerRole, Answered, InboxItem, InboxState, Ruling};
 use mesh_messages::task::{
@@ -62,6 +63,9 @@ pub struct TaskRecord {
     /// The answer, when somebody gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<Box<Answered>>,
+    /// How long the attempt under way may take where a budget bounds it further than its own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_bound_ms: Option<u64>,
 }
 
 impl TaskRecord {
@@ -105,6 +109,7 @@ impl TaskRecord {
                     candidates: Vec::new(),
                     ruling: ruling.clone(),
                     answered: None,
+                    wall_bound_ms: None,
                 })
             }
             TaskEvent::Retried {
@@ -137,6 +142,7 @@ impl TaskRecord {
                 if self.noted(event) => {}
             // It is about an account, and no part of the record of the task that it was noted with.
             TaskEvent::Gate { .. } => {}
+            TaskEvent::Budget { step, .. } => self.note_budget(step),
             TaskEvent::Submitted { .. }
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
@@ -272,6 +278,39 @@ impl TaskRecord {
         }
     }
 
+    /// Keeps what is set aside for an attempt, and what it used.
+    fn note_budget(&mut self, step: &BudgetStep) {
+        let mut most = Amounts::default();
+        match step {
+            BudgetStep::Reserved {
+                attempt,
+                charges,
+                wall_time_ms,
+            } => {
+                for (charge, d) in charges
+                    .iter()
+                    .flat_map(|c| c.dimensions.iter().map(move |d| (c, *d)))
+                {
+                    most.set(d, most.get(d).max(charge.amounts.get(d)));
+                }
+                self.wall_bound_ms = *wall_time_ms;
+                let held = self.task.attempts.last_mut();
+                if let Some(held) = held.filter(|held| held.number == *attempt) {
+                    held.reserved = Some(most);
+                }
+            }
+            BudgetStep::Settled { attempt, used } => {
+                self.wall_bound_ms = None;
+                let held = self.task.attempts.last_mut();
+                if let Some(held) = held.filter(|held| held.number == *attempt) {
+                    held.reserved = None;
+                    held.used = Some(*used);
+                }
+            }
+            BudgetStep::Told { .. } | BudgetStep::Short { .. } | BudgetStep::Raised { .. } => {}
+        }
+    }
+
     fn succeeded(&mut self, at: Timestamp, output: &Value) {
         self.end_attempt(at, None);
         self.task.output = Some(output.clone());
@@ -399,6 +438,8 @@ impl TaskRecord {
             ended_at: None,
             error: None,
             checks: Vec::new(),
+            reserved: None,
+            used: None,
         });
         self.task.state = TaskState::Assigned;
         self.task.waiting_for = None;

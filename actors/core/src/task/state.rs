@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::task::{Task, TaskState};
+use mesh_messages::task::{Task, TaskState, WaitReason};
 use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Position, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::attempt::POISON_KILLS;
+use super::budgets;
 use super::claims::Claims;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use crate::budget::Ledger;
 use crate::gate::Gates;
 use crate::routing::{InstanceKey, Stats};
 use crate::trail::Trail;
@@ -77,6 +79,8 @@ struct Stored {
     trust: Trust,
     #[serde(default)]
     gates: Gates,
+    #[serde(default)]
+    budgets: Ledger,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -92,6 +96,7 @@ pub struct Tasks {
     claims: Claims,
     trust: Trust,
     gates: Gates,
+    budgets: Ledger,
     #[serde(skip)]
     index: Index,
 }
@@ -111,6 +116,7 @@ impl From<Stored> for Tasks {
             claims,
             trust,
             gates,
+            budgets,
         } = stored;
         Self {
             entries,
@@ -121,6 +127,7 @@ impl From<Stored> for Tasks {
             claims,
             trust,
             gates,
+            budgets,
             index,
         }
     }
@@ -177,7 +184,37 @@ impl Tasks {
         if let TaskEvent::Succeeded { .. } = event {
             self.release_dependents(id);
         }
+        self.keep_accounts(id, event);
         Ok(())
+    }
+
+    /// What an event means for the accounts of budgets.
+    fn keep_accounts(&mut self, id: &TaskId, event: &TaskEvent) {
+        if let TaskEvent::Budget { at, step } = event {
+            return self.budgets.apply(id, *at, step);
+        }
+        let Some(task) = self.entries.get(id).map(Entry::task) else {
+            return;
+        };
+        let waits = task.waiting_for.as_ref();
+        let waits = waits.is_some_and(|waits| waits.reason == WaitReason::Budget);
+        if task.state.is_terminal() {
+            self.budgets.close(id);
+        } else if !waits {
+            self.budgets.waits_no_more(id);
+        }
+        let Some(budget) = task.spec.budget else {
+            return;
+        };
+        if let TaskEvent::Submitted { .. } | TaskEvent::Retried { .. } = event {
+            let above = budgets::nearest(self, task.spec.parent.as_ref());
+            self.budgets.reopen(id, &budget, above.as_deref());
+        }
+    }
+
+    /// What tasks, agents and those who share an account have used.
+    pub fn budgets(&self) -> &Ledger {
+        &self.budgets
     }
 
     /// Takes a change of trust in as it is read back from the log.
@@ -271,7 +308,11 @@ impl Tasks {
     /// When something becomes due by itself.
     pub fn next_timer(&self) -> Option<Timestamp> {
         let of_tasks = self.index.timers.first().map(|(at, ..)| *at);
-        let others = [self.claims.next_timer(), self.gates.next_timer()];
+        let others = [
+            self.claims.next_timer(),
+            self.gates.next_timer(),
+            self.budgets.next_timer(),
+        ];
         of_tasks
             .into_iter()
             .chain(others.into_iter().flatten())
@@ -370,6 +411,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::Checked { .. }
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
+        | TaskEvent::Budget { .. }
         | TaskEvent::Gate { .. } => {}
         TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }
@@ -439,6 +481,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Claim { .. }
         | TaskEvent::Trust(_)
         | TaskEvent::Gate { .. }
+        | TaskEvent::Budget { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Approved { .. }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_messages::access::TaskFacts;
+use mesh_messages::budget::Amounts;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::inbox::Ruling;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
@@ -16,6 +17,7 @@ use mesh_messages::{TaskId, Timestamp};
 use crate::access::limits;
 
 use super::asks::{self, OPEN_ASKS_MAX, POLICY};
+use super::budgets;
 use super::command::{Answer, Asker, Effect, NewTask, Refusal};
 use super::config::RetryPolicy;
 use super::record::{TaskRecord, waiting_for_tasks};
@@ -161,6 +163,7 @@ fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Vec<Item>, Refusa
         children: BTreeMap::new(),
         ids: BTreeSet::new(),
         asks: 0,
+        carved: BTreeMap::new(),
     };
     let mut items = Vec::with_capacity(count);
     for (index, task) in tasks.into_iter().enumerate() {
@@ -199,6 +202,8 @@ struct Batch {
     ids: BTreeSet<TaskId>,
     /// How many ask a person.
     asks: usize,
+    /// What their budgets take from those above them.
+    carved: BTreeMap<String, Amounts>,
 }
 
 fn admit_one(
@@ -249,6 +254,13 @@ fn admit_one(
             }
             Err(ChildRefusal::CrossAgent) => return Err(Refusal::CrossAgent),
             Err(ChildRefusal::Field(why)) => report.add("parent", why),
+        }
+    }
+    if let Some(budget) = &spec.budget {
+        let (parent, now) = (spec.parent.as_ref(), tx.ctx.now);
+        let over = budgets::over_ask(tx.tasks, budget, parent, &mut batch.carved, now);
+        if let Some((field, why)) = over {
+            report.add(&format!("budget{field}"), why);
         }
     }
     if batch.errors.len() > before {
@@ -435,7 +447,7 @@ fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
 }
 
 /// Digest of what was submitted: the same text for the same content.
-fn digest_of(spec: &TaskSpec) -> String {
+pub(crate) fn digest_of(spec: &TaskSpec) -> String {
     let value = serde_json::to_value(spec).expect("a task has string keys only");
     format!(
         "blake3:{}",

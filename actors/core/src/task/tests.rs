@@ -19,6 +19,7 @@ use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 
 mod asks;
 mod attempts;
+mod budgets;
 mod claims;
 mod delegation;
 mod fleet;
@@ -110,6 +111,7 @@ impl World {
     /// What must hold after every decision.
     fn check(&mut self, decision: &Decision) {
         for (id, event) in &decision.events {
+            self.check_reservation(id, event);
             self.replayed.apply(id, event).unwrap();
             match event {
                 // Its task may have ended before.
@@ -149,6 +151,15 @@ impl World {
         }
     }
 
+    fn context(&self) -> Context<'_> {
+        Context {
+            now: self.now,
+            random: 0,
+            config: &self.config,
+            known: &self.known,
+        }
+    }
+
     fn check_slots(&self, assignment: &mesh_messages::task::TaskAssignment) {
         let agent = self
             .live
@@ -162,7 +173,11 @@ impl World {
             assignment.epoch,
         );
         let kept = BTreeSet::new();
-        let slots = Slots::new(&self.replayed, &self.live, &kept, Some(&assignment.task_id));
+        let slots = Slots::new(
+            (&self.replayed, &self.live, self.context()),
+            &kept,
+            Some(&assignment.task_id),
+        );
         let on_instance: Vec<_> = self.replayed.in_flight_on(&key).collect();
         let load = slots.on_instance(&key);
         assert_eq!(
@@ -213,7 +228,11 @@ impl World {
         assert!(has(Timer::Deadline));
         match task.state {
             TaskState::Queued => assert!(super::index::is_ready(entry)),
-            TaskState::Parked => assert!(super::index::is_ready(entry) || has(Timer::Resume)),
+            TaskState::Parked => assert!(
+                super::index::is_ready(entry)
+                    || has(Timer::Resume)
+                    || self.tasks.budgets().wait_of(id).is_some()
+            ),
             TaskState::Retrying => assert!(has(Timer::Resume)),
             TaskState::Blocked => {
                 // For other tasks, or for a person.

@@ -8,6 +8,7 @@ use mesh_messages::task::TaskState;
 use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
 
+use super::budgets;
 use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live, Trusting};
 use super::gates;
 use super::index::instance_of;
@@ -63,6 +64,9 @@ impl<'a> Tx<'a> {
 
     /// Makes an event happen.
     pub(crate) fn emit(&mut self, id: &TaskId, event: TaskEvent) {
+        if let Some(counted) = budgets::settlement(self.tasks, id, &event, self.ctx.now) {
+            self.emit(id, counted);
+        }
         let had = self.tasks.entry(id).and_then(instance_of);
         self.tasks
             .apply(id, &event)
@@ -73,7 +77,10 @@ impl<'a> Tx<'a> {
             return;
         };
         let state = entry.task().state;
-        let of_task = !matches!(self.events.last(), Some((_, TaskEvent::Gate { .. })));
+        let of_task = !matches!(
+            self.events.last(),
+            Some((_, TaskEvent::Gate { .. } | TaskEvent::Budget { .. }))
+        );
         if of_task && state.is_terminal() {
             self.ended.push(id.clone());
             self.effects.push(Effect::TaskEnded(id.clone()));
@@ -104,6 +111,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Claim { .. }
             | TaskEvent::Trust(_)
             | TaskEvent::Gate { .. }
+            | TaskEvent::Budget { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };
@@ -275,20 +283,21 @@ pub(crate) struct Slots<'a> {
     pub(crate) kept: &'a BTreeSet<InstanceKey>,
     /// The task that looks for a slot.
     pub(crate) seeker: Option<&'a TaskId>,
+    ctx: Context<'a>,
     /// How many attempts are under way on each account, once somebody has asked.
     accounts: OnceCell<BTreeMap<String, u32>>,
 }
 
 impl<'a> Slots<'a> {
     pub(crate) fn new(
-        tasks: &'a Tasks,
-        live: &'a Live,
+        (tasks, live, ctx): (&'a Tasks, &'a Live, Context<'a>),
         kept: &'a BTreeSet<InstanceKey>,
         seeker: Option<&'a TaskId>,
     ) -> Self {
         Self {
             tasks,
             live,
+            ctx,
             kept,
             seeker,
             accounts: OnceCell::new(),
@@ -328,6 +337,18 @@ impl<'a> Slots<'a> {
         false
     }
 
+    fn gated(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
+        let gates = self.tasks.gates();
+        if gates.is_empty() {
+            return None;
+        }
+        let gate = gates.get(&account_of(id, agent.account.as_deref()))?;
+        let loads = self
+            .accounts
+            .get_or_init(|| gates::at_work(self.tasks, self.live));
+        gates::barred(gate, loads.get(&gate.account).copied().unwrap_or_default())
+    }
+
     fn count(&self, key: &InstanceKey) -> u32 {
         let releasing = self.live.releasing.get(key).map_or(0, BTreeSet::len);
         u32::try_from(self.in_hand(key).count() + releasing).unwrap_or(u32::MAX)
@@ -350,15 +371,10 @@ impl Occupancy for Slots<'_> {
     }
 
     fn barred(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
-        let gates = self.tasks.gates();
-        if gates.is_empty() {
-            return None;
-        }
-        let gate = gates.get(&account_of(id, agent.account.as_deref()))?;
-        let loads = self
-            .accounts
-            .get_or_init(|| gates::at_work(self.tasks, self.live));
-        gates::barred(gate, loads.get(&gate.account).copied().unwrap_or_default())
+        self.gated(id, agent).or_else(|| {
+            let short = budgets::short_on(self.tasks, self.ctx, self.seeker?, (id, agent))?;
+            Some(short.to_string())
+        })
     }
 
     fn has_suspect(&self, agent: &AgentId) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mesh_messages::budget::{Dimension, TaskBudget};
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, AskKind, CHOICES_MAX};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{
@@ -72,11 +73,10 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
             "a person's answer needs no trusted agent; leave it out",
         );
     }
-    if spec.budget.is_some() {
-        report.add(
-            "budget",
-            "not supported by this version: costs are not metered; leave it out",
-        );
+    if spec.budget.is_some() && spec.approval.is_some() {
+        report.add("budget", "a person's answer costs nothing; leave it out");
+    } else if let Some((field, why)) = spec.budget.as_ref().and_then(misfit) {
+        report.add(&format!("budget{field}"), why);
     }
     if spec.within.len() > WITHIN_MAX {
         report.add("within", format!("has at most {WITHIN_MAX} limits"));
@@ -98,6 +98,25 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
         );
     }
     json_len(spec)
+}
+
+/// Why a budget is none that can be had: the dimension, and what is wrong.
+fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
+    if budget.limits().is_empty() {
+        let why = "name at least one of calls, tokens, money, wallTimeMs, attempts";
+        return Some((String::new(), why.to_owned()));
+    }
+    if let Some((d, why)) = budget.limits().misfit() {
+        return Some((format!(".{d}"), why));
+    }
+    let reserve = budget.reserve?;
+    Dimension::ALL.into_iter().find_map(|d| {
+        let (set_aside, bound) = (reserve.get(d)?, budget.limits().get(d)?);
+        (set_aside > bound).then(|| {
+            let why = format!("must be at most the budget's own {}", d.show(bound));
+            (format!(".reserve.{d}"), why)
+        })
+    })
 }
 
 fn names(spec: &TaskSpec, report: &mut Report<'_>) {
@@ -434,10 +453,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_is_refused_by_name() {
+    fn a_budget_bounds_something_and_sets_aside_no_more_than_it_has() {
+        let with = |budget: serde_json::Value| json!({"type": "x", "budget": budget});
+        refused(with(json!({"calls": 1, "money": "0.5"})), &[]);
+        refused(with(json!({"tokens": 9, "reserve": {"tokens": 9}})), &[]);
+        refused(with(json!({})), &["budget"]);
+        refused(with(json!({"reserve": {"calls": 1}})), &["budget"]);
+        refused(with(json!({"calls": 0})), &["budget.calls"]);
+        refused(with(json!({"money": 0})), &["budget.money"]);
         refused(
-            json!({"type": "x", "trust": 0.5, "budget": {"usd": 1}}),
-            &["budget"],
+            with(json!({"tokens": 9, "reserve": {"tokens": 10}})),
+            &["budget.reserve.tokens"],
         );
     }
 

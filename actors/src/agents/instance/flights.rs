@@ -112,9 +112,22 @@ impl Session {
             let detail = format!("attempt {} is in hand", flight.attempt);
             return Err(problem(ErrorCode::Stale, Some("attempt"), detail));
         }
-        let (result, error) = match envelope.payload_as::<TaskResult>() {
-            Ok(TaskResult::Done { output }) => (Ok(output), None),
-            Ok(TaskResult::Failed { error }) => {
+        let (attempt, epoch) = (flight.attempt, self.args.epoch);
+        let payload = envelope.payload_as::<TaskResult>();
+        if let Ok(TaskResult::Done { usage, .. } | TaskResult::Failed { usage, .. }) = &payload
+            && let Some(usage) = *usage
+        {
+            self.report(AttemptNews::Used {
+                task: task.clone(),
+                attempt,
+                epoch,
+                usage,
+                last: true,
+            });
+        }
+        let (result, error) = match payload {
+            Ok(TaskResult::Done { output, .. }) => (Ok(output), None),
+            Ok(TaskResult::Failed { error, .. }) => {
                 let failure = own_word(error);
                 self.hook_error(Some(task.clone()), told(&failure));
                 (Err(failure), None)
@@ -447,9 +460,11 @@ fn result_payload(result: &Result<Value, Failure>) -> Value {
     let result = match result {
         Ok(output) => TaskResult::Done {
             output: output.clone(),
+            usage: None,
         },
         Err(error) => TaskResult::Failed {
             error: error.clone(),
+            usage: None,
         },
     };
     serde_json::to_value(result).unwrap_or_default()

@@ -127,6 +127,7 @@ mod tests {
                     AttemptNews::Progress { .. } => "progress",
                     AttemptNews::Checking { .. } => "checking",
                     AttemptNews::Checked { .. } => "checked",
+                    AttemptNews::Used { .. } => "used",
                     AttemptNews::Ended { .. } => "ended",
                 });
             }

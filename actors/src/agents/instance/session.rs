@@ -413,7 +413,8 @@ impl Session {
         let let_go = self.flights.iter().find_map(|(task, flight)| {
             let give_up = flight.give_up.as_ref()?;
             let named = answers == Some(&give_up.control);
-            let working = update.progress.is_some() || update.call.is_some();
+            let working =
+                update.progress.is_some() || update.call.is_some() || update.usage.is_some();
             let meant =
                 envelope.task_id.as_ref() == Some(task) && !working && update.call_ended.is_none();
             (named || meant).then(|| (task.clone(), give_up.reason.clone()))
@@ -437,13 +438,23 @@ impl Session {
                 format!("{task} is not in hand"),
             ));
         };
+        let (attempt, epoch) = (flight.attempt, self.args.epoch);
+        if let Some(usage) = update.usage {
+            self.report(AttemptNews::Used {
+                task: task.clone(),
+                attempt,
+                epoch,
+                usage,
+                last: false,
+            });
+        }
         if let Some(fraction) = update.progress {
             let progress = Progress {
                 fraction,
                 note: update.note,
                 at: now(),
             };
-            let (task, attempt, epoch) = (task.clone(), flight.attempt, self.args.epoch);
+            let task = task.clone();
             self.watched(liveness::Input::Progress {
                 task: task.clone(),
                 fraction,

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::budget::Usage;
 use crate::failure::{Failure, FailureClass};
 use crate::workflow::ApprovalSpec;
 
@@ -100,11 +101,15 @@ pub enum TaskResult {
     Done {
         /// What came out.
         output: Value,
+        /// What the attempt used, as the agent says.
+        usage: Option<Usage>,
     },
     /// It failed.
     Failed {
         /// Why.
         error: Failure,
+        /// What the attempt used, as the agent says.
+        usage: Option<Usage>,
     },
 }
 
@@ -121,6 +126,9 @@ struct WireResult {
     output: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<WireFailure>,
+    /// What the attempt used: totals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
 }
 
 /// Tells `null` from absent.
@@ -148,8 +156,10 @@ impl<'de> Deserialize<'de> for TaskResult {
                 ok: true,
                 output,
                 error: None,
+                usage,
             } => Ok(Self::Done {
                 output: output.unwrap_or(Value::Null),
+                usage,
             }),
             WireResult {
                 ok: true,
@@ -160,6 +170,7 @@ impl<'de> Deserialize<'de> for TaskResult {
                 ok: false,
                 output: None,
                 error: Some(wire),
+                usage,
             } => {
                 let mut error = Failure::new(wire.class, wire.message);
                 error.retryable = wire.retryable.unwrap_or(error.retryable);
@@ -168,7 +179,7 @@ impl<'de> Deserialize<'de> for TaskResult {
                     let message = "error.retryAfterMs: only an error of class `quota` has one";
                     return Err(D::Error::custom(message));
                 }
-                Ok(Self::Failed { error })
+                Ok(Self::Failed { error, usage })
             }
             WireResult {
                 ok: false,
@@ -187,10 +198,11 @@ impl<'de> Deserialize<'de> for TaskResult {
 impl Serialize for TaskResult {
     fn serialize<S: serde::Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
         let wire = match self.clone() {
-            Self::Done { output } => WireResult {
+            Self::Done { output, usage } => WireResult {
                 ok: true,
                 output: Some(output),
                 error: None,
+                usage,
             },
             Self::Failed {
                 error:
@@ -200,6 +212,7 @@ impl Serialize for TaskResult {
                         retryable,
                         retry_after_ms,
                     },
+                usage,
             } => {
                 let error = WireFailure {
                     class,
@@ -211,6 +224,7 @@ impl Serialize for TaskResult {
                     ok: false,
                     output: None,
                     error: Some(error),
+                    usage,
                 }
             }
         };

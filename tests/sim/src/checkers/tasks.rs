@@ -83,7 +83,7 @@ impl Book {
             self.lines.insert(id.clone(), line);
             return Ok(());
         }
-        if matches!(event, TaskEvent::Gate { .. }) {
+        if matches!(event, TaskEvent::Gate { .. } | TaskEvent::Budget { .. }) {
             // It tells of an account; the task that it was noted with may have ended.
             return Ok(());
         }
@@ -190,7 +190,7 @@ fn next(
     let in_flight = matches!(from, TaskState::Assigned | TaskState::Running);
     let of_this = |attempt: &AttemptNo| *attempt == line.attempt && in_flight;
     match event {
-        TaskEvent::Submitted { .. } | TaskEvent::Gate { .. } => {}
+        TaskEvent::Submitted { .. } | TaskEvent::Gate { .. } | TaskEvent::Budget { .. } => {}
         TaskEvent::Waiting { state, .. } => {
             ensure(!in_flight, ONCE, || {
                 format!("{id} waits while it is {from}")

@@ -1,5 +1,8 @@
 //! Random histories; [`World::check`] looks at every promise after every step.
 
+use std::sync::Arc;
+
+use mesh_messages::policy::PolicyDocument;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,7 +18,18 @@ enum Step {
     Delegate {
         parent: usize,
         kind: u8,
+        flavour: u8,
         request: u8,
+    },
+    Told {
+        task: usize,
+        tokens: u64,
+        last: bool,
+    },
+    /// Nothing ends what is short.
+    Answer {
+        question: usize,
+        by: u64,
     },
     Start(usize),
     End {
@@ -84,10 +98,13 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![3 => down(), 3 => fleet(), 1 => (0..3_usize).prop_map(Step::Gone)];
     let index = 0..64_usize;
     prop_oneof![
-        6 => (0..4_u8, 0..8_u8, 1..4_usize)
+        6 => (0..4_u8, 0..10_u8, 1..4_usize)
             .prop_map(|(kind, flavour, count)| Step::Submit { kind, flavour, count }),
-        3 => (index.clone(), 0..4_u8, 0..3_u8)
-            .prop_map(|(parent, kind, request)| Step::Delegate { parent, kind, request }),
+        4 => (index.clone(), 0..4_u8, 0..10_u8, 0..3_u8)
+            .prop_map(|(parent, kind, flavour, request)| Step::Delegate { parent, kind, flavour, request }),
+        3 => (index.clone(), 0..60_u64, any::<bool>())
+            .prop_map(|(task, tokens, last)| Step::Told { task, tokens, last }),
+        2 => (index.clone(), 0..4_u64).prop_map(|(question, by)| Step::Answer { question, by }),
         3 => index.clone().prop_map(Step::Start),
         8 => (index.clone(), prop::option::of(class()), any::<bool>())
             .prop_map(|(task, class, outside)| Step::End { task, class, outside }),
@@ -128,6 +145,12 @@ impl World {
                 spec["dependsOn"] = json!(dependency.into_iter().collect::<Vec<_>>());
             }
             6 => spec["retry"] = json!({"maxAttempts": 1}),
+            7 => {
+                spec["budget"] =
+                    json!({"calls": 3, "attempts": 2, "tokens": 50, "reserve": {"tokens": 20}})
+            }
+            8 => spec["budget"] = json!({"wallTimeMs": 900, "money": "1.5"}),
+            9 => spec["budget"] = json!({"calls": 1}),
             _ => {}
         }
         spec
@@ -171,8 +194,27 @@ impl World {
             Step::Delegate {
                 parent,
                 kind,
+                flavour,
                 request,
-            } => self.delegation(parent, kind, request)?,
+            } => self.delegation(parent, (kind, flavour), request)?,
+            Step::Told { task, tokens, last } => {
+                let (attempt, key) = self.attempt(&self.pick(task, in_flight)?);
+                let usage = mesh_messages::budget::Usage {
+                    tokens: Some(tokens),
+                    ..Default::default()
+                };
+                Command::AttemptUsed {
+                    attempt,
+                    key,
+                    usage,
+                    last,
+                }
+            }
+            Step::Answer { question, by } => {
+                let open = |task: &Task| task.state == TaskState::Blocked;
+                let task = self.pick(question, |t| open(t) && t.spec.approval.is_some())?;
+                budgets::answer(task, &by.to_string(), by > 0)
+            }
             Step::Start(task) => {
                 let (attempt, key) = self.attempt(&self.pick(task, in_flight)?);
                 Command::AttemptStarted { attempt, key }
@@ -233,10 +275,10 @@ impl World {
         })
     }
 
-    fn delegation(&self, parent: usize, kind: u8, request: u8) -> Option<Command> {
+    fn delegation(&self, parent: usize, (kind, flavour): (u8, u8), request: u8) -> Option<Command> {
         let parent = self.pick(parent, |task| task.state.is_in_flight())?;
         let (attempt, key) = self.attempt(&parent);
-        let spec: TaskSpec = serde_json::from_value(self.spec(kind, 0)).unwrap();
+        let spec: TaskSpec = serde_json::from_value(self.spec(kind, flavour)).unwrap();
         let request = format!("r{request}");
         let asker = Asker {
             parent: attempt,
@@ -334,6 +376,7 @@ impl World {
         );
         // Two of them share an account.
         view.account = (agent < 2).then(|| "acme".to_owned());
+        view.limits = (agent == 1).then(|| budgets::account(json!({"calls": 4, "perMs": 30_000})));
         for (no, instance) in &mut view.instances {
             if let Some(before) = known.as_ref().and_then(|known| known.instances.get(no)) {
                 // It is the same incarnation; only one that is gone makes way for another.
@@ -358,7 +401,16 @@ proptest! {
         fallback in any::<bool>(),
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::with(TaskConfig { fallback_on_error: fallback, ..TaskConfig::default() });
+        let shared = budgets::account(json!({"tokens": 60, "attempts": 9, "perMs": 50_000}));
+        let policy = PolicyDocument {
+            budgets: [("provider:acme".to_owned(), Some(shared))].into(),
+            ..PolicyDocument::default()
+        };
+        let mut world = World::with(TaskConfig {
+            fallback_on_error: fallback,
+            policy: Arc::new(policy),
+            ..TaskConfig::default()
+        });
         let mut archive = BTreeMap::new();
         for step in steps {
             if matches!(step, Step::Evict) {

@@ -91,13 +91,14 @@ struct Document {
 }
 
 /// Kinds that change what may run, who may do what, or by which rules.
-const CHANGES: [&str; 15] = [
+const CHANGES: [&str; 16] = [
     "agent.listed",
     "agent.unlisted",
     "registered",
     "upgraded",
     "terminated",
     "desired.changed",
+    "budget.applied",
     "policy.applied",
     "token.issued",
     "token.revoked",

@@ -98,7 +98,8 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
             | TaskEvent::Trust(_)
-            | TaskEvent::Gate { .. } => {}
+            | TaskEvent::Gate { .. }
+            | TaskEvent::Budget { .. } => {}
         }
     }
     stories

@@ -1,0 +1,469 @@
+//! What is bounded, set aside, counted, and waited for.
+
+use std::sync::Arc;
+
+use mesh_messages::budget::{AccountBudget, Amounts, BudgetStep, BudgetView, Dimension, Usage};
+use mesh_messages::inbox::{AnswerRole, InboxAnswer};
+use mesh_messages::policy::PolicyDocument;
+
+use super::*;
+
+pub(super) fn account(budget: Value) -> AccountBudget {
+    serde_json::from_value(budget).unwrap()
+}
+
+pub(super) fn answer(task: TaskId, text: &str, approve: bool) -> Command {
+    Command::Approve {
+        task,
+        by: Answerer {
+            name: "user:ada".to_owned(),
+            role: AnswerRole::Admin,
+        },
+        answer: InboxAnswer {
+            approve,
+            answer: approve.then(|| text.to_owned()),
+            comment: None,
+        },
+    }
+}
+
+impl World {
+    /// Nothing is set aside that is not there, and nothing is given out by two.
+    pub(super) fn check_reservation(&self, id: &TaskId, event: &TaskEvent) {
+        let TaskEvent::Budget { step, .. } = event else {
+            return;
+        };
+        let BudgetStep::Reserved { charges, .. } = &**step else {
+            return;
+        };
+        let views = self.replayed.budget_views(&self.live, self.context());
+        for charge in charges {
+            let view = views.iter().find(|view| view.account == charge.account);
+            let Some(view) = view else { continue };
+            for d in &charge.dimensions {
+                if let Some(left) = view.left.get(*d) {
+                    let asked = charge.amounts.get(*d);
+                    assert!(
+                        asked <= left && left > 0,
+                        "{id} takes {asked} {d} of {view:?}"
+                    );
+                }
+            }
+        }
+        assert!(self.replayed.budgets().held(id).is_none(), "{id} has two");
+    }
+
+    fn budget(&self, account: &str) -> BudgetView {
+        let views = self.tasks.budget_views(&self.live, self.context());
+        let found = views.iter().find(|view| view.account == account);
+        found
+            .unwrap_or_else(|| panic!("no {account} in {views:?}"))
+            .clone()
+    }
+
+    fn used(&self, account: &str, d: Dimension) -> (u64, u64) {
+        let view = self.budget(account);
+        (view.used.get(d), view.reserved.get(d))
+    }
+
+    fn question(&self, account: &str) -> TaskId {
+        self.budget(account).question.expect("a question")
+    }
+
+    fn told(&mut self, id: &TaskId, tokens: u64, last: bool) -> Decision {
+        let (attempt, key) = self.attempt(id);
+        let usage = Usage {
+            tokens: Some(tokens),
+            ..Usage::default()
+        };
+        self.run(Command::AttemptUsed {
+            attempt,
+            key,
+            usage,
+            last,
+        })
+    }
+
+    fn child(&mut self, parent: &TaskId, request: &str, spec: Value) -> TaskId {
+        let (attempt, key) = self.attempt(parent);
+        let asker = Asker {
+            parent: attempt,
+            key,
+            request: request.to_owned(),
+        };
+        let spec = Box::new(serde_json::from_value(spec).unwrap());
+        match self.run(Command::Delegate { asker, spec }).answer {
+            Answer::Child(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn limited(&mut self, name: &str, slots: &[u32], budget: Value) {
+        let mut agent = agent_view(FaultState::Running, &["x"], slots, Epoch(1));
+        agent.limits = Some(account(budget));
+        self.fleet(name, agent);
+    }
+}
+
+fn world() -> World {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[2]);
+    world.agent("b", &["x", "y"], &[4]);
+    world
+}
+
+fn flaky() -> Value {
+    json!({"requirements": ["x"], "retry": {"maxAttempts": 50, "baseDelayMs": 1, "jitter": false}})
+}
+
+#[test]
+fn a_task_makes_exactly_as_many_calls_as_it_has_and_then_asks() {
+    let mut world = world();
+    let mut spec = flaky();
+    spec["budget"] = json!({"calls": 3});
+    let id = world.submit(spec);
+    let own = format!("task:{id}");
+    for call in 0..3 {
+        assert_eq!(world.used(&own, Dimension::Calls), (call, 1));
+        world.fail(&id, FailureClass::Unavailable);
+        assert_eq!(world.used(&own, Dimension::Calls), (call + 1, 0));
+        world.next();
+    }
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    let detail = world.view(&id).waiting_for.unwrap();
+    assert!(detail.detail.contains("3 of 3 calls used"), "{detail:?}");
+    let question = world.question(&own);
+    assert_eq!(detail.tasks, [question.clone()]);
+    // Bad answers change nothing.
+    for wrong in ["", "-1", "0", "many", "1.5"] {
+        let refused = world.refused(answer(question.clone(), wrong, true));
+        assert!(matches!(refused, Refusal::Unfit(_)), "{refused}");
+    }
+    let decision = world.run(answer(question.clone(), "2", true));
+    assert_eq!(delivered(&decision), [format!("{id}#4")], "it goes on");
+    assert_eq!(world.budget(&own).limits.calls, Some(5));
+    let again = world.refused(answer(question, "2", true));
+    assert!(matches!(again, Refusal::NotAsking { .. }), "{again}");
+    world.succeed(&id);
+    assert!(world.tasks.budgets().is_empty(), "nothing is left behind");
+    let used = world.tasks.get(&id).unwrap().attempts[3].used.unwrap();
+    assert_eq!((used.calls, used.attempts), (1, 1));
+}
+
+#[test]
+fn who_will_not_raise_it_ends_the_task() {
+    for (text, approve) in [("cancel", true), ("", false)] {
+        let mut world = world();
+        let mut spec = flaky();
+        spec["budget"] = json!({"attempts": 1});
+        let id = world.submit(spec);
+        world.fail(&id, FailureClass::Unavailable);
+        world.next();
+        let question = world.question(&format!("task:{id}"));
+        world.run(answer(question, text, approve));
+        assert_eq!(world.state(&id), TaskState::Cancelled);
+    }
+}
+
+#[test]
+fn a_tree_shares_one_budget_and_a_childs_own_is_carved_from_it() {
+    let mut world = world();
+    let root = world.submit(json!({"requirements": ["y"], "budget": {"calls": 5}}));
+    let own = format!("task:{root}");
+    let first = world.child(&root, "r1", json!({"requirements": ["x"]}));
+    assert_eq!(
+        world.used(&own, Dimension::Calls),
+        (0, 2),
+        "both draw on it"
+    );
+    world.succeed(&first);
+    assert_eq!(world.used(&own, Dimension::Calls), (1, 1));
+    let second = world.child(
+        &root,
+        "r2",
+        json!({"requirements": ["x"], "budget": {"calls": 2}}),
+    );
+    // One was used, one is the root's own, two are the child's.
+    assert_eq!(world.used(&own, Dimension::Calls), (1, 3));
+    assert_eq!(
+        world.used(&format!("task:{second}"), Dimension::Calls),
+        (0, 1)
+    );
+    let (attempt, key) = world.attempt(&root);
+    let asker = Asker {
+        parent: attempt,
+        key,
+        request: "r3".to_owned(),
+    };
+    let spec = json!({"requirements": ["x"], "budget": {"calls": 2}});
+    let spec = Box::new(serde_json::from_value(spec).unwrap());
+    match world.refused(Command::Delegate { asker, spec }) {
+        Refusal::Invalid { errors } => {
+            assert_eq!(errors[0].path, "budget.calls");
+            let text = errors[0].to_string();
+            assert!(
+                text.contains(&format!("asks for 2, and 1 is left of {own}")),
+                "{text}"
+            );
+        }
+        other => panic!("{other}"),
+    }
+    world.succeed(&second);
+    // What the child did not use came back.
+    assert_eq!(world.used(&own, Dimension::Calls), (2, 1));
+    assert_eq!(world.budget(&own).left.calls, Some(2));
+    world.succeed(&root);
+    assert!(world.tasks.budgets().is_empty());
+}
+
+#[test]
+fn what_a_child_is_given_is_given_to_all_above_it() {
+    let mut world = world();
+    let root = world.submit(json!({"requirements": ["y"], "budget": {"calls": 2}}));
+    let mut spec = flaky();
+    spec["budget"] = json!({"calls": 1});
+    let child = world.child(&root, "r1", spec);
+    world.fail(&child, FailureClass::Unavailable);
+    world.next();
+    world.waits(&child, TaskState::Parked, WaitReason::Budget);
+    let question = world.question(&format!("task:{child}"));
+    world.run(answer(question, "3", true));
+    assert!(world.state(&child).is_in_flight());
+    let own = world.budget(&format!("task:{root}"));
+    assert_eq!((own.limits.calls, own.left.calls), (Some(5), Some(0)));
+}
+
+#[test]
+fn an_agent_has_so_much_in_each_window_and_work_goes_on_when_it_is_over() {
+    let mut world = World::new();
+    world.limited("a", &[1], json!({"calls": 2, "perMs": 60_000}));
+    let all: Vec<_> = (0..5)
+        .map(|_| world.submit(json!({"requirements": ["x"]})))
+        .collect();
+    for id in &all[..2] {
+        world.succeed(id);
+    }
+    for id in &all[2..] {
+        world.waits(id, TaskState::Parked, WaitReason::Budget);
+    }
+    let question = world.question("agent:a");
+    let asks = world.tasks.counts()[&TaskState::Blocked];
+    assert_eq!(asks, 1, "one question for all");
+    let role = world.tasks.record(&question).unwrap().answer_role();
+    assert_eq!(role, AnswerRole::Admin, "an agent is everybody's");
+    world.pass(Duration::from_secs(59));
+    world.waits(&all[2], TaskState::Parked, WaitReason::Budget);
+    world.next();
+    assert!(world.state(&all[2]).is_in_flight(), "the window is over");
+    assert_eq!(world.used("agent:a", Dimension::Calls), (0, 1));
+    world.succeed(&all[2]);
+    world.succeed(&all[3]);
+    world.waits(&all[4], TaskState::Parked, WaitReason::Budget);
+    let question = world.question("agent:a");
+    world.run(answer(question, "1", true));
+    world.succeed(&all[4]);
+}
+
+#[test]
+fn another_agent_takes_what_one_has_no_budget_for() {
+    let mut world = World::new();
+    world.limited("a", &[1], json!({"calls": 1, "perMs": 60_000}));
+    let first = world.submit(json!({"requirements": ["x"]}));
+    world.succeed(&first);
+    let second = world.submit(json!({"requirements": ["x"]}));
+    world.waits(&second, TaskState::Parked, WaitReason::Budget);
+    let question = world.question("agent:a");
+    world.agent("b", &["x"], &[1]);
+    assert_eq!(world.agent_of(&second), "b");
+    assert_eq!(world.state(&question), TaskState::Cancelled, "nobody waits");
+}
+
+#[test]
+fn a_task_that_is_short_holds_up_nobody_behind_it() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let mut spec = flaky();
+    spec["budget"] = json!({"calls": 1});
+    let poor = world.submit(spec);
+    let other = world.submit(json!({"requirements": ["x"]}));
+    world.fail(&poor, FailureClass::Unavailable);
+    assert_eq!(world.agent_of(&other), "a");
+    world.succeed(&other);
+    world.next();
+    world.waits(&poor, TaskState::Parked, WaitReason::Budget);
+    let third = world.submit(json!({"requirements": ["x"]}));
+    assert_eq!(world.agent_of(&third), "a");
+}
+
+#[test]
+fn an_attempt_gets_no_more_wall_time_than_is_left_and_is_cut_off_by_it() {
+    let mut world = world();
+    let id = world.submit(json!({"requirements": ["x"], "budget": {"wallTimeMs": 5000}}));
+    let own = format!("task:{id}");
+    let key = world.attempt(&id).1;
+    world.take_up(&key);
+    world.pass(Duration::from_millis(4999));
+    assert!(world.state(&id).is_in_flight());
+    world.pass(Duration::from_millis(500));
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    assert_eq!(
+        world.used(&own, Dimension::WallTimeMs),
+        (5000, 0),
+        "meshd's delay is meshd's"
+    );
+    let record = world.tasks.record(&id).unwrap();
+    assert_eq!(record.used, 0, "it used up no attempt");
+    assert_eq!(
+        record.task.attempts[0].error.as_ref().unwrap().class,
+        FailureClass::Quota
+    );
+    assert!(world.tasks.gates().is_empty(), "no provider is to blame");
+    let question = world.question(&own);
+    world.run(answer(question, "1000", true));
+    assert!(world.state(&id).is_in_flight());
+    world.pass(Duration::from_millis(300));
+    world.succeed(&id);
+}
+
+#[test]
+fn what_is_told_beyond_the_reservation_is_taken_from_what_is_left_and_cuts_off_where_nothing_is() {
+    let mut world = world();
+    let id = world.submit(
+        json!({"requirements": ["x"], "budget": {"tokens": 100, "reserve": {"tokens": 40}}}),
+    );
+    let own = format!("task:{id}");
+    assert_eq!(world.used(&own, Dimension::Tokens), (0, 40));
+    world.told(&id, 90, false);
+    assert_eq!(world.used(&own, Dimension::Tokens), (0, 90));
+    // Less than before is not believed.
+    let decision = world.told(&id, 10, false);
+    assert!(decision.events.is_empty(), "{decision:?}");
+    world.told(&id, 130, false);
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    assert_eq!(
+        world.used(&own, Dimension::Tokens),
+        (130, 0),
+        "the overdraft is shown"
+    );
+    let question = world.question(&own);
+    world.run(answer(question, "10", true));
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    let question = world.question(&own);
+    world.run(answer(question, "60", true));
+    assert!(world.state(&id).is_in_flight());
+}
+
+#[test]
+fn a_result_that_tells_too_much_is_taken_and_everything_else_waits() {
+    let mut world = world();
+    let root = world.submit(json!({"requirements": ["y"], "budget": {"tokens": 100}}));
+    let child = world.child(&root, "r1", json!({"requirements": ["x"]}));
+    world.told(&child, 250, true);
+    world.succeed(&child);
+    assert_eq!(world.state(&child), TaskState::Succeeded);
+    let own = world.budget(&format!("task:{root}"));
+    assert_eq!((own.used.tokens, own.left.tokens), (250, Some(0)));
+    let next = world.child(&root, "r2", json!({"requirements": ["x"]}));
+    world.waits(&next, TaskState::Parked, WaitReason::Budget);
+}
+
+#[test]
+fn who_tells_nothing_is_charged_what_was_set_aside_and_who_never_had_it_nothing() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let mut spec = flaky();
+    spec["budget"] = json!({"tokens": 100, "calls": 9, "reserve": {"tokens": 40, "calls": 3}});
+    let id = world.submit(spec);
+    let own = format!("task:{id}");
+    world.fail(&id, FailureClass::Unavailable);
+    assert_eq!(world.used(&own, Dimension::Tokens), (40, 0));
+    assert_eq!(world.used(&own, Dimension::Calls), (3, 0));
+    world.next();
+    // The instance ends before it has taken the task in hand.
+    let key = world.attempt(&id).1;
+    world.run(Command::InstanceDown {
+        key,
+        failure: Failure::new(FailureClass::Crash, "signal 9"),
+    });
+    assert_eq!(world.used(&own, Dimension::Tokens), (40, 0));
+}
+
+#[test]
+fn a_restart_counts_what_was_under_way_once() {
+    let mut world = world();
+    let mut spec = flaky();
+    spec["budget"] = json!({"calls": 3});
+    let id = world.submit(spec);
+    let own = format!("task:{id}");
+    world.tasks = world.tasks.rebuilt();
+    world.run(Command::Recover);
+    assert_eq!(world.used(&own, Dimension::Calls), (1, 1));
+    world.run(Command::Recover);
+    world.next();
+    let (attempt, key) = world.attempt(&id);
+    world.succeed(&id);
+    let late = world.refused(Command::AttemptEnded {
+        attempt,
+        key: Some(key),
+        result: Ok(json!(1)),
+    });
+    assert!(matches!(late, Refusal::Stale(_)));
+    let used: u64 = world
+        .tasks
+        .get(&id)
+        .unwrap()
+        .attempts
+        .iter()
+        .map(|a| a.used.unwrap().calls)
+        .sum();
+    assert_eq!(used, 3);
+}
+
+#[test]
+fn teams_and_providers_are_bounded_by_policy_and_a_new_one_is_looked_at() {
+    let with = |budget: Option<Value>| TaskConfig {
+        policy: Arc::new(PolicyDocument {
+            budgets: [("provider:acme".to_owned(), budget.map(account))].into(),
+            ..PolicyDocument::default()
+        }),
+        ..TaskConfig::default()
+    };
+    let mut world = World::with(with(Some(json!({"money": "1", "perMs": 3_600_000}))));
+    for name in ["a", "b"] {
+        let mut agent = agent_view(FaultState::Running, &["x"], &[1], Epoch(1));
+        agent.account = Some("acme".to_owned());
+        agent.prices = [("x".to_owned(), "0.4".parse().unwrap())].into();
+        world.fleet(name, agent);
+    }
+    let all: Vec<_> = (0..3)
+        .map(|_| world.submit(json!({"requirements": ["x"]})))
+        .collect();
+    world.succeed(&all[0]);
+    world.succeed(&all[1]);
+    world.waits(&all[2], TaskState::Parked, WaitReason::Budget);
+    let left = world.budget("provider:acme").left.money.unwrap();
+    assert_eq!(left.to_string(), "0.2");
+    world.config = with(None);
+    world.run(Command::Tick);
+    world.succeed(&all[2]);
+}
+
+#[test]
+fn a_cancelled_tree_gives_back_all_that_it_held() {
+    let mut world = World::new();
+    world.limited("a", &[4], json!({"calls": 10, "perMs": 60_000}));
+    let root = world.submit(json!({"requirements": ["x"], "budget": {"calls": 6}}));
+    world.child(
+        &root,
+        "r1",
+        json!({"requirements": ["x"], "budget": {"calls": 2}}),
+    );
+    world.run(Command::Cancel {
+        task: root,
+        reason: "enough".to_owned(),
+    });
+    let agent = world.budget("agent:a");
+    assert_eq!((agent.used.calls, agent.reserved), (2, Amounts::default()));
+    let only: Vec<_> = world.tasks.budget_views(&world.live, world.context());
+    assert_eq!(only.len(), 1, "{only:?}");
+}
