@@ -212,16 +212,7 @@ impl Mesh {
             root,
             edge: parts.edge,
         };
-        let (says, root) = (
-            herald::herald(mesh.bus.clone(), mesh.orchestrator.clone()),
-            mesh.root.clone(),
-        );
-        tokio::spawn(async move {
-            tokio::select! {
-                () = says => {}
-                _ended = root.terminated() => {}
-            }
-        });
+        mesh.say_what_happens();
         let populated = tokio::select! {
             // A tree that has ended will never say that it is complete.
             ended = mesh.root.terminated() => Err(format!("the tree ended: {ended:?}")),
@@ -250,6 +241,18 @@ impl Mesh {
             ));
         }
         Ok(mesh)
+    }
+
+    /// Says on the bus what happens to tasks and agents, for as long as the tree lives.
+    fn say_what_happens(&self) {
+        let says = herald::herald(self.bus.clone(), self.orchestrator.clone());
+        let root = self.root.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = says => {}
+                _ended = root.terminated() => {}
+            }
+        });
     }
 
     /// Waits until every registered agent is known: before, the absence of one says nothing. Whose state cannot be read is

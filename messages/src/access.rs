@@ -194,6 +194,10 @@ pub enum AccessOwner {
 }
 
 impl AccessOwner {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks with a reference"
+    )]
     fn is_any(&self) -> bool {
         *self == Self::Any
     }

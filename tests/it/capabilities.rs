@@ -144,7 +144,7 @@ fn a_narrowed_token_does_what_is_left_and_nothing_that_would_give_the_rest_back(
     let shown = inspected(&daemon, &wider);
     assert_eq!(shown["id"], id.as_str());
     assert_eq!(shown["narrowed"].as_array().unwrap().len(), 2);
-    let named = eventually("the refusal names the block", LONG, || {
+    eventually("the refusal names the block", LONG, || {
         let denied = daemon.audit("kind=access.denied");
         let rule = format!("token {}", shown["narrowed"][0]["id"].as_str().unwrap());
         let found = denied
@@ -152,7 +152,6 @@ fn a_narrowed_token_does_what_is_left_and_nothing_that_would_give_the_rest_back(
             .any(|record| record["payload"]["rule"] == rule.as_str());
         if found { Ok(()) } else { Err(rule) }
     });
-    let () = named;
     for kind in ["token.issued", "task.submitted", "access.denied"] {
         let records = daemon.audit(&format!("kind={kind}"));
         let found = format!("{records:?}");

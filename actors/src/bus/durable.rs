@@ -467,8 +467,8 @@ fn past(
     room: usize,
 ) -> Result<(Vec<PastMessage>, Option<Position>), Box<dyn std::error::Error + Send + Sync>> {
     let mut found = Vec::new();
-    let mut looked = 0;
-    for record in store.journal.read_partition(&partition::BUS, from)? {
+    let records = store.journal.read_partition(&partition::BUS, from)?;
+    for (looked, record) in records.enumerate() {
         let record = record?;
         let position = record.header.position;
         if position >= until {
@@ -477,7 +477,6 @@ fn past(
         if found.len() >= room || looked >= FILL_SCAN {
             return Ok((found, Some(position)));
         }
-        looked += 1;
         if &*record.header.kind != "message_sent" {
             continue;
         }

@@ -1,9 +1,10 @@
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use mesh_messages::Epoch;
 use mesh_messages::problem::ProblemKind;
-use mesh_messages::system::Caller;
+use mesh_messages::system::{Caller, Role};
 use mesh_persistence::Journal as _;
 
 use super::*;

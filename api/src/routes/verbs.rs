@@ -30,6 +30,14 @@ struct ScaleOrder {
 }
 
 pub(super) fn routes() -> Vec<Route> {
+    let mut all = plain_verbs();
+    all.extend(verbs_of_size());
+    all.extend(verbs_with_orders());
+    all
+}
+
+/// Those that say nothing but themselves.
+fn plain_verbs() -> Vec<Route> {
     vec![
         plain(
             "/v1/agents/{id}/start",
@@ -73,6 +81,12 @@ pub(super) fn routes() -> Vec<Route> {
             |call| verb(call, AgentVerb::Terminate),
         )
         .needs(Action::AgentGovern),
+    ]
+}
+
+/// Those that say how many, or how much.
+fn verbs_of_size() -> Vec<Route> {
+    vec![
         Route::post(
             "/v1/agents/{id}/scale",
             "scaleAgent",
@@ -95,6 +109,12 @@ pub(super) fn routes() -> Vec<Route> {
             200,
             "The limits from now on. It is durable; `limits.changed` says what only holds from an instance's next start on.",
         ),
+    ]
+}
+
+/// Those that go on with an order, or may.
+fn verbs_with_orders() -> Vec<Route> {
+    vec![
         Route::post(
             "/v1/agents/{id}/quarantine",
             "quarantineAgent",

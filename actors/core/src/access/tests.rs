@@ -65,10 +65,9 @@ fn means(
         return false;
     }
     match rule.owner {
-        AccessOwner::Any => {}
         AccessOwner::Own if own != Some(true) => return false,
         AccessOwner::Other if own != Some(false) => return false,
-        AccessOwner::Own | AccessOwner::Other => {}
+        AccessOwner::Any | AccessOwner::Own | AccessOwner::Other => {}
     }
     let kind = rule.task_types.is_empty() || rule.task_types.iter().any(|p| starts(p, &task.kind));
     let hit = |need: &String| rule.requirements.iter().any(|p| starts(p, need));
@@ -219,7 +218,7 @@ fn one_task_that_is_denied_denies_all_and_all_have_to_be_allowed() {
         denied("default.access[0]")
     );
     let allow = json!({"decision": "allow", "verbs": ["task.submit"], "taskTypes": ["billing.*"]});
-    let one = policy(&[allow.clone()]);
+    let one = policy(std::slice::from_ref(&allow));
     assert_eq!(decide(&one, false, who, act(&both)), Verdict::Denied(None));
     let more = json!({"decision": "allow", "verbs": ["task.submit"], "requirements": ["echo"]});
     let two = policy(&[allow, more]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mesh_messages::agent::FaultState;
 use mesh_messages::events::TaskEvent;
-use mesh_messages::task::{CheckReport, Task, TaskReceipt, TaskSpec, TaskState, WaitReason};
+use mesh_messages::task::{Task, TaskReceipt, TaskSpec, TaskState, WaitReason};
 use mesh_messages::{
     AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
 };

@@ -1,7 +1,6 @@
 //! `meshctl token`: who may do what.
 
 use clap::Subcommand;
-use mesh_messages::identity::DidKey;
 use mesh_messages::system::{IssuedToken, Role, TokenInfo};
 use mesh_messages::units::Span;
 use serde_json::{Map, Value};
@@ -45,13 +44,7 @@ pub(crate) enum Command {
     Narrow(Box<narrow::Narrow>),
     /// Show what a token of `--attenuable` says, and whether its signatures hold; needs no daemon
     #[command(after_help = "Example:\n  meshctl token inspect @ci.token")]
-    Inspect {
-        /// The token, @FILE, or - for standard input
-        token: String,
-        /// The node that must have issued it; the one that it names itself when absent
-        #[arg(long, value_name = "DID")]
-        node: Option<DidKey>,
-    },
+    Inspect(Box<narrow::Inspect>),
     /// List tokens, without their secrets
     #[command(after_help = "Example:\n  meshctl token list")]
     List,
@@ -80,7 +73,7 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             attenuable,
         } => issue(*role, subject.as_deref(), (*ttl, *attenuable), session),
         Command::Narrow(order) => narrow::narrow(order, session),
-        Command::Inspect { token, node } => narrow::inspect(token, node.as_ref(), session),
+        Command::Inspect(asked) => narrow::inspect(&asked.token, asked.node.as_ref(), session),
         Command::List => list(session),
         Command::Revoke { id } => {
             let answer = session.send(&Request::delete(&["v1", "tokens", id]))?;

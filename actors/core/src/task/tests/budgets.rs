@@ -133,7 +133,7 @@ fn a_task_makes_exactly_as_many_calls_as_it_has_and_then_asks() {
     let detail = world.view(&id).waiting_for.unwrap();
     assert!(detail.detail.contains("3 of 3 calls used"), "{detail:?}");
     let question = world.question(&own);
-    assert_eq!(detail.tasks, [question.clone()]);
+    assert_eq!(detail.tasks, std::slice::from_ref(&question));
     // Bad answers change nothing.
     for wrong in ["", "-1", "0", "many", "1.5"] {
         let refused = world.refused(answer(question.clone(), wrong, true));

@@ -147,7 +147,7 @@ impl World {
             6 => spec["retry"] = json!({"maxAttempts": 1}),
             7 => {
                 spec["budget"] =
-                    json!({"calls": 3, "attempts": 2, "tokens": 50, "reserve": {"tokens": 20}})
+                    json!({"calls": 3, "attempts": 2, "tokens": 50, "reserve": {"tokens": 20}});
             }
             8 => spec["budget"] = json!({"wallTimeMs": 900, "money": "1.5"}),
             9 => spec["budget"] = json!({"calls": 1}),

@@ -43,6 +43,16 @@ pub(crate) struct Narrow {
     hops: Option<u8>,
 }
 
+/// What is read.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The token, @FILE, or - for standard input
+    pub(super) token: String,
+    /// The node that must have issued it; the one that it names itself when absent
+    #[arg(long, value_name = "DID")]
+    pub(super) node: Option<DidKey>,
+}
+
 impl Narrow {
     fn limits(&self) -> Limits {
         fn named<T: Clone>(names: &[T]) -> Option<Vec<T>> {
