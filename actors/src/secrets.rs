@@ -173,15 +173,6 @@ impl Blotter {
         Self { words }
     }
 
-    /// For one secret of one line.
-    #[cfg(test)]
-    pub(crate) fn of(name: &str, value: &str) -> Self {
-        let word = Zeroizing::new(value.as_bytes().to_vec());
-        Self {
-            words: vec![(name.to_owned(), word)],
-        }
-    }
-
     /// Bytes beyond the end of a piece that have to be there before it is known where it may end.
     pub(crate) fn overlap(&self) -> usize {
         self.words.first().map_or(0, |(_, word)| word.len())
@@ -291,6 +282,16 @@ fn problem(error: VaultError) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Blotter {
+        /// For one secret of one line.
+        pub(crate) fn of(name: &str, value: &str) -> Self {
+            let word = Zeroizing::new(value.as_bytes().to_vec());
+            Self {
+                words: vec![(name.to_owned(), word)],
+            }
+        }
+    }
 
     #[test]
     fn a_piece_ends_beside_a_secret_and_never_in_one() {

@@ -137,7 +137,7 @@ fn authenticate(shared: &Shared, parts: &Parts) -> Result<Caller, Refusal> {
 }
 
 /// The token. Two of them are none: which one counts would be a guess.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else {
         return None;

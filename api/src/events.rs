@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use futures::Stream;
-use mesh_actors::operations::EventFeed;
+use mesh_actors::operations::{Action, EventFeed};
 use mesh_messages::Position;
-use mesh_messages::system::{MeshEvent, Role};
+use mesh_messages::system::{Caller, MeshEvent};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::shared::Shared;
 use crate::topic::Topic;
@@ -28,8 +29,12 @@ const RECONNECT_MS: u32 = 1000;
 
 /// What a reader wants.
 pub(crate) struct Subscription {
-    /// Whose it is, by role: not everybody is shown everything.
-    pub(crate) role: Role,
+    /// Whose it is.
+    pub(crate) caller: Caller,
+    /// What it came with; the stream ends when that does not hold any more.
+    pub(crate) bearer: Option<Zeroizing<String>>,
+    /// Not everybody is shown everything.
+    pub(crate) sees_memory: bool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) feed: EventFeed,
     /// Resume after this; absent: from the beginning of the log.
@@ -46,6 +51,8 @@ struct Reader {
     subscription: Subscription,
     ready: VecDeque<Bytes>,
     ping_at: Instant,
+    /// When it is asked again whether the reader may read.
+    ask_at: Instant,
     /// The position that the client knows of, by an event or by a ping.
     told: Option<Position>,
     ended: bool,
@@ -57,6 +64,7 @@ pub(crate) fn stream(
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let reader = Reader {
         ping_at: Instant::now() + subscription.shared.config.ping_interval,
+        ask_at: Instant::now() + subscription.shared.config.ping_interval,
         told: subscription.after,
         // Sent at once, so that the client sees the stream open before anything happens.
         ready: VecDeque::from([Bytes::from(format!("retry: {RECONNECT_MS}\n\n"))]),
@@ -72,6 +80,9 @@ pub(crate) fn stream(
 impl Reader {
     async fn chunk(&mut self) -> Option<Bytes> {
         loop {
+            if Instant::now() >= self.ask_at && !self.still_may() {
+                return None;
+            }
             if let Some(chunk) = self.ready.pop_front() {
                 self.ping_at = Instant::now() + self.subscription.shared.config.ping_interval;
                 return Some(chunk);
@@ -85,6 +96,22 @@ impl Reader {
                 self.listen().await;
             }
         }
+    }
+
+    /// Whether the reader may still read: tokens end, are revoked, and rules change.
+    fn still_may(&mut self) -> bool {
+        let subscription = &mut self.subscription;
+        let config = &subscription.shared.config;
+        self.ask_at = Instant::now() + config.ping_interval;
+        let ops = &subscription.shared.ops;
+        if let Some(bearer) = &subscription.bearer {
+            match ops.authenticate(Some(bearer), subscription.caller.loopback) {
+                Ok(caller) => subscription.caller = caller,
+                Err(_) => return false,
+            }
+        }
+        subscription.sees_memory = ops.would_permit(&subscription.caller, Action::Memory);
+        ops.would_permit(&subscription.caller, Action::Read)
     }
 
     /// One batch from the journal.
@@ -154,7 +181,7 @@ impl Reader {
             .is_none_or(|topic| topic.covers(&event.topic))
         {
             self.told = event.id.max(self.told);
-            let event = shown(subscription.role, event);
+            let event = shown(subscription.sees_memory, event);
             self.ready.push_back(frame(&event));
         }
     }

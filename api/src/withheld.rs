@@ -1,21 +1,24 @@
 //! What not every reader is shown: the log holds the values of agents' memory, and those are for whoever may read memory.
 
-use mesh_actors::operations::Action;
-use mesh_actors::sentinel::permits;
-use mesh_messages::system::{AuditEntry, Caller, MeshEvent, Role};
+use mesh_actors::operations::{Action, Operations};
+use mesh_messages::system::{AuditEntry, Caller, MeshEvent};
 use serde_json::Value;
 
 /// What the kinds of the records begin with that hold them.
 const MEMORY: &str = "memory.";
 
-/// Whether a role is shown what agents remember.
-pub(crate) fn sees_memory(role: Role) -> bool {
-    permits(role, Action::Memory)
+/// Whether a caller is shown what agents remember.
+pub(crate) fn sees_memory(ops: &dyn Operations, caller: &Caller) -> bool {
+    ops.would_permit(caller, Action::Memory)
 }
 
 /// Empties the payloads that a caller is not shown; the records stay, with their commitments.
-pub(crate) fn withhold<'e>(caller: &Caller, entries: impl IntoIterator<Item = &'e mut AuditEntry>) {
-    if sees_memory(caller.role) {
+pub(crate) fn withhold<'e>(
+    ops: &dyn Operations,
+    caller: &Caller,
+    entries: impl IntoIterator<Item = &'e mut AuditEntry>,
+) {
+    if sees_memory(ops, caller) {
         return;
     }
     for entry in entries {
@@ -26,9 +29,9 @@ pub(crate) fn withhold<'e>(caller: &Caller, entries: impl IntoIterator<Item = &'
 }
 
 /// The same for an event of the live stream.
-pub(crate) fn shown(role: Role, event: &MeshEvent) -> MeshEvent {
+pub(crate) fn shown(sees_memory: bool, event: &MeshEvent) -> MeshEvent {
     let mut event = event.clone();
-    let hidden = !sees_memory(role)
+    let hidden = !sees_memory
         && event.data["kind"]
             .as_str()
             .is_some_and(|kind| kind.starts_with(MEMORY));

@@ -305,15 +305,32 @@ pub struct TaskFacts {
     pub needs: Vec<String>,
     /// The one agent that may get it.
     pub agent: Option<AgentId>,
+    /// It has another agent check a result: whoever submitted the work asked for it, and nobody hands anything on.
+    pub check: bool,
 }
 
 impl TaskFacts {
-    /// Of a task.
+    /// Of a task, and of those that its acceptance checks by other agents lead to.
+    pub fn all_of(spec: &TaskSpec) -> Vec<Self> {
+        let checks = spec.contract.iter().flat_map(|contract| &contract.checks);
+        let by_agents = checks.filter(|check| !check.requirements.is_empty());
+        let checks = by_agents.map(|check| Self {
+            check: true,
+            ..Self::of(&TaskSpec {
+                requirements: check.requirements.clone(),
+                ..TaskSpec::default()
+            })
+        });
+        std::iter::once(Self::of(spec)).chain(checks).collect()
+    }
+
+    /// Of a task alone.
     pub fn of(spec: &TaskSpec) -> Self {
         Self {
             kind: spec.action().to_owned(),
             needs: spec.needs(),
             agent: spec.agent.clone(),
+            check: false,
         }
     }
 
@@ -328,10 +345,11 @@ impl TaskFacts {
 fn gather(document: &WorkflowDocument, all: &mut Vec<TaskFacts>) {
     for step in &document.steps {
         if !step.requirements.is_empty() || step.kind.is_some() {
-            all.push(TaskFacts::of(&TaskSpec {
+            all.extend(TaskFacts::all_of(&TaskSpec {
                 kind: step.kind.clone(),
                 requirements: step.requirements.clone(),
                 agent: step.agent.clone(),
+                contract: step.contract.clone(),
                 ..TaskSpec::default()
             }));
         }

@@ -277,7 +277,12 @@ impl ChildHandle {
         let mut answers = group.limit_each(limits);
         if limits.io_bytes_per_second.is_none() {
             // The one limit that there may be none of: taken away, or never set.
-            answers.push((control::Control::Io, group.limit_io(None).map(|_| true)));
+            let answer = match group.limit_io(None) {
+                // Where the kernel knows no such limit, there is none to take away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+                answer => answer.map(|_| true),
+            };
+            answers.push((control::Control::Io, answer));
         }
         answers.into_iter().map(set).collect()
     }

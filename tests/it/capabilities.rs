@@ -298,3 +298,75 @@ fn a_delegated_task_does_no_more_than_its_token_says() {
         "{outside}"
     );
 }
+
+#[test]
+fn what_stands_for_good_and_what_checks_a_result_is_left_to_no_token_that_does_not_say_so() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let schedule = json!({
+        "id": "nightly", "cron": "0 3 * * *", "timeZone": "UTC", "paused": true,
+        "workflow": {"name": "w", "steps": [{"id": "s", "requirements": ["echo"]}]},
+    });
+    daemon.client().post("/v1/schedules", &schedule).ok(201);
+    let (token, _) = issue(&daemon, "operator", "ci");
+    let control = narrow(&daemon, &token, &["--verb", "task.control"]);
+    let control = with(&daemon, &control);
+    forbidden(&control.post("/v1/schedules/nightly/resume", &json!({})));
+    forbidden(&control.post("/v1/%73chedules/nightly/resume", &json!({})));
+    forbidden(&control.send("DELETE", "/v1/schedules/nightly", &[], None));
+    assert_eq!(
+        daemon.client().get("/v1/schedules/nightly").ok(200)["paused"],
+        true
+    );
+
+    // Who is to check a result is part of what is submitted.
+    let echo = narrow(&daemon, &token, &["--requires", "echo", "--hops", "0"]);
+    let echo = with(&daemon, &echo);
+    let checked = |needs: &str| {
+        let check = json!({"name": "looks right", "requirements": [needs]});
+        json!({"requirements": ["echo"], "input": 1, "contract": {"checks": [check]}})
+    };
+    forbidden(&echo.post("/v1/tasks", &checked("shell")));
+    echo.post("/v1/tasks", &checked("echo")).ok(202);
+
+    // One agent is named, and what does not say which one it is done to is not left.
+    let agent = [
+        "--verb",
+        "agent.register",
+        "--verb",
+        "chaos",
+        "--agent",
+        "echo",
+    ];
+    let (admin, _) = issue(&daemon, "admin", "root");
+    let agent = with(&daemon, &narrow(&daemon, &admin, &agent));
+    let manifest = json!({"manifest": {"id": "other", "version": "1.0.0", "capabilities": ["x"], "entry": "builtin:echo"}});
+    forbidden(&agent.post("/v1/agents", &manifest));
+
+    // What agents remember is shown to nobody whose token does not leave it, in the log neither.
+    let json = [("content-type", "application/json")];
+    let value = br#"{"value":"a secret"}"#;
+    let path = "/v1/memory/echo/k";
+    let put = daemon.client().send("PUT", path, &json, Some(value));
+    assert!((200..300).contains(&put.status), "{}", put.text());
+    let reader = with(&daemon, &narrow(&daemon, &admin, &["--verb", "read"]));
+    for path in ["/v1/audit?limit=1000", "/v1/audit/export"] {
+        let shown = reader.get(path);
+        assert_eq!(shown.status, 200);
+        assert!(!shown.text().contains("a secret"), "{path}");
+    }
+}
+
+#[test]
+fn a_stream_of_events_ends_with_its_token() {
+    let daemon = Daemon::start();
+    let (token, id) = issue(&daemon, "viewer", "ada");
+    let events = with(&daemon, &token).events("", None);
+    daemon.ctl(&["token", "revoke", &id]).exits(0);
+    let begun = std::time::Instant::now();
+    for _event in events {
+        assert!(begun.elapsed() < LONG, "it goes on");
+    }
+    // What is read ends; what is never sent would not.
+    assert!(begun.elapsed() < LONG, "it ended by itself");
+}

@@ -65,6 +65,11 @@ impl std::fmt::Debug for BearerText {
 }
 
 impl Delegation {
+    /// Whether it checks a result of the agent's. No agent can write such an id.
+    pub(crate) fn verifies(&self) -> bool {
+        self.request.contains('\n')
+    }
+
     /// The task that it asks for.
     pub fn spec(&self) -> TaskSpec {
         TaskSpec {

@@ -6,7 +6,7 @@ use mesh_actors_core::access::About;
 use mesh_actors_core::workflow::Plan;
 use mesh_messages::access::TaskFacts;
 use mesh_messages::capability::Limits;
-use mesh_messages::problem::Problem;
+use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
 use percent_encoding::percent_decode_str;
@@ -46,6 +46,24 @@ fn agent_in(resource: &str) -> Option<String> {
     matches!(kind, "agents" | "memory").then(|| id.into_owned())
 }
 
+/// Whether it is about schedules or plans, which outlive whoever made them.
+fn is_standing(resource: &str) -> bool {
+    let kind = resource
+        .strip_prefix("/v1/")
+        .and_then(|path| path.split('/').next());
+    let kind = kind.and_then(|kind| percent_decode_str(kind).decode_utf8().ok());
+    matches!(kind.as_deref(), Some("schedules" | "plans"))
+}
+
+/// What is not there, there is nothing to know of; that it cannot be looked up is no such answer.
+fn unless_absent<T>(found: Result<T, Problem>) -> Result<Option<T>, Problem> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(problem) if problem.kind == ProblemKind::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
 impl Mesh {
     /// Whether the caller may do this: by role, as the owner, and by the operator's rules.
     pub(super) async fn may(
@@ -54,14 +72,18 @@ impl Mesh {
         action: Action,
         resource: &str,
     ) -> Result<(), Problem> {
+        // A run that is resumed goes on beyond the token's end, and what is removed is gone for those with all rights, too.
+        if action == Action::TaskControl && is_standing(resource) {
+            self.sentinel.not_narrowed(caller, action, resource)?;
+        }
         let facts = async {
-            let (owner, about) = self.known_of(action, resource).await;
-            Facts {
+            let (owner, about) = self.known_of(action, resource).await?;
+            Ok(Facts {
                 owner_may: self.owns(caller, action, resource).await,
                 own: owner.map(|owner| owner == caller.name),
                 about,
                 agent: agent_in(resource),
-            }
+            })
         };
         self.sentinel
             .authorize_about(caller, action, resource, facts)
@@ -73,7 +95,7 @@ impl Mesh {
     /// # Errors
     /// `forbidden`.
     pub(super) fn may_submit(&self, caller: &Caller, specs: &[TaskSpec]) -> Result<(), Problem> {
-        let tasks = specs.iter().map(TaskFacts::of).collect();
+        let tasks = specs.iter().flat_map(TaskFacts::all_of).collect();
         self.sentinel.may_submit(caller, TASKS, tasks)
     }
 
@@ -114,12 +136,12 @@ impl Mesh {
         self.sentinel.may_submit(caller, resource, tasks)
     }
 
-    async fn known_of(&self, action: Action, resource: &str) -> Known {
+    async fn known_of(&self, action: Action, resource: &str) -> Result<Known, Problem> {
         if resource.len() >= RESOURCE_BYTES_MAX {
-            return (None, About::Unknown);
+            return Ok((None, About::Unknown));
         }
         let Some(path) = resource.strip_prefix("/v1/") else {
-            return Known::default();
+            return Ok(Known::default());
         };
         // As the router will read it, so that no other spelling of a name gets around a rule.
         let parts: Option<Vec<Cow<'_, str>>> = path
@@ -127,71 +149,56 @@ impl Mesh {
             .map(|part| percent_decode_str(part).decode_utf8().ok())
             .collect();
         let Some(parts) = parts else {
-            return Known::default();
+            return Ok(Known::default());
         };
         let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-        match (action, &parts[..]) {
+        let known = match (action, &parts[..]) {
             (Action::TaskSubmit, _)
-            | (Action::TaskControl, ["workflows" | "schedules" | "plans"]) => (None, About::Later),
-            (Action::TaskControl, ["tasks", id, ..]) => self.known_task(id).await,
+            | (Action::TaskControl, ["workflows" | "schedules" | "plans"]) => {
+                Some((None, About::Later))
+            }
+            (Action::TaskControl, ["tasks", id, ..]) => self.known_task(id).await?,
             (Action::TaskControl, ["workflows", id, ..]) => {
-                let run = self.workflow_named(id).await;
-                run.map_or_else(
-                    |_| Known::default(),
-                    |run| {
-                        let tasks = run.workflow.as_deref().map(TaskFacts::of_workflow);
-                        (
-                            Some(run.submitted_by),
-                            tasks.map_or(About::Unknown, About::Tasks),
-                        )
-                    },
-                )
+                let run = unless_absent(self.workflow_named(id).await)?;
+                run.map(|run| {
+                    let tasks = run.workflow.as_deref().map(TaskFacts::of_workflow);
+                    let about = tasks.map_or(About::Unknown, About::Tasks);
+                    (Some(run.submitted_by), about)
+                })
             }
             (Action::TaskControl, ["schedules", id, ..]) => {
-                let schedule = self.schedule_named(id).await;
-                schedule.map_or_else(
-                    |_| Known::default(),
-                    |schedule| {
-                        let tasks = schedule.workflow.as_deref().map(TaskFacts::of_workflow);
-                        (
-                            Some(schedule.created_by),
-                            tasks.map_or(About::Unknown, About::Tasks),
-                        )
-                    },
-                )
+                let schedule = unless_absent(self.schedule_named(id).await)?;
+                schedule.map(|schedule| {
+                    let tasks = schedule.workflow.as_deref().map(TaskFacts::of_workflow);
+                    let about = tasks.map_or(About::Unknown, About::Tasks);
+                    (Some(schedule.created_by), about)
+                })
             }
             (Action::TaskControl, ["plans", id, ..]) => {
                 let plan = crate::operations::PlanOperations::plan(self, id).await;
-                plan.map_or_else(
-                    |_| Known::default(),
-                    |plan| {
-                        let tasks = TaskFacts::of_workflow(&plan.current.workflow);
-                        (Some(plan.current.by), About::Tasks(tasks))
-                    },
-                )
+                unless_absent(plan)?.map(|plan| {
+                    let tasks = TaskFacts::of_workflow(&plan.current.workflow);
+                    (Some(plan.current.by), About::Tasks(tasks))
+                })
             }
             (Action::AgentControl | Action::AgentGovern, ["agents", id, ..]) => {
                 let entry = self.ctx.directory.get(id);
-                (
-                    entry.map(|entry| entry.state().owner.clone()),
-                    About::Nothing,
-                )
+                let owner = entry.map(|entry| entry.state().owner.clone());
+                Some((owner, About::Nothing))
             }
-            _ => Known::default(),
-        }
+            _ => None,
+        };
+        Ok(known.unwrap_or_default())
     }
 
-    async fn known_task(&self, id: &str) -> Known {
+    async fn known_task(&self, id: &str) -> Result<Option<Known>, Problem> {
         let Ok(id) = task_id(id) else {
-            return Known::default();
+            return Ok(None);
         };
-        match find(&self.ctx, &self.orchestrator, &id).await {
-            Ok(task) => {
-                let about = About::Tasks(vec![TaskFacts::of(&task.spec)]);
-                (Some(task.submitted_by), about)
-            }
-            // What is not there is said not to be there.
-            Err(_) => Known::default(),
-        }
+        let task = find(&self.ctx, &self.orchestrator, &id).await;
+        Ok(unless_absent(task)?.map(|task| {
+            let about = About::Tasks(TaskFacts::all_of(&task.spec));
+            (Some(task.submitted_by), about)
+        }))
     }
 }

@@ -29,7 +29,7 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
 use super::Mesh;
-use super::access::held_within;
+use super::access::{TASKS, held_within};
 use super::audit::agent_id;
 use super::tasks::{find, reported, task_id, wait_ended};
 use super::views::{directory_bytes, instances, profile, status_kind, status_of};
@@ -184,7 +184,9 @@ impl Operations for Mesh {
         self.may_submit(caller, &specs)?;
         self.may_check(caller, &specs).await?;
         let specs = held_within(caller, specs);
-        let (receipts, replayed) = self.orchestrator.submit(&caller.name, specs).await?;
+        let submitted = self.orchestrator.submit(&caller.name, specs).await;
+        let (receipts, replayed) =
+            submitted.inspect_err(|problem| self.sentinel.note_confined(caller, TASKS, problem))?;
         Ok(SubmitOutcome { receipts, replayed })
     }
 

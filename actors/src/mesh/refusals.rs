@@ -10,4 +10,8 @@ impl RefusalOperations for Mesh {
         self.sentinel
             .record_refused(&caller.name, action.name(), resource, code);
     }
+
+    fn would_permit(&self, caller: &Caller, action: Action) -> bool {
+        self.sentinel.would_permit(caller, action)
+    }
 }

@@ -37,7 +37,7 @@ impl SentinelHandle {
         action: Action,
         resource: &str,
     ) -> Result<(), Problem> {
-        let nothing = std::future::ready(Facts::default());
+        let nothing = std::future::ready(Ok(Facts::default()));
         self.authorize_about(caller, action, resource, nothing)
             .await
     }
@@ -52,7 +52,7 @@ impl SentinelHandle {
         caller: &Caller,
         action: Action,
         resource: &str,
-        facts: impl Future<Output = Facts>,
+        facts: impl Future<Output = Result<Facts, Problem>>,
     ) -> Result<(), Problem> {
         self.door.charge(&caller.name)?;
         let by_role = permits(caller.role, action);
@@ -60,7 +60,7 @@ impl SentinelHandle {
         let facts = if by_role && roles_suffice {
             Facts::default()
         } else {
-            facts.await
+            facts.await?
         };
         self.judge(caller, action, resource, &facts)?;
         if self.audit_all_actions && action != Action::Read {
@@ -123,11 +123,11 @@ impl SentinelHandle {
         &self,
         name: &str,
         resource: &str,
-        task: TaskFacts,
+        tasks: Vec<TaskFacts>,
     ) -> Result<(), Problem> {
         let role = name.starts_with("agent:").then_some(Role::Agent);
         let facts = Facts {
-            about: About::Tasks(vec![task]),
+            about: About::Tasks(tasks),
             ..Facts::default()
         };
         let action = Action::TaskSubmit;
@@ -162,10 +162,29 @@ impl SentinelHandle {
         }
     }
 
+    /// Whether the caller may do this, asked by somebody who shows less otherwise: no act, so nothing is charged or audited.
+    #[must_use]
+    pub fn would_permit(&self, caller: &Caller, action: Action) -> bool {
+        let who = Who {
+            name: &caller.name,
+            role: Some(caller.role),
+        };
+        let facts = Facts::default();
+        let permitted = permits(caller.role, action);
+        let open = matches!(
+            self.verdict(who, permitted, action, &facts),
+            Verdict::Allowed | Verdict::Open
+        );
+        open && limited(caller, action, &facts).is_none()
+    }
+
     /// Counts and audits that a task is held to limits that do not leave what was to be done on its behalf.
-    pub(crate) fn confined(&self, caller: &Caller, resource: &str, limit: String) {
-        let action = Action::TaskSubmit;
-        let _told_already = self.forbid(&caller.name, action, resource, Some(limit));
+    pub(crate) fn note_confined(&self, caller: &Caller, resource: &str, problem: &Problem) {
+        if let ("forbidden", [why, ..]) = (problem.code, &problem.errors[..]) {
+            let limit = why.strip_prefix("denied by ").unwrap_or(why).to_owned();
+            let action = Action::TaskSubmit;
+            let _told_already = self.forbid(&caller.name, action, resource, Some(limit));
+        }
     }
 
     /// Refuses what a narrowed token cannot carry along: runs go on by themselves, beyond its end and its limits.

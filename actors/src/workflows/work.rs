@@ -127,7 +127,7 @@ impl Outside {
     /// Has a task accepted, however often it takes; true when it has ended already.
     async fn submitted(&self, job: Job) -> Result<bool, Problem> {
         // The policy may be another one than when the run was started.
-        let facts = TaskFacts::of(&job.spec);
+        let facts = TaskFacts::all_of(&job.spec);
         self.sentinel.may_go_on(&job.by, TASKS, facts)?;
         let (mut pause, longest) = PAUSE;
         loop {

@@ -183,7 +183,7 @@ async fn history(call: Call) -> Answer {
         .ops()
         .agent_history(call.param("id"), call.query.page()?);
     let mut history = history.await?;
-    withhold(&call.caller, &mut history.items);
+    withhold(call.ops(), &call.caller, &mut history.items);
     ok(&history)
 }
 

@@ -161,7 +161,7 @@ async fn list(call: Call) -> Answer {
         correlation: call.query.name(&CORRELATION)?,
     };
     let mut page = call.ops().audit(filter, call.query.page()?).await?;
-    withhold(&call.caller, &mut page.items);
+    withhold(call.ops(), &call.caller, &mut page.items);
     ok(&page)
 }
 
@@ -210,7 +210,7 @@ async fn export(call: Call) -> Answer {
     let permit = place(&call.shared)?;
     let chunks = call
         .ops()
-        .export_audit(agent, sees_memory(call.caller.role))
+        .export_audit(agent, sees_memory(call.ops(), &call.caller))
         .await?;
     streamed(&call.shared, permit, JSON_LINES, chunks).await
 }

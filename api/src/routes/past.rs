@@ -69,7 +69,7 @@ async fn trace(call: Call) -> Answer {
     };
     let mut trace = call.ops().audit_trace(from).await?;
     let around = trace.causes.iter_mut().chain(&mut trace.effects);
-    withhold(&call.caller, around.chain([&mut trace.record]));
+    withhold(call.ops(), &call.caller, around.chain([&mut trace.record]));
     ok(&trace)
 }
 

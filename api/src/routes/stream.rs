@@ -6,13 +6,16 @@ use axum::body::Body;
 use axum::http::HeaderValue;
 use mesh_messages::Position;
 use tokio::sync::OwnedSemaphorePermit;
+use zeroize::Zeroizing;
 
+use crate::dispatch::bearer;
 use crate::events::{Subscription, stream};
 use crate::problem::{Answer, Refusal};
 use crate::query::{Param, Shape, invalid};
 use crate::route::{Call, Route, text};
 use crate::shared::Shared;
 use crate::topic::Topic;
+use crate::withheld::sees_memory;
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -72,7 +75,9 @@ async fn events(call: Call) -> Answer {
         return Err(Refusal::new("unknown_event", detail).field(LAST_EVENT_ID.name));
     }
     let subscription = Subscription {
-        role: call.caller.role,
+        sees_memory: sees_memory(call.ops(), &call.caller),
+        bearer: bearer(&call.headers).map(|token| Zeroizing::new(token.to_owned())),
+        caller: call.caller.clone(),
         feed: call.ops().subscribe(),
         shared: Arc::clone(&call.shared),
         after: seen.or(end),

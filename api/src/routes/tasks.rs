@@ -395,7 +395,7 @@ async fn explain(call: Call) -> Answer {
 async fn events(call: Call) -> Answer {
     let events = call.ops().task_events(call.param("id"), call.query.page()?);
     let mut events = events.await?;
-    withhold(&call.caller, &mut events.items);
+    withhold(call.ops(), &call.caller, &mut events.items);
     ok(&events)
 }
 

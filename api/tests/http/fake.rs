@@ -331,6 +331,9 @@ impl RefusalOperations for Fake {
     fn note_refused(&self, _: &Caller, action: Action, resource: &str, code: &str) {
         self.note(format!("refused {} {resource}: {code}", action.name()));
     }
+    fn would_permit(&self, caller: &Caller, action: Action) -> bool {
+        mesh_actors::sentinel::permits(caller.role, action)
+    }
 }
 
 #[async_trait]

@@ -130,7 +130,8 @@ impl Group {
     /// Makes the group when it is not there yet, and moves everybody in.
     fn enter_io(&self, path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            // Whoever made it may not have got everybody in.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             answer => answer?,
         }
         for _ in 0..ROUNDS_MAX {

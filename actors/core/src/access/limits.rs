@@ -74,11 +74,8 @@ fn leaves_task(limits: &Limits, task: &TaskFacts) -> bool {
 fn leaves_agent(limits: &Limits, act: Use<'_>) -> bool {
     match (&limits.agents, act.agent) {
         (Some(names), Some(agent)) => names.iter().any(|name| speaks_of(name, agent)),
-        // What is done to agents, and does not say to which, is done to others, too.
-        (Some(_), None) => !matches!(
-            act.verb,
-            AccessVerb::AgentControl | AccessVerb::AgentGovern | AccessVerb::Memory
-        ),
+        // What does not say to which agent it is done may be done to any. Tasks name theirs themselves.
+        (Some(_), None) => act.verb.is_about_tasks() || act.verb == AccessVerb::Read,
         (None, _) => true,
     }
 }
@@ -106,6 +103,7 @@ pub fn handed_on(
     let mut handed = Vec::with_capacity(within.len());
     for (nth, limits) in within.iter().enumerate() {
         let hops = match limits.hops {
+            hops if task.check => hops,
             Some(0) => return Err(nth),
             Some(hops) => Some(hops - 1),
             None => None,
@@ -136,6 +134,7 @@ mod tests {
             kind: kind.to_owned(),
             needs: needs.iter().map(|need| (*need).to_owned()).collect(),
             agent: agent.map(|id| id.parse().unwrap()),
+            check: false,
         }
     }
 
@@ -199,6 +198,14 @@ mod tests {
             false,
         );
         check(agents, AgentControl, &About::Nothing, None, false);
+        // Named, too, they are not left where it does not show which agent is meant.
+        for verb in AccessVerb::ALL {
+            let limit = json!({"agents": ["x"], "verbs": [verb.name()]});
+            let left = verb == Read;
+            if !verb.is_about_tasks() {
+                check(limit, verb, &About::Nothing, None, left);
+            }
+        }
         let both = json!({"taskTypes": ["a"], "verbs": ["read", "task.submit"]});
         check(both.clone(), Read, &About::Nothing, None, true);
         check(
@@ -286,5 +293,18 @@ mod tests {
         };
         assert_eq!(handed_on(&[until], now, &facts), Err(0));
         assert_eq!(handed_on(&[], now, &facts), Ok(Vec::new()));
+        // Checking a result is no hop, but has to be left like any other task.
+        let last = [limits(json!({"hops": 0, "requirements": ["a"]}))];
+        let check = TaskFacts {
+            check: true,
+            ..facts.clone()
+        };
+        assert_eq!(handed_on(&last, now, &facts), Err(0));
+        assert_eq!(handed_on(&last, now, &check), Ok(last.to_vec()));
+        let shell = TaskFacts {
+            check: true,
+            ..task("shell", &["shell"], None)
+        };
+        assert_eq!(handed_on(&last, now, &shell), Err(0));
     }
 }

@@ -19,6 +19,7 @@ fn policy(rules: &[Value]) -> PolicyDocument {
 
 fn task(kind: &str, needs: &[&str]) -> TaskFacts {
     TaskFacts {
+        check: false,
         kind: kind.to_owned(),
         needs: needs.iter().map(|need| (*need).to_owned()).collect(),
         agent: None,

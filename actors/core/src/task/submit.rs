@@ -14,7 +14,7 @@ use mesh_messages::task::{
 };
 use mesh_messages::{TaskId, Timestamp};
 
-use crate::access::limits;
+use crate::access::limits::{self, WITHIN_MAX};
 
 use super::asks::{self, OPEN_ASKS_MAX, POLICY};
 use super::budgets;
@@ -53,7 +53,7 @@ enum Item {
 }
 
 pub(crate) fn submit(tx: &mut Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Answer, Refusal> {
-    let items = admit(tx, by, tasks)?;
+    let items = admit(tx, by, tasks, false)?;
     let replayed = !items.iter().any(|item| matches!(item, Item::New(_)));
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
@@ -128,6 +128,8 @@ pub(crate) fn delegate(
     // The request's id says already which requests are the same.
     spec.idempotency_key = None;
     let by = format!("agent:{}", asker.key.0);
+    // As meshd asks for a check; no agent can write such an id.
+    let verifies = asker.request.contains('\n');
     let items = admit(
         tx,
         &by,
@@ -136,6 +138,7 @@ pub(crate) fn delegate(
             fresh: false,
             spec,
         }],
+        verifies,
     )?;
     tx.live.askers.insert(id.clone(), asker);
     for item in items {
@@ -148,7 +151,7 @@ pub(crate) fn delegate(
 }
 
 /// Checks a submission as a whole. Changes nothing.
-fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Vec<Item>, Refusal> {
+fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>, verifies: bool) -> Result<Vec<Item>, Refusal> {
     let count = tasks.len();
     if count == 0 || count > TASKS_PER_SUBMIT_MAX {
         let message = format!("a submission has 1 to {TASKS_PER_SUBMIT_MAX} tasks, not {count}");
@@ -168,7 +171,7 @@ fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>) -> Result<Vec<Item>, Refusa
     let mut items = Vec::with_capacity(count);
     for (index, task) in tasks.into_iter().enumerate() {
         let index = (count > 1).then_some(index);
-        if let Some(item) = admit_one(tx, by, task, index, &mut batch)? {
+        if let Some(item) = admit_one(tx, by, task, (index, verifies), &mut batch)? {
             items.push(item);
         }
     }
@@ -210,10 +213,9 @@ fn admit_one(
     tx: &Tx<'_>,
     by: &str,
     NewTask { id, mut spec, .. }: NewTask,
-    index: Option<usize>,
+    (index, verifies): (Option<usize>, bool),
     batch: &mut Batch,
 ) -> Result<Option<Item>, Refusal> {
-    hold_within(tx, &mut spec)?;
     let before = batch.errors.len();
     let bytes = validate(&spec, &mut Report::new(index, &mut batch.errors));
     if batch.errors.len() > before {
@@ -225,6 +227,16 @@ fn admit_one(
             return Ok(Some(item));
         }
         batch.keys.insert(key.clone(), (id.clone(), digest.clone()));
+    }
+    hold_within(tx, &mut spec, verifies)?;
+    if spec.within.len() > WITHIN_MAX {
+        let text = format!("has more than {WITHIN_MAX} limits with those handed on by its parent");
+        Report::new(index, &mut batch.errors).add("within", text);
+    }
+    // Asking a person is no delegation to an agent, and a check is asked for by whoever submitted the work.
+    let cross_agent = by.starts_with("agent:") && spec.approval.is_none() && !verifies;
+    if cross_agent && !tx.ctx.config.allow_cross_agent {
+        return Err(Refusal::CrossAgent);
     }
     if batch.ids.contains(&id) || state_of(tx, &id).is_some() {
         return Err(Refusal::IdTaken(id));
@@ -247,13 +259,12 @@ fn admit_one(
     if let Some(parent) = &spec.parent {
         let planned = batch.children.entry(parent.clone()).or_default();
         *planned += 1;
-        match may_have_child(tx, parent, *planned, (by, &spec)) {
+        match may_have_child(tx, parent, *planned) {
             Ok(record) => {
                 depth = record.depth + 1;
                 deadline_at = deadline_at.min(record.task.deadline_at);
             }
-            Err(ChildRefusal::CrossAgent) => return Err(Refusal::CrossAgent),
-            Err(ChildRefusal::Field(why)) => report.add("parent", why),
+            Err(why) => report.add("parent", why),
         }
     }
     if let Some(budget) = &spec.budget {
@@ -286,45 +297,41 @@ fn admit_one(
 }
 
 /// Holds a task to what the one on whose behalf it is submitted hands on. Asking a person hands nothing on.
-fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec) -> Result<(), Refusal> {
+fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec, verifies: bool) -> Result<(), Refusal> {
     let parent = spec.parent.as_ref().filter(|_| spec.approval.is_none());
     let Some(entry) = parent.and_then(|parent| tx.tasks.live(parent)) else {
         return Ok(());
     };
-    let facts = TaskFacts::of(spec);
     let within = &entry.record.task.spec.within;
-    let handed = limits::handed_on(within, tx.ctx.now, &facts);
+    let mut all = TaskFacts::all_of(spec).into_iter();
+    let own = all.next().map(|facts| TaskFacts {
+        check: verifies,
+        ..facts
+    });
+    let own = own.unwrap_or_else(|| TaskFacts::of(spec));
+    let handed = limits::handed_on(within, tx.ctx.now, &own);
     let mut handed = handed.map_err(Refusal::Confined)?;
+    for check in all {
+        limits::handed_on(within, tx.ctx.now, &check).map_err(Refusal::Confined)?;
+    }
     handed.append(&mut spec.within);
     spec.within = handed;
     Ok(())
-}
-
-enum ChildRefusal {
-    CrossAgent,
-    Field(String),
 }
 
 fn may_have_child<'a>(
     tx: &'a Tx<'_>,
     parent: &TaskId,
     planned: usize,
-    (by, spec): (&str, &TaskSpec),
-) -> Result<&'a TaskRecord, ChildRefusal> {
-    // Asking a person is no delegation to an agent.
-    let cross_agent = by.starts_with("agent:") && spec.approval.is_none();
-    if cross_agent && !tx.ctx.config.allow_cross_agent {
-        return Err(ChildRefusal::CrossAgent);
-    }
-    let field = |why: String| Err(ChildRefusal::Field(why));
+) -> Result<&'a TaskRecord, String> {
     let Some(entry) = tx.tasks.live(parent) else {
-        return field(format!("task {parent} is not known, or has ended"));
+        return Err(format!("task {parent} is not known, or has ended"));
     };
     if entry.record.depth >= DEPTH_MAX {
-        return field(format!("tasks may be delegated {DEPTH_MAX} times at most"));
+        return Err(format!("tasks may be delegated {DEPTH_MAX} times at most"));
     }
     if entry.children + planned > CHILDREN_MAX {
-        return field(format!(
+        return Err(format!(
             "task {parent} may have at most {CHILDREN_MAX} children"
         ));
     }
@@ -447,8 +454,13 @@ fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
 }
 
 /// Digest of what was submitted: the same text for the same content.
+///
+/// What a token that it came with was narrowed to is no part of it: the same may be submitted again with another one.
 pub(crate) fn digest_of(spec: &TaskSpec) -> String {
-    let value = serde_json::to_value(spec).expect("a task has string keys only");
+    let mut value = serde_json::to_value(spec).expect("a task has string keys only");
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("within");
+    }
     format!(
         "blake3:{}",
         blake3::hash(&mesh_messages::json::canonical(&value)).to_hex()

@@ -100,8 +100,16 @@ impl Session {
 }
 
 fn look(live: &InstanceLive, bell: &Bell, walker: &mut Walker) {
+    look_at_counts(live, bell);
+    // This may take a while, so it comes after the rest, and limits may be others when it is done.
+    if let Some(usage) = walker.walk() {
+        let limits = live.limits().unwrap_or_default().kernel;
+        bell.ring(live.ledger().home(usage, &limits, Instant::now()));
+    }
+}
+
+fn look_at_counts(live: &InstanceLive, bell: &Bell) {
     let limits = live.limits().unwrap_or_default().kernel;
-    let usage = walker.walk();
     let mut ledger = live.ledger();
     let at = Instant::now();
     // Read while the ledger is held, so that what ends meanwhile is counted after this.
@@ -111,7 +119,6 @@ fn look(live: &InstanceLive, bell: &Bell, walker: &mut Walker) {
         .map(|(number, process)| (number, process.strain()))
         .collect();
     bell.ring(ledger.look(&seen, &limits, at));
-    bell.ring(usage.and_then(|usage| ledger.home(usage, &limits, at)));
 }
 
 /// Adds up a home now and then.
