@@ -254,7 +254,8 @@ fn a_task_that_is_being_removed_gets_no_other_round_and_no_dependent_right_after
     let mut daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
     let mut removed = 0;
-    for after in [5, 10, 15, 20, 25, 30, 40, 60] {
+    // On a busy machine only the last of them fall into it, or behind it.
+    for after in [5, 10, 15, 20, 30, 60, 150, 500, 2000] {
         let task = json!({
             "requirements": ["echo"],
             "input": "y".repeat(40_000),
