@@ -128,7 +128,7 @@ fn an_agent_that_asks_is_given_a_token_of_its_own_that_nobody_else_sees() {
         (401, 202)
     );
 
-    // One that did not ask has none, and may not shake hands twice.
+    // One that did not ask has none.
     let plain = Bundle::shell("plain", BADGE).set("capabilities", json!(["badge", "plain"]));
     daemon.deploy(&plain);
     assert_eq!(told(&daemon, "plain", 1)[0]["payload"].get("session"), None);
