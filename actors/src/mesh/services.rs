@@ -18,6 +18,7 @@ use mesh_messages::klp::{
     ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SecurityAlert, SessionToken,
     TaskResult,
 };
+use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskState;
@@ -521,8 +522,12 @@ impl bus::Keys for BusOutside {
 
     fn must_sign(&self, sender: &Address) -> bool {
         let entry = bus::agent_of(sender).and_then(|id| self.ctx.directory.get(id.as_str()));
-        let signs =
-            |entry: Arc<AgentEntry>| entry.state().manifest().is_some_and(|m| m.signs_itself());
+        let signs = |entry: Arc<AgentEntry>| {
+            entry
+                .state()
+                .manifest()
+                .is_some_and(AgentManifest::signs_itself)
+        };
         entry.is_some_and(signs)
     }
 
