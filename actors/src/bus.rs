@@ -38,7 +38,7 @@ mod route;
 mod state;
 mod subscriptions;
 
-pub(crate) use check::agent_as_caller;
+pub(crate) use check::{UNSIGNED, agent_as_caller};
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,

@@ -3,6 +3,7 @@
 //! It travels with the caller's own task, not in arguments: every [`Cause`](crate::partition::Cause) that is made while a
 //! request is served bears the request's id, and the record by which it was allowed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use mesh_messages::Position;
@@ -14,6 +15,7 @@ const ID_CHARS_MAX: usize = 128;
 struct Request {
     id: Option<String>,
     allowed: Mutex<Option<Position>>,
+    denied: AtomicBool,
 }
 
 tokio::task_local! {
@@ -26,6 +28,7 @@ pub async fn within<T>(id: &str, work: impl Future<Output = T>) -> T {
     let request = Request {
         id: Some(plain.collect()),
         allowed: Mutex::new(None),
+        denied: AtomicBool::new(false),
     };
     REQUEST.scope(request, work).await
 }
@@ -39,6 +42,7 @@ pub(crate) async fn following<T>(
     let request = Request {
         id: correlation,
         allowed: Mutex::new(cause),
+        denied: AtomicBool::new(false),
     };
     REQUEST.scope(request, work).await
 }
@@ -51,6 +55,18 @@ pub(crate) fn allowed_by(position: Position) {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(position);
     });
+}
+
+/// The request was denied something, which is on record.
+pub(crate) fn denied() {
+    let _outside_of_requests =
+        REQUEST.try_with(|request| request.denied.store(true, Ordering::Relaxed));
+}
+
+/// Whether its denial is on record, so that its end needs no other; outside of requests nothing is.
+pub(crate) fn was_denied() -> bool {
+    let denied = REQUEST.try_with(|request| request.denied.load(Ordering::Relaxed));
+    denied.unwrap_or(false)
 }
 
 /// The record that allowed the request, and its id; outside of requests neither.
@@ -84,5 +100,13 @@ mod tests {
         assert_eq!(cause.await.cause, Some(Position(7)));
         let outside = Cause::by("user:ada");
         assert_eq!((outside.cause, outside.correlation), (None, None));
+        denied();
+        assert!(!was_denied());
+        let known = within("r-2", async {
+            let before = was_denied();
+            denied();
+            (before, was_denied())
+        });
+        assert_eq!(known.await, (false, true));
     }
 }

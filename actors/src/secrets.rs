@@ -11,6 +11,7 @@ use mesh_vault::{Grant, KeySource, Listed, Vault, VaultError, Withheld};
 use zeroize::Zeroizing;
 
 use crate::clock::now;
+use crate::sentinel::TOKEN_LEN;
 
 /// The vault's file, below the data directory.
 const VAULT_FILE: &str = "secrets/vault";
@@ -139,7 +140,12 @@ impl SecretShelf {
 pub(crate) struct Blotter {
     // Name and value, the longest first: one may begin with another.
     words: Vec<(String, Zeroizing<Vec<u8>>)>,
+    // Whether it is given tokens of meshd, too; they come one after the other, and are known by their form.
+    tokens: bool,
 }
+
+/// What stands in a log where a token was.
+const TOKEN_MARK: &[u8] = b"[token]";
 
 /// Shorter pieces of a secret are left alone: they would blot out half of every line, and tell by where they do.
 const BLOT_MIN: usize = 6;
@@ -170,12 +176,16 @@ impl Blotter {
             }
         }
         words.sort_by_key(|(_, word)| std::cmp::Reverse(word.len()));
-        Self { words }
+        Self {
+            words,
+            tokens: manifest.security.session,
+        }
     }
 
     /// Bytes beyond the end of a piece that have to be there before it is known where it may end.
     pub(crate) fn overlap(&self) -> usize {
-        self.words.first().map_or(0, |(_, word)| word.len())
+        let longest = self.words.first().map_or(0, |(_, word)| word.len());
+        longest.max(if self.tokens { TOKEN_LEN } else { 0 })
     }
 
     /// Where a piece of a text may end that should have about `about` bytes: in the midst of none of them. The text goes on
@@ -205,16 +215,36 @@ impl Blotter {
             let start = from + near.windows(word.len()).position(|part| part == **word)?;
             Some((start, start + word.len()))
         };
-        self.words.iter().find_map(found)
+        let token = || {
+            let from = at.saturating_sub(TOKEN_LEN - 1);
+            let near = text.get(from..(at + TOKEN_LEN - 1).min(text.len()))?;
+            let (start, end) = token_in(near)?;
+            let across = from + start < at && at < from + end;
+            across.then_some((from + start, from + end))
+        };
+        let word = self.words.iter().find_map(found);
+        word.or_else(|| token().filter(|_| self.tokens))
     }
 
     /// The line without them.
     pub(crate) fn blot(&self, line: Vec<u8>) -> Vec<u8> {
-        self.words.iter().fold(line, |line, (name, word)| {
+        let mut line = self.words.iter().fold(line, |line, (name, word)| {
             let mark = format!("[secret {name}]");
             replace(line, word, mark.as_bytes())
-        })
+        });
+        while let Some((start, end)) = token_in(&line).filter(|_| self.tokens) {
+            line.splice(start..end, TOKEN_MARK.iter().copied());
+        }
+        line
     }
+}
+
+/// Where a text has a token of meshd.
+fn token_in(text: &[u8]) -> Option<(usize, usize)> {
+    let at = |part: &[u8]| part.get(..TOKEN_LEN).is_some_and(crate::sentinel::is_token);
+    let first = |start: &usize| text[*start..].starts_with(b"mesh_") && at(&text[*start..]);
+    let start = (0..text.len()).find(first)?;
+    Some((start, start + TOKEN_LEN))
 }
 
 fn replace(line: Vec<u8>, word: &[u8], mark: &[u8]) -> Vec<u8> {
@@ -289,6 +319,7 @@ mod tests {
             let word = Zeroizing::new(value.as_bytes().to_vec());
             Self {
                 words: vec![(name.to_owned(), word)],
+                tokens: true,
             }
         }
     }
@@ -297,6 +328,7 @@ mod tests {
     fn a_piece_ends_beside_a_secret_and_never_in_one() {
         let word = |value: &str| ("one".to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
         let blotter = Blotter {
+            tokens: false,
             words: vec![word("longer-secret"), word("secret")],
         };
         let text = b"a longer-secret and more";
@@ -314,6 +346,7 @@ mod tests {
         let word =
             |name: &str, value: &str| (name.to_owned(), Zeroizing::new(value.as_bytes().to_vec()));
         let blotter = Blotter {
+            tokens: true,
             words: vec![word("long", "s3cret-word-2"), word("short", "s3cret")],
         };
         for (line, blotted) in [

@@ -31,6 +31,7 @@ pub use governor::Quota;
 pub use handle::SentinelHandle;
 pub use judge::Facts;
 pub use matrix::{OwnersAct, owner_permits, permits};
+pub(crate) use token::{TOKEN_LEN, is_token};
 
 use state::{answer, not_found};
 

@@ -30,8 +30,8 @@ pub use error::{ErrorCode, KlpDecodeError};
 pub use payload::{
     Ack, CallAnnounced, CapabilityQuery, CapabilityReply, ClaimCode, ClaimOp, ClaimOpKind,
     ClaimReply, Control, ControlVerb, FoundAgent, Handshake, HandshakeReply, KlpError, MemoryOp,
-    MemoryOpKind, MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, StatusUpdate,
-    Subscribe, TaskRequest, TaskResult,
+    MemoryOpKind, MemoryReply, Publish, ReportedHealth, SecurityAlert, SessionLimits, SessionToken,
+    StatusUpdate, Subscribe, TaskRequest, TaskResult,
 };
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;

@@ -134,6 +134,11 @@ impl AgentManifest {
         self.capabilities.iter().any(|c| c == name)
     }
 
+    /// Whether nothing counts as the agent's that it did not sign itself, with its own registered key.
+    pub fn signs_itself(&self) -> bool {
+        self.policy.overrides().crypto_required == Some(true)
+    }
+
     /// How the agent is run, with everything inferred that the manifest leaves out.
     pub fn resolved_runtime(&self) -> ResolvedRuntime {
         runtime::resolve(self)

@@ -43,6 +43,7 @@ mod roles;
 mod sandbox;
 mod schedules;
 mod secrets;
+mod sessions;
 mod storage;
 mod tidy;
 mod trust;

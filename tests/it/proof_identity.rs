@@ -388,3 +388,83 @@ pub(crate) fn base58(bytes: &[u8]) -> String {
     let letter = |digit: &u32| char::from(LETTERS[usize::try_from(*digit).unwrap()]);
     digits.iter().rev().map(letter).collect()
 }
+
+#[test]
+fn an_agent_that_has_to_sign_is_heard_only_under_its_own_key() {
+    let test = "an_agent_that_has_to_sign_is_heard_only_under_its_own_key";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let must = |bundle: Bundle| {
+        bundle.set(
+            "policy",
+            json!({"maxCrashes": 1, "security": {"crypto_required": true}}),
+        )
+    };
+    // Without a key of its own it is not taken, and is told how.
+    let (secret, did) = new_key(&daemon, "agent.key");
+    let source = fs::read_to_string(interop("agent.py")).unwrap();
+    let leaves_out = source.replace(
+        "if secret and shaken:",
+        "if secret and shaken and kind != \"SECURITY_ALERT\" and not (kind == \"TASK_RESULT\" and payload[\"output\"] == \"bare\"):",
+    );
+    assert_ne!(source, leaves_out);
+    let signs = must(bundle("interop", Some(&secret), false)).file("agent.py", &leaves_out);
+    let tar = [("content-type", "application/x-tar")];
+    let answer = daemon
+        .client()
+        .send("POST", "/v1/agents", &tar, Some(&signs.tar()));
+    let problem = answer.problem(422, "policy_refused");
+    assert!(
+        problem.to_string().contains("meshctl key register"),
+        "{problem}"
+    );
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
+        .exits(0);
+    daemon.deploy(&signs);
+    assert_eq!(daemon.output("interop", &json!(1)), json!(1));
+
+    // What it does not sign is refused, on its own channel and in its name over HTTP; it goes on.
+    let alert = json!({"alert": {"severity": "critical", "description": "bare words"}});
+    assert_eq!(daemon.output("interop", &alert), alert);
+    let refused = daemon.audit("agent=interop&kind=request.refused");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0]["payload"]["code"], "unsigned");
+    let bare = json!({"requirements": ["interop"], "input": "bare", "retry": {"maxAttempts": 1}});
+    let ended = daemon.ended(&daemon.submit(&bare), WITHIN);
+    assert!(ended.to_string().contains("is not signed"), "{ended}");
+    let posted =
+        json!({"type": "MESSAGE", "from": "agent:interop", "to": "agent:interop", "payload": 1});
+    daemon
+        .client()
+        .post("/v1/messages", &posted)
+        .problem(403, "unsigned");
+    let denied = daemon.audit("kind=access.denied");
+    assert!(
+        denied
+            .iter()
+            .any(|r| r.to_string().contains("crypto_required")),
+        "{denied:?}"
+    );
+    assert_eq!(daemon.output("interop", &json!(2)), json!(2));
+    let policy = daemon.client().get("/v1/agents/interop/policy").text();
+    assert!(policy.contains("security.crypto_required"), "{policy}");
+
+    // One that has a key and does not name it does not start.
+    let (_, other) = new_key(&daemon, "other.key");
+    daemon
+        .ctl(&["key", "register", &other, "--owner", "agent:mute"])
+        .exits(0);
+    daemon.register(&must(bundle("mute", None, false)));
+    eventually("the start that is refused", WITHIN, || {
+        let failed = daemon.audit("agent=mute&kind=error");
+        let named = |r: &Value| r.to_string().contains("names no key");
+        failed
+            .iter()
+            .any(named)
+            .then_some(())
+            .ok_or_else(|| format!("{failed:?}"))
+    });
+}

@@ -72,12 +72,6 @@ fn whatever_is_refused_is_on_record_by_its_cause_and_without_its_content() {
         ),
         (
             "/v1/messages",
-            r#"{"type":"MESSAGE","from":"user:eve","to":"agent:echo","payload":1,"timestamp":"2026-01-01T00:00:00Z","auth":{"signature":"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}"#,
-            403,
-            "bad_signature",
-        ),
-        (
-            "/v1/messages",
             r#"{"type":"MESSAGE","to":"agent:nobody","payload":1}"#,
             404,
             "address_unknown",
@@ -201,4 +195,55 @@ fn a_flood_of_refusals_is_few_records_and_all_of_it_is_counted() {
     // The report tells it, too.
     let report = daemon.ctl(&["audit", "report"]).exits(0);
     assert!(report.out.contains("task_not_found, "), "{}", report.out);
+}
+
+#[test]
+fn a_denial_is_one_record_whichever_part_denies_it() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let signature = format!("ed25519:{}", "A".repeat(86));
+    let forged = json!({"v": 1, "id": "m-1", "type": "MESSAGE", "from": "user:ada", "to": "agent:echo",
+        "timestamp": "2025-06-20T22:04:00Z", "payload": {}});
+    let badly_signed = json!({"type": "MESSAGE", "from": "user:eve", "to": "agent:echo", "payload": 1,
+        "timestamp": "2026-01-01T00:00:00Z", "auth": {"signature": signature}});
+    for (who, role, path, body, code) in [
+        (
+            "role",
+            "viewer",
+            "/v1/tasks",
+            json!({"requirements": ["echo"]}),
+            "forbidden",
+        ),
+        ("name", "operator", "/v1/messages", forged, "not_allowed"),
+        (
+            "signature",
+            "operator",
+            "/v1/messages",
+            badly_signed,
+            "bad_signature",
+        ),
+    ] {
+        let order = json!({"role": role, "subject": who});
+        let issued = daemon.client().post("/v1/tokens", &order).ok(201);
+        let caller = daemon.client().with_token(issued["token"].as_str());
+        caller.post(path, &body).problem(403, code);
+        // A record that follows upon it, so that whatever it led to stands before.
+        let _refused = caller.post("/v1/messages", &json!({}));
+        let user = format!("user:{who}");
+        eventually("the denial on record", WITHIN, || {
+            let denied = daemon.audit("kind=access.denied");
+            let of_it = denied.iter().filter(|record| record["actor"] == *user);
+            let of_it = of_it.count();
+            if of_it > 0 {
+                Ok(())
+            } else {
+                Err(format!("{denied:?}"))
+            }
+        });
+        let refused = daemon.audit("kind=request.refused");
+        let again = refused
+            .iter()
+            .find(|record| record["actor"] == *user && record["payload"]["code"] == code);
+        assert_eq!(again, None);
+    }
 }

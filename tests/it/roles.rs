@@ -363,6 +363,18 @@ fn every_kind_of_refusal_is_in_the_audit_with_action_resource_user_and_reason() 
             },
         );
     }
+    // One denial is one record, whatever the verb.
+    for kind in ["access.denied", "request.refused"] {
+        let records = daemon.audit(&format!("kind={kind}"));
+        for action in actions.keys() {
+            let user = |who: &str| format!("{who}:who-{action}");
+            let of_it = records.iter().filter(|record| {
+                record["actor"] == user("user") || record["actor"] == user("agent")
+            });
+            let expected = usize::from(kind == "access.denied");
+            assert_eq!(of_it.count(), expected, "{kind} {action}");
+        }
+    }
     daemon
         .client()
         .with_token(Some("nobody"))

@@ -53,6 +53,7 @@ mod reports;
 mod session;
 mod still;
 mod strain;
+mod token;
 mod watch;
 mod work;
 
@@ -136,6 +137,8 @@ pub(crate) enum InstanceMessage {
         line: String,
         /// Why.
         error: KlpError,
+        /// It is on record already, as a denial.
+        recorded: bool,
     },
     /// The agent does not read, or has closed its input. From the writer.
     WriterEnded(WriteEnd),
@@ -283,6 +286,8 @@ pub(crate) struct Session {
     shook: bool,
     // What its key has to sign before they are.
     challenge: Option<identity::Challenge>,
+    // The tokens that it was given, if any.
+    pass: Option<token::Pass>,
     next_id: u64,
     bad_lines: u64,
     watch: Watch,
@@ -338,6 +343,7 @@ impl Actor for InstanceActor {
             mail: BTreeMap::new(),
             shook: false,
             challenge: None,
+            pass: None,
             next_id: 0,
             bad_lines: 0,
             watch: watch::watch(&args.manifest, liveness, now()),
@@ -447,7 +453,11 @@ impl Session {
             InstanceMessage::Answer(line, call) => self.answer(line, call),
             InstanceMessage::Act(finding) => self.act(*finding),
             InstanceMessage::End(failure) => self.kill(Some(failure)),
-            InstanceMessage::Refused { line, error } => self.refuse(Some(line), &error),
+            InstanceMessage::Refused {
+                line,
+                error,
+                recorded,
+            } => self.refused(Some(line), &error, recorded),
             InstanceMessage::WriterEnded(WriteEnd::Stalled) => self.kill(Some(Failure::new(
                 FailureClass::Hang,
                 "does not read its input",

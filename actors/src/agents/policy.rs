@@ -91,6 +91,7 @@ pub(crate) fn resolve(
     let profile = profile(settings, asked);
     let sandbox_required = profile >= SandboxLevel::Strict;
     let by_manifest = asked.is_some() && !settings.sandbox_required;
+    let signs_itself = layers.manifest.crypto_required == Some(true);
     let mut plain = |key: &str, value: Value, by_manifest: bool| {
         let origin = if by_manifest {
             "manifest".to_owned()
@@ -112,8 +113,8 @@ pub(crate) fn resolve(
     );
     plain(
         "security.crypto_required",
-        json!(settings.crypto_required),
-        false,
+        json!(settings.crypto_required || signs_itself),
+        signs_itself,
     );
     let granted = id.map(|id| settings.open_network.contains(id));
     if let Some(granted) = granted {

@@ -8,7 +8,7 @@ use mesh_messages::capability::Limits;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
-    ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, TaskRequest,
+    ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SessionToken, TaskRequest,
 };
 use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
@@ -125,6 +125,14 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
         envelope: Envelope,
     ) -> Result<Option<Envelope>, KlpError>;
 
+    /// A token of the role `agent` for one incarnation; those that it was given before go on until their end, the last of
+    /// them at least.
+    ///
+    /// # Errors
+    /// The agent is isolated or terminated, or the system gives no randomness.
+    fn open_session(&self, agent: &AgentId, epoch: Epoch) -> Result<SessionToken, KlpError>;
+    /// What an incarnation was given opens nothing any more, from now on.
+    fn close_session(&self, agent: &AgentId, epoch: Epoch);
     /// The key that is registered as the agent's own.
     fn key_of(&self, agent: &AgentId) -> Option<DidKey>;
     /// The agent's condition has changed; the entry says how it stands.

@@ -13,6 +13,10 @@ use crate::sentinel::SentinelHandle;
 /// What a token that is a reference begins with.
 const REFERENCE: &str = "vault://";
 
+/// What is said of one that has to sign itself, and did not.
+pub(crate) const UNSIGNED: &str =
+    "has crypto_required: what it does not sign with its own registered key is refused";
+
 /// A refusal under a code of the protocol.
 pub(super) fn refusal(code: ErrorCode, field: &str, detail: impl Into<String>) -> Problem {
     let kind = match code {
@@ -88,6 +92,7 @@ pub(super) fn posted(
     let envelope = decode(value, &defaults).map_err(unreadable)?;
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
+    check_own_signature(&envelope, signed, keys)?;
     let speaks = |caller: &Caller| is_own(caller, &envelope.from);
     // Else whoever names another's reference would borrow that other's token.
     let vouched = signed || speaks(caller);
@@ -156,6 +161,7 @@ pub(super) fn of_agent(
     }
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
+    check_own_signature(&envelope, signed, keys)?;
     let bearer = check_token(&envelope, true, keys, sentinel)?;
     if !signed {
         envelope.epoch = Some(epoch);
@@ -197,6 +203,18 @@ fn check_signature(envelope: &Envelope, keys: &dyn Keys) -> Result<bool, Problem
         refusal(ErrorCode::BadSignature, &field, text)
     })?;
     Ok(true)
+}
+
+/// Whoever has to sign what it says has done so: neither its channel nor a token says as much.
+fn check_own_signature(envelope: &Envelope, signed: bool, keys: &dyn Keys) -> Result<(), Problem> {
+    if signed || !keys.must_sign(&envelope.from) {
+        return Ok(());
+    }
+    Err(refusal(
+        ErrorCode::Unsigned,
+        "auth.signature",
+        format!("{} {UNSIGNED}", envelope.from),
+    ))
 }
 
 /// Whose token it bears, if it bears one. A reference is looked up for a sender that is `vouched` for, and proves nothing

@@ -92,6 +92,8 @@ pub trait TaskGateway: Send + Sync + Debug + 'static {
 pub trait Keys: Send + Sync + Debug + 'static {
     /// The key of an agent, a user or a node; `None` when it has none that is known.
     fn key_of(&self, address: &Address) -> Option<DidKey>;
+    /// Whether nothing counts as this sender's that it did not sign itself, with the key above.
+    fn must_sign(&self, sender: &Address) -> bool;
     /// The token that a reference such as `vault://name@kai` stands for, where the sender may use it; `None` when no vault
     /// holds it for the sender.
     fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>>;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +38,8 @@ struct World {
     alerts: Mutex<Vec<SecurityAlert>>,
     keys: Mutex<BTreeMap<String, DidKey>>,
     vault: Mutex<BTreeMap<String, String>>,
+    // Those who have to sign themselves.
+    signers: Mutex<BTreeSet<String>>,
 }
 
 impl Directory for World {
@@ -129,6 +131,9 @@ impl TaskGateway for World {
 impl Keys for World {
     fn key_of(&self, address: &Address) -> Option<DidKey> {
         self.keys.lock().unwrap().get(&address.to_string()).copied()
+    }
+    fn must_sign(&self, sender: &Address) -> bool {
+        self.signers.lock().unwrap().contains(&sender.to_string())
     }
     fn resolve(&self, reference: &str, _: &Address) -> Option<zeroize::Zeroizing<String>> {
         self.vault

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
+use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatusKind, AgentSummary, FaultState, Lifecycle, Page, REPLICAS_MAX,
     RecoveryResult, SandboxView,
@@ -191,6 +192,15 @@ impl Mesh {
         {
             let text = "security.crypto: none is refused while crypto_required is true";
             return Err(Problem::invalid("policy_refused", "security.crypto", text));
+        }
+        let own = Address::agent(manifest.id.clone());
+        if manifest.signs_itself() && self.sentinel.key_of(&own).is_none() {
+            let text = format!(
+                "policy.security.crypto_required: no key is registered as the agent's own; meshctl key register DID --owner agent:{} does that",
+                manifest.id
+            );
+            let field = "policy.security.crypto_required";
+            return Err(Problem::invalid("policy_refused", field, text));
         }
         let config = effective(manifest, &self.ctx).fault;
         config.check().map_err(|error| {

@@ -1,6 +1,7 @@
 //! What agents' sessions can ask of the mesh, answered by its parts; and what the bus needs of them.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -10,12 +11,14 @@ use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
-use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
+use mesh_messages::agent::{AgentStatusKind, FaultState, Lifecycle, QuarantineKind};
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
-    ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SecurityAlert, TaskResult,
+    ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SecurityAlert, SessionToken,
+    TaskResult,
 };
+use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskState;
@@ -24,6 +27,7 @@ use mesh_messages::{
 };
 
 use super::access::limits_of;
+use super::views::status_kind;
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
 use crate::agents::services::{BearerText, ClaimRequest, Delegation, Services};
@@ -39,6 +43,8 @@ use crate::sentinel::SentinelHandle;
 const LINE: &str = "klp.line";
 /// What a posted message that becomes a task is called there.
 const MESSAGES: &str = "/v1/messages";
+/// How long a session token is valid, unless its incarnation ends before.
+const SESSION_TTL: Duration = Duration::from_hours(1);
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
 const UPGRADES_KEPT: usize = 256;
 
@@ -235,6 +241,32 @@ impl Services for MeshServices {
             .map_err(klp_error)
     }
 
+    fn open_session(&self, agent: &AgentId, epoch: Epoch) -> Result<SessionToken, KlpError> {
+        let expires = crate::clock::now().plus(SESSION_TTL);
+        let issued = self.sentinel.issue_session(agent, epoch, expires);
+        let token = issued.map_err(klp_error)?.to_string();
+        // Asked after it was issued: whoever isolates the agent meanwhile says so first, and makes void all there is then.
+        let entry = self.ctx.directory.get(agent.as_str());
+        let active =
+            |entry: Arc<AgentEntry>| status_kind(&entry.state()) == AgentStatusKind::Active;
+        if !entry.is_some_and(active) {
+            self.sentinel.revoke_session(agent, epoch);
+            let detail = "an agent that is isolated or terminated is given no token".to_owned();
+            let code = ErrorCode::NotAllowed.name().to_owned();
+            let field = None;
+            return Err(KlpError {
+                code,
+                field,
+                detail,
+            });
+        }
+        Ok(SessionToken { token, expires })
+    }
+
+    fn close_session(&self, agent: &AgentId, epoch: Epoch) {
+        self.sentinel.revoke_session(agent, epoch);
+    }
+
     fn key_of(&self, agent: &AgentId) -> Option<DidKey> {
         self.sentinel.key_of(&Address::agent(agent.clone()))
     }
@@ -303,6 +335,7 @@ impl Services for MeshServices {
         });
         tracing::error!(%agent, reason, "quarantined: it executes nothing and receives nothing");
         let (sentinel, isolated) = (self.sentinel.clone(), agent.clone());
+        sentinel.revoke_sessions(agent);
         aside(
             "revoke the tokens of an isolated agent",
             agent,
@@ -485,6 +518,17 @@ impl bus::Keys for BusOutside {
             }
             _ => self.sentinel.key_of(address),
         }
+    }
+
+    fn must_sign(&self, sender: &Address) -> bool {
+        let entry = bus::agent_of(sender).and_then(|id| self.ctx.directory.get(id.as_str()));
+        let signs = |entry: Arc<AgentEntry>| {
+            entry
+                .state()
+                .manifest()
+                .is_some_and(AgentManifest::signs_itself)
+        };
+        entry.is_some_and(signs)
     }
 
     fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>> {

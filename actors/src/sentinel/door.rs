@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use mesh_actors_core::access::limits::is_over;
 use mesh_actors_core::sentinel::{KeyRing, SentinelState, Token};
+use mesh_messages::agent::REPLICAS_MAX;
 use mesh_messages::capability::Capability;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -23,8 +24,11 @@ use super::refusals::Counted;
 use super::token::{self, SecretDigest};
 use crate::clock;
 
-/// Session tokens of one agent: one for each replica and incarnation that still runs.
-const SESSIONS_PER_AGENT_MAX: usize = 256;
+/// Session tokens of one agent: the last two of each replica and incarnation that still runs.
+const SESSIONS_PER_AGENT_MAX: usize = 2 * REPLICAS_MAX as usize;
+
+/// Tokens of one incarnation that open something at a time: the last, and the one before, for what is under way with it.
+const SESSIONS_PER_INCARNATION_MAX: usize = 2;
 
 /// Refusals of one caller that are journalled: a mistake or an attack shows itself within the first ones, and the rest
 /// must not fill the disk. They are counted, all of them, and the counts are on record.
@@ -63,6 +67,22 @@ struct Passes {
     sessions: BTreeMap<String, Session>,
     // By owner.
     keys: BTreeMap<String, DidKey>,
+}
+
+impl Passes {
+    /// Closes the oldest of some sessions, when there are as many as there may be.
+    fn make_room(&mut self, most: usize, among: impl Fn(&Session) -> bool) {
+        let some = self.sessions.iter().filter(|(_, s)| among(s));
+        let oldest = some
+            .clone()
+            .min_by_key(|(_, s)| (s.epoch, s.pass.expires_at))
+            .map(|(id, _)| id.clone());
+        if some.count() >= most
+            && let Some(oldest) = oldest
+        {
+            self.sessions.remove(&oldest);
+        }
+    }
 }
 
 /// See the module.
@@ -166,32 +186,27 @@ impl Door {
         self.forget_idle();
     }
 
-    /// Lets an incarnation of an agent in, until it is [expelled](Door::expel_sessions).
+    /// Lets an incarnation of an agent in, until this moment, or until it is [expelled](Door::expel_sessions).
     pub(super) fn open_session(
         &self,
         agent: &AgentId,
         epoch: Epoch,
+        until: Timestamp,
     ) -> Result<Zeroizing<String>, getrandom::Error> {
         let fresh = token::generate()?;
         let pass = Pass {
             digest: fresh.digest,
             caller: format!("agent:{agent}"),
             role: Role::Agent,
-            expires_at: None,
+            expires_at: Some(until),
             attenuable: false,
             revoked_blocks: BTreeSet::new(),
         };
         let mut passes = self.write();
-        let of_agent = passes.sessions.iter().filter(|(_, s)| s.agent == *agent);
-        let oldest = of_agent
-            .clone()
-            .min_by_key(|(_, s)| s.epoch)
-            .map(|(id, _)| id.clone());
-        if of_agent.count() >= SESSIONS_PER_AGENT_MAX
-            && let Some(oldest) = oldest
-        {
-            passes.sessions.remove(&oldest);
-        }
+        passes.make_room(SESSIONS_PER_INCARNATION_MAX, |s| {
+            s.agent == *agent && s.epoch == epoch
+        });
+        passes.make_room(SESSIONS_PER_AGENT_MAX, |s| s.agent == *agent);
         passes.sessions.insert(
             fresh.id,
             Session {

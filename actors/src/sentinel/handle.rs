@@ -15,7 +15,7 @@ use mesh_messages::identity::SigningKey;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo, TokenOrder};
-use mesh_messages::{AgentId, Epoch, Position};
+use mesh_messages::{AgentId, Epoch, Position, Timestamp};
 
 use super::door::{Door, count};
 use super::state::no_randomness;
@@ -136,6 +136,7 @@ impl SentinelHandle {
         resource: &str,
         (reason, rule): (&str, Option<String>),
     ) {
+        crate::request::denied();
         if self.door.is_worth_recording(Some(user)) {
             self.cast_audit(
                 denied(user, action, resource, (reason, rule)),
@@ -165,6 +166,7 @@ impl SentinelHandle {
 
     fn record_stranger(&self, claimed: Option<String>) {
         let action = "authenticate";
+        crate::request::denied();
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
             let event = denied(&user, action, "", ("Invalid authentication", None));
@@ -325,7 +327,8 @@ impl SentinelHandle {
             .await?)
     }
 
-    /// A token for one incarnation of an agent. It is kept in memory only and ends with meshd.
+    /// A token for one incarnation of an agent, valid until this moment. It is kept in memory only and ends with meshd; of
+    /// one incarnation the last two are valid.
     ///
     /// # Errors
     /// That the system gives no randomness.
@@ -333,8 +336,11 @@ impl SentinelHandle {
         &self,
         agent: &AgentId,
         epoch: Epoch,
+        until: Timestamp,
     ) -> Result<Zeroizing<String>, Problem> {
-        self.door.open_session(agent, epoch).map_err(no_randomness)
+        self.door
+            .open_session(agent, epoch, until)
+            .map_err(no_randomness)
     }
 
     /// Makes void the session tokens of an agent.
@@ -342,7 +348,7 @@ impl SentinelHandle {
         self.door.expel_sessions(agent, None);
     }
 
-    /// Makes void the session token of one incarnation.
+    /// Makes void the session tokens of one incarnation.
     pub fn revoke_session(&self, agent: &AgentId, epoch: Epoch) {
         self.door.expel_sessions(agent, Some(epoch));
     }

@@ -82,8 +82,12 @@ impl Counted {
 
 impl SentinelHandle {
     /// Audits that what somebody asked for could not be taken, by its code. One more of a caller that was refused too
-    /// often lately is counted with others. Never waits.
+    /// often lately is counted with others; one that was denied while this request was served is on record already. Never
+    /// waits.
     pub fn record_refused(&self, user: &str, action: &str, resource: &str, code: &str) {
+        if crate::request::was_denied() {
+            return;
+        }
         let event = SentinelEvent::Refused {
             action: action.to_owned(),
             resource: cut(resource),

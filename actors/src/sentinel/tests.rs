@@ -340,8 +340,20 @@ async fn a_caller_beyond_its_rate_is_told_when_to_come_back_and_others_are_not_a
 async fn an_agents_sessions_and_tokens_end_with_its_rights() {
     let fixture = Fixture::new(settings()).await;
     let echo = AgentId::new("echo").unwrap();
-    let first = fixture.handle.issue_session(&echo, Epoch(1)).unwrap();
-    let second = fixture.handle.issue_session(&echo, Epoch(2)).unwrap();
+    let until = clock::now().plus(Duration::from_secs(3600));
+    let issue = |epoch, until| {
+        let issued = fixture.handle.issue_session(&echo, Epoch(epoch), until);
+        issued.unwrap()
+    };
+    let first = issue(1, until);
+    let second = issue(2, until);
+    // Renewed, the one before goes on, and the one before that does not.
+    let renewed = [1, 2].map(|n| issue(2, until.plus(Duration::from_secs(n))));
+    assert_eq!(fixture.knows(&second), None);
+    assert!(renewed.iter().all(|token| fixture.knows(token).is_some()));
+    let [second, _] = renewed;
+    // It has an end of its own.
+    assert_eq!(fixture.knows(&issue(3, clock::now())), None);
     let durable = fixture.issue(Role::Agent).await;
     assert_eq!(fixture.knows(&first), Some("agent:echo".to_owned()));
     fixture.handle.revoke_session(&echo, Epoch(1));

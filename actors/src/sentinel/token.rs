@@ -13,6 +13,15 @@ const PREFIX: &str = "mesh_";
 const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
 
+/// Bytes of a token.
+pub(crate) const TOKEN_LEN: usize =
+    PREFIX.len() + 2 * ID_BYTES + 1 + (SECRET_BYTES * 4).div_ceil(3);
+
+/// Whether these bytes are a token by their form.
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| split(text).is_some())
+}
+
 /// SHA-256 of a secret.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SecretDigest([u8; 32]);
@@ -85,6 +94,7 @@ mod tests {
         let token = generate().unwrap();
         let (id, digest) = split(&token.text).unwrap();
         assert_eq!(id, token.id);
+        assert_eq!(token.text.len(), TOKEN_LEN);
         assert!(digest.matches(&token.digest));
         assert!(
             SecretDigest::from_hex(&token.digest.to_hex())

@@ -17,6 +17,7 @@ use crate::failure::Severity;
 use crate::identity::{DidKey, SignatureText};
 use crate::ids::{AgentId, Epoch, InstanceNo};
 use crate::manifest::Persona;
+use crate::time::Timestamp;
 
 mod claim;
 mod task;
@@ -93,6 +94,27 @@ pub struct HandshakeReply {
     /// To be signed with the key that the agent named, in another `HANDSHAKE`; until then hands are not shaken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<String>,
+    /// A token of its own, where its manifest asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionToken>,
+}
+
+/// A token of one incarnation of an agent, of the role `agent`. It is shown to that incarnation and to nobody else.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionToken {
+    /// What it presents: as `Authorization: Bearer` over HTTP, as `auth.token` in a message.
+    pub token: String,
+    /// When it ends, if the incarnation has not ended before. Another `HANDSHAKE` is answered with another token.
+    pub expires: Timestamp,
+}
+
+impl std::fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionToken")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What bounds an agent's session.

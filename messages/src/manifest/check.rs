@@ -22,6 +22,7 @@ pub(super) fn check(manifest: &AgentManifest, errors: &mut Errors, notices: &mut
     start(manifest.entry.as_deref(), manifest.runtime.as_ref(), errors);
     memory(&manifest.memory, errors, notices);
     security(&manifest.security, errors, notices);
+    conversation(manifest, errors);
     dependencies(&manifest.dependencies, Some(&manifest.id), errors);
     metadata(&manifest.metadata, errors);
     profiles(&manifest.profiles, &manifest.capabilities, errors);
@@ -223,6 +224,27 @@ fn memory(config: &MemoryConfig, errors: &mut Errors, notices: &mut Errors) {
             "memory.backend",
             "no such server is used; meshd keeps this memory in its embedded durable store",
         )),
+    }
+}
+
+/// What only an agent can do that speaks for itself.
+fn conversation(manifest: &AgentManifest, errors: &mut Errors) {
+    let converses = manifest.resolved_runtime().kind == RuntimeKind::Klp;
+    if manifest.security.session && !converses {
+        let message = "only an agent of runtime klp shakes hands, and is given a token";
+        errors.push(FieldError::new("security.session", message));
+    }
+    if !manifest.signs_itself() {
+        return;
+    }
+    let field = "policy.security.crypto_required";
+    if !converses {
+        let message = "only an agent of runtime klp signs what it says";
+        errors.push(FieldError::new(field, message));
+    }
+    if manifest.security.crypto != Crypto::Ed25519 {
+        let message = "needs security.crypto: ed25519, with which agents prove their key";
+        errors.push(FieldError::new(field, message));
     }
 }
 

@@ -117,7 +117,7 @@ pub struct SecurityPolicy {
     /// What happens when the machine cannot enforce a control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox_level: Option<SandboxLevel>,
-    /// An agent that does not sign is refused.
+    /// With `true`, what the agent does not sign with its own registered key is refused. `false` is as if it were absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crypto_required: Option<bool>,
 }
@@ -192,7 +192,7 @@ pub struct PolicyOverrides {
     pub sandbox: Option<bool>,
     /// What happens when the machine cannot enforce a control.
     pub sandbox_level: Option<SandboxLevel>,
-    /// An agent that does not sign is refused.
+    /// What the agent does not sign with its own registered key is refused.
     pub crypto_required: Option<bool>,
     /// Processor time.
     pub cpu: Option<Cpu>,

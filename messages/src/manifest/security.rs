@@ -22,6 +22,9 @@ pub struct SecurityConfig {
     /// How it signs.
     #[serde(default)]
     pub crypto: Crypto,
+    /// Is given a short-lived token of its own in the handshake, of the role `agent`, that ends with the incarnation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub session: bool,
     /// What it may reach.
     #[serde(default)]
     pub network_access: NetworkPolicy,
@@ -42,6 +45,7 @@ impl Default for SecurityConfig {
             sandbox: true,
             permissions: Vec::new(),
             crypto: Crypto::default(),
+            session: false,
             network_access: NetworkPolicy::default(),
             file_access: FileAccessPolicy::default(),
         }

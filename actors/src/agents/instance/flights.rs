@@ -379,7 +379,11 @@ impl Session {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
                 Err(error) => {
-                    let refused = InstanceMessage::Refused { line: id, error };
+                    let refused = InstanceMessage::Refused {
+                        line: id,
+                        error,
+                        recorded: crate::request::was_denied(),
+                    };
                     let _gone = me.cast(refused);
                     None
                 }

@@ -10,10 +10,12 @@
 //! An agent that names no key is known by its channel, and meshd signs for it.
 
 use mesh_messages::identity::DidKey;
-use mesh_messages::klp::{Envelope, Handshake, MessageType, handshake_proof};
+use mesh_messages::klp::{Envelope, ErrorCode, Handshake, MessageType, handshake_proof};
 use mesh_messages::{Failure, FailureClass};
 
 use super::Session;
+use super::session::problem;
+use crate::bus::UNSIGNED;
 
 /// Bytes of randomness in a challenge.
 const CHALLENGE_LEN: usize = 32;
@@ -32,6 +34,12 @@ impl Session {
         let Some(key) = hello.key else {
             if self.challenge.is_some() || hello.proof.is_some() {
                 self.violated("answered the challenge of its key without naming it");
+                return false;
+            }
+            if self.args.manifest.signs_itself() {
+                let text = "it has crypto_required, and names no key in its handshake; it is to name and prove the one \
+                    that is registered as its own";
+                self.kill(Some(Failure::new(FailureClass::Start, text)));
                 return false;
             }
             return true;
@@ -83,6 +91,34 @@ impl Session {
         answer.in_reply_to = Some(line.id.clone());
         self.challenge = Some(Challenge { key: *key, text });
         self.send(&answer);
+    }
+
+    /// Whether a line counts for nothing because the agent has to sign itself and did not. The handshake, by which it proves
+    /// its key, is signed by its proof.
+    pub(super) fn is_unsigned(&mut self, line: &Envelope) -> bool {
+        let excepted = line.kind == MessageType::Handshake && !self.shook;
+        if excepted || !self.args.manifest.signs_itself() {
+            return false;
+        }
+        let signature = line.auth.as_ref().and_then(|auth| auth.signature.as_ref());
+        let key = self.args.services.key_of(&self.args.agent);
+        if signature.is_some() && key.is_some() {
+            return false; // Whether it holds is looked at elsewhere.
+        }
+        if line.kind == MessageType::TaskResult
+            && let Some(task) = line.task_id.clone().or_else(|| self.only_task())
+            && self.flights.contains_key(&task)
+        {
+            let text = "its TASK_RESULT is not signed by its own key, and it has crypto_required";
+            self.land(&task, Err(Failure::new(FailureClass::Contract, text)));
+        }
+        let detail = format!("agent {} {UNSIGNED}", self.args.agent);
+        let field = Some("auth.signature");
+        self.refuse(
+            Some(line.id.clone()),
+            &problem(ErrorCode::Unsigned, field, detail),
+        );
+        true
     }
 
     /// Whether a line bears a signature that is not the agent's: a forgery, though it came on its own channel.

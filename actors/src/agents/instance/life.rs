@@ -137,6 +137,7 @@ impl Session {
     }
 
     pub(super) fn exited(&mut self, status: ExitStatus) {
+        self.pass = None;
         if let Process::Running(child) = &self.process {
             self.bell().ended(&self.args.live, 0, &child.handle());
         }
@@ -207,6 +208,7 @@ impl Session {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        self.pass = None;
         self.args.live.remove_process(0);
         self.args.live.set_tasks(Vec::new());
         self.abandon_flights(failure.as_ref());
@@ -226,6 +228,7 @@ impl Session {
 
     /// Ends whatever runs, now. With a verdict, that is what it ended for; without one, it was told to.
     pub(super) fn kill(&mut self, verdict: Option<Failure>) {
+        self.pass = None;
         if let Some(verdict) = verdict {
             self.verdict.get_or_insert(verdict);
         }
@@ -269,6 +272,7 @@ impl Session {
 
     /// Tells the agent to end; it is ended when it does not.
     pub(super) fn shut_down(&mut self) {
+        self.pass = None;
         if !self.converses() {
             return self.kill(None);
         }

@@ -14,12 +14,23 @@ use crate::agents::lines::LINE_MAX;
 impl Session {
     /// Answers a line that cannot be acted upon, and counts it.
     pub(super) fn refuse(&mut self, in_reply_to: Option<String>, problem: &KlpError) {
+        self.refused(in_reply_to, problem, false);
+    }
+
+    /// The same for one that may be on record.
+    pub(super) fn refused(
+        &mut self,
+        in_reply_to: Option<String>,
+        problem: &KlpError,
+        recorded: bool,
+    ) {
         self.bad_lines += 1;
         self.args.live.refused();
         self.args.ctx.metrics.refused("agent_line");
-        self.args
-            .services
-            .line_refused(&self.args.agent, &problem.code);
+        if !recorded {
+            let services = &self.args.services;
+            services.line_refused(&self.args.agent, &problem.code);
+        }
         if self.bad_lines > BAD_LINES_MAX {
             let text =
                 format!("flooded meshd with more than {BAD_LINES_MAX} lines that it had to refuse");

@@ -153,6 +153,14 @@ mod tests {
         ) -> Result<Option<Envelope>, KlpError> {
             Ok(None)
         }
+        fn open_session(
+            &self,
+            _: &AgentId,
+            _: Epoch,
+        ) -> Result<mesh_messages::klp::SessionToken, KlpError> {
+            unreachable!("nobody asks for a token here")
+        }
+        fn close_session(&self, _: &AgentId, _: Epoch) {}
         fn key_of(&self, _: &AgentId) -> Option<mesh_messages::identity::DidKey> {
             None
         }

@@ -65,7 +65,10 @@ impl Session {
                 return false;
             }
         };
-        if self.is_forged(&envelope) || self.is_badly_signed(&envelope) {
+        if self.is_forged(&envelope)
+            || self.is_badly_signed(&envelope)
+            || self.is_unsigned(&envelope)
+        {
             return false;
         }
         if envelope.epoch.is_some_and(|epoch| epoch != self.args.epoch) {
@@ -162,6 +165,9 @@ impl Session {
     // ---- the start ----
 
     fn handshake(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
+        if self.shook && self.args.manifest.security.session {
+            return self.renew(envelope);
+        }
         if self.shook || self.phase != Phase::Starting {
             let detail = "hands were shaken already, or it is too late for that".to_owned();
             return Err(problem(ErrorCode::Unexpected, Some("type"), detail));
@@ -197,10 +203,11 @@ impl Session {
             hello.capabilities.into_iter().collect()
         };
         self.hooks = hello.hooks.into_iter().collect();
-        let reply = serde_json::to_value(self.hello_reply()).unwrap_or_default();
-        let mut answer = self.message(MessageType::Handshake, reply);
-        answer.in_reply_to = Some(envelope.id.clone());
-        self.send(&answer);
+        if let Err(error) = self.welcome(envelope) {
+            let text = format!("it was given no token: {}", error.detail);
+            self.kill(Some(Failure::new(FailureClass::Start, text)));
+            return Ok(());
+        }
         // Popped from the end: `init` comes first.
         for verb in [ControlVerb::Start, ControlVerb::Upgrade, ControlVerb::Init] {
             let args = match (&self.args.upgraded_from, verb) {
@@ -259,6 +266,7 @@ impl Session {
             instance: self.args.instance,
             epoch: self.args.epoch,
             challenge: None,
+            session: None,
             limits: SessionLimits {
                 line_bytes: LINE_MAX as u64,
                 concurrency: self.args.manifest.concurrency.get(),

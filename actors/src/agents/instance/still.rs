@@ -45,6 +45,11 @@ impl Session {
         matches!(self.still, Still::Frozen { .. })
     }
 
+    /// Whether nobody ordered it to pause.
+    pub(super) const fn moves(&self) -> bool {
+        matches!(self.still, Still::Moving)
+    }
+
     /// When it is frozen, prepared or not.
     pub(super) const fn still_due(&self) -> Option<Timestamp> {
         match self.still {
@@ -76,6 +81,8 @@ impl Session {
 
     /// It had its time.
     pub(super) fn stand_still(&mut self) {
+        // What does not move asks for nothing; it asks for another token when it moves again.
+        self.pass = None;
         self.still = Still::Frozen { since: now() };
         self.set_frozen(true);
     }
