@@ -1,5 +1,7 @@
 //! The ledger alone: whatever is reserved, told, settled, raised and closed in whatever order, the sums agree.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::json;
 
