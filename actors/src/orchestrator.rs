@@ -118,6 +118,8 @@ pub(crate) enum Message {
     },
     /// Show what may be used and what was.
     Budgets {
+        /// The one account that is asked for.
+        only: Option<String>,
         /// By account.
         reply: RpcReplyPort<Vec<BudgetView>>,
     },
@@ -309,7 +311,7 @@ impl Shell {
                 self.reply_when_durable(Released::Trust(shown, reply)).await
             }
             Message::Gates { reply } => self.show_gates(reply).await,
-            Message::Budgets { reply } => self.show_budgets(reply).await,
+            Message::Budgets { only, reply } => self.show_budgets(only, reply).await,
             Message::Stats { agent, reply } => {
                 let stats = self.partition.state().stats().agent(&agent);
                 let _caller_gone =

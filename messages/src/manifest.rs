@@ -278,12 +278,14 @@ impl Budget {
     /// What it may use within each window; `None` when nothing is bounded.
     pub fn account(&self) -> Option<AccountBudget> {
         let per = self.per.or(self.window).unwrap_or(Self::WINDOW);
+        // A manifest that was stored when nothing was checked yet may have a 0, which would let nothing through for ever.
+        let bound = |amount: Option<u64>| amount.filter(|amount| *amount > 0);
         let account = AccountBudget {
-            calls: self.calls,
-            tokens: self.tokens,
-            money: self.money,
-            wall_time_ms: self.wall_time_ms,
-            attempts: self.max_attempts,
+            calls: bound(self.calls),
+            tokens: bound(self.tokens),
+            money: self.money.filter(|money| money.micros() > 0),
+            wall_time_ms: bound(self.wall_time_ms),
+            attempts: bound(self.max_attempts),
             per_ms: per.as_millis(),
         };
         (!account.limits().is_empty()).then_some(account)

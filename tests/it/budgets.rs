@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mesh_messages::Timestamp;
 use mesh_tests::{Bundle, Client, Daemon, eventually, has_python};
 use serde_json::{Value, json};
 
@@ -248,8 +249,18 @@ fn an_agents_window_rolls_over_and_a_providers_account_is_the_operators_to_bound
     for id in &tasks[..2] {
         daemon.ended(id, LONG);
     }
-    // By itself, without anybody's answer.
+    // By itself, without anybody's answer, and not before the window of the first is over.
     assert_eq!(daemon.ended(&tasks[2], LONG)["state"], "succeeded");
+    let mut began: Vec<Timestamp> = tasks
+        .iter()
+        .map(|id| {
+            let task = daemon.client().get(&format!("/v1/tasks/{id}")).ok(200);
+            serde_json::from_value(task["attempts"][0]["startedAt"].clone()).expect("a time")
+        })
+        .collect();
+    began.sort_unstable();
+    let passed = began[2].since(began[0]);
+    assert!(passed >= Duration::from_secs(3), "{passed:?}");
 
     let ran = daemon.ctl(&[
         "budget",

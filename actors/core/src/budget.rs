@@ -16,14 +16,15 @@
 //! All of it is a function of what was recorded: [`Ledger::apply`] keeps, and the other methods only look.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use mesh_messages::budget::{
-    AMOUNT_MAX, Amounts, BudgetStep, Charge, Dimension, Limits, Shortage, TaskBudget, Usage,
+    AMOUNT_MAX, Amounts, BudgetStep, Charge, Dimension, Limits, Money, Shortage, TaskBudget, Usage,
     task_account,
 };
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use account::Account;
 
 /// What an account is told that has a window: its bounds are the manifest's or the operator's, and not the ledger's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,91 +37,15 @@ pub struct Terms {
     pub per_ms: u64,
 }
 
-/// One account.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Account {
-    /// A task's bounds, raises included; nothing of others, whose bounds come with [`Terms`].
-    #[serde(default)]
-    limits: Limits,
-    /// Whose budget it was carved from, or whom it draws on for what it does not bound.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    above: Option<String>,
-    /// What was set aside for children with budgets of their own.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    carved: BTreeMap<String, Amounts>,
-    /// Accounts right below it.
-    #[serde(default)]
-    below: u32,
-    /// What is set aside for each attempt under way.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    held: BTreeMap<TaskId, Amounts>,
-    #[serde(default)]
-    used: Amounts,
-    /// What was added to the window under way.
-    #[serde(default)]
-    extra: Amounts,
-    /// Since when the window under way is counted, and its length.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    window: Option<(Timestamp, u64)>,
-    /// What a task said that each attempt needs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reserve: Option<Usage>,
-    /// The task has ended; it goes when nothing hangs on it.
-    #[serde(default)]
-    closed: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    question: Option<TaskId>,
-    /// How often somebody was asked.
-    #[serde(default)]
-    asked: u32,
-}
-
-impl Account {
-    fn window_over(&self, now: Timestamp) -> bool {
-        self.window_end().is_some_and(|end| now >= end)
-    }
-
-    fn window_end(&self) -> Option<Timestamp> {
-        self.window
-            .map(|(since, per)| since.plus(Duration::from_millis(per)))
-    }
-
-    fn used(&self, now: Timestamp) -> Amounts {
-        if self.window_over(now) {
-            Amounts::default()
-        } else {
-            self.used
-        }
-    }
-
-    fn extra(&self, now: Timestamp) -> Amounts {
-        if self.window_over(now) {
-            Amounts::default()
-        } else {
-            self.extra
-        }
-    }
-
-    fn reserved(&self) -> Amounts {
-        let mut sum = Amounts::default();
-        for amounts in self.held.values().chain(self.carved.values()) {
-            sum.add(amounts);
-        }
-        sum
-    }
-
-    /// Begins a window if none is under way.
-    fn roll(&mut self, at: Timestamp, per_ms: Option<u64>) {
-        let Some(per) = per_ms else { return };
-        if self.window.is_none() || self.window_over(at) {
-            self.used = Amounts::default();
-            self.extra = Amounts::default();
-            self.window = Some((at, per));
-        } else if let Some((since, _)) = self.window {
-            // Another length holds from the window's beginning.
-            self.window = Some((since, per));
-        }
-    }
+/// Who asks for what an attempt takes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seeker {
+    /// The nearest account of its task, its own or one above.
+    pub nearest: Option<String>,
+    /// The tasks above its own: what their attempts hold of wall time runs beside it.
+    pub beside: Vec<TaskId>,
+    /// What its agent declares as the price: of accounts with windows, whatever its task says, no less is set aside.
+    pub price: Money,
 }
 
 /// What is set aside for the attempt under way of one task.
@@ -172,12 +97,14 @@ impl Ledger {
 
     /// Sets aside what an account may use in the accounts above that bound the same.
     fn carve(&mut self, name: &str, limits: &Limits, above: Option<&str>) {
+        let name = name.to_owned();
         for d in Dimension::ALL {
             if let (Some(bound), Some(owner)) = (limits.get(d), self.bounding(above, d))
                 && let Some(owner) = self.accounts.get_mut(&owner)
             {
-                let carved = owner.carved.entry(name.to_owned()).or_default();
+                let mut carved = owner.carved.get(&name).copied().unwrap_or_default();
                 carved.set(d, bound);
+                owner.carved.insert(name.clone(), carved);
             }
         }
     }
@@ -204,7 +131,7 @@ impl Ledger {
     pub fn over_ask(
         &self,
         limits: &Limits,
-        above: Option<&str>,
+        (above, beside): (Option<&str>, &[TaskId]),
         taken: &BTreeMap<String, Amounts>,
         now: Timestamp,
     ) -> Option<(Dimension, u64, String)> {
@@ -212,7 +139,8 @@ impl Ledger {
             let asked = limits.get(d)?;
             let owner = self.bounding(above, d)?;
             let taken = taken.get(&owner).map_or(0, |taken| taken.get(d));
-            let left = self.left(&owner, None, d, now)?.saturating_sub(taken);
+            let left = self.left(&owner, None, (d, beside), now)?;
+            let left = left.saturating_sub(taken);
             (asked > left).then_some((d, left, owner))
         })
     }
@@ -232,12 +160,13 @@ impl Ledger {
         }
     }
 
-    /// What is left of one dimension; `None` when the account does not bound it.
+    /// What is left of one dimension for one that runs beside the attempts of `beside`; `None` when the account does not bound
+    /// it.
     fn left(
         &self,
         account: &str,
         terms: Option<&Terms>,
-        d: Dimension,
+        (d, beside): (Dimension, &[TaskId]),
         now: Timestamp,
     ) -> Option<u64> {
         let held = self.accounts.get(account);
@@ -250,20 +179,23 @@ impl Ledger {
         Some(
             limit
                 .saturating_sub(held.used(now).get(d))
-                .saturating_sub(held.reserved().get(d)),
+                .saturating_sub(held.reserved_of(d, beside)),
         )
     }
 
-    /// What an attempt takes: from the accounts of tasks, from `nearest` upwards, and from those with windows.
+    /// What an attempt takes: from the accounts of tasks, from the nearest upwards, and from those with windows. With it, how
+    /// much wall time is left to it, where that is bounded.
     ///
-    /// Wall time is what is left where that is less than `need` has; the attempt is cut off then.
+    /// Wall time is what is left where that is less than `need` has; the attempt is cut off then. What the attempts of the
+    /// tasks above it hold does not stand in its way: they may wait for it, and so they are counted side by side.
     pub fn charges(
         &self,
-        nearest: Option<&str>,
+        seeker: &Seeker,
         terms: &[Terms],
         need: &Amounts,
         now: Timestamp,
     ) -> (Vec<Charge>, Option<u64>) {
+        let nearest = seeker.nearest.as_deref();
         let mut charges: Vec<Charge> = Vec::new();
         for d in Dimension::ALL {
             let Some(account) = self.bounding(nearest, d) else {
@@ -293,7 +225,7 @@ impl Ledger {
             let terms = terms.iter().find(|one| one.account == charge.account);
             let bounds = charge.dimensions.contains(&wall);
             bounds
-                .then(|| self.left(&charge.account, terms, wall, now))
+                .then(|| self.left(&charge.account, terms, (wall, &seeker.beside), now))
                 .flatten()
         });
         let bound = left.min();
@@ -304,18 +236,28 @@ impl Ledger {
             for d in &charge.dimensions {
                 charge.amounts.set(*d, need.get(*d));
             }
+            if charge.per_ms.is_some() {
+                charge.amounts.money = need.money.max(seeker.price);
+            }
         }
-        (charges, bound.map(|_| need.wall_time_ms))
+        (charges, bound)
     }
 
     /// What these accounts miss; `None` when all of it can be set aside. Nothing is given out where nothing is left.
-    pub fn short(&self, charges: &[Charge], terms: &[Terms], now: Timestamp) -> Option<Shortage> {
+    pub fn short(
+        &self,
+        charges: &[Charge],
+        terms: &[Terms],
+        beside: &[TaskId],
+        now: Timestamp,
+    ) -> Option<Shortage> {
         charges.iter().find_map(|charge| {
             let terms = terms.iter().find(|one| one.account == charge.account);
             charge.dimensions.iter().find_map(|d| {
-                let left = self.left(&charge.account, terms, *d, now)?;
+                let left = self.left(&charge.account, terms, (*d, beside), now)?;
                 let wanted = charge.amounts.get(*d).max(1);
-                (wanted > left).then(|| self.shortage(&charge.account, terms, *d, wanted, now))
+                let of = (*d, beside);
+                (wanted > left).then(|| self.shortage(&charge.account, terms, of, wanted, now))
             })
         })
     }
@@ -324,17 +266,18 @@ impl Ledger {
         &self,
         account: &str,
         terms: Option<&Terms>,
-        d: Dimension,
+        (d, beside): (Dimension, &[TaskId]),
         wanted: u64,
         now: Timestamp,
     ) -> Shortage {
-        let held = self.accounts.get(account).cloned().unwrap_or_default();
+        let none = Account::default();
+        let held = self.accounts.get(account).unwrap_or(&none);
         let bound = terms.map_or(held.limits, |terms| terms.limits).get(d);
         Shortage {
             account: account.to_owned(),
             dimension: d,
             used: held.used(now).get(d),
-            reserved: held.reserved().get(d),
+            reserved: held.reserved_of(d, beside),
             limit: bound.unwrap_or(0).saturating_add(held.extra(now).get(d)),
             wanted,
             until: held.window_end().filter(|end| *end > now),
@@ -352,10 +295,13 @@ impl Ledger {
             BudgetStep::Short { shortage, question } => {
                 self.waiting.insert(task.clone(), shortage.clone());
                 if let Some(question) = question {
-                    self.questions.insert(question.clone(), shortage.clone());
                     let account = self.accounts.entry(shortage.account.clone()).or_default();
-                    account.question = Some(question.clone());
                     account.asked += 1;
+                    // One that was forgotten without having been answered is none any more.
+                    if let Some(before) = account.question.replace(question.clone()) {
+                        self.questions.remove(&before);
+                    }
+                    self.questions.insert(question.clone(), shortage.clone());
                 }
             }
             BudgetStep::Raised {
@@ -364,7 +310,14 @@ impl Ledger {
                 by,
                 per_ms,
                 ..
-            } => self.raise(account, at, *dimension, *by, *per_ms),
+            } => {
+                self.raise(account, at, *dimension, *by, *per_ms);
+                if let Some(account) = self.accounts.get_mut(account) {
+                    // It is answered: what follows from the answer's own record is no refusal.
+                    account.question = None;
+                    account.declined = false;
+                }
+            }
         }
     }
 
@@ -393,13 +346,14 @@ impl Ledger {
             let Some(account) = self.accounts.get_mut(&charge.account) else {
                 continue;
             };
-            let Some(held) = account.held.get_mut(task) else {
+            let Some(mut held) = account.held.get(task).copied() else {
                 continue;
             };
             for d in &charge.dimensions {
                 let more = told.get(*d).unwrap_or(0).max(charge.amounts.get(*d));
                 held.set(*d, more.max(held.get(*d)));
             }
+            account.held.insert(task.clone(), held);
             touched.push(charge.account.clone());
         }
         for account in touched {
@@ -423,7 +377,17 @@ impl Ledger {
             account.held.remove(task);
             let mut counted = Amounts::default();
             for d in &charge.dimensions {
-                counted.set(*d, used.get(*d));
+                // What nobody told is counted as it was set aside there.
+                let set_aside = match d {
+                    Dimension::WallTimeMs | Dimension::Attempts => None,
+                    Dimension::Calls | Dimension::Tokens | Dimension::Money => {
+                        Some(charge.amounts.get(*d)).filter(|_| hold.told.get(*d).is_none())
+                    }
+                };
+                counted.set(
+                    *d,
+                    set_aside.map_or(used.get(*d), |most| most.min(used.get(*d))),
+                );
             }
             account.used.add(&counted);
         }
@@ -439,20 +403,24 @@ impl Ledger {
             return;
         };
         let (above, limits) = (account.above.clone(), account.limits);
-        let mut total = account.used;
-        total.add(&account.reserved());
+        let (used, reserved) = (account.used, account.reserved());
         for d in Dimension::ALL {
-            if limits.get(d).is_none_or(|limit| total.get(d) <= limit) {
+            let Some(limit) = limits.get(d) else { continue };
+            let total = used.get(d).saturating_add(reserved.get(d));
+            let Some(owner) = self.bounding(above.as_deref(), d) else {
                 continue;
-            }
-            if let Some(owner) = self.bounding(above.as_deref(), d) {
-                if let Some(carved) = self
-                    .accounts
-                    .get_mut(&owner)
-                    .and_then(|owner| owner.carved.get_mut(name))
-                {
-                    carved.set(d, total.get(d).max(carved.get(d)));
-                }
+            };
+            let held = self.accounts.get_mut(&owner);
+            let Some(carved) = held.map(|held| &mut held.carved) else {
+                continue;
+            };
+            let Some(mut amounts) = carved.get(&name.to_owned()).copied() else {
+                continue;
+            };
+            let wanted = limit.max(total).min(AMOUNT_MAX);
+            if amounts.get(d) != wanted {
+                amounts.set(d, wanted);
+                carved.insert(name.to_owned(), amounts);
                 self.widen(&owner);
             }
         }
@@ -467,20 +435,20 @@ impl Ledger {
             return;
         }
         // What is given to a child is given to all above it that bound the same, so that it is there.
+        let mut raised = Vec::new();
         let mut at = self.bounding(Some(name), d);
-        let mut below: Option<String> = None;
         while let Some(owner) = at {
             let Some(account) = self.accounts.get_mut(&owner) else {
-                return;
+                break;
             };
             let bound = account.limits.get(d).unwrap_or(0).saturating_add(by);
             account.limits.set(d, bound.min(AMOUNT_MAX));
-            if let Some(carved) = below.and_then(|below| account.carved.get_mut(&below)) {
-                carved.set(d, carved.get(d).saturating_add(by).min(AMOUNT_MAX));
-            }
             let above = account.above.clone();
             at = self.bounding(above.as_deref(), d);
-            below = Some(owner);
+            raised.push(owner);
+        }
+        for account in raised {
+            self.widen(&account);
         }
     }
 
@@ -526,7 +494,7 @@ impl Ledger {
                 continue;
             };
             if let Some(owner) = self.accounts.get_mut(&owner) {
-                owner.carved.remove(name);
+                owner.carved.remove(&name.to_owned());
                 let used = owner.used.get(d).saturating_add(account.used.get(d));
                 owner.used.set(d, used.min(AMOUNT_MAX));
             }
@@ -540,6 +508,8 @@ impl Ledger {
     }
 }
 
+mod account;
+mod kept;
 mod look;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use mesh_messages::budget::AccountBudget;
+use mesh_messages::budget::{AMOUNT_MAX, AccountBudget};
 use mesh_messages::events::RegistryEvent;
 use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::identity::DidKey;
@@ -227,8 +227,10 @@ fn misfit(account: &str, budget: Option<&AccountBudget>) -> Option<String> {
         ));
     }
     let budget = budget?;
-    if budget.limits().is_empty() || budget.per_ms == 0 {
-        return Some("name at least one limit, and perMs of more than 0".to_owned());
+    if budget.limits().is_empty() || !(1..=AMOUNT_MAX).contains(&budget.per_ms) {
+        return Some(format!(
+            "name at least one limit, and perMs of 1 to {AMOUNT_MAX}"
+        ));
     }
     let (dimension, why) = budget.limits().misfit()?;
     Some(format!("{dimension} {why}"))

@@ -10,12 +10,12 @@ use crate::operations::BudgetOperations;
 #[async_trait]
 impl BudgetOperations for Mesh {
     async fn budgets(&self) -> Result<Vec<BudgetView>, Problem> {
-        self.orchestrator.budgets().await
+        self.orchestrator.budgets(None).await
     }
 
     async fn budget(&self, account: &str) -> Result<BudgetView, Problem> {
-        let all = self.orchestrator.budgets().await?;
-        let found = all.into_iter().find(|one| one.account == account);
+        let only = Some(account.to_owned());
+        let found = self.orchestrator.budgets(only).await?.into_iter().next();
         found.ok_or_else(|| {
             let detail = format!("nothing bounds {account}; `meshctl budget list` shows what is");
             Problem::new(ProblemKind::NotFound, "budget_not_found", detail)

@@ -13,12 +13,16 @@ impl Shell {
     /// Waits until what it says can no longer be lost.
     pub(super) async fn show_budgets(
         &mut self,
+        only: Option<String>,
         reply: RpcReplyPort<Vec<BudgetView>>,
     ) -> Result<(), ActorProcessingErr> {
         self.config.policy = self.args.ctx.policy.load_full();
         let known = Known::default();
         let look = self.look(&known);
-        let shown = self.partition.state().budget_views(&self.live, look);
+        let shown = self
+            .partition
+            .state()
+            .budget_views(&self.live, look, only.as_deref());
         self.reply_when_durable(Released::Budgets(shown, reply))
             .await
     }
@@ -54,14 +58,14 @@ impl Shell {
 }
 
 impl OrchestratorHandle {
-    /// What may be used, and what was, by account.
+    /// What may be used, and what was, by account; with `only`, that account alone, if it is there.
     ///
     /// # Errors
     /// The orchestrator does not answer.
-    pub async fn budgets(&self) -> Result<Vec<BudgetView>, Problem> {
+    pub async fn budgets(&self, only: Option<String>) -> Result<Vec<BudgetView>, Problem> {
         Ok(self
             .slot
-            .call(CALL_LIMIT, |reply| Message::Budgets { reply })
+            .call(CALL_LIMIT, |reply| Message::Budgets { only, reply })
             .await?)
     }
 

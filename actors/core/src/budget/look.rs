@@ -7,7 +7,7 @@ use mesh_messages::budget::{
 };
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
 
-use super::{Ledger, Terms};
+use super::{Account, Ledger, Terms};
 
 impl Ledger {
     /// The attempt of a task for which something is set aside, and what its agent has told of it.
@@ -36,7 +36,7 @@ impl Ledger {
                 let account = self.accounts.get(&charge.account)?;
                 // Only what this attempt did is a reason to cut it off.
                 let own = account.held.get(task)?.get(*d);
-                let shortage = self.shortage(&charge.account, of, *d, 1, now);
+                let shortage = self.shortage(&charge.account, of, (*d, &[]), 1, now);
                 let bounded = of.map_or(account.limits, |of| of.limits).get(*d).is_some();
                 let over = shortage.used.saturating_add(shortage.reserved) > shortage.limit;
                 (bounded && over && own > charge.amounts.get(*d)).then_some(shortage)
@@ -50,24 +50,23 @@ impl Ledger {
         let charges = self.holds.get(task).into_iter().flat_map(|h| &h.charges);
         let bounded = charges.filter_map(|charge| {
             let of = terms.iter().find(|one| one.account == charge.account);
-            let left = self.left(&charge.account, of, d, now)?;
+            let left = self.left(&charge.account, of, (d, &[]), now)?;
             let counts = charge.dimensions.contains(&d);
             counts.then_some((left, &charge.account, of))
         });
         let (_, account, of) = bounded.min_by_key(|(left, ..)| *left)?;
-        Some(self.shortage(account, of, d, 1, now))
+        Some(self.shortage(account, of, (d, &[]), 1, now))
     }
 
-    /// What a task said that each attempt under it needs: the nearest account's that says something.
+    /// What tasks said that each attempt under them needs: the most that any account from the nearest upwards says.
     pub fn expected(&self, nearest: Option<&str>) -> Usage {
+        let mut most = Usage::default();
         let mut at = nearest.and_then(|name| self.accounts.get(name));
         while let Some(account) = at {
-            if let Some(reserve) = account.reserve {
-                return reserve;
-            }
+            most = most.max(account.reserve.unwrap_or_default());
             at = account.above.as_ref().and_then(|a| self.accounts.get(a));
         }
-        Usage::default()
+        most
     }
 
     /// What a task waits for.
@@ -85,16 +84,56 @@ impl Ledger {
         self.waiting.remove(task);
     }
 
-    /// What is left of what somebody waits for; `None` when it is not bounded any more.
-    pub fn left_of(&self, about: &Shortage, terms: Option<&Terms>, now: Timestamp) -> Option<u64> {
-        self.left(&about.account, terms, about.dimension, now)
+    /// What is missing now of what somebody waits for; its limit is 0 where it is not bounded any more.
+    pub fn shortage_now(
+        &self,
+        about: &Shortage,
+        terms: Option<&Terms>,
+        beside: &[TaskId],
+        now: Timestamp,
+    ) -> Shortage {
+        let of = (about.dimension, beside);
+        self.shortage(&about.account, terms, of, about.wanted, now)
     }
 
-    /// The open question about an account, and how often somebody was asked.
-    pub fn question_about(&self, account: &str) -> (Option<&TaskId>, u32) {
-        self.accounts
-            .get(account)
-            .map_or((None, 0), |held| (held.question.as_ref(), held.asked))
+    /// What is left of what somebody waits for; `None` when it is not bounded any more.
+    pub fn left_of(
+        &self,
+        about: &Shortage,
+        terms: Option<&Terms>,
+        beside: &[TaskId],
+        now: Timestamp,
+    ) -> Option<u64> {
+        self.left(&about.account, terms, (about.dimension, beside), now)
+    }
+
+    /// The question about an account that was put last and not answered.
+    pub fn question_about(&self, account: &str) -> Option<&TaskId> {
+        self.accounts.get(account)?.question.as_ref()
+    }
+
+    /// Whether somebody left the account as it is, in the window under way.
+    pub fn is_declined(&self, account: &str, now: Timestamp) -> bool {
+        let held = self.accounts.get(account);
+        held.is_some_and(|held| held.declined && !held.window_over(now))
+    }
+
+    /// A person has answered a question. One that raised nothing has left the account as it is.
+    pub fn answered(&mut self, question: &TaskId) {
+        if let Some(about) = self.questions.get(question)
+            && let Some(account) = self.accounts.get_mut(&about.account)
+            && account.question.as_ref() == Some(question)
+        {
+            account.declined = !about.account.starts_with("task:");
+        }
+    }
+
+    /// What is set aside in an account of one dimension for attempts that come to an end without the one that waits.
+    pub fn passing(&self, account: &str, d: Dimension, ends: impl Fn(&TaskId) -> bool) -> u64 {
+        let held = self.accounts.get(account);
+        let held = held.into_iter().flat_map(|held| held.held.iter());
+        held.filter(|(task, _)| ends(task))
+            .fold(0, |sum, (_, amounts)| sum.saturating_add(amounts.get(d)))
     }
 
     /// What an open question is about.
@@ -113,33 +152,59 @@ impl Ledger {
         idle.map(|(question, _)| question.clone()).collect()
     }
 
-    /// When the next window ends for which somebody waits.
-    pub fn next_timer(&self) -> Option<Timestamp> {
-        self.waiting.values().filter_map(|about| about.until).min()
+    /// When the next window ends for which somebody waits. A window that is over opens anew with what is delivered next.
+    pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        let accounts: BTreeSet<_> = self.waiting.values().map(|about| &about.account).collect();
+        let held = accounts
+            .into_iter()
+            .filter_map(|name| self.accounts.get(name));
+        held.filter_map(|account| account.window_end().filter(|end| *end > now))
+            .min()
     }
 
-    /// All accounts, by name: those of tasks, and those with these terms.
-    pub fn views(&self, terms: &BTreeMap<String, Terms>, now: Timestamp) -> Vec<BudgetView> {
+    /// All accounts, by name: those of tasks, and those with these terms. With `only`, at most that one.
+    pub fn views(
+        &self,
+        terms: &BTreeMap<String, Terms>,
+        only: Option<&str>,
+        now: Timestamp,
+    ) -> Vec<BudgetView> {
+        let mut waiting: BTreeMap<&str, Vec<TaskId>> = BTreeMap::new();
+        let asked = |name: &str| only.is_none_or(|only| only == name);
+        for (task, about) in self.waiting.iter().filter(|(_, s)| asked(&s.account)) {
+            let shown = waiting.entry(&about.account).or_default();
+            if shown.len() < TASKS_SHOWN_MAX {
+                shown.push(task.clone());
+            }
+        }
         let tasks = self.accounts.iter();
         let tasks = tasks.filter(|(_, account)| account.window.is_none());
         let names: BTreeSet<&String> = tasks.map(|(name, _)| name).chain(terms.keys()).collect();
-        let views = names
-            .into_iter()
-            .map(|name| self.view(name, terms.get(name), now));
+        let names = names.into_iter().filter(|name| asked(name));
+        let views = names.map(|name| {
+            let waiting = waiting.remove(name.as_str()).unwrap_or_default();
+            self.view(name, terms.get(name), waiting, now)
+        });
         views.filter(|view| !view.limits.is_empty()).collect()
     }
 
-    fn view(&self, name: &str, terms: Option<&Terms>, now: Timestamp) -> BudgetView {
-        let held = self.accounts.get(name).cloned().unwrap_or_default();
+    fn view(
+        &self,
+        name: &str,
+        terms: Option<&Terms>,
+        waiting: Vec<TaskId>,
+        now: Timestamp,
+    ) -> BudgetView {
+        let none = Account::default();
+        let held = self.accounts.get(name).unwrap_or(&none);
         let bounds = terms.map_or(held.limits, |terms| terms.limits);
         let (mut limits, mut left) = (Limits::default(), Limits::default());
         for d in Dimension::ALL {
             if let Some(bound) = bounds.get(d) {
                 limits.set(d, bound.saturating_add(held.extra(now).get(d)));
-                left.set(d, self.left(name, terms, d, now).unwrap_or(0));
+                left.set(d, self.left(name, terms, (d, &[]), now).unwrap_or(0));
             }
         }
-        let waiting = self.waiting.iter().filter(|(_, s)| s.account == name);
         BudgetView {
             account: name.to_owned(),
             limits,
@@ -149,10 +214,7 @@ impl Ledger {
             per_ms: terms.map(|terms| terms.per_ms),
             until: held.window_end().filter(|end| *end > now),
             question: held.question.clone(),
-            waiting: waiting
-                .map(|(task, _)| task.clone())
-                .take(TASKS_SHOWN_MAX)
-                .collect(),
+            waiting,
             attempts: held.held.keys().take(TASKS_SHOWN_MAX).cloned().collect(),
         }
     }

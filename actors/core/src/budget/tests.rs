@@ -1,5 +1,7 @@
 //! The ledger alone: whatever is reserved, told, settled, raised and closed in whatever order, the sums agree.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -85,11 +87,13 @@ impl Run {
                     attempts: 1,
                     ..Amounts::default()
                 };
-                let nearest = name(task);
-                let (charges, _) = self
-                    .ledger
-                    .charges(Some(&nearest), &terms(), &need, self.now);
-                if self.ledger.short(&charges, &terms(), self.now).is_some() {
+                let seeker = Seeker {
+                    nearest: Some(name(task)),
+                    ..Seeker::default()
+                };
+                let (charges, _) = self.ledger.charges(&seeker, &terms(), &need, self.now);
+                let short = self.ledger.short(&charges, &terms(), &[], self.now);
+                if short.is_some() {
                     return;
                 }
                 self.attempt += 1;
@@ -155,6 +159,10 @@ impl Run {
         let text = serde_json::to_string(&self.ledger).unwrap();
         assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), self.ledger);
         for (name, account) in &self.ledger.accounts {
+            let each = account.held.iter().map(|(_, amounts)| amounts);
+            let each = each.chain(account.carved.iter().map(|(_, amounts)| amounts));
+            let sum = each.map(|amounts| amounts.calls).sum::<u64>();
+            assert_eq!(account.reserved().calls, sum, "{name}: {account:?}");
             let Some(limit) = account.limits.get(Dimension::Calls) else {
                 continue;
             };
@@ -162,7 +170,9 @@ impl Run {
             if !self.told {
                 assert!(used + reserved <= limit, "{name}: {account:?}");
             }
-            let left = self.ledger.left(name, None, Dimension::Calls, self.now);
+            let left = self
+                .ledger
+                .left(name, None, (Dimension::Calls, &[]), self.now);
             assert_eq!(left, Some(limit.saturating_sub(used + reserved)));
         }
     }

@@ -4,38 +4,24 @@
 //! question about the account is in the inbox; and the task goes back into its line when there is enough for it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use mesh_messages::budget::{
     Amounts, BudgetStep, BudgetView, Dimension, Limits, Shortage, TaskBudget, Usage, agent_account,
     task_account,
 };
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::inbox::{AnswerRole, AskKind, Ruling};
-use mesh_messages::task::{
-    ATTEMPT_TIMEOUT_DEFAULT_MS, DEADLINE_DEFAULT_MS, Priority, TaskSpec, TaskState, WaitReason,
-    WaitingFor,
-};
+use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, TaskState};
 use mesh_messages::trust::TrustLevel;
-use mesh_messages::workflow::ApprovalSpec;
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId, Timestamp};
 
 use super::attempt::current;
-use super::command::{Answer, AttemptRef, Context, Live, Refusal};
+use super::command::{Answer, AttemptRef, Context, Live};
 use super::dispatch::demand;
-use super::index::{GroupKey, group_of};
 use super::state::Tasks;
-use super::submit::digest_of;
+use super::submit::DEPTH_MAX;
 use super::tx::Tx;
-use crate::budget::Terms;
+use crate::budget::{Seeker, Terms};
 use crate::routing::{Demand, FleetAgent, Gate, InstanceKey};
-
-/// Who is named as having asked.
-const ASKER: &str = "meshd";
-/// The answer that ends a task instead of raising its budget.
-const CANCEL: &str = "cancel";
-/// How much longer than the window a question about it can be answered: the end of the window comes first.
-const QUESTION_GRACE: Duration = Duration::from_hours(1);
 
 /// The nearest account of a task, its own or one above.
 pub(crate) fn nearest(tasks: &Tasks, from: Option<&TaskId>) -> Option<String> {
@@ -71,17 +57,43 @@ fn terms_of(ctx: Context<'_>, id: &AgentId, agent: &FleetAgent) -> Vec<Terms> {
     .collect()
 }
 
-/// What an attempt of a task on an agent is expected to use.
-fn need(tasks: &Tasks, id: &TaskId, nearest: Option<&str>, agent: Option<&FleetAgent>) -> Amounts {
-    let reserve = tasks.budgets().expected(nearest);
+/// The tasks above one, the nearest first.
+fn above(tasks: &Tasks, from: Option<&TaskId>) -> Vec<TaskId> {
+    let mut found = Vec::new();
+    let mut at = from;
+    while let Some(id) = at.filter(|_| found.len() <= DEPTH_MAX as usize) {
+        found.push(id.clone());
+        at = tasks.get(id).and_then(|task| task.spec.parent.as_ref());
+    }
+    found
+}
+
+/// Who asks when a task is to be given to an agent; without one, on whatever agent.
+fn seeker(tasks: &Tasks, id: &TaskId, agent: Option<&FleetAgent>) -> Seeker {
     let entry = tasks.entry(id);
-    let spec = entry.map(|entry| &entry.task().spec);
     let declared = entry.into_iter().flat_map(|entry| entry.needs.iter());
     let price = declared.filter_map(|need| agent?.prices.get(need)).max();
+    Seeker {
+        nearest: nearest(tasks, Some(id)),
+        beside: beside(tasks, id),
+        price: price.copied().unwrap_or_default(),
+    }
+}
+
+/// The tasks above one, beside whose attempts it runs.
+fn beside(tasks: &Tasks, id: &TaskId) -> Vec<TaskId> {
+    let parent = tasks.get(id).and_then(|task| task.spec.parent.as_ref());
+    above(tasks, parent)
+}
+
+/// What an attempt of a task is expected to use.
+fn need(tasks: &Tasks, id: &TaskId, seeker: &Seeker) -> Amounts {
+    let reserve = tasks.budgets().expected(seeker.nearest.as_deref());
+    let spec = tasks.get(id).map(|task| &task.spec);
     Amounts {
         calls: reserve.calls.unwrap_or(1).max(1),
         tokens: reserve.tokens.unwrap_or(0),
-        money: reserve.money.or(price.copied()).unwrap_or_default(),
+        money: reserve.money.unwrap_or(seeker.price),
         wall_time_ms: spec
             .and_then(|spec| spec.timeout_ms)
             .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS),
@@ -97,14 +109,14 @@ pub(crate) fn short_on(
     (agent_id, agent): (&AgentId, &FleetAgent),
 ) -> Option<Shortage> {
     let terms = terms_of(ctx, agent_id, agent);
-    let nearest = nearest(tasks, Some(id));
-    if terms.is_empty() && nearest.is_none() {
+    if terms.is_empty() && nearest(tasks, Some(id)).is_none() {
         return None;
     }
-    let need = need(tasks, id, nearest.as_deref(), Some(agent));
+    let seeker = seeker(tasks, id, Some(agent));
+    let need = need(tasks, id, &seeker);
     let ledger = tasks.budgets();
-    let (charges, _) = ledger.charges(nearest.as_deref(), &terms, &need, ctx.now);
-    ledger.short(&charges, &terms, ctx.now)
+    let (charges, _) = ledger.charges(&seeker, &terms, &need, ctx.now);
+    ledger.short(&charges, &terms, &seeker.beside, ctx.now)
 }
 
 /// Whether an agent could have a task if it had the budget.
@@ -196,9 +208,23 @@ pub(crate) fn over_ask(
     taken: &mut BTreeMap<String, Amounts>,
     now: Timestamp,
 ) -> Option<(String, String)> {
-    let above = nearest(tasks, parent);
+    let (beside, above) = (above(tasks, parent), nearest(tasks, parent));
     let (above, limits): (_, Limits) = (above.as_deref(), budget.limits());
-    if let Some((d, left, owner)) = tasks.budgets().over_ask(&limits, above, taken, now) {
+    let inherited = tasks.budgets().expected(above);
+    for d in Dimension::ALL {
+        if let (Some(least), Some(bound)) = (inherited.get(d), limits.get(d))
+            && least > bound
+        {
+            let (bound, least) = (d.show(bound), d.show(least));
+            let why = format!(
+                "asks for {bound}, and a budget above it sets {least} aside for each attempt; ask for as much at least"
+            );
+            return Some((format!(".{d}"), why));
+        }
+    }
+    let over = tasks.budgets();
+    let over = over.over_ask(&limits, (above, &beside), taken, now);
+    if let Some((d, left, owner)) = over {
         let asked = limits.get(d).unwrap_or(0);
         let (asked, left) = (d.show(asked), d.show(left));
         let why = format!("asks for {asked}, and {left} is left of {owner}; ask for less");
@@ -210,7 +236,13 @@ pub(crate) fn over_ask(
 
 impl Tasks {
     /// All accounts of tasks, and those with windows that agents or the operator bound.
-    pub fn budget_views(&self, live: &Live, ctx: Context<'_>) -> Vec<BudgetView> {
+    /// With `only`, that one alone, if it is there.
+    pub fn budget_views(
+        &self,
+        live: &Live,
+        ctx: Context<'_>,
+        only: Option<&str>,
+    ) -> Vec<BudgetView> {
         let mut terms: BTreeMap<String, Terms> = BTreeMap::new();
         let shared = ctx.config.policy.budgets.iter();
         for (account, budget) in shared {
@@ -228,7 +260,11 @@ impl Tasks {
                 terms.insert(one.account.clone(), one);
             }
         }
-        self.budgets().views(&terms, ctx.now)
+        let mut views = self.budgets().views(&terms, only, ctx.now);
+        for view in &mut views {
+            view.question = view.question.take().filter(|q| self.live(q).is_some());
+        }
+        views
     }
 }
 
@@ -242,14 +278,14 @@ impl Tx<'_> {
     pub(crate) fn reserve(&mut self, id: &TaskId, agent: &AgentId, attempt: AttemptNo) {
         let held = self.live.fleet.agent(agent);
         let terms = held.map_or_else(Vec::new, |held| terms_of(self.ctx, agent, held));
-        let nearest = nearest(self.tasks, Some(id));
-        let need = need(self.tasks, id, nearest.as_deref(), held);
+        let seeker = seeker(self.tasks, id, held);
+        let need = need(self.tasks, id, &seeker);
         let ledger = self.tasks.budgets();
-        let (charges, wall) = ledger.charges(nearest.as_deref(), &terms, &need, self.ctx.now);
+        let (charges, wall) = ledger.charges(&seeker, &terms, &need, self.ctx.now);
         if charges.is_empty() {
             return;
         }
-        let wall_time_ms = wall.filter(|wall| *wall < need.wall_time_ms);
+        let wall_time_ms = wall.filter(|wall| *wall <= need.wall_time_ms);
         self.budget(
             id,
             BudgetStep::Reserved {
@@ -258,160 +294,6 @@ impl Tx<'_> {
                 wall_time_ms,
             },
         );
-    }
-
-    /// Parks a task that cannot be given out for want of budget; false when that is not why.
-    pub(crate) fn park_if_short(&mut self, id: &TaskId) -> bool {
-        if !self.live.fleet.is_complete() {
-            return false;
-        }
-        let Some(shortage) = short_for(self.tasks, self.live, self.ctx, id) else {
-            return false;
-        };
-        let (open, _) = self.tasks.budgets().question_about(&shortage.account);
-        let open = open.cloned();
-        let asked = if open.is_none() {
-            Some(self.ask(&shortage))
-        } else {
-            None
-        };
-        let waiting_for = WaitingFor {
-            reason: WaitReason::Budget,
-            detail: shortage.to_string(),
-            until: shortage.until,
-            agents: Vec::new(),
-            tasks: open.or_else(|| asked.clone()).into_iter().collect(),
-        };
-        self.budget(
-            id,
-            BudgetStep::Short {
-                shortage,
-                question: asked,
-            },
-        );
-        let (state, waiting_for) = (TaskState::Parked, Some(waiting_for));
-        self.emit(id, TaskEvent::Waiting { state, waiting_for });
-        true
-    }
-
-    /// Puts a question about an account into the inbox.
-    fn ask(&mut self, shortage: &Shortage) -> TaskId {
-        let (now, d) = (self.ctx.now, shortage.dimension);
-        let random = (self.random(), self.random());
-        let id = TaskId::new(format!("b-{:016x}{:016x}", random.0, random.1))
-            .expect("a prefix and 32 hexadecimal digits are a task id");
-        let owner = shortage.account.strip_prefix("task:");
-        let owner = owner.and_then(|task| TaskId::new(task).ok());
-        let parent = owner.and_then(|task| self.tasks.live(&task));
-        let (parent, depth, until) = match parent {
-            Some(entry) => {
-                let task = entry.task();
-                (
-                    Some(task.id.clone()),
-                    entry.record.depth + 1,
-                    Some(task.deadline_at),
-                )
-            }
-            None => (None, 0, shortage.until.map(|at| at.plus(QUESTION_GRACE))),
-        };
-        let end = if parent.is_some() {
-            "end the task"
-        } else {
-            "leave it as it is"
-        };
-        let message =
-            format!("{shortage}. Answer by how much to raise its {d}, or \"{CANCEL}\" to {end}.");
-        let role = if parent.is_some() {
-            AnswerRole::Operator
-        } else {
-            AnswerRole::Admin
-        };
-        let spec = TaskSpec {
-            input: serde_json::to_value(shortage).unwrap_or_default(),
-            priority: Priority::High,
-            parent,
-            approval: Some(ApprovalSpec {
-                kind: AskKind::Question,
-                message,
-                ..ApprovalSpec::default()
-            }),
-            ..TaskSpec::default()
-        };
-        let ruling = Ruling {
-            role,
-            ..Ruling::default()
-        };
-        let default = now.plus(Duration::from_millis(DEADLINE_DEFAULT_MS));
-        let event = TaskEvent::Submitted {
-            digest: digest_of(&spec),
-            spec: Box::new(spec),
-            by: ASKER.to_owned(),
-            at: now,
-            deadline_at: until.unwrap_or(default),
-            retry: self.ctx.config.retry.to_spec(),
-            depth,
-            ruling: Some(ruling)
-                .filter(|r| *r != Ruling::default())
-                .map(Box::new),
-        };
-        self.emit(&id, event);
-        id
-    }
-
-    /// Puts back into their lines the tasks for which there is enough now.
-    pub(crate) fn pay(&mut self) {
-        for id in self.paid() {
-            if self.is_full() {
-                return;
-            }
-            let (state, waiting_for) = (TaskState::Queued, None);
-            self.emit(&id, TaskEvent::Waiting { state, waiting_for });
-        }
-    }
-
-    fn paid(&self) -> Vec<TaskId> {
-        let (tasks, ctx, ledger) = (&*self.tasks, self.ctx, self.tasks.budgets());
-        let mut line: Vec<_> = ledger.waiting().collect();
-        let place = |id: &TaskId| tasks.entry(id).map(super::index::place);
-        line.sort_by_cached_key(|(id, _)| place(id));
-        let mut planned: BTreeMap<(&str, Dimension), u64> = BTreeMap::new();
-        let mut others: BTreeMap<GroupKey, bool> = BTreeMap::new();
-        let mut paid = Vec::new();
-        for (id, about) in line {
-            let (account, d) = (about.account.as_str(), about.dimension);
-            let taken = planned.entry((account, d)).or_default();
-            let terms = self.terms_of_account(account);
-            let is_task = account.starts_with("task:");
-            let left = ledger.left_of(about, terms.as_ref(), ctx.now);
-            let fits = left.is_some_and(|left| about.wanted <= left.saturating_sub(*taken));
-            let over = about.until.is_some_and(|until| until <= ctx.now);
-            // Until all agents and the policy are there, their bounds are not known.
-            let known = is_task || self.live.fleet.is_complete();
-            // What is not bounded any more holds nobody up, and another agent may have enough.
-            let goes = (known && (fits || left.is_none()))
-                || over
-                || (known && !is_task && self.others_can(&mut others, id));
-            if goes {
-                let need = need(tasks, id, nearest(tasks, Some(id)).as_deref(), None);
-                *taken = taken.saturating_add(need.get(d).max(about.wanted));
-                paid.push(id.clone());
-            }
-        }
-        paid
-    }
-
-    /// Whether some agent has enough for a task, and for those that stand in one line with it.
-    fn others_can(&self, seen: &mut BTreeMap<GroupKey, bool>, id: &TaskId) -> bool {
-        let (tasks, ctx) = (&*self.tasks, self.ctx);
-        let Some(entry) = tasks.entry(id) else {
-            return false;
-        };
-        *seen.entry(group_of(entry)).or_insert_with(|| {
-            let demand = demand(tasks, entry, ctx);
-            let capable = self.live.fleet.capable(demand.needs, demand.only);
-            let mut open = capable.filter(|(agent, held)| is_open(&demand, agent, held));
-            open.any(|agent| short_on(tasks, ctx, id, agent).is_none())
-        })
     }
 
     fn terms_of_account(&self, account: &str) -> Option<Terms> {
@@ -428,19 +310,6 @@ impl Tx<'_> {
             limits: limits.limits(),
             per_ms: limits.per_ms,
         })
-    }
-
-    /// Takes back questions to which nobody needs an answer any more.
-    pub(crate) fn withdraw_questions(&mut self) {
-        for question in self.tasks.budgets().idle_questions() {
-            if self.is_full() {
-                return;
-            }
-            if self.tasks.live(&question).is_some() {
-                self.cancel(&question, "no task waits for it any more".to_owned());
-            }
-        }
-        self.carry_on();
     }
 
     /// The accounts with windows of the agent that has a task's attempt.
@@ -514,70 +383,6 @@ pub(crate) fn told(
     Answer::Done
 }
 
-/// What follows from the answer to a question about an account.
-pub(crate) enum Ruled {
-    /// It has so much more.
-    Raise(Shortage, u64),
-    /// Its task ends; an account that is no task's stays as it is.
-    End(Option<TaskId>),
-}
+mod line;
 
-/// Reads the answer to a question about an account; `None` when the question is about none.
-pub(crate) fn read_answer(
-    tasks: &Tasks,
-    question: &TaskId,
-    answer: Option<&str>,
-) -> Result<Option<Ruled>, Refusal> {
-    let Some(about) = tasks.budgets().question(question) else {
-        return Ok(None);
-    };
-    let text = answer.map(str::trim).filter(|text| *text != CANCEL);
-    let Some(text) = text else {
-        let task = about.account.strip_prefix("task:");
-        let task = task.and_then(|task| TaskId::new(task).ok());
-        return Ok(Some(Ruled::End(task)));
-    };
-    match about.dimension.parse(text) {
-        Ok(by) if by > 0 => Ok(Some(Ruled::Raise(about.clone(), by))),
-        _ => Err(Refusal::Unfit(format!(
-            "must be by how much to raise {}, an amount of more than 0, or \"{CANCEL}\"",
-            about.dimension
-        ))),
-    }
-}
-
-impl Tx<'_> {
-    /// Gives an account more, before the question about it is closed.
-    pub(crate) fn raise(&mut self, question: &TaskId, about: &Shortage, by: u64, who: &str) {
-        let terms = self.terms_of_account(&about.account);
-        let step = BudgetStep::Raised {
-            account: about.account.clone(),
-            dimension: about.dimension,
-            by,
-            who: who.to_owned(),
-            per_ms: terms.map(|terms| terms.per_ms),
-        };
-        self.budget(question, step);
-    }
-
-    /// Has the first that waits for an account looked at again: when it is still not enough, somebody is asked again.
-    pub(crate) fn look_again(&mut self, account: &str) {
-        let tasks = &*self.tasks;
-        let waiting = tasks.budgets().waiting();
-        let waiting = waiting.filter(|(_, about)| about.account == account);
-        let place = |id: &TaskId| tasks.entry(id).map(super::index::place);
-        let first = waiting.map(|(id, _)| id.clone()).min_by_key(|id| place(id));
-        if let Some(id) = first {
-            let (state, waiting_for) = (TaskState::Queued, None);
-            self.emit(&id, TaskEvent::Waiting { state, waiting_for });
-        }
-    }
-
-    /// Ends the task of an account that is not to be raised.
-    pub(crate) fn end_for_want(&mut self, task: Option<TaskId>, who: &str) {
-        if let Some(task) = task.filter(|task| self.tasks.live(task).is_some()) {
-            let reason = format!("its budget is exhausted, and {who} did not raise it");
-            self.cancel(&task, reason);
-        }
-    }
-}
+pub(crate) use line::{Ruled, is_question, read_answer};

@@ -255,6 +255,8 @@ pub struct Live {
     pub(crate) askers: BTreeMap<TaskId, Asker>,
     /// When time will have given an agent the trust that a task waits for.
     pub(crate) trust_due: Option<Timestamp>,
+    /// When the next window ends for which a task waits.
+    pub(crate) window_due: Option<Timestamp>,
 }
 
 impl Live {
@@ -265,7 +267,7 @@ impl Live {
 
     /// When a [`Command::Tick`] is due for what is no task's own, besides [`Tasks::next_timer`](super::Tasks::next_timer).
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.trust_due
+        self.trust_due.into_iter().chain(self.window_due).min()
     }
 }
 

@@ -136,8 +136,7 @@ pub(crate) fn approve(
     tx.emit(id, event);
     match ruled {
         Some(Ruled::End(task)) => tx.end_for_want(task, &who),
-        Some(Ruled::Raise(about, _)) => tx.look_again(&about.account),
-        None => {}
+        Some(Ruled::Raise(..)) | None => {}
     }
     tx.settle();
     Ok(answer_with(tx, id))

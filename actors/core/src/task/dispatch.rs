@@ -28,6 +28,7 @@ impl Tx<'_> {
         self.dispatch();
         self.mark_waits();
         self.withdraw_questions();
+        self.live.window_due = self.tasks.budgets().next_end(self.ctx.now);
     }
 
     fn dispatch(&mut self) {

@@ -174,7 +174,9 @@ impl Tasks {
             entry.last_event = self.applied;
             note_dependencies(&mut entry, event);
             self.index.insert(id, &entry);
-            if let (TaskEvent::Submitted { .. }, Some(parent)) = (event, &entry.task().spec.parent)
+            if let (TaskEvent::Submitted { by, spec, .. }, Some(parent)) =
+                (event, &entry.task().spec.parent)
+                && !budgets::is_question(by, spec)
                 && let Some(parent) = self.entries.get_mut(parent)
             {
                 parent.children += 1;
@@ -198,6 +200,9 @@ impl Tasks {
         };
         let waits = task.waiting_for.as_ref();
         let waits = waits.is_some_and(|waits| waits.reason == WaitReason::Budget);
+        if let TaskEvent::Approved { .. } = event {
+            self.budgets.answered(id);
+        }
         if task.state.is_terminal() {
             self.budgets.close(id);
         } else if !waits {
@@ -308,11 +313,7 @@ impl Tasks {
     /// When something becomes due by itself.
     pub fn next_timer(&self) -> Option<Timestamp> {
         let of_tasks = self.index.timers.first().map(|(at, ..)| *at);
-        let others = [
-            self.claims.next_timer(),
-            self.gates.next_timer(),
-            self.budgets.next_timer(),
-        ];
+        let others = [self.claims.next_timer(), self.gates.next_timer()];
         of_tasks
             .into_iter()
             .chain(others.into_iter().flatten())

@@ -390,7 +390,9 @@ impl World {
 
     /// Turns the clock to the next timer.
     fn next(&mut self) -> Decision {
-        self.now = self.tasks.next_timer().expect("a timer").max(self.now);
+        let due = self.tasks.next_timer().into_iter();
+        let due = due.chain(self.live.next_timer()).min();
+        self.now = due.expect("a timer").max(self.now);
         self.run(Command::Tick)
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use mesh_actors_core::liveness::{Call, Fingerprint, Input};
 use mesh_messages::TaskId;
-use mesh_messages::klp::{ClaimOp, ClaimOpKind, Envelope, KlpError, MessageType};
+use mesh_messages::klp::{
+    ClaimCode, ClaimOp, ClaimOpKind, ClaimReply, Envelope, KlpError, MessageType,
+};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -23,6 +25,24 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 /// The call that a wait for a resource is.
 fn waited(request: &str) -> String {
     format!("claim {request}")
+}
+
+/// Whether meshd cannot tell now what becomes of a claim.
+fn cannot_tell(reply: &ClaimReply) -> bool {
+    reply.code == Some(ClaimCode::Unavailable)
+}
+
+/// What a wait ends with when its time is over, by the answer to a renewal.
+fn at_the_end(reply: ClaimReply) -> ClaimReply {
+    if reply.code != Some(ClaimCode::NotHeld) {
+        return reply;
+    }
+    let text = "it was not free within the time that it was waited for";
+    let over = ClaimReply::refused(&reply.resource, ClaimCode::WaitOver, text);
+    ClaimReply {
+        holder: reply.holder,
+        ..over
+    }
 }
 
 impl Session {
@@ -53,6 +73,10 @@ impl Session {
         self.aside((None, led), async move {
             let reply = services.claim(asked).await?;
             if wait.is_some() {
+                // That meshd cannot tell now is no answer to one that waits: it is asked again.
+                if cannot_tell(&reply) {
+                    return None;
+                }
                 let answer = ClaimAnswer {
                     task,
                     request,
@@ -68,7 +92,8 @@ impl Session {
     }
 
     /// Says a request that waits again and again until it is answered: who answers may have been started anew in between,
-    /// and what was said then is lost.
+    /// and what was said then is lost. When its time is over nothing is asked for anew: what was granted meanwhile is
+    /// renewed, and so comes to light.
     fn ask_again(&mut self, mut asked: ClaimRequest, ms: u64) {
         let (answered, mut gone) = oneshot::channel::<()>();
         self.claims.insert(asked.request.clone(), answered);
@@ -82,9 +107,19 @@ impl Session {
                 if tokio::time::timeout(pause, &mut gone).await.is_ok() {
                     return;
                 }
-                let left = until.since(now()).as_millis();
-                asked.op.wait_ms = Some(u64::try_from(left).unwrap_or(ms));
-                if let Some(reply) = services.claim(asked.clone()).await {
+                let left = u64::try_from(until.since(now()).as_millis()).unwrap_or(ms);
+                if left > 0 {
+                    asked.op.wait_ms = Some(left);
+                } else {
+                    asked.op.op = ClaimOpKind::Renew;
+                    (asked.op.wait_ms, asked.op.token) = (None, None);
+                }
+                let reply = match services.claim(asked.clone()).await {
+                    Some(reply) if left > 0 && cannot_tell(&reply) => continue,
+                    Some(reply) if left == 0 => Some(at_the_end(reply)),
+                    other => other,
+                };
+                if let Some(reply) = reply {
                     let answer = ClaimAnswer {
                         task: asked.task,
                         request: asked.request,
@@ -127,5 +162,21 @@ impl Session {
         envelope.in_reply_to = Some(answer.request);
         envelope.task_id = Some(answer.task);
         self.send(&envelope);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_with_what_was_granted_or_with_its_end() {
+        let granted = ClaimReply::done("r", 7, None);
+        assert_eq!(at_the_end(granted.clone()), granted);
+        let lost = ClaimReply::refused("r", ClaimCode::NotHeld, "no");
+        assert_eq!(at_the_end(lost).code, Some(ClaimCode::WaitOver));
+        let silent = ClaimReply::refused("r", ClaimCode::Unavailable, "no");
+        assert!(cannot_tell(&silent));
+        assert_eq!(at_the_end(silent.clone()), silent);
     }
 }
