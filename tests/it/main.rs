@@ -45,5 +45,6 @@ mod schedules;
 mod secrets;
 mod storage;
 mod tidy;
+mod tls;
 mod trust;
 mod workflows;
