@@ -146,6 +146,13 @@ fn a_certificate_that_was_named_is_its_bearers_name_and_role_and_any_other_is_no
     for (nobody, code) in [("eve", 4), ("late", 6), ("foreign", 6), ("alone", 6)] {
         as_client(nobody, LIST).exits(code);
     }
+    // A key of another certificate is told before anything is sent.
+    let (cert, key) = (text(&dir.join("ben.pem")), text(&dir.join("ada.key")));
+    let told = meshctl(
+        daemon.home().data(),
+        &["--cert", &cert, "--cert-key", &key, "agent", "list"],
+    );
+    assert!(told.exits(2).err.contains("ben.pem and its key"));
     // Without a certificate and without a token.
     let (empty, ca) = (dir.join("empty"), text(&dir.join("ours.pem")));
     meshctl(
@@ -166,8 +173,9 @@ fn a_certificate_that_was_named_is_its_bearers_name_and_role_and_any_other_is_no
 
     // A token decides, whoever the certificate is of; a bad one is not made good by it.
     let token = text(&daemon.home().data().join("token"));
-    let named =
-        |file: &str, words: &[&str]| as_client("ben", &[&["--token-file", file], words].concat());
+    let named = |file: &str, words: &[&str]| {
+        as_client("ben", &[&["--token-file", file] as &[&str], words].concat())
+    };
     named(&token, ISSUE).exits(0);
     let bad = dir.join("bad");
     fs::write(&bad, "mesh_0123456789abcdef_x\n").unwrap();
@@ -188,7 +196,7 @@ fn where_a_certificate_is_required_a_token_alone_opens_nothing() {
     with(&daemon, &dir, "ada", LIST).exits(0);
     with(&daemon, &dir, "foreign", LIST).exits(6);
     let token = text(&daemon.home().data().join("token"));
-    let words = [&["--token-file", token.as_str()], ISSUE].concat();
+    let words = [&["--token-file", token.as_str()] as &[&str], ISSUE].concat();
     // Hers stands for nobody, and it opens the connection all the same.
     with(&daemon, &dir, "eve", &words).exits(0);
 }

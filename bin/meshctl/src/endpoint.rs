@@ -221,7 +221,7 @@ fn token(
         (token.trim().to_owned(), "from MESH_TOKEN".to_owned())
     } else if with_certificate {
         // Whoever shows a certificate wants to be the one in it; a token would decide instead.
-        return Ok((None, "none beside the certificate".to_owned()));
+        return Ok((None, "not sent where a certificate is shown".to_owned()));
     } else {
         let path = data.join(TOKEN_FILE);
         match read_line(&path) {

@@ -4,6 +4,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use ureq::tls::{
     Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, TlsProvider, parse_pem,
 };
@@ -37,6 +40,12 @@ pub(crate) enum TlsError {
         path: PathBuf,
         expected: &'static str,
     },
+    /// Certificate and key cannot be used, or not with each other.
+    #[error("{} and its key cannot be shown: {source}", path.display())]
+    Pair {
+        path: PathBuf,
+        source: rustls::Error,
+    },
     /// A key says nothing without its certificate.
     #[error("--cert-key needs --cert (or MESH_CERT), the certificate that the key belongs to")]
     KeyAlone,
@@ -58,18 +67,34 @@ impl TlsFiles {
             (Some(cert), key) => {
                 let chain = certificates(cert)?;
                 let key = private_key(key.as_ref().unwrap_or(cert))?;
+                check(&chain, &key).map_err(|source| TlsError::Pair {
+                    path: cert.clone(),
+                    source,
+                })?;
                 Some(ClientCert::new_with_certs(&chain, key))
             }
         };
         Ok(TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(
-                rustls::crypto::aws_lc_rs::default_provider(),
-            ))
+            .unversioned_rustls_crypto_provider(Arc::new(default_provider()))
             .root_certs(roots)
             .client_cert(client)
             .build())
     }
+}
+
+/// Does what the first connection will do, which takes for granted that it can be done.
+fn check(chain: &[Certificate<'static>], key: &PrivateKey<'static>) -> Result<(), rustls::Error> {
+    let chain = chain
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.der().to_vec()));
+    let key = PrivateKeyDer::try_from(key.der().to_vec())
+        .map_err(|reason| rustls::Error::General(reason.to_owned()))?;
+    ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(chain.collect(), key)?;
+    Ok(())
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, TlsError> {
