@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use mesh_actors_core::governance::Governance;
 pub use mesh_actors_core::liveness::Limits as LivenessLimits;
 use mesh_messages::AgentId;
+use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::policy::PolicyDocument;
@@ -93,6 +94,8 @@ pub struct Settings {
     pub cancel_timeout: Duration,
     /// How long a stop waits for work in flight.
     pub drain_timeout: Duration,
+    /// Callers that are known by their certificates.
+    pub certificates: Vec<KnownCertificate>,
     /// Requests per second of one caller, and the burst on top.
     pub api_rate: (u32, u32),
     /// Lines per second of one agent.

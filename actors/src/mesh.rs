@@ -153,6 +153,7 @@ impl Mesh {
             requests: quota(ctx.settings.api_rate),
             audit_all_actions: ctx.settings.audit_all_actions,
         })
+        .with_certificates(&ctx.settings.certificates)
         .with_policy(Arc::clone(&ctx.policy))
         .with_signer(SigningKey::from_secret(ctx.node.key.secret_bytes()));
         let memory = MemoryHandle::new(Arc::new(ContextRules(Arc::clone(&ctx))), sentinel.clone());

@@ -12,6 +12,7 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     RecoveryResult, SandboxView,
 };
+use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
@@ -303,8 +304,8 @@ pub trait Operations:
     + LimitOperations
     + BudgetOperations
 {
-    /// Who presents this bearer token. Every failure is the same `Invalid authentication`.
-    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem>;
+    /// Who presents this token, or, without one, this certificate. Every failure is the same `Invalid authentication`.
+    fn authenticate(&self, given: Credentials<'_>) -> Result<Caller, Problem>;
     /// Whether the caller may do this; a refusal is audited. The rate limit of the caller is charged here, too.
     async fn authorize(
         &self,

@@ -17,6 +17,7 @@ use crate::partition::{Cause, Machine, Partition};
 use crate::store::{JournalNews, StoreCell, follow};
 
 mod admin;
+mod certificates;
 mod door;
 mod handle;
 mod judge;

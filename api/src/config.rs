@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// Every bound of the HTTP surface. `Default` is what meshd ships with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiConfig {
@@ -27,6 +29,8 @@ pub struct ApiConfig {
     pub drain_timeout: Duration,
     /// Names in `Host` that are accepted on a loopback address, beside `localhost` and loopback addresses.
     pub hosts: Vec<String>,
+    /// TLS instead of plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ApiConfig {
@@ -44,6 +48,7 @@ impl Default for ApiConfig {
             stall_timeout: Duration::from_mins(1),
             drain_timeout: Duration::from_secs(10),
             hosts: Vec::new(),
+            tls: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use mesh_actors::operations::Action;
+use mesh_messages::certificate::{CertificateNames, Credentials};
 use mesh_messages::system::Caller;
 use tokio::time::timeout;
 
@@ -19,7 +20,7 @@ use crate::problem::{Answer, Refusal};
 use crate::query::Query;
 use crate::route::{BodyRule, Call, Handler, JSON, Route, Run};
 use crate::routes::tasks::{WAIT, WAIT_MAX};
-use crate::shared::{Peer, Shared};
+use crate::shared::{Peer, PeerCertificate, Shared};
 
 /// Longest resource name in the audit of an authorisation; a longer path names nothing that exists.
 const RESOURCE_MAX: usize = 256;
@@ -127,24 +128,37 @@ async fn serve(
 }
 
 fn authenticate(shared: &Shared, parts: &Parts) -> Result<Caller, Refusal> {
-    let caller = shared
-        .ops
-        .authenticate(bearer(&parts.headers), loopback(parts));
+    let caller = shared.ops.authenticate(Credentials {
+        bearer: bearer(&parts.headers),
+        certificate: certificate(parts),
+        loopback: loopback(parts),
+    });
     caller.map_err(|problem| match Refusal::from(problem) {
         refusal if refusal.is_unauthenticated() => Refusal::unauthenticated(),
         refusal => refusal,
     })
 }
 
-/// The token. Two of them are none: which one counts would be a guess.
+/// The token; empty when there is something in its place that is none. Two of them are none: which one counts would be a
+/// guess.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    let value = values.next()?;
+    let alone = values.next().is_none().then_some(value);
+    let words = alone.and_then(|value| value.to_str().ok()?.split_once(' '));
+    let token = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    Some(token.map_or("", |(_, token)| token.trim()))
+}
+
+/// The certificate of the connection. A browser presents one unasked, to whatever page wants something of meshd, so it
+/// does not count in a request that a page sends.
+fn certificate(parts: &Parts) -> Option<&CertificateNames> {
+    let of_a_page = [header::ORIGIN.as_str(), "sec-fetch-site"];
+    let connection = parts.extensions.get::<PeerCertificate>()?;
+    let by_itself = !of_a_page
+        .iter()
+        .any(|name| parts.headers.contains_key(*name));
+    by_itself.then_some(&*connection.0)
 }
 
 /// Whether the caller sits on this host. What a proxy on this host forwards does not.
@@ -263,5 +277,61 @@ async fn discard(body: Body) {
     });
     if drained.await.is_err() {
         tracing::debug!("a client kept sending the body of a refused request");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_messages::Timestamp;
+
+    use super::*;
+
+    fn parts(headers: &[(&str, &str)]) -> Parts {
+        let mut request = axum::http::Request::builder();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let names = CertificateNames {
+            names: vec!["ada.test".to_owned()],
+            until: Timestamp::from_millis(1),
+        };
+        request
+            .extension(PeerCertificate(Arc::new(names)))
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0
+    }
+
+    #[test]
+    fn something_in_the_place_of_a_token_is_not_the_absence_of_one() {
+        let token = |headers| bearer(&parts(headers).headers).map(str::to_owned);
+        assert_eq!(token(&[]), None);
+        assert_eq!(
+            token(&[("authorization", "bearer  x ")]).as_deref(),
+            Some("x")
+        );
+        for headers in [
+            &[("authorization", "")] as &[(&str, &str)],
+            &[("authorization", "Bearer")],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "Basic eA==")],
+            &[("authorization", "Bearer x"), ("authorization", "Bearer x")],
+        ] {
+            assert_eq!(token(headers).as_deref(), Some(""), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_does_not_speak_for_what_a_page_sends() {
+        let counts = |headers| certificate(&parts(headers)).is_some();
+        assert!(counts(&[]));
+        for header in [
+            ("origin", "https://evil.example"),
+            ("sec-fetch-site", "none"),
+        ] {
+            let headers = [header];
+            assert!(!counts(&headers), "{header:?}");
+        }
     }
 }

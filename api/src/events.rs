@@ -12,6 +12,7 @@ use axum::body::Bytes;
 use futures::Stream;
 use mesh_actors::operations::{Action, EventFeed};
 use mesh_messages::Position;
+use mesh_messages::certificate::Credentials;
 use mesh_messages::system::{Caller, MeshEvent};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
@@ -105,7 +106,12 @@ impl Reader {
         self.ask_at = Instant::now() + config.ping_interval;
         let ops = &subscription.shared.ops;
         if let Some(bearer) = &subscription.bearer {
-            match ops.authenticate(Some(bearer), subscription.caller.loopback) {
+            let credentials = Credentials {
+                bearer: Some(bearer.as_str()),
+                certificate: None,
+                loopback: subscription.caller.loopback,
+            };
+            match ops.authenticate(credentials) {
                 Ok(caller) => subscription.caller = caller,
                 Err(_) => return false,
             }

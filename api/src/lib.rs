@@ -21,6 +21,7 @@ mod router;
 mod routes;
 mod server;
 mod shared;
+mod tls;
 mod topic;
 mod withheld;
 
@@ -31,3 +32,4 @@ pub use router::{openapi_document, route_list, router};
 pub use routes::tasks::WAIT_MAX;
 pub use server::{Drained, ServeError, serve};
 pub use shared::Peer;
+pub use tls::{Tls, TlsError, TlsFiles};

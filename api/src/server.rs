@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_actors::operations::Operations;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -22,7 +23,8 @@ use tower::ServiceExt;
 
 use crate::config::ApiConfig;
 use crate::router::build;
-use crate::shared::Peer;
+use crate::shared::{Peer, PeerCertificate};
+use crate::tls::{Cut, Handshakes};
 
 /// Largest head of a request: a token, a path and a few headers.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -62,6 +64,7 @@ pub async fn serve(
     let (close, closing) = watch::channel(false);
     let router = build(ops, config.clone(), Some(bound), closing.clone());
     let places = Arc::new(Semaphore::new(config.connections_max));
+    let mut handshakes = Handshakes::within(config.connections_max);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -71,7 +74,8 @@ pub async fn serve(
             accepted = accept(&listener, &places) => match accepted {
                 Ok((stream, peer, place)) => {
                     prepare(&stream, &config);
-                    let serving = connection(stream, peer, router.clone(), config.clone(), closing.clone());
+                    let cut = config.tls.is_some().then(|| handshakes.begin());
+                    let serving = open(stream, peer, cut, router.clone(), config.clone(), closing.clone());
                     connections.spawn(async move {
                         serving.await;
                         drop(place);
@@ -124,15 +128,43 @@ fn prepare(stream: &TcpStream, config: &ApiConfig) {
     }
 }
 
-async fn connection(
+/// Serves a connection, in TLS where there is a `cut`: its handshake ends when that does.
+async fn open(
     stream: TcpStream,
     peer: SocketAddr,
+    cut: Option<Cut>,
     router: Router,
     config: ApiConfig,
     mut closing: watch::Receiver<bool>,
 ) {
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+    let (Some(tls), Some(cut)) = (&config.tls, cut) else {
+        return connection(stream, (peer, None), router, config, closing).await;
+    };
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream, cut) => shaken,
+        _ = closing.wait_for(|closing| *closing) => return,
+    };
+    match shaken {
+        Ok((stream, certificate)) => {
+            let peer = (peer, certificate.map(PeerCertificate));
+            connection(stream, peer, router, config, closing).await;
+        }
+        Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    (peer, certificate): (SocketAddr, Option<PeerCertificate>),
+    router: Router,
+    config: ApiConfig,
+    mut closing: watch::Receiver<bool>,
+) {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         let router = router.clone();
+        if let Some(certificate) = &certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         async move { Ok::<_, Infallible>(respond(router, peer, request).await) }
     });
     let serving = http1::Builder::new()

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_actors::operations::Operations;
+use mesh_messages::certificate::CertificateNames;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::ApiConfig;
@@ -34,3 +35,7 @@ impl Shared {
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// The verified certificate of the client of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerCertificate(pub(crate) Arc<CertificateNames>);

@@ -168,6 +168,7 @@ fn settings(data: &Path) -> Settings {
         egress: mesh_actors::outbound::EgressSettings::default(),
         vault_key: None,
         audit_all_actions: false,
+        certificates: Vec::new(),
         signature_required: false,
         fault: FaultConfig::default(),
         limits: DefaultLimits {

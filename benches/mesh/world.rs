@@ -188,6 +188,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
         vault_key: None,
         uids: (200_000, 1000),
         audit_all_actions: false,
+        certificates: Vec::new(),
         // As many failures as a record holds.
         fault: FaultConfig {
             max_crashes: 900,

@@ -1,11 +1,14 @@
 //! What a schema cannot say: how values stand to each other.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_messages::schema::FieldError;
+use mesh_messages::system::Role;
 use mesh_messages::units::{ByteCount, Span};
 
 use crate::config::Config;
+use crate::sections::TlsConfig;
 
 /// Bounds of `journal.segment_size`: two of the largest records, and what is read at once when the log is opened.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 128 * 1024..=64 * 1024 * 1024;
@@ -45,9 +48,85 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
             "first and count together exceed 32 bits",
         ));
     }
+    tls(&config.api.tls, &mut errors);
     egress(config, &mut errors);
     times(config, &mut errors);
     errors
+}
+
+/// Longest name of a caller, as in a token.
+const SUBJECT_MAX: usize = 128;
+
+fn tls(tls: &TlsConfig, errors: &mut Vec<FieldError>) {
+    let at = |key: &str| format!("api.tls.{key}");
+    for (key, there, other) in [("cert", &tls.cert, &tls.key), ("key", &tls.key, &tls.cert)] {
+        if there.is_none() && other.is_some() {
+            let message = "is missing; TLS needs both cert and key";
+            errors.push(FieldError::new(at(key), message));
+        }
+    }
+    let with_client_ca = [
+        ("require_client_cert", tls.require_client_cert),
+        ("clients", !tls.clients.is_empty()),
+    ];
+    for (key, _) in with_client_ca
+        .into_iter()
+        .filter(|(_, is_set)| *is_set && tls.client_ca.is_none())
+    {
+        let message = "needs api.tls.client_ca, which says whose certificates count";
+        errors.push(FieldError::new(at(key), message));
+    }
+    if tls.client_ca.is_some() && tls.cert.is_none() && tls.key.is_none() {
+        let message = "needs api.tls.cert and api.tls.key; without them there is no TLS";
+        errors.push(FieldError::new(at("client_ca"), message));
+    }
+    let mut known = BTreeSet::new();
+    for (index, client) in tls.clients.iter().enumerate() {
+        let at = |key: &str| format!("api.tls.clients[{index}].{key}");
+        if !is_subject(&client.subject) {
+            let message = format!(
+                "{:?} is not a URI such as spiffe://mesh/ada, a DNS name in lower case, or CN=name",
+                client.subject
+            );
+            errors.push(FieldError::new(at("subject"), message));
+        }
+        if !known.insert(&client.subject) {
+            let message = format!("{:?} stands for somebody already", client.subject);
+            errors.push(FieldError::new(at("subject"), message));
+        }
+        let name = client.name.strip_prefix("user:").unwrap_or_default();
+        let is_name = (1..=SUBJECT_MAX).contains(&name.len())
+            && name.bytes().all(|b| {
+                b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-')
+            });
+        if !is_name {
+            let message = format!(
+                "{:?} is not user: and 1 to {SUBJECT_MAX} of letters, digits and . _ @ + -",
+                client.name
+            );
+            errors.push(FieldError::new(at("name"), message));
+        }
+        if client.role == Role::Agent {
+            let message =
+                "agents are known by their channel; expected viewer, operator, admin or publisher";
+            errors.push(FieldError::new(at("role"), message));
+        }
+    }
+}
+
+/// Whether a certificate can bear this name, in the spelling in which it is compared.
+fn is_subject(subject: &str) -> bool {
+    let plain = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+    match (subject.strip_prefix("CN="), subject.split_once(':')) {
+        (Some(common), _) => plain(common),
+        (None, Some((scheme, rest))) => !scheme.is_empty() && plain(rest) && subject.is_ascii(),
+        (None, None) => {
+            !subject.is_empty()
+                && subject.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_')
+                })
+        }
+    }
 }
 
 /// Least rate of an agent's way out: below it not even a page arrives within the time of a request.

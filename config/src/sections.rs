@@ -11,6 +11,7 @@ mod audit;
 mod egress;
 mod faults;
 mod liveness;
+mod tls;
 
 pub use api::{ApiConfig, RateLimit};
 pub use audit::{AuditConfig, WitnessConfig};
@@ -19,6 +20,7 @@ pub use faults::SupervisionConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
 };
+pub use tls::{TlsClient, TlsConfig};
 
 /// This node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

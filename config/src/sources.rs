@@ -12,7 +12,14 @@ pub const DEFAULT_FILE: &str = "config/meshd.yaml";
 pub const ENV_PREFIX: &str = "MESH_";
 
 /// Variables of the client, which the daemon does not read.
-pub const ENV_OF_THE_CLIENT: [&str; 3] = ["MESH_URL", "MESH_TOKEN", "MESH_DATA"];
+pub const ENV_OF_THE_CLIENT: [&str; 6] = [
+    "MESH_URL",
+    "MESH_TOKEN",
+    "MESH_DATA",
+    "MESH_CA",
+    "MESH_CERT",
+    "MESH_CERT_KEY",
+];
 
 /// Where values come from; later ones win.
 #[derive(Debug, Clone, PartialEq, Default)]

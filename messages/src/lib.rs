@@ -8,6 +8,7 @@ pub mod agent;
 pub mod budget;
 pub mod bus;
 pub mod capability;
+pub mod certificate;
 pub mod chaos;
 pub mod claim;
 pub mod erasure;

@@ -239,6 +239,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
         vault_key: None,
         uids: (200_000, 1000),
         audit_all_actions: false,
+        certificates: Vec::new(),
         fault: fault(),
         limits: DefaultLimits {
             cpu_millicores: 1000,

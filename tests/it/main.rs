@@ -46,5 +46,6 @@ mod secrets;
 mod sessions;
 mod storage;
 mod tidy;
+mod tls;
 mod trust;
 mod workflows;

@@ -10,6 +10,7 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     SandboxView,
 };
+use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
@@ -45,8 +46,8 @@ use crate::registry::PolicyChange;
 
 #[async_trait]
 impl Operations for Mesh {
-    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
-        self.sentinel.authenticate(bearer, loopback)
+    fn authenticate(&self, given: Credentials<'_>) -> Result<Caller, Problem> {
+        self.sentinel.authenticate_by(given)
     }
 
     async fn authorize(

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 use mesh_messages::capability::CAPABILITY_PREFIX;
+use mesh_messages::certificate::{Credentials, KnownCertificate};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::SigningKey;
@@ -17,6 +18,7 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo, TokenOrder};
 use mesh_messages::{AgentId, Epoch, Position, Timestamp};
 
+use super::certificates::Certificates;
 use super::door::{Door, count};
 use super::state::no_randomness;
 use super::{Message, SentinelSettings};
@@ -43,6 +45,7 @@ pub struct SentinelHandle {
     pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
     // Signs tokens that can be narrowed; without it there are none.
     pub(super) signer: Option<Arc<SigningKey>>,
+    certificates: Arc<Certificates>,
 }
 
 impl SentinelHandle {
@@ -55,6 +58,7 @@ impl SentinelHandle {
             audit_all_actions: settings.audit_all_actions,
             policy: Arc::default(),
             signer: None,
+            certificates: Arc::default(),
         }
     }
 
@@ -69,6 +73,16 @@ impl SentinelHandle {
     pub fn with_signer(self, key: SigningKey) -> Self {
         let signer = Some(Arc::new(key));
         Self { signer, ..self }
+    }
+
+    /// The same, which knows these callers by their certificates.
+    #[must_use]
+    pub fn with_certificates(self, known: &[KnownCertificate]) -> Self {
+        let certificates = Arc::new(Certificates::new(known));
+        Self {
+            certificates,
+            ..self
+        }
     }
 
     /// Whether it runs.
@@ -102,6 +116,19 @@ impl SentinelHandle {
     /// # Errors
     /// Always `Invalid authentication`, whatever is wrong.
     pub fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
+        self.authenticate_by(Credentials {
+            bearer,
+            certificate: None,
+            loopback,
+        })
+    }
+
+    /// Who presents this: a token decides alone, valid or not; a certificate does where there is none. Never waits.
+    ///
+    /// # Errors
+    /// Always `Invalid authentication`, whatever is wrong.
+    pub fn authenticate_by(&self, given: Credentials<'_>) -> Result<Caller, Problem> {
+        let loopback = given.loopback;
         let identify = |text: &str| match &self.signer {
             Some(key) if text.starts_with(CAPABILITY_PREFIX) => {
                 let (now, mesh) = (clock::now(), key.public());
@@ -109,7 +136,12 @@ impl SentinelHandle {
             }
             _ => self.door.identify(text, loopback, clock::now()),
         };
-        let claimed = match bearer.map(identify) {
+        let by_certificate = |names| (self.certificates).identify(names, loopback, clock::now());
+        let identified = match given.bearer {
+            Some(text) => Some(identify(text)),
+            None => given.certificate.map(by_certificate),
+        };
+        let claimed = match identified {
             Some(Ok(caller)) => return Ok(caller),
             Some(Err(rejected)) => rejected.claimed,
             None => None,

@@ -14,6 +14,7 @@ use mesh_messages::bus::{
     AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, MessageTrace, Pulled, Route,
     SubscriptionOrder, SubscriptionView,
 };
+use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::*;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
@@ -338,7 +339,8 @@ impl RefusalOperations for Fake {
 
 #[async_trait]
 impl Operations for Fake {
-    fn authenticate(&self, bearer: Option<&str>, loopback: bool) -> Result<Caller, Problem> {
+    fn authenticate(&self, given: Credentials<'_>) -> Result<Caller, Problem> {
+        let (bearer, loopback) = (given.bearer, given.loopback);
         let role = match bearer {
             Some("admin") => Role::Admin,
             Some("viewer") => Role::Viewer,

@@ -20,7 +20,8 @@ Examples:
 
 Finding the daemon:
   its URL    --url, else MESH_URL, else <data>/endpoint, else http://127.0.0.1:8080
-  the token  --token-file, else MESH_TOKEN, else <data>/token
+  the token  --token-file, else MESH_TOKEN, else <data>/token (not with --cert)
+  its CA     --ca, else MESH_CA, else <data>/endpoint.ca for the URL found beside it, else the web's authorities
   <data>     --data, else MESH_DATA, else ./.mesh
 
 Exit codes:
@@ -32,6 +33,13 @@ const URL_HELP: &str = "The daemon's address, such as http://127.0.0.1:8080 [env
 const TOKEN_HELP: &str = "A file with the token to use [env: MESH_TOKEN, the token itself]";
 const DATA_HELP: &str =
     "The daemon's data directory, for its address and token [env: MESH_DATA] [default: ./.mesh]";
+
+const CA_HELP: &str =
+    "A file with the authorities of the daemon's certificate, for https [env: MESH_CA]";
+const CERT_HELP: &str =
+    "A file with the certificate to be known by, when no token is named [env: MESH_CERT]";
+const CERT_KEY_HELP: &str =
+    "A file with the certificate's key, unless it is in the same one [env: MESH_CERT_KEY]";
 
 /// Runs and watches agents on a mesh: the client of meshd.
 #[derive(Debug, Parser)]
@@ -53,6 +61,12 @@ pub(crate) struct Globals {
     pub(crate) token_file: Option<PathBuf>,
     #[arg(long, global = true, value_name = "DIR", help = DATA_HELP)]
     pub(crate) data: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", help = CA_HELP)]
+    pub(crate) ca: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", help = CERT_HELP)]
+    pub(crate) cert: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE", help = CERT_KEY_HELP)]
+    pub(crate) cert_key: Option<PathBuf>,
     /// The form of the output; json and yaml are the HTTP answer, name is ids only
     #[arg(
         short,

@@ -11,6 +11,7 @@ use ureq::http;
 
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
+use crate::tls::TlsError;
 
 pub(crate) use answer::{Answer, Listing, Refusal};
 pub(crate) use request::Request;
@@ -83,8 +84,15 @@ pub(crate) struct Client {
 
 impl Client {
     /// Speaks to the daemon at `endpoint`. Connects on the first request.
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let agent = ureq::Agent::config_builder()
+    ///
+    /// # Errors
+    /// That the files for TLS cannot be used.
+    pub(crate) fn new(endpoint: Endpoint) -> Result<Self, TlsError> {
+        let mut agent = ureq::Agent::config_builder();
+        if endpoint.url.starts_with("https://") {
+            agent = agent.tls_config(endpoint.tls.load()?);
+        }
+        let agent = agent
             .http_status_as_error(false)
             // A token must not follow a redirect or pass through somebody's proxy.
             .max_redirects(0)
@@ -98,7 +106,7 @@ impl Client {
             .user_agent(concat!("meshctl/", env!("CARGO_PKG_VERSION")))
             .build()
             .new_agent();
-        Self { agent, endpoint }
+        Ok(Self { agent, endpoint })
     }
 
     /// Sends a request and takes the whole answer.
@@ -227,9 +235,12 @@ impl Client {
             {
                 unreachable(error.to_string())
             }
-            ureq::Error::Io(error) => RequestError::Lost {
-                url,
-                reason: error.to_string(),
+            ureq::Error::Io(error) => match untrusted(&error) {
+                Some(reason) => unreachable(reason),
+                None => RequestError::Lost {
+                    url,
+                    reason: error.to_string(),
+                },
             },
             ureq::Error::BodyExceedsLimit(limit) => {
                 self.foreign(format!("its answer is longer than {limit} bytes"))
@@ -246,5 +257,18 @@ impl Client {
             url: self.endpoint.url.clone(),
             reason: reason.into(),
         }
+    }
+}
+
+/// Why one side did not trust the other, when that is what ended a connection; nothing was done then.
+fn untrusted(error: &std::io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(reason) => Some(format!(
+            "its certificate is not to be trusted: {reason:?}; name its authority with --ca or MESH_CA"
+        )),
+        rustls::Error::AlertReceived(alert) => {
+            Some(format!("it refuses the TLS connection: {alert:?}"))
+        }
+        _ => None,
     }
 }

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
+use crate::tls::{TlsError, TlsFiles};
 
 /// Where meshd listens unless it is told otherwise.
 const URL_DEFAULT: &str = "http://127.0.0.1:8080";
@@ -13,6 +14,8 @@ const DATA_DEFAULT: &str = "./.mesh";
 const ENDPOINT_FILE: &str = "endpoint";
 /// The file in the data directory that holds its first token.
 const TOKEN_FILE: &str = "token";
+/// The file in the data directory that holds the certificates of a daemon that speaks TLS.
+const CA_FILE: &str = "endpoint.ca";
 /// Both files hold one short line; anything longer is some other file.
 const FILE_BYTES_MAX: u64 = 4096;
 
@@ -25,6 +28,12 @@ pub(crate) struct Environment {
     pub(crate) token: Option<String>,
     /// `MESH_DATA`.
     pub(crate) data: Option<PathBuf>,
+    /// `MESH_CA`.
+    pub(crate) ca: Option<PathBuf>,
+    /// `MESH_CERT`.
+    pub(crate) cert: Option<PathBuf>,
+    /// `MESH_CERT_KEY`.
+    pub(crate) cert_key: Option<PathBuf>,
     /// `NO_COLOR` is set.
     pub(crate) no_color: bool,
 }
@@ -37,12 +46,18 @@ impl Environment {
                 .ok()
                 .filter(|value: &String| !value.is_empty())
         };
+        let path = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         Self {
             url: text("MESH_URL"),
             token: text("MESH_TOKEN"),
-            data: std::env::var_os("MESH_DATA")
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from),
+            data: path("MESH_DATA"),
+            ca: path("MESH_CA"),
+            cert: path("MESH_CERT"),
+            cert_key: path("MESH_CERT_KEY"),
             no_color: text("NO_COLOR").is_some(),
         }
     }
@@ -57,6 +72,12 @@ pub(crate) struct Flags<'a> {
     pub(crate) token_file: Option<&'a Path>,
     /// `--data`.
     pub(crate) data: Option<&'a Path>,
+    /// `--ca`.
+    pub(crate) ca: Option<&'a Path>,
+    /// `--cert`.
+    pub(crate) cert: Option<&'a Path>,
+    /// `--cert-key`.
+    pub(crate) cert_key: Option<&'a Path>,
 }
 
 /// A daemon's address and our token, each with where it was found.
@@ -70,13 +91,15 @@ pub(crate) struct Endpoint {
     pub(crate) token: Option<String>,
     /// Such as `from MESH_TOKEN`, or why there is none.
     pub(crate) token_origin: String,
+    /// For an `https` address.
+    pub(crate) tls: TlsFiles,
 }
 
 /// Why no endpoint could be made out of what was given.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EndpointError {
     /// Not an address that we can speak to.
-    #[error("{url} ({origin}) is not an address of the form http://HOST:PORT")]
+    #[error("{url} ({origin}) is not an address of the form http://HOST:PORT or https://HOST:PORT")]
     BadUrl { url: String, origin: String },
     /// The token file that was named is not there.
     #[error("cannot read the token file {}: {source}", path.display())]
@@ -87,6 +110,12 @@ pub(crate) enum EndpointError {
     /// A token is one visible word.
     #[error("the token {origin} is not one word of visible characters")]
     BadToken { origin: String },
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        Self::usage(error.to_string())
+    }
 }
 
 impl From<EndpointError> for Failure {
@@ -110,7 +139,8 @@ pub(crate) fn data_dir(flags: Flags<'_>, env: &Environment) -> PathBuf {
 }
 
 /// Finds the daemon: `--url`, else `MESH_URL`, else `<data>/endpoint`, else the default; and the token:
-/// `--token-file`, else `MESH_TOKEN`, else `<data>/token`.
+/// `--token-file`, else `MESH_TOKEN`, else, without a certificate to show, `<data>/token`. Whom to trust is said by `--ca`,
+/// else `MESH_CA`, else for the URL of `<data>/endpoint` by `<data>/endpoint.ca`.
 ///
 /// # Errors
 /// [`EndpointError`] when what was given cannot be used. A missing `<data>/endpoint` or `<data>/token` is no error.
@@ -118,12 +148,23 @@ pub(crate) fn find(flags: Flags<'_>, env: &Environment) -> Result<Endpoint, Endp
     let data = data_dir(flags, env);
     let (url, url_origin) = url(flags, env, &data);
     let url = checked_url(url.trim(), &url_origin)?;
-    let (token, token_origin) = token(flags, env, &data)?;
+    let pick = |flag: Option<&Path>, env: &Option<PathBuf>| {
+        flag.map(Path::to_path_buf).or_else(|| env.clone())
+    };
+    let beside = data.join(CA_FILE);
+    let of_this_machine = !is_named(flags, env) && beside.is_file();
+    let tls = TlsFiles {
+        ca: pick(flags.ca, &env.ca).or_else(|| of_this_machine.then_some(beside)),
+        cert: pick(flags.cert, &env.cert),
+        key: pick(flags.cert_key, &env.cert_key),
+    };
+    let (token, token_origin) = token(flags, env, &data, tls.cert.is_some())?;
     Ok(Endpoint {
         url,
         url_origin,
         token,
         token_origin,
+        tls,
     })
 }
 
@@ -145,15 +186,18 @@ fn url(flags: Flags<'_>, env: &Environment, data: &Path) -> (String, String) {
 }
 
 fn checked_url(url: &str, origin: &str) -> Result<String, EndpointError> {
-    let host = url
-        .strip_prefix("http://")
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| url.starts_with(scheme));
+    let host = scheme
+        .and_then(|scheme| url.strip_prefix(scheme))
         .map(|rest| rest.trim_end_matches('/'));
     let is_host = |host: &&str| {
         !host.is_empty()
             && !host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '@'))
     };
-    match host.filter(is_host) {
-        Some(host) => Ok(format!("http://{host}")),
+    match scheme.zip(host.filter(is_host)) {
+        Some((scheme, host)) => Ok(format!("{scheme}{host}")),
         None => Err(EndpointError::BadUrl {
             url: url.to_owned(),
             origin: origin.to_owned(),
@@ -165,6 +209,7 @@ fn token(
     flags: Flags<'_>,
     env: &Environment,
     data: &Path,
+    with_certificate: bool,
 ) -> Result<(Option<String>, String), EndpointError> {
     let (token, origin) = if let Some(path) = flags.token_file {
         let token = read_line(path).map_err(|source| EndpointError::TokenFile {
@@ -174,6 +219,9 @@ fn token(
         (token, format!("from {}", path.display()))
     } else if let Some(token) = &env.token {
         (token.trim().to_owned(), "from MESH_TOKEN".to_owned())
+    } else if with_certificate {
+        // Whoever shows a certificate wants to be the one in it; a token would decide instead.
+        return Ok((None, "not sent where a certificate is shown".to_owned()));
     } else {
         let path = data.join(TOKEN_FILE);
         match read_line(&path) {
@@ -271,6 +319,45 @@ mod tests {
     }
 
     #[test]
+    fn with_a_certificate_only_a_token_that_was_named_is_sent() {
+        let data = data_with(&[("token", "admin\n"), ("endpoint.ca", "")]);
+        let (none, beside) = (Environment::default(), data.path().join("endpoint.ca"));
+        let env = Environment {
+            token: Some("mine".into()),
+            cert: Some("/env/cert".into()),
+            ..Environment::default()
+        };
+        let plain = Flags {
+            data: Some(data.path()),
+            ..Flags::default()
+        };
+        let shown = Flags {
+            cert: Some(Path::new("/flag/cert")),
+            cert_key: Some(Path::new("/flag/key")),
+            ..plain
+        };
+        let found = find(plain, &none).unwrap();
+        assert_eq!(found.token.as_deref(), Some("admin"));
+        assert_eq!(found.tls.ca, Some(beside));
+        let found = find(shown, &none).unwrap();
+        assert_eq!(found.token, None);
+        assert_eq!(found.tls.key.as_deref(), Some(Path::new("/flag/key")));
+        let found = find(plain, &env).unwrap();
+        assert_eq!(found.token.as_deref(), Some("mine"));
+        assert_eq!(found.tls.cert.as_deref(), Some(Path::new("/env/cert")));
+        let elsewhere = Flags {
+            url: Some("https://mesh.example:8443"),
+            ..plain
+        };
+        let found = find(elsewhere, &none).unwrap();
+        assert_eq!(found.url, "https://mesh.example:8443");
+        assert_eq!(
+            found.tls.ca, None,
+            "this machine's says nothing about others"
+        );
+    }
+
+    #[test]
     fn data_directory_comes_from_flag_then_environment_then_default() {
         let env = Environment {
             data: Some("/env".into()),
@@ -291,7 +378,8 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_refused_with_its_origin() {
         for url in [
-            "https://127.0.0.1:1",
+            "https://",
+            "ftp://127.0.0.1:1",
             "127.0.0.1:8080",
             "http://",
             "http://h/path",

@@ -12,6 +12,7 @@ mod exit;
 mod input;
 mod output;
 mod session;
+mod tls;
 mod watch;
 
 use std::io::{self, IsTerminal as _};

@@ -41,6 +41,9 @@ impl Session {
             url: self.globals.url.as_deref(),
             token_file: self.globals.token_file.as_deref(),
             data: self.globals.data.as_deref(),
+            ca: self.globals.ca.as_deref(),
+            cert: self.globals.cert.as_deref(),
+            cert_key: self.globals.cert_key.as_deref(),
         }
     }
 
@@ -56,7 +59,7 @@ impl Session {
 
     /// A second way to the same daemon, for a thread of its own.
     pub(crate) fn another_client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(endpoint::find(self.flags(), &self.env)?))
+        Ok(Client::new(endpoint::find(self.flags(), &self.env)?)?)
     }
 
     /// The daemon.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
+use mesh_api::Tls;
 use mesh_config::{Config, Origins};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::system::{Caller, Role};
@@ -118,8 +119,11 @@ impl Serving {
             key,
             run_id,
         } = node;
+        let files = settings::tls(&config);
+        let tls = files.as_ref().map(Tls::load).transpose();
+        let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
         // Before anything is recorded: a second daemon on the same port leaves no trace in the log.
-        let (listener, address) = bind(&config.listen).await?;
+        let (listener, address) = bind(&config.listen, tls.is_some()).await?;
         let options = MeshOptions {
             settings: settings::tree(&config, &origins, data.clone(), run_id),
             key,
@@ -127,14 +131,20 @@ impl Serving {
             sandbox_helper: None,
         };
         let mesh = Mesh::start(options).await.map_err(start_failure)?;
-        let url = format!("http://{address}");
-        let endpoint = Endpoint::publish(&data, &url).map_err(|error| {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
+        let certificate = files.as_ref().map(|files| files.cert.as_path());
+        let endpoint = Endpoint::publish(&data, &url, certificate).map_err(|error| {
             Failure::io(format!("cannot write {}/endpoint", data.display()), error)
         })?;
         let listener = listener
             .into_std()
             .map_err(|error| Failure::io("cannot hand over the listener", error))?;
-        let api = mesh_api::child(listener, mesh.operations(), settings::api(&config));
+        let surface = mesh_api::ApiConfig {
+            tls,
+            ..settings::api(&config)
+        };
+        let api = mesh_api::child(listener, mesh.operations(), surface);
         if let Err(error) = mesh.add_edge(api).await {
             mesh.stop().await;
             return Err(Failure::new(Exit::Escalated, error));
@@ -268,12 +278,12 @@ impl Signals {
     }
 }
 
-async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Failure> {
+async fn bind(listen: &str, encrypted: bool) -> Result<(TcpListener, SocketAddr), Failure> {
     let failed = |error| Failure::io(format!("listen: cannot serve on {listen}"), error);
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "reachable from other hosts without encryption; put a TLS proxy in front");
+    if !address.ip().is_loopback() && !encrypted {
+        tracing::warn!(%address, "reachable from other hosts without encryption; set api.tls, or put a TLS proxy in front");
     }
     Ok((listener, address))
 }

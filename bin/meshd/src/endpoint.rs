@@ -1,4 +1,4 @@
-//! `<data>/endpoint`: where clients on this host find the daemon.
+//! `<data>/endpoint`: where clients on this host find the daemon; beside it, where that speaks TLS, what to trust.
 
 use std::fs;
 use std::io::{self, Write};
@@ -6,29 +6,46 @@ use std::path::{Path, PathBuf};
 
 /// The file's name.
 const FILE: &str = "endpoint";
+/// The certificates of meshd, by which clients on this host know it.
+const CA_FILE: &str = "endpoint.ca";
 
-/// The file, for as long as meshd serves. Dropped, it is removed.
+/// The files, for as long as meshd serves. Dropped, they are removed.
 #[derive(Debug)]
-pub(crate) struct Endpoint(PathBuf);
+pub(crate) struct Endpoint(Vec<PathBuf>);
 
 impl Endpoint {
-    /// Writes the URL aside and gives it its name, so that no reader sees half of it.
+    /// Writes the URL, after a copy of the certificates where there are any. Each is written aside and then given its
+    /// name, so that no reader sees half of it.
     ///
     /// # Errors
-    /// When the directory cannot be written to.
-    pub(crate) fn publish(data: &Path, url: &str) -> io::Result<Self> {
+    /// When the directory cannot be written to, or the certificates cannot be read any more.
+    pub(crate) fn publish(data: &Path, url: &str, certificates: Option<&Path>) -> io::Result<Self> {
+        let mut files = Vec::new();
+        if let Some(certificates) = certificates {
+            let path = data.join(CA_FILE);
+            write(data, &path, &fs::read(certificates)?)?;
+            files.push(path);
+        }
         let path = data.join(FILE);
-        let mut aside = tempfile::NamedTempFile::new_in(data)?;
-        writeln!(aside, "{url}")?;
-        aside.persist(&path).map_err(|refused| refused.error)?;
-        Ok(Self(path))
+        write(data, &path, format!("{url}\n").as_bytes())?;
+        files.push(path);
+        Ok(Self(files))
     }
+}
+
+fn write(data: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut aside = tempfile::NamedTempFile::new_in(data)?;
+    aside.write_all(content)?;
+    aside.persist(path).map_err(|refused| refused.error)?;
+    Ok(())
 }
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        // One that stays misleads a client for one refused connection.
-        let _stays = fs::remove_file(&self.0);
+        for file in &self.0 {
+            // One that stays misleads a client for one refused connection.
+            let _stays = fs::remove_file(file);
+        }
     }
 }
 
@@ -41,7 +58,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let path = data.path().join(FILE);
         fs::write(&path, "http://127.0.0.1:1\n").unwrap();
-        let endpoint = Endpoint::publish(data.path(), "http://127.0.0.1:2").unwrap();
+        let endpoint = Endpoint::publish(data.path(), "http://127.0.0.1:2", None).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "http://127.0.0.1:2\n");
         drop(endpoint);
         assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0);

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use mesh_actors::context::{DefaultLimits, KeySource, LivenessLimits, Settings};
 use mesh_actors::outbound::EgressSettings;
+use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_egress::Limits as EgressLimits;
+use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
 use mesh_messages::units::{ByteCount, Span};
@@ -147,6 +149,7 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         vault_key: vault_key(config),
         uids: (uids.first, uids.count),
         audit_all_actions: orchestrator.security.audit_all_actions,
+        certificates: certificates(config),
         fault: fault(config),
         limits: limits(config),
         liveness: liveness(config),
@@ -294,7 +297,31 @@ pub(crate) fn api(config: &Config) -> mesh_api::ApiConfig {
         stall_timeout: api.stall_timeout.duration(),
         drain_timeout: api.drain_timeout.duration(),
         hosts: api.hosts.clone(),
+        tls: None,
     }
+}
+
+/// The files of TLS, where it is to be spoken.
+pub(crate) fn tls(config: &Config) -> Option<TlsFiles> {
+    let tls = &config.api.tls;
+    let (cert, key) = tls.cert.as_ref().zip(tls.key.as_ref())?;
+    Some(TlsFiles {
+        cert: PathBuf::from(cert),
+        key: PathBuf::from(key),
+        client_ca: tls.client_ca.as_ref().map(PathBuf::from),
+        require_client_cert: tls.require_client_cert,
+    })
+}
+
+fn certificates(config: &Config) -> Vec<KnownCertificate> {
+    let clients = config.api.tls.clients.iter();
+    clients
+        .map(|client| KnownCertificate {
+            subject: client.subject.clone(),
+            name: client.name.clone(),
+            role: client.role,
+        })
+        .collect()
 }
 
 #[cfg(test)]

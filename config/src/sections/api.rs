@@ -4,6 +4,8 @@ use mesh_messages::units::{ByteCount, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls::TlsConfig;
+
 /// Bounds of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -34,6 +36,8 @@ pub struct ApiConfig {
     pub hosts: Vec<String>,
     /// How many requests one caller may make.
     pub rate_limit: RateLimit,
+    /// TLS, and callers that are known by their certificates.
+    pub tls: TlsConfig,
 }
 
 impl Default for ApiConfig {
@@ -51,6 +55,7 @@ impl Default for ApiConfig {
             drain_timeout: Span::from_secs(10),
             hosts: Vec::new(),
             rate_limit: RateLimit::default(),
+            tls: TlsConfig::default(),
         }
     }
 }

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::RetryPolicy;
+use waits::{waiting_for_checks, waiting_for_person};
+
+mod waits;
 
 /// An event that cannot happen to a task in this state: its log has lost records, or this is a bug.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -555,52 +558,5 @@ fn new_task(
         submitted_at,
         deadline_at,
         ended_at: None,
-    }
-}
-
-/// A wait for those who check the result.
-fn waiting_for_checks(checks: &[AcceptanceCheck]) -> WaitingFor {
-    let each = checks.iter().map(|check| {
-        let by = if check.requirements.is_empty() {
-            "a command".to_owned()
-        } else {
-            format!("an agent that can {}", check.requirements.join(", "))
-        };
-        format!("{:?} by {by}", check.name)
-    });
-    let each: Vec<_> = each.collect();
-    WaitingFor {
-        reason: WaitReason::Check,
-        detail: format!("its result is being checked: {}", each.join("; ")),
-        until: None,
-        agents: Vec::new(),
-        tasks: Vec::new(),
-    }
-}
-
-/// A wait for a person.
-fn waiting_for_person(question: &str) -> WaitingFor {
-    let colon = if question.is_empty() { "" } else { ": " };
-    WaitingFor {
-        reason: WaitReason::Approval,
-        detail: format!("a person has to approve or deny it{colon}{question}"),
-        until: None,
-        agents: Vec::new(),
-        tasks: Vec::new(),
-    }
-}
-
-/// A wait for other tasks.
-pub(crate) fn waiting_for_tasks(tasks: Vec<TaskId>) -> WaitingFor {
-    let detail = match tasks.as_slice() {
-        [one] => format!("task {one} has to succeed first"),
-        several => format!("{} tasks have to succeed first", several.len()),
-    };
-    WaitingFor {
-        reason: WaitReason::Dependency,
-        detail,
-        until: None,
-        agents: Vec::new(),
-        tasks,
     }
 }

@@ -1,0 +1,294 @@
+//! TLS: nothing is served without it where it is configured, and a certificate says who its bearer is, and no more.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mesh_tests::{Daemon, Home, Ran, meshctl};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
+use rustix::process::Signal;
+
+/// An authority, with a directory for what it signs.
+struct Authority {
+    dir: PathBuf,
+    name: &'static str,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(dir: &Path, name: &'static str) -> Self {
+        let mut params = named(name, Vec::new());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(dir.join(name).with_extension("pem"), certificate.pem()).unwrap();
+        Self {
+            dir: dir.to_owned(),
+            name,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn file(&self) -> String {
+        text(&self.dir.join(self.name).with_extension("pem"))
+    }
+
+    /// A certificate and its key, in `<file>.pem` and `<file>.key`.
+    fn signs(&self, file: &str, params: &CertificateParams) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        put(&self.dir, file, &certificate, &key);
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn put(dir: &Path, file: &str, certificate: &Certificate, key: &KeyPair) {
+    fs::write(dir.join(format!("{file}.pem")), certificate.pem()).unwrap();
+    let path = dir.join(format!("{file}.key"));
+    fs::write(&path, key.serialize_pem()).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn named(common: &str, alternatives: Vec<SanType>) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common);
+    params.subject_alt_names = alternatives;
+    params
+}
+
+fn uri(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().unwrap())
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+/// A home with meshd's certificate and those of clients: `ada`, an operator; `ben`, a viewer by common name; `eve`, whom
+/// nobody named.
+fn home(more: &str) -> Home {
+    let home = Home::new();
+    let dir = home.scratch().to_owned();
+    let ours = Authority::new(&dir, "ours");
+    let server = vec![SanType::IpAddress([127, 0, 0, 1].into()), dns("localhost")];
+    ours.signs("server", &named("meshd", server));
+    // What leads to the authority belongs into the file.
+    let chain = fs::read_to_string(dir.join("server.pem")).unwrap()
+        + &fs::read_to_string(ours.file()).unwrap();
+    fs::write(dir.join("server.pem"), chain).unwrap();
+    ours.signs(
+        "ada",
+        &named("whoever", vec![dns("x.test"), uri("spiffe://mesh/ada")]),
+    );
+    ours.signs("ben", &named("ben", Vec::new()));
+    // Her common name is another's, and counts for nothing beside an alternative name.
+    ours.signs("eve", &named("ben", vec![dns("eve.test")]));
+    let mut late = named("ben", Vec::new());
+    late.not_before = date_time_ymd(2020, 1, 1);
+    late.not_after = date_time_ymd(2021, 1, 1);
+    ours.signs("late", &late);
+    Authority::new(&dir, "theirs").signs("foreign", &named("ben", Vec::new()));
+    let (alone, key) = (named("ben", Vec::new()), KeyPair::generate().unwrap());
+    put(&dir, "alone", &alone.self_signed(&key).unwrap(), &key);
+    let at = dir.display();
+    home.config(&format!(
+        "api:
+  drain_timeout: 2s
+  connections_max: 16
+  tls:
+    cert: {at}/server.pem
+    key: {at}/server.key
+    client_ca: {at}/ours.pem
+    clients:
+      - {{subject: 'spiffe://mesh/ada', name: 'user:ada', role: operator}}
+      - {{subject: 'CN=ben', name: 'user:ben', role: viewer}}
+{more}"
+    ))
+}
+
+/// `meshctl` of somebody on this machine, who has no token of the daemon's.
+fn with(daemon: &Daemon, dir: &Path, certificate: &str, arguments: &[&str]) -> Ran {
+    let file = |name: String| text(&dir.join(name));
+    let (ca, cert) = (file("ours.pem".into()), file(format!("{certificate}.pem")));
+    let key = file(format!("{certificate}.key"));
+    let mut words = vec!["--url", daemon.url(), "--ca", &ca, "--cert", &cert];
+    words.extend(["--cert-key", &key]);
+    words.extend(arguments);
+    meshctl(daemon.home().data(), &words)
+}
+
+const ISSUE: &[&str] = &["token", "issue", "--role", "viewer"];
+const SUBMIT: &[&str] = &["task", "submit", "--requires", "nothing"];
+const LIST: &[&str] = &["agent", "list"];
+
+#[test]
+fn a_certificate_that_was_named_is_its_bearers_name_and_role_and_any_other_is_nobody() {
+    let daemon = home("").start();
+    assert!(daemon.url().starts_with("https://"), "{}", daemon.url());
+    let dir = daemon.home().scratch().to_owned();
+    let as_client = |who: &str, words: &[&str]| with(&daemon, &dir, who, words);
+
+    as_client("ada", LIST).exits(0);
+    as_client("ada", SUBMIT).exits(0);
+    as_client("ada", ISSUE).exits(4);
+    as_client("ben", LIST).exits(0);
+    as_client("ben", SUBMIT).exits(4);
+    for (nobody, code) in [("eve", 4), ("late", 6), ("foreign", 6), ("alone", 6)] {
+        as_client(nobody, LIST).exits(code);
+    }
+    // A key of another certificate is told before anything is sent.
+    let (cert, key) = (text(&dir.join("ben.pem")), text(&dir.join("ada.key")));
+    let told = meshctl(
+        daemon.home().data(),
+        &["--cert", &cert, "--cert-key", &key, "agent", "list"],
+    );
+    assert!(told.exits(2).err.contains("ben.pem and its key"));
+    // Without a certificate and without a token.
+    let (empty, ca) = (dir.join("empty"), text(&dir.join("ours.pem")));
+    meshctl(
+        &empty,
+        &["--url", daemon.url(), "--ca", &ca, "agent", "list"],
+    )
+    .exits(4);
+    // The authority is not one of the web's.
+    meshctl(&empty, &["--url", daemon.url(), "agent", "list"]).exits(6);
+
+    // Whoever has a token on this machine finds daemon and authority without a word.
+    let local = |words: &[&str]| meshctl(daemon.home().data(), words);
+    local(ISSUE).exits(0);
+    let told = local(&["audit", "export"]).exits(0).out;
+    for who in ["user:ada", "user:ben", "certificate:eve.test?"] {
+        assert!(told.contains(who), "{who} is in the audit: {told}");
+    }
+
+    // A token decides, whoever the certificate is of; a bad one is not made good by it.
+    let token = text(&daemon.home().data().join("token"));
+    let named = |file: &str, words: &[&str]| {
+        as_client("ben", &[&["--token-file", file] as &[&str], words].concat())
+    };
+    named(&token, ISSUE).exits(0);
+    let bad = dir.join("bad");
+    fs::write(&bad, "mesh_0123456789abcdef_x\n").unwrap();
+    named(&text(&bad), LIST).exits(4);
+
+    // All of it holds in the next life.
+    let daemon = daemon.kill9().start();
+    with(&daemon, &dir, "ada", LIST).exits(0);
+    with(&daemon, &dir, "ada", ISSUE).exits(4);
+    meshctl(daemon.home().data(), ISSUE).exits(0);
+}
+
+#[test]
+fn where_a_certificate_is_required_a_token_alone_opens_nothing() {
+    let daemon = home("    require_client_cert: true\n").start();
+    let dir = daemon.home().scratch().to_owned();
+    meshctl(daemon.home().data(), LIST).exits(6);
+    with(&daemon, &dir, "ada", LIST).exits(0);
+    with(&daemon, &dir, "foreign", LIST).exits(6);
+    let token = text(&daemon.home().data().join("token"));
+    let words = [&["--token-file", token.as_str()] as &[&str], ISSUE].concat();
+    // Hers stands for nobody, and it opens the connection all the same.
+    with(&daemon, &dir, "eve", &words).exits(0);
+}
+
+#[test]
+fn who_speaks_no_tls_or_nothing_at_all_is_not_served_and_keeps_nobody_out() {
+    let daemon = home("").start();
+    let address: SocketAddr = daemon.url().trim_start_matches("https://").parse().unwrap();
+    let connect = || {
+        let stream = TcpStream::connect(address).unwrap();
+        let limit = Some(Duration::from_secs(30));
+        stream.set_read_timeout(limit).unwrap();
+        stream
+    };
+    let mut plain = connect();
+    plain
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    // Whether the end comes in order or not.
+    let _reset = plain.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(!answer.contains("HTTP/"), "{answer}");
+    let url = format!("http://{address}");
+    meshctl(daemon.home().data(), &["--url", &url, "agent", "list"]).exits(6);
+
+    // More than all connections that there may be.
+    let silent: Vec<TcpStream> = (0..40).map(|_| connect()).collect();
+    let rubbish: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = connect();
+            // The head of a long record that never comes.
+            let _cut_already = stream.write_all(&[0x16, 0x03, 0x01, 0x3f, 0xff, 0x01]);
+            stream
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    meshctl(daemon.home().data(), LIST).exits(0);
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_secs(8),
+        "it waited for others: {took:?}"
+    );
+
+    // They do not keep the end from coming either, and what is left behind misleads nobody.
+    let (home, code) = daemon.stop(Signal::TERM);
+    assert_eq!(code, 0, "{}", home.log());
+    assert!(!home.data().join("endpoint.ca").exists());
+    drop((silent, rubbish));
+}
+
+#[test]
+fn what_cannot_be_served_with_is_refused_at_start_with_what_to_mend() {
+    let home = home("");
+    let dir = home.scratch().to_owned();
+    let key = dir.join("server.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let told = home.run_to_end().exits(64).err;
+    assert!(
+        told.contains("api.tls.key") && told.contains("chmod 600"),
+        "{told}"
+    );
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    fs::copy(dir.join("ada.key"), &key).unwrap();
+    let told = home.run_to_end().exits(64).err;
+    assert!(told.contains("cannot be used together"), "{told}");
+
+    fs::write(&key, "no key").unwrap();
+    let told = home.run_to_end().exits(64).err;
+    assert!(told.contains("no private key in PEM"), "{told}");
+
+    fs::remove_file(&key).unwrap();
+    let told = home.run_to_end().exits(64).err;
+    assert!(told.contains("api.tls.key: cannot read"), "{told}");
+    drop(home);
+
+    for (yaml, said) in [
+        ("{cert: a}", "api.tls.key"),
+        ("{require_client_cert: true}", "api.tls.require_client_cert"),
+        ("{certificate: a}", "cert"),
+        (
+            "{cert: a, key: b, client_ca: c, clients: [{subject: a.test, name: ada, role: admin}]}",
+            "api.tls.clients[0].name",
+        ),
+        (
+            "{cert: a, key: b, client_ca: c, clients: [{subject: A.test, name: 'user:a', role: agent}]}",
+            "api.tls.clients[0].role",
+        ),
+    ] {
+        let home = Home::new().config(&format!("api:\n  tls: {yaml}\n"));
+        let told = home.run_to_end().exits(64).err;
+        assert!(told.contains(said), "{yaml}: {told}");
+    }
+}
