@@ -151,6 +151,11 @@ pub(crate) enum Message {
         subscription: String,
         made: Position,
     },
+    /// Give up the dead letters of publications that are to be erased.
+    ForgetDead {
+        records: BTreeSet<Position>,
+        reply: Reply<()>,
+    },
     /// All agents are known: what those left that are gone is removed.
     Complete,
     /// Something may be due: the timer is over.
@@ -367,6 +372,7 @@ impl State {
             }
             Message::Down { agent } => self.take_back(&agent).await,
             Message::GiveUp { agent } => self.give_up(&agent).await,
+            Message::ForgetDead { records, reply } => self.forget_dead(&records, reply).await,
             Message::Complete => {
                 for agent in self.gone() {
                     self.give_up(&agent).await?;

@@ -57,6 +57,7 @@ pub(crate) enum Look {
     Dead(RpcReplyPort<Vec<DeadLetter>>),
     Trace(String, RpcReplyPort<Option<MessageTrace>>),
     Wanted(&'static [&'static str], RpcReplyPort<bool>),
+    Records(RpcReplyPort<BTreeSet<Position>>),
 }
 
 impl State {
@@ -191,6 +192,22 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    /// Gives up the dead letters of publications that are to be erased.
+    pub(super) async fn forget_dead(
+        &mut self,
+        records: &BTreeSet<Position>,
+        reply: Reply<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer_to(reply, Err(problem));
+            return Ok(());
+        }
+        let event = self.partition.state().drop_dead_of(records);
+        let events = event.into_iter().collect();
+        self.commit(events, &Cause::meshd(), vec![Effect::Done { reply }])
+            .await
     }
 
     /// Publishes in the name of the node what somebody wants to know.
@@ -475,6 +492,7 @@ impl State {
             Look::Routes(reply) => answer_to(reply, routes(state)),
             Look::Dead(reply) => answer_to(reply, state.dead_letters().cloned().collect()),
             Look::Trace(message, reply) => answer_to(reply, state.trace(&message)),
+            Look::Records(reply) => answer_to(reply, state.wanted_records()),
             Look::Wanted(topics, reply) => {
                 let wanted = |topic: &&str| topic.parse().is_ok_and(|t| state.is_wanted(&t));
                 answer_to(reply, topics.iter().any(wanted));

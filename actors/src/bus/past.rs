@@ -71,6 +71,7 @@ impl State {
         } = past;
         let queue = self.partition.state().queue(&subscription);
         let is_its = queue.is_some_and(|queue| queue.made == made);
+        let from = queue.and_then(|queue| queue.fill);
         match read {
             Ok((messages, next)) => {
                 self.reading.remove(&(subscription.clone(), made));
@@ -78,12 +79,19 @@ impl State {
                 if !is_its || self.writable().is_err() {
                     return Ok(());
                 }
-                let event = BusEvent::Filled {
-                    subscription,
-                    messages,
-                    next,
+                // One record each, so that one can be erased without the others; where to go on is said by the last.
+                let one = |past: PastMessage| BusEvent::Filled {
+                    subscription: subscription.clone(),
+                    messages: vec![past],
+                    next: from,
                 };
-                self.commit(vec![event], &Cause::meshd(), Vec::new()).await
+                let mut events: Vec<BusEvent> = messages.into_iter().map(one).collect();
+                events.push(BusEvent::Filled {
+                    subscription,
+                    messages: Vec::new(),
+                    next,
+                });
+                self.commit(events, &Cause::meshd(), Vec::new()).await
             }
             // The log cannot be read; its owner finds out, too. It is tried again after a pause.
             Err(why) => {

@@ -1,5 +1,6 @@
 //! Durable subscriptions, dead letters and traces, as they are asked for through the handle.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ractor::RpcReplyPort;
@@ -277,6 +278,24 @@ impl BusHandle {
         };
         // While the bus is being restarted, nobody hears of it.
         drop(self.slot.cast(Message::Announce { topic, id, data }));
+    }
+
+    /// The records of publications that still stand in a durable subscription.
+    ///
+    /// # Errors
+    /// That the bus cannot be asked now.
+    pub(crate) async fn wanted_records(&self) -> Result<BTreeSet<Position>, Problem> {
+        self.look(Look::Records).await
+    }
+
+    /// Gives up the dead letters of publications that are to be erased; when it answers, the bus holds them no more.
+    ///
+    /// # Errors
+    /// That it could not be done now.
+    pub(crate) async fn forget_dead(&self, records: BTreeSet<Position>) -> Result<(), Problem> {
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::ForgetDead { records, reply })
+            .await?
     }
 
     /// Whether anybody gets what is published on one of these topics.

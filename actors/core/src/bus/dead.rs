@@ -1,6 +1,6 @@
 //! Dead letters: what nobody got, or nobody acknowledged, kept to be looked at, put back or given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -107,6 +107,19 @@ impl BusState {
         Ok(BusEvent::DeadSettled {
             letters: vec![id],
             how: DeadSettlement::Retried,
+        })
+    }
+
+    /// Decides to give up the dead letters of publications that are erased: they hold them whole.
+    pub fn drop_dead_of(&self, records: &BTreeSet<Position>) -> Option<BusEvent> {
+        let of = |kept: &&Kept| {
+            kept.envelope.is_some() && kept.record.is_some_and(|record| records.contains(&record))
+        };
+        let meant = self.dead.letters.values().filter(of);
+        let letters: Vec<Position> = meant.map(|kept| kept.letter.id).collect();
+        (!letters.is_empty()).then_some(BusEvent::DeadSettled {
+            letters,
+            how: DeadSettlement::Dropped,
         })
     }
 

@@ -271,6 +271,11 @@ impl BusState {
         !super::is_reserved(topic) || !is_agents(&terms.owner)
     }
 
+    /// The records of publications that still stand in a durable subscription.
+    pub fn wanted_records(&self) -> BTreeSet<Position> {
+        self.durable.messages.keys().copied().collect()
+    }
+
     /// How many durable subscriptions a publication stands in.
     pub fn durable_receivers(&self, topic: &TopicPattern) -> usize {
         self.durably_wanting(topic).count()
