@@ -11,9 +11,11 @@
 //! away is held within stated bounds. What a durable subscription has is handed out until it is acknowledged (`durable.rs`).
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use mesh_actors_core::bus::{BusState, Mail};
 use mesh_messages::address::TopicPattern;
@@ -34,6 +36,7 @@ mod durable;
 mod handle;
 mod order;
 mod outside;
+mod past;
 mod route;
 mod state;
 mod subscriptions;
@@ -44,7 +47,8 @@ pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
 };
 
-use durable::{Look, Past, Puller, Settling};
+use durable::{Look, Puller, Settling};
+use past::Past;
 pub(crate) use state::agent_of;
 use state::answer_to;
 
@@ -142,8 +146,22 @@ pub(crate) enum Message {
     Down { agent: AgentId },
     /// Publications of the past were read up.
     Past(Past),
-    /// Something may be due.
+    /// The past of a subscription could not be read a while ago.
+    Reread {
+        subscription: String,
+        made: Position,
+    },
+    /// Give up the dead letters of publications that are to be erased.
+    ForgetDead {
+        records: BTreeSet<Position>,
+        reply: Reply<()>,
+    },
+    /// All agents are known: what those left that are gone is removed.
+    Complete,
+    /// Something may be due: the timer is over.
     Tick,
+    /// What did not fit into one step goes on.
+    More,
     /// The journal advanced or failed.
     Journal(JournalNews),
 }
@@ -155,6 +173,8 @@ pub(crate) struct Publication {
     pub(crate) publisher: Option<AgentId>,
     /// Whether its id is the sender's own choice; else it is its content's.
     pub(crate) named: bool,
+    /// Whether it is of meshd itself, and no subscription refuses it.
+    pub(crate) own: bool,
     pub(crate) envelope: Envelope,
 }
 
@@ -192,6 +212,7 @@ enum Effect {
         reply: Reply<AckOutcome>,
     },
     Pulled {
+        subscription: String,
         messages: Vec<Handed>,
         reply: Reply<Pulled>,
     },
@@ -232,10 +253,10 @@ pub(crate) struct State {
     store: StoreCell,
     /// Who waits for messages.
     pullers: Vec<Puller>,
-    /// Subscriptions whose past is being read.
-    reading: BTreeSet<String>,
-    /// When the next [`Message::Tick`] comes at the latest.
-    armed: Option<Timestamp>,
+    /// Subscriptions whose past is being read, and by which record they were made.
+    reading: BTreeSet<(String, Position)>,
+    /// When the next [`Message::Tick`] comes, and the only timer that sends it.
+    armed: Option<(Timestamp, AbortHandle)>,
     /// Whose turn it is among replicas.
     turn: usize,
 }
@@ -279,7 +300,11 @@ impl Actor for Bus {
             })?;
         }
         myself.cast(Message::Tick)?;
-        state.handle.slot.occupy(myself);
+        state.handle.slot.occupy(myself.clone());
+        // Agents may have gone while there was nobody to hear of it.
+        if state.handle.complete.load(Ordering::Acquire) {
+            myself.cast(Message::Complete)?;
+        }
         Ok(())
     }
 
@@ -289,6 +314,7 @@ impl Actor for Bus {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
+        state.disarm();
         state.partition.snapshot_at_end();
         Ok(())
     }
@@ -345,11 +371,13 @@ impl State {
                 self.back(&agent).await
             }
             Message::Down { agent } => self.take_back(&agent).await,
-            Message::GiveUp { agent } => {
-                let events = self.partition.state().give_up(&agent);
-                self.commit_held(events, Vec::new()).await?;
-                let events = self.partition.state().unsubscribe_all(&agent);
-                self.commit(events, &Cause::meshd(), Vec::new()).await
+            Message::GiveUp { agent } => self.give_up(&agent).await,
+            Message::ForgetDead { records, reply } => self.forget_dead(&records, reply).await,
+            Message::Complete => {
+                for agent in self.gone() {
+                    self.give_up(&agent).await?;
+                }
+                Ok(())
             }
             Message::Make {
                 owner,
@@ -381,8 +409,12 @@ impl State {
             }
             Message::Announce { topic, id, data } => self.announce(topic, id, data).await,
             Message::Past(past) => self.filled(past).await,
+            Message::Reread { subscription, made } => {
+                self.reading.remove(&(subscription, made));
+                Ok(())
+            }
             Message::Tick => {
-                self.armed = None;
+                self.disarm();
                 Ok(())
             }
             Message::Journal(JournalNews::Durable(position)) => {
@@ -394,7 +426,9 @@ impl State {
             Message::Post { .. }
             | Message::Record { .. }
             | Message::Publish { .. }
-            | Message::Subscribe { .. } => Ok(()),
+            | Message::Subscribe { .. }
+            // What goes on does so after each message.
+            | Message::More => Ok(()),
         }
     }
 }

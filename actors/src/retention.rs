@@ -21,6 +21,7 @@ use mesh_messages::task::TaskState;
 use mesh_messages::{Position, RecordHeader, TaskId};
 use mesh_persistence::{ContentError, EraseError, SnapshotError, wait_durable};
 
+use crate::bus::BusHandle;
 use crate::clock::now;
 use crate::context::Context;
 use crate::orchestrator::OrchestratorHandle;
@@ -76,6 +77,8 @@ pub(crate) struct RetentionArgs {
     pub(crate) handle: RetentionHandle,
     /// Who could give a task another round while it is being removed.
     pub(crate) orchestrator: OrchestratorHandle,
+    /// Who knows which messages are still to be handed out.
+    pub(crate) bus: BusHandle,
 }
 
 /// What it is told.
@@ -104,6 +107,7 @@ pub(crate) struct RetentionShell {
     limits: Limits,
     handle: RetentionHandle,
     orchestrator: OrchestratorHandle,
+    bus: BusHandle,
     me: ActorRef<RetentionMessage>,
     store: Arc<OpenStore>,
     partition: Partition<RetentionState, ()>,
@@ -146,6 +150,7 @@ impl Actor for RetentionActor {
             limits: args.ctx.settings.retention,
             handle: args.handle,
             orchestrator: args.orchestrator,
+            bus: args.bus,
             me: myself,
             store,
             partition,

@@ -198,6 +198,7 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
             ctx: Arc::clone(&all.ctx),
             handle: all.retention.clone(),
             orchestrator: all.orchestrator.clone(),
+            bus: all.bus.clone(),
         };
         SupervisorSpec::new(flags(Strategy::OneForOne))
             .child(worker(&all, "health", || HealthActor, health))

@@ -37,6 +37,12 @@ pub enum AccessVerb {
     /// Send messages.
     #[serde(rename = "message.send")]
     MessageSend,
+    /// Subscribe; take and acknowledge what subscriptions hold.
+    #[serde(rename = "message.receive")]
+    MessageReceive,
+    /// Put dead letters back and give them up.
+    #[serde(rename = "bus.control")]
+    BusControl,
     /// Register agents and versions.
     #[serde(rename = "agent.register")]
     AgentRegister,
@@ -77,12 +83,14 @@ pub enum AccessVerb {
 
 impl AccessVerb {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Read,
         Self::TaskSubmit,
         Self::TaskControl,
         Self::InboxAnswer,
         Self::MessageSend,
+        Self::MessageReceive,
+        Self::BusControl,
         Self::AgentRegister,
         Self::AgentControl,
         Self::AgentGovern,
@@ -105,6 +113,8 @@ impl AccessVerb {
             Self::TaskControl => "task.control",
             Self::InboxAnswer => "inbox.answer",
             Self::MessageSend => "message.send",
+            Self::MessageReceive => "message.receive",
+            Self::BusControl => "bus.control",
             Self::AgentRegister => "agent.register",
             Self::AgentControl => "agent.control",
             Self::AgentGovern => "agent.govern",
@@ -148,6 +158,8 @@ impl AccessVerb {
                 | Self::TaskControl
                 | Self::InboxAnswer
                 | Self::MessageSend
+                | Self::MessageReceive
+                | Self::BusControl
                 | Self::AgentRegister
                 | Self::AgentControl
         )

@@ -294,6 +294,8 @@ fn what_happens_to_the_mesh_is_published_by_meshd_alone() {
     client
         .post("/v1/messages", &forged)
         .problem(403, "not_allowed");
+    // While nobody works, all of it waits.
+    client.post("/v1/agents/slow/stop", &json!({})).ok(200);
     let tasks: Vec<Value> = (0..120)
         .map(|_| json!({"type": "t", "requirements": ["slow"], "input": {"ms": 20}}))
         .collect();
@@ -305,6 +307,7 @@ fn what_happens_to_the_mesh_is_published_by_meshd_alone() {
         .map(|receipt| receipt["id"].as_str().unwrap().to_owned())
         .collect();
     let (mut created, mut said) = (BTreeSet::new(), Vec::new());
+    let mut stopped = true;
     eventually("everything is said", Duration::from_mins(2), || {
         for message in pull(client, "all", "max=64&wait=1s") {
             let payload = &message["envelope"]["payload"];
@@ -318,6 +321,10 @@ fn what_happens_to_the_mesh_is_published_by_meshd_alone() {
             }
             settle(client, "all", "ack", &[&message["token"]], Value::Null);
         }
+        if stopped && said.contains(&"queue.backlog begins".to_owned()) {
+            client.post("/v1/agents/slow/start", &json!({})).ok(200);
+            stopped = false;
+        }
         let over = |topic: &str| said.iter().any(|s| *s == format!("{topic} over"));
         let all = created.len() == ids.len() && over("queue.backlog") && over("agent.overloaded");
         if all {
@@ -327,14 +334,17 @@ fn what_happens_to_the_mesh_is_published_by_meshd_alone() {
         }
     });
     assert_eq!(created, ids);
-    said.sort();
-    let expected = [
-        "agent.overloaded begins",
-        "agent.overloaded over",
-        "queue.backlog begins",
-        "queue.backlog over",
-    ];
-    assert_eq!(said, expected, "each once");
+    let of = |topic: &str| -> Vec<String> {
+        let of = said.iter().filter(|said| said.starts_with(topic));
+        of.cloned().collect()
+    };
+    let backlog = ["queue.backlog begins", "queue.backlog over"];
+    assert_eq!(of("queue.backlog"), backlog, "each once");
+    // A look may meet a free place between two tasks, so it may be said again; always in turn.
+    for (at, said) in of("agent.overloaded").into_iter().enumerate() {
+        let state = ["begins", "over"][at % 2];
+        assert_eq!(said, format!("agent.overloaded {state}"));
+    }
 }
 
 /// Subscribes durably, then works on what comes: it dies of `die` the first time, refuses `no`, and acknowledges the rest.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::bus::RESERVED_TOPICS;
 use mesh_messages::events::BusEvent;
 use mesh_messages::task::Priority;
 use mesh_messages::{AgentId, Epoch, Position, RecordHeader, Timestamp};
@@ -191,10 +192,13 @@ pub struct BusState {
     // Everybody in `subscriptions` and `durable`, by topic.
     #[serde(skip)]
     topics: Topics,
-    // Sender and id of everything in `recent`.
+    // Sender, incarnation and id of everything in `recent`.
     #[serde(skip)]
-    published: BTreeSet<(String, String)>,
+    published: BTreeSet<Identity>,
 }
+
+/// Sender, its incarnation, id: the same twice is one message.
+type Identity = (String, Option<Epoch>, String);
 
 /// What a snapshot holds; those of earlier versions hold less.
 #[derive(Debug, Deserialize)]
@@ -221,9 +225,8 @@ impl From<Loaded> for BusState {
         for (id, queue) in &loaded.durable.queues {
             topics.insert(&queue.terms.topic, Who::Durable(id.clone()));
         }
-        let key = |seen: &Seen| (seen.from.clone(), seen.id.clone());
         Self {
-            published: loaded.recent.iter().map(key).collect(),
+            published: loaded.recent.iter().map(Seen::identity).collect(),
             subscriptions: loaded.subscriptions,
             held: loaded.held,
             recent: loaded.recent,
@@ -328,18 +331,20 @@ impl BusState {
         Ok(Some(BusEvent::Subscribed { agent, pattern }))
     }
 
-    /// Who gets what is published on a topic: each once, not the publisher itself, at most [`SUBSCRIBERS_MAX`].
+    /// Who gets what is published on a topic: each once, not the publisher itself, at most [`SUBSCRIBERS_MAX`]. What
+    /// happens to the mesh itself is not for agents.
     pub fn subscribers<'a>(
         &'a self,
         topic: &'a TopicPattern,
         publisher: Option<&'a AgentId>,
     ) -> impl Iterator<Item = &'a AgentId> {
+        let reserved = is_reserved(topic);
         let live = self.topics.wanting(topic).into_iter();
         live.filter_map(|who| match who {
             Who::Live(agent) => Some(agent),
             Who::Durable(_) => None,
         })
-        .filter(move |agent| Some(*agent) != publisher)
+        .filter(move |agent| !reserved && Some(*agent) != publisher)
         .take(SUBSCRIBERS_MAX)
     }
 
@@ -441,12 +446,11 @@ impl BusState {
         (id, from, to, kind): (&str, &str, &str, &str),
         envelope: &Value,
     ) {
-        // Sent and received are one message, one after the other.
-        if self
-            .recent
-            .back()
-            .is_some_and(|last| last.id == id && last.from == from)
-        {
+        let epoch = epoch_of(envelope);
+        // Sent and received are one message, one after the other; what is received of a publication says no more.
+        if self.recent.back().is_some_and(|last| {
+            last.id == id && last.from == from && (envelope.is_null() || last.epoch == epoch)
+        }) {
             return;
         }
         // A sender whose clock is ahead could repeat it for longer.
@@ -454,22 +458,23 @@ impl BusState {
         let claimed = claimed
             .and_then(|text| text.parse().ok())
             .unwrap_or_default();
-        self.published.insert((from.to_owned(), id.to_owned()));
-        self.recent.push_back(Seen {
+        let seen = Seen {
             at: header.time.max(claimed),
             from: from.to_owned(),
-            epoch: envelope.get("epoch").and_then(Value::as_u64).map(Epoch),
+            epoch,
             id: id.to_owned(),
             head: Some(Head {
                 record: header.position,
                 to: to.to_owned(),
                 kind: kind.to_owned(),
             }),
-        });
+        };
+        self.published.insert(seen.identity());
+        self.recent.push_back(seen);
         if self.recent.len() > RECENT_MAX
             && let Some(oldest) = self.recent.pop_front()
         {
-            self.published.remove(&(oldest.from, oldest.id));
+            self.published.remove(&oldest.identity());
         }
     }
 }
@@ -518,6 +523,21 @@ impl Held {
             envelope: self.envelope.clone(),
         }
     }
+}
+
+impl Seen {
+    fn identity(&self) -> Identity {
+        (self.from.clone(), self.epoch, self.id.clone())
+    }
+}
+
+/// Whether meshd tells there what happens to the mesh itself. Agents do not read other people's tasks.
+fn is_reserved(topic: &TopicPattern) -> bool {
+    RESERVED_TOPICS.contains(&topic.as_str())
+}
+
+fn epoch_of(envelope: &Value) -> Option<Epoch> {
+    envelope.get("epoch").and_then(Value::as_u64).map(Epoch)
 }
 
 fn size(envelope: &Value) -> u64 {

@@ -1,32 +1,32 @@
 //! What the bus actor does about durable subscriptions: hands out, takes back, reads up what came before.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
-use mesh_actors_core::bus::{BusState, DeadRefusal, Making, Queue, TermsRefusal};
+use mesh_actors_core::bus::{BusState, DeadRefusal, Making, Presence, Queue, TermsRefusal};
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::{
-    AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, Handed, MessageTrace, PastMessage,
-    Pulled, Route, RouteKind, SubscriptionOrder, SubscriptionTerms, SubscriptionView,
+    AckOp, AckOrder, AckOutcome, DeadLetter, DeadSettlement, Handed, MessageTrace, Pulled, Route,
+    RouteKind, SubscriptionOrder, SubscriptionView,
 };
-use mesh_messages::events::{BusEvent, partition};
+use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, MessageType, Stamp, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Epoch, Position, Timestamp};
 
 use super::state::{RETRY_PAUSE, answer_to};
 use super::{Effect, Message, Publication, Reply, State};
+use crate::agents::lines::LINES_OUT_MAX;
 use crate::clock;
-use crate::partition::{Cause, payload_of};
-use crate::store::OpenStore;
+use crate::partition::Cause;
 
 /// Pulls that may wait at once: each is a connection that is held open.
 const PULLS_MAX: usize = 256;
-/// Publications of the past that are put into a queue by one commit, and records that are looked at for them.
-const FILL_BATCH: usize = 64;
-const FILL_SCAN: usize = 4096;
+/// Messages that one agent has in hand over all of its subscriptions: half of what may wait in its channel, which would
+/// end it if it were full.
+const IN_HAND_MAX: usize = LINES_OUT_MAX / 2;
 /// Shortest time between two looks at what is due: timers have milliseconds.
 const TICK_MIN: Duration = Duration::from_millis(1);
 
@@ -56,13 +56,8 @@ pub(crate) enum Look {
     Routes(RpcReplyPort<Vec<Route>>),
     Dead(RpcReplyPort<Vec<DeadLetter>>),
     Trace(String, RpcReplyPort<Option<MessageTrace>>),
-}
-
-/// A step of reading publications of the past.
-#[derive(Debug)]
-pub(crate) struct Past {
-    pub(crate) subscription: String,
-    pub(crate) read: Result<(Vec<PastMessage>, Option<Position>), String>,
+    Wanted(&'static [&'static str], RpcReplyPort<bool>),
+    Records(RpcReplyPort<BTreeSet<Position>>),
 }
 
 impl State {
@@ -199,6 +194,22 @@ impl State {
         }
     }
 
+    /// Gives up the dead letters of publications that are to be erased.
+    pub(super) async fn forget_dead(
+        &mut self,
+        records: &BTreeSet<Position>,
+        reply: Reply<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Err(problem) = self.writable() {
+            answer_to(reply, Err(problem));
+            return Ok(());
+        }
+        let event = self.partition.state().drop_dead_of(records);
+        let events = event.into_iter().collect();
+        self.commit(events, &Cause::meshd(), vec![Effect::Done { reply }])
+            .await
+    }
+
     /// Publishes in the name of the node what somebody wants to know.
     pub(super) async fn announce(
         &mut self,
@@ -223,6 +234,7 @@ impl State {
             topic,
             publisher: None,
             named: true,
+            own: true,
             envelope,
         };
         self.publish(publication, &Cause::meshd(), None).await
@@ -241,33 +253,98 @@ impl State {
 
     /// Everything that follows from time or room: what is overdue comes again, what waits is handed out.
     pub(super) async fn work_queues(&mut self) -> Result<(), ActorProcessingErr> {
+        // One look at the clock for all: what fell due between two would be seen by neither.
+        let now = clock::now();
         if self.writable().is_ok() {
-            let overdue = self.partition.state().overdue(clock::now());
+            let overdue = self.partition.state().overdue(now);
             if !overdue.is_empty() {
                 self.commit(overdue, &Cause::meshd(), Vec::new()).await?;
             }
-            self.push().await?;
-            self.serve_pulls().await?;
+            self.push(now).await?;
+            self.serve_pulls(now).await?;
             self.read_past();
+        } else {
+            self.dismiss(now);
         }
-        self.arm();
+        self.arm(now);
         Ok(())
     }
 
+    /// Lets those go who wait and whose time is over; nothing is handed out now.
+    fn dismiss(&mut self, now: Timestamp) {
+        for puller in std::mem::take(&mut self.pullers) {
+            if puller.reply.is_closed() {
+                continue;
+            }
+            if puller.until > now {
+                self.pullers.push(puller);
+            } else {
+                let messages = Vec::new();
+                answer_to(puller.reply, Ok(Pulled { messages }));
+            }
+        }
+    }
+
+    /// Answers a pull; what it cannot be told of comes again.
+    pub(super) async fn hand_over(
+        &mut self,
+        subscription: &str,
+        messages: Vec<Handed>,
+        reply: Reply<Pulled>,
+    ) -> Result<(), ActorProcessingErr> {
+        let records: Vec<Position> = messages.iter().map(|handed| handed.position).collect();
+        if !reply.is_closed() && reply.send(Ok(Pulled { messages })).is_ok() {
+            return Ok(());
+        }
+        self.give_back(subscription, &records, "nobody waited any more")
+            .await
+    }
+
+    async fn give_back(
+        &mut self,
+        subscription: &str,
+        records: &[Position],
+        why: &str,
+    ) -> Result<(), ActorProcessingErr> {
+        if records.is_empty() || self.writable().is_err() {
+            return Ok(()); // The time to acknowledge ends, too.
+        }
+        let state = self.partition.state();
+        let events = state.undelivered(subscription, records, why, clock::now());
+        self.commit(events, &Cause::meshd(), Vec::new()).await
+    }
+
+    /// Removes what an agent has that does not come back.
+    pub(super) async fn give_up(&mut self, agent: &AgentId) -> Result<(), ActorProcessingErr> {
+        let events = self.partition.state().give_up(agent);
+        self.commit_held(events, Vec::new()).await?;
+        let events = self.partition.state().unsubscribe_all(agent);
+        self.commit(events, &Cause::meshd(), Vec::new()).await
+    }
+
+    /// Agents that have something and are gone.
+    pub(super) fn gone(&self) -> BTreeSet<AgentId> {
+        let state = self.partition.state();
+        let owner = |queue: &Queue| AgentId::new(queue.terms.owner.strip_prefix("agent:")?).ok();
+        let with_queues = state.queues().filter_map(owner);
+        let all = with_queues.chain(state.holding().cloned());
+        all.filter(|agent| self.presence(agent) == Presence::Gone)
+            .collect()
+    }
+
     /// Brings agents what their subscriptions have for them.
-    async fn push(&mut self) -> Result<(), ActorProcessingErr> {
-        let now = clock::now();
+    async fn push(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
         let mut ready = Vec::new();
         for queue in self.partition.state().queues() {
             let owner = queue.terms.owner.strip_prefix("agent:");
-            if !queue.terms.push || !queue.has_more(now) {
+            if !queue.terms.push || queue.is_empty() {
                 continue;
             }
             let Some(agent) = owner.and_then(|id| AgentId::new(id).ok()) else {
                 continue;
             };
             let mut alive = self.handle.outside.delivery.incarnations(&agent);
-            if alive.is_empty() {
+            if alive.is_empty() || self.room_of(&agent) == 0 || !queue.has_more(now) {
                 continue;
             }
             // Replicas take turns.
@@ -277,11 +354,15 @@ impl State {
         }
         if !ready.is_empty() {
             // What did not fit into one commit follows at once.
-            self.myself.cast(Message::Tick)?;
+            self.myself.cast(Message::More)?;
         }
         for (subscription, agent, epoch) in ready {
+            let room = self.room_of(&agent);
+            if room == 0 {
+                continue;
+            }
             let state = self.partition.state();
-            let out = state.hand_out(&subscription, usize::MAX, Some(epoch), now);
+            let out = state.hand_out(&subscription, room, Some(epoch), now);
             let effect = Effect::Brought {
                 subscription,
                 agent,
@@ -294,9 +375,15 @@ impl State {
         Ok(())
     }
 
+    /// How many messages an agent may be brought now.
+    fn room_of(&self, agent: &AgentId) -> usize {
+        let queues = self.partition.state().queues_of(agent);
+        let out: u64 = queues.map(|queue| u64::from(queue.out())).sum();
+        IN_HAND_MAX.saturating_sub(usize::try_from(out).unwrap_or(usize::MAX))
+    }
+
     /// Gives those who wait what there is, and lets those go whose time is over.
-    async fn serve_pulls(&mut self) -> Result<(), ActorProcessingErr> {
-        let now = clock::now();
+    async fn serve_pulls(&mut self, now: Timestamp) -> Result<(), ActorProcessingErr> {
         for puller in std::mem::take(&mut self.pullers) {
             if puller.reply.is_closed() {
                 continue;
@@ -316,6 +403,7 @@ impl State {
                 continue;
             }
             let effect = Effect::Pulled {
+                subscription: puller.subscription,
                 messages: out.messages,
                 reply: puller.reply,
             };
@@ -342,14 +430,8 @@ impl State {
                 lost.push(position);
             }
         }
-        if lost.is_empty() {
-            return Ok(());
-        }
-        let events = self
-            .partition
-            .state()
-            .undelivered(subscription, &lost, clock::now());
-        self.commit(events, &Cause::meshd(), Vec::new()).await
+        self.give_back(subscription, &lost, "its incarnation ended")
+            .await
     }
 
     /// The envelope as an agent gets it: with what it needs to acknowledge it, which is why meshd signs it.
@@ -376,61 +458,8 @@ impl State {
         Some(envelope)
     }
 
-    /// Goes on reading publications of before for subscriptions that have room for them.
-    fn read_past(&mut self) {
-        for queue in self.partition.state().queues() {
-            let half = usize::try_from(queue.terms.max_queue / 2).unwrap_or_default();
-            let id = &queue.terms.id;
-            let (Some(from), false) = (queue.fill, self.reading.contains(id)) else {
-                continue;
-            };
-            if queue.len() > half {
-                continue;
-            }
-            let Ok(store) = self.store.get() else {
-                return;
-            };
-            self.reading.insert(id.clone());
-            let room = (half + 1).min(FILL_BATCH);
-            let (terms, until, me) = (queue.terms.clone(), queue.made, self.myself.clone());
-            ractor::concurrency::spawn(async move {
-                let subscription = terms.id.clone();
-                let read = tokio::task::spawn_blocking(move || {
-                    past(&store, &terms, (from, until), room).map_err(|error| error.to_string())
-                });
-                let read = read.await.map_err(|error| error.to_string()).flatten();
-                let _gone = me.cast(Message::Past(Past { subscription, read }));
-            });
-        }
-    }
-
-    pub(super) async fn filled(&mut self, past: Past) -> Result<(), ActorProcessingErr> {
-        let Past { subscription, read } = past;
-        self.reading.remove(&subscription);
-        let state = self.partition.state();
-        if state.queue(&subscription).is_none() || self.writable().is_err() {
-            return Ok(());
-        }
-        match read {
-            Ok((messages, next)) => {
-                let event = BusEvent::Filled {
-                    subscription,
-                    messages,
-                    next,
-                };
-                self.commit(vec![event], &Cause::meshd(), Vec::new()).await
-            }
-            // The log cannot be read; its owner finds out, too.
-            Err(why) => {
-                tracing::error!(subscription, why, "past publications could not be read");
-                Ok(())
-            }
-        }
-    }
-
     /// Looks again when something is due.
-    fn arm(&mut self) {
-        let now = clock::now();
+    fn arm(&mut self, now: Timestamp) {
         let due = self.partition.state().next_due(now);
         // While the disk is full, nothing can be done about what is due.
         let again = self.writable().is_err().then(|| now.plus(RETRY_PAUSE));
@@ -438,12 +467,20 @@ impl State {
         let Some(next) = due.into_iter().chain(pulls).chain(again).min() else {
             return;
         };
-        if self.armed.is_some_and(|armed| armed <= next) {
+        if self.armed.as_ref().is_some_and(|(armed, _)| *armed <= next) {
             return;
         }
-        self.armed = Some(next);
+        self.disarm();
         let wait = next.since(now).max(TICK_MIN);
-        drop(self.myself.send_after(wait, || Message::Tick));
+        let timer = self.myself.send_after(wait, || Message::Tick);
+        self.armed = Some((next, timer.abort_handle()));
+    }
+
+    /// Ends the timer, so that there is never more than one.
+    pub(super) fn disarm(&mut self) {
+        if let Some((_, timer)) = self.armed.take() {
+            timer.abort();
+        }
     }
 
     pub(super) fn look(&self, look: Look) {
@@ -455,48 +492,13 @@ impl State {
             Look::Routes(reply) => answer_to(reply, routes(state)),
             Look::Dead(reply) => answer_to(reply, state.dead_letters().cloned().collect()),
             Look::Trace(message, reply) => answer_to(reply, state.trace(&message)),
+            Look::Records(reply) => answer_to(reply, state.wanted_records()),
+            Look::Wanted(topics, reply) => {
+                let wanted = |topic: &&str| topic.parse().is_ok_and(|t| state.is_wanted(&t));
+                answer_to(reply, topics.iter().any(wanted));
+            }
         }
     }
-}
-
-/// Publications on a subscription's topics in a part of the log, and where to go on.
-fn past(
-    store: &Arc<OpenStore>,
-    terms: &SubscriptionTerms,
-    (from, until): (Position, Position),
-    room: usize,
-) -> Result<(Vec<PastMessage>, Option<Position>), Box<dyn std::error::Error + Send + Sync>> {
-    let mut found = Vec::new();
-    let records = store.journal.read_partition(&partition::BUS, from)?;
-    for (looked, record) in records.enumerate() {
-        let record = record?;
-        let position = record.header.position;
-        if position >= until {
-            return Ok((found, None));
-        }
-        if found.len() >= room || looked >= FILL_SCAN {
-            return Ok((found, Some(position)));
-        }
-        if &*record.header.kind != "message_sent" {
-            continue;
-        }
-        let Some(payload) = payload_of(&record, &store.content)? else {
-            continue;
-        };
-        let BusEvent::Sent { to, envelope, .. } = serde_json::from_slice(&payload)? else {
-            continue;
-        };
-        if let Ok(Address::Topic(topic)) = to.parse()
-            && terms.topic.matches(&topic)
-        {
-            found.push(PastMessage {
-                record: position,
-                at: record.header.time,
-                envelope,
-            });
-        }
-    }
-    Ok((found, None))
 }
 
 fn view(state: &BusState, queue: &Queue) -> SubscriptionView {

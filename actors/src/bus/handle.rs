@@ -1,5 +1,6 @@
 //! The only way to the bus.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct BusHandle {
     pub(super) node: NodeSigner,
     pub(super) sentinel: SentinelHandle,
     window: Arc<Mutex<ReplayWindow>>,
+    /// Whether an agent that nobody knows is gone; before, it may not be known yet.
+    pub(super) complete: Arc<AtomicBool>,
 }
 
 impl BusHandle {
@@ -60,6 +63,7 @@ impl BusHandle {
             node,
             sentinel,
             window: Arc::new(Mutex::new(ReplayWindow::new(CLOCK_WINDOW, SEEN_MAX))),
+            complete: Arc::default(),
         }
     }
 
@@ -109,12 +113,17 @@ impl BusHandle {
         let mut caller = caller.clone();
         if let Some(bearer) = &vouched.bearer {
             if vouched.envelope.kind != MessageType::TaskRequest {
-                self.sentinel.decide(bearer, Action::MessageSend, PATH)?;
+                let action = action_of(vouched.envelope.kind);
+                self.sentinel.decide(bearer, action, PATH)?;
             }
             caller.narrowed.extend(bearer.narrowed.iter().cloned());
         }
         let caller = &caller;
-        self.admit(&vouched, now)?;
+        // That the caller may send was decided at the door.
+        if action_of(vouched.envelope.kind) == Action::MessageReceive {
+            self.sentinel.decide(caller, Action::MessageReceive, PATH)?;
+        }
+        let admitted = self.admit(&vouched, now)?;
         if vouched.envelope.kind == MessageType::TaskRequest {
             // A task is a task, whichever way it comes. What it is, is known when its address is.
             self.sentinel
@@ -122,8 +131,18 @@ impl BusHandle {
         }
         let asked = Asked::new(&vouched.envelope, now, wait);
         let envelope = check::sealed(vouched, &self.node.key);
-        let answer = route::route(self, caller, envelope, &asked).await?;
-        Ok(asked.in_its_form(answer))
+        let is_publication = envelope.kind == MessageType::Publish;
+        let answer = route::route(self, caller, envelope, &asked).await;
+        // What was not published may be sent again as it is; if it was after all, the bus knows it by its id.
+        if is_publication
+            && answer
+                .as_ref()
+                .is_err_and(|problem| problem.kind == ProblemKind::Unavailable)
+        {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.forget(&admitted);
+        }
+        Ok(asked.in_its_form(answer?))
     }
 
     /// Passes on what an agent says to others on its own channel; the answer, if there is one at once.
@@ -139,12 +158,13 @@ impl BusHandle {
         let parts = (&*self.outside.keys, &self.sentinel);
         let caller = check::agent_as_caller(agent);
         let to = envelope.to.to_string();
-        self.sentinel.decide(&caller, Action::MessageSend, &to)?;
+        let action = action_of(envelope.kind);
+        self.sentinel.decide(&caller, action, &to)?;
         let claimed = envelope.from.to_string();
         let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
             .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
         if let Some(bearer) = &vouched.bearer {
-            self.sentinel.decide(bearer, Action::MessageSend, &to)?;
+            self.sentinel.decide(bearer, action, &to)?;
         }
         let envelope = check::sealed(vouched, &self.node.key);
         route::from_agent(self, (agent, epoch), envelope).await
@@ -167,6 +187,13 @@ impl BusHandle {
         }));
     }
 
+    /// All agents are known: from now on, one that is not is gone, and what it left is removed. Told also when it was
+    /// known before; a bus that is restarted finds out by itself.
+    pub fn fleet_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+        drop(self.slot.cast(Message::Complete));
+    }
+
     /// Audits that somebody may not speak in a name, as any other act that is refused.
     fn note_refusal(&self, caller: &Caller, claimed: &str, problem: &Problem) {
         if problem.kind == ProblemKind::Forbidden {
@@ -178,18 +205,18 @@ impl BusHandle {
 
     /// Refuses what came before. What is signed must also be of this time; what is not was sent by its caller just now,
     /// whatever time it names.
-    fn admit(&self, vouched: &Vouched, now: Timestamp) -> Result<(), Problem> {
+    /// Answers as what it is remembered.
+    fn admit(&self, vouched: &Vouched, now: Timestamp) -> Result<Envelope, Problem> {
         let envelope = &vouched.envelope;
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let admitted = if vouched.signed {
-            window.admit(envelope, now)
+        let at = if vouched.signed {
+            envelope.timestamp.at()
         } else {
-            window.admit(
-                &head(envelope.from.clone(), envelope.epoch, &envelope.id, now),
-                now,
-            )
+            now
         };
-        admitted.map_err(check::replayed)
+        let head = head(envelope.from.clone(), envelope.epoch, &envelope.id, at);
+        window.admit(&head, now).map_err(check::replayed)?;
+        Ok(head)
     }
 
     /// Makes known what came before this process.
@@ -202,6 +229,14 @@ impl BusHandle {
                 let _known = window.admit(&head(from, seen.epoch, &seen.id, seen.at), now);
             }
         }
+    }
+}
+
+/// What a message needs the right to: who subscribes or acknowledges receives.
+const fn action_of(kind: MessageType) -> Action {
+    match kind {
+        MessageType::Subscribe | MessageType::Ack => Action::MessageReceive,
+        _ => Action::MessageSend,
     }
 }
 

@@ -238,6 +238,7 @@ async fn publish(
         topic,
         publisher,
         named,
+        own: false,
         envelope,
     });
     let by = Cause::by(by);

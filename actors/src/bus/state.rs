@@ -7,7 +7,6 @@ use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::address::{Address, TopicPattern};
-use mesh_messages::bus::Pulled;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -81,12 +80,18 @@ impl State {
             topic,
             publisher,
             named,
+            own,
             envelope,
         } = publication;
         let state = self.partition.state();
         let whole = envelope.to_value();
         let sent = (&envelope.from, &*envelope.id, named);
-        let pushed_out = match state.publish(&topic, sent, &whole) {
+        let decided = if own {
+            state.announce(&topic, sent, &whole)
+        } else {
+            state.publish(&topic, sent, &whole)
+        };
+        let pushed_out = match decided {
             Publishing::Accept(pushed_out) => pushed_out,
             Publishing::Known => {
                 let effect = Effect::Published {
@@ -291,7 +296,11 @@ impl State {
                     reply,
                 } => self.answer_made(&subscription, known, reply),
                 Effect::Settled { outcome, reply } => answer_to(reply, Ok(outcome)),
-                Effect::Pulled { messages, reply } => answer_to(reply, Ok(Pulled { messages })),
+                Effect::Pulled {
+                    subscription,
+                    messages,
+                    reply,
+                } => self.hand_over(&subscription, messages, reply).await?,
                 Effect::Brought {
                     subscription,
                     agent,

@@ -1,5 +1,6 @@
 //! Durable subscriptions, dead letters and traces, as they are asked for through the handle.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ractor::RpcReplyPort;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use mesh_messages::bus::{
     ACK_TIMEOUT_MS, AckOp, AckOrder, AckOutcome, BATCH_MAX, DeadLetter, DeadSettlement,
-    MessageTrace, NACK_DELAY_MS_MAX, NACK_REASON_MAX, Pulled, Route, SubscriptionOrder,
+    MessageTrace, NACK_DELAY_MS_MAX, NACK_REASON_MAX, Overflow, Pulled, Route, SubscriptionOrder,
     SubscriptionView,
 };
 use mesh_messages::klp::{Ack, Envelope, ErrorCode, Subscribe};
@@ -33,6 +34,17 @@ impl BusHandle {
         caller: &Caller,
         order: SubscriptionOrder,
     ) -> Result<(SubscriptionView, bool), Problem> {
+        // On a pattern, it would stop publishers that its owner does not know of.
+        if order.overflow == Overflow::Reject
+            && !order.topic.is_concrete()
+            && let Err(refused) =
+                self.sentinel
+                    .decide(caller, Action::BusControl, "/v1/subscriptions")
+        {
+            let detail = "overflow: reject on a topic with wildcards needs bus.control; name one topic, or leave it out";
+            let problem = Problem::invalid("invalid_subscription", "overflow", detail);
+            return Err(problem.errors(refused.errors));
+        }
         self.make_for(&caller.name, Box::new(order), false).await
     }
 
@@ -68,7 +80,7 @@ impl BusHandle {
             max_unacked: asked.max_unacked,
             max_deliver: asked.max_deliver,
             max_queue: asked.max_queue,
-            overflow: mesh_messages::bus::Overflow::DropOldest,
+            overflow: Overflow::DropOldest,
         };
         let owner = format!("agent:{agent}");
         self.make_for(&owner, Box::new(order), true)
@@ -266,6 +278,32 @@ impl BusHandle {
         };
         // While the bus is being restarted, nobody hears of it.
         drop(self.slot.cast(Message::Announce { topic, id, data }));
+    }
+
+    /// The records of publications that still stand in a durable subscription.
+    ///
+    /// # Errors
+    /// That the bus cannot be asked now.
+    pub(crate) async fn wanted_records(&self) -> Result<BTreeSet<Position>, Problem> {
+        self.look(Look::Records).await
+    }
+
+    /// Gives up the dead letters of publications that are to be erased; when it answers, the bus holds them no more.
+    ///
+    /// # Errors
+    /// That it could not be done now.
+    pub(crate) async fn forget_dead(&self, records: BTreeSet<Position>) -> Result<(), Problem> {
+        self.slot
+            .call(CALL_LIMIT, |reply| Message::ForgetDead { records, reply })
+            .await?
+    }
+
+    /// Whether anybody gets what is published on one of these topics.
+    ///
+    /// # Errors
+    /// That the bus cannot be asked now.
+    pub(crate) async fn is_wanted(&self, topics: &'static [&'static str]) -> Result<bool, Problem> {
+        self.look(|reply| Look::Wanted(topics, reply)).await
     }
 
     /// An incarnation of an agent ended: what it had in hand comes again.

@@ -874,3 +874,116 @@ async fn a_full_disk_refuses_mail_and_says_so() {
         ("read_only", ProblemKind::Unavailable)
     );
 }
+
+fn order(name: &str, topic: &str, more: Value) -> mesh_messages::bus::SubscriptionOrder {
+    let mut order = json!({"name": name, "topic": topic});
+    if let Value::Object(more) = more {
+        order.as_object_mut().unwrap().extend(more);
+    }
+    serde_json::from_value(order).unwrap()
+}
+
+fn publication(id: &str, topic: &str) -> Value {
+    let mut envelope = message(id, &format!("topic://{topic}"));
+    envelope["type"] = json!("PUBLISH");
+    envelope["payload"] = json!({"topic": topic, "data": id});
+    envelope
+}
+
+#[tokio::test]
+async fn a_publication_that_was_refused_may_be_sent_again() {
+    let fixture = Fixture::new().await;
+    let rejecting = order("q", "news", json!({"maxQueue": 1, "overflow": "reject"}));
+    fixture
+        .bus
+        .make_subscription(&ada(), rejecting)
+        .await
+        .unwrap();
+    fixture.send(publication("m1", "news")).await.unwrap();
+    for _ in 0..2 {
+        let refused = fixture.send(publication("m2", "news")).await.unwrap_err();
+        assert_eq!(refused.code, "queue_full");
+    }
+    fixture.bus.remove_subscription(&ada(), "q").await.unwrap();
+    fixture.send(publication("m2", "news")).await.unwrap();
+    let again = fixture.send(publication("m2", "news")).await.unwrap_err();
+    assert_eq!(again.code, "replayed");
+}
+
+#[tokio::test]
+async fn the_past_is_read_up_to_the_moment_of_the_subscription() {
+    let fixture = Fixture::new().await;
+    for id in ["m1", "m2", "m3"] {
+        fixture.send(publication(id, "news")).await.unwrap();
+    }
+    let mut found = Vec::new();
+    let earliest = order("q", "news", json!({"from": "earliest"}));
+    fixture
+        .bus
+        .make_subscription(&ada(), earliest)
+        .await
+        .unwrap();
+    while found.len() < 3 {
+        let pulled = fixture.bus.pull(&ada(), "q", (10, PATIENCE)).await.unwrap();
+        assert!(!pulled.messages.is_empty(), "{found:?}");
+        let id = |handed: Handed| handed.envelope["id"].as_str().unwrap().to_owned();
+        found.extend(pulled.messages.into_iter().map(id));
+    }
+    assert_eq!(found, ["m1", "m2", "m3"]);
+}
+
+#[tokio::test]
+async fn subscriptions_of_agents_that_are_gone_are_removed_when_all_are_known() {
+    let fixture = Fixture::new().await;
+    for who in ["other", "webscraper"] {
+        let asked = json!({"topic": "news", "durable": true, "name": "q"});
+        fixture
+            .line(who, MessageType::Subscribe, "kai://node.here", asked)
+            .await
+            .unwrap();
+    }
+    fixture.stop().await;
+    // It is removed while the bus does not hear of it.
+    fixture.set("other", None);
+    fixture.start().await;
+    assert_eq!(fixture.bus.subscriptions().await.unwrap().len(), 2);
+    fixture.bus.fleet_complete();
+    let left = fixture.bus.subscriptions().await.unwrap();
+    let left: Vec<_> = left.iter().map(|view| &*view.terms.id).collect();
+    assert_eq!(left, ["agent:webscraper:q"]);
+    fixture.stop().await;
+    fixture.set("webscraper", None);
+    fixture.start().await;
+    until("the rest is removed", || {
+        fixture
+            .kinds()
+            .iter()
+            .filter(|kind| *kind == "subscription.removed")
+            .count()
+            == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pull_that_is_over_is_answered_also_while_the_disk_is_full() {
+    let fixture = Fixture::new().await;
+    fixture
+        .bus
+        .make_subscription(&ada(), order("q", "news", Value::Null))
+        .await
+        .unwrap();
+    let (bus, limit) = (fixture.bus.clone(), Duration::from_millis(200));
+    let pulling = tokio::spawn(async move { bus.pull(&ada(), "q", (1, limit)).await });
+    tokio::task::yield_now().await;
+    fixture
+        .store
+        .journal
+        .set_read_only(Some("the disk is full"));
+    let answer = tokio::time::timeout(PATIENCE, pulling).await.unwrap();
+    match answer.unwrap() {
+        Ok(pulled) => assert!(pulled.messages.is_empty()),
+        // It came too late to wait at all.
+        Err(problem) => assert_eq!(problem.code, "read_only"),
+    }
+}

@@ -12,6 +12,8 @@ use mesh_messages::bus::{AGENT_OVERLOADED, QUEUE_BACKLOG, TASK_CREATED};
 use crate::bus::BusHandle;
 use crate::orchestrator::{Created, OrchestratorHandle};
 
+/// What is said of how much waits.
+const LOADS: [&str; 2] = [QUEUE_BACKLOG, AGENT_OVERLOADED];
 /// How often it is looked how much waits.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,15 @@ pub(super) async fn herald(bus: BusHandle, orchestrator: OrchestratorHandle) {
                 None => return,
             },
             _ = look.tick() => {
+                match bus.is_wanted(&LOADS).await {
+                    Ok(true) => {}
+                    // Who comes later hears from the beginning.
+                    Ok(false) => {
+                        said = Said::default();
+                        continue;
+                    }
+                    Err(_) => continue,
+                }
                 // While it is being restarted nothing is known, and nothing is said.
                 if let Ok(load) = orchestrator.load().await {
                     for notice in said.step(&load) {

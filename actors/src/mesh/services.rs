@@ -277,10 +277,16 @@ impl Services for MeshServices {
 
     fn fleet_gone(&self, agent: &AgentId) {
         self.orchestrator.fleet_gone(agent.clone());
+        if let Some(bus) = self.bus.get() {
+            bus.agent_gone(agent);
+        }
     }
 
     fn fleet_complete(&self) {
         self.orchestrator.fleet_complete();
+        if let Some(bus) = self.bus.get() {
+            bus.fleet_complete();
+        }
     }
 
     fn agent_ready(&self, agent: &AgentId) {

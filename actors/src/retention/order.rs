@@ -158,8 +158,12 @@ impl RetentionShell {
         if let Err(behind) = reads::caught_up(&self.store).await {
             return Ok(Err(behind.into()));
         }
+        let wanted = match self.bus.wanted_records().await {
+            Ok(wanted) => wanted,
+            Err(problem) => return Ok(Err(problem)),
+        };
         let (meant, at) = (order.clone(), now());
-        let plan = self.told(move |store| plan(store, &meant, at, again));
+        let plan = self.told(move |store| plan(store, (&meant, &wanted), at, again));
         let mut plan = match plan.await? {
             Some(Ok(plan)) => plan,
             Some(Err(problem)) => return Ok(Err(problem)),
@@ -214,6 +218,12 @@ impl RetentionShell {
         let messages = std::mem::take(&mut plan.messages);
         let count = messages.len() as u64;
         if count > 0 {
+            // Dead letters hold what they are about whole, and would bring it into the next snapshot.
+            let records = messages.iter().copied().collect();
+            if let Err(problem) = self.bus.forget_dead(records).await {
+                tracing::warn!(%problem, "dead letters of what is to be erased are kept yet");
+                return Ok(None);
+            }
             if !self.doom(&messages, &then(self)).await? {
                 return Ok(None);
             }
@@ -270,7 +280,7 @@ fn not_ended(task: &TaskId) -> Problem {
 /// What is meant, or why nothing is.
 fn plan(
     store: &OpenStore,
-    order: &ErasureOrder,
+    (order, wanted): (&ErasureOrder, &BTreeSet<Position>),
     now: Timestamp,
     again: bool,
 ) -> Result<Result<Plan, Problem>, RetentionError> {
@@ -310,7 +320,7 @@ fn plan(
         (None, Some(subject)) => tasks_of(store, subject, &needed, &mut plan)?,
         (None, None) => {}
     }
-    messages_of(store, order, now, &mut plan)?;
+    messages_of(store, (order, wanted), now, &mut plan)?;
     Ok(Ok(plan))
 }
 
@@ -374,7 +384,7 @@ fn names_of(subject: &Address) -> BTreeSet<String> {
 /// A record by which publications of the past were put into a queue holds copies of them.
 fn filled_with(
     messages: &[PastMessage],
-    names: &BTreeSet<String>,
+    (names, wanted): (&BTreeSet<String>, &BTreeSet<Position>),
     record: Position,
     plan: &mut Plan,
 ) {
@@ -382,15 +392,18 @@ fn filled_with(
         let from = past.envelope.get("from").and_then(Value::as_str);
         from.is_some_and(|from| names.contains(from))
     };
-    if messages.iter().any(meant) {
+    // What still waits is pending by the record of its publication.
+    let waits = messages.iter().any(|past| wanted.contains(&past.record));
+    if messages.iter().any(meant) && !waits {
         plan.messages.push(record);
     }
 }
 
-/// The records of messages that are meant: old enough, and, where they were to reach an agent, no longer on their way.
+/// The records of messages that are meant: old enough, and, where they were to reach an agent or stand in a durable
+/// subscription (`wanted`), no longer on their way.
 fn messages_of(
     store: &OpenStore,
-    order: &ErasureOrder,
+    (order, wanted): (&ErasureOrder, &BTreeSet<Position>),
     now: Timestamp,
     plan: &mut Plan,
 ) -> Result<(), RetentionError> {
@@ -425,7 +438,7 @@ fn messages_of(
                 message, from, to, ..
             } => (message, from, to, None),
             BusEvent::Filled { messages, .. } => {
-                filled_with(messages, &names, record.header.position, plan);
+                filled_with(messages, (&names, wanted), record.header.position, plan);
                 continue;
             }
             // These hold no content.
@@ -457,7 +470,8 @@ fn messages_of(
         *young |= now.since(record.header.time) < MESSAGE_AGE_MIN;
     }
     for (positions, under_way, young) in meant.into_values() {
-        if under_way || young {
+        let waits = positions.iter().any(|position| wanted.contains(position));
+        if under_way || young || waits {
             plan.report.pending_messages += 1;
         } else {
             plan.messages.extend(positions);

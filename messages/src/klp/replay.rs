@@ -79,6 +79,14 @@ impl ReplayWindow {
         Ok(())
     }
 
+    /// Forgets an envelope that was taken and then not acted upon: its sender may send it again.
+    pub fn forget(&mut self, envelope: &Envelope) {
+        let key = key(envelope);
+        if self.seen.remove(&key) {
+            self.by_time.remove(&(envelope.timestamp.at(), key));
+        }
+    }
+
     /// How many messages are remembered.
     pub fn len(&self) -> usize {
         self.seen.len()

@@ -1,6 +1,6 @@
 //! Dead letters: what nobody got, or nobody acknowledged, kept to be looked at, put back or given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,9 +11,10 @@ use mesh_messages::{Position, RecordHeader, Timestamp};
 
 use super::{BusState, Held, size};
 
-/// Dead letters that are kept; beyond them the oldest goes. All of them stay on record.
+/// Dead letters that are kept; beyond them the oldest goes whose content is not kept, then the oldest. All of them stay
+/// on record.
 pub const DEAD_MAX: usize = 1000;
-/// Bytes of their envelopes; the same rule.
+/// Bytes of their envelopes; beyond them the oldest of those goes that have one.
 pub const DEAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Why a dead letter is not put back.
@@ -55,10 +56,16 @@ impl DeadLetters {
         self.bytes += kept.envelope.as_ref().map_or(0, size);
         self.letters.insert(kept.letter.id, kept);
         while self.letters.len() > DEAD_MAX || self.bytes > DEAD_BYTES_MAX {
-            let Some((_, oldest)) = self.letters.pop_first() else {
+            // Bytes are freed by those that have an envelope; places first by those that cannot be put back.
+            let whole = self.bytes > DEAD_BYTES_MAX;
+            let first =
+                |(id, kept): (&Position, &Kept)| (kept.envelope.is_some() == whole).then_some(*id);
+            let place = self.letters.iter().find_map(first);
+            let oldest = || self.letters.keys().next().copied();
+            let Some(id) = place.or_else(oldest) else {
                 return;
             };
-            self.forgot(&oldest);
+            self.remove(id);
         }
     }
 
@@ -100,6 +107,19 @@ impl BusState {
         Ok(BusEvent::DeadSettled {
             letters: vec![id],
             how: DeadSettlement::Retried,
+        })
+    }
+
+    /// Decides to give up the dead letters of publications that are erased: they hold them whole.
+    pub fn drop_dead_of(&self, records: &BTreeSet<Position>) -> Option<BusEvent> {
+        let of = |kept: &&Kept| {
+            kept.envelope.is_some() && kept.record.is_some_and(|record| records.contains(&record))
+        };
+        let meant = self.dead.letters.values().filter(of);
+        let letters: Vec<Position> = meant.map(|kept| kept.letter.id).collect();
+        (!letters.is_empty()).then_some(BusEvent::DeadSettled {
+            letters,
+            how: DeadSettlement::Dropped,
         })
     }
 

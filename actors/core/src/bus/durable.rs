@@ -20,7 +20,7 @@ use serde_json::Value;
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::{
     AckOp, AckOutcome, BATCH_MAX, DeadDetail, DeliveryCause, HandOut, Handed, Holder, Overflow,
-    Return, SubscriptionOrder,
+    Return, SubscriptionOrder, SubscriptionTerms,
 };
 use mesh_messages::events::BusEvent;
 use mesh_messages::{AgentId, Epoch, Position, Timestamp};
@@ -120,6 +120,10 @@ impl Durables {
     }
 }
 
+fn is_agents(owner: &str) -> bool {
+    owner.starts_with("agent:")
+}
+
 /// What acknowledges a delivery: which message, the how manieth time.
 fn token(record: Position, delivery: u32) -> String {
     format!("{record}-{delivery}")
@@ -184,17 +188,38 @@ impl BusState {
 
     /// Decides on a publication: whether it is taken, and what it pushes out.
     ///
-    /// `from` and `id` say who sent which message; one that came lately is known. Without an id of its own, as `named`
-    /// says, two messages of the same content are two.
+    /// `from` and `id` say who sent which message; one of the same incarnation that came lately is known. Without an id
+    /// of its own, as `named` says, two messages of the same content are two.
     pub fn publish(
+        &self,
+        topic: &TopicPattern,
+        sent: (&Address, &str, bool),
+        envelope: &Value,
+    ) -> Publishing {
+        self.publish_unless_refused(topic, sent, envelope, true)
+    }
+
+    /// The same, of what happened to the mesh itself: no subscription refuses it, what is full lets its oldest go.
+    pub fn announce(
+        &self,
+        topic: &TopicPattern,
+        sent: (&Address, &str, bool),
+        envelope: &Value,
+    ) -> Publishing {
+        self.publish_unless_refused(topic, sent, envelope, false)
+    }
+
+    fn publish_unless_refused(
         &self,
         topic: &TopicPattern,
         (from, id, named): (&Address, &str, bool),
         envelope: &Value,
+        refusable: bool,
     ) -> Publishing {
         let (bytes, priority) = (size(envelope), super::priority_of(envelope));
         let from = from.to_string();
-        if named && self.published.contains(&(from.clone(), id.to_owned())) {
+        let identity = (from.clone(), super::epoch_of(envelope), id.to_owned());
+        if named && self.published.contains(&identity) {
             return Publishing::Known;
         }
         let mut pushed = Vec::new();
@@ -202,7 +227,7 @@ impl BusState {
             if !queue.is_full_for(bytes) {
                 continue;
             }
-            if queue.terms.overflow == Overflow::Reject {
+            if refusable && queue.terms.overflow == Overflow::Reject {
                 return Publishing::Refuse(BusRefusal::QueueFull(queue.terms.id.clone()));
             }
             for victim in queue.victims(bytes, priority) {
@@ -225,16 +250,30 @@ impl BusState {
     }
 
     fn durably_wanting(&self, topic: &TopicPattern) -> impl Iterator<Item = &Queue> {
+        let reserved = super::is_reserved(topic);
         let wanting = self.topics.wanting(topic).into_iter();
-        wanting.filter_map(|who| match who {
-            Who::Durable(id) => self.queue(id),
-            Who::Live(_) => None,
-        })
+        wanting
+            .filter_map(|who| match who {
+                Who::Durable(id) => self.queue(id),
+                Who::Live(_) => None,
+            })
+            .filter(move |queue| !reserved || !is_agents(&queue.terms.owner))
     }
 
-    /// Whether anybody wants a topic.
+    /// Whether anybody gets what is published on a topic.
     pub fn is_wanted(&self, topic: &TopicPattern) -> bool {
-        !self.topics.wanting(topic).is_empty()
+        self.durably_wanting(topic).next().is_some()
+            || self.subscribers(topic, None).next().is_some()
+    }
+
+    /// Whether a subscription gets what is published on a topic, when its pattern matches.
+    pub fn may_have(terms: &SubscriptionTerms, topic: &TopicPattern) -> bool {
+        !super::is_reserved(topic) || !is_agents(&terms.owner)
+    }
+
+    /// The records of publications that still stand in a durable subscription.
+    pub fn wanted_records(&self) -> BTreeSet<Position> {
+        self.durable.messages.keys().copied().collect()
     }
 
     /// How many durable subscriptions a publication stands in.
@@ -408,12 +447,18 @@ impl BusState {
         self.queues_of(agent).flat_map(lost).collect()
     }
 
-    /// Decides on what could not be handed over after all.
-    pub fn undelivered(&self, id: &str, records: &[Position], now: Timestamp) -> Vec<BusEvent> {
+    /// Decides on what could not be handed over after all, and why.
+    pub fn undelivered(
+        &self,
+        id: &str,
+        records: &[Position],
+        why: &str,
+        now: Timestamp,
+    ) -> Vec<BusEvent> {
         let Some(queue) = self.queue(id) else {
             return Vec::new();
         };
-        self.back(queue, records, "its incarnation ended", (now, now))
+        self.back(queue, records, why, (now, now))
     }
 
     /// When something is due after now in any subscription.

@@ -131,32 +131,47 @@ impl Queue {
     }
 
     /// Which messages have to go so that one more of this size and priority fits: the oldest of the lowest priority
-    /// first, those in hand last. `None` among them is the newcomer itself: it would go before all that are left.
+    /// first, none in hand and none that is more urgent. `None` is the newcomer itself, alone: where all of these would
+    /// not make room for it, they stay.
     pub fn victims(&self, bytes: u64, newcomer: Priority) -> Vec<Option<Position>> {
         let max = usize::try_from(self.terms.max_queue).unwrap_or(usize::MAX);
         let (mut count, mut size) = (self.items.len() + 1, self.bytes + bytes);
-        let mut order: Vec<_> = self
-            .items()
-            .map(|(position, item)| {
-                let out = matches!(item.place, Place::Out(_));
-                (out, item.priority, position, item.bytes)
-            })
-            .collect();
-        order.sort_unstable();
+        let fits =
+            |count: usize, size: u64| count <= max && (size <= QUEUE_BYTES_MAX || count == 1);
         let mut victims = Vec::new();
-        for (out, priority, position, item_bytes) in order {
-            if count <= max && (size <= QUEUE_BYTES_MAX || count == 1) {
-                return victims;
+        let lanes = SHARES.iter().rev().map(|(priority, _)| *priority);
+        for priority in lanes.take_while(|priority| *priority <= newcomer) {
+            for position in self.idle(priority) {
+                if fits(count, size) {
+                    return victims;
+                }
+                victims.push(Some(position));
+                count -= 1;
+                let item = self.items.get(&position);
+                size = size.saturating_sub(item.map_or(0, |item| item.bytes));
             }
-            if out || priority > newcomer {
-                victims.push(None);
-                return victims;
-            }
-            victims.push(Some(position));
-            count -= 1;
-            size = size.saturating_sub(item_bytes);
         }
-        victims
+        if fits(count, size) {
+            return victims;
+        }
+        vec![None]
+    }
+
+    /// Those of a priority that nobody has in hand, oldest first.
+    fn idle(&self, priority: Priority) -> impl Iterator<Item = Position> {
+        let waits =
+            |item: &Item| item.priority == priority && matches!(item.place, Place::Waiting(_));
+        let late = self.timers.iter().map(|(_, position)| *position);
+        let late = late.filter(move |position| self.items.get(position).is_some_and(waits));
+        let late: BTreeSet<Position> = late.collect();
+        let mut late = late.into_iter().peekable();
+        let ready = self.ready.get(&priority).into_iter().flatten().copied();
+        let mut ready = ready.peekable();
+        std::iter::from_fn(move || match (ready.peek(), late.peek()) {
+            (Some(one), Some(other)) if other < one => late.next(),
+            (Some(_), _) => ready.next(),
+            (None, _) => late.next(),
+        })
     }
 
     /// Which messages are handed out now, at most `most`: by priority within their shares, then by age.
@@ -167,12 +182,12 @@ impl Queue {
             let ready = self.ready.get(&priority).into_iter().flatten();
             ready.copied().take(most).collect::<BTreeSet<Position>>()
         });
-        for (_, position) in self.due(now) {
-            if let Some(item) = self.items.get(&position)
-                && matches!(item.place, Place::Waiting(_))
-            {
-                lanes[lane_of(item.priority)].insert(position);
-            }
+        let again = self.due(now).filter_map(|(_, position)| {
+            let item = self.items.get(&position)?;
+            matches!(item.place, Place::Waiting(_)).then_some((lane_of(item.priority), position))
+        });
+        for (lane, position) in again.take(most) {
+            lanes[lane].insert(position);
         }
         let mut credits = self.credits;
         let mut chosen = Vec::new();

@@ -132,13 +132,8 @@ impl Tasks {
                 continue;
             }
             load.queued += waiting;
-            for (id, agent) in live.fleet().agents() {
-                let meant = key.agent.as_ref().is_none_or(|only| only == id);
-                let can = key
-                    .needs
-                    .iter()
-                    .all(|need| agent.capabilities.contains(need));
-                if let (true, Some(load)) = (meant && can, load.agents.get_mut(id)) {
+            for (id, _) in live.fleet().capable(&key.needs, key.agent.as_ref()) {
+                if let Some(load) = load.agents.get_mut(id) {
                     load.waiting += waiting;
                 }
             }

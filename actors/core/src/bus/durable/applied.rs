@@ -21,13 +21,8 @@ impl BusState {
         envelope: &Value,
         at: Timestamp,
     ) {
-        let wanting = self.topics.wanting(topic).into_iter();
-        let ids: Vec<String> = wanting
-            .filter_map(|who| match who {
-                Who::Durable(id) => Some(id.clone()),
-                Who::Live(_) => None,
-            })
-            .collect();
+        let wanting = self.durably_wanting(topic);
+        let ids: Vec<String> = wanting.map(|queue| queue.terms.id.clone()).collect();
         for id in ids {
             self.durable.enqueue(&id, record, envelope, at);
         }

@@ -448,3 +448,131 @@ proptest! {
         prop_assert_eq!(serde_json::from_str::<BusState>(&stored).unwrap(), bench.state);
     }
 }
+
+fn publication(state: &BusState, topic: &str, epoch: Option<u64>) -> Publishing {
+    let envelope = json!({"id": "1", "from": "agent:a", "to": format!("topic://{topic}"), "type": "PUBLISH",
+        "epoch": epoch, "payload": {"topic": topic}});
+    let (topic, from) = (topic.parse().unwrap(), "agent:a".parse().unwrap());
+    state.publish(&topic, (&from, "1", true), &envelope)
+}
+
+#[test]
+fn an_incarnation_may_number_its_messages_anew() {
+    let mut bench = Bench::default();
+    for epoch in [Some(1), Some(2), None] {
+        assert_eq!(
+            publication(&bench.state, "t.a", epoch),
+            Publishing::Accept(Vec::new()),
+            "{epoch:?}"
+        );
+        let envelope = json!({"id": "1", "from": "agent:a", "epoch": epoch});
+        let received = |envelope: serde_json::Value| BusEvent::Received {
+            message: "1".to_owned(),
+            from: "agent:a".to_owned(),
+            to: "agent:b".to_owned(),
+            kind: "PUBLISH".to_owned(),
+            envelope,
+        };
+        let sent = BusEvent::Sent {
+            message: "1".to_owned(),
+            from: "agent:a".to_owned(),
+            to: "topic://t.a".to_owned(),
+            kind: "PUBLISH".to_owned(),
+            envelope,
+        };
+        bench.take([sent, received(serde_json::Value::Null)]);
+    }
+    assert_eq!(
+        bench.state.recent().count(),
+        3,
+        "what is received is what was sent"
+    );
+    let loaded: BusState =
+        serde_json::from_value(serde_json::to_value(&bench.state).unwrap()).unwrap();
+    for epoch in [Some(1), Some(2), None] {
+        assert_eq!(
+            publication(&loaded, "t.a", epoch),
+            Publishing::Known,
+            "{epoch:?}"
+        );
+    }
+}
+
+#[test]
+fn what_makes_no_room_for_a_newcomer_stays() {
+    let mut bench = Bench::default();
+    let id = bench.make("q", json!({"maxQueue": 10}));
+    let big = |kib: usize| "x".repeat(kib * 1024);
+    let publish = |bench: &mut Bench, name: &str, priority: &str, kib: usize| {
+        let envelope = json!({"id": name, "from": "user:eve", "to": "topic://t.a", "type": "PUBLISH",
+            "priority": priority, "payload": {"topic": "t.a", "data": big(kib)}});
+        let (topic, from) = ("t.a".parse().unwrap(), "user:eve".parse().unwrap());
+        let Publishing::Accept(pushed) =
+            bench.state.publish(&topic, (&from, name, true), &envelope)
+        else {
+            panic!("refused");
+        };
+        let sent = BusEvent::Sent {
+            message: name.to_owned(),
+            from: "user:eve".to_owned(),
+            to: "topic://t.a".to_owned(),
+            kind: "PUBLISH".to_owned(),
+            envelope,
+        };
+        bench.take([sent].into_iter().chain(pushed));
+    };
+    publish(&mut bench, "low", "low", 1);
+    publish(&mut bench, "critical", "critical", 7 * 1024);
+    publish(&mut bench, "normal", "normal", 2 * 1024);
+    assert_eq!(ids(&bench.pull(&id, 10)), ["critical", "low"]);
+    assert_eq!(bench.state.queue(&id).unwrap().dead, 1);
+}
+
+#[test]
+fn agents_hear_nothing_of_what_happens_to_the_mesh() {
+    let mut bench = Bench::default();
+    bench.make("all", json!({"topic": ">"}));
+    let order: SubscriptionOrder =
+        serde_json::from_value(json!({"name": "all", "topic": ">"})).unwrap();
+    let Making::Make(event) = bench.state.make("agent:a", &order, true).unwrap() else {
+        panic!("it was there");
+    };
+    let agent = AgentId::new("b").unwrap();
+    let live = bench
+        .state
+        .subscribe(&agent, &">".parse().unwrap())
+        .unwrap();
+    bench.take([event].into_iter().chain(live));
+    for (topic, durable, live) in [("task.created", 1, 0), ("task.other", 2, 1)] {
+        let topic = topic.parse().unwrap();
+        assert_eq!(bench.state.durable_receivers(&topic), durable);
+        assert_eq!(bench.state.subscribers(&topic, None).count(), live);
+    }
+    let removed = BusEvent::Removed {
+        subscription: format!("{OWNER}:all"),
+        reason: String::new(),
+    };
+    bench.take([removed]);
+    assert!(!bench.state.is_wanted(&"task.created".parse().unwrap()));
+}
+
+#[test]
+fn what_happens_to_the_mesh_is_refused_by_no_subscription() {
+    let mut bench = Bench::default();
+    bench.make(
+        "r",
+        json!({"topic": ">", "maxQueue": 1, "overflow": "reject"}),
+    );
+    bench.publish("m1", "normal").unwrap();
+    assert!(bench.publish("m2", "normal").is_err());
+    let (topic, from) = (
+        "task.created".parse().unwrap(),
+        "kai://node.here".parse().unwrap(),
+    );
+    let envelope = json!({"id": "c", "from": "kai://node.here"});
+    let Publishing::Accept(pushed) = bench.state.announce(&topic, (&from, "c", true), &envelope)
+    else {
+        panic!("refused");
+    };
+    assert_eq!(pushed.len(), 1);
+}
