@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::RetryPolicy;
+pub(crate) use waits::waiting_for_tasks;
 use waits::{waiting_for_checks, waiting_for_person};
 
 mod waits;

@@ -1,5 +1,6 @@
 //! What a task waits for, in words.
 
+use mesh_messages::TaskId;
 use mesh_messages::task::{AcceptanceCheck, WaitReason, WaitingFor};
 
 /// A wait for those who check the result.
