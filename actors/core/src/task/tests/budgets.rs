@@ -509,7 +509,7 @@ fn wall_time_as_long_as_the_timeout_is_cut_off_as_spent() {
         .submit(json!({"requirements": ["x"], "timeoutMs": 5000, "budget": {"wallTimeMs": 5000}}));
     let key = world.attempt(&id).1;
     world.take_up(&key);
-    world.pass(Duration::from_millis(5000));
+    world.pass(Duration::from_secs(5));
     let record = world.tasks.record(&id).unwrap();
     let error = record.task.attempts[0].error.as_ref().unwrap();
     assert_eq!(error.class, FailureClass::Quota, "no timeout");
