@@ -340,7 +340,7 @@ async fn a_caller_beyond_its_rate_is_told_when_to_come_back_and_others_are_not_a
 async fn an_agents_sessions_and_tokens_end_with_its_rights() {
     let fixture = Fixture::new(settings()).await;
     let echo = AgentId::new("echo").unwrap();
-    let until = clock::now().plus(Duration::from_secs(3600));
+    let until = clock::now().plus(Duration::from_hours(1));
     let issue = |epoch, until| {
         let issued = fixture.handle.issue_session(&echo, Epoch(epoch), until);
         issued.unwrap()
