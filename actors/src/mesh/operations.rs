@@ -32,7 +32,7 @@ use mesh_messages::{AgentId, Position, TaskId};
 use super::Mesh;
 use super::access::{TASKS, held_within};
 use super::audit::agent_id;
-use super::tasks::{find, reported, task_id, wait_ended};
+use super::tasks::{find, reported, retried, task_id, wait_ended};
 use super::views::{directory_bytes, instances, profile, status_kind, status_of};
 use crate::agents::policy::effective;
 use crate::clock::now;
@@ -221,7 +221,7 @@ impl Operations for Mesh {
     }
 
     async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem> {
-        self.orchestrator.retry(&caller.name, task_id(id)?).await
+        retried(&self.ctx, &self.orchestrator, &caller.name, task_id(id)?).await
     }
 
     async fn report_outcome(

@@ -36,6 +36,22 @@ pub(crate) async fn find(
         .ok_or_else(|| Problem::task_not_found(id.as_str()))
 }
 
+/// Gives a task another round. One that is not there is told as it is when it is asked for: removed, or never known.
+pub(super) async fn retried(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+    by: &str,
+    task: TaskId,
+) -> Result<Task, Problem> {
+    match orchestrator.retry(by, task.clone()).await {
+        Err(problem) if problem.code == "task_not_found" => {
+            find(ctx, orchestrator, &task).await?;
+            Err(problem)
+        }
+        retried => retried,
+    }
+}
+
 /// Reports the outcome of an attempt; the task afterwards.
 pub(super) async fn reported(
     ctx: &Context,

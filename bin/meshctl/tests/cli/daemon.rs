@@ -100,7 +100,7 @@ fn nobody_there_is_6_with_the_next_step() {
 fn wrong_usage_is_2() {
     for arguments in [
         &["nonsense"] as &[&str],
-        &["agent", "list", "--url", "https://127.0.0.1:1"],
+        &["agent", "list", "--url", "ftp://127.0.0.1:1"],
         &["audit", "checkpoint", "--watch"],
         &["agent", "list", "--token-file", "nowhere"],
         &["task", "submit", "--requires", "echo", "--input", "{"],

@@ -54,8 +54,8 @@ fn a_full_disk_refuses_new_work_keeps_what_it_took_and_recovers() {
         }
         settle(&journal, last);
         // Whoever allocates the next segment is given the time to find that it does not fit.
-        if !dir.join("spare").exists() {
-            wait_until(|| journal.admission().is_err() || dir.join("spare").exists());
+        if !dir.join("log/spare").exists() {
+            wait_until(|| journal.admission().is_err() || dir.join("log/spare").exists());
         }
         if journal.admission().is_err() {
             refused_admission_at.get_or_insert(last);
