@@ -235,6 +235,14 @@ fn the_use_of_disks_is_limited_while_an_agent_runs_or_refused_where_nobody_holds
         .ctl(&["agent", "limit", "echo", "--io", "5MB"])
         .exits(0);
     becomes(&daemon, "echo", "ioBytesPerSecond", &json!(5_000_000));
+    let mut late = String::new();
+    eventually("it is on record", AT_ONCE, || {
+        let record = last(&daemon, "limits.changed");
+        late = record["not_yet"].to_string();
+        (record["limits"]["ioBytesPerSecond"] == 5_000_000)
+            .then_some(())
+            .ok_or_else(|| record.to_string())
+    });
     let pid = daemon.status("echo")["instances"][0]["pid"].to_string();
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let held = groups.lines().find_map(|line| {
@@ -248,7 +256,6 @@ fn the_use_of_disks_is_limited_while_an_agent_runs_or_refused_where_nobody_holds
             "what the kernel holds is not shown by control groups of version 1 here",
         );
     };
-    let late = last(&daemon, "limits.changed")["not_yet"].to_string();
     assert!(
         held.contains(" 5000000") || late.contains("io"),
         "{held} {late}"

@@ -190,7 +190,7 @@ impl InstanceLive {
                 i.limited.insert(*number, wanted);
             }
             self.bound_egress(wanted);
-            Some((wanted, i.limits.replace(wanted), processes))
+            Some((wanted, i.limits, processes))
         }) else {
             return;
         };
@@ -206,6 +206,8 @@ impl InstanceLive {
         }
         not_yet.sort();
         not_yet.dedup();
+        // Whoever reads them may rely on them.
+        self.with(|i| i.limits = Some(limits));
         then(limits, not_yet);
     }
     /// Gives one process, which has just started, the limits that were wanted meanwhile; blocks until the kernel has done it.
