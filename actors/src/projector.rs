@@ -12,7 +12,7 @@ use mesh_messages::events::partition;
 use mesh_messages::system::MeshEvent;
 use mesh_messages::{Position, Record};
 use mesh_persistence::{
-    ContentStore, Journal, ProjectError, ProjectionError, Projector, View, follow,
+    ContentStore, Journal, Pass, ProjectError, ProjectionError, Projector, View, follow,
 };
 
 use crate::context::Context;
@@ -53,6 +53,14 @@ impl mesh_actors_core::projection::View for CoreView<'_> {
     fn delete(&mut self, tree: &'static str, key: &[u8]) {
         self.view.delete(tree, key);
     }
+    fn append(
+        &mut self,
+        tree: &'static str,
+        key: &[u8],
+        more: &[u8],
+    ) -> Result<(), ProjectionError> {
+        self.view.append(tree, key, more)
+    }
 }
 
 impl Projector for MeshProjector {
@@ -60,21 +68,44 @@ impl Projector for MeshProjector {
         Self::VERSION
     }
 
-    fn project(&self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
-        let broken = |detail: String| ProjectError::Record {
-            position: record.header.position,
-            detail,
-        };
-        let payload = payload_of(record, &self.content).map_err(|e| broken(e.to_string()))?;
-        mesh_actors_core::projection::project(
-            &record.header,
-            payload.as_deref(),
-            &mut CoreView { view },
-        )
-        .map_err(|error| match error {
-            ProjectFailure::View(error) => ProjectError::View(error),
-            ProjectFailure::Unreadable(detail) => broken(detail),
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        Box::new(MeshPass {
+            content: &self.content,
+            core: mesh_actors_core::projection::Pass::default(),
+            last: Position::default(),
         })
+    }
+}
+
+struct MeshPass<'a> {
+    content: &'a ContentStore,
+    core: mesh_actors_core::projection::Pass,
+    last: Position,
+}
+
+impl Pass for MeshPass<'_> {
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
+        let position = record.header.position;
+        self.last = position;
+        let payload = payload_of(record, self.content).map_err(|e| ProjectError::Record {
+            position,
+            detail: e.to_string(),
+        })?;
+        let view = &mut CoreView { view };
+        let done = self.core.project(&record.header, payload.as_deref(), view);
+        done.map_err(|failure| failed(failure, position))
+    }
+
+    fn finish(mut self: Box<Self>, view: &mut dyn View) -> Result<(), ProjectError> {
+        let done = self.core.finish(&mut CoreView { view });
+        done.map_err(|failure| failed(failure, self.last))
+    }
+}
+
+fn failed(failure: ProjectFailure<ProjectionError>, position: Position) -> ProjectError {
+    match failure {
+        ProjectFailure::View(error) => ProjectError::View(error),
+        ProjectFailure::Unreadable(detail) => ProjectError::Record { position, detail },
     }
 }
 

@@ -278,7 +278,7 @@ pub struct FaultView {
     pub next_attempt_at: Option<Timestamp>,
     /// Why it is where it is.
     pub reason: Option<String>,
-    /// The quarantine, while there is one.
+    /// The quarantine that it is in or recovers from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<QuarantineRecord>,
 }
@@ -529,4 +529,7 @@ pub struct AgentSummary {
     pub instances_wanted: u32,
     /// The last epoch given out.
     pub epoch: Epoch,
+    /// The quarantine, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<QuarantineRecord>,
 }

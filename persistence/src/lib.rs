@@ -11,6 +11,7 @@ mod content;
 mod export;
 mod file;
 mod fsio;
+mod hash_text;
 mod journal;
 mod memory;
 mod projection;
@@ -42,8 +43,8 @@ pub use journal::{
 };
 pub use memory::MemoryJournal;
 pub use projection::{
-    FollowError, PAGE_MAX, Page, ProjectError, ProjectionBatch, ProjectionError, ProjectionStore,
-    Projector, View, WaitError, catch_up, follow,
+    FollowError, PAGE_MAX, Page, Pass, ProjectError, ProjectionBatch, ProjectionError,
+    ProjectionStore, Projector, View, WaitError, catch_up, follow,
 };
 pub use tlog_tiles::Hash;
 pub use verify::{VerifyError, VerifyReport, verify};

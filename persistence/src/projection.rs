@@ -18,10 +18,10 @@ mod tests;
 
 pub use store::{PAGE_MAX, Page, ProjectionBatch, ProjectionError, ProjectionStore, WaitError};
 
-/// Records that are projected in one batch, and about how much they may change: enough that a batch's cost does not show, few
-/// enough that readers see them soon and that the memory they take is small.
-const BATCH_RECORDS_MAX: u64 = 1024;
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Records that are projected in one batch, and about how much they may hold or change: so many that most of what a busy mesh
+/// does within [`GATHER_MAX`] is one batch, so few that readers see them soon and that the memory they take is small.
+const BATCH_RECORDS_MAX: u64 = 4096;
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long records wait for those that follow, unless somebody wants to read them: much of what is written lives shorter, so that
 /// a row is written once and not at each of its states.
@@ -39,11 +39,22 @@ pub trait Projector: Send + Sync {
     /// Version of what it makes. A store of another version is rebuilt.
     fn version(&self) -> u32;
 
-    /// Applies one record.
+    /// Begins with records that follow each other and become visible together.
+    fn pass(&self) -> Box<dyn Pass + '_>;
+}
+
+/// Records that are projected together.
+pub trait Pass {
+    /// Applies one record, at the latest when the pass is finished.
     ///
     /// # Errors
     /// [`ProjectError::View`] is passed on from `view`; [`ProjectError::Record`] when the record cannot be understood.
-    fn project(&self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError>;
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError>;
+    /// Makes what was put off.
+    ///
+    /// # Errors
+    /// As [`Pass::project`].
+    fn finish(self: Box<Self>, view: &mut dyn View) -> Result<(), ProjectError>;
 }
 
 /// What a projector sees: named trees of keys and values, with its own changes in them.
@@ -57,6 +68,11 @@ pub trait View {
     fn put(&mut self, tree: &str, key: &[u8], value: Vec<u8>);
     /// Removes a key; nothing happens when it is not there.
     fn delete(&mut self, tree: &str, key: &[u8]);
+    /// Puts bytes behind a value, an empty one if there is none.
+    ///
+    /// # Errors
+    /// [`ProjectionError`], to be passed on.
+    fn append(&mut self, tree: &str, key: &[u8], more: &[u8]) -> Result<(), ProjectionError>;
 }
 
 /// Why a record was not projected.
@@ -181,12 +197,17 @@ pub fn catch_up(
     while next < size {
         let mut batch = store.begin();
         let full = batch.next() + BATCH_RECORDS_MAX;
-        while next < full && batch.bytes() < BATCH_BYTES_MAX {
+        let mut pass = projector.pass();
+        // What a pass puts off is about as much as it was given.
+        let mut taken = 0;
+        while next < full && taken + batch.bytes() < BATCH_BYTES_MAX {
             let Some(record) = records.next() else { break };
             let record = record?;
-            projector.project(&record, &mut batch)?;
+            taken += record.body.as_ref().map_or(0, |body| body.payload.len());
+            pass.project(&record, &mut batch)?;
             next = record.header.position.0 + 1;
         }
+        pass.finish(&mut batch)?;
         let before = batch.next();
         if next == before {
             // The journal ends here after all, because it was opened again.

@@ -8,6 +8,7 @@ use mesh_messages::{NewRecord, PartitionId, Position, RecordHeader, Timestamp};
 use sha2::{Digest, Sha256};
 use tlog_tiles::Hash;
 
+use crate::hash_text::HashText;
 use crate::journal::{
     APPEND_BYTES_MAX, APPEND_RECORDS_MAX, AppendError, Appended, Failed, PARTITION_NAME_MAX,
 };
@@ -115,7 +116,7 @@ pub(crate) fn commitment(salt: &[u8], payload: &[u8]) -> String {
         .finalize();
     let mut text = String::with_capacity(7 + 64);
     text.push_str("sha256:");
-    text.push_str(&hex::encode(digest));
+    text.push_str(HashText::of(&digest.into()).as_str());
     text
 }
 

@@ -187,4 +187,7 @@ fn cycle_time_throughput_and_failures_are_counted_by_agent() {
     );
     assert!(of("echo")["cycleTimeMs"].as_f64().is_some(), "{board}");
     assert_eq!(of("refuse")["failureRate"], 1.0, "{board}");
+    let lately = |id: &str| (&of(id)["flow"]["ended"], &of(id)["flow"]["succeeded"]);
+    assert_eq!(lately("echo"), (&json!(4), &json!(4)), "{board}");
+    assert_eq!(lately("refuse"), (&json!(1), &json!(0)), "{board}");
 }

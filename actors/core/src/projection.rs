@@ -14,10 +14,13 @@ mod tasks;
 mod tests;
 mod workflows;
 
-use mesh_messages::RecordHeader;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use mesh_messages::events::{
     AgentEvent, KIND_VERSION, RetentionEvent, TaskEvent, WorkflowEvent, partition,
 };
+use mesh_messages::{AgentId, RecordHeader, TaskId};
 use serde::de::DeserializeOwned;
 
 use crate::agent::AgentState;
@@ -32,7 +35,7 @@ pub use sql::SqlScript;
 pub use tasks::TaskRow;
 pub use workflows::{workflow, workflow_key, workflow_page};
 
-/// Version of what [`project`] makes. A view of another version has to be made anew.
+/// Version of what a [`Pass`] makes. A view of another version has to be made anew.
 pub const PROJECTION_VERSION: u32 = 6;
 
 /// The trees of the view.
@@ -84,6 +87,16 @@ pub trait View {
     fn put(&mut self, tree: &'static str, key: &[u8], value: Vec<u8>);
     /// Removes a key, if it is there.
     fn delete(&mut self, tree: &'static str, key: &[u8]);
+    /// Puts bytes behind a value, an empty one if there is none.
+    ///
+    /// # Errors
+    /// As [`View::get`].
+    fn append(&mut self, tree: &'static str, key: &[u8], more: &[u8]) -> Result<(), Self::Error> {
+        let mut value = self.get(tree, key)?.unwrap_or_default();
+        value.extend_from_slice(more);
+        self.put(tree, key, value);
+        Ok(())
+    }
 }
 
 /// Why a record was not projected.
@@ -97,54 +110,86 @@ pub enum ProjectFailure<E> {
     Unreadable(String),
 }
 
-/// Takes one record in.
-///
-/// `payload` is the record's, fetched from the content store if it lies there; `None` once it is erased, which leaves
-/// only the record's places in the audit.
-///
-/// # Errors
-/// [`ProjectFailure`]; the view may be half changed then and must be dropped.
-pub fn project<V: View>(
-    header: &RecordHeader,
-    payload: Option<&[u8]>,
-    view: &mut V,
-) -> Result<(), ProjectFailure<V::Error>> {
-    audit::index(header, view)?;
-    let Some(payload) = payload else {
-        return Ok(());
-    };
-    if header.partition == partition::TASKS {
-        let event = event::<TaskEvent, _>(header, payload)?;
-        if let Some(id) = &header.task {
-            return tasks::project(header, id, &event, view);
-        }
-    } else if header.partition == partition::RETENTION {
-        if let RetentionEvent::Removed { tasks } = event(header, payload)? {
-            for id in &tasks {
-                ended::remove(header, id, view)?;
-            }
-        }
-    } else if header.partition == partition::WORKFLOWS {
-        let event = event::<WorkflowEvent, _>(header, payload)?;
-        return workflows::project(header, &event, view);
-    } else if header
-        .partition
-        .as_str()
-        .starts_with(partition::AGENT_PREFIX)
-        && let Some(id) = &header.agent
-    {
-        let event = event::<AgentEvent, _>(header, payload)?;
-        let held = view
-            .get(tree::AGENT, id.as_str().as_bytes())
-            .map_err(ProjectFailure::View)?;
-        let mut state: AgentState = match held {
-            Some(bytes) => read_back(&bytes)?,
-            None => AgentState::default(),
+/// Records that are taken in together: a row that several of them change is read and written once.
+#[derive(Debug, Default)]
+pub struct Pass {
+    tasks: BTreeMap<TaskId, tasks::Changing>,
+    agents: BTreeMap<AgentId, AgentState>,
+}
+
+impl Pass {
+    /// Takes one record in. Rows of tasks and agents are in the view after [`Pass::finish`].
+    ///
+    /// `payload` is the record's, fetched from the content store if it lies there; `None` once it is erased, which leaves
+    /// only the record's places in the audit.
+    ///
+    /// # Errors
+    /// [`ProjectFailure`]; the view may be half changed then, and must be dropped with the pass.
+    pub fn project<V: View>(
+        &mut self,
+        header: &RecordHeader,
+        payload: Option<&[u8]>,
+        view: &mut V,
+    ) -> Result<(), ProjectFailure<V::Error>> {
+        audit::index(header, view)?;
+        let Some(payload) = payload else {
+            return Ok(());
         };
-        state.apply(header, &event);
-        view.put(tree::AGENT, id.as_str().as_bytes(), written(&state)?);
+        if header.partition == partition::TASKS {
+            let event = event::<TaskEvent, _>(header, payload)?;
+            if let Some(id) = &header.task {
+                return tasks::project(header, id, &event, &mut self.tasks, view);
+            }
+        } else if header.partition == partition::RETENTION {
+            if let RetentionEvent::Removed { tasks } = event(header, payload)? {
+                self.finish(view)?;
+                for id in &tasks {
+                    ended::remove(header, id, view)?;
+                }
+            }
+        } else if header.partition == partition::WORKFLOWS {
+            let event = event::<WorkflowEvent, _>(header, payload)?;
+            return workflows::project(header, &event, view);
+        } else if header
+            .partition
+            .as_str()
+            .starts_with(partition::AGENT_PREFIX)
+            && let Some(id) = &header.agent
+        {
+            let event = event::<AgentEvent, _>(header, payload)?;
+            self.agent(id, view)?.apply(header, &event);
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Writes what is still to be written. The pass can be gone on with.
+    ///
+    /// # Errors
+    /// As [`Pass::project`].
+    pub fn finish<V: View>(&mut self, view: &mut V) -> Result<(), ProjectFailure<V::Error>> {
+        for (id, task) in std::mem::take(&mut self.tasks) {
+            task.write(&id, view)?;
+        }
+        for (id, state) in std::mem::take(&mut self.agents) {
+            view.put(tree::AGENT, id.as_str().as_bytes(), written(&state)?);
+        }
+        Ok(())
+    }
+
+    fn agent<V: View>(
+        &mut self,
+        id: &AgentId,
+        view: &V,
+    ) -> Result<&mut AgentState, ProjectFailure<V::Error>> {
+        Ok(match self.agents.entry(id.clone()) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
+                let held = view.get(tree::AGENT, id.as_str().as_bytes());
+                let held = held.map_err(ProjectFailure::View)?;
+                place.insert(held.map_or_else(|| Ok(AgentState::default()), |row| read_back(&row))?)
+            }
+        })
+    }
 }
 
 fn event<T: DeserializeOwned, E>(

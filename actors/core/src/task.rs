@@ -53,6 +53,6 @@ pub use config::{ATTEMPTS_MAX, RETRY_DELAY_MAX, RetryPolicy, TaskConfig};
 pub use load::{AgentLoad, BACKLOG_HIGH, BACKLOG_LOW, Load, Notice, Said};
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
-pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX};
+pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX, LIVE_TASKS_OF_ONE_MAX};
 pub use validate::{DEPENDENCIES_MAX, IDEMPOTENCY_KEY_MAX, LABELS_MAX, SCHEMA_MAX, SPAN_MS_MAX};
 pub(crate) use validate::{Report, json_len, validate};

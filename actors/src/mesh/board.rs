@@ -1,9 +1,11 @@
 //! The board: tasks by column, what each agent has in hand, and how work flows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::projection::{self, EndedRow};
+use mesh_messages::AgentId;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
 use mesh_messages::task::{Task, TaskState};
@@ -57,8 +59,8 @@ impl Mesh {
         }
         Ok(Board {
             columns,
-            agents: self.agents_of_board().await?,
-            flow: flow(&ended),
+            agents: self.agents_of_board(&ended).await?,
+            flow: flow(ended.iter()),
         })
     }
 
@@ -85,7 +87,13 @@ impl Mesh {
         Ok(shown)
     }
 
-    async fn agents_of_board(&self) -> Result<Vec<BoardAgent>, Problem> {
+    async fn agents_of_board(&self, ended: &[EndedRow]) -> Result<Vec<BoardAgent>, Problem> {
+        let mut by_agent: BTreeMap<&AgentId, Vec<&EndedRow>> = BTreeMap::new();
+        for row in ended {
+            if let Some(agent) = &row.agent {
+                by_agent.entry(agent).or_default().push(row);
+            }
+        }
         let mut agents = Vec::new();
         for entry in self.ctx.directory.all() {
             let state = entry.state();
@@ -107,6 +115,7 @@ impl Mesh {
                 attempts: record.attempts,
                 failure_rate: share(record.attempts - record.succeeded, record.attempts),
                 cycle_time_ms: mean(&record.by_type),
+                flow: flow(by_agent.get(&entry.id).into_iter().flatten().copied()),
             });
         }
         Ok(agents)
@@ -170,12 +179,12 @@ fn mean(types: &[crate::operations::TypeInsight]) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-fn flow(ended: &[EndedRow]) -> BoardFlow {
+fn flow<'r>(ended: impl Iterator<Item = &'r EndedRow> + Clone) -> BoardFlow {
     let failed = ended
-        .iter()
+        .clone()
         .filter(|row| matches!(row.state, TaskState::Failed | TaskState::DeadLettered));
+    let count = ended.clone().count() as u64;
     let mut took: Vec<u64> = ended
-        .iter()
         .filter(|row| row.state == TaskState::Succeeded)
         .map(|row| {
             row.at
@@ -196,9 +205,9 @@ fn flow(ended: &[EndedRow]) -> BoardFlow {
     };
     BoardFlow {
         window_ms: u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX),
-        ended: ended.len() as u64,
+        ended: count,
         succeeded: took.len() as u64,
-        failure_rate: share(failed.count() as u64, ended.len() as u64),
+        failure_rate: share(failed.count() as u64, count),
         cycle_time_p50_ms: rank(50),
         cycle_time_p95_ms: rank(95),
     }
@@ -219,17 +228,18 @@ mod tests {
             parent: None,
             submitted_at: Timestamp::from_millis(1000),
             state,
+            agent: None,
         }
     }
 
     #[test]
     fn flow_counts_what_ended_and_how_long_the_good_ones_took() {
-        assert_eq!(flow(&[]).failure_rate, None);
+        assert_eq!(flow([].iter()).failure_rate, None);
         let mut rows: Vec<_> = (1..=20).map(|ms| ended(ms, TaskState::Succeeded)).collect();
         rows.push(ended(9000, TaskState::Failed));
         rows.push(ended(9000, TaskState::Cancelled));
         rows.extend((0..3).map(|_| ended(9000, TaskState::DeadLettered)));
-        let flow = flow(&rows);
+        let flow = flow(rows.iter());
         assert_eq!((flow.ended, flow.succeeded), (25, 20));
         assert_eq!(flow.failure_rate, Some(0.16));
         assert_eq!(flow.cycle_time_p50_ms, Some(10));

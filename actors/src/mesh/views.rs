@@ -190,6 +190,7 @@ pub(super) fn summary(entry: &AgentEntry, at: Timestamp) -> Option<AgentSummary>
         instances_ready: u32::try_from(state.ready().count()).unwrap_or(u32::MAX),
         instances_wanted: state.replicas,
         epoch: state.epoch,
+        quarantine: state.fault.as_ref().and_then(|f| f.quarantine.clone()),
     })
 }
 

@@ -310,6 +310,7 @@ fn plan(
                 parent: row.record.task.spec.parent.clone(),
                 submitted_at: row.record.task.submitted_at,
                 state: row.record.task.state,
+                agent: None,
             };
             let goes_on = !row.record.task.state.is_terminal() || goes_on(store, &ended)?;
             if goes_on || needed.contains(task) {
@@ -348,6 +349,7 @@ fn tasks_of(
                 parent: task.spec.parent.clone(),
                 submitted_at: task.submitted_at,
                 state: task.state,
+                agent: None,
             };
             let goes = task.state.is_terminal() && plan.tasks.len() < TASKS_MAX;
             if goes && !needed.contains(&task.id) && !goes_on(store, &row)? {

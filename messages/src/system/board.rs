@@ -91,6 +91,8 @@ pub struct BoardAgent {
     pub failure_rate: Option<f64>,
     /// Mean milliseconds from assignment to result, of those that succeeded.
     pub cycle_time_ms: Option<f64>,
+    /// What it did lately: the tasks that it had last when they ended.
+    pub flow: BoardFlow,
 }
 
 /// A replica on the board.

@@ -6,12 +6,11 @@
 //! <their leaf hashes, one after the other, in hex>
 //! ```
 
-use std::fmt::Write as _;
-
 use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
 use crate::checkpoint::verify_attested;
+use crate::hash_text::HashText;
 
 /// What such a note is about, for its first line.
 pub(crate) const ABOUT: &str = "export-block";
@@ -23,8 +22,7 @@ pub(crate) const RECORDS: usize = 256;
 pub(crate) fn statement(first: u64, leaves: &[Hash]) -> String {
     let mut text = format!("{first} {}\n", leaves.len());
     for leaf in leaves {
-        // Writing to a string cannot fail.
-        let _infallible = write!(text, "{}", hex::encode(leaf.0));
+        text.push_str(HashText::of(&leaf.0).as_str());
     }
     text
 }

@@ -6,6 +6,7 @@
 //! that takes the longer the more there is.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -177,12 +178,12 @@ impl ProjectionStore {
         }
     }
 
-    /// How many records of the log the store reflects.
+    /// How many records of the log the store reflects. Waits for nothing: sled lets nobody read while it writes a batch.
     ///
     /// # Errors
-    /// [`ProjectionError`].
+    /// [`ProjectionError`], when the store is not open or not checked yet.
     pub fn next_position(&self) -> Result<u64, ProjectionError> {
-        self.with(read_meta).map(|meta| meta.next)
+        self.with(|_| Ok(*self.next.borrow()))
     }
 
     /// How many records of the log the store says that it reflects, whether or not its entries have been checked.
@@ -506,6 +507,16 @@ impl View for ProjectionBatch<'_> {
 
     fn delete(&mut self, tree: &str, key: &[u8]) {
         self.changes.insert(full_key(tree, key), None);
+    }
+
+    fn append(&mut self, tree: &str, key: &[u8], more: &[u8]) -> Result<(), ProjectionError> {
+        self.bytes += more.len();
+        let held = match self.changes.entry(full_key(tree, key)) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => place.insert(self.store.get(tree, key)?),
+        };
+        held.get_or_insert_default().extend_from_slice(more);
+        Ok(())
     }
 }
 

@@ -21,12 +21,29 @@ impl Projector for Counter {
         self.version
     }
 
-    fn project(&self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
+    fn pass(&self) -> Box<dyn Pass + '_> {
+        Box::new(Count::default())
+    }
+}
+
+/// Puts off to the end of a pass what it counts.
+#[derive(Default)]
+struct Count(std::collections::BTreeMap<Vec<u8>, u64>);
+
+impl Pass for Count {
+    fn finish(self: Box<Self>, view: &mut dyn View) -> Result<(), ProjectError> {
+        for (kind, more) in self.0 {
+            let count = view
+                .get("counts", &kind)?
+                .map_or(0, |count| u64::from_be_bytes(count.try_into().unwrap()));
+            view.put("counts", &kind, (count + more).to_be_bytes().to_vec());
+        }
+        Ok(())
+    }
+
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
         let kind = record.header.kind.as_bytes();
-        let count = view
-            .get("counts", kind)?
-            .map_or(0, |count| u64::from_be_bytes(count.try_into().unwrap()));
-        view.put("counts", kind, (count + 1).to_be_bytes().to_vec());
+        *self.0.entry(kind.to_vec()).or_default() += 1;
         let RecordBody { payload, .. } = record.body.clone().unwrap();
         view.put("payloads", &record.header.position.0.to_be_bytes(), payload);
         if record.header.position.0 >= 10 {

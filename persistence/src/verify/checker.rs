@@ -12,6 +12,7 @@ use super::line::RecordLine;
 use super::witness::Witnesses;
 use super::{Closing, VerifyError};
 use crate::export::block;
+use crate::hash_text::HashText;
 use crate::tree::Frontier;
 
 /// The first record that is wrong.
@@ -122,7 +123,7 @@ impl Checker {
         self.erased += u64::from(line.check_body(&header).map_err(at)?);
         let leaf = tlog_tiles::record_hash(line.record.as_bytes());
         if let Some(stated) = &line.leaf
-            && **stated != hex::encode(leaf.0)
+            && **stated != *HashText::of(&leaf.0).as_str()
         {
             let detail = "its header was changed: it does not match its leaf hash";
             return Err(at(detail.to_owned()));

@@ -69,11 +69,10 @@ pub(super) fn index<V: View>(
     let (block, offset) = place(header.position);
     for index in all.into_iter().flatten() {
         let key = key::at(index.prefix(), block);
-        let held = view.get(tree::AUDIT, &key).map_err(ProjectFailure::View)?;
-        let mut found = held.unwrap_or_default();
-        found.extend(offset.to_be_bytes());
+        let mut found = offset.to_be_bytes().to_vec();
         found.extend(index.tag());
-        view.put(tree::AUDIT, &key, found);
+        view.append(tree::AUDIT, &key, &found)
+            .map_err(ProjectFailure::View)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Ended tasks in the order of their ends, for retention, and what is left of those that it removed.
 
 use mesh_messages::task::{Task, TaskState};
-use mesh_messages::{Position, RecordHeader, TaskId, Timestamp};
+use mesh_messages::{AgentId, Position, RecordHeader, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::read::Reader;
@@ -29,6 +29,9 @@ pub struct EndedRow {
     pub submitted_at: Timestamp,
     /// How it ended.
     pub state: TaskState,
+    /// Who had it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
 }
 
 /// What is left of a task that was removed.
@@ -75,6 +78,7 @@ pub(super) fn project<V: View>(
         parent: task.spec.parent.clone(),
         submitted_at: task.submitted_at,
         state: task.state,
+        agent: task.assignment.as_ref().map(|a| a.agent_id.clone()),
     };
     let mut totals = totals_in(view)?;
     totals.tasks += 1;

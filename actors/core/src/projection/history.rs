@@ -93,16 +93,24 @@ pub(super) fn assignment_key(task: &TaskId, attempt: AttemptNo) -> Vec<u8> {
     key
 }
 
-/// Takes in what an event of a task says beyond the task: `before` and `after` are the task around it.
+/// The assignment that an event puts another one in the place of.
+pub(super) fn latest_before(before: &Task, event: &TaskEvent) -> Option<AssignmentRow> {
+    matches!(event, TaskEvent::Assigned { .. })
+        .then(|| latest(before))
+        .flatten()
+}
+
+/// Takes in what an event of a task says beyond the task: `after` is the task after it, `earlier` the assignment that it put
+/// another one in the place of.
 pub(super) fn project<V: View>(
-    before: Option<&Task>,
+    earlier: Option<AssignmentRow>,
     after: &Task,
     event: &TaskEvent,
     view: &mut V,
 ) -> Result<(), ProjectFailure<V::Error>> {
     match event {
         TaskEvent::Assigned { assignment, .. } => {
-            if let Some(earlier) = before.and_then(latest) {
+            if let Some(earlier) = earlier {
                 let key = assignment_key(&after.id, earlier.assignment.attempt);
                 view.put(tree::ASSIGNMENT, &key, written(&earlier)?);
             }

@@ -201,9 +201,8 @@ pub fn task_counts<R: Reader>(
     let mut counts = BTreeMap::new();
     for state in TaskState::ALL {
         let held = reader.get(tree::TASK_COUNT, state.name().as_bytes());
-        if let Some(bytes) = held.map_err(ProjectFailure::View)? {
-            counts.insert(state, read_back(&bytes)?);
-        }
+        let held = held.map_err(ProjectFailure::View)?;
+        counts.insert(state, held.map_or(Ok(0), |bytes| read_back(&bytes))?);
     }
     Ok(counts)
 }

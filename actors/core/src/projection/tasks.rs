@@ -1,6 +1,6 @@
 //! Tasks: a row each, found by id, by idempotency key, and by every facet that lists filter by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::events::TaskEvent;
 use mesh_messages::inbox::InboxState;
@@ -55,59 +55,85 @@ pub(super) fn data_key(id: &TaskId, which: &str) -> Vec<u8> {
     key::prefix(&[id.as_str(), which])
 }
 
+/// A task that records of one pass change.
+#[derive(Debug)]
+pub(super) struct Changing {
+    /// As the view has it.
+    before: Option<Task>,
+    row: TaskRow,
+}
+
 pub(super) fn project<V: View>(
     header: &RecordHeader,
     id: &TaskId,
     event: &TaskEvent,
+    changing: &mut BTreeMap<TaskId, Changing>,
     view: &mut V,
 ) -> Result<(), ProjectFailure<V::Error>> {
     if matches!(event, TaskEvent::Gate { .. }) {
         // It tells of an account, not of the task that it was noted with.
         return Ok(());
     }
-    let held = view
-        .get(tree::TASK, id.as_str().as_bytes())
-        .map_err(ProjectFailure::View)?;
-    let before: Option<TaskRow> = held.map(|bytes| read_back(&bytes)).transpose()?;
-    let mut row = match before.clone() {
-        Some(mut row) => {
-            if row.record.fold(event).is_err() {
-                // The erased payload of an earlier record left a gap; the audit still shows this one.
-                return Ok(());
-            }
-            row
-        }
-        None => match TaskRecord::first(id, event) {
-            Ok(record) => TaskRow {
-                record,
-                submitted: header.position,
-                updated: header.position,
-                updated_at: header.time,
-                input: None,
-                output: None,
-            },
-            // Its submission was erased.
-            Err(_) => return Ok(()),
-        },
-    };
-    row.updated = header.position;
-    row.updated_at = header.time;
-    set_aside(id, &mut row, view)?;
-    if before.is_none() {
-        let task = &row.record.task;
-        if let Some(idempotency_key) = &task.spec.idempotency_key {
-            let key = key::prefix(&[&task.submitted_by, idempotency_key]);
-            view.put(tree::TASK_KEY, &key, id.as_str().as_bytes().to_vec());
+    if !changing.contains_key(id) {
+        let held = view.get(tree::TASK, id.as_str().as_bytes());
+        if let Some(bytes) = held.map_err(ProjectFailure::View)? {
+            let row: TaskRow = read_back(&bytes)?;
+            let before = Some(row.record.task.clone());
+            changing.insert(id.clone(), Changing { before, row });
         }
     }
-    let old = before.map(|before| before.record.task);
-    history::project(old.as_ref(), &row.record.task, event, view)?;
-    reindex(id, row.submitted, old.as_ref(), &row.record.task, view);
-    recount(old.as_ref(), Some(&row.record.task), view)?;
-    let stored = written(&row)?;
-    ended::project(old.as_ref(), &row, stored.len(), view)?;
-    view.put(tree::TASK, id.as_str().as_bytes(), stored);
-    Ok(())
+    let Some(Changing { row, .. }) = changing.get_mut(id) else {
+        // Without a record, its submission was erased.
+        if let Ok(record) = TaskRecord::first(id, event) {
+            let row = begin(header, record, view);
+            history::project(None, &row.record.task, event, view)?;
+            changing.insert(id.clone(), Changing { before: None, row });
+        }
+        return Ok(());
+    };
+    let earlier = history::latest_before(&row.record.task, event);
+    if row.record.fold(event).is_err() {
+        // The erased payload of an earlier record left a gap; the audit still shows this one.
+        return Ok(());
+    }
+    row.updated = header.position;
+    row.updated_at = header.time;
+    history::project(earlier, &row.record.task, event, view)
+}
+
+fn begin<V: View>(header: &RecordHeader, record: TaskRecord, view: &mut V) -> TaskRow {
+    let task = &record.task;
+    if let Some(idempotency_key) = &task.spec.idempotency_key {
+        let key = key::prefix(&[&task.submitted_by, idempotency_key]);
+        view.put(tree::TASK_KEY, &key, task.id.as_str().as_bytes().to_vec());
+    }
+    TaskRow {
+        record,
+        submitted: header.position,
+        updated: header.position,
+        updated_at: header.time,
+        input: None,
+        output: None,
+    }
+}
+
+impl Changing {
+    /// Puts the row, and whatever leads to it, into the view.
+    pub(super) fn write<V: View>(
+        self,
+        id: &TaskId,
+        view: &mut V,
+    ) -> Result<(), ProjectFailure<V::Error>> {
+        let Self { before, mut row } = self;
+        set_aside(id, &mut row, view)?;
+        let task = &row.record.task;
+        reindex(id, row.submitted, before.as_ref(), task, view);
+        recount(before.as_ref(), Some(task), view)?;
+        let stored = written(&row)?;
+        ended::project(before.as_ref(), &row, stored.len(), view)?;
+        view.put(tree::TASK, id.as_str().as_bytes(), stored);
+        Ok(())
+    }
 }
 
 /// Moves a large input or output out of the row.
@@ -167,11 +193,10 @@ pub(super) fn recount<V: View>(
             .get(tree::TASK_COUNT, key.as_bytes())
             .map_err(ProjectFailure::View)?;
         let count: u64 = held.map_or(Ok(0), |bytes| read_back(&bytes))?;
-        view.put(
-            tree::TASK_COUNT,
-            key.as_bytes(),
-            written(&count.saturating_add_signed(change))?,
-        );
+        match count.saturating_add_signed(change) {
+            0 => view.delete(tree::TASK_COUNT, key.as_bytes()),
+            count => view.put(tree::TASK_COUNT, key.as_bytes(), written(&count)?),
+        }
         Ok(())
     };
     for number in 0..2 {

@@ -60,6 +60,37 @@ impl Reader for Store {
 struct Log {
     store: Store,
     next: u64,
+    records: Vec<(RecordHeader, Option<Vec<u8>>)>,
+}
+
+/// However many records are taken in together, the view is the same.
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for together in [2, 3, 7, usize::MAX] {
+            let mut store = Store::default();
+            for records in self.records.chunks(together) {
+                let mut pass = Pass::default();
+                for (header, payload) in records {
+                    pass.project(header, payload.as_deref(), &mut store)
+                        .unwrap();
+                }
+                pass.finish(&mut store).unwrap();
+            }
+            for (key, row) in &self.store.0 {
+                let text = |row: &[u8]| String::from_utf8_lossy(row).into_owned();
+                let other = store.0.remove(key);
+                assert_eq!(
+                    other.as_deref().map(text),
+                    Some(text(row)),
+                    "{key:?}, {together} records together"
+                );
+            }
+            assert_eq!(store, Store::default(), "{together} records together");
+        }
+    }
 }
 
 impl Log {
@@ -94,7 +125,11 @@ impl Log {
             payload: String::new(),
         };
         let payload = event.map(|event| serde_json::to_vec(event).unwrap());
-        project(&header, payload.as_deref(), &mut self.store).unwrap();
+        let mut pass = Pass::default();
+        pass.project(&header, payload.as_deref(), &mut self.store)
+            .unwrap();
+        pass.finish(&mut self.store).unwrap();
+        self.records.push((header, payload));
         position
     }
 
@@ -414,10 +449,14 @@ fn a_record_of_a_newer_version_stops_the_projection() {
         payload: String::new(),
     };
     let payload = serde_json::to_vec(&failed).unwrap();
-    let newer = project(&header, Some(&payload), &mut log.store);
+    let newer = Pass::default().project(&header, Some(&payload), &mut log.store.clone());
     assert!(matches!(newer, Err(ProjectFailure::Unreadable(_))));
     header.kv = KIND_VERSION;
-    let unknown = project(&header, Some(b"{\"task.nonsense\":{}}"), &mut log.store);
+    let unknown = Pass::default().project(
+        &header,
+        Some(b"{\"task.nonsense\":{}}"),
+        &mut log.store.clone(),
+    );
     assert!(matches!(unknown, Err(ProjectFailure::Unreadable(_))));
 }
 

@@ -271,19 +271,20 @@ pub fn choose(
     demand: &Demand<'_>,
     now: Timestamp,
 ) -> Choice {
-    let mut best: Option<(f64, Candidate<'_>)> = None;
+    let mut best: Option<(f64, &Candidate<'_>)> = None;
     let mut keep: Option<(u32, InstanceKey)> = None;
-    for candidate in candidates(fleet, occupancy, stats, demand) {
-        match candidate.weigh(demand, occupancy) {
+    let weighed = weighed(fleet, occupancy, stats, demand);
+    for (candidate, score) in &weighed {
+        match score {
             Ok(score) => {
-                if best.as_ref().is_none_or(|(most, _)| score > *most) {
-                    best = Some((score, candidate));
+                if best.as_ref().is_none_or(|(most, _)| score > most) {
+                    best = Some((*score, candidate));
                 }
             }
             Err(_)
                 if demand.alone
                     && candidate.trust >= demand.trust.least
-                    && may_be_kept(&candidate, occupancy) =>
+                    && may_be_kept(candidate, occupancy) =>
             {
                 let at_work = candidate.load.at_work;
                 if keep.as_ref().is_none_or(|(least, _)| at_work < *least) {
@@ -303,7 +304,7 @@ pub fn choose(
         risk_factors: candidate.risks(demand, now),
         estimated_duration: candidate.record.mean_duration_ms(),
     };
-    Choice::Take(Box::new(chosen), reports(fleet, occupancy, stats, demand))
+    Choice::Take(Box::new(chosen), reports_of(weighed, fleet, demand))
 }
 
 /// Whether an instance would take the task if it had nothing else.
@@ -349,19 +350,45 @@ pub(crate) fn reports(
     stats: &Stats,
     demand: &Demand<'_>,
 ) -> Vec<CandidateReport> {
-    let mut reports: Vec<_> = candidates(fleet, occupancy, stats, demand)
+    reports_of(weighed(fleet, occupancy, stats, demand), fleet, demand)
+}
+
+type Weighed<'a> = (Candidate<'a>, Result<f64, String>);
+
+fn weighed<'a>(
+    fleet: &'a Fleet,
+    occupancy: &'a dyn Occupancy,
+    stats: &'a Stats,
+    demand: &'a Demand<'a>,
+) -> Vec<Weighed<'a>> {
+    candidates(fleet, occupancy, stats, demand)
         .map(|candidate| {
-            let weighed = candidate.weigh(demand, occupancy);
-            CandidateReport {
-                agent_id: candidate.id.clone(),
-                instance: Some(candidate.no),
-                eligible: weighed.is_ok(),
-                score: *weighed.as_ref().unwrap_or(&0.0),
-                reasons: match weighed {
-                    Ok(_) => candidate.reasons(demand),
-                    Err(why) => vec![why],
-                },
-            }
+            let score = candidate.weigh(demand, occupancy);
+            (candidate, score)
+        })
+        .collect()
+}
+
+fn reports_of(
+    mut weighed: Vec<Weighed<'_>>,
+    fleet: &Fleet,
+    demand: &Demand<'_>,
+) -> Vec<CandidateReport> {
+    let score_of = |score: &Result<f64, String>| *score.as_ref().unwrap_or(&0.0);
+    // The sorts are stable, so equal scores stay in the order of ids. Words are made only for those that are shown.
+    weighed.sort_by(|(_, a), (_, b)| score_of(b).total_cmp(&score_of(a)));
+    weighed.truncate(CANDIDATES_MAX);
+    let mut reports: Vec<_> = weighed
+        .into_iter()
+        .map(|(candidate, score)| CandidateReport {
+            agent_id: candidate.id.clone(),
+            instance: Some(candidate.no),
+            eligible: score.is_ok(),
+            score: score_of(&score),
+            reasons: match score {
+                Ok(_) => candidate.reasons(demand),
+                Err(why) => vec![why],
+            },
         })
         .collect();
     let without_instance = fleet
@@ -384,7 +411,6 @@ pub(crate) fn reports(
         });
         reports.extend(lacking);
     }
-    // The sort is stable, so equal scores stay in the order of ids.
     reports.sort_by(|a, b| b.score.total_cmp(&a.score));
     reports.truncate(CANDIDATES_MAX);
     reports

@@ -461,6 +461,18 @@ pub enum Refusal {
         /// How many may be.
         limit: usize,
     },
+    /// One submitter has too many tasks that have not ended. Try again later.
+    #[error(
+        "{live} tasks of {submitter}, and of agents at work for it, have not ended, and no more than {limit} of one submitter are held"
+    )]
+    FullForOne {
+        /// Whose they are.
+        submitter: String,
+        /// How many have not.
+        live: usize,
+        /// How many may be.
+        limit: usize,
+    },
     /// The idempotency key stands for another task. Use another key.
     #[error("idempotency key {key} belongs to task {task}, which has another content")]
     KeyTaken {
@@ -545,7 +557,9 @@ impl From<Refusal> for Problem {
             Refusal::TooLarge { .. } => {
                 Self::new(ProblemKind::TooLarge, "submission_too_large", detail)
             }
-            Refusal::Full { .. } => Self::unavailable("too_many_tasks", detail),
+            Refusal::Full { .. } | Refusal::FullForOne { .. } => {
+                Self::unavailable("too_many_tasks", detail)
+            }
             Refusal::KeyTaken { .. } => {
                 Self::new(ProblemKind::Conflict, "idempotency_conflict", detail)
                     .field("idempotencyKey")

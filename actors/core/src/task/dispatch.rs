@@ -1,6 +1,7 @@
-//! Handing tasks out: who stands first in line gets the best free slot that it can have.
+//! Handing tasks out: whose turn it is, and whose task stands first in line, gets the best free slot that it can have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
@@ -33,37 +34,46 @@ impl Tx<'_> {
 
     fn dispatch(&mut self) {
         let mut free = free_slots(self.tasks, self.ctx.config);
-        let mut heads: BTreeMap<Rank, GroupKey> = BTreeMap::new();
-        for (key, group) in &self.tasks.index().ready {
-            if let Some(rank) = group.values().filter_map(BTreeSet::first).min() {
-                heads.insert(rank.clone(), key.clone());
-            }
+        if free == 0 {
+            return;
         }
+        let mut turns = Turns::new(self.tasks);
         let mut kept = BTreeSet::new();
+        let mut exhausted = BTreeSet::new();
         while free > 0
-            && let Some((rank, key)) = heads.pop_first()
+            && let Some((tenant, rank, key)) = turns.next()
         {
             if self.is_full() {
                 return;
             }
-            match self.choose_for(&rank.2, &kept) {
+            // Slots only become fewer in this loop, so who could have nobody's can have nobody's still; but what a child may
+            // have depends on what is above it.
+            let choice = if exhausted.contains(&key) {
+                Choice::Nobody
+            } else {
+                self.choose_for(&rank.2, &kept)
+            };
+            match choice {
                 Choice::Take(chosen, candidates) => {
                     self.assign(&rank.2, *chosen, candidates);
                     free = free_slots(self.tasks, self.ctx.config);
+                    turns.go_on(self.tasks, tenant, Some(key));
                 }
                 Choice::Keep(instance) => {
                     kept.insert(instance);
-                    continue;
+                    turns.go_on(self.tasks, tenant, None);
                 }
                 // It leaves the line, and holds up nobody behind it whose budget is another one.
-                Choice::Nobody if self.park_if_short(&rank.2) => {}
-                // Slots only become fewer in this loop, so the rest of this line waits, too.
-                Choice::Nobody => continue,
-            }
-            let group = self.tasks.index().ready.get(&key);
-            let next = group.and_then(|g| g.values().filter_map(BTreeSet::first).min());
-            if let Some(next) = next {
-                heads.insert(next.clone(), key);
+                Choice::Nobody if self.park_if_short(&rank.2) => {
+                    turns.go_on(self.tasks, tenant, Some(key));
+                }
+                // The rest of this line waits, too.
+                Choice::Nobody => {
+                    if !key.child {
+                        exhausted.insert(key);
+                    }
+                    turns.go_on(self.tasks, tenant, None);
+                }
             }
         }
     }
@@ -164,6 +174,58 @@ impl Tx<'_> {
                 TaskState::Queued
             };
             self.emit(&id, TaskEvent::Waiting { state, waiting_for });
+        }
+    }
+}
+
+/// Whose turn it is: of those for whom something waits, the one with the fewest tasks under way, and of his lines the one whose
+/// first has the lowest rank. So whoever floods the mesh waits for himself: the share of the others is as large as without him.
+/// This is max-min fairness by least attained service, with one task as the unit.
+struct Turns {
+    lines: BTreeMap<Arc<str>, BTreeMap<Rank, GroupKey>>,
+    order: BTreeSet<(usize, Rank, Arc<str>)>,
+}
+
+impl Turns {
+    fn new(tasks: &Tasks) -> Self {
+        let mut turns = Self {
+            lines: BTreeMap::new(),
+            order: BTreeSet::new(),
+        };
+        for (tenant, lines) in &tasks.index().lines {
+            let heads = lines
+                .iter()
+                .filter_map(|(key, line)| Some((line.first()?.clone(), key.clone())));
+            turns.lines.insert(Arc::clone(tenant), heads.collect());
+            turns.stand_in_line(tasks, Arc::clone(tenant));
+        }
+        turns
+    }
+
+    fn next(&mut self) -> Option<(Arc<str>, Rank, GroupKey)> {
+        let (_, rank, tenant) = self.order.pop_first()?;
+        let key = self.lines.get_mut(&tenant)?.remove(&rank)?;
+        Some((tenant, rank, key))
+    }
+
+    /// Whose turn it was stands in line again; with the line that he was served from, if others of it may be served.
+    fn go_on(&mut self, tasks: &Tasks, tenant: Arc<str>, line: Option<GroupKey>) {
+        let of_line = |key: &GroupKey| tasks.index().lines.get(&tenant)?.get(key)?.first().cloned();
+        if let Some(key) = line
+            && let Some(rank) = of_line(&key)
+            && let Some(lines) = self.lines.get_mut(&tenant)
+        {
+            lines.insert(rank, key);
+        }
+        self.stand_in_line(tasks, tenant);
+    }
+
+    fn stand_in_line(&mut self, tasks: &Tasks, tenant: Arc<str>) {
+        let first = self.lines.get(&tenant).and_then(BTreeMap::first_key_value);
+        if let Some((rank, _)) = first {
+            let under_way = tasks.index().under_way.get(&tenant).copied();
+            let place = (under_way.unwrap_or(0), rank.clone(), tenant);
+            self.order.insert(place);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Ways to find tasks without looking at all of them. Each is a function of the entries and is never stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::SubAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct GroupKey {
     pub(crate) failed_on: Option<AgentId>,
     /// The trust that they need.
     pub(crate) trust: Ask,
+    /// Whether they are children, which may have the slot that those above them gave up.
+    pub(crate) child: bool,
 }
 
 /// Place in the line: virtual time, then order of submission.
@@ -47,7 +50,15 @@ pub(crate) type Group = BTreeMap<Option<WaitReason>, BTreeSet<Rank>>;
 pub(crate) struct Index {
     pub(crate) timers: BTreeSet<(Timestamp, Timer, TaskId)>,
     pub(crate) ready: BTreeMap<GroupKey, Group>,
+    /// The same tasks by whose they are.
+    pub(crate) lines: BTreeMap<Arc<str>, BTreeMap<GroupKey, BTreeSet<Rank>>>,
+    /// Tasks with an attempt under way, by whose they are.
+    pub(crate) under_way: BTreeMap<Arc<str>, usize>,
+    /// Tasks that have not ended, by whose they are.
+    pub(crate) live: BTreeMap<Arc<str>, usize>,
     pub(crate) in_flight: BTreeMap<InstanceKey, BTreeSet<TaskId>>,
+    /// Those of them that have to be alone.
+    pub(crate) suspects: BTreeMap<InstanceKey, BTreeSet<TaskId>>,
     /// Tasks that wait for a task.
     pub(crate) dependents: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Children that have not ended, by parent.
@@ -85,6 +96,7 @@ impl Index {
             self.ended.insert((entry.last_event, id.clone()));
             return;
         }
+        *self.live.entry(Arc::clone(&entry.tenant)).or_default() += 1;
         self.timers.extend(timers(id, entry));
         if task.spec.approval.is_some() {
             let asks = self.asks.entry(task.submitted_by.clone()).or_default();
@@ -106,9 +118,18 @@ impl Index {
                 .insert(id.clone());
         }
         if let Some(key) = instance_of(entry) {
+            let under_way = self.under_way.entry(Arc::clone(&entry.tenant));
+            *under_way.or_default() += 1;
+            if entry.record.is_suspect() {
+                let suspects = self.suspects.entry(key.clone()).or_default();
+                suspects.insert(id.clone());
+            }
             self.in_flight.entry(key).or_default().insert(id.clone());
         }
         if let Some((group, mark)) = ready(entry) {
+            let lines = self.lines.entry(Arc::clone(&entry.tenant)).or_default();
+            let line = lines.entry(group.clone()).or_default();
+            line.insert(rank(id, entry));
             self.ready
                 .entry(group)
                 .or_default()
@@ -120,12 +141,7 @@ impl Index {
 
     pub(crate) fn remove(&mut self, id: &TaskId, entry: &Entry) {
         let task = &entry.record.task;
-        if let Some(count) = self.states.get_mut(&task.state) {
-            *count -= 1;
-            if *count == 0 {
-                self.states.remove(&task.state);
-            }
-        }
+        one_less(&mut self.states, &task.state);
         if let Some(key) = &task.spec.idempotency_key {
             self.keys.remove(&(task.submitted_by.clone(), key.clone()));
         }
@@ -133,6 +149,7 @@ impl Index {
             self.ended.remove(&(entry.last_event, id.clone()));
             return;
         }
+        one_less(&mut self.live, &entry.tenant);
         for timer in timers(id, entry) {
             self.timers.remove(&timer);
         }
@@ -150,14 +167,35 @@ impl Index {
         }
         if let Some(key) = instance_of(entry) {
             remove_from(&mut self.in_flight, &key, id);
+            remove_from(&mut self.suspects, &key, id);
+            one_less(&mut self.under_way, &entry.tenant);
         }
         if let Some((key, mark)) = ready(entry)
             && let Some(group) = self.ready.get_mut(&key)
         {
-            remove_from(group, &mark, &rank(id, entry));
+            let rank = rank(id, entry);
+            remove_from(group, &mark, &rank);
             if group.is_empty() {
                 self.ready.remove(&key);
             }
+            if let Some(lines) = self.lines.get_mut(&entry.tenant) {
+                remove_from(lines, &key, &rank);
+                if lines.is_empty() {
+                    self.lines.remove(&entry.tenant);
+                }
+            }
+        }
+    }
+}
+
+fn one_less<K: Ord, N: Default + PartialEq + SubAssign + From<u8>>(
+    counts: &mut BTreeMap<K, N>,
+    key: &K,
+) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= N::from(1);
+        if *count == N::default() {
+            counts.remove(key);
         }
     }
 }
@@ -190,6 +228,7 @@ pub(crate) fn group_of(entry: &Entry) -> GroupKey {
         agent: entry.task().spec.agent.clone(),
         failed_on: entry.record.last_failed_on.clone(),
         trust: Ask::of(entry),
+        child: entry.task().spec.parent.is_some(),
     }
 }
 

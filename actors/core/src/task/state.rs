@@ -34,13 +34,16 @@ pub(crate) struct Entry {
     pub(crate) children: usize,
     /// What its agent must be able to do, sorted.
     pub(crate) needs: Arc<[String]>,
+    /// Who submitted the tree that it is part of. Slots are shared out among these.
+    #[serde(default)]
+    pub(crate) tenant: Arc<str>,
     /// Its last record, and the request that it began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) trail: Option<Trail>,
 }
 
 impl Entry {
-    fn new(record: TaskRecord, seq: u64) -> Self {
+    fn new(record: TaskRecord, seq: u64, tenant: Arc<str>) -> Self {
         let mut needs = record.task.spec.needs();
         needs.sort();
         needs.dedup();
@@ -51,6 +54,7 @@ impl Entry {
             pending: BTreeSet::new(),
             children: 0,
             needs: needs.into(),
+            tenant,
             trail: None,
         }
     }
@@ -102,9 +106,13 @@ pub struct Tasks {
 }
 
 impl From<Stored> for Tasks {
-    fn from(stored: Stored) -> Self {
+    fn from(mut stored: Stored) -> Self {
         let mut index = Index::default();
-        for (id, entry) in &stored.entries {
+        for (id, entry) in &mut stored.entries {
+            if entry.tenant.is_empty() {
+                // A snapshot of a version that did not know who a tree belongs to.
+                entry.tenant = entry.task().submitted_by.as_str().into();
+            }
             index.insert(id, entry);
         }
         let Stored {
@@ -169,7 +177,10 @@ impl Tasks {
                 }
             }
         } else {
-            let mut entry = Entry::new(TaskRecord::first(id, event)?, self.next_seq);
+            let record = TaskRecord::first(id, event)?;
+            let task = &record.task;
+            let tenant = self.tenant_of(&task.submitted_by, task.spec.parent.as_ref());
+            let mut entry = Entry::new(record, self.next_seq, tenant);
             self.next_seq += 1;
             entry.last_event = self.applied;
             note_dependencies(&mut entry, event);
@@ -188,6 +199,17 @@ impl Tasks {
         }
         self.keep_accounts(id, event);
         Ok(())
+    }
+
+    /// Who submitted the tree that a new task belongs to. What is above it is held as long as it has not ended.
+    pub(crate) fn tenant_of(&self, by: &str, parent: Option<&TaskId>) -> Arc<str> {
+        let parent = parent.and_then(|parent| self.entries.get(parent));
+        parent.map_or_else(|| by.into(), |parent| Arc::clone(&parent.tenant))
+    }
+
+    /// How many tasks have not ended of those that somebody submitted, with all below them.
+    pub(crate) fn live_of(&self, tenant: &str) -> usize {
+        self.index.live.get(tenant).copied().unwrap_or(0)
     }
 
     /// What an event means for the accounts of budgets.

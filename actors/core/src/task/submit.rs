@@ -1,6 +1,7 @@
 //! Accepting tasks: from outside, and from agents that delegate.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::access::TaskFacts;
@@ -26,6 +27,9 @@ use super::validate::{Report, validate};
 
 /// Most tasks that have not ended: what start-up, memory and the eye can cope with.
 pub const LIVE_TASKS_MAX: usize = 100_000;
+/// Of those, the most that one submitter may have, with all that follows from them: one who floods the mesh leaves room for
+/// the others.
+pub const LIVE_TASKS_OF_ONE_MAX: usize = LIVE_TASKS_MAX / 2;
 /// Deepest delegation: a chain of agents that ask agents ends here.
 pub const DEPTH_MAX: u32 = 8;
 /// Most children of one task.
@@ -193,7 +197,29 @@ fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>, verifies: bool) -> Result<V
             limit: LIVE_TASKS_MAX,
         });
     }
+    for (tenant, more) in wanted(tx, by, &items) {
+        let live = tx.tasks.live_of(&tenant);
+        if live + more > LIVE_TASKS_OF_ONE_MAX {
+            return Err(Refusal::FullForOne {
+                submitter: tenant.to_string(),
+                live,
+                limit: LIVE_TASKS_OF_ONE_MAX,
+            });
+        }
+    }
     Ok(items)
+}
+
+/// How many tasks of a submission are new, by whose they are.
+fn wanted(tx: &Tx<'_>, by: &str, items: &[Item]) -> BTreeMap<Arc<str>, usize> {
+    let mut wanted = BTreeMap::new();
+    for item in items {
+        if let Item::New(accepted) = item {
+            let tenant = tx.tasks.tenant_of(by, accepted.spec.parent.as_ref());
+            *wanted.entry(tenant).or_default() += 1;
+        }
+    }
+    wanted
 }
 
 /// What the earlier tasks of a submission mean for the later ones.

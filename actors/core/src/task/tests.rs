@@ -22,6 +22,7 @@ mod attempts;
 mod budgets;
 mod claims;
 mod delegation;
+mod fairness;
 mod fleet;
 mod gates;
 mod properties;

@@ -304,37 +304,33 @@ impl<'a> Slots<'a> {
         }
     }
 
-    /// What an instance has in hand. A task that waits for its children is among it, since the agent keeps it in mind; only
-    /// to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever.
-    fn in_hand<'k>(&'k self, key: &'k InstanceKey) -> impl Iterator<Item = &'k TaskId> {
-        self.tasks
-            .in_flight_on(key)
-            .filter(|id| self.tasks.is_at_work(id) || !self.is_ancestor(id))
+    /// How many tasks an instance has in hand. One that waits for its children is among them, since the agent keeps it in
+    /// mind; only to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever.
+    fn in_hand(&self, key: &InstanceKey) -> usize {
+        let Some(in_flight) = self.tasks.index().in_flight.get(key) else {
+            return 0;
+        };
+        let given = self
+            .ancestors()
+            .filter(|id| in_flight.contains(*id) && !self.tasks.is_at_work(id));
+        in_flight.len() - given.count()
     }
 
     fn suspect_in_hand(&self, key: &InstanceKey) -> bool {
-        self.in_hand(key).any(|id| {
-            self.tasks
-                .entry(id)
-                .is_some_and(|entry| entry.record.is_suspect())
+        let suspects = self.tasks.index().suspects.get(key);
+        suspects.into_iter().flatten().any(|suspect| {
+            self.tasks.is_at_work(suspect) || self.ancestors().all(|above| above != suspect)
         })
     }
 
-    /// Whether a task lies above the one that looks for a slot.
-    fn is_ancestor(&self, id: &TaskId) -> bool {
+    /// The tasks above the one that looks for a slot.
+    fn ancestors(&self) -> impl Iterator<Item = &TaskId> {
         let parent_of = |id: &TaskId| {
             self.tasks
                 .get(id)
                 .and_then(|task| task.spec.parent.as_ref())
         };
-        let mut above = self.seeker.and_then(parent_of);
-        while let Some(ancestor) = above {
-            if ancestor == id {
-                return true;
-            }
-            above = parent_of(ancestor);
-        }
-        false
+        std::iter::successors(self.seeker.and_then(parent_of), move |id| parent_of(id))
     }
 
     fn gated(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
@@ -351,7 +347,7 @@ impl<'a> Slots<'a> {
 
     fn count(&self, key: &InstanceKey) -> u32 {
         let releasing = self.live.releasing.get(key).map_or(0, BTreeSet::len);
-        u32::try_from(self.in_hand(key).count() + releasing).unwrap_or(u32::MAX)
+        u32::try_from(self.in_hand(key) + releasing).unwrap_or(u32::MAX)
     }
 }
 

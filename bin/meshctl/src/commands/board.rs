@@ -108,7 +108,14 @@ fn flow(flow: &BoardFlow) -> String {
 }
 
 fn agents(agents: &[BoardAgent]) -> Table {
-    let mut table = Table::new(&["AGENT", "IN HAND", "ATTEMPTS", "FAILED", "CYCLE TIME"]);
+    let mut table = Table::new(&[
+        "AGENT",
+        "IN HAND",
+        "ATTEMPTS",
+        "FAILED",
+        "CYCLE TIME",
+        "LATELY",
+    ]);
     for agent in agents {
         let in_hand = agent.instances.iter().map(|instance| {
             format!(
@@ -134,6 +141,12 @@ fn agents(agents: &[BoardAgent]) -> Table {
                 .unwrap_or_default()
                 .into(),
             cycle.unwrap_or_default().into(),
+            format!(
+                "{} ended in {}",
+                agent.flow.ended,
+                span(agent.flow.window_ms)
+            )
+            .into(),
         ]);
     }
     table

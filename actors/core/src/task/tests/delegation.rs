@@ -19,7 +19,7 @@ fn delegation(world: &World, parent: &TaskId, request: &str, spec: Value) -> Com
     }
 }
 
-fn delegate(world: &mut World, parent: &TaskId, request: &str, spec: Value) -> TaskId {
+pub(super) fn delegate(world: &mut World, parent: &TaskId, request: &str, spec: Value) -> TaskId {
     let command = delegation(world, parent, request, spec);
     match world.run(command).answer {
         Answer::Child(id) => id,

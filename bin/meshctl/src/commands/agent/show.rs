@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 
 use mesh_messages::agent::{
-    AgentStatus, AgentStatusKind, AgentSummary, InstanceView, PolicyValue, SandboxView,
+    AgentStatus, AgentStatusKind, AgentSummary, InstanceView, PolicyValue, QuarantineRecord,
+    SandboxView,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,6 +57,11 @@ pub(super) fn list(arguments: &List, session: &mut Session) -> Result<(), Failur
         if agents.is_empty() {
             return Ok(Screen::new().line("no agents").named(Vec::<String>::new()));
         }
+        if arguments.status.as_deref() == Some("quarantined") {
+            return Ok(Screen::new()
+                .table(quarantined(&agents))
+                .named(agents.iter().map(|agent| agent.id.as_str())));
+        }
         let mut table = Table::new(&[
             "ID",
             "VERSION",
@@ -82,6 +88,29 @@ pub(super) fn list(arguments: &List, session: &mut Session) -> Result<(), Failur
             .table(table)
             .named(agents.iter().map(|agent| agent.id.as_str())))
     })
+}
+
+/// Since when, why, and how often it may still come back by itself.
+fn quarantined(agents: &[AgentSummary]) -> Table {
+    let mut table = Table::new(&[
+        "ID", "VERSION", "SINCE", "TYPE", "SEVERITY", "RETRIES", "WHY",
+    ]);
+    for agent in agents {
+        let record = agent.quarantine.as_ref();
+        let field = |show: &dyn Fn(&QuarantineRecord) -> String| {
+            record.map_or_else(|| "-".to_owned(), |record| show(record))
+        };
+        table.row([
+            agent.id.as_str().into(),
+            agent.version.as_str().into(),
+            field(&|record| record.quarantined_at.to_string()).into(),
+            field(&|record| wire_name(&record.reason.kind)).into(),
+            field(&|record| wire_name(&record.reason.severity)).into(),
+            field(&|record| format!("{}/{}", record.retry_count, record.max_retries)).into(),
+            field(&|record| record.reason.description.clone()).into(),
+        ]);
+    }
+    table
 }
 
 fn status_name(status: AgentStatusKind) -> &'static str {
