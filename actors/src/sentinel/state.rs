@@ -158,6 +158,7 @@ impl State {
                 {
                     self.handle.door.note_refusal(user, action, code);
                 }
+                self.handle.door.note_done(&event);
                 Err(problem)
             }
         };
