@@ -27,7 +27,7 @@ const STAGING: [&str; 4] = ["/tmp", "/run", "/mnt", "/dev"];
 const ROOT: (u64, u64) = (1 << 20, 4096);
 
 /// Trees of `/proc` that change or reveal the host and have a use for readers.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "sysrq-trigger"];
+const PROC_READ_ONLY: [&str; 3] = ["sys", "irq", "sysrq-trigger"];
 
 /// Files of `/proc` that tell of the host and have no use for an agent.
 const PROC_MASKED: [&str; 10] = [
@@ -43,8 +43,8 @@ const PROC_MASKED: [&str; 10] = [
     "kpagecount",
 ];
 
-/// Directories of `/proc` that tell of the host's hardware.
-const PROC_EMPTIED: [&str; 3] = ["acpi", "scsi", "asound"];
+/// Directories of `/proc` that tell of the host's hardware and file systems.
+const PROC_EMPTIED: [&str; 5] = ["acpi", "scsi", "asound", "bus", "fs"];
 
 /// Builds `root` and makes it the root of this mount namespace.
 pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), StepError> {
