@@ -14,7 +14,7 @@ use mesh_messages::Timestamp;
 use mesh_messages::events::{AuditCount, AuditCounts, SentinelEvent};
 
 use super::door::{Door, count};
-use super::handle::{SentinelHandle, cut};
+use super::handle::{AUTHENTICATE, DENIED, SentinelHandle, UNKNOWN, cut};
 use super::{Message, State};
 use crate::clock;
 use crate::partition::Cause;
@@ -47,8 +47,8 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, done: Option<[u8; 32]>) {
-        self.times += 1;
+    fn add(&mut self, times: u64, done: Option<[u8; 32]>) {
+        self.times += times;
         if let Some(digest) = done {
             let so_far = self.done.unwrap_or_default();
             self.done = Some(Sha256::digest([so_far, digest].concat()).into());
@@ -64,7 +64,7 @@ impl Tally {
 impl Counted {
     /// One more that was refused.
     pub(super) fn note(&mut self, user: &str, action: &str, code: &str, now: Timestamp) {
-        self.add((user, action, code), None, now);
+        self.add((user, action, code), 1, None, now);
     }
 
     /// One more that was done.
@@ -72,12 +72,13 @@ impl Counted {
         // An event is text and numbers, and always has a form; without one it is counted all the same.
         let written = serde_json::to_vec(event).unwrap_or_default();
         let digest = Sha256::digest(written).into();
-        self.add((user, event.kind(), NOTED), Some(digest), now);
+        self.add((user, event.kind(), NOTED), 1, Some(digest), now);
     }
 
     fn add(
         &mut self,
         (user, action, code): (&str, &str, &str),
+        times: u64,
         done: Option<[u8; 32]>,
         now: Timestamp,
     ) {
@@ -91,9 +92,9 @@ impl Counted {
         };
         let room = self.counts.len() < most;
         match self.counts.get_mut(&key) {
-            Some(tally) => tally.add(done),
-            None if room => self.counts.entry(key).or_default().add(done),
-            None => self.others.add(done),
+            Some(tally) => tally.add(times, done),
+            None if room => self.counts.entry(key).or_default().add(times, done),
+            None => self.others.add(times, done),
         }
     }
 
@@ -176,6 +177,27 @@ impl SentinelHandle {
 }
 
 impl Door {
+    /// Something that should have a record of its own and gets none, because nothing can be written or the sentinel is
+    /// being restarted.
+    pub(super) fn note_untold(&self, event: &SentinelEvent) {
+        match event {
+            SentinelEvent::Refused {
+                user, action, code, ..
+            } => self.note_refusal(user, action, code),
+            // Whoever they claim to be.
+            SentinelEvent::Denied { action, .. } if action == AUTHENTICATE => {
+                self.note_refusal("anonymous", action, UNKNOWN);
+            }
+            SentinelEvent::Denied { user, action, .. } => self.note_refusal(user, action, DENIED),
+            SentinelEvent::EgressDenied(denial) => {
+                let (user, code) = (format!("agent:{}", denial.agent), &denial.code);
+                let mut counted = self.counted();
+                counted.add((&user, event.kind(), code), denial.count, None, clock::now());
+            }
+            _ => self.note_done(event),
+        }
+    }
+
     /// One more call of an agent that gets no record of its own.
     pub(super) fn note_done(&self, event: &SentinelEvent) {
         if let SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) = event {
