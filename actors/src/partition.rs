@@ -15,9 +15,7 @@ use mesh_actors_core::trail::Trail;
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
-use mesh_persistence::{
-    AppendError, ContentDigest, ContentHold, ContentStore, Journal, Snapshot,
-};
+use mesh_persistence::{AppendError, ContentDigest, ContentHold, ContentStore, Journal, Snapshot};
 
 mod snapshots;
 #[cfg(test)]

@@ -235,7 +235,10 @@ mod tests {
             "2002:a9fe:a9fe::1",
         ] {
             assert!(refused(dressed, &["::/0"]).is_some(), "{dressed}");
-            assert!(refused(dressed, &["169.254.169.254"]).is_some(), "{dressed}");
+            assert!(
+                refused(dressed, &["169.254.169.254"]).is_some(),
+                "{dressed}"
+            );
             assert_eq!(refused(dressed, &[dressed]), None, "{dressed}");
         }
         assert_eq!(refused("::ffff:10.1.2.3", &["::/0"]), None);

@@ -590,7 +590,11 @@ async fn heads_that_another_reader_could_read_otherwise_never_leave() {
         let answer = bench.ask(&text).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{text:?}: {answer}");
     }
-    assert_eq!(bench.names.0.load(Ordering::SeqCst), 0, "nothing was looked up");
+    assert_eq!(
+        bench.names.0.load(Ordering::SeqCst),
+        0,
+        "nothing was looked up"
+    );
 }
 
 #[tokio::test]
@@ -613,7 +617,10 @@ async fn chunks_that_could_be_read_otherwise_end_the_request() {
             .await;
         assert!(!answer.contains("smuggled"), "{body:?}: {answer}");
         // Never a second answer behind the first.
-        assert!(answer.matches("HTTP/1.1 ").count() <= 2, "{body:?}: {answer}");
+        assert!(
+            answer.matches("HTTP/1.1 ").count() <= 2,
+            "{body:?}: {answer}"
+        );
     }
 }
 
@@ -639,7 +646,10 @@ async fn what_belongs_to_one_connection_is_not_passed_on() {
         assert!(!sent.contains(gone), "{gone}: {sent}");
     }
     assert_eq!(sent.matches("\r\nhost:").count(), 1, "{sent}");
-    assert!(sent.contains(&format!("host: allowed.test:{port}")), "{sent}");
+    assert!(
+        sent.contains(&format!("host: allowed.test:{port}")),
+        "{sent}"
+    );
 }
 
 #[tokio::test]
@@ -744,7 +754,11 @@ async fn socks_names_that_could_be_read_otherwise_are_refused() {
     // Version 4, in which a name follows an address, is none that is spoken here.
     let four = [&[4, 1, 0, 80, 0, 0, 0, 1, 0][..], b"allowed.test\0"].concat();
     assert!(!bench.say(&four).await.starts_with(&[0, 90]));
-    assert_eq!(bench.names.0.load(Ordering::SeqCst), 0, "nothing was looked up");
+    assert_eq!(
+        bench.names.0.load(Ordering::SeqCst),
+        0,
+        "nothing was looked up"
+    );
 }
 
 #[tokio::test]

@@ -253,12 +253,10 @@ impl ContentStore {
             let path = self.path(&digest);
             let dir = path.parent().unwrap_or(&self.dir);
             let named = fsio::sync_dir(dir).and_then(|()| fsio::sync_dir(&self.dir));
-            return named
-                .map(|()| hold)
-                .map_err(|source| ContentError::Write {
-                    path: path.display().to_string(),
-                    source,
-                });
+            return named.map(|()| hold).map_err(|source| ContentError::Write {
+                path: path.display().to_string(),
+                source,
+            });
         }
         aside.as_file().sync_all().map_err(write)?;
         let path = self.path(&digest);

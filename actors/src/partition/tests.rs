@@ -118,11 +118,7 @@ async fn content_is_kept_for_a_record_that_is_on_its_way() {
         .await
         .unwrap();
     assert!(
-        !content
-            .remove_doomed(&nothing)
-            .unwrap()
-            .spared
-            .is_empty(),
+        !content.remove_doomed(&nothing).unwrap().spared.is_empty(),
         "it is held until its owner has heard that it is durable"
     );
     let last = older.last();

@@ -89,7 +89,10 @@ impl RetentionShell {
             self.put_on_record(&doomed, &self.last_cause()).await?;
         }
         if !doomed.is_empty() {
-            tracing::debug!(count = doomed.len(), "content to remove is about to be referred to again");
+            tracing::debug!(
+                count = doomed.len(),
+                "content to remove is about to be referred to again"
+            );
             return Ok(false);
         }
         if self.partition.state().doomed.is_empty() {

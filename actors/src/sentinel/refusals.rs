@@ -192,7 +192,12 @@ impl Door {
             SentinelEvent::EgressDenied(denial) => {
                 let (user, code) = (format!("agent:{}", denial.agent), &denial.code);
                 let mut counted = self.counted();
-                counted.add((&user, event.kind(), code), denial.count, None, clock::now());
+                counted.add(
+                    (&user, event.kind(), code),
+                    denial.count,
+                    None,
+                    clock::now(),
+                );
             }
             _ => self.note_done(event),
         }

@@ -180,7 +180,10 @@ fn what_the_default_policy_limits_and_isolates_is_read_by_each_of_its_names() {
         "default_policy:\n  resource_limits:\n    io: 20MB\n  security:\n    sandbox_level: enhanced\n",
     ));
     let policy = config.default_policy;
-    assert_eq!(policy.resource_limits.io.map(|io| io.bytes()), Some(20_000_000));
+    assert_eq!(
+        policy.resource_limits.io.map(|io| io.bytes()),
+        Some(20_000_000)
+    );
     let strict = mesh_messages::manifest::SandboxLevel::Strict;
     assert_eq!(policy.security.sandbox_level, strict);
 }
