@@ -239,7 +239,7 @@ pub(crate) fn limits(config: &Config) -> DefaultLimits {
         cpu_millicores: limits.cpu.millicores(),
         memory_bytes: limits.memory.bytes(),
         disk_bytes: limits.disk.bytes(),
-        io_bytes_per_second: limits.io.map(|io| io.bytes()),
+        io_bytes_per_second: limits.io.map(ByteCount::bytes),
         pids: config.sandbox.pids,
         nofile: config.sandbox.open_files,
     }
