@@ -223,10 +223,19 @@ impl Staging {
                 &Path::new("/proc").join(name),
             )?;
         }
+        // One empty directory, shown in several places: a file system of its own for each would cost more.
+        let mut first = None;
         for name in present(&PROC_EMPTIED) {
-            let empty = new_memory(4096, 2, "0555")?;
-            sys::mount_setattr(empty.as_fd(), all)?;
+            let empty = match first {
+                Some(first) => clone_mount(open(first)?.as_fd(), all)?,
+                None => {
+                    let empty = new_memory(4096, 2, "0555")?;
+                    sys::mount_setattr(empty.as_fd(), all)?;
+                    empty
+                }
+            };
             self.attach(&empty, &Path::new("/proc").join(name))?;
+            first.get_or_insert(*name);
         }
         Ok(())
     }
