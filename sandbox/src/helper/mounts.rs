@@ -226,13 +226,12 @@ impl Staging {
         // One empty directory, shown in several places: a file system of its own for each would cost more.
         let mut first = None;
         for name in present(&PROC_EMPTIED) {
-            let empty = match first {
-                Some(first) => clone_mount(open(first)?.as_fd(), all)?,
-                None => {
-                    let empty = new_memory(4096, 2, "0555")?;
-                    sys::mount_setattr(empty.as_fd(), all)?;
-                    empty
-                }
+            let empty = if let Some(first) = first {
+                clone_mount(open(first)?.as_fd(), all)?
+            } else {
+                let empty = new_memory(4096, 2, "0555")?;
+                sys::mount_setattr(empty.as_fd(), all)?;
+                empty
             };
             self.attach(&empty, &Path::new("/proc").join(name))?;
             first.get_or_insert(*name);
