@@ -117,6 +117,8 @@ pub struct DefaultLimits {
     pub memory_bytes: u64,
     /// Bytes.
     pub disk_bytes: u64,
+    /// Bytes a second read from disks, and as many written; unbounded when absent.
+    pub io_bytes_per_second: Option<u64>,
     /// Processes and threads.
     pub pids: u32,
     /// Open descriptors of one process.

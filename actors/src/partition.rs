@@ -15,7 +15,7 @@ use mesh_actors_core::trail::Trail;
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
-use mesh_persistence::{AppendError, ContentDigest, ContentStore, Journal, Snapshot};
+use mesh_persistence::{AppendError, ContentDigest, ContentHold, ContentStore, Journal, Snapshot};
 
 mod snapshots;
 #[cfg(test)]
@@ -178,6 +178,22 @@ pub enum PartitionError {
     Encode(PartitionId, #[source] serde_json::Error),
 }
 
+/// What waits for records to be durable.
+struct Pending<E> {
+    /// The last of them.
+    until: Position,
+    effects: Vec<E>,
+    /// What they refer to in the content store, which nothing in the log protects before.
+    _content: Vec<ContentHold>,
+}
+
+/// Records to append, and what they refer to in the content store.
+#[derive(Default)]
+struct Encoded {
+    records: Vec<NewRecord>,
+    content: Vec<ContentHold>,
+}
+
 /// A partition in the hands of its owner.
 pub struct Partition<M: Machine, E> {
     id: PartitionId,
@@ -190,7 +206,7 @@ pub struct Partition<M: Machine, E> {
     // The last record that the snapshot holds, which was loaded.
     before: Option<Position>,
     // Invariant: positions never decrease.
-    pending: VecDeque<(Position, Vec<E>)>,
+    pending: VecDeque<Pending<E>>,
 }
 
 impl<M: Machine, E> std::fmt::Debug for Partition<M, E> {
@@ -347,7 +363,7 @@ impl<M: Machine, E> Partition<M, E> {
             self.after_last(effects);
             return Ok(None);
         }
-        let records = self.encode(&entries, cause)?;
+        let Encoded { records, content } = self.encode(&entries, cause)?;
         let (count, bytes) = (records.len(), payload_bytes(&records));
         let appended = self.append(records).await?;
         for (offset, entry) in (0..).zip(&entries) {
@@ -357,7 +373,7 @@ impl<M: Machine, E> Partition<M, E> {
         self.next_seq = appended.next_seq;
         self.snapshots.note(count, bytes);
         self.last = Some(appended.last);
-        self.hold(appended.last, effects);
+        self.hold(appended.last, effects, content);
         Ok(Some(appended.last))
     }
 
@@ -375,30 +391,34 @@ impl<M: Machine, E> Partition<M, E> {
             self.after_last(effects);
             return Ok(None);
         }
-        let records = self.encode(&entries, cause)?;
+        let Encoded { records, content } = self.encode(&entries, cause)?;
         let (count, bytes) = (records.len(), payload_bytes(&records));
         let appended = self.append(records).await?;
         self.next_seq = appended.next_seq;
         self.snapshots.note(count, bytes);
         self.last = Some(appended.last);
-        self.hold(appended.last, effects);
+        self.hold(appended.last, effects, content);
         Ok(Some(appended.last))
     }
 
     fn after_last(&mut self, effects: Vec<E>) {
         if !effects.is_empty() {
             // Position 0 is durable as soon as anything is; a partition without records has nothing to wait for.
-            self.hold(self.last.unwrap_or_default(), effects);
+            self.hold(self.last.unwrap_or_default(), effects, Vec::new());
         }
     }
 
-    fn hold(&mut self, until: Position, effects: Vec<E>) {
-        self.pending.push_back((until, effects));
+    fn hold(&mut self, until: Position, effects: Vec<E>, content: Vec<ContentHold>) {
+        self.pending.push_back(Pending {
+            until,
+            effects,
+            _content: content,
+        });
     }
 
     /// The position that has to be durable before anything more is released; `None` when nothing is held back.
     pub fn awaited(&self) -> Option<Position> {
-        self.pending.front().map(|(position, _)| *position)
+        self.pending.front().map(|pending| pending.until)
     }
 
     /// The effects whose records are durable, in the order of their commits.
@@ -410,10 +430,10 @@ impl<M: Machine, E> Partition<M, E> {
         while self
             .pending
             .front()
-            .is_some_and(|(position, _)| fresh || durable.is_some_and(|d| d >= *position))
+            .is_some_and(|pending| fresh || durable.is_some_and(|d| d >= pending.until))
         {
-            if let Some((_, effects)) = self.pending.pop_front() {
-                out.extend(effects);
+            if let Some(pending) = self.pending.pop_front() {
+                out.extend(pending.effects);
             }
         }
         out
@@ -458,27 +478,28 @@ impl<M: Machine, E> Partition<M, E> {
         &self,
         entries: &[Entry<M::Event>],
         cause: &Cause,
-    ) -> Result<Vec<NewRecord>, PartitionError> {
-        entries
-            .iter()
-            .map(|entry| {
-                let payload = serde_json::to_vec(&entry.event)
-                    .map_err(|e| PartitionError::Encode(self.id.clone(), e))?;
-                let cause = entry.led.by.as_ref().unwrap_or(cause);
-                Ok(NewRecord {
-                    kind: M::kind(&entry.event).into(),
-                    kind_version: KIND_VERSION,
-                    agent: entry.agent.clone(),
-                    task: entry.task.clone(),
-                    actor: cause.actor.clone(),
-                    cause: cause.cause,
-                    after: entry.led.after,
-                    correlation: cause.correlation.clone(),
-                    payload: store_large(payload, &self.content)
-                        .map_err(|e| PartitionError::Content(self.id.clone(), e))?,
-                })
-            })
-            .collect()
+    ) -> Result<Encoded, PartitionError> {
+        let mut encoded = Encoded::default();
+        for entry in entries {
+            let payload = serde_json::to_vec(&entry.event)
+                .map_err(|e| PartitionError::Encode(self.id.clone(), e))?;
+            let (payload, apart) = store_large(payload, &self.content)
+                .map_err(|e| PartitionError::Content(self.id.clone(), e))?;
+            encoded.content.extend(apart);
+            let cause = entry.led.by.as_ref().unwrap_or(cause);
+            encoded.records.push(NewRecord {
+                kind: M::kind(&entry.event).into(),
+                kind_version: KIND_VERSION,
+                agent: entry.agent.clone(),
+                task: entry.task.clone(),
+                actor: cause.actor.clone(),
+                cause: cause.cause,
+                after: entry.led.after,
+                correlation: cause.correlation.clone(),
+                payload,
+            });
+        }
+        Ok(encoded)
     }
 
     async fn append(
@@ -553,17 +574,20 @@ fn decode<E: DeserializeOwned>(header: &RecordHeader, payload: &[u8]) -> Result<
     serde_json::from_slice(payload).map_err(|e| unknown(e.to_string()))
 }
 
-/// Puts a payload that is too large for a record into the content store and gives its reference instead.
+/// Puts a payload that is too large for a record into the content store and gives its reference instead, and what keeps it
+/// there until that is in the log.
 fn store_large(
     payload: Vec<u8>,
     content: &ContentStore,
-) -> Result<Vec<u8>, mesh_persistence::ContentError> {
+) -> Result<(Vec<u8>, Option<ContentHold>), mesh_persistence::ContentError> {
     if payload.len() <= PAYLOAD_INLINE_MAX {
-        return Ok(payload);
+        return Ok((payload, None));
     }
     let size = payload.len();
-    let digest = content.put(&payload)?;
-    Ok(format!(r#"{{"{CONTENT_KEY}":"{digest}","size":{size}}}"#).into_bytes())
+    let hold = content.put(&payload)?;
+    let digest = hold.digest();
+    let reference = format!(r#"{{"{CONTENT_KEY}":"{digest}","size":{size}}}"#);
+    Ok((reference.into_bytes(), Some(hold)))
 }
 
 #[derive(serde::Deserialize)]

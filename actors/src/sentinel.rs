@@ -191,8 +191,8 @@ impl Actor for Sentinel {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
-        if let Err(error) = state.count_refusals().await {
-            tracing::debug!(%error, "refusals of the last minute have no record");
+        if let Err(error) = state.tell_counted(true).await {
+            tracing::debug!(%error, "what was only counted has no record");
         }
         state.partition.snapshot_at_end();
         Ok(())
@@ -233,7 +233,7 @@ impl Actor for Sentinel {
                 request,
                 reply,
             } => state.audit(event, request, reply).await?,
-            Message::CountRefusals => state.count_refusals().await?,
+            Message::CountRefusals => state.tell_counted(false).await?,
             Message::RecordBlow { user, blow, reply } => {
                 state.record_blow(user, blow, reply).await?;
             }

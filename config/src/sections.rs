@@ -337,6 +337,8 @@ pub struct DefaultResourceLimits {
     pub memory: ByteCount,
     /// Disk.
     pub disk: ByteCount,
+    /// Bytes a second read from disks, and as many written; a bare number counts megabytes. Unbounded when null.
+    pub io: Option<ByteCount>,
 }
 
 impl Default for DefaultResourceLimits {
@@ -345,6 +347,7 @@ impl Default for DefaultResourceLimits {
             cpu: Cpu::from_millicores(1000),
             memory: ByteCount::from_megabytes(512),
             disk: ByteCount::from_megabytes(1000),
+            io: None,
         }
     }
 }

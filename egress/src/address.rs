@@ -4,11 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Where clouds answer with credentials. A wider grant does not include them; they have to be named.
-const METADATA: [IpAddr; 3] = [
+/// Where clouds answer with credentials: machines, containers and pods, and Azure's host, whose address looks public. A
+/// wider grant does not include them; they have to be named.
+const METADATA: [IpAddr; 9] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 /// Blocks of IPv4 that are not the public internet.
@@ -57,7 +64,9 @@ const V6: [(Ipv6Addr, u8, &str); 4] = [
 /// What is wrong with an address for an agent, or nothing. `granted` are the networks that the operator opened.
 #[must_use]
 pub fn refused_address(address: IpAddr, granted: &[IpNet]) -> Option<&'static str> {
-    if METADATA.contains(&address) {
+    // However it is dressed: a grant of all of IPv6 is no grant of what hides in it.
+    let hidden = hidden_v4(address).is_some_and(|inner| METADATA.contains(&inner.into()));
+    if hidden || METADATA.contains(&address) {
         let named = granted
             .iter()
             .any(|net| net.addr() == address && net.prefix_len() == net.max_prefix_len());
@@ -75,6 +84,25 @@ pub fn refused_address(address: IpAddr, granted: &[IpNet]) -> Option<&'static st
             })
             .map(|(_, _, what)| *what),
         IpAddr::V6(address) => v6(address),
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to, on a network that translates: mapped, compatible, translated (SIIT),
+/// NAT64 with its well-known prefix, 6to4.
+fn hidden_v4(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else {
+        return None;
+    };
+    let inner = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Ipv4Addr::new(a, b, c, d)
+    };
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(inner(high, low)),
+        _ => None,
     }
 }
 
@@ -164,6 +192,13 @@ mod tests {
             "5f00::1",
             "fc00::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "168.63.129.16",
+            "169.254.170.2",
+            "169.254.170.23",
+            "192.0.0.192",
+            "::ffff:0:808:808",
             "fe80::1",
             "fec0::1",
             "ff02::1",
@@ -191,6 +226,22 @@ mod tests {
         assert!(refused("::ffff:127.0.0.1", &["127.0.0.0/8"]).is_some());
         assert!(refused("169.254.169.254", &["0.0.0.0/0", "169.254.0.0/16"]).is_some());
         assert_eq!(refused("169.254.169.254", &["169.254.169.254"]), None);
+        assert!(refused("168.63.129.16", &["168.63.0.0/16"]).is_some());
+        for dressed in [
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "::ffff:0:a9fe:a9fe",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+        ] {
+            assert!(refused(dressed, &["::/0"]).is_some(), "{dressed}");
+            assert!(
+                refused(dressed, &["169.254.169.254"]).is_some(),
+                "{dressed}"
+            );
+            assert_eq!(refused(dressed, &[dressed]), None, "{dressed}");
+        }
+        assert_eq!(refused("::ffff:10.1.2.3", &["::/0"]), None);
         assert!(grants_from(["10.0.0.0/33"]).is_err());
     }
 }

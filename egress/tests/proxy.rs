@@ -50,6 +50,14 @@ impl Resolver for Names {
             "metadata.test" => "169.254.169.254",
             "carrier.test" => "100.64.0.1",
             "mapped.test" => "::ffff:127.0.0.1",
+            // Any address, spelled as a name: 169-254-169-254.at.below.test.
+            spelled if spelled.ends_with(".at.below.test") => {
+                let text = spelled.trim_end_matches(".at.below.test");
+                let v4 = text.replace('-', ".");
+                let v6 = text.replace('-', ":");
+                let address = v4.parse().or_else(|_| v6.parse::<IpAddr>());
+                return address.map(|a| vec![a]).map_err(io::Error::other);
+            }
             "gone.test" => return Err(io::Error::other("no such name")),
             _ => "127.0.0.1",
         };
@@ -502,6 +510,254 @@ async fn requests_that_can_be_read_in_two_ways_are_refused() {
             .await,
         400,
         "bad_request",
+    );
+}
+
+#[tokio::test]
+async fn heads_that_another_reader_could_read_otherwise_never_leave() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    let at = format!("http://allowed.test:{port}");
+    let host = format!("Host: allowed.test:{port}");
+    let post = |lines: &str| format!("POST {at}/ HTTP/1.1\r\n{host}\r\n{lines}\r\n\r\n0\r\n\r\n");
+    let mut asked: Vec<String> = [
+        // The length of the body, in two ways, or in one that is not plain.
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding:\x0bchunked",
+        "Transfer-Encoding: \"chunked\"",
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5, 5",
+        "Content-Length: +5",
+        "Content-Length: -1",
+        "Content-Length: 0x5",
+        "Content-Length: 5 5",
+        "Content-Length:",
+        "Content-Length: 99999999999999999999",
+        // Lines that fold, end early, or have a name that is none.
+        "X-A: b\r\n folded: c",
+        "X-A: b\nHost: evil.example",
+        "X-A: b\rHost: evil.example",
+        "X-A\0: b",
+        ": empty",
+        "X A: b",
+        // A second host, in every dress.
+        "Host: evil.example",
+        "host : evil.example",
+        "hOST: evil.example",
+    ]
+    .into_iter()
+    .map(post)
+    .collect();
+    for target in [
+        format!("http://allowed.test:{port}@evil.example/"),
+        format!("http://evil.example#@allowed.test:{port}/"),
+        format!("http://allowed.test:{port}\\@evil.example/"),
+        format!("http://allowed.test:{port}:80/"),
+        format!("http://allowed.test:{port}\t/"),
+        format!("http:///allowed.test:{port}/"),
+        format!("http:/allowed.test:{port}/"),
+        format!("//allowed.test:{port}/"),
+        format!("https://allowed.test:{port}/"),
+        format!("ftp://allowed.test:{port}/"),
+        "http://".to_owned(),
+        "http://allowed.test:0/".to_owned(),
+        "http://allowed.test:99999/".to_owned(),
+        "http://allowed.test:+80/".to_owned(),
+        "http://[::1/".to_owned(),
+        "*".to_owned(),
+    ] {
+        asked.push(format!("GET {target} HTTP/1.1\r\n{host}\r\n\r\n"));
+    }
+    asked.push("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned());
+    asked.push(format!("GET {at}/ HTTP/0.9\r\n{host}\r\n\r\n"));
+    asked.push(format!("GET {at}/ HTTP/1.1\r\n\r\n"));
+    asked.push(format!(" GET {at}/ HTTP/1.1\r\n{host}\r\n\r\n"));
+    asked.push(format!("GET  {at}/ HTTP/1.1\r\n{host}\r\n\r\n"));
+    for tunnel in [
+        format!("allowed.test:{port}:443"),
+        "allowed.test".to_owned(),
+        format!("http://allowed.test:{port}"),
+        format!("allowed.test:{port}/"),
+        format!("evil.example:80@allowed.test:{port}"),
+        ":443".to_owned(),
+    ] {
+        asked.push(format!("CONNECT {tunnel} HTTP/1.1\r\n\r\n"));
+    }
+    for text in asked {
+        let answer = bench.ask(&text).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{text:?}: {answer}");
+    }
+    assert_eq!(
+        bench.names.0.load(Ordering::SeqCst),
+        0,
+        "nothing was looked up"
+    );
+}
+
+#[tokio::test]
+async fn chunks_that_could_be_read_otherwise_end_the_request() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    for body in [
+        "FFFFFFFFFFFFFFFFF\r\nx\r\n0\r\n\r\n",
+        "-1\r\nx\r\n0\r\n\r\n",
+        "0x1\r\nx\r\n0\r\n\r\n",
+        "1\nx\n0\n\n",
+        "1\r\nxGET http://evil.example/smuggled HTTP/1.1\r\n\r\n0\r\n\r\n",
+        "1;a=\"\r\nx\"\r\n0\r\n\r\n",
+    ] {
+        let answer = bench
+            .ask(&format!(
+                "POST http://allowed.test:{port}/ HTTP/1.1\r\nHost: allowed.test:{port}\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n{body}"
+            ))
+            .await;
+        assert!(!answer.contains("smuggled"), "{body:?}: {answer}");
+        // Never a second answer behind the first.
+        assert!(
+            answer.matches("HTTP/1.1 ").count() <= 2,
+            "{body:?}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_connection_is_not_passed_on() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    let headers = "Connection: close, X-Secret-Hop, Host, Authorization\r\nX-Secret-Hop: 1\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABkAAQAAP__\r\nProxy-Authorization: Basic eDp5\r\nTE: trailers\r\n\
+                   Proxy-Connection: keep-alive\r\nExpect: 100-continue\r\n";
+    let answer = bench.get("allowed.test", port, "/", headers).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let lower = answer.to_ascii_lowercase();
+    let (_, sent) = lower.split_once("\r\n\r\n").unwrap();
+    for gone in [
+        "x-secret-hop",
+        "upgrade",
+        "proxy-",
+        "\r\nte:",
+        "expect",
+        "connection: close,",
+    ] {
+        assert!(!sent.contains(gone), "{gone}: {sent}");
+    }
+    assert_eq!(sent.matches("\r\nhost:").count(), 1, "{sent}");
+    assert!(
+        sent.contains(&format!("host: allowed.test:{port}")),
+        "{sent}"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_leads_inside_is_refused_however_its_address_is_dressed() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    for address in [
+        "0-0-0-0",
+        "10-0-0-1",
+        "169-254-169-254",
+        "169-254-170-2",
+        "168-63-129-16",
+        "192-0-0-192",
+        "100-100-100-200",
+        "255-255-255-255",
+        "0--0",
+        "0--1",
+        "0--ffff-a9fe-a9fe",
+        "0--ffff-0-a9fe-a9fe",
+        "0--a9fe-a9fe",
+        "64-ff9b--a9fe-a9fe",
+        "64-ff9b-1--a9fe-a9fe",
+        "2002-a9fe-a9fe--1",
+        "2001-0-a9fe-a9fe--1",
+        "fd00-ec2--254",
+        "fd20-ce--254",
+        "fe80--1",
+        "ff02--1",
+    ] {
+        let host = format!("{address}.at.below.test");
+        for answer in [
+            bench.connect(&format!("{host}:{port}")).await,
+            bench.get(&host, port, "/", "").await,
+        ] {
+            // What begins with a colon has no such spelling: "0::1" is "::1".
+            refused(&answer, 403, "address_not_allowed");
+        }
+        let mut socks = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(host.len()).unwrap()];
+        socks.extend(host.as_bytes());
+        socks.extend(port.to_be_bytes());
+        assert_eq!(&bench.say(&socks).await[..4], &[5, 0, 5, 2], "{host}");
+    }
+    // Bare addresses are reached only if they are listed.
+    for target in [
+        "[::ffff:169.254.169.254]",
+        "[::ffff:a9fe:a9fe]",
+        "[0:0:0:0:0:ffff:a9fe:a9fe]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[::169.254.169.254]",
+        "[::]",
+        "0.0.0.0",
+        "168.63.129.16",
+    ] {
+        let answer = bench.connect(&format!("{target}:{port}")).await;
+        refused(&answer, 403, "domain_not_allowed");
+    }
+    for target in [
+        "0251.0376.0251.0376",
+        "0xa9.0xfe.0xa9.0xfe",
+        "2852039166",
+        "0xa9fea9fe",
+        "169.254.43518",
+        "169.16689662",
+        "169.254.169.254.",
+        "169.254.169.254..",
+        "[::ffff:169.254.169.254%25lo]",
+        "\u{2460}69.254.169.254",
+        "169\u{3002}254\u{3002}169\u{3002}254",
+    ] {
+        let answer = bench.connect(&format!("{target}:{port}")).await;
+        let refused = answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 403 ");
+        assert!(refused, "{target}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn socks_names_that_could_be_read_otherwise_are_refused() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    for name in [
+        &b"allowed.test\0.evil.example"[..],
+        b"evil.example\0allowed.test",
+        b"allowed.test:80",
+        b"user@allowed.test",
+        b"http://allowed.test",
+        b"[::ffff:127.0.0.1]",
+        b"2130706433",
+        b"0177.0.0.1",
+        b"allowed.test..",
+        b"allowed.test/",
+        b"allowed.test\r\nHost: evil.example",
+        b"\xff\xfe",
+        b"*",
+        b"",
+    ] {
+        let mut bytes = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(name.len()).unwrap()];
+        bytes.extend(name);
+        bytes.extend(port.to_be_bytes());
+        let answer = bench.say(&bytes).await;
+        assert_eq!(&answer[..4], &[5, 0, 5, 2], "{name:?}: {answer:?}");
+    }
+    // Version 4, in which a name follows an address, is none that is spoken here.
+    let four = [&[4, 1, 0, 80, 0, 0, 0, 1, 0][..], b"allowed.test\0"].concat();
+    assert!(!bench.say(&four).await.starts_with(&[0, 90]));
+    assert_eq!(
+        bench.names.0.load(Ordering::SeqCst),
+        0,
+        "nothing was looked up"
     );
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A file is written aside, synced and renamed, so whatever has its final name is complete; it is checked against its name
 //! whenever it is read.
+//!
+//! Content is stored before the record that refers to it is in the log, and the same content may be removed at that moment
+//! because an older record is erased. Whoever stores it gets a [`ContentHold`], and what is held is not removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -100,8 +103,80 @@ pub enum ContentError {
 pub struct ContentStore {
     dir: PathBuf,
     aside: PathBuf,
-    // What is about to be removed, and whether somebody stored it again since that is so.
-    doomed: Arc<Mutex<BTreeMap<ContentDigest, bool>>>,
+    claims: Arc<Mutex<Claims>>,
+}
+
+/// Who wants what of the content.
+#[derive(Debug, Default)]
+struct Claims {
+    /// What is about to be removed, and whether somebody may refer to it whom a look through the log did not show yet.
+    doomed: BTreeMap<ContentDigest, bool>,
+    /// How many hold what.
+    held: BTreeMap<ContentDigest, usize>,
+}
+
+impl Claims {
+    fn is_held(&self, digest: &ContentDigest) -> bool {
+        self.held.contains_key(digest)
+    }
+
+    fn hold(&mut self, digest: ContentDigest) {
+        if let Some(wanted) = self.doomed.get_mut(&digest) {
+            *wanted = true;
+        }
+        *self.held.entry(digest).or_default() += 1;
+    }
+
+    fn release(&mut self, digest: &ContentDigest) {
+        if let Some(holders) = self.held.get_mut(digest) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.held.remove(digest);
+            }
+        }
+    }
+}
+
+/// Keeps some content from being removed, until it is dropped: from before it is stored until the record that refers to it
+/// is durable, or will never be.
+#[must_use = "content is held only for as long as this lives"]
+pub struct ContentHold {
+    digest: ContentDigest,
+    claims: Arc<Mutex<Claims>>,
+}
+
+impl ContentHold {
+    /// What is held.
+    pub fn digest(&self) -> ContentDigest {
+        self.digest
+    }
+}
+
+impl fmt::Debug for ContentHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ContentHold").field(&self.digest).finish()
+    }
+}
+
+impl Drop for ContentHold {
+    fn drop(&mut self) {
+        locked(&self.claims).release(&self.digest);
+    }
+}
+
+/// What a removal did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removal {
+    /// How many files are gone.
+    pub files: u64,
+    /// What was spared because somebody held it, or had stored it since it was doomed. It stays doomed: look again whether
+    /// anything refers to it.
+    pub spared: BTreeSet<ContentDigest>,
+}
+
+fn locked(claims: &Mutex<Claims>) -> MutexGuard<'_, Claims> {
+    // Each change is a single one, so a panic elsewhere leaves nothing half done.
+    claims.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ContentStore {
@@ -119,19 +194,23 @@ impl ContentStore {
         Ok(Self {
             dir: dir.to_owned(),
             aside,
-            doomed: Arc::default(),
+            claims: Arc::default(),
         })
     }
 
     /// Stores some bytes durably, at most [`CONTENT_IN_MEMORY_MAX`] of them. The same content is stored once.
     ///
+    /// It is there for as long as the answer is held, whatever is removed meanwhile, and from then on if a durable record
+    /// refers to it.
+    ///
     /// # Errors
     /// [`ContentError`].
-    pub fn put(&self, bytes: &[u8]) -> Result<ContentDigest, ContentError> {
+    pub fn put(&self, bytes: &[u8]) -> Result<ContentHold, ContentError> {
         self.put_stream(bytes, CONTENT_IN_MEMORY_MAX)
     }
 
-    /// Stores what `source` yields, at most `limit` bytes of it, durably. The same content is stored once.
+    /// Stores what `source` yields, at most `limit` bytes of it, durably. The same content is stored once, and held as by
+    /// [`put`](Self::put).
     ///
     /// # Errors
     /// [`ContentError`].
@@ -139,7 +218,7 @@ impl ContentStore {
         &self,
         mut source: impl Read,
         limit: u64,
-    ) -> Result<ContentDigest, ContentError> {
+    ) -> Result<ContentHold, ContentError> {
         let write = |source| ContentError::Write {
             path: self.aside.display().to_string(),
             source,
@@ -163,8 +242,8 @@ impl ContentStore {
             aside.write_all(&buffer[..len]).map_err(write)?;
         }
         let digest = ContentDigest(*hasher.finalize().as_bytes());
-        // Said before it is looked for: either it is kept for this, or it is gone and stored anew.
-        self.wanted(&digest);
+        // Held before it is looked for: either it is kept for this, or it is gone and stored anew.
+        let hold = self.hold(digest);
         // A damaged copy is replaced.
         if self
             .hash_of(&digest)
@@ -174,12 +253,10 @@ impl ContentStore {
             let path = self.path(&digest);
             let dir = path.parent().unwrap_or(&self.dir);
             let named = fsio::sync_dir(dir).and_then(|()| fsio::sync_dir(&self.dir));
-            return named
-                .map(|()| digest)
-                .map_err(|source| ContentError::Write {
-                    path: path.display().to_string(),
-                    source,
-                });
+            return named.map(|()| hold).map_err(|source| ContentError::Write {
+                path: path.display().to_string(),
+                source,
+            });
         }
         aside.as_file().sync_all().map_err(write)?;
         let path = self.path(&digest);
@@ -193,7 +270,7 @@ impl ContentStore {
             path: path.display().to_string(),
             source,
         })?;
-        Ok(digest)
+        Ok(hold)
     }
 
     /// All of some content, checked, if it has at most [`CONTENT_IN_MEMORY_MAX`] bytes.
@@ -238,34 +315,50 @@ impl ContentStore {
         }
     }
 
-    /// Remembers that this content is to go, so that [`remove_doomed`](Self::remove_doomed) spares what is stored again from
-    /// here on: whoever does that is about to refer to it. Idempotent.
-    pub fn doom<'a>(&self, digests: impl IntoIterator<Item = &'a ContentDigest>) {
-        let mut doomed = self.doomed();
+    /// Remembers that this content is to go. [`remove_doomed`](Self::remove_doomed) spares what is held now or stored again
+    /// from here on: whoever does that is about to refer to it. Idempotent; whether any of it was not doomed before.
+    pub fn doom<'a>(&self, digests: impl IntoIterator<Item = &'a ContentDigest>) -> bool {
+        let mut claims = self.claims();
+        let mut new = false;
         for digest in digests {
-            doomed.entry(*digest).or_insert(false);
+            let held = claims.is_held(digest);
+            new |= !claims.doomed.contains_key(digest);
+            claims
+                .doomed
+                .entry(*digest)
+                .and_modify(|wanted| *wanted |= held)
+                .or_insert(held);
         }
+        new
     }
 
-    /// Removes those of all doomed content that `referred` does not name and that nobody stored again; how many files.
-    /// When this answers that is durable, and nothing is doomed any more. After an error all of it still is.
+    /// Removes those of all doomed content that `referred` does not name and that nobody held or stored since it was
+    /// doomed. `referred` has to name all that durable records refer to, as of a moment after it was doomed.
+    ///
+    /// When this answers that is durable, and only what it spared is doomed any more. After an error all of it still is.
     ///
     /// # Errors
     /// [`ContentError::Write`].
-    pub fn remove_doomed(&self, referred: &BTreeSet<ContentDigest>) -> Result<u64, ContentError> {
+    pub fn remove_doomed(
+        &self,
+        referred: &BTreeSet<ContentDigest>,
+    ) -> Result<Removal, ContentError> {
         let candidates: Vec<ContentDigest> = {
-            let doomed = self.doomed();
-            let gone = doomed.keys().filter(|digest| !referred.contains(digest));
+            let claims = self.claims();
+            let gone = claims
+                .doomed
+                .keys()
+                .filter(|digest| !referred.contains(digest));
             gone.copied().collect()
         };
         let mut files = 0;
         let mut dirs = BTreeSet::new();
         for some in candidates.chunks(REMOVED_AT_ONCE) {
-            // Held for a few at a time: who stores the same content waits, and then finds it gone.
-            let doomed = self.doomed();
+            // Kept for a few at a time: who stores the same content waits, and then finds it gone.
+            let claims = self.claims();
             for digest in some
                 .iter()
-                .filter(|digest| doomed.get(digest) == Some(&false))
+                .filter(|digest| claims.doomed.get(digest) == Some(&false))
             {
                 files += u64::from(self.unlink(digest)?);
                 // Also of what an interrupted removal took away before.
@@ -278,8 +371,18 @@ impl ContentStore {
                 source,
             })?;
         }
-        self.doomed().clear();
-        Ok(files)
+        let mut claims = self.claims();
+        // What was stored again after its file was taken away is among them; the next look finds what refers to it.
+        let spared: BTreeSet<ContentDigest> = candidates
+            .into_iter()
+            .filter(|digest| claims.doomed.get(digest) == Some(&true))
+            .collect();
+        claims.doomed = spared
+            .iter()
+            .map(|digest| (*digest, claims.is_held(digest)))
+            .collect();
+        drop(claims);
+        Ok(Removal { files, spared })
     }
 
     /// Takes a file away, if it is there; whether it was.
@@ -295,15 +398,16 @@ impl ContentStore {
         }
     }
 
-    fn wanted(&self, digest: &ContentDigest) {
-        if let Some(wanted) = self.doomed().get_mut(digest) {
-            *wanted = true;
+    fn hold(&self, digest: ContentDigest) -> ContentHold {
+        self.claims().hold(digest);
+        ContentHold {
+            digest,
+            claims: Arc::clone(&self.claims),
         }
     }
 
-    fn doomed(&self) -> MutexGuard<'_, BTreeMap<ContentDigest, bool>> {
-        // Each change is a single one, so a panic elsewhere leaves nothing half done.
-        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        locked(&self.claims)
     }
 
     /// Removes some content for ever, if it is there; answers when that is durable. That nothing refers to it any more is for
@@ -370,13 +474,23 @@ mod tests {
         (dir, store)
     }
 
+    /// Stores something that nobody holds.
+    fn stored(store: &ContentStore, bytes: &[u8]) -> ContentDigest {
+        store.put(bytes).unwrap().digest()
+    }
+
+    fn removed(files: u64, spared: &[ContentDigest]) -> Removal {
+        let spared = spared.iter().copied().collect();
+        Removal { files, spared }
+    }
+
     #[test]
     fn content_is_found_under_its_digest_and_stored_once() {
         let (_dir, store) = store();
         let bytes = vec![7; 3 * CHUNK + 1];
-        let digest = store.put(&bytes).unwrap();
+        let digest = stored(&store, &bytes);
         assert_eq!(digest.0, *blake3::hash(&bytes).as_bytes());
-        assert_eq!(store.put(&bytes).unwrap(), digest);
+        assert_eq!(stored(&store, &bytes), digest);
         assert!(store.contains(&digest));
         assert_eq!(store.get(&digest).unwrap(), bytes);
         let mut streamed = Vec::new();
@@ -402,14 +516,14 @@ mod tests {
     #[test]
     fn damage_is_told_and_mended_by_storing_again() {
         let (_dir, store) = store();
-        let digest = store.put(b"hello").unwrap();
+        let digest = stored(&store, b"hello");
         fs::write(store.path(&digest), b"hellp").unwrap();
         assert!(matches!(store.get(&digest), Err(ContentError::Damaged(_))));
         assert!(matches!(
             store.open_checked(&digest),
             Err(ContentError::Damaged(_))
         ));
-        assert_eq!(store.put(b"hello").unwrap(), digest);
+        assert_eq!(stored(&store, b"hello"), digest);
         assert_eq!(store.get(&digest).unwrap(), b"hello");
         assert!(matches!(
             store.get(&ContentDigest([0; 32])),
@@ -419,25 +533,100 @@ mod tests {
 
     #[test]
     fn doomed_content_goes_unless_it_is_referred_to_or_stored_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(dir.path()).unwrap();
-        let all: Vec<_> = ["gone", "shared", "again"]
-            .map(|text| store.put(text.as_bytes()).unwrap())
-            .into();
+        let (_dir, store) = store();
+        let all = ["gone", "shared", "again"].map(|text| stored(&store, text.as_bytes()));
         store.doom(&all);
         // Another handle of the same store; dooming twice forgets nothing.
         let other = store.clone();
-        other.put(b"again").unwrap();
+        stored(&other, b"again");
         store.doom(&all);
         let referred = BTreeSet::from([all[1]]);
-        assert_eq!(store.remove_doomed(&referred).unwrap(), 1);
+        assert_eq!(
+            store.remove_doomed(&referred).unwrap(),
+            removed(1, &all[2..])
+        );
         let left: Vec<_> = all.iter().map(|digest| store.contains(digest)).collect();
         assert_eq!(left, [false, true, true]);
+        // Whoever stored it again never referred to it, and the next look shows that.
+        assert_eq!(
+            store.remove_doomed(&BTreeSet::new()).unwrap(),
+            removed(1, &[])
+        );
+        assert!(!store.contains(&all[2]) && store.contains(&all[1]));
         // Nothing is doomed any more, and what is gone can be stored anew.
-        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
         store.doom(&all[..1]);
-        assert_eq!(store.remove_doomed(&BTreeSet::new()).unwrap(), 0);
-        assert_eq!(store.put(b"gone").unwrap(), all[0]);
+        assert_eq!(
+            store.remove_doomed(&BTreeSet::new()).unwrap(),
+            removed(0, &[])
+        );
+        assert_eq!(stored(&store, b"gone"), all[0]);
         assert!(store.contains(&all[0]) && store.contains(&all[1]));
+    }
+
+    #[test]
+    fn what_is_held_is_not_removed_however_long_it_was_stored_before() {
+        let (_dir, store) = store();
+        // Stored before anybody thought of removing it, and not in the log yet.
+        let hold = store.put(b"same").unwrap();
+        let another = store.put(b"same").unwrap();
+        let digest = hold.digest();
+        let nothing = BTreeSet::new();
+        store.doom([&digest]);
+        for _ in 0..3 {
+            assert_eq!(
+                store.remove_doomed(&nothing).unwrap(),
+                removed(0, &[digest])
+            );
+        }
+        // Of two holders one is enough.
+        drop(another);
+        assert_eq!(
+            store.remove_doomed(&nothing).unwrap(),
+            removed(0, &[digest])
+        );
+        // It is let go of because the record is durable: the look that began before may not have seen that.
+        drop(hold);
+        assert_eq!(
+            store.remove_doomed(&nothing).unwrap(),
+            removed(0, &[digest])
+        );
+        let referred = BTreeSet::from([digest]);
+        assert_eq!(store.remove_doomed(&referred).unwrap(), removed(0, &[]));
+        assert!(store.contains(&digest));
+        // It is let go of because the record will never be.
+        store.doom([&digest]);
+        assert_eq!(store.remove_doomed(&nothing).unwrap(), removed(1, &[]));
+        assert!(!store.contains(&digest));
+    }
+
+    #[test]
+    fn content_is_there_for_whoever_stores_it_while_it_is_removed_again_and_again() {
+        let (_dir, store) = store();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let (store, stop) = (&store, &stop);
+        std::thread::scope(|scope| {
+            let digest = ContentDigest(*blake3::hash(b"same").as_bytes());
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.doom([&digest]);
+                    store.remove_doomed(&BTreeSet::new()).unwrap();
+                }
+            });
+            let holders: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(move || {
+                        for _ in 0..200 {
+                            let hold = store.put(b"same").unwrap();
+                            std::thread::yield_now();
+                            assert_eq!(store.get(&hold.digest()).unwrap(), b"same");
+                        }
+                    })
+                })
+                .collect();
+            for holder in holders {
+                holder.join().unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 }

@@ -30,7 +30,8 @@ pub use backup::{
 pub use checkpoint::{CheckpointClaim, CheckpointInvalid, verify_checkpoint};
 pub use clock::Clock;
 pub use content::{
-    CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentStore, InvalidDigest,
+    CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentHold, ContentStore, InvalidDigest,
+    Removal,
 };
 pub use export::{ExportError, Exported, export, export_without};
 pub use file::{

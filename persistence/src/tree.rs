@@ -182,6 +182,114 @@ mod tests {
         (frontier, hashes)
     }
 
+    /// Sizes at which a tile, or a tile of tiles, is about to be full, is full, and is followed by the next.
+    const BOUNDARIES: [usize; 11] = [1, 2, 255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537];
+
+    /// What an auditor does with a proof of inclusion (RFC 9162, section 2.1.3.2).
+    fn leads_to(index: usize, size: usize, leaf: Hash, path: &[Hash]) -> Option<Hash> {
+        let (mut at, mut last, mut root) = (index, size - 1, leaf);
+        for sibling in path {
+            if last == 0 {
+                return None;
+            }
+            if at & 1 == 1 || at == last {
+                root = node_hash(*sibling, root);
+                while at & 1 == 0 && at != 0 {
+                    (at, last) = (at >> 1, last >> 1);
+                }
+            } else {
+                root = node_hash(root, *sibling);
+            }
+            (at, last) = (at >> 1, last >> 1);
+        }
+        (last == 0).then_some(root)
+    }
+
+    #[test]
+    fn proofs_hold_at_the_boundaries_of_tiles() {
+        let number = |n: usize| u64::try_from(n).unwrap();
+        let leaves: Vec<Hash> = (0..70_000_u64)
+            .map(|n| tlog_tiles::record_hash(&n.to_le_bytes()))
+            .collect();
+        let (frontier, hashes) = grow(&leaves);
+        let roots: Vec<Hash> = BOUNDARIES.map(|size| naive_root(&leaves[..size])).into();
+        for (n, &size) in BOUNDARIES.iter().enumerate() {
+            let of_size = number(size);
+            assert_eq!(
+                super::root(of_size, &frontier, &hashes).unwrap(),
+                roots[n],
+                "{size}"
+            );
+            // The first and the last, and those on both sides of every boundary.
+            let indexes = BOUNDARIES
+                .iter()
+                .flat_map(|at| [at - 1, *at])
+                .chain([0, size / 2]);
+            for index in indexes.filter(|index| *index < size) {
+                let path = inclusion(number(index), of_size, &frontier, &hashes).unwrap();
+                let told = leads_to(index, size, leaves[index], &path);
+                assert_eq!(told, Some(roots[n]), "{index} of {size}");
+                let other = leads_to(index, size, leaves[index ^ 1], &path);
+                assert_ne!(other, Some(roots[n]), "another leaf at {index} of {size}");
+            }
+            for (m, &old) in BOUNDARIES[..=n].iter().enumerate() {
+                let proof = consistency(number(old), of_size, &frontier, &hashes).unwrap();
+                let holds = |new_root, old_root| {
+                    tlog_tiles::check_tree(&proof, of_size, new_root, number(old), old_root).is_ok()
+                };
+                assert!(holds(roots[n], roots[m]), "{old} to {size}");
+                if old < size {
+                    assert!(!holds(roots[n], roots[n]), "{old} to {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn roots_can_be_worked_out_of_tiles_alone() {
+        const WIDTH: u64 = 256;
+        let count = *BOUNDARIES.last().unwrap() as u64;
+        let leaves: Vec<Hash> = (0..count)
+            .map(|n| tlog_tiles::record_hash(&n.to_le_bytes()))
+            .collect();
+        let (_, hashes) = grow(&leaves);
+        for size in BOUNDARIES {
+            // Level by level: full tiles become a hash of the next one, what is left over hangs to the right of it.
+            let (mut width, mut rest) = (u64::try_from(size).unwrap(), Vec::new());
+            for level in (0..).step_by(8) {
+                let full = width / WIDTH;
+                if !width.is_multiple_of(WIDTH) {
+                    let left = width % WIDTH;
+                    rest.push(subtrees(level, full * WIDTH, left, &hashes).unwrap());
+                }
+                if full == 0 {
+                    break;
+                }
+                for tile in 0..full {
+                    let hashes_of = subtrees(level, tile * WIDTH, WIDTH, &hashes).unwrap();
+                    let above = subtrees(level + 8, tile, 1, &hashes).unwrap();
+                    assert_eq!(vec![naive_root(&hashes_of)], above, "{level}/{tile}");
+                }
+                width = full;
+            }
+            let mut root = None;
+            for left in rest {
+                // The largest perfect subtrees of a partial tile stand left of what came before, which is smaller.
+                let mut parts = Vec::new();
+                let mut left = left.as_slice();
+                while !left.is_empty() {
+                    let (part, others) = left.split_at(1 << left.len().ilog2());
+                    parts.push(naive_root(part));
+                    left = others;
+                }
+                for part in parts.into_iter().rev() {
+                    root = Some(root.map_or(part, |right| node_hash(part, right)));
+                }
+            }
+            assert_eq!(root, Some(naive_root(&leaves[..size])), "{size}");
+        }
+    }
+
     #[test]
     fn roots_are_those_of_the_published_certificate_transparency_vectors() {
         let inputs = [

@@ -96,8 +96,9 @@ fn environment(spec: &SandboxSpec) -> Vec<String> {
     if spec.network == NetworkAccess::Proxy {
         env.extend(PROXY_VARIABLES.map(|name| (name, proxy.as_str())));
         env.extend(["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1")));
-        // Without it node's own client looks at none of these.
+        // Without it node's own client looks at none of these, and older ones not even with it.
         env.insert("NODE_USE_ENV_PROXY", "1");
+        env.insert("NODE_OPTIONS", layout::NODE_OPTIONS);
     }
     env.extend(
         spec.env

@@ -245,6 +245,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
             cpu_millicores: 1000,
             memory_bytes: 512 * 1024 * 1024,
             disk_bytes: 64 * 1024 * 1024,
+            io_bytes_per_second: None,
             pids: 64,
             nofile: 256,
         },

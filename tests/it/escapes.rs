@@ -376,12 +376,14 @@ fn remains(daemon: &Daemon, id: &str) -> Vec<String> {
     found
 }
 
-/// res-14, res-15: what an agent leaves in its home is gone with it, however it is nested and wherever its links lead.
+/// res-14, res-15: what an agent leaves in its home is gone with it, however it is nested, wherever its links lead, whatever
+/// kind of file it is and however it is called; and a FIFO without a writer holds nobody up who looks.
 #[test]
 fn nothing_is_left_of_an_agent_that_is_removed() {
     let daemon = Daemon::start();
     let id = format!("leftover{}", std::process::id());
-    let script = "cd; ln -s . loop; ln -s / root; mkdir -p a/b; i=0
+    let script = "cd; ln -s . loop; ln -s / root; mkdir -p a/b; mkfifo pipe; ln pipe again; i=0
+        : > $(printf 'n%.0s' $(seq 255)); : > \"$(printf 'a\\nb\\033[2J')\"; truncate -s 500M sparse; mknod zero c 1 5 2>/dev/null
         d=$(printf 'd%.0s' $(seq 200)); while [ $i -lt 60 ]; do mkdir $d; cd -P $d 2>/dev/null || break; i=$((i+1)); done
         chmod 0 . 2>/dev/null; echo STARTED";
     daemon.deploy(&command(&id, script));

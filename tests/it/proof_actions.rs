@@ -194,3 +194,66 @@ fn every_verb_that_is_more_than_reading_is_on_record_before_it_is_carried_out() 
     });
     assert!(read > 20 && asked - read > 30, "{read} of {asked} read");
 }
+
+/// Announces three hundred calls as fast as it can write.
+const CALLER: &str = r#"
+echo '{"type":"HANDSHAKE","payload":{"name":"caller","version":"1.0.0","capabilities":["caller"]}}'
+while read -r line; do
+  case "$line" in
+    *'"type":"TASK_REQUEST"'*)
+      task=${line#*\"task_id\":\"}; task=${task%%\"*}
+      n=0
+      while [ $n -lt 300 ]; do
+        echo '{"type":"STATUS_UPDATE","task_id":"'$task'","payload":{"call":{"id":"c'$n'","name":"gpt-x","boundMs":60000}}}'
+        echo '{"type":"STATUS_UPDATE","task_id":"'$task'","payload":{"callEnded":"c'$n'"}}'
+        n=$((n+1))
+      done
+      echo '{"type":"TASK_RESULT","task_id":"'$task'","payload":{"ok":true,"output":"done"}}' ;;
+    *'"verb":"shutdown"'*) exit 0 ;;
+  esac
+done"#;
+
+/// Calls of the agent that have a record each, and those that are counted, each of which needs a digest.
+fn calls(daemon: &Daemon, kind: &str) -> (u64, u64) {
+    let single = daemon.audit(&format!("kind={kind}")).len() as u64;
+    let mut counted = 0;
+    for record in daemon.audit("kind=audit.counted") {
+        for row in record["payload"]["counts"].as_array().unwrap() {
+            if row["user"] == "agent:caller" && row["action"] == kind {
+                counted += row["times"].as_u64().unwrap();
+                let digest = row["digest"].as_str().unwrap();
+                assert!(digest.starts_with("sha256:") && digest.len() == 71, "{row}");
+            }
+        }
+    }
+    (single, counted)
+}
+
+#[test]
+fn every_call_has_a_record_or_is_counted_with_a_digest_also_when_meshd_is_killed() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::shell("caller", CALLER));
+    let task = daemon.submit(&json!({"requirements": ["caller"], "input": 1}));
+    assert_eq!(
+        daemon.ended(&task, Duration::from_mins(1))["output"],
+        "done"
+    );
+    let kinds = ["call.announced", "call.ended"];
+    for kind in kinds {
+        eventually("all of them are on record", Duration::from_secs(30), || {
+            let (single, counted) = calls(&daemon, kind);
+            if single + counted == 300 {
+                Ok(())
+            } else {
+                Err(format!("{single} + {counted} of {kind}"))
+            }
+        });
+        let (single, counted) = calls(&daemon, kind);
+        assert!(single >= 50 && counted > 0, "{single} and {counted}");
+    }
+    let daemon = daemon.kill9().start();
+    for kind in kinds {
+        let (single, counted) = calls(&daemon, kind);
+        assert_eq!(single + counted, 300, "{kind}");
+    }
+}

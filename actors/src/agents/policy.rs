@@ -327,12 +327,12 @@ impl Layers<'_> {
             values,
             "resource_limits.io_bytes_per_second",
             Said {
-                agent: agent.io.map(Some),
-                manifest: manifest.io.map(Some),
-                all: all.io.map(Some),
-                configured: None,
+                agent: agent.io.map(|io| Some(io.bytes())),
+                manifest: manifest.io.map(|io| Some(io.bytes())),
+                all: all.io.map(|io| Some(io.bytes())),
+                configured: base.io_bytes_per_second,
             },
-            |value| json!(value.map(ByteCount::bytes)),
+            |value| json!(value),
         );
         Limits {
             cpu_millicores: Some(cpu),
@@ -340,7 +340,7 @@ impl Layers<'_> {
             pids: Some(pids),
             nofile: Some(base.nofile),
             disk_bytes: Some(disk),
-            io_bytes_per_second: io.map(ByteCount::bytes),
+            io_bytes_per_second: io,
         }
     }
 

@@ -76,6 +76,64 @@ async fn an_owner_does_not_wait_for_a_journal_that_has_failed() {
     assert!(matches!(refused, PartitionError::Append(..)), "{refused:?}");
 }
 
+/// What the newest record refers to in the content store.
+fn digest_of(store: &Store, text: &str) -> ContentDigest {
+    let journal = &store.cell.get().unwrap().journal;
+    let records = journal.read_partition(&partition::NODE, Position(0));
+    let digests = records
+        .unwrap()
+        .filter_map(|record| content_of(&record.unwrap()));
+    digests.last().unwrap_or_else(|| panic!("{text}"))
+}
+
+#[tokio::test]
+async fn content_is_kept_for_a_record_that_is_on_its_way() {
+    let store = Store::new();
+    let content = Arc::clone(&store.cell.get().unwrap().content);
+    let nothing = std::collections::BTreeSet::new();
+    let large = "x".repeat(PAYLOAD_INLINE_MAX);
+    let mut older = load(&store).await.unwrap().unwrap();
+    commit(&mut older, &large).await;
+    let durable = older.last();
+    older.released(durable);
+    let digest = digest_of(&store, "it lies apart");
+
+    // The same content again, and before that record is on the disk the older one is erased.
+    store.journal.hold();
+    commit(&mut older, &large).await;
+    content.doom([&digest]);
+    assert!(
+        content
+            .remove_doomed(&nothing)
+            .unwrap()
+            .spared
+            .contains(&digest)
+    );
+    assert!(content.contains(&digest));
+    store.journal.release();
+    older
+        .journal()
+        .durable()
+        .wait_for(|durable| durable.upto >= older.last())
+        .await
+        .unwrap();
+    assert!(
+        !content.remove_doomed(&nothing).unwrap().spared.is_empty(),
+        "it is held until its owner has heard that it is durable"
+    );
+    let last = older.last();
+    older.released(last);
+    let referred = std::collections::BTreeSet::from([digest]);
+    content.remove_doomed(&referred).unwrap();
+    assert!(content.contains(&digest));
+
+    // An owner that ends holds nothing any more: what it appended is in the log, or never will be.
+    commit(&mut older, &large).await;
+    drop(older);
+    content.doom([&digest]);
+    assert_eq!(content.remove_doomed(&nothing).unwrap().files, 1);
+}
+
 /// Passes on what it hears of the journal.
 struct Listener;
 

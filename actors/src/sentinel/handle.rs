@@ -33,8 +33,10 @@ pub(super) const CALL_LIMIT: Duration = Duration::from_secs(10);
 const RESOURCE_CHARS_MAX: usize = 256;
 
 /// What refusals are counted as that have no record of their own: of callers who may not, and of strangers.
-const DENIED: &str = "forbidden";
-const UNKNOWN: &str = "unauthenticated";
+pub(super) const DENIED: &str = "forbidden";
+pub(super) const UNKNOWN: &str = "unauthenticated";
+/// What whoever is not known wanted.
+pub(super) const AUTHENTICATE: &str = "authenticate";
 
 /// The only way to talk to the sentinel. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -182,22 +184,20 @@ impl SentinelHandle {
     /// Audits that an agent was not let out. Who calls sees to it that a flood becomes few records.
     pub fn record_egress(&self, denial: EgressDenial) {
         let event = SentinelEvent::EgressDenied(Box::new(denial));
-        if self
-            .slot
-            .cast(Message::Audit {
-                event,
-                request: (None, None),
-                reply: None,
-            })
-            .is_err()
-        {
+        let message = Message::Audit {
+            event: event.clone(),
+            request: (None, None),
+            reply: None,
+        };
+        if self.slot.cast(message).is_err() {
             // The refusal stands all the same.
             count(&self.door.counts.unrecorded);
+            self.door.note_untold(&event);
         }
     }
 
     fn record_stranger(&self, claimed: Option<String>) {
-        let action = "authenticate";
+        let action = AUTHENTICATE;
         crate::request::denied();
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));

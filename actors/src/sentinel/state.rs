@@ -152,12 +152,7 @@ impl State {
             Err(problem) => {
                 count(&self.handle.door.counts.unrecorded);
                 // It is told when there is room again.
-                if let SentinelEvent::Refused {
-                    user, action, code, ..
-                } = &event
-                {
-                    self.handle.door.note_refusal(user, action, code);
-                }
+                self.handle.door.note_untold(&event);
                 Err(problem)
             }
         };

@@ -172,7 +172,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
             pids: Some(limits.pids),
             nofile: Some(limits.nofile),
             disk_bytes: Some(limits.disk_bytes),
-            io_bytes_per_second: None,
+            io_bytes_per_second: limits.io_bytes_per_second,
         },
         ids: probe.root.then_some(Ids { uid, gid: uid }),
     }

@@ -16,7 +16,7 @@ use mesh_sandbox::PlanPolicy;
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
 
 /// Keys of an agent's policy, and the keys of the configuration that they default to.
-const POLICY: [(&str, &str); 27] = [
+const POLICY: [(&str, &str); 28] = [
     (
         "lifecycle.max_crashes",
         "default_policy.lifecycle.max_crashes",
@@ -44,6 +44,10 @@ const POLICY: [(&str, &str); 27] = [
         "default_policy.resource_limits.disk",
     ),
     ("resource_limits.pids", "sandbox.pids"),
+    (
+        "resource_limits.io_bytes_per_second",
+        "default_policy.resource_limits.io",
+    ),
     (
         "security.sandbox_required",
         "orchestrator.security.sandbox_required",
@@ -235,6 +239,7 @@ pub(crate) fn limits(config: &Config) -> DefaultLimits {
         cpu_millicores: limits.cpu.millicores(),
         memory_bytes: limits.memory.bytes(),
         disk_bytes: limits.disk.bytes(),
+        io_bytes_per_second: limits.io.map(ByteCount::bytes),
         pids: config.sandbox.pids,
         nofile: config.sandbox.open_files,
     }

@@ -175,6 +175,20 @@ fn environment_values_are_read_as_their_key_needs() {
 }
 
 #[test]
+fn what_the_default_policy_limits_and_isolates_is_read_by_each_of_its_names() {
+    let (config, _) = loads(&file(
+        "default_policy:\n  resource_limits:\n    io: 20MB\n  security:\n    sandbox_level: enhanced\n",
+    ));
+    let policy = config.default_policy;
+    assert_eq!(
+        policy.resource_limits.io.map(|io| io.bytes()),
+        Some(20_000_000)
+    );
+    let strict = mesh_messages::manifest::SandboxLevel::Strict;
+    assert_eq!(policy.security.sandbox_level, strict);
+}
+
+#[test]
 fn a_list_of_a_later_source_replaces_the_whole_list_and_null_is_a_value() {
     let mut sources = file("sandbox:\n  degradable: [cpu, pids]\nagents: ./agents\n");
     sources.env = env(&[

@@ -157,6 +157,9 @@ pub struct AuditCounts {
     /// Events of further kinds, beyond those that are told apart.
     #[serde(default)]
     pub others: u64,
+    /// The digest of those among `others` that were done and not refused, as [`AuditCount::digest`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others_digest: Option<String>,
 }
 
 /// Events of one kind.
@@ -170,6 +173,10 @@ pub struct AuditCount {
     pub code: String,
     /// How often.
     pub times: u64,
+    /// Of what was done and not refused: which, as `sha256:` and hex. It begins as 32 zero bytes, and for each of them in
+    /// turn becomes SHA-256(it ‖ SHA-256(the JSON of the record that this one would have been)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 kinds!(SentinelEvent {

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{LivenessPolicy, pattern};
 use crate::ids::AgentId;
@@ -133,6 +134,7 @@ impl SecurityPolicy {
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
+#[schemars(transform = other_names)]
 pub enum SandboxLevel {
     /// It starts all the same, and `status` says what is missing. Also `basic`.
     #[serde(alias = "basic")]
@@ -144,6 +146,17 @@ pub enum SandboxLevel {
     /// As strict, whatever the operator declared degradable but for `disk`; and it executes nothing that it can write,
     /// and never has the host's network.
     Maximum,
+}
+
+/// Two levels have a second name, which the schema has to know, too: what is read is checked against it first.
+fn other_names(schema: &mut schemars::Schema) {
+    let Some(Value::Array(all)) = schema.get_mut("oneOf") else {
+        return;
+    };
+    for (name, level) in [("basic", "relaxed"), ("enhanced", "strict")] {
+        let description = format!("The same as `{level}`.");
+        all.push(json!({ "description": description, "type": "string", "const": name }));
+    }
 }
 
 impl SandboxLevel {

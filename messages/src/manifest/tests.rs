@@ -473,6 +473,22 @@ fn rich() -> Value {
     manifest
 }
 
+#[test]
+fn a_level_of_the_sandbox_is_known_by_each_of_its_names() {
+    for (name, level) in [
+        ("relaxed", SandboxLevel::Relaxed),
+        ("basic", SandboxLevel::Relaxed),
+        ("strict", SandboxLevel::Strict),
+        ("enhanced", SandboxLevel::Strict),
+        ("maximum", SandboxLevel::Maximum),
+    ] {
+        let mut manifest = rich();
+        manifest["policy"]["security"]["sandbox_level"] = json!(name);
+        let parsed = accepted(&manifest).manifest;
+        assert_eq!(parsed.policy.security.sandbox_level, Some(level), "{name}");
+    }
+}
+
 proptest! {
     #[test]
     fn schema_and_parser_agree(steps in prop::collection::vec(0_usize..40, 1..5), with in any_value()) {

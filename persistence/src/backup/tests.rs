@@ -77,7 +77,7 @@ fn a_backup_under_load_restores_to_exactly_what_its_checkpoint_covers() {
     fs::create_dir_all(&bundle).unwrap();
     fs::write(bundle.join("run"), "#!/bin/sh\n").unwrap();
     fs::set_permissions(bundle.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
-    let digest = node.content.put(&vec![7; 100_000]).unwrap();
+    let digest = node.content.put(&vec![7; 100_000]).unwrap().digest();
     // Several segments, and never a moment's rest.
     node.grow(1500);
     let stop = AtomicBool::new(false);
@@ -147,7 +147,7 @@ fn what_was_erased_stays_erased_and_nothing_else_is() {
 #[test]
 fn a_flipped_bit_anywhere_is_refused_and_leaves_nothing_behind() {
     let node = Node::new();
-    node.content.put(b"some content").unwrap();
+    drop(node.content.put(b"some content").unwrap());
     node.grow(3);
     let whole = node.backup();
     let (root, data) = place();

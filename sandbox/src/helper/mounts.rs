@@ -27,7 +27,7 @@ const STAGING: [&str; 4] = ["/tmp", "/run", "/mnt", "/dev"];
 const ROOT: (u64, u64) = (1 << 20, 4096);
 
 /// Trees of `/proc` that change or reveal the host and have a use for readers.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "irq", "bus", "fs", "sysrq-trigger"];
+const PROC_READ_ONLY: [&str; 3] = ["sys", "irq", "sysrq-trigger"];
 
 /// Files of `/proc` that tell of the host and have no use for an agent.
 const PROC_MASKED: [&str; 10] = [
@@ -43,8 +43,8 @@ const PROC_MASKED: [&str; 10] = [
     "kpagecount",
 ];
 
-/// Directories of `/proc` that tell of the host's hardware.
-const PROC_EMPTIED: [&str; 3] = ["acpi", "scsi", "asound"];
+/// Directories of `/proc` that tell of the host's hardware and file systems.
+const PROC_EMPTIED: [&str; 5] = ["acpi", "scsi", "asound", "bus", "fs"];
 
 /// Builds `root` and makes it the root of this mount namespace.
 pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), StepError> {
@@ -223,10 +223,18 @@ impl Staging {
                 &Path::new("/proc").join(name),
             )?;
         }
+        // One empty directory, shown in several places: a file system of its own for each would cost more.
+        let mut first = None;
         for name in present(&PROC_EMPTIED) {
-            let empty = new_memory(4096, 2, "0555")?;
-            sys::mount_setattr(empty.as_fd(), all)?;
+            let empty = if let Some(first) = first {
+                clone_mount(open(first)?.as_fd(), all)?
+            } else {
+                let empty = new_memory(4096, 2, "0555")?;
+                sys::mount_setattr(empty.as_fd(), all)?;
+                empty
+            };
             self.attach(&empty, &Path::new("/proc").join(name))?;
+            first.get_or_insert(*name);
         }
         Ok(())
     }

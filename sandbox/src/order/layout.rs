@@ -48,6 +48,10 @@ const ETC_SHOWN: [&str; 8] = [
     "/etc/localtime",
 ];
 
+/// What has versions of node that know nothing of proxies use the one there is; where it lies inside, and what loads it.
+const NODE_PROXY: (&str, &str) = ("/etc/node-proxy.cjs", include_str!("node-proxy.cjs"));
+pub(super) const NODE_OPTIONS: &str = "--require=/etc/node-proxy.cjs";
+
 /// A file system being laid out.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
@@ -146,6 +150,10 @@ impl Layout {
         self.root
             .files
             .extend(files.map(|(name, text)| (Path::new("/etc").join(name), text)));
+        if spec.network == NetworkAccess::Proxy {
+            let (path, text) = NODE_PROXY;
+            self.root.files.push((path.into(), text.to_owned()));
+        }
         self.rules.insert("/etc".into(), Access::Read);
         for path in ETC_SHOWN {
             // `/etc/localtime` and others are often links; what counts is what they lead to.

@@ -68,6 +68,16 @@ const THROUGH_OUTSIDE: &[&str] = &[
     "more-23",
     "more-27",
     "more-29",
+    "more-54",
+    "more-56",
+    "more-58",
+    "more-59",
+    "more-61",
+    "more-62",
+    "more-68",
+    "more-72",
+    "more-75",
+    "more-76",
 ];
 
 /// The same, where the test has a network of its own with the addresses that rows look for.
