@@ -10,7 +10,7 @@ use mesh_actors_core::bus::{AgentEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::klp::{Defaults, MessageType, SecurityAlert, Stamp, TaskResult, decode};
-use mesh_messages::manifest::Persona;
+use mesh_messages::manifest::{Persona, TopicPolicy};
 use mesh_messages::problem::ProblemKind;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, TaskId};
@@ -40,6 +40,8 @@ struct World {
     vault: Mutex<BTreeMap<String, String>>,
     // Those who have to sign themselves.
     signers: Mutex<BTreeSet<String>>,
+    /// What every agent's manifest leaves it.
+    topics: Mutex<TopicPolicy>,
 }
 
 impl Directory for World {
@@ -51,6 +53,10 @@ impl Directory for World {
         let snapshot = self.snapshot.lock().unwrap();
         let entry = snapshot.agents.get(agent);
         entry.map_or(Presence::Gone, |entry| entry.presence)
+    }
+
+    fn topics(&self, _: &AgentId) -> TopicPolicy {
+        self.topics.lock().unwrap().clone()
     }
 }
 
