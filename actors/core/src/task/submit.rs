@@ -212,7 +212,11 @@ struct Batch {
 fn admit_one(
     tx: &Tx<'_>,
     by: &str,
-    NewTask { id, mut spec, .. }: NewTask,
+    NewTask {
+        id,
+        fresh,
+        mut spec,
+    }: NewTask,
     (index, verifies): (Option<usize>, bool),
     batch: &mut Batch,
 ) -> Result<Option<Item>, Refusal> {
@@ -256,7 +260,8 @@ fn admit_one(
     let mut deadline_at = tx.ctx.now.plus(Duration::from_millis(
         spec.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS),
     ));
-    if let Some(why) = not_on_behalf(tx, by, spec.parent.as_ref()) {
+    // The steps of what it had started are judged by whoever started them.
+    if fresh && let Some(why) = not_on_behalf(tx, by, spec.parent.as_ref()) {
         report.add("parent", why);
     }
     if let Some(parent) = &spec.parent {
