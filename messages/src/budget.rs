@@ -65,11 +65,9 @@ impl Dimension {
     pub fn show(self, amount: u64) -> String {
         match self {
             Self::Money => Money::from_micros(amount).to_string(),
-            Self::Calls
-            | Self::Tokens
-            | Self::WallTimeMs
-            | Self::Attempts
-            | Self::Restarts => amount.to_string(),
+            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts | Self::Restarts => {
+                amount.to_string()
+            }
         }
     }
 
@@ -80,11 +78,7 @@ impl Dimension {
     pub fn parse(self, text: &str) -> Result<u64, &'static str> {
         match self {
             Self::Money => text.parse::<Money>().map(Money::micros),
-            Self::Calls
-            | Self::Tokens
-            | Self::WallTimeMs
-            | Self::Attempts
-            | Self::Restarts => text
+            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts | Self::Restarts => text
                 .parse()
                 .ok()
                 .filter(|amount| *amount <= AMOUNT_MAX)

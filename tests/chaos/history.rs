@@ -66,10 +66,7 @@ impl History {
             let Some(task) = header.task.clone() else {
                 continue;
             };
-            tasks
-                .entry(task)
-                .or_default()
-                .push(event);
+            tasks.entry(task).or_default().push(event);
         }
         tasks
     }

@@ -313,12 +313,14 @@ impl Following {
         let out = fs::File::create(dir.join("events")).unwrap();
         command.stdout(out).stderr(fs::File::create(&said).unwrap());
         let meshctl = command.spawn().unwrap();
-        eventually("events come", Duration::from_secs(30), || {
-            match fs::metadata(dir.join("events")).unwrap().len() {
+        eventually(
+            "events come",
+            Duration::from_secs(30),
+            || match fs::metadata(dir.join("events")).unwrap().len() {
                 0 => Err("none yet".to_owned()),
                 _ => Ok(()),
-            }
-        });
+            },
+        );
         Self { meshctl, said }
     }
 
@@ -437,12 +439,14 @@ fn certificates_and_lists_are_taken_without_a_restart_and_what_was_revoked_opens
     let before = served();
     serve(9);
     let now = fs::read_to_string(dir.join("server.pem")).unwrap();
-    eventually("the new one is taken", Duration::from_secs(30), || {
-        match served() {
+    eventually(
+        "the new one is taken",
+        Duration::from_secs(30),
+        || match served() {
             copy if copy == now && copy != before => Ok(()),
             copy => Err(copy),
-        }
-    });
+        },
+    );
     meshctl(daemon.home().data(), LIST).exits(0);
     assert_eq!(list("ben"), 0);
     let (_, code) = daemon.stop(Signal::TERM);

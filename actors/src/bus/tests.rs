@@ -1025,12 +1025,20 @@ async fn an_agent_has_so_many_messages_in_hand_over_all_of_its_subscriptions() {
     })
     .await;
     // The bus has seen to all that was published, and holds the rest back.
-    fixture.send(publication("last", "elsewhere")).await.unwrap();
+    fixture
+        .send(publication("last", "elsewhere"))
+        .await
+        .unwrap();
     let had = in_hand(&fixture, "other");
     assert_eq!(had.len(), 512);
     // Another agent's place is its own.
     let asked = json!({"topic": "news.other", "durable": true, "name": "q"});
-    let done = fixture.line("webscraper", MessageType::Subscribe, "kai://node.here", asked);
+    let done = fixture.line(
+        "webscraper",
+        MessageType::Subscribe,
+        "kai://node.here",
+        asked,
+    );
     done.await.unwrap();
     fixture.send(publication("x", "news.other")).await.unwrap();
     until("the other one gets its own", || {
@@ -1079,7 +1087,11 @@ async fn an_agent_uses_no_topic_beyond_its_manifest_and_what_it_has_beyond_a_lat
     }
     for topic in ["a", "c", ">", "*", "*.x", "b.x"] {
         for durable in [false, true] {
-            assert_eq!(subscribes(topic, durable).await, Err("forbidden"), "{topic}");
+            assert_eq!(
+                subscribes(topic, durable).await,
+                Err("forbidden"),
+                "{topic}"
+            );
         }
     }
     assert_eq!(publishes("a.y").await, Ok(()));
@@ -1104,7 +1116,10 @@ async fn an_agent_uses_no_topic_beyond_its_manifest_and_what_it_has_beyond_a_lat
     let before = fixture.delivered().len();
     fixture.send(publication("m1", "b")).await.unwrap();
     fixture.send(publication("m2", "a.x")).await.unwrap();
-    until("what is left goes on", || fixture.delivered().len() > before).await;
+    until("what is left goes on", || {
+        fixture.delivered().len() > before
+    })
+    .await;
     let got = fixture.delivered();
     assert!(got.iter().all(|got| got != "other:m1"), "{got:?}");
     assert!(got.iter().any(|got| got == "other:m2"), "{got:?}");

@@ -48,7 +48,10 @@ pub(crate) fn renew(
 fn take(tls: &Tls, certificates: &Path, data: &Path) {
     if let Err(error) = tls.reload() {
         let error = anyhow::Error::new(error);
-        tracing::error!(error = format!("{error:#}"), "certificates were not taken; those of before stay in force");
+        tracing::error!(
+            error = format!("{error:#}"),
+            "certificates were not taken; those of before stay in force"
+        );
         return;
     }
     tracing::info!("certificates were taken");

@@ -193,6 +193,7 @@ fn what_an_agent_leaves_behind_that_is_terminated_is_gone_also_when_meshd_is_kil
     for round in 0..3 {
         let id = format!("reader{round}");
         let reader = Bundle::new(&id)
+            .set("capabilities", json!(["reader"]))
             .set("entry", json!("main.py"))
             .file("main.py", super::READER);
         daemon.deploy(&reader);

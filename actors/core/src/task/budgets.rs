@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use mesh_messages::budget::{
-    Amounts, BudgetStep, BudgetView, Charge, Dimension, Limits, Shortage, TaskBudget, Usage, agent_account,
-    task_account,
+    Amounts, BudgetStep, BudgetView, Charge, Dimension, Limits, Shortage, TaskBudget, Usage,
+    agent_account, task_account,
 };
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, TaskState};

@@ -336,7 +336,8 @@ fn not_on_behalf(tx: &Tx<'_>, by: &str, parent: Option<&TaskId>) -> Option<Strin
         let task = tx.tasks.live(parent)?.task();
         let has = |id: &TaskId| id == parent;
         let mine = task.submitted_by == by || tx.tasks.in_hand_of_agent(&agent).any(has);
-        return (!mine).then(|| format!("{agent} neither has task {parent} in hand nor submitted it"));
+        return (!mine)
+            .then(|| format!("{agent} neither has task {parent} in hand nor submitted it"));
     }
     let bounded = tx.tasks.in_hand_of_agent(&agent).find(|id| {
         let within = tx.tasks.get(id).map(|task| &task.spec.within);
@@ -344,7 +345,9 @@ fn not_on_behalf(tx: &Tx<'_>, by: &str, parent: Option<&TaskId>) -> Option<Strin
             || budgets::nearest(tx.tasks, Some(id)).is_some()
     });
     bounded.map(|task| {
-        format!("{agent} has task {task} in hand, which is bounded; name the task that this one is for")
+        format!(
+            "{agent} has task {task} in hand, which is bounded; name the task that this one is for"
+        )
     })
 }
 

@@ -376,7 +376,8 @@ impl World {
         );
         // Two of them share an account.
         view.account = (agent < 2).then(|| "acme".to_owned());
-        view.limits = (agent == 1).then(|| budgets::account(json!({"calls": 4, "restarts": 2, "perMs": 30_000})));
+        view.limits = (agent == 1)
+            .then(|| budgets::account(json!({"calls": 4, "restarts": 2, "perMs": 30_000})));
         for (no, instance) in &mut view.instances {
             if let Some(before) = known.as_ref().and_then(|known| known.instances.get(no)) {
                 // It is the same incarnation; only one that is gone makes way for another.
