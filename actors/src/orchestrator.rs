@@ -431,9 +431,8 @@ impl Shell {
             let noted: Vec<_> = noted
                 .map(|((task, _), led)| (task.clone(), correlation_of(led)))
                 .collect();
-            let trusted = self.entries_of_trust(decision.trust, cause);
-            let accounts = self.entries_of_accounts(decision.accounts, cause);
-            let changes = (trusted.len() + accounts.len()) as u64;
+            let beside = self.entries_beside(decision.trust, decision.accounts, cause);
+            let changes = beside.len() as u64;
             let accepts = load::accepts(&decision.events);
             let entries: Vec<_> = decision
                 .events
@@ -445,8 +444,7 @@ impl Shell {
                     event,
                     led,
                 })
-                .chain(trusted)
-                .chain(accounts)
+                .chain(beside)
                 .collect();
             let mut effects: Vec<_> = decision
                 .effects

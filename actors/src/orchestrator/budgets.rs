@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_actors_core::task::{Command, Known};
+use mesh_actors_core::task::{Command, Known, Trusting};
 use mesh_messages::TaskId;
 use mesh_messages::budget::{BudgetStep, BudgetView};
 use mesh_messages::events::TaskEvent;
@@ -15,8 +15,8 @@ use super::{Message, Released, Shell};
 use crate::clock::now;
 use crate::partition::{Cause, Entry, Led};
 
-/// Accounts of one record: some hundred bytes each, and a replay reads it whole.
-const NOTED_MAX: usize = 256;
+/// Accounts of one record: some hundred bytes each, so that it stands in the log itself.
+const NOTED_MAX: usize = 64;
 
 impl Shell {
     /// Waits until what it says can no longer be lost.
@@ -67,12 +67,20 @@ impl Shell {
         }
     }
 
-    /// The records of what happened to accounts and is on record of no task, which `cause` led to.
-    pub(super) fn entries_of_accounts(
+    /// The records of one decision that are of no task: of trust, then of accounts.
+    pub(super) fn entries_beside(
         &self,
-        events: Vec<TaskEvent>,
+        trust: Vec<Trusting>,
+        accounts: Vec<TaskEvent>,
         cause: &Cause,
     ) -> Vec<Entry<TaskEvent>> {
+        let mut entries = self.entries_of_trust(trust, cause);
+        entries.extend(self.entries_of_accounts(accounts, cause));
+        entries
+    }
+
+    /// The records of what happened to accounts and is on record of no task, which `cause` led to.
+    fn entries_of_accounts(&self, events: Vec<TaskEvent>, cause: &Cause) -> Vec<Entry<TaskEvent>> {
         let entry = |event: TaskEvent| {
             let record = match &event {
                 TaskEvent::Budget { step, .. } => match &**step {
