@@ -785,3 +785,19 @@ fn an_agent_leaves_its_bounds_behind_neither_without_a_parent_nor_with_anothers(
     assert_eq!(submits(&mut world, "agent:a", &plain), None);
     assert_eq!(submits(&mut world, "user:ada", &child), None);
 }
+
+#[test]
+fn a_budget_is_looked_at_where_a_slot_is_free() {
+    let mut world = World::new();
+    world.limited("a", &[1], json!({"calls": 1, "perMs": 60_000}));
+    world.agent("b", &["x", "y"], &[1]);
+    let first = world.submit(json!({"requirements": ["x"]}));
+    assert_eq!(world.agent_of(&first), "a");
+    world.submit(json!({"requirements": ["y"]}));
+    // Both are busy, and one of them has nothing left, either.
+    let third = world.submit(json!({"requirements": ["x"]}));
+    let why = world.tasks.explain(&world.live, world.context(), &third);
+    let reasons: Vec<_> = why.unwrap().candidates.into_iter().collect();
+    let reasons: Vec<_> = reasons.iter().map(|one| one.reasons.join("; ")).collect();
+    assert_eq!(reasons, ["all of its 1 slots are taken"; 2]);
+}
