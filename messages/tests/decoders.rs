@@ -352,7 +352,10 @@ fn a_manifest_bounds_restarts_and_topics_and_a_delegation_its_budget() {
     let budget = request.budget.unwrap().limits();
     assert_eq!((budget.calls, budget.restarts), (Some(2), Some(1)));
     let written = serde_json::to_value(&request).unwrap();
-    assert_eq!(serde_json::from_value::<TaskRequest>(written).unwrap(), request);
+    assert_eq!(
+        serde_json::from_value::<TaskRequest>(written).unwrap(),
+        request
+    );
     let wrong = json!({"input": 1, "budget": {"cals": 2}});
     assert!(serde_json::from_value::<TaskRequest>(wrong).is_err());
 }
