@@ -344,6 +344,19 @@ fn topics_refused(daemon: &Daemon) -> Vec<(String, String)> {
         .collect()
 }
 
+fn publish(topic: &str) -> Value {
+    json!({"type": "PUBLISH", "payload": {"topic": topic, "data": 1}})
+}
+
+fn subscribe(topic: &str, durable: bool) -> Value {
+    let mut payload = json!({"topic": topic});
+    if durable {
+        payload["durable"] = json!(true);
+        payload["name"] = json!(topic.replace(['.', '>', '*'], "-"));
+    }
+    json!({"type": "SUBSCRIBE", "payload": payload})
+}
+
 #[test]
 fn an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks() {
     if !has_python("an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks") {
@@ -352,15 +365,6 @@ fn an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks() 
     let daemon = Daemon::start();
     let topics = json!({"publish": ["orders.*"], "subscribe": ["orders.>", "prices"]});
     daemon.deploy(&speaker("1.0.0", &topics));
-    let publish = |topic: &str| json!({"type": "PUBLISH", "payload": {"topic": topic, "data": 1}});
-    let subscribe = |topic: &str, durable: bool| {
-        let mut payload = json!({"topic": topic});
-        if durable {
-            payload["durable"] = json!(true);
-            payload["name"] = json!(topic.replace(['.', '>', '*'], "-"));
-        }
-        json!({"type": "SUBSCRIBE", "payload": payload})
-    };
     let spoken = |orders: &[Value]| daemon.output("speak", &json!(orders));
     let refused = |expected: &[(String, String)]| {
         eventually("what is refused is on record", LONG, || {
