@@ -33,6 +33,7 @@ use crate::store::{JournalNews, StoreCell, follow};
 mod answer;
 mod check;
 mod durable;
+mod feed;
 mod handle;
 mod order;
 mod outside;
@@ -42,6 +43,7 @@ mod state;
 mod subscriptions;
 
 pub(crate) use check::{UNSIGNED, agent_as_caller};
+pub(crate) use feed::Created;
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{
     Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
@@ -126,6 +128,11 @@ pub(crate) enum Message {
         topic: TopicPattern,
         id: String,
         data: serde_json::Value,
+    },
+    /// Tell of tasks that were accepted; answered when all of it is durable.
+    Feed {
+        created: Vec<Created>,
+        reply: Reply<()>,
     },
     /// Settle what it handed out.
     Settle {
@@ -367,6 +374,7 @@ impl State {
     async fn of_agents_and_queues(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Back { agent } => {
+                self.drop_barred(&agent).await?;
                 self.take_back(&agent).await?;
                 self.back(&agent).await
             }
@@ -407,7 +415,8 @@ impl State {
                 self.look(look);
                 Ok(())
             }
-            Message::Announce { topic, id, data } => self.announce(topic, id, data).await,
+            Message::Announce { topic, id, data } => self.announce((topic, id), data, None).await,
+            Message::Feed { created, reply } => self.feed(created, reply).await,
             Message::Past(past) => self.filled(past).await,
             Message::Reread { subscription, made } => {
                 self.reading.remove(&(subscription, made));

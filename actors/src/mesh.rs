@@ -246,7 +246,11 @@ impl Mesh {
 
     /// Says on the bus what happens to tasks and agents, for as long as the tree lives.
     fn say_what_happens(&self) {
-        let says = herald::herald(self.bus.clone(), self.orchestrator.clone());
+        let says = herald::herald(
+            self.bus.clone(),
+            self.orchestrator.clone(),
+            self.ctx.store.clone(),
+        );
         let root = self.root.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -51,7 +51,6 @@ mod waiters;
 
 use backlog::{Backlog, closed_to_work};
 pub use handle::OrchestratorHandle;
-pub(crate) use load::Created;
 use machine::config_of;
 use released::Released;
 use trail::{About, Downs, agent_of};
@@ -283,10 +282,7 @@ impl Shell {
                 }
                 self.reply_when_durable(Released::Taken(reply)).await
             }
-            Message::Retire { tasks, reply } => {
-                let _caller_gone = reply.send(self.retire(tasks));
-                Ok(())
-            }
+            Message::Retire { tasks, reply } => self.retire_noted(tasks, reply).await,
             // Both wait until what they say can no longer be lost.
             Message::View { tasks, reply } => {
                 let views = tasks.iter().map(|task| self.view(task)).collect();
@@ -435,9 +431,9 @@ impl Shell {
             let noted: Vec<_> = noted
                 .map(|((task, _), led)| (task.clone(), correlation_of(led)))
                 .collect();
-            let trusted = self.entries_of_trust(decision.trust, cause);
-            let changes = trusted.len() as u64;
-            let created = load::created_by(&decision.events);
+            let beside = self.entries_beside(decision.trust, decision.accounts, cause);
+            let changes = beside.len() as u64;
+            let accepts = load::accepts(&decision.events);
             let entries: Vec<_> = decision
                 .events
                 .into_iter()
@@ -448,13 +444,13 @@ impl Shell {
                     event,
                     led,
                 })
-                .chain(trusted)
+                .chain(beside)
                 .collect();
             let mut effects: Vec<_> = decision
                 .effects
                 .into_iter()
                 .map(|e| Released::Effect(Box::new(e)))
-                .chain((!created.is_empty()).then_some(Released::Created(created)))
+                .chain(accepts.then_some(Released::Accepted))
                 .collect();
             if matches!(decision.answer, Answer::Stale) {
                 self.args.ctx.metrics.refused("stale_attempt");

@@ -30,6 +30,9 @@ use crate::tls::{Cut, Handshakes};
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 64;
+/// How long a request may go on over a connection whose certificate has to be shown again. Streams are cut then; their
+/// readers resume without loss.
+const RENEWAL_GRACE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept. Out of descriptors, the next try would fail as well and the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -137,17 +140,36 @@ async fn open(
     config: ApiConfig,
     mut closing: watch::Receiver<bool>,
 ) {
-    let (Some(tls), Some(cut)) = (&config.tls, cut) else {
+    let (Some(tls), Some(cut)) = (config.tls.clone(), cut) else {
         return connection(stream, (peer, None), router, config, closing).await;
     };
+    // Before the handshake: files that are taken during it were not what it went by.
+    let mut taken = tls.taken();
     let shaken = tokio::select! {
         shaken = tls.accept(stream, cut) => shaken,
         _ = closing.wait_for(|closing| *closing) => return,
     };
     match shaken {
         Ok((stream, certificate)) => {
-            let peer = (peer, certificate.map(PeerCertificate));
-            connection(stream, peer, router, config, closing).await;
+            let certificate = certificate.map(PeerCertificate);
+            let by_certificate = certificate.is_some();
+            let (end, ending) = watch::channel(false);
+            let peer = (peer, certificate);
+            let mut serving = std::pin::pin!(connection(stream, peer, router, config, ending));
+            let closed = async move {
+                let _gone = closing.wait_for(|closing| *closing).await.is_err();
+            };
+            let again = tokio::select! {
+                () = serving.as_mut() => return,
+                () = closed => false,
+                // Whether its certificate counts by them, the next handshake says.
+                _ = taken.changed(), if by_certificate => true,
+            };
+            end.send_replace(true);
+            if !again {
+                return serving.await;
+            }
+            let _cut = timeout(RENEWAL_GRACE, serving).await;
         }
         Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
     }

@@ -15,9 +15,13 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{
     NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
 };
@@ -25,6 +29,9 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 mod names;
+mod reload;
+
+use reload::Loaded;
 
 /// How long a handshake may take: a few round trips, and signatures on a busy machine.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -43,6 +50,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The authorities of clients' certificates; without it clients are asked for none.
     pub client_ca: Option<PathBuf>,
+    /// Lists of clients' certificates that were revoked; with it, one for each authority that signs them.
+    pub client_crl: Option<PathBuf>,
     /// Whether a client without a certificate is turned away.
     pub require_client_cert: bool,
 }
@@ -87,6 +96,9 @@ pub enum TlsError {
     /// The authorities of clients cannot be used.
     #[error("api.tls.client_ca: it cannot be used")]
     ClientCa(#[source] VerifierBuilderError),
+    /// The revocation lists cannot be used.
+    #[error("api.tls.client_crl: it cannot be used")]
+    ClientCrl(#[source] VerifierBuilderError),
 }
 
 /// Why a connection did not come to speak TLS.
@@ -102,7 +114,7 @@ pub(crate) enum HandshakeError {
 
 /// What the surface speaks TLS with. Cheap to clone; equal to its clones alone.
 #[derive(Debug, Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls(Arc<Loaded>);
 
 impl PartialEq for Tls {
     fn eq(&self, other: &Self) -> bool {
@@ -118,41 +130,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
-        let chain = certificates("api.tls.cert", &files.cert)?;
-        let key = private_key(&files.key)?;
-        // Named, because another crate of the process may have made another provider the default.
-        let provider = Arc::new(default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Pair)?;
-        let builder = match &files.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let field = "api.tls.client_ca";
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(field, path)? {
-                    roots
-                        .add(certificate)
-                        .map_err(|error| malformed(field, path, "authority", &error))?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = if files.require_client_cert {
-                    verifier
-                } else {
-                    verifier.allow_unauthenticated()
-                };
-                builder.with_client_cert_verifier(verifier.build().map_err(TlsError::ClientCa)?)
-            }
-        };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(TlsError::Pair)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Each connection is verified anew: a resumed one would bring a certificate along that was good once.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Self(Arc::new(config)))
+        Ok(Self(Arc::new(Loaded::new(files)?)))
     }
 
     /// Shakes hands, and tells what the client's certificate says, when it has one that an authority vouches for.
@@ -161,7 +139,7 @@ impl Tls {
         stream: TcpStream,
         cut: Cut,
     ) -> Result<(TlsStream<TcpStream>, Option<Arc<CertificateNames>>), HandshakeError> {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.0));
+        let acceptor = TlsAcceptor::from(self.0.config());
         let shaking = timeout(HANDSHAKE_MAX, acceptor.accept(stream));
         let stream = tokio::select! {
             shaken = shaking => shaken.map_err(|_| HandshakeError::TimedOut)??,
@@ -172,6 +150,69 @@ impl Tls {
         let names = leaf.and_then(|leaf| names::read(leaf)).map(Arc::new);
         Ok((stream, names))
     }
+}
+
+/// Reads and checks the files, and makes of them what is spoken with.
+fn read_all(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates("api.tls.cert", &files.cert)?;
+    let key = private_key(&files.key)?;
+    // Named, because another crate of the process may have made another provider the default.
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Pair)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => builder.with_client_cert_verifier(clients(files, path, provider)?),
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Pair)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Each connection is verified anew: a resumed one would bring a certificate along that was good once.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// What checks the certificates of clients: by whom they are signed, and with lists that none of them was revoked.
+fn clients(
+    files: &TlsFiles,
+    authorities: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let field = "api.tls.client_ca";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(field, authorities)? {
+        roots
+            .add(certificate)
+            .map_err(|error| malformed(field, authorities, "authority", &error))?;
+    }
+    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if let Some(path) = &files.client_crl {
+        // Of an authority without a list, or with one that is over, nothing is known, and nobody is let in.
+        verifier = verifier
+            .with_crls(revocations(path)?)
+            .enforce_revocation_expiration();
+    }
+    if !files.require_client_cert {
+        verifier = verifier.allow_unauthenticated();
+    }
+    verifier.build().map_err(|error| match error {
+        VerifierBuilderError::InvalidCrl(_) => TlsError::ClientCrl(error),
+        error => TlsError::ClientCa(error),
+    })
+}
+
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let (field, expected) = ("api.tls.client_crl", "revocation list");
+    let (bytes, _) = read(field, path)?;
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| malformed(field, path, expected, &error))?;
+    if found.is_empty() {
+        return Err(malformed(field, path, expected, &"there is none"));
+    }
+    Ok(found)
 }
 
 /// Ends when a handshake has to make room.

@@ -67,6 +67,7 @@ fn tls(tls: &TlsConfig, errors: &mut Vec<FieldError>) {
     }
     let with_client_ca = [
         ("require_client_cert", tls.require_client_cert),
+        ("client_crl", tls.client_crl.is_some()),
         ("clients", !tls.clients.is_empty()),
     ];
     for (key, _) in with_client_ca

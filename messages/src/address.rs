@@ -220,6 +220,20 @@ impl TopicPattern {
         names.next().is_none()
     }
 
+    /// Whether every topic that falls under the other pattern falls under this one, too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut others = other.0.split('.');
+        for segment in self.0.split('.') {
+            match (segment, others.next()) {
+                (">", Some(_)) => return true,
+                ("*", Some(other)) if other != ">" => {}
+                (segment, Some(other)) if segment == other && other != "*" => {}
+                (_, _) => return false,
+            }
+        }
+        others.next().is_none()
+    }
+
     /// The text after `topic://`.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -365,7 +379,29 @@ mod tests {
         assert!(!matches("a.b", "a.*"));
     }
 
+    fn topic() -> impl Strategy<Value = TopicPattern> {
+        let segments = proptest::collection::vec("[ab*]", 1..4);
+        (segments, any::<bool>()).prop_map(|(mut segments, rest)| {
+            if rest {
+                segments.push(">".to_owned());
+            }
+            segments.join(".").parse().unwrap()
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_covers_a_pattern_matches_all_that_it_matches(
+            (wide, narrow) in (topic(), topic()), name in "[ab](\\.[ab]){0,4}",
+        ) {
+            let name: TopicPattern = name.parse().unwrap();
+            if wide.covers(&narrow) && narrow.matches(&name) {
+                prop_assert!(wide.matches(&name), "{wide} covers {narrow}, and not {name}");
+            }
+            prop_assert!(wide.covers(&wide));
+            prop_assert_eq!(wide.covers(&name), wide.matches(&name));
+        }
+
         #[test]
         fn whatever_is_read_is_written_as_it_was(text in "[a-z:/.*>#@-]{0,24}|(kai|topic|policy)://[a-zA-Z0-9.:/*>-]{0,24}") {
             if let Ok(address) = text.parse::<Address>() {

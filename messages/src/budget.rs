@@ -7,7 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, AttemptNo, TaskId};
+use crate::ids::{AgentId, AttemptNo, Epoch, TaskId};
 use crate::time::Timestamp;
 
 mod money;
@@ -33,16 +33,20 @@ pub enum Dimension {
     WallTimeMs,
     /// Attempts that were delivered.
     Attempts,
+    /// Of a task: attempts that were begun anew after one that failed or lost its instance. Of all else: instances that
+    /// ended by a failure, each of which asks for a restart.
+    Restarts,
 }
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Calls,
         Self::Tokens,
         Self::Money,
         Self::WallTimeMs,
         Self::Attempts,
+        Self::Restarts,
     ];
 
     /// The name on the wire.
@@ -53,6 +57,7 @@ impl Dimension {
             Self::Money => "money",
             Self::WallTimeMs => "wallTimeMs",
             Self::Attempts => "attempts",
+            Self::Restarts => "restarts",
         }
     }
 
@@ -60,7 +65,9 @@ impl Dimension {
     pub fn show(self, amount: u64) -> String {
         match self {
             Self::Money => Money::from_micros(amount).to_string(),
-            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts => amount.to_string(),
+            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts | Self::Restarts => {
+                amount.to_string()
+            }
         }
     }
 
@@ -71,7 +78,7 @@ impl Dimension {
     pub fn parse(self, text: &str) -> Result<u64, &'static str> {
         match self {
             Self::Money => text.parse::<Money>().map(Money::micros),
-            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts => text
+            Self::Calls | Self::Tokens | Self::WallTimeMs | Self::Attempts | Self::Restarts => text
                 .parse()
                 .ok()
                 .filter(|amount| *amount <= AMOUNT_MAX)
@@ -102,6 +109,8 @@ pub struct Amounts {
     pub wall_time_ms: u64,
     /// Attempts.
     pub attempts: u64,
+    /// Restarts.
+    pub restarts: u64,
 }
 
 impl Amounts {
@@ -113,6 +122,7 @@ impl Amounts {
             Dimension::Money => self.money.micros(),
             Dimension::WallTimeMs => self.wall_time_ms,
             Dimension::Attempts => self.attempts,
+            Dimension::Restarts => self.restarts,
         }
     }
 
@@ -124,6 +134,7 @@ impl Amounts {
             Dimension::Money => self.money = Money::from_micros(amount),
             Dimension::WallTimeMs => self.wall_time_ms = amount,
             Dimension::Attempts => self.attempts = amount,
+            Dimension::Restarts => self.restarts = amount,
         }
     }
 
@@ -167,6 +178,10 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = AMOUNT_MAX))]
     pub attempts: Option<u64>,
+    /// Restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub restarts: Option<u64>,
 }
 
 impl Limits {
@@ -178,6 +193,7 @@ impl Limits {
             Dimension::Money => self.money.map(Money::micros),
             Dimension::WallTimeMs => self.wall_time_ms,
             Dimension::Attempts => self.attempts,
+            Dimension::Restarts => self.restarts,
         }
     }
 
@@ -189,6 +205,7 @@ impl Limits {
             Dimension::Money => self.money = Some(Money::from_micros(bound)),
             Dimension::WallTimeMs => self.wall_time_ms = Some(bound),
             Dimension::Attempts => self.attempts = Some(bound),
+            Dimension::Restarts => self.restarts = Some(bound),
         }
     }
 
@@ -247,7 +264,7 @@ impl Usage {
             Dimension::Calls => self.calls,
             Dimension::Tokens => self.tokens,
             Dimension::Money => self.money.map(Money::micros),
-            Dimension::WallTimeMs | Dimension::Attempts => None,
+            Dimension::WallTimeMs | Dimension::Attempts | Dimension::Restarts => None,
         };
         told.map(|told| told.min(AMOUNT_MAX))
     }
@@ -280,6 +297,10 @@ pub struct TaskBudget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = AMOUNT_MAX))]
     pub attempts: Option<u64>,
+    /// Restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub restarts: Option<u64>,
     /// What is set aside for each attempt before it is delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<Reserve>,
@@ -294,6 +315,7 @@ impl TaskBudget {
             money: self.money,
             wall_time_ms: self.wall_time_ms,
             attempts: self.attempts,
+            restarts: self.restarts,
         }
     }
 }
@@ -321,6 +343,10 @@ pub struct AccountBudget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = AMOUNT_MAX))]
     pub attempts: Option<u64>,
+    /// Restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
+    pub restarts: Option<u64>,
     /// The window's length, in milliseconds. It begins with the first attempt after the one before is over.
     #[schemars(range(min = 1, max = AMOUNT_MAX))]
     pub per_ms: u64,
@@ -335,6 +361,7 @@ impl AccountBudget {
             money: self.money,
             wall_time_ms: self.wall_time_ms,
             attempts: self.attempts,
+            restarts: self.restarts,
         }
     }
 }
@@ -390,7 +417,8 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// What happens to accounts. On record of the task that it is about; of a raise, of the question that was answered.
+/// What happens to accounts. On record of the task that it is about; of a raise, of the question that was answered; of an
+/// agent's restart and of what is noted for good, of no task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     rename_all = "snake_case",
@@ -444,6 +472,39 @@ pub enum BudgetStep {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         per_ms: Option<u64>,
     },
+    /// An instance of an agent ended by a failure, and asks for a restart. The record's header names the agent and no task.
+    Restarted {
+        /// Which agent.
+        agent: AgentId,
+        /// Which of its incarnations.
+        epoch: Epoch,
+        /// The accounts on which it is counted.
+        charges: Vec<Charge>,
+    },
+    /// How accounts with windows stand, before records that they follow from are erased. The header names no task.
+    Noted {
+        /// By account.
+        accounts: Vec<AccountNote>,
+    },
+}
+
+/// How an account with a window stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountNote {
+    /// `agent:<id>`, `team:<name>` or `provider:<name>`.
+    pub account: String,
+    /// When the window under way began.
+    pub since: Timestamp,
+    /// The window's length, in milliseconds.
+    pub per_ms: u64,
+    /// How much was used in it.
+    pub used: Amounts,
+    /// What was added to it by answers.
+    pub extra: Amounts,
+    /// Whether somebody who was asked left it as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declined: bool,
 }
 
 /// One account, as it is shown.

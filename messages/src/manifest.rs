@@ -40,8 +40,8 @@ pub use read::{
 pub use runtime::{BUILTINS, Program, ResolvedRuntime, RuntimeKind, RuntimeSpec};
 pub use security::{
     Action, Crypto, FileAccessPolicy, ManifestSignature, ManifestSignatureError, NetworkPolicy,
-    Permission, RequestPolicy, SecretMode, SecretSpec, SecurityConfig, manifest_signing_input,
-    verify_manifest_signature,
+    Permission, RequestPolicy, SecretMode, SecretSpec, SecurityConfig, TopicPolicy,
+    manifest_signing_input, verify_manifest_signature,
 };
 
 /// An agent, as its author describes it.
@@ -256,9 +256,9 @@ pub struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub max_cost: Option<f64>,
-    /// Not offered, and refused.
+    /// Ends of its instances by a failure, each of which asks for a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(skip)]
+    #[schemars(range(min = 1, max = AMOUNT_MAX))]
     pub restarts: Option<u64>,
     /// The account at a provider (of a model, of a service) that its work is counted on. Agents that name the same one wait behind
     /// one gate when that provider's limit is reached; without a name the agent has a gate of its own.
@@ -286,6 +286,7 @@ impl Budget {
             money: self.money.filter(|money| money.micros() > 0),
             wall_time_ms: bound(self.wall_time_ms),
             attempts: bound(self.max_attempts),
+            restarts: bound(self.restarts),
             per_ms: per.as_millis(),
         };
         (!account.limits().is_empty()).then_some(account)

@@ -309,3 +309,53 @@ fn debug_output_holds_no_token() {
     let envelope = klp::decode_line(LINE.as_bytes()).unwrap();
     assert!(!format!("{envelope:?}").contains("vault://a"));
 }
+
+#[test]
+fn a_manifest_bounds_restarts_and_topics_and_a_delegation_its_budget() {
+    let mut manifest: Value = serde_json::from_str(MANIFEST).unwrap();
+    let mut read = |path: &str, value: Value| {
+        let (part, field) = path.split_once('.').unwrap();
+        let before = manifest.clone();
+        manifest[part][field] = value;
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        manifest = before;
+        parse_manifest(&bytes, ManifestFormat::Json)
+    };
+    let bounded = read("budget.restarts", json!(3)).unwrap().manifest;
+    let account = bounded.budget.unwrap().account().unwrap();
+    assert_eq!(account.limits().restarts, Some(3));
+    for wrong in [json!(0), json!(-1), json!(1.5), json!("3")] {
+        assert!(read("budget.restarts", wrong).is_err());
+    }
+    assert!(read("budget.maxStarts", json!(3)).is_err());
+
+    let topics = json!({"publish": ["a.*"], "subscribe": []});
+    let left = read("security.topics", topics).unwrap().manifest;
+    let left = left.security.topics;
+    let topic = |text: &str| text.parse().unwrap();
+    assert!(left.may_publish(&topic("a.b")) && !left.may_publish(&topic("a.b.c")));
+    assert!(!left.may_subscribe(&topic("a.b")));
+    let open = read("security.topics", json!({})).unwrap().manifest;
+    let open = open.security.topics;
+    assert!(open.may_publish(&topic("a")) && open.may_subscribe(&topic(">")));
+    for wrong in [
+        json!({"publish": ["a..b"]}),
+        json!({"publish": ["a.>.b"]}),
+        json!({"publish": "a"}),
+        json!({"read": ["a"]}),
+    ] {
+        assert!(read("security.topics", wrong).is_err());
+    }
+
+    let request = json!({"requirements": ["x"], "input": 1, "budget": {"calls": 2, "restarts": 1}});
+    let request: TaskRequest = serde_json::from_value(request).unwrap();
+    let budget = request.budget.unwrap().limits();
+    assert_eq!((budget.calls, budget.restarts), (Some(2), Some(1)));
+    let written = serde_json::to_value(&request).unwrap();
+    assert_eq!(
+        serde_json::from_value::<TaskRequest>(written).unwrap(),
+        request
+    );
+    let wrong = json!({"input": 1, "budget": {"cals": 2}});
+    assert!(serde_json::from_value::<TaskRequest>(wrong).is_err());
+}

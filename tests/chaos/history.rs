@@ -62,14 +62,11 @@ impl History {
             .filter(|(header, _)| header.partition == partition::TASKS)
         {
             let event: TaskEvent = serde_json::from_value(payload.clone()).unwrap();
-            // It tells of an agent.
-            if matches!(event, TaskEvent::Trust(_)) {
+            // It tells of an agent, or of accounts.
+            let Some(task) = header.task.clone() else {
                 continue;
-            }
-            tasks
-                .entry(header.task.clone().unwrap())
-                .or_default()
-                .push(event);
+            };
+            tasks.entry(task).or_default().push(event);
         }
         tasks
     }

@@ -306,3 +306,197 @@ fn rules_that_cannot_be_meant_change_nothing_and_are_named() {
     let shown = daemon.client().get("/v1/policies").ok(200);
     assert_eq!(shown["applied"], json!({}));
 }
+
+/// Says what its tasks order it to say.
+const SPEAKER: &str = r#"
+import json, sys
+def say(**line): print(json.dumps(line), flush=True)
+say(type="HANDSHAKE", payload={"name": "speaker", "version": sys.argv[1], "capabilities": ["speak"]})
+for line in sys.stdin:
+    got = json.loads(line)
+    if got["type"] == "TASK_REQUEST":
+        for order in got["payload"]["input"]: say(**order)
+        say(type="TASK_RESULT", task_id=got["task_id"], payload={"ok": True, "output": 1})
+"#;
+
+fn speaker(version: &str, topics: &Value) -> Bundle {
+    Bundle::new("speaker")
+        .set("version", json!(version))
+        .set("capabilities", json!(["speak"]))
+        .set("security", json!({"session": true, "topics": topics}))
+        .file("speaker.py", SPEAKER)
+        .set(
+            "runtime",
+            json!({"command": "python3", "args": ["speaker.py", version]}),
+        )
+}
+
+/// The refusals of an agent's use of topics that are on record: what, and by which rule.
+fn topics_refused(daemon: &Daemon) -> Vec<(String, String)> {
+    let denied = daemon.audit("kind=access.denied");
+    let of_topics = denied.iter().map(|record| &record["payload"]);
+    of_topics
+        .filter(|denied| denied["user"] == "agent:speaker")
+        .map(|denied| {
+            let text = |field: &str| denied[field].as_str().unwrap_or_default().to_owned();
+            (text("resource"), text("rule"))
+        })
+        .collect()
+}
+
+fn publish(topic: &str) -> Value {
+    json!({"type": "PUBLISH", "payload": {"topic": topic, "data": 1}})
+}
+
+fn subscribe(topic: &str, durable: bool) -> Value {
+    let mut payload = json!({"topic": topic});
+    if durable {
+        payload["durable"] = json!(true);
+        payload["name"] = json!(topic.replace(['.', '>', '*'], "-"));
+    }
+    json!({"type": "SUBSCRIBE", "payload": payload})
+}
+
+#[test]
+fn an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks() {
+    if !has_python("an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let topics = json!({"publish": ["orders.*"], "subscribe": ["orders.>", "prices"]});
+    daemon.deploy(&speaker("1.0.0", &topics));
+    let spoken = |orders: &[Value]| daemon.output("speak", &json!(orders));
+    let refused = |expected: &[(String, String)]| {
+        eventually("what is refused is on record", LONG, || {
+            let mut refused = topics_refused(&daemon);
+            refused.sort();
+            if refused.len() < expected.len() {
+                return Err(format!("{refused:?}"));
+            }
+            assert_eq!(refused, expected, "one record each, and of nothing else");
+            Ok(())
+        });
+    };
+    let left = [
+        publish("orders.new"),
+        subscribe("orders.*", false),
+        subscribe("orders.a.>", true),
+        subscribe("prices", true),
+    ];
+    spoken(&left);
+
+    let barred = [
+        (publish("orders"), "orders", "publish"),
+        (publish("orders.new.more"), "orders.new.more", "publish"),
+        (
+            json!({"type": "MESSAGE", "to": "topic://prices", "payload": {}}),
+            "prices",
+            "publish",
+        ),
+        (subscribe("*", false), "*", "subscribe"),
+        (subscribe(">", true), ">", "subscribe"),
+        (subscribe("prices.*", true), "prices.*", "subscribe"),
+    ];
+    let orders: Vec<Value> = barred.iter().map(|(order, ..)| order.clone()).collect();
+    spoken(&orders);
+    let mut expected: Vec<_> = barred
+        .iter()
+        .map(|(_, topic, rule)| {
+            (
+                format!("topic://{topic}"),
+                format!("security.topics.{rule}"),
+            )
+        })
+        .collect();
+    expected.sort();
+    refused(&expected);
+
+    // Over HTTP with a token of the agent's, too.
+    let own = of_role(&daemon, "agent", "speaker");
+    let payload = json!({"topic": "prices", "data": 1});
+    let body = json!({"type": "PUBLISH", "to": "topic://prices", "payload": payload});
+    let problem = own.post("/v1/messages", &body).problem(403, "forbidden");
+    let denied = json!(["denied by security.topics.publish"]);
+    assert_eq!(problem["errors"], denied, "{problem}");
+    let body = json!({"name": "all", "topic": ">"});
+    forbidden(
+        &own.post("/v1/subscriptions", &body),
+        Some("security.topics.subscribe"),
+    );
+    let body = json!({"name": "mine", "topic": "orders.mine"});
+    own.post("/v1/subscriptions", &body).ok(201);
+
+    // A version that leaves less ends what is beyond it, and other agents' topics are theirs.
+    let nothing = speaker("1.1.0", &json!({"publish": [], "subscribe": ["prices"]}));
+    daemon.register(&nothing);
+    let upgrade = json!({"targetVersion": "1.1.0"});
+    daemon
+        .client()
+        .post("/v1/agents/speaker/upgrade", &upgrade)
+        .ok(200);
+    eventually("only what is left is subscribed to", LONG, || {
+        let listed = daemon.client().get("/v1/subscriptions").ok(200);
+        let listed = listed["items"].as_array().unwrap().iter();
+        let names: Vec<_> = listed
+            .map(|one| one["terms"]["topic"].to_string())
+            .collect();
+        if names == ["\"prices\""] {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    });
+    spoken(&[publish("orders.new")]);
+    let more = ["orders.new", "prices"].map(|topic| (topic, "publish"));
+    let more = more.into_iter().chain([(">", "subscribe")]);
+    expected.extend(more.map(|(topic, rule)| {
+        (
+            format!("topic://{topic}"),
+            format!("security.topics.{rule}"),
+        )
+    }));
+    expected.sort();
+    refused(&expected);
+}
+
+#[test]
+fn work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has() {
+    if !has_python("work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&asker("asker"));
+    // Issued by an admin, not given with the handshake: the same agent.
+    let own = of_role(&daemon, "agent", "asker");
+    let free = json!({"requirements": ["nobody"]});
+    own.post("/v1/tasks", &free).ok(202);
+    let bounded = daemon.submit(&json!({
+        "requirements": ["ask"], "budget": {"calls": 3},
+        "input": {"requirements": ["nobody"], "input": 1},
+    }));
+    eventually("it has delegated", LONG, || {
+        let task = daemon.task(&bounded);
+        if task["state"] == "running" && !daemon.audit("kind=task.budget").is_empty() {
+            Ok(())
+        } else {
+            Err(task["state"].to_string())
+        }
+    });
+    let refused = own.post("/v1/tasks", &free).problem(422, "invalid_task");
+    assert_eq!(refused["field"], "parent", "{refused}");
+    let message = json!({"type": "TASK_REQUEST", "to": "kai://agent.asker", "payload": {"requirements": ["nobody"], "approval": {"message": "may I?"}}});
+    let refused = own.post("/v1/messages", &message);
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let mut child = free.clone();
+    child["parent"] = json!(bounded);
+    child["budget"] = json!({"calls": 3});
+    let refused = own.post("/v1/tasks", &child).problem(422, "invalid_task");
+    assert_eq!(refused["field"], "budget.calls", "{refused}");
+    child["budget"] = json!({"calls": 1});
+    own.post("/v1/tasks", &child).ok(202);
+    // What is somebody else's is not its to use up.
+    daemon.deploy(&asker("other"));
+    let other = of_role(&daemon, "agent", "other");
+    let refused = other.post("/v1/tasks", &child).problem(422, "invalid_task");
+    assert_eq!(refused["field"], "parent", "{refused}");
+}

@@ -1,9 +1,10 @@
 //! Budgets: exact at the boundary, over a whole tree, through `kill -9`, and enforced outside the agent.
 
+use std::fs;
 use std::time::Duration;
 
 use mesh_messages::Timestamp;
-use mesh_tests::{Bundle, Client, Daemon, eventually, has_python};
+use mesh_tests::{Bundle, Client, Daemon, Home, eventually, has_python};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -13,7 +14,7 @@ const SPENDER: &str = r#"
 import json, sys
 def say(**line): print(json.dumps(line), flush=True)
 say(type="HANDSHAKE", payload={"name": "spender", "version": "1.0.0", "capabilities": ["spend"]})
-parents = {}
+parents, refused = {}, []
 for line in sys.stdin:
     got = json.loads(line)
     task = got.get("task_id")
@@ -23,10 +24,14 @@ for line in sys.stdin:
             say(type="STATUS_UPDATE", task_id=task, payload={"usage": order["progress"]})
         if order.get("way") == "fail":
             say(type="TASK_RESULT", task_id=task, payload={"ok": False, "error": {"class": "unavailable", "message": "later"}})
+        elif order.get("way") == "die":
+            sys.exit(3)
         elif order.get("way") == "delegate":
             parents[task] = order["children"]
             for n in range(order["children"]):
-                say(type="TASK_REQUEST", id="%s/%d" % (task, n), task_id=task, payload={"requirements": ["spend"], "input": {}})
+                child = {"requirements": ["spend"], "input": {}}
+                if "each" in order: child["budget"] = order["each"]
+                say(type="TASK_REQUEST", id="%s/%d" % (task, n), task_id=task, payload=child)
         elif order.get("way") != "hang":
             payload = {"ok": True, "output": {}}
             if "usage" in order: payload["usage"] = order["usage"]
@@ -34,8 +39,10 @@ for line in sys.stdin:
     elif got["type"] == "TASK_RESULT":
         parent = got["in_reply_to"].rsplit("/", 1)[0]
         parents[parent] -= 1
+        told = got["payload"]
+        if not told["ok"]: refused.append(told["error"]["message"])
         if parents[parent] == 0:
-            say(type="TASK_RESULT", task_id=parent, payload={"ok": True, "output": {}})
+            say(type="TASK_RESULT", task_id=parent, payload={"ok": True, "output": {"refused": refused}})
     elif got["type"] == "CONTROL":
         say(type="STATUS_UPDATE", in_reply_to=got["id"], task_id=task, payload={})
 "#;
@@ -303,4 +310,168 @@ fn an_agents_window_rolls_over_and_a_providers_account_is_the_operators_to_bound
     short(&daemon, &third);
     daemon.client().put("/v1/policies", &document).ok(200);
     assert_eq!(daemon.ended(&third, LONG)["state"], "succeeded");
+}
+
+#[test]
+fn restarts_are_counted_across_kill_9_and_what_has_none_left_waits_for_a_person() {
+    if !has_python("restarts_are_counted_across_kill_9_and_what_has_none_left_waits_for_a_person") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&spender("spender", &Value::Null));
+    let id = daemon.submit(&order(&json!({"way": "fail"}), &json!({"restarts": 3})));
+    let task = short(&daemon, &id);
+    assert_eq!(
+        attempts(&task),
+        4,
+        "the first is none, three are restarts: {task}"
+    );
+    let detail = task["waitingFor"]["detail"].as_str().unwrap();
+    assert!(detail.contains("3 of 3 restarts used"), "{detail}");
+    let daemon = daemon.kill9().start();
+    let account = format!("task:{id}");
+    let shown = budget(&daemon, &account);
+    assert_eq!(
+        (&shown["used"]["restarts"], &shown["left"]["restarts"]),
+        (&json!(3), &json!(0))
+    );
+    answer(daemon.client(), &question(&task), "2").ok(200);
+    let task = eventually("it is short again", LONG, || {
+        let task = short(&daemon, &id);
+        if attempts(&task) == 6 {
+            Ok(task)
+        } else {
+            Err(attempts(&task).to_string())
+        }
+    });
+    let ran = daemon.ctl(&["inbox", "answer", &question(&task), "cancel"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(daemon.ended(&id, LONG)["state"], "cancelled");
+}
+
+#[test]
+fn an_agent_whose_instances_fail_too_often_is_given_no_more_work_until_somebody_says_so() {
+    let name =
+        "an_agent_whose_instances_fail_too_often_is_given_no_more_work_until_somebody_says_so";
+    if !has_python(name) {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&spender("frail", &json!({"restarts": 1, "per": "1h"})));
+    let mut deadly = order(&json!({"way": "die"}), &Value::Null);
+    deadly["retry"]["maxAttempts"] = json!(1);
+    let first = daemon.submit(&deadly);
+    assert_eq!(daemon.ended(&first, LONG)["state"], "dead_lettered");
+    let second = daemon.submit(&order(&json!({}), &Value::Null));
+    eventually("its restarts are used up", LONG, || {
+        let task = short(&daemon, &second);
+        let detail = task["waitingFor"]["detail"].to_string();
+        if detail.contains("1 of 1 restarts used") {
+            Ok(())
+        } else {
+            Err(detail)
+        }
+    });
+    let records = daemon.audit("agent=frail&kind=task.budget");
+    let counted: Vec<_> = records
+        .iter()
+        .filter(|record| record["payload"]["step"]["step"] == "restarted")
+        .collect();
+    assert_eq!(counted.len(), 1, "{records:?}");
+    // An orderly stop and a kill of meshd are no failures of the agent.
+    let daemon = daemon.kill9().start();
+    let shown = budget(&daemon, "agent:frail");
+    assert_eq!(shown["used"]["restarts"], 1, "{shown}");
+    // Asked anew where the question of before was taken back while the agent came up.
+    let olga = of_role(&daemon, "operator", "olga");
+    let answered = |client: &Client, status: u16| {
+        eventually("the question is there", LONG, || {
+            let answer = answer(client, &question(&short(&daemon, &second)), "1");
+            if answer.status == status {
+                Ok(())
+            } else {
+                Err(answer.text())
+            }
+        });
+    };
+    answered(&olga, 403);
+    answered(daemon.client(), 200);
+    assert_eq!(daemon.ended(&second, LONG)["state"], "succeeded");
+}
+
+#[test]
+fn a_delegation_names_a_part_of_its_parents_budget_and_never_more_than_is_left() {
+    if !has_python("a_delegation_names_a_part_of_its_parents_budget_and_never_more_than_is_left") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&spender("spender", &Value::Null));
+    // Of four calls one is its own, and three are left for twice two.
+    let input = json!({"way": "delegate", "children": 2, "each": {"calls": 2}});
+    let id = daemon.submit(&order(&input, &json!({"calls": 4})));
+    let task = daemon.ended(&id, LONG);
+    let refused = task["output"]["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 1, "{task}");
+    let told = refused[0].as_str().unwrap();
+    assert!(
+        told.contains(&format!("asks for 2, and 1 is left of task:{id}")),
+        "{told}"
+    );
+    let children = daemon.audit("kind=task.submitted");
+    let of_agent: Vec<_> = children
+        .iter()
+        .filter(|record| record["payload"]["by"] == "agent:spender")
+        .collect();
+    assert_eq!(
+        of_agent.len(),
+        1,
+        "what is refused is no task: {children:?}"
+    );
+    assert_eq!(of_agent[0]["payload"]["spec"]["budget"]["calls"], 2);
+}
+
+#[test]
+fn what_was_used_in_a_window_is_known_when_the_records_of_its_tasks_are_erased() {
+    if !has_python("what_was_used_in_a_window_is_known_when_the_records_of_its_tasks_are_erased") {
+        return;
+    }
+    let daemon = Home::new()
+        .config("journal:\n  retention:\n    max_tasks: 0\n")
+        .start();
+    daemon.deploy(&spender("spender", &json!({"calls": 10, "per": "1h"})));
+    for _ in 0..3 {
+        let id = daemon.submit(&order(&json!({}), &Value::Null));
+        daemon.ended(&id, LONG);
+    }
+    eventually("their records are erased", LONG, || {
+        let erased = daemon.audit("kind=tasks.erased");
+        let records = erased
+            .iter()
+            .map(|record| record["payload"]["records"].as_u64().unwrap())
+            .sum::<u64>();
+        let left = daemon.client().get("/v1/tasks").ok(200);
+        let left = left["items"].as_array().unwrap().len();
+        if records >= 12 && left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{records} records, {left} tasks"))
+        }
+    });
+    // No snapshot, no read side: all that is left is the log.
+    let home = daemon.kill9();
+    fs::remove_dir_all(home.data().join("journal/snapshots")).ok();
+    fs::remove_dir_all(home.data().join("projections")).unwrap();
+    let daemon = home.start();
+    let shown = eventually("the agent is known", LONG, || {
+        let answer = daemon.client().get("/v1/budgets/agent:spender");
+        if answer.status == 200 {
+            Ok(answer.json())
+        } else {
+            Err(answer.text())
+        }
+    });
+    assert_eq!(
+        (&shown["used"]["calls"], &shown["left"]["calls"]),
+        (&json!(3), &json!(7))
+    );
 }

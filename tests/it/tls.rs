@@ -5,12 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use mesh_tests::{Daemon, Home, Ran, meshctl};
+use mesh_tests::{Daemon, Home, MESHCTL, Ran, binary, eventually, meshctl};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
+    IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustix::process::Signal;
 
@@ -101,6 +102,7 @@ fn home(more: &str) -> Home {
     let (alone, key) = (named("ben", Vec::new()), KeyPair::generate().unwrap());
     put(&dir, "alone", &alone.self_signed(&key).unwrap(), &key);
     let at = dir.display();
+    let more = more.replace('@', &at.to_string());
     home.config(&format!(
         "api:
   drain_timeout: 2s
@@ -291,4 +293,162 @@ fn what_cannot_be_served_with_is_refused_at_start_with_what_to_mend() {
         let told = home.run_to_end().exits(64).err;
         assert!(told.contains(said), "{yaml}: {told}");
     }
+}
+
+/// Somebody who follows the events by a certificate, and says when the stream has ended.
+struct Following {
+    meshctl: Child,
+    said: PathBuf,
+}
+
+impl Following {
+    fn start(daemon: &Daemon, dir: &Path, certificate: &str) -> Self {
+        let file = |name: String| text(&dir.join(name));
+        let said = dir.join("followed");
+        let mut command = Command::new(binary(MESHCTL));
+        let (ca, cert) = (file("ours.pem".into()), file(format!("{certificate}.pem")));
+        command.args(["--url", daemon.url(), "--ca", &ca, "--cert", &cert]);
+        command.args(["--cert-key", &file(format!("{certificate}.key"))]);
+        command.args(["events", "--since", "0"]).env_clear();
+        let out = fs::File::create(dir.join("events")).unwrap();
+        command.stdout(out).stderr(fs::File::create(&said).unwrap());
+        let meshctl = command.spawn().unwrap();
+        eventually(
+            "events come",
+            Duration::from_secs(30),
+            || match fs::metadata(dir.join("events")).unwrap().len() {
+                0 => Err("none yet".to_owned()),
+                _ => Ok(()),
+            },
+        );
+        Self { meshctl, said }
+    }
+
+    fn ends(&self, within: Duration) {
+        eventually("the stream ends", within, || {
+            let said = fs::read_to_string(&self.said).unwrap();
+            if said.contains("the stream ended") {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        });
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _over = self.meshctl.kill();
+        let _over = self.meshctl.wait();
+    }
+}
+
+/// A list of what an authority revoked, which is good for an hour or was so until yesterday.
+fn revokes(authority: &Authority, file: &str, serials: &[u64], is_over: bool) {
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(*serial),
+        revocation_time: date_time_ymd(2024, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(if is_over { 2025 } else { 2100 }, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&authority.issuer).unwrap();
+    fs::write(authority.dir.join(file), list.pem().unwrap()).unwrap();
+}
+
+#[test]
+fn certificates_and_lists_are_taken_without_a_restart_and_what_was_revoked_opens_nothing() {
+    let home = home("    client_crl: '@/revoked.pem'\n");
+    let dir = home.scratch().to_owned();
+    // The authority anew, to sign by number.
+    let ours = Authority::new(&dir, "ours");
+    let sign = |file: &str, serial: u64, params: &CertificateParams| {
+        let mut params = params.clone();
+        params.serial_number = Some(SerialNumber::from(serial));
+        ours.signs(file, &params);
+    };
+    let server = vec![SanType::IpAddress([127, 0, 0, 1].into()), dns("localhost")];
+    let serve = |serial: u64| {
+        sign("server", serial, &named("meshd", server.clone()));
+        let chain = fs::read_to_string(dir.join("server.pem")).unwrap()
+            + &fs::read_to_string(ours.file()).unwrap();
+        fs::write(dir.join("server.pem"), chain).unwrap();
+    };
+    serve(1);
+    sign("ada", 2, &named("ada", vec![uri("spiffe://mesh/ada")]));
+    sign("ben", 3, &named("ben", Vec::new()));
+    revokes(&ours, "revoked.pem", &[2], false);
+    let daemon = home.start();
+    let list = |who: &str| with(&daemon, &dir, who, LIST).code;
+    assert_eq!((list("ada"), list("ben")), (6, 0), "hers was revoked");
+
+    // A connection that is open when its certificate is revoked ends, and a stream on it, too.
+    let open = Following::start(&daemon, &dir, "ben");
+    revokes(&ours, "revoked.pem", &[3], false);
+    eventually("the list is taken", Duration::from_secs(30), || {
+        match (list("ada"), list("ben")) {
+            (0, 6) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    open.ends(Duration::from_secs(30));
+
+    // One that is over says nothing, so nobody is let in by a certificate; a token is.
+    revokes(&ours, "revoked.pem", &[], true);
+    daemon.signal(Signal::HUP);
+    eventually("the list is over", Duration::from_secs(30), || {
+        match list("ada") {
+            6 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+    meshctl(daemon.home().data(), LIST).exits(0);
+    // What cannot be used is not taken: that of before stays in force.
+    fs::write(dir.join("revoked.pem"), "no list\n").unwrap();
+    daemon.signal(Signal::HUP);
+    eventually("it is told", Duration::from_secs(30), || {
+        let log = daemon.home().log();
+        if log.contains("api.tls.client_crl") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    assert_eq!(list("ada"), 6);
+    meshctl(daemon.home().data(), LIST).exits(0);
+    revokes(&ours, "revoked.pem", &[], false);
+    eventually("all are let in", Duration::from_secs(30), || {
+        match (list("ada"), list("ben")) {
+            (0, 0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+
+    // meshd's own certificate: the new one is served, and those on this machine know it.
+    let served = || {
+        let copy = fs::read_to_string(daemon.home().data().join("endpoint.ca"));
+        copy.unwrap_or_default()
+    };
+    let before = served();
+    serve(9);
+    let now = fs::read_to_string(dir.join("server.pem")).unwrap();
+    eventually(
+        "the new one is taken",
+        Duration::from_secs(30),
+        || match served() {
+            copy if copy == now && copy != before => Ok(()),
+            copy => Err(copy),
+        },
+    );
+    meshctl(daemon.home().data(), LIST).exits(0);
+    assert_eq!(list("ben"), 0);
+    let (_, code) = daemon.stop(Signal::TERM);
+    assert_eq!(code, 0, "SIGHUP ended nothing");
 }

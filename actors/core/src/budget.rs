@@ -238,6 +238,8 @@ impl Ledger {
             }
             if charge.per_ms.is_some() {
                 charge.amounts.money = need.money.max(seeker.price);
+                // It is instances that are counted there, when they end.
+                charge.amounts.restarts = 0;
             }
         }
         (charges, bound)
@@ -254,8 +256,13 @@ impl Ledger {
         charges.iter().find_map(|charge| {
             let terms = terms.iter().find(|one| one.account == charge.account);
             charge.dimensions.iter().find_map(|d| {
+                let amount = charge.amounts.get(*d);
+                // What a task does for the first time is no restart.
+                if *d == Dimension::Restarts && charge.per_ms.is_none() && amount == 0 {
+                    return None;
+                }
                 let left = self.left(&charge.account, terms, (*d, beside), now)?;
-                let wanted = charge.amounts.get(*d).max(1);
+                let wanted = amount.max(1);
                 let of = (*d, beside);
                 (wanted > left).then(|| self.shortage(&charge.account, terms, of, wanted, now))
             })
@@ -318,6 +325,34 @@ impl Ledger {
                     account.declined = false;
                 }
             }
+            BudgetStep::Restarted { .. } | BudgetStep::Noted { .. } => self.keep(at, step),
+        }
+    }
+
+    /// Takes in what is on record of no task.
+    pub fn keep(&mut self, at: Timestamp, step: &BudgetStep) {
+        match step {
+            BudgetStep::Restarted { charges, .. } => {
+                for charge in charges {
+                    let account = self.accounts.entry(charge.account.clone()).or_default();
+                    account.roll(at, charge.per_ms);
+                    account.used.add(&charge.amounts);
+                }
+            }
+            BudgetStep::Noted { accounts } => {
+                for note in accounts {
+                    let account = self.accounts.entry(note.account.clone()).or_default();
+                    account.window = Some((note.since, note.per_ms));
+                    account.used = note.used;
+                    account.extra = note.extra;
+                    account.declined = note.declined;
+                }
+            }
+            BudgetStep::Reserved { .. }
+            | BudgetStep::Told { .. }
+            | BudgetStep::Settled { .. }
+            | BudgetStep::Short { .. }
+            | BudgetStep::Raised { .. } => {}
         }
     }
 
@@ -380,6 +415,7 @@ impl Ledger {
                 // What nobody told is counted as it was set aside there.
                 let set_aside = match d {
                     Dimension::WallTimeMs | Dimension::Attempts => None,
+                    Dimension::Restarts => Some(charge.amounts.get(*d)),
                     Dimension::Calls | Dimension::Tokens | Dimension::Money => {
                         Some(charge.amounts.get(*d)).filter(|_| hold.told.get(*d).is_none())
                     }

@@ -26,6 +26,7 @@ use mesh_messages::{AgentId, Epoch, Position, RecordHeader, Timestamp};
 mod dead;
 mod directory;
 mod durable;
+mod feed;
 mod queue;
 mod terms;
 mod topics;
@@ -38,6 +39,7 @@ use traces::Traces;
 
 pub use dead::{DEAD_BYTES_MAX, DEAD_MAX, DeadRefusal};
 pub use durable::{DURABLE_MAX, HandingOut, Making, OWNED_MAX, Publishing};
+pub use feed::FEED_RECORD;
 pub use queue::{CAUSES_MAX, Item, Place, QUEUE_BYTES_MAX, Queue};
 pub use terms::TermsRefusal;
 pub use traces::{HOPS_MAX, TRACES_MAX};
@@ -189,6 +191,9 @@ pub struct BusState {
     durable: Durables,
     dead: DeadLetters,
     traces: Traces,
+    /// The newest record of a task of which `task.created` told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<Position>,
     // Everybody in `subscriptions` and `durable`, by topic.
     #[serde(skip)]
     topics: Topics,
@@ -212,6 +217,8 @@ struct Loaded {
     dead: DeadLetters,
     #[serde(default)]
     traces: Traces,
+    #[serde(default)]
+    told: Option<Position>,
 }
 
 impl From<Loaded> for BusState {
@@ -226,6 +233,9 @@ impl From<Loaded> for BusState {
             topics.insert(&queue.terms.topic, Who::Durable(id.clone()));
         }
         Self {
+            told: loaded
+                .told
+                .or_else(|| feed::newest_told(loaded.recent.iter())),
             published: loaded.recent.iter().map(Seen::identity).collect(),
             subscriptions: loaded.subscriptions,
             held: loaded.held,
@@ -371,6 +381,7 @@ impl BusState {
             } => {
                 self.saw(header, (message, from, to, kind), envelope);
                 if let Ok(Address::Topic(topic)) = to.parse() {
+                    self.note_told(&topic, header.position, envelope);
                     self.spread(&topic, header.position, envelope, header.time);
                 }
                 if let (Ok(Address::Agent { id, .. }), Ok(from)) = (to.parse(), from.parse()) {

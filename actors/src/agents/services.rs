@@ -80,6 +80,7 @@ impl Delegation {
             timeout_ms: self.task.timeout_ms,
             avoid: self.avoid.clone(),
             approval: self.task.approval.clone(),
+            budget: self.task.budget,
             within: self.within.clone(),
             ..TaskSpec::default()
         }

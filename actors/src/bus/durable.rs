@@ -57,6 +57,7 @@ pub(crate) enum Look {
     Dead(RpcReplyPort<Vec<DeadLetter>>),
     Trace(String, RpcReplyPort<Option<MessageTrace>>),
     Wanted(&'static [&'static str], RpcReplyPort<bool>),
+    Feed(RpcReplyPort<Option<Position>>),
     Records(RpcReplyPort<BTreeSet<Position>>),
 }
 
@@ -213,9 +214,9 @@ impl State {
     /// Publishes in the name of the node what somebody wants to know.
     pub(super) async fn announce(
         &mut self,
-        topic: TopicPattern,
-        id: String,
+        (topic, id): (TopicPattern, String),
         data: serde_json::Value,
+        context: Option<serde_json::Value>,
     ) -> Result<(), ActorProcessingErr> {
         if !self.partition.state().is_wanted(&topic) || self.writable().is_err() {
             return Ok(());
@@ -229,6 +230,7 @@ impl State {
         let node = &self.handle.node;
         let (from, to) = (node.address.clone(), Address::Topic(topic.clone()));
         let mut envelope = Envelope::new(MessageType::Publish, from, to, payload, stamp);
+        envelope.context = context;
         envelope.sign(&node.key);
         let publication = Publication {
             topic,
@@ -493,6 +495,9 @@ impl State {
             Look::Dead(reply) => answer_to(reply, state.dead_letters().cloned().collect()),
             Look::Trace(message, reply) => answer_to(reply, state.trace(&message)),
             Look::Records(reply) => answer_to(reply, state.wanted_records()),
+            Look::Feed(reply) => {
+                let _caller_gone = reply.send(self.partition.state().feed_from());
+            }
             Look::Wanted(topics, reply) => {
                 let wanted = |topic: &&str| topic.parse().is_ok_and(|t| state.is_wanted(&t));
                 answer_to(reply, topics.iter().any(wanted));

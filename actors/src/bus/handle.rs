@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
-use mesh_messages::address::Address;
+use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -20,7 +20,7 @@ use super::outside::Outside;
 use super::{Message, route};
 use crate::clock;
 use crate::operations::Action;
-use crate::sentinel::SentinelHandle;
+use crate::sentinel::{Facts, SentinelHandle};
 use crate::slot::Slot;
 
 /// How far the clocks of sender and receiver may differ, and for how long a message is known to have come before.
@@ -192,6 +192,33 @@ impl BusHandle {
     pub fn fleet_complete(&self) {
         self.complete.store(true, Ordering::Release);
         drop(self.slot.cast(Message::Complete));
+    }
+
+    /// Whether an agent's manifest leaves it this topic.
+    ///
+    /// # Errors
+    /// `forbidden`, and the audit says so.
+    pub(super) fn check_topic(
+        &self,
+        agent: &AgentId,
+        action: Action,
+        topic: &TopicPattern,
+    ) -> Result<(), Problem> {
+        let policy = self.outside.directory.topics(agent);
+        let (left, rule) = match action {
+            Action::MessageReceive => (policy.may_subscribe(topic), "security.topics.subscribe"),
+            _ => (policy.may_publish(topic), "security.topics.publish"),
+        };
+        if left {
+            return Ok(());
+        }
+        let facts = Facts {
+            barred: Some(rule),
+            ..Facts::default()
+        };
+        let agent = check::agent_as_caller(agent);
+        let resource = format!("topic://{topic}");
+        self.sentinel.judge(&agent, action, &resource, &facts)
     }
 
     /// Audits that somebody may not speak in a name, as any other act that is refused.

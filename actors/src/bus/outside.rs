@@ -11,6 +11,7 @@ use mesh_actors_core::bus::{Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
+use mesh_messages::manifest::TopicPolicy;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
@@ -24,6 +25,9 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// Whether one agent is there, `Gone` when nobody knows it. Never waits, and costs the same whatever the number of
     /// agents.
     fn presence(&self, agent: &AgentId) -> Presence;
+
+    /// Which topics an agent may use, as its manifest says. Never waits.
+    fn topics(&self, agent: &AgentId) -> TopicPolicy;
 }
 
 /// No instance of the agent takes mail now, whatever the directory said a moment ago.

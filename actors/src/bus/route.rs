@@ -31,6 +31,7 @@ use super::answer::{Answer, Asked, reply_to};
 use super::check::{refusal, unreadable};
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
+use crate::operations::Action;
 use crate::partition::Cause;
 
 /// How long the actor may take to journal a message: a restart of it and a slow disk fit in.
@@ -232,6 +233,9 @@ async fn publish(
         return Err(refusal(ErrorCode::NotAllowed, "to", detail));
     }
     let publisher = agent_of(&envelope.from);
+    if let Some(agent) = &publisher {
+        bus.check_topic(agent, Action::MessageSend, &topic)?;
+    }
     // Without one of its own, the id is that of the content, and the same content is published again and again.
     let named = !envelope.id.starts_with("klp-");
     let publication = Box::new(Publication {
@@ -255,6 +259,7 @@ async fn publish(
 
 async fn subscribe(bus: &BusHandle, agent: &AgentId, asked: Subscribe) -> Result<(), Problem> {
     let pattern = plain(asked)?;
+    bus.check_topic(agent, Action::MessageReceive, &pattern)?;
     let by = Cause::by(format!("agent:{agent}"));
     let agent = agent.clone();
     bus.slot

@@ -64,6 +64,18 @@ impl State {
         }
     }
 
+    /// Removes what an agent subscribed to that its manifest does not leave it any more.
+    pub(super) async fn drop_barred(&mut self, agent: &AgentId) -> Result<(), ActorProcessingErr> {
+        if self.writable().is_err() {
+            return Ok(()); // Its next start comes here again.
+        }
+        let policy = self.handle.outside.directory.topics(agent);
+        let barred = |topic: &TopicPattern| !policy.may_subscribe(topic);
+        let reason = "its manifest does not leave it this topic";
+        let events = self.partition.state().unsubscribe(agent, reason, barred);
+        self.commit(events, &Cause::meshd(), Vec::new()).await
+    }
+
     pub(super) async fn publish(
         &mut self,
         publication: Publication,
@@ -110,7 +122,11 @@ impl State {
             }
         };
         let durable = state.durable_receivers(&topic);
-        let up = |agent: &&AgentId| self.presence(agent) == Presence::Up;
+        let directory = &self.handle.outside.directory;
+        // Its manifest may have become another one since it subscribed.
+        let up = |agent: &&AgentId| {
+            self.presence(agent) == Presence::Up && directory.topics(agent).may_subscribe(&topic)
+        };
         let wanted = self
             .partition
             .state()

@@ -45,6 +45,10 @@ impl BusHandle {
             let problem = Problem::invalid("invalid_subscription", "overflow", detail);
             return Err(problem.errors(refused.errors));
         }
+        let agent = caller.name.strip_prefix("agent:");
+        if let Some(agent) = agent.and_then(|agent| AgentId::new(agent).ok()) {
+            self.check_topic(&agent, Action::MessageReceive, &order.topic)?;
+        }
         self.make_for(&caller.name, Box::new(order), false).await
     }
 
@@ -72,6 +76,7 @@ impl BusHandle {
         agent: &AgentId,
         asked: Subscribe,
     ) -> Result<(), Problem> {
+        self.check_topic(agent, Action::MessageReceive, &asked.topic)?;
         let order = SubscriptionOrder {
             name: asked.name,
             topic: asked.topic,
@@ -260,7 +265,7 @@ impl BusHandle {
         })
     }
 
-    async fn look<T: Send + 'static>(
+    pub(super) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(RpcReplyPort<T>) -> Look,
     ) -> Result<T, Problem> {

@@ -10,7 +10,7 @@ use mesh_actors_core::bus::{AgentEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::klp::{Defaults, MessageType, SecurityAlert, Stamp, TaskResult, decode};
-use mesh_messages::manifest::Persona;
+use mesh_messages::manifest::{Persona, TopicPolicy};
 use mesh_messages::problem::ProblemKind;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, TaskId};
@@ -40,6 +40,8 @@ struct World {
     vault: Mutex<BTreeMap<String, String>>,
     // Those who have to sign themselves.
     signers: Mutex<BTreeSet<String>>,
+    /// What every agent's manifest leaves it.
+    topics: Mutex<TopicPolicy>,
 }
 
 impl Directory for World {
@@ -51,6 +53,10 @@ impl Directory for World {
         let snapshot = self.snapshot.lock().unwrap();
         let entry = snapshot.agents.get(agent);
         entry.map_or(Presence::Gone, |entry| entry.presence)
+    }
+
+    fn topics(&self, _: &AgentId) -> TopicPolicy {
+        self.topics.lock().unwrap().clone()
     }
 }
 
@@ -986,4 +992,170 @@ async fn a_pull_that_is_over_is_answered_also_while_the_disk_is_full() {
         // It came too late to wait at all.
         Err(problem) => assert_eq!(problem.code, "read_only"),
     }
+}
+
+/// What an agent acknowledges by: subscription and token of each delivery that it got, in order.
+fn in_hand(fixture: &Fixture, who: &str) -> Vec<(String, String)> {
+    let delivered = fixture.world.delivered.lock().unwrap();
+    let its = delivered.iter().filter(|(agent, _)| agent == who);
+    let deliveries = its.filter_map(|(_, envelope)| {
+        let delivery = envelope.context.as_ref()?.get("delivery")?;
+        let text = |field: &str| delivery[field].as_str().unwrap().to_owned();
+        Some((text("subscription"), text("token")))
+    });
+    deliveries.collect()
+}
+
+#[tokio::test]
+async fn an_agent_has_so_many_messages_in_hand_over_all_of_its_subscriptions() {
+    let fixture = Fixture::new().await;
+    for n in 0..3 {
+        let asked = json!({
+            "topic": "news", "durable": true, "name": format!("q{n}"), "maxUnacked": 1000,
+        });
+        let done = fixture.line("other", MessageType::Subscribe, "kai://node.here", asked);
+        done.await.unwrap();
+    }
+    for n in 0..200 {
+        let sent = fixture.send(publication(&format!("m{n}"), "news"));
+        sent.await.unwrap();
+    }
+    until("as many as there may be are in hand", || {
+        in_hand(&fixture, "other").len() == 512
+    })
+    .await;
+    // The bus has seen to all that was published, and holds the rest back.
+    fixture
+        .send(publication("last", "elsewhere"))
+        .await
+        .unwrap();
+    let had = in_hand(&fixture, "other");
+    assert_eq!(had.len(), 512);
+    // Another agent's place is its own.
+    let asked = json!({"topic": "news.other", "durable": true, "name": "q"});
+    let done = fixture.line(
+        "webscraper",
+        MessageType::Subscribe,
+        "kai://node.here",
+        asked,
+    );
+    done.await.unwrap();
+    fixture.send(publication("x", "news.other")).await.unwrap();
+    until("the other one gets its own", || {
+        in_hand(&fixture, "webscraper").len() == 1
+    })
+    .await;
+    let (subscription, _) = had[0].clone();
+    let tokens = had.iter().filter(|(of, _)| *of == subscription).take(10);
+    let tokens: Vec<_> = tokens.map(|(_, token)| token).collect();
+    let acked = json!({"subscription": subscription, "tokens": tokens});
+    let done = fixture.line("other", MessageType::Ack, "kai://node.here", acked);
+    done.await.unwrap();
+    until("for each that is done one more comes", || {
+        in_hand(&fixture, "other").len() == 522
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_uses_no_topic_beyond_its_manifest_and_what_it_has_beyond_a_later_one_ends() {
+    let fixture = Fixture::new().await;
+    let left = |publish: &[&str], subscribe: &[&str]| {
+        let policy = json!({"publish": publish, "subscribe": subscribe});
+        *fixture.world.topics.lock().unwrap() = serde_json::from_value(policy).unwrap();
+    };
+    let subscribes = async |topic: &str, durable: bool| {
+        let mut asked = json!({"topic": topic});
+        if durable {
+            asked["durable"] = json!(true);
+            asked["name"] = json!(topic.replace(['.', '>', '*'], "-"));
+        }
+        let done = fixture.line("other", MessageType::Subscribe, "kai://node.here", asked);
+        done.await.map(|_| ()).map_err(|problem| problem.code)
+    };
+    let publishes = async |topic: &str| {
+        let payload = json!({"topic": topic, "data": 1});
+        let to = format!("topic://{topic}");
+        let done = fixture.line("other", MessageType::Publish, &to, payload);
+        done.await.map(|_| ()).map_err(|problem| problem.code)
+    };
+    left(&["a.*"], &["a.>", "b"]);
+    for topic in ["a.x", "a.*", "a.x.>", "b"] {
+        for durable in [false, true] {
+            assert_eq!(subscribes(topic, durable).await, Ok(()), "{topic}");
+        }
+    }
+    for topic in ["a", "c", ">", "*", "*.x", "b.x"] {
+        for durable in [false, true] {
+            assert_eq!(
+                subscribes(topic, durable).await,
+                Err("forbidden"),
+                "{topic}"
+            );
+        }
+    }
+    assert_eq!(publishes("a.y").await, Ok(()));
+    for topic in ["a", "a.x.y", "b"] {
+        assert_eq!(publishes(topic).await, Err("forbidden"), "{topic}");
+    }
+    // In its name, whoever says it.
+    let mut forged = publication("f1", "b");
+    forged["from"] = json!("kai://agent.other");
+    let admin = caller("user:root", Role::Admin);
+    let refused = fixture.bus.send(&admin, forged).await.unwrap_err();
+    assert_eq!(refused.code, "forbidden");
+
+    left(&[], &["a.x"]);
+    fixture.bus.agent_ready(&agent("other"));
+    until("what is beyond it ends", || {
+        let ended = fixture.kinds();
+        let ended = ended.iter().filter(|kind| *kind == "subscription.removed");
+        ended.count() == 3
+    })
+    .await;
+    let before = fixture.delivered().len();
+    fixture.send(publication("m1", "b")).await.unwrap();
+    fixture.send(publication("m2", "a.x")).await.unwrap();
+    until("what is left goes on", || {
+        fixture.delivered().len() > before
+    })
+    .await;
+    let got = fixture.delivered();
+    assert!(got.iter().all(|got| got != "other:m1"), "{got:?}");
+    assert!(got.iter().any(|got| got == "other:m2"), "{got:?}");
+}
+
+#[tokio::test]
+async fn tasks_are_told_of_from_where_the_bus_left_off_and_once() {
+    let fixture = Fixture::new().await;
+    let created = |records: &[u64]| {
+        let one = |record: &u64| Created {
+            record: Position(*record),
+            id: format!("task.created:t{record}"),
+            data: json!({"task": format!("t{record}")}),
+        };
+        records.iter().map(one).collect::<Vec<_>>()
+    };
+    assert_eq!(fixture.bus.feed_from().await.unwrap(), None, "nobody wants");
+    let made = order("q", "task.*", json!({}));
+    fixture.bus.make_subscription(&ada(), made).await.unwrap();
+    let since = fixture.bus.feed_from().await.unwrap().unwrap();
+    fixture.bus.tell_created(created(&[70, 71])).await.unwrap();
+    let next = Some(Position(72));
+    assert!(since < Position(70));
+    assert_eq!(fixture.bus.feed_from().await.unwrap(), next);
+    // Told again, as after a crash before it was noted that it had been done.
+    fixture.bus.tell_created(created(&[70, 71])).await.unwrap();
+    fixture.stop().await;
+    fixture.start().await;
+    assert_eq!(fixture.bus.feed_from().await.unwrap(), next);
+    fixture.bus.tell_created(created(&[71, 72])).await.unwrap();
+    let pulled = fixture.bus.pull(&ada(), "q", (10, PATIENCE)).await.unwrap();
+    let told = pulled.messages.iter();
+    let told: Vec<_> = told
+        .map(|handed| handed.envelope["payload"]["data"]["task"].to_string())
+        .collect();
+    assert_eq!(told, ["\"t70\"", "\"t71\"", "\"t72\""]);
+    fixture.bus.remove_subscription(&ada(), "q").await.unwrap();
+    assert_eq!(fixture.bus.feed_from().await.unwrap(), None);
 }

@@ -83,6 +83,7 @@ impl Mesh {
                 own: owner.map(|owner| owner == caller.name),
                 about,
                 agent: agent_in(resource),
+                ..Facts::default()
             })
         };
         self.sentinel

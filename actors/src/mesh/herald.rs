@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use mesh_actors_core::task::{Notice, Said};
-use mesh_messages::bus::{AGENT_OVERLOADED, QUEUE_BACKLOG, TASK_CREATED};
+use mesh_messages::bus::{AGENT_OVERLOADED, QUEUE_BACKLOG};
 
 use crate::bus::BusHandle;
-use crate::orchestrator::{Created, OrchestratorHandle};
+use crate::orchestrator::OrchestratorHandle;
+use crate::store::StoreCell;
+
+mod feed;
+
+use feed::Feed;
 
 /// What is said of how much waits.
 const LOADS: [&str; 2] = [QUEUE_BACKLOG, AGENT_OVERLOADED];
@@ -18,18 +21,23 @@ const LOADS: [&str; 2] = [QUEUE_BACKLOG, AGENT_OVERLOADED];
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Says everything, as long as it is polled.
-pub(super) async fn herald(bus: BusHandle, orchestrator: OrchestratorHandle) {
-    let mut created = orchestrator.created();
+pub(super) async fn herald(bus: BusHandle, orchestrator: OrchestratorHandle, store: StoreCell) {
+    let mut accepted = orchestrator.accepted();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut said = Said::default();
+    let mut feed = Feed::default();
     loop {
         tokio::select! {
-            next = next(&mut created) => match next {
-                Some(task) => accepted(&bus, task),
-                None => return,
-            },
+            heard = accepted.changed() => {
+                if heard.is_err() {
+                    return;
+                }
+                feed.go_on(&bus, &store).await;
+            }
             _ = look.tick() => {
+                // What an earlier life, or a part that was being restarted, left untold.
+                feed.go_on(&bus, &store).await;
                 match bus.is_wanted(&LOADS).await {
                     Ok(true) => {}
                     // Who comes later hears from the beginning.
@@ -48,29 +56,6 @@ pub(super) async fn herald(bus: BusHandle, orchestrator: OrchestratorHandle) {
             }
         }
     }
-}
-
-async fn next(created: &mut Receiver<Created>) -> Option<Created> {
-    loop {
-        match created.recv().await {
-            Ok(task) => return Some(task),
-            Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(
-                    missed,
-                    "accepted tasks were not told to those who subscribed"
-                );
-            }
-            Err(RecvError::Closed) => return None,
-        }
-    }
-}
-
-fn accepted(bus: &BusHandle, task: Created) {
-    let id = format!("{TASK_CREATED}:{}", task.id);
-    let data = json!({
-        "task": task.id, "type": task.kind, "requirements": task.requirements, "priority": task.priority,
-    });
-    bus.announce(TASK_CREATED, id, data);
 }
 
 fn tell(bus: &BusHandle, notice: &Notice) {

@@ -18,7 +18,7 @@ use mesh_messages::klp::{
     ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SecurityAlert, SessionToken,
     TaskResult,
 };
-use mesh_messages::manifest::AgentManifest;
+use mesh_messages::manifest::{AgentManifest, TopicPolicy};
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskState;
@@ -412,6 +412,15 @@ impl bus::Directory for BusOutside {
         let state = entry.map(|entry| entry.state());
         let known = state.filter(|state| state.manifest().is_some());
         known.map_or(Presence::Gone, |state| presence(&state))
+    }
+
+    fn topics(&self, agent: &AgentId) -> TopicPolicy {
+        let entry = self.ctx.directory.get(agent.as_str());
+        let state = entry.map(|entry| entry.state());
+        let manifest = state.as_ref().and_then(|state| state.manifest());
+        manifest.map_or_else(TopicPolicy::default, |manifest| {
+            manifest.security.topics.clone()
+        })
     }
 }
 

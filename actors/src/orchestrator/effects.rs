@@ -19,7 +19,10 @@ impl Shell {
                 Released::Taken(reply) => {
                     let _reporter_gone = reply.send(());
                 }
-                Released::Created(created) => self.args.handle.note_created(created),
+                Released::Accepted => self.args.handle.note_accepted(),
+                Released::Retired(goes_on, reply) => {
+                    let _caller_gone = reply.send(goes_on);
+                }
                 Released::Views(views, reply) => {
                     let _caller_gone = reply.send(views);
                 }

@@ -18,6 +18,9 @@ impl Machine for Tasks {
         if let TaskEvent::Trust(change) = event {
             return self.apply_trust(change);
         }
+        if let (TaskEvent::Budget { at, step }, None) = (event, &header.task) {
+            return self.apply_account(*at, step);
+        }
         let Some(task) = &header.task else {
             tracing::error!(position = %header.position, "a task's record names no task");
             return;

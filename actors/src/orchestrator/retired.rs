@@ -4,11 +4,12 @@
 //! give a failed task another round, whose records would then be erased with the others, or submit a task whose fate
 //! hangs on how it ended. So it asks here first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_actors_core::retention::RetentionState;
 use mesh_actors_core::task::Command;
 use mesh_messages::TaskId;
+use mesh_messages::budget::AccountNote;
 use mesh_messages::events::partition;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::task::TaskSpec;
@@ -31,6 +32,8 @@ pub(super) struct Retired {
     named: BTreeSet<TaskId>,
     /// More was named than is remembered.
     overflowed: bool,
+    /// How accounts stood when that was last put on record.
+    noted: BTreeMap<String, AccountNote>,
 }
 
 impl Retired {
@@ -45,6 +48,20 @@ impl Retired {
             ended: retention.state().unerased.iter().cloned().collect(),
             ..Self::default()
         })
+    }
+
+    /// Those of these accounts that do not stand as they were last put on record, which they are now.
+    pub(super) fn unnoted(&mut self, notes: Vec<AccountNote>) -> Vec<AccountNote> {
+        let news: Vec<_> = notes
+            .iter()
+            .filter(|note| self.noted.get(&note.account) != Some(note))
+            .cloned()
+            .collect();
+        self.noted = notes
+            .into_iter()
+            .map(|note| (note.account.clone(), note))
+            .collect();
+        news
     }
 
     fn note_dependencies(&mut self, spec: &TaskSpec) {

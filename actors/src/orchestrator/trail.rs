@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_actors_core::task::Command;
+use mesh_messages::budget::BudgetStep;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
@@ -175,6 +176,10 @@ pub(super) type Downs = BTreeMap<(AgentId, Epoch), Position>;
 pub(super) fn agent_of(event: &TaskEvent) -> Option<AgentId> {
     match event {
         TaskEvent::Assigned { assignment, .. } => Some(assignment.agent_id.clone()),
+        TaskEvent::Budget { step, .. } => match &**step {
+            BudgetStep::Restarted { agent, .. } => Some(agent.clone()),
+            _ => None,
+        },
         _ => None,
     }
 }

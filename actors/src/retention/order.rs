@@ -481,3 +481,33 @@ fn messages_of(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn copies_of_a_subjects_publications_in_queues_are_meant_once_nobody_waits_for_them() {
+        let past = |from: &str, record: u64| PastMessage {
+            record: Position(record),
+            at: Timestamp::default(),
+            envelope: json!({"from": from}),
+        };
+        let names = BTreeSet::from(["user:vera".to_owned()]);
+        let meant = |messages: &[PastMessage], wanted: &[u64]| {
+            let wanted = wanted.iter().copied().map(Position).collect();
+            let mut plan = Plan::default();
+            filled_with(messages, (&names, &wanted), Position(9), &mut plan);
+            plan.messages
+        };
+        assert_eq!(meant(&[past("user:vera", 3)], &[]), [Position(9)]);
+        assert_eq!(meant(&[past("user:vera", 3)], &[4]), [Position(9)]);
+        assert_eq!(meant(&[past("user:vera", 3)], &[3]), [], "it still waits");
+        assert_eq!(meant(&[past("user:ada", 3)], &[]), [], "it is another's");
+        let both = [past("user:ada", 2), past("user:vera", 3)];
+        assert_eq!(meant(&both, &[]), [Position(9)]);
+        assert_eq!(meant(&[], &[]), []);
+    }
+}

@@ -24,6 +24,8 @@ pub struct Facts {
     pub about: About,
     /// The agent that it is done to.
     pub agent: Option<String>,
+    /// What of the caller's own manifest does not leave it.
+    pub barred: Option<&'static str>,
 }
 
 impl SentinelHandle {
@@ -153,8 +155,9 @@ impl SentinelHandle {
             name: &caller.name,
             role: Some(caller.role),
         };
+        let barred = facts.barred.map(str::to_owned);
         match self.verdict(who, permitted, action, facts) {
-            Verdict::Allowed | Verdict::Open => match limited(caller, action, facts) {
+            Verdict::Allowed | Verdict::Open => match barred.or(limited(caller, action, facts)) {
                 None => Ok(()),
                 block => Err(self.forbid(&caller.name, action, resource, block)),
             },

@@ -22,7 +22,7 @@ use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
 use crate::notary::Notary;
 use crate::telemetry::{self, Export, Resource};
-use crate::{bundles, identity, natives, settings, show};
+use crate::{bundles, identity, natives, renewal, settings, show};
 
 /// What parts may still take for their end when nobody wants to wait for it.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -104,6 +104,7 @@ pub(crate) struct Serving {
     config: Config,
     endpoint: Endpoint,
     notary: Option<(Arc<Mutex<Notary>>, JoinHandle<()>)>,
+    renewal: Option<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -140,6 +141,15 @@ impl Serving {
         let listener = listener
             .into_std()
             .map_err(|error| Failure::io("cannot hand over the listener", error))?;
+        let renewal = tls.clone().zip(files);
+        let renewal = renewal.map(|(tls, files)| renewal::renew(tls, files.cert, data.clone()));
+        let renewal = match renewal.transpose() {
+            Ok(renewal) => renewal.map(tokio::spawn),
+            Err(error) => {
+                mesh.stop().await;
+                return Err(Failure::io("cannot listen for signals", error));
+            }
+        };
         let surface = mesh_api::ApiConfig {
             tls,
             ..settings::api(&config)
@@ -162,6 +172,7 @@ impl Serving {
             config,
             endpoint,
             notary,
+            renewal,
         })
     }
 
@@ -221,7 +232,7 @@ impl Serving {
     pub(crate) async fn stop(self, signals: &mut Signals) {
         let limit = self.config.api.drain_timeout.duration();
         let mesh = self.mesh.clone();
-        let notary = self.notary;
+        let (notary, renewal) = (self.notary, self.renewal);
         let in_order = async move {
             // While agents finish, whoever waits for their results can still get them; the tree then ends from the edge
             // inwards, so the HTTP surface first.
@@ -230,6 +241,9 @@ impl Serving {
                 regularly.abort();
                 // What agents did last is witnessed, too.
                 notary.lock().await.publish().await;
+            }
+            if let Some(renewal) = renewal {
+                renewal.abort();
             }
             mesh.stop().await
         };

@@ -31,6 +31,14 @@ impl Endpoint {
         files.push(path);
         Ok(Self(files))
     }
+
+    /// Writes the copy of the certificates anew.
+    ///
+    /// # Errors
+    /// As [`Endpoint::publish`]; the copy of before stands.
+    pub(crate) fn renew(data: &Path, certificates: &Path) -> io::Result<()> {
+        write(data, &data.join(CA_FILE), &fs::read(certificates)?)
+    }
 }
 
 fn write(data: &Path, path: &Path, content: &[u8]) -> io::Result<()> {

@@ -15,6 +15,7 @@ mod exit;
 mod identity;
 mod natives;
 mod notary;
+mod renewal;
 mod settings;
 mod show;
 mod telemetry;

@@ -314,6 +314,7 @@ pub(crate) fn tls(config: &Config) -> Option<TlsFiles> {
         cert: PathBuf::from(cert),
         key: PathBuf::from(key),
         client_ca: tls.client_ca.as_ref().map(PathBuf::from),
+        client_crl: tls.client_crl.as_ref().map(PathBuf::from),
         require_client_cert: tls.require_client_cert,
     })
 }

@@ -17,6 +17,10 @@ pub struct TlsConfig {
     /// A file with the authorities of clients' certificates in PEM; clients are asked for none when null.
     #[schemars(length(min = 1))]
     pub client_ca: Option<String>,
+    /// A file with lists of clients' certificates that were revoked, in PEM: one list of each authority that signs any. None
+    /// is asked when null.
+    #[schemars(length(min = 1))]
+    pub client_crl: Option<String>,
     /// Whether a client without a certificate is turned away, whatever token it has.
     pub require_client_cert: bool,
     /// Callers that are known by their certificates, when they present no token.

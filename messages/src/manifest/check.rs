@@ -397,10 +397,6 @@ fn heartbeat(config: Option<&Heartbeat>, errors: &mut Errors) {
     }
 }
 
-/// Why restarts are no part of a budget.
-const RESTARTS: &str =
-    "is not offered: restarts are bounded by `policy` (max_crashes within crash_window_ms)";
-
 fn budget(config: Option<&Budget>, errors: &mut Errors) {
     let Some(budget) = config else {
         return;
@@ -417,10 +413,7 @@ fn budget(config: Option<&Budget>, errors: &mut Errors) {
         wrong("window", "is another name of `per`; leave one of them out");
     }
     if budget.max_starts.is_some() {
-        wrong("maxStarts", RESTARTS);
-    }
-    if budget.restarts.is_some() {
-        wrong("restarts", RESTARTS);
+        wrong("maxStarts", "is not offered; say `restarts`");
     }
     if budget.max_cost.is_some() {
         wrong("maxCost", "is not offered; say `money`");

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pattern;
+use crate::address::TopicPattern;
 use crate::identity::{BadSignature, DidKey, SignatureText};
 use crate::json;
 
@@ -31,6 +32,9 @@ pub struct SecurityConfig {
     /// Which files it may use.
     #[serde(default)]
     pub file_access: FileAccessPolicy,
+    /// On which topics it may publish, and to which it may subscribe.
+    #[serde(default, skip_serializing_if = "TopicPolicy::is_open")]
+    pub topics: TopicPolicy,
 }
 
 impl SecurityConfig {
@@ -48,6 +52,7 @@ impl Default for SecurityConfig {
             session: false,
             network_access: NetworkPolicy::default(),
             file_access: FileAccessPolicy::default(),
+            topics: TopicPolicy::default(),
         }
     }
 }
@@ -172,6 +177,42 @@ impl Default for FileAccessPolicy {
             temp_file_access: false,
         }
     }
+}
+
+/// Which topics an agent may use. Absent: any, save those that are meshd's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TopicPolicy {
+    /// The only topics on which it may publish, such as `orders.new`, `orders.*` or `orders.>`; with an empty list none;
+    /// absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub publish: Option<Vec<TopicPattern>>,
+    /// The only topics to which it may subscribe; a pattern has to lie within one of these. With an empty list none;
+    /// absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub subscribe: Option<Vec<TopicPattern>>,
+}
+
+impl TopicPolicy {
+    fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it may publish on this topic.
+    pub fn may_publish(&self, topic: &TopicPattern) -> bool {
+        within(self.publish.as_deref(), topic)
+    }
+
+    /// Whether it may subscribe to this topic, or pattern of topics.
+    pub fn may_subscribe(&self, topic: &TopicPattern) -> bool {
+        within(self.subscribe.as_deref(), topic)
+    }
+}
+
+fn within(allowed: Option<&[TopicPattern]>, topic: &TopicPattern) -> bool {
+    allowed.is_none_or(|allowed| allowed.iter().any(|one| one.covers(topic)))
 }
 
 /// A secret that the agent needs.

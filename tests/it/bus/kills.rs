@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mesh_tests::{Client, Daemon, Home, Random, eventually};
+use mesh_tests::{Bundle, Client, Daemon, Home, Random, eventually, has_python};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -124,6 +124,101 @@ fn take(client: &Client, ledger: &Mutex<Ledger>, name: &str, random: &mut Random
         }
     }
     Some(messages.len())
+}
+
+#[test]
+fn each_task_that_was_accepted_is_told_of_across_kill_9_and_once_under_one_id() {
+    let mut daemon = Home::new().start();
+    let name = json!({"name": "made", "topic": "task.created", "maxUnacked": 1000});
+    daemon.client().post("/v1/subscriptions", &name).ok(201);
+    let mut accepted = BTreeSet::new();
+    for life in 0..KILLS {
+        let tasks: Vec<Value> = (0..40)
+            .map(|n| json!({"type": format!("{life}-{n}"), "requirements": ["nobody"]}))
+            .collect();
+        let receipts = daemon.client().post("/v1/tasks", &json!(tasks)).ok(202);
+        let ids = receipts.as_array().unwrap().iter();
+        accepted.extend(ids.map(|receipt| receipt["id"].as_str().unwrap().to_owned()));
+        // At once: what was answered is durable, and most of it was not told yet.
+        daemon = daemon.kill9().start();
+    }
+    let mut told: BTreeMap<String, String> = BTreeMap::new();
+    eventually("everybody is told of", Duration::from_mins(1), || {
+        let pulled = daemon
+            .client()
+            .post("/v1/subscriptions/made/pull?max=64&wait=1s", &json!({}))
+            .ok(200);
+        let messages = pulled["messages"].as_array().unwrap();
+        for message in messages {
+            let envelope = &message["envelope"];
+            let task = envelope["payload"]["data"]["task"].as_str().unwrap();
+            let id = envelope["id"].as_str().unwrap().to_owned();
+            assert_eq!(id, format!("task.created:{task}"));
+            assert!(envelope["context"]["record"].is_u64(), "{envelope}");
+            let before = told.insert(task.to_owned(), message["token"].to_string());
+            assert_eq!(before, None, "{task} stands in the queue twice");
+        }
+        if told.len() == accepted.len() {
+            Ok(())
+        } else {
+            Err(format!("{} of {}", told.len(), accepted.len()))
+        }
+    });
+    assert!(told.keys().eq(&accepted));
+    // Who comes later is not told of what was before.
+    let late = json!({"name": "late", "topic": "task.created"});
+    daemon.client().post("/v1/subscriptions", &late).ok(201);
+    let id = daemon.submit(&json!({"requirements": ["nobody"]}));
+    let daemon = daemon.kill9().start();
+    let pulled = eventually("the last one is told of", Duration::from_mins(1), || {
+        let pulled = daemon
+            .client()
+            .post("/v1/subscriptions/late/pull?max=64&wait=1s", &json!({}))
+            .ok(200);
+        match pulled["messages"].as_array().unwrap().as_slice() {
+            [] => Err("nothing yet".to_owned()),
+            some => Ok(some.to_vec()),
+        }
+    });
+    assert_eq!(pulled.len(), 1, "{pulled:?}");
+    assert_eq!(pulled[0]["envelope"]["payload"]["data"]["task"], *id);
+}
+
+#[test]
+fn what_an_agent_leaves_behind_that_is_terminated_is_gone_also_when_meshd_is_killed_at_once() {
+    if !has_python("bus") {
+        return;
+    }
+    let mut daemon = Home::new().start();
+    for round in 0..3 {
+        let id = format!("reader{round}");
+        let reader = Bundle::new(&id)
+            .set("capabilities", json!(["reader"]))
+            .set("entry", json!("main.py"))
+            .file("main.py", super::READER);
+        daemon.deploy(&reader);
+        let inbox = format!("/v1/subscriptions/agent:{id}:inbox");
+        eventually("it subscribed", Duration::from_mins(1), || {
+            match daemon.client().get(&inbox) {
+                answer if answer.status == 200 => Ok(()),
+                answer => Err(answer.text()),
+            }
+        });
+        let path = format!("/v1/agents/{id}/terminate");
+        daemon.client().post(&path, &json!({}));
+        daemon = daemon.kill9().start();
+        eventually("its subscription is gone", Duration::from_mins(1), || {
+            let listed = daemon.client().get("/v1/subscriptions").ok(200);
+            match listed["items"].as_array().unwrap().as_slice() {
+                [] => Ok(()),
+                some => Err(format!("{some:?}")),
+            }
+        });
+        // What is sent to it now is refused, and kept for nobody.
+        let message = json!({"type": "MESSAGE", "to": format!("kai://agent.{id}"), "payload": {}});
+        let refused = daemon.client().post("/v1/messages", &message);
+        assert_eq!(refused.status, 409, "{}", refused.text());
+    }
 }
 
 #[test]

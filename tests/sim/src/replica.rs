@@ -70,6 +70,10 @@ impl Replica {
             self.tasks.apply_trust(change);
             return Ok(());
         }
+        if let (TaskEvent::Budget { at, step }, None) = (&event, &record.header.task) {
+            self.tasks.apply_account(*at, step);
+            return Ok(());
+        }
         let Some(id) = &record.header.task else {
             return breach(
                 "replay: what was stored can be read",

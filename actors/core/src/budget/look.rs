@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::budget::{
-    Amounts, BudgetView, Dimension, Limits, Shortage, TASKS_SHOWN_MAX, Usage,
+    AccountNote, Amounts, BudgetView, Dimension, Limits, Shortage, TASKS_SHOWN_MAX, Usage,
 };
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
 
@@ -134,6 +134,27 @@ impl Ledger {
         let held = held.into_iter().flat_map(|held| held.held.iter());
         held.filter(|(task, _)| ends(task))
             .fold(0, |sum, (_, amounts)| sum.saturating_add(amounts.get(d)))
+    }
+
+    /// How the accounts stand whose windows go on and in which anything happened.
+    pub fn notes(&self, now: Timestamp) -> Vec<AccountNote> {
+        let accounts = self.accounts.iter();
+        let running = accounts.filter(|(_, account)| !account.window_over(now));
+        let noted = running.filter_map(|(name, account)| {
+            let (since, per_ms) = account.window?;
+            Some(AccountNote {
+                account: name.clone(),
+                since,
+                per_ms,
+                used: account.used,
+                extra: account.extra,
+                declined: account.declined,
+            })
+        });
+        let untouched = Amounts::default();
+        noted
+            .filter(|note| note.used != untouched || note.extra != untouched || note.declined)
+            .collect()
     }
 
     /// What an open question is about.

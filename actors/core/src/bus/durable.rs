@@ -249,7 +249,7 @@ impl BusState {
         Publishing::Accept(pushed)
     }
 
-    fn durably_wanting(&self, topic: &TopicPattern) -> impl Iterator<Item = &Queue> {
+    pub(super) fn durably_wanting(&self, topic: &TopicPattern) -> impl Iterator<Item = &Queue> {
         let reserved = super::is_reserved(topic);
         let wanting = self.topics.wanting(topic).into_iter();
         wanting
@@ -468,11 +468,23 @@ impl BusState {
 
     /// Decides to remove what an agent that does not come back subscribed to.
     pub fn unsubscribe_all(&self, agent: &AgentId) -> Vec<BusEvent> {
-        let gone = |queue: &Queue| BusEvent::Removed {
+        self.unsubscribe(agent, "terminated", |_| true)
+    }
+
+    /// Decides to remove what an agent subscribed to and may not have any more.
+    pub fn unsubscribe(
+        &self,
+        agent: &AgentId,
+        reason: &str,
+        is_over: impl Fn(&TopicPattern) -> bool,
+    ) -> Vec<BusEvent> {
+        let over = self.queues_of(agent);
+        let over = over.filter(|queue| is_over(&queue.terms.topic));
+        over.map(|queue| BusEvent::Removed {
             subscription: queue.terms.id.clone(),
-            reason: "terminated".to_owned(),
-        };
-        self.queues_of(agent).map(gone).collect()
+            reason: reason.to_owned(),
+        })
+        .collect()
     }
 
     fn dead(

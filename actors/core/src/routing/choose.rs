@@ -157,9 +157,6 @@ impl Candidate<'_> {
                 self.trust, demand.trust.least
             ));
         }
-        if let Some(why) = occupancy.barred(self.id, self.agent) {
-            return Err(why);
-        }
         if demand.alone && occupancy.has_suspect(self.id) {
             // One after the other, so that each is acquitted or convicted before the agent pays for several.
             return Err("another suspected task is being tried on this agent".to_owned());
@@ -175,6 +172,10 @@ impl Candidate<'_> {
                 "all of its {} slots are taken",
                 self.instance.concurrency
             ));
+        }
+        // Last, as it takes the longest to find out.
+        if let Some(why) = occupancy.barred(self.id, self.agent) {
+            return Err(why);
         }
         let fresh = if demand.avoid.contains(self.id) {
             0.0
@@ -310,10 +311,10 @@ pub fn choose(
 /// Whether an instance would take the task if it had nothing else.
 fn may_be_kept(candidate: &Candidate<'_>, occupancy: &dyn Occupancy) -> bool {
     candidate.agent.gate() == Gate::Free
-        && occupancy.barred(candidate.id, candidate.agent).is_none()
         && candidate.instance.closed.is_none()
         && candidate.instance.concurrency > 0
         && !candidate.load.kept
+        && occupancy.barred(candidate.id, candidate.agent).is_none()
 }
 
 fn candidates<'a>(

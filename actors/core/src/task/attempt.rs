@@ -10,6 +10,7 @@ use mesh_messages::task::{AcceptanceCheck, CheckReport, TASK_DATA_MAX, TaskState
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId};
 use serde_json::Value;
 
+use super::budgets;
 use super::command::{Answer, AttemptRef, Effect, Refusal};
 use super::index::instance_of;
 use super::standing;
@@ -384,6 +385,7 @@ pub(crate) fn instance_down(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failur
 
 /// An incarnation is gone: so are its attempts, its slots and its place in the fleet.
 pub(crate) fn end_all_on(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) {
+    budgets::restarted(tx, key, failure);
     let had: Vec<_> = tx
         .tasks
         .in_flight_on(key)

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use mesh_messages::budget::{
-    Amounts, BudgetStep, BudgetView, Dimension, Limits, Shortage, TaskBudget, Usage, agent_account,
-    task_account,
+    Amounts, BudgetStep, BudgetView, Charge, Dimension, Limits, Shortage, TaskBudget, Usage,
+    agent_account, task_account,
 };
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, TaskState};
@@ -98,6 +98,7 @@ fn need(tasks: &Tasks, id: &TaskId, seeker: &Seeker) -> Amounts {
             .and_then(|spec| spec.timeout_ms)
             .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS),
         attempts: 1,
+        restarts: tasks.record(id).map_or(0, |record| record.anew.into()),
     }
 }
 
@@ -186,6 +187,7 @@ pub(crate) fn settlement(
 fn used(reserved: Amounts, told: Usage, took_ms: u64) -> Amounts {
     let mut used = Amounts {
         attempts: 1,
+        restarts: reserved.restarts,
         // That it is stopped a moment after its time is not its doing.
         wall_time_ms: match reserved.wall_time_ms {
             0 => took_ms,
@@ -265,6 +267,36 @@ impl Tasks {
             view.question = view.question.take().filter(|q| self.live(q).is_some());
         }
         views
+    }
+}
+
+/// Counts that an instance ended by a failure, which asks for a restart, in the accounts that bound those.
+pub(crate) fn restarted(tx: &mut Tx<'_>, (agent, _, epoch): &InstanceKey, failure: &Failure) {
+    let Some(held) = tx.live.fleet.agent(agent) else {
+        return;
+    };
+    if !failure.class.is_scored() {
+        return;
+    }
+    let bounding = terms_of(tx.ctx, agent, held).into_iter();
+    let bounding = bounding.filter(|terms| terms.limits.restarts.is_some());
+    let charges: Vec<_> = bounding
+        .map(|terms| Charge {
+            account: terms.account,
+            amounts: Amounts {
+                restarts: 1,
+                ..Amounts::default()
+            },
+            dimensions: vec![Dimension::Restarts],
+            per_ms: Some(terms.per_ms),
+        })
+        .collect();
+    if !charges.is_empty() {
+        tx.account(BudgetStep::Restarted {
+            agent: agent.clone(),
+            epoch: *epoch,
+            charges,
+        });
     }
 }
 

@@ -425,6 +425,8 @@ pub struct Decision {
     pub events: Vec<(TaskId, TaskEvent)>,
     /// What of the trust in agents changed, in order; to be journalled behind the events, in the same group.
     pub trust: Vec<Trusting>,
+    /// What happened to accounts and is on record of no task, in order; to be journalled behind both, in the same group.
+    pub accounts: Vec<TaskEvent>,
     /// What to do when that is durable.
     pub effects: Vec<Effect>,
     /// What to tell the caller, also then.

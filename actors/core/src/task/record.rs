@@ -70,6 +70,9 @@ pub struct TaskRecord {
     /// How long the attempt under way may take where a budget bounds it further than its own limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_bound_ms: Option<u64>,
+    /// Whether the next attempt, or the one under way, begins anew what one before it began and failed at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anew: bool,
 }
 
 impl TaskRecord {
@@ -114,6 +117,7 @@ impl TaskRecord {
                     ruling: ruling.clone(),
                     answered: None,
                     wall_bound_ms: None,
+                    anew: false,
                 })
             }
             TaskEvent::Retried {
@@ -311,7 +315,11 @@ impl TaskRecord {
                     held.used = Some(*used);
                 }
             }
-            BudgetStep::Told { .. } | BudgetStep::Short { .. } | BudgetStep::Raised { .. } => {}
+            BudgetStep::Told { .. }
+            | BudgetStep::Short { .. }
+            | BudgetStep::Raised { .. }
+            | BudgetStep::Restarted { .. }
+            | BudgetStep::Noted { .. } => {}
         }
     }
 
@@ -460,6 +468,11 @@ impl TaskRecord {
             self.failed_on.insert(attempt.agent_id.clone());
             self.last_failed_on = Some(attempt.agent_id.clone());
         }
+        let never_had = self.task.state == TaskState::Assigned && !ended;
+        if !(never_had && failure.class == FailureClass::Lost) {
+            // Who ran into a limit has not failed.
+            self.anew = failure.class != FailureClass::Quota;
+        }
         self.end_attempt(at, Some(failure));
         match failure.class.consequence() {
             TaskConsequence::RetryFree => self.lost += 1,
@@ -522,6 +535,7 @@ impl TaskRecord {
         self.solo_kills = 0;
         self.failed_on.clear();
         self.last_failed_on = None;
+        self.anew = false;
         self.task.state = TaskState::Queued;
         self.task.deadline_at = deadline_at;
         self.task.ended_at = None;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh_messages::budget::BudgetStep;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{Task, TaskState, WaitReason};
 use mesh_messages::trust::TrustChange;
@@ -14,6 +15,7 @@ use super::budgets;
 use super::claims::Claims;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use super::tx::keys_of;
 use crate::budget::Ledger;
 use crate::gate::Gates;
 use crate::routing::{InstanceKey, Stats};
@@ -244,6 +246,17 @@ impl Tasks {
         &self.budgets
     }
 
+    /// Takes in what happened to accounts and is on record of no task, as it is read back from the log.
+    pub fn apply_account(&mut self, at: Timestamp, step: &BudgetStep) {
+        self.applied += 1;
+        self.budgets.keep(at, step);
+    }
+
+    /// The accounts while something is decided that is on record of no task; it is counted when the decision is complete.
+    pub(crate) fn budgets_mut(&mut self) -> &mut Ledger {
+        &mut self.budgets
+    }
+
     /// Takes a change of trust in as it is read back from the log.
     pub fn apply_trust(&mut self, change: &TrustChange) {
         self.applied += 1;
@@ -368,6 +381,14 @@ impl Tasks {
     /// The tasks that an incarnation has in flight, those that wait for their children included.
     pub fn in_flight_on(&self, key: &InstanceKey) -> impl Iterator<Item = &TaskId> {
         self.index.in_flight.get(key).into_iter().flatten()
+    }
+
+    /// The tasks that any incarnation of an agent has in flight.
+    pub(crate) fn in_hand_of_agent<'t>(
+        &'t self,
+        agent: &'t AgentId,
+    ) -> impl Iterator<Item = &'t TaskId> {
+        keys_of(&self.index.in_flight, agent).flat_map(|key| self.in_flight_on(key))
     }
 
     /// How many attempts an instance has in hand.

@@ -13,7 +13,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::task::{
     DEADLINE_DEFAULT_MS, TASKS_PER_SUBMIT_MAX, Task, TaskReceipt, TaskSpec, TaskState,
 };
-use mesh_messages::{TaskId, Timestamp};
+use mesh_messages::{AgentId, TaskId, Timestamp};
 
 use crate::access::limits::{self, WITHIN_MAX};
 
@@ -238,7 +238,11 @@ struct Batch {
 fn admit_one(
     tx: &Tx<'_>,
     by: &str,
-    NewTask { id, mut spec, .. }: NewTask,
+    NewTask {
+        id,
+        fresh,
+        mut spec,
+    }: NewTask,
     (index, verifies): (Option<usize>, bool),
     batch: &mut Batch,
 ) -> Result<Option<Item>, Refusal> {
@@ -282,6 +286,10 @@ fn admit_one(
     let mut deadline_at = tx.ctx.now.plus(Duration::from_millis(
         spec.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS),
     ));
+    // The steps of what it had started are judged by whoever started them.
+    if fresh && let Some(why) = not_on_behalf(tx, by, spec.parent.as_ref()) {
+        report.add("parent", why);
+    }
     if let Some(parent) = &spec.parent {
         let planned = batch.children.entry(parent.clone()).or_default();
         *planned += 1;
@@ -343,6 +351,30 @@ fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec, verifies: bool) -> Result<(), R
     handed.append(&mut spec.within);
     spec.within = handed;
     Ok(())
+}
+
+/// Why an agent may not submit a task on behalf of this one, or of none: nobody else's limits are its to use up, and those
+/// of the work that it has in hand are not left behind by asking for more work elsewhere.
+fn not_on_behalf(tx: &Tx<'_>, by: &str, parent: Option<&TaskId>) -> Option<String> {
+    let agent = AgentId::new(by.strip_prefix("agent:")?).ok()?;
+    if let Some(parent) = parent {
+        // One that is not there is told of by its own name.
+        let task = tx.tasks.live(parent)?.task();
+        let has = |id: &TaskId| id == parent;
+        let mine = task.submitted_by == by || tx.tasks.in_hand_of_agent(&agent).any(has);
+        return (!mine)
+            .then(|| format!("{agent} neither has task {parent} in hand nor submitted it"));
+    }
+    let bounded = tx.tasks.in_hand_of_agent(&agent).find(|id| {
+        let within = tx.tasks.get(id).map(|task| &task.spec.within);
+        within.is_some_and(|within| !within.is_empty())
+            || budgets::nearest(tx.tasks, Some(id)).is_some()
+    });
+    bounded.map(|task| {
+        format!(
+            "{agent} has task {task} in hand, which is bounded; name the task that this one is for"
+        )
+    })
 }
 
 fn may_have_child<'a>(

@@ -136,6 +136,11 @@ impl World {
         for trusting in &decision.trust {
             self.replayed.apply_trust(&trusting.change);
         }
+        for event in &decision.accounts {
+            if let TaskEvent::Budget { at, step } = event {
+                self.replayed.apply_account(*at, step);
+            }
+        }
         assert_eq!(
             self.replayed, self.tasks,
             "replay must lead to the same state"

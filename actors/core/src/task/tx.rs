@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_messages::budget::BudgetStep;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::TaskState;
 use mesh_messages::trust::TrustChange;
@@ -30,6 +31,7 @@ pub(crate) struct Tx<'a> {
     effects: Vec<Effect>,
     ended: Vec<TaskId>,
     trust: Vec<Trusting>,
+    accounts: Vec<TaskEvent>,
 }
 
 impl<'a> Tx<'a> {
@@ -44,6 +46,7 @@ impl<'a> Tx<'a> {
             effects: Vec::new(),
             ended: Vec::new(),
             trust: Vec::new(),
+            accounts: Vec::new(),
         }
     }
 
@@ -133,6 +136,13 @@ impl<'a> Tx<'a> {
         self.tasks.trust_mut().apply(&change);
         let after = task.and_then(|task| self.events.iter().rposition(|(of, _)| of == task));
         self.trust.push(Trusting { change, after });
+    }
+
+    /// Makes happen to accounts what is on record of no task.
+    pub(crate) fn account(&mut self, step: BudgetStep) {
+        let (at, step) = (self.ctx.now, Box::new(step));
+        self.tasks.budgets_mut().keep(at, &step);
+        self.accounts.push(TaskEvent::Budget { at, step });
     }
 
     pub(crate) fn effect(&mut self, effect: Effect) {
@@ -264,10 +274,11 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn finish(self, answer: Answer) -> Decision {
-        self.tasks.count(self.trust.len());
+        self.tasks.count(self.trust.len() + self.accounts.len());
         Decision {
             events: self.events,
             trust: self.trust,
+            accounts: self.accounts,
             effects: self.effects,
             answer,
             more: self.more,
@@ -378,7 +389,7 @@ impl Occupancy for Slots<'_> {
     }
 }
 
-fn keys_of<'m, V>(
+pub(crate) fn keys_of<'m, V>(
     map: &'m BTreeMap<InstanceKey, V>,
     agent: &'m AgentId,
 ) -> impl Iterator<Item = &'m InstanceKey> {

@@ -103,7 +103,7 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
 /// Why a budget is none that can be had: the dimension, and what is wrong.
 fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
     if budget.limits().is_empty() {
-        let why = "name at least one of calls, tokens, money, wallTimeMs, attempts";
+        let why = "name at least one of calls, tokens, money, wallTimeMs, attempts, restarts";
         return Some((String::new(), why.to_owned()));
     }
     if let Some((d, why)) = budget.limits().misfit() {

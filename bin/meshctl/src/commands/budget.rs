@@ -61,8 +61,11 @@ pub(crate) struct Set {
     /// Attempts of tasks
     #[arg(long, value_name = "N")]
     attempts: Option<u64>,
+    /// Restarts of agents after failures
+    #[arg(long, value_name = "N")]
+    restarts: Option<u64>,
     /// Bound nothing any more
-    #[arg(long, conflicts_with_all = ["per_ms", "calls", "tokens", "money", "wall_time_ms", "attempts"])]
+    #[arg(long, conflicts_with_all = ["per_ms", "calls", "tokens", "money", "wall_time_ms", "attempts", "restarts"])]
     none: bool,
 }
 
@@ -110,6 +113,7 @@ impl Set {
             ("tokens", self.tokens),
             ("wallTimeMs", self.wall_time_ms),
             ("attempts", self.attempts),
+            ("restarts", self.restarts),
         ];
         let numbers = numbers
             .into_iter()

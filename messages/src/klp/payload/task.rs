@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::budget::Usage;
+use crate::budget::{TaskBudget, Usage};
 use crate::failure::{Failure, FailureClass};
 use crate::workflow::ApprovalSpec;
 
@@ -27,6 +27,8 @@ pub struct TaskRequest {
     pub timeout_ms: Option<u64>,
     /// A person is asked instead of an agent.
     pub approval: Option<ApprovalSpec>,
+    /// What it and everything under it may use; of a delegation, a part of what is left of its parent's.
+    pub budget: Option<TaskBudget>,
 }
 
 impl<'de> Deserialize<'de> for TaskRequest {
@@ -37,6 +39,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let deadline_ms = take(&mut rest, "deadlineMs")?;
         let timeout_ms = take(&mut rest, "timeoutMs")?;
         let approval = take(&mut rest, "approval")?;
+        let budget = take(&mut rest, "budget")?;
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
             (None, Some(_)) => Value::Object(rest),
@@ -54,6 +57,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             deadline_ms,
             timeout_ms,
             approval,
+            budget,
         })
     }
 }
@@ -77,6 +81,9 @@ impl Serialize for TaskRequest {
         }
         if let Some(approval) = &self.approval {
             map.serialize_entry("approval", approval)?;
+        }
+        if let Some(budget) = &self.budget {
+            map.serialize_entry("budget", budget)?;
         }
         map.end()
     }

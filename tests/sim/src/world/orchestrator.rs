@@ -311,6 +311,12 @@ impl World {
                         None,
                     )
                 }))
+                .chain(
+                    decision
+                        .accounts
+                        .into_iter()
+                        .map(|event| (event, None, None)),
+                )
                 .collect();
             if !events.is_empty()
                 && self

@@ -244,7 +244,10 @@ impl Tx<'_> {
             let fits = left.is_none_or(|left| about.wanted <= left.saturating_sub(*taken));
             let spoken_for = (*taken > 0).then_some(account);
             if fits || (!is_task && self.others_can(&mut others, id, spoken_for)) {
-                *taken = taken.saturating_add(about.wanted);
+                // Restarts of instances are not what the tasks that wait for them will use.
+                if is_task || d != Dimension::Restarts {
+                    *taken = taken.saturating_add(about.wanted);
+                }
                 paid.push(id.clone());
             } else if looked.insert(account)
                 && self.live.fleet.is_complete()

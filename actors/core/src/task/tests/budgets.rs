@@ -608,3 +608,196 @@ fn while_somebody_waits_somebody_is_asked() {
     world.succeed(&all[2]);
     assert!(world.budget("agent:a").question.is_some());
 }
+
+#[test]
+fn a_task_that_may_not_begin_anew_waits_with_a_question_after_its_first_failure() {
+    let mut world = world();
+    let mut spec = flaky();
+    spec["budget"] = json!({"restarts": 2});
+    let id = world.submit(spec);
+    let own = format!("task:{id}");
+    assert_eq!(
+        world.used(&own, Dimension::Restarts),
+        (0, 0),
+        "the first is none"
+    );
+    for restart in 0..2 {
+        world.fail(&id, FailureClass::Unavailable);
+        world.next();
+        assert_eq!(world.used(&own, Dimension::Restarts), (restart, 1));
+    }
+    world.fail(&id, FailureClass::Unavailable);
+    world.next();
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    let why = world.view(&id).waiting_for.unwrap().detail;
+    assert!(why.contains("2 of 2 restarts used"), "{why}");
+    let question = world.question(&own);
+    let decision = world.run(answer(question, "1", true));
+    assert_eq!(delivered(&decision), [format!("{id}#4")], "it goes on");
+    world.succeed(&id);
+    assert!(world.tasks.budgets().is_empty(), "nothing is left behind");
+}
+
+#[test]
+fn what_no_agent_had_in_hand_and_what_met_a_limit_is_begun_anew_for_nothing() {
+    let mut world = world();
+    let mut spec = flaky();
+    spec["budget"] = json!({"restarts": 1, "tokens": 10});
+    let id = world.submit(spec);
+    let own = format!("task:{id}");
+    // Its instance ends before it took it in hand.
+    let key = world.attempt(&id).1;
+    let failure = Failure::new(FailureClass::Crash, "signal 9");
+    world.run(Command::InstanceDown { key, failure });
+    assert_eq!(world.used(&own, Dimension::Restarts), (0, 0));
+    // It tells of more tokens than there are, and is cut off.
+    world.told(&id, 11, false);
+    world.waits(&id, TaskState::Parked, WaitReason::Budget);
+    let question = world.question(&own);
+    world.run(answer(question, "50", true));
+    assert_eq!(world.used(&own, Dimension::Restarts), (0, 0));
+    world.fail(&id, FailureClass::Unavailable);
+    world.next();
+    assert_eq!(world.used(&own, Dimension::Restarts), (0, 1));
+}
+
+#[test]
+fn restarts_of_a_tree_are_counted_together() {
+    let mut world = world();
+    let root = world.submit(json!({"requirements": ["y"], "budget": {"restarts": 1}}));
+    let own = format!("task:{root}");
+    let first = world.child(&root, "r1", flaky());
+    let second = world.child(&root, "r2", flaky());
+    world.fail(&first, FailureClass::Unavailable);
+    world.fail(&second, FailureClass::Unavailable);
+    world.next();
+    let states = [world.state(&first), world.state(&second)];
+    assert!(states.contains(&TaskState::Parked), "{states:?}");
+    assert_eq!(world.used(&own, Dimension::Restarts), (0, 1));
+}
+
+#[test]
+fn an_agent_that_failed_too_often_gets_no_more_work_in_the_window_and_people_are_asked() {
+    let mut world = World::new();
+    world.limited("a", &[4], json!({"restarts": 2, "perMs": 60_000}));
+    let view = world.live.fleet.agent(&agent_id("a")).unwrap().clone();
+    let mut spec = flaky();
+    spec["retry"]["maxAttempts"] = json!(9);
+    for crash in 1..=2 {
+        let id = world.submit(spec.clone());
+        let key = world.attempt(&id).1;
+        world.run(Command::AttemptEnded {
+            attempt: world.attempt(&id).0,
+            key: Some(key.clone()),
+            result: Ok(json!(1)),
+        });
+        // Nothing is in hand: that an instance ends badly counts all the same, and that it was told to end does not.
+        let failure = Failure::new(FailureClass::Lost, "its instance was stopped");
+        let told = world.run(Command::InstanceDown {
+            key: key.clone(),
+            failure,
+        });
+        assert_eq!(told.accounts, []);
+        let failure = Failure::new(FailureClass::Crash, "signal 9");
+        let decision = world.run(Command::InstanceDown { key, failure });
+        assert_eq!(decision.accounts.len(), 1, "one record");
+        assert_eq!(world.used("agent:a", Dimension::Restarts), (crash, 0));
+        world.fleet("a", view.clone());
+    }
+    let all: Vec<_> = (0..3).map(|_| world.submit(spec.clone())).collect();
+    for id in &all {
+        world.waits(id, TaskState::Parked, WaitReason::Budget);
+    }
+    let asks = world.tasks.counts()[&TaskState::Blocked];
+    assert_eq!(asks, 1, "one question for all");
+    // Whoever waits for restarts uses none: one more is enough for all of them.
+    let question = world.question("agent:a");
+    let decision = world.run(answer(question, "1", true));
+    assert_eq!(delivered(&decision).len(), 3);
+    let failure = Failure::new(FailureClass::Crash, "signal 9");
+    let key = world.attempt(&all[0]).1;
+    world.take_up(&key);
+    world.run(Command::InstanceDown { key, failure });
+    world.fleet("a", view);
+    world.next();
+    world.waits(&all[0], TaskState::Parked, WaitReason::Budget);
+    while world.state(&all[0]) == TaskState::Parked {
+        world.next();
+    }
+    assert_eq!(world.used("agent:a", Dimension::Restarts).0, 0, "anew");
+}
+
+#[test]
+fn what_was_noted_stands_without_the_records_that_it_followed_from() {
+    let mut world = World::new();
+    world.limited("a", &[1], json!({"calls": 5, "perMs": 60_000}));
+    for _ in 0..3 {
+        let id = world.submit(json!({"requirements": ["x"]}));
+        world.succeed(&id);
+    }
+    let notes = world.tasks.budgets().notes(world.now);
+    assert_eq!(notes.len(), 1);
+    let step = BudgetStep::Noted { accounts: notes };
+    // As a replay finds it after the records of the tasks were erased.
+    let (mut fresh, now) = (Tasks::default(), world.now);
+    fresh.apply_account(now, &step);
+    let views = fresh.budget_views(&world.live, world.context(), None);
+    assert_eq!((views[0].used.calls, views[0].left.calls), (3, Some(2)));
+    // And where they still stand it changes nothing.
+    let before = world.tasks.budgets().clone();
+    world.tasks.apply_account(now, &step);
+    assert_eq!(&before, world.tasks.budgets());
+    let over = now.plus(Duration::from_mins(2));
+    assert_eq!(world.tasks.budgets().notes(over), [], "the window is over");
+}
+
+#[test]
+fn an_agent_leaves_its_bounds_behind_neither_without_a_parent_nor_with_anothers() {
+    let mut world = world();
+    let plain = json!({"requirements": ["x"]});
+    let submits = |world: &mut World, by: &str, spec: &Value| {
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        let id = TaskId::new(format!("own-{}", world.tasks.ids().count())).unwrap();
+        let task = NewTask {
+            id,
+            fresh: true,
+            spec,
+        };
+        let by = by.to_owned();
+        let tasks = vec![task];
+        match world.decide(Command::Submit { by, tasks }) {
+            Ok(_) => None,
+            Err(Refusal::Invalid { errors }) => Some(errors[0].to_string()),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    // With nothing in hand that is bounded it submits as it likes.
+    assert_eq!(submits(&mut world, "agent:b", &plain), None);
+    let bounded = world.submit(json!({"requirements": ["y"], "budget": {"calls": 5}}));
+    assert_eq!(world.agent_of(&bounded), "b");
+    let refused = submits(&mut world, "agent:b", &plain).expect("refused");
+    assert!(refused.contains("name the task"), "{refused}");
+    let mut child = plain.clone();
+    child["parent"] = json!(bounded.as_str());
+    assert_eq!(submits(&mut world, "agent:b", &child), None);
+    let refused = submits(&mut world, "agent:a", &child).expect("refused");
+    assert!(refused.contains("neither has task"), "{refused}");
+    assert_eq!(submits(&mut world, "agent:a", &plain), None);
+    assert_eq!(submits(&mut world, "user:ada", &child), None);
+}
+
+#[test]
+fn a_budget_is_looked_at_where_a_slot_is_free() {
+    let mut world = World::new();
+    world.limited("a", &[1], json!({"calls": 1, "perMs": 60_000}));
+    world.agent("b", &["x", "y"], &[1]);
+    let first = world.submit(json!({"requirements": ["x"]}));
+    assert_eq!(world.agent_of(&first), "a");
+    world.submit(json!({"requirements": ["y"]}));
+    // Both are busy, and one of them has nothing left, either.
+    let third = world.submit(json!({"requirements": ["x"]}));
+    let why = world.tasks.explain(&world.live, world.context(), &third);
+    let reasons: Vec<_> = why.unwrap().candidates.into_iter().collect();
+    let reasons: Vec<_> = reasons.iter().map(|one| one.reasons.join("; ")).collect();
+    assert_eq!(reasons, ["all of its 1 slots are taken"; 2]);
+}

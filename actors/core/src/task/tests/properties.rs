@@ -150,7 +150,7 @@ impl World {
                     json!({"calls": 3, "attempts": 2, "tokens": 50, "reserve": {"tokens": 20}});
             }
             8 => spec["budget"] = json!({"wallTimeMs": 900, "money": "1.5"}),
-            9 => spec["budget"] = json!({"calls": 1}),
+            9 => spec["budget"] = json!({"calls": 1, "restarts": 1}),
             _ => {}
         }
         spec
@@ -376,7 +376,8 @@ impl World {
         );
         // Two of them share an account.
         view.account = (agent < 2).then(|| "acme".to_owned());
-        view.limits = (agent == 1).then(|| budgets::account(json!({"calls": 4, "perMs": 30_000})));
+        view.limits = (agent == 1)
+            .then(|| budgets::account(json!({"calls": 4, "restarts": 2, "perMs": 30_000})));
         for (no, instance) in &mut view.instances {
             if let Some(before) = known.as_ref().and_then(|known| known.instances.get(no)) {
                 // It is the same incarnation; only one that is gone makes way for another.
