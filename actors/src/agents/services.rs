@@ -80,6 +80,7 @@ impl Delegation {
             timeout_ms: self.task.timeout_ms,
             avoid: self.avoid.clone(),
             approval: self.task.approval.clone(),
+            claims: self.task.claims.clone(),
             within: self.within.clone(),
             ..TaskSpec::default()
         }

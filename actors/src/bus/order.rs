@@ -50,6 +50,7 @@ pub(super) async fn task(
         deadline_ms,
         timeout_ms: request.timeout_ms,
         approval: request.approval,
+        claims: request.claims,
         labels: envelope
             .task_id
             .iter()

@@ -271,6 +271,7 @@ pub(crate) fn reconcile(
     for (key, task, attempt) in present.difference(&expected) {
         let held = tx.live.releasing.entry(key.clone()).or_default();
         held.insert((task.clone(), *attempt));
+        tx.keep_claims(key, task, *attempt);
         tx.effect(Effect::CancelAttempt {
             key: key.clone(),
             task: task.clone(),

@@ -24,9 +24,15 @@ impl Tx<'_> {
     pub(crate) fn settle(&mut self) {
         self.carry_on();
         self.serve_claims();
+        self.serve_claimants();
         self.pay();
         self.dispatch();
         self.mark_waits();
+        // Whoever stood before others may have found that it cannot go, after all.
+        while self.serve_claimants() {
+            self.dispatch();
+            self.mark_waits();
+        }
         self.withdraw_questions();
         self.live.window_due = self.tasks.budgets().next_end(self.ctx.now);
     }
@@ -46,19 +52,27 @@ impl Tx<'_> {
             if self.is_full() {
                 return;
             }
-            match self.choose_for(&rank.2, &kept) {
-                Choice::Take(chosen, candidates) => {
+            // It leaves the line, and holds up nobody behind it.
+            let claims = self.park_if_claimed(&rank.2);
+            let choice = if claims {
+                None
+            } else {
+                Some(self.choose_for(&rank.2, &kept))
+            };
+            match choice {
+                None => {}
+                Some(Choice::Take(chosen, candidates)) => {
                     self.assign(&rank.2, *chosen, candidates);
                     free = free_slots(self.tasks, self.ctx.config);
                 }
-                Choice::Keep(instance) => {
+                Some(Choice::Keep(instance)) => {
                     kept.insert(instance);
                     continue;
                 }
                 // It leaves the line, and holds up nobody behind it whose budget is another one.
-                Choice::Nobody if self.park_if_short(&rank.2) => {}
+                Some(Choice::Nobody) if self.park_if_short(&rank.2) => {}
                 // Slots only become fewer in this loop, so the rest of this line waits, too.
-                Choice::Nobody => continue,
+                Some(Choice::Nobody) => continue,
             }
             let group = self.tasks.index().ready.get(&key);
             let next = group.and_then(|g| g.values().filter_map(BTreeSet::first).min());
@@ -118,6 +132,7 @@ impl Tx<'_> {
             },
         );
         self.reserve(id, &chosen.key.0, attempt);
+        let claims = self.take_claims(id, attempt);
         let Some(entry) = self.tasks.entry(id) else {
             return;
         };
@@ -128,6 +143,7 @@ impl Tx<'_> {
             attempt,
             spec: entry.task().spec.clone(),
             assignment,
+            claims,
             ends_at: attempt_ends_at(entry).map_or(deadline_at, |at| at.min(deadline_at)),
         };
         self.effect(Effect::Deliver(Box::new(delivery)));

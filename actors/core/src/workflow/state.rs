@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::schedule::Scheduled;
 use mesh_messages::task::TaskState;
@@ -33,6 +34,8 @@ pub(crate) struct Unit {
     pub(crate) item: Option<Value>,
     /// Its task, or the key of its call; `None` for runs.
     pub(crate) task: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<TaskClaim>,
     pub(crate) outcome: Option<UnitOutcome>,
     /// When it last succeeded, in the order of the run; a failure in a later round takes nothing back.
     pub(crate) done: Option<u64>,

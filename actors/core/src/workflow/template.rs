@@ -49,7 +49,12 @@ impl Template {
                     |(index, item)| Self::read(item, ids, &format!("{path}[{index}]"), wrong);
                 let items: Vec<_> = items.iter().enumerate().map(read).collect();
                 if items.iter().all(Self::is_constant) {
-                    return Self::Constant(value.clone());
+                    // Also where `$${` was written, which stands for itself by now.
+                    let items = items.into_iter().filter_map(|item| match item {
+                        Self::Constant(value) => Some(value),
+                        _ => None,
+                    });
+                    return Self::Constant(items.collect());
                 }
                 Self::List(items)
             }
@@ -60,7 +65,6 @@ impl Template {
                     read.push((key.clone(), Self::read(field, ids, &path, wrong)));
                 }
                 if read.iter().all(|(_, field)| field.is_constant()) {
-                    // Also where `$${` was written, which stands for itself by now.
                     let fields = read.into_iter().filter_map(|(key, field)| match field {
                         Self::Constant(value) => Some((key, value)),
                         _ => None,

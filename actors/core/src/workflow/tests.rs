@@ -19,6 +19,7 @@ fn nobody(_: &str) -> Option<Arc<WorkflowDocument>> {
 
 fn plan(source: &Value) -> Result<Plan, Vec<String>> {
     let around = Surroundings {
+        fleet: None,
         named: &nobody,
         offered: None,
     };
@@ -35,6 +36,7 @@ struct World {
     events: Vec<WorkflowEvent>,
     ended: Vec<WorkflowRunId>,
     submitted: BTreeMap<TaskId, usize>,
+    drafts: Vec<Draft>,
 }
 
 impl World {
@@ -48,6 +50,7 @@ impl World {
             events: Vec::new(),
             ended: Vec::new(),
             submitted: BTreeMap::new(),
+            drafts: Vec::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl World {
                     Effect::Cancel { task, .. } => {
                         self.to_cancel.insert(task);
                     }
+                    Effect::Draft(draft) => self.drafts.push(*draft),
                     Effect::RunEnded(run) => self.ended.push(run),
                 }
             }
@@ -112,18 +116,24 @@ impl World {
         let back: Workflows = serde_json::from_str(&text).unwrap();
         assert_eq!(back, self.state);
         self.state = back;
+        let mut drafts = Vec::new();
         let named: BTreeSet<TaskId> = self
             .state
             .open_work()
             .into_iter()
-            .map(|effect| match effect {
-                Effect::Submit(job) => job.task,
-                Effect::Call(call) => call.task,
-                Effect::Cancel { task, .. } => task,
+            .filter_map(|effect| match effect {
+                Effect::Submit(job) => Some(job.task),
+                Effect::Call(call) => Some(call.task),
+                Effect::Cancel { task, .. } => Some(task),
+                Effect::Draft(draft) => {
+                    drafts.push(*draft);
+                    None
+                }
                 Effect::RunEnded(run) => panic!("{run} has ended"),
             })
             .collect();
         assert_eq!(named, self.open, "a restart asks for exactly what is open");
+        self.drafts = drafts;
         self.state.look_again();
         self.run(Command::Tick);
     }
@@ -437,3 +447,4 @@ proptest! {
 
 mod plans;
 mod schedules;
+mod teams;

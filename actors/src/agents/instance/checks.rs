@@ -182,6 +182,7 @@ impl Session {
                 deadline_ms: None,
                 timeout_ms: None,
                 approval: None,
+                claims: Vec::new(),
             },
             avoid: Some(self.args.agent.clone()),
             token: None,

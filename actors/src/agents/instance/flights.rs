@@ -77,6 +77,7 @@ impl Session {
             deadline_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             timeout_ms: None,
             approval: None,
+            claims: delivery.claims,
         };
         let payload = serde_json::to_value(request).unwrap_or_default();
         let mut envelope = self.message(MessageType::TaskRequest, payload);

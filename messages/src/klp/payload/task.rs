@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::budget::Usage;
+use crate::claim::TaskClaim;
 use crate::failure::{Failure, FailureClass};
 use crate::workflow::ApprovalSpec;
 
@@ -27,6 +28,9 @@ pub struct TaskRequest {
     pub timeout_ms: Option<u64>,
     /// A person is asked instead of an agent.
     pub approval: Option<ApprovalSpec>,
+    /// Resources that it has for itself until it ends: from meshd each with its token, in a delegation without.
+    #[schemars(default)]
+    pub claims: Vec<TaskClaim>,
 }
 
 impl<'de> Deserialize<'de> for TaskRequest {
@@ -37,6 +41,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let deadline_ms = take(&mut rest, "deadlineMs")?;
         let timeout_ms = take(&mut rest, "timeoutMs")?;
         let approval = take(&mut rest, "approval")?;
+        let claims = take(&mut rest, "claims")?.unwrap_or_default();
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
             (None, Some(_)) => Value::Object(rest),
@@ -54,6 +59,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             deadline_ms,
             timeout_ms,
             approval,
+            claims,
         })
     }
 }
@@ -77,6 +83,9 @@ impl Serialize for TaskRequest {
         }
         if let Some(approval) = &self.approval {
             map.serialize_entry("approval", approval)?;
+        }
+        if !self.claims.is_empty() {
+            map.serialize_entry("claims", &self.claims)?;
         }
         map.end()
     }
