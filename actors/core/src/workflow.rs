@@ -51,5 +51,7 @@ pub use schedule::{
     CATCH_UP_MAX, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleRefusal, WAITING_MAX,
 };
 pub use state::{NAMES_MAX, Run, Workflows};
-pub use stored::{NewPlan, PLANS_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX};
+pub use stored::{
+    NewPlan, PLANS_BYTES_MAX, PLANS_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX,
+};
 pub use units::STEP_BYTES_MAX;

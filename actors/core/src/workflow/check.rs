@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::TaskSpec;
 use mesh_messages::workflow::{
-    AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, NESTING_MAX, ROUNDS_MAX,
+    AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, ITEMS_MAX, NESTING_MAX, ROUNDS_MAX,
     SERVICE_HEADERS_MAX, STEP_ID_MAX, STEPS_MAX, Service, SubWorkflow, WorkflowDocument,
     WorkflowStep,
 };
@@ -320,6 +320,15 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
                 "has {} entries; at most {AFTER_MAX} are accepted",
                 step.after.len()
             ),
+        );
+    }
+    if let Some(Value::Array(items)) = &step.for_each
+        && items.len() > ITEMS_MAX
+    {
+        let count = items.len();
+        add(
+            "forEach",
+            format!("has {count} items; at most {ITEMS_MAX} are accepted"),
         );
     }
     if let Some(repeat) = &step.repeat

@@ -94,6 +94,9 @@ impl StepRun {
         } else if each {
             let items = self.units.iter().map(|unit| of(unit).unwrap_or_default());
             Value::Array(items.collect())
+        } else if self.state.is_terminal() && self.state != StepState::Succeeded {
+            // Also where an earlier round made something.
+            Value::Null
         } else {
             let unit = self.units.first();
             unit.and_then(|unit| of(unit).or_else(|| unit.last_output.clone()))

@@ -41,7 +41,11 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let deadline_ms = take(&mut rest, "deadlineMs")?;
         let timeout_ms = take(&mut rest, "timeoutMs")?;
         let approval = take(&mut rest, "approval")?;
-        let claims = take(&mut rest, "claims")?.unwrap_or_default();
+        // Without `input` it is part of the input, like everything else.
+        let claims = match rest.contains_key("input") {
+            true => take(&mut rest, "claims")?.unwrap_or_default(),
+            false => Vec::new(),
+        };
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
             (None, Some(_)) => Value::Object(rest),

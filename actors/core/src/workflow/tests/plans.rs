@@ -4,7 +4,9 @@ use mesh_messages::PlanId;
 use mesh_messages::plan::{PlanState, StoredPlan};
 
 use super::*;
-use crate::workflow::stored::{NewPlan, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX};
+use crate::workflow::stored::{
+    NewPlan, PLANS_BYTES_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX,
+};
 
 fn id() -> PlanId {
     PlanId::new("p1").unwrap()
@@ -121,4 +123,41 @@ fn only_the_latest_versions_are_shown() {
     let earlier: Vec<_> = shown.earlier.iter().map(|v| v.version).collect();
     assert_eq!(earlier.len(), VERSIONS_KEPT_MAX);
     assert_eq!(earlier[0], 19);
+}
+
+#[test]
+fn plans_are_held_up_to_so_many_bytes_and_what_is_removed_makes_room() {
+    let mut world = World::new();
+    let text = "x".repeat(1_000_000);
+    let large = |nth: usize, replaces: Option<u32>| {
+        let Command::Plan(PlanCommand::Write(mut new)) = written(replaces, "x") else {
+            unreachable!("a plan that is written");
+        };
+        new.id = PlanId::new(format!("p{nth}")).unwrap();
+        new.input = json!(text);
+        Command::Plan(PlanCommand::Write(new))
+    };
+    let fit = PLANS_BYTES_MAX / 1_001_000;
+    for nth in 0..fit {
+        world.state.decide(large(nth, None), world.now).unwrap();
+    }
+    let refused = world.refused(large(fit, None));
+    assert!(matches!(refused, PlanRefusal::TooLarge { .. }), "{refused}");
+    assert!(
+        refused.to_string().contains("67108864 are held at most"),
+        "{refused}"
+    );
+    // So is another version of one, as the one before it is kept.
+    assert!(matches!(
+        world.refused(large(0, Some(1))),
+        PlanRefusal::TooLarge { .. }
+    ));
+    // A state that is read back knows how much there is.
+    let text = serde_json::to_string(&world.state).unwrap();
+    world.state = serde_json::from_str(&text).unwrap();
+    let by = "ann".to_owned();
+    let gone = PlanId::new("p3").unwrap();
+    let remove = Command::Plan(PlanCommand::Remove { id: gone, by });
+    world.state.decide(remove, world.now).unwrap();
+    world.state.decide(large(fit, None), world.now).unwrap();
 }
