@@ -115,6 +115,20 @@ fn commands_that_claim_one_file_change_it_one_after_the_other_also_after_kill_9(
         })
         .collect();
     assert!(seen.is_sorted(), "{seen:?}");
+    let text = format!("{:?}", dir.to_str().unwrap());
+    let by_hand = [
+        "task",
+        "submit",
+        "--requires",
+        "count",
+        "--claim",
+        "x",
+        "--input",
+        &text,
+        "--wait",
+    ];
+    let output = daemon.ctl(&by_hand).exits(0).out;
+    assert!(output.contains("\"x\":"), "{output}");
     // Control: without a claim there is none in the environment.
     let free = daemon.submit(&work(json!([])));
     assert_eq!(daemon.ended(&free, END_MAX)["output"], Value::Null);

@@ -288,7 +288,8 @@ fn a_map_over_nothing_over_many_and_over_too_many() {
     daemon = daemon.kill9().start();
     let run = ended(&daemon, &id);
     assert_eq!(run["output"], json!({"n": 1000, "last": 1998}));
-    let run = outcome(&daemon, &workflow, &list(10_000));
+    let body = json!({"workflow": workflow, "input": list(10_000)});
+    let run = daemon.client().post("/v1/workflows?wait=30s", &body).json();
     assert_eq!(run["state"], "failed");
     let message = run["error"]["message"].as_str().unwrap();
     assert!(
@@ -379,4 +380,38 @@ fn a_run_that_is_cancelled_while_it_takes_back_goes_on_taking_back() {
     let run = ended(&daemon, &id);
     assert_eq!(run["state"], "failed", "{run}");
     assert_eq!(step(&run, "a")["compensation"], "succeeded", "{run}");
+}
+
+#[test]
+fn what_is_written_out_too_often_fails_its_step_and_meshd_lives_on() {
+    let daemon = daemon();
+    let numbers: Vec<u32> = (0..1000).collect();
+    let input = json!({"list": numbers, "text": "x".repeat(700_000)});
+    for odd in [
+        json!({"requirements": ["echo"], "input": "${input.list.map(i, input.text)}"}),
+        json!({"requirements": ["echo"], "input": "${input.list.map(i, input.list.map(j, input.text))}"}),
+        json!({"requirements": ["echo"], "input": vec!["${input.text}"; 500]}),
+        json!({"requirements": ["echo"], "input": "${input.text}".repeat(500)}),
+        json!({"requirements": ["echo"], "forEach": "${input.list.map(i, input.text)}"}),
+        json!({"forEach": "${input.list}", "workflow": {"steps": [
+            {"id": "none", "requirements": ["echo"], "when": false}], "output": "${input.t}"},
+            "input": {"t": "${input.text}"}}),
+        json!({"forEach": "${input.list.filter(i, i < 20)}", "workflow": {"steps": [
+            {"id": "none", "requirements": ["echo"], "when": false}], "output": "${[input.t, input.t]}"},
+            "input": {"t": "${input.text}"}}),
+    ] {
+        let mut step = odd;
+        step["id"] = json!("odd");
+        let body = json!({"workflow": {"steps": [step]}, "input": input});
+        let run = daemon.client().post("/v1/workflows?wait=30s", &body).json();
+        assert_eq!(run["state"], "failed", "{}", run["steps"]);
+        let message = run["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("step odd: "), "{message}");
+    }
+    // What every item sees is handed over once.
+    let body = json!({"workflow": {"steps": [
+        {"id": "map", "requirements": ["echo"], "forEach": "${input.list}", "input": "${input.text.size() + item}"}],
+        "output": "${steps.map.output[999]}"}, "input": input});
+    let run = daemon.client().post("/v1/workflows?wait=60s", &body).json();
+    assert_eq!(run["output"], 700_999, "{}", run["error"]);
 }

@@ -9,7 +9,9 @@ use mesh_messages::workflow::{OnError, ParentStep, StepState, UnitOutcome, UnitP
 use mesh_messages::{Failure, FailureClass, WorkflowRunId};
 use serde_json::{Map, Value};
 
-use super::decide::{Effect, LIVE_RUNS_MAX, NewRun, Tx, child_run, fail_step, is_bad, unit_task};
+use super::decide::{
+    Effect, LIVE_RUNS_MAX, NewRun, Tx, bounded, child_run, fail_step, is_bad, unit_task,
+};
 use super::plan::{Plan, StepPlan, Work};
 use super::state::{Run, StepRun};
 use super::units::{contract, effect_of, scope, short, units};
@@ -369,7 +371,7 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
         None => Ok(made),
         Some(template) => {
             let mut scope = scope(run, &[template]);
-            if let Some(own) = scope.steps.get_mut(plan.id.as_str()) {
+            if let Some(own) = Arc::make_mut(&mut scope.steps).get_mut(plan.id.as_str()) {
                 own["output"] = made;
             }
             scope.item = unit.item.as_ref();
@@ -444,7 +446,13 @@ fn finish(tx: &mut Tx<'_>, id: &WorkflowRunId) {
     tx.effect(Effect::RunEnded(id.clone()));
     let Some(parent) = parent else { return };
     let outcome = match (output, error) {
-        (Some(output), None) => UnitOutcome::Succeeded { output },
+        (Some(output), None) => {
+            let outcome = UnitOutcome::Succeeded { output };
+            match tx.state.run(&parent.run) {
+                Some(above) => bounded(above, outcome),
+                None => outcome,
+            }
+        }
         (_, error) => UnitOutcome::Failed {
             state: state.into(),
             error: error.unwrap_or_else(|| contract("failed")),

@@ -15,7 +15,7 @@ use super::advance::advance;
 use super::drafting::{self, Draft};
 use super::plan::{Plan, Work};
 use super::schedule::{self, ScheduleCommand, ScheduleRefusal};
-use super::state::Workflows;
+use super::state::{Run, Workflows};
 use super::stored::{self, PlanCommand, PlanRefusal};
 use super::team::Candidate;
 use crate::task::json_len;
@@ -481,14 +481,7 @@ fn ended(tx: &mut Tx<'_>, task: &TaskId, outcome: UnitOutcome) {
             error,
         });
     }
-    let bytes = run.bytes + outcome.output().map_or(0, json_len);
-    let outcome = if bytes > RUN_BYTES_MAX {
-        let message =
-            format!("the outputs of the run have more than {RUN_BYTES_MAX} bytes together");
-        UnitOutcome::failed(FailureClass::Contract, message)
-    } else {
-        outcome
-    };
+    let outcome = bounded(run, outcome);
     tx.emit(WorkflowEvent::UnitEnded {
         run: id,
         step,
@@ -496,6 +489,16 @@ fn ended(tx: &mut Tx<'_>, task: &TaskId, outcome: UnitOutcome) {
         at,
         outcome,
     });
+}
+
+/// The outcome of a unit, or that its output is too much for the run.
+pub(crate) fn bounded(run: &Run, outcome: UnitOutcome) -> UnitOutcome {
+    let bytes = run.bytes + outcome.output().map_or(0, json_len);
+    if bytes <= RUN_BYTES_MAX {
+        return outcome;
+    }
+    let message = format!("the outputs of the run have more than {RUN_BYTES_MAX} bytes together");
+    UnitOutcome::failed(FailureClass::Contract, message)
 }
 
 fn cancel(tx: &mut Tx<'_>, id: &WorkflowRunId, reason: String) -> Result<Answer, Refusal> {

@@ -89,7 +89,8 @@ impl StepRun {
     /// What it made: a list under `forEach`.
     pub(crate) fn output(&self, each: bool) -> Value {
         let of = |unit: &Unit| unit.outcome.as_ref().and_then(UnitOutcome::output).cloned();
-        if each && matches!(self.state, StepState::Skipped | StepState::Blocked) {
+        let never = self.units.is_empty() && self.state != StepState::Succeeded;
+        if each && (never || matches!(self.state, StepState::Skipped | StepState::Blocked)) {
             Value::Null
         } else if each {
             let items = self.units.iter().map(|unit| of(unit).unwrap_or_default());
@@ -572,5 +573,7 @@ impl Workflows {
             unit.done = Some(run.successes);
         }
         unit.outcome = Some(outcome.clone());
+        // Whatever follows goes by what it made.
+        unit.input = Value::Null;
     }
 }

@@ -177,7 +177,7 @@ impl Held {
 pub(crate) struct Plans {
     held: BTreeMap<PlanId, Held>,
     /// How large they are together.
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl From<BTreeMap<PlanId, Held>> for Plans {

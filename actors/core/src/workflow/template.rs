@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::expr::{EvaluationError, Expression, InvalidExpression, Kind, Piece, Scope, pieces};
+use super::expr::{
+    EvaluationError, Expression, InvalidExpression, Kind, Left, Piece, Scope, pieces,
+};
 
 /// JSON with expressions in it.
 #[derive(Debug, Clone)]
@@ -149,30 +151,36 @@ impl Template {
     /// # Errors
     /// [`EvaluationError`] of the first expression that has none.
     pub(crate) fn write(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
+        self.write_within(scope, &mut Left::default())
+    }
+
+    fn write_within(&self, scope: &Scope<'_>, left: &mut Left) -> Result<Value, EvaluationError> {
         Ok(match self {
             Self::Constant(value) => value.clone(),
-            Self::Expression(expression) => expression.evaluate(scope)?,
+            Self::Expression(expression) => expression.evaluate_within(scope, left)?,
             Self::Text(parts) => {
                 let mut text = String::new();
                 for part in parts {
                     match part {
                         Part::Plain(plain) => text.push_str(plain),
-                        Part::Expression(expression) => match expression.evaluate(scope)? {
-                            Value::String(value) => text.push_str(&value),
-                            other => text.push_str(&other.to_string()),
-                        },
+                        Part::Expression(expression) => {
+                            match expression.evaluate_within(scope, left)? {
+                                Value::String(value) => text.push_str(&value),
+                                other => text.push_str(&other.to_string()),
+                            }
+                        }
                     }
                 }
                 Value::String(text)
             }
             Self::List(items) => {
-                let items = items.iter().map(|item| item.write(scope));
+                let items = items.iter().map(|item| item.write_within(scope, left));
                 Value::Array(items.collect::<Result<_, _>>()?)
             }
             Self::Map(fields) => {
                 let mut map = Map::new();
                 for (key, field) in fields {
-                    map.insert(key.clone(), field.write(scope)?);
+                    map.insert(key.clone(), field.write_within(scope, left)?);
                 }
                 Value::Object(map)
             }

@@ -54,11 +54,7 @@ pub(crate) fn scope<'a>(run: &'a Run, templates: &[&Template]) -> Scope<'a> {
             }
         }
     }
-    Scope {
-        input: Some(&run.input),
-        steps,
-        ..Scope::default()
-    }
+    Scope::new(&run.input, steps)
 }
 
 /// The units of a round, with what they get written out.
