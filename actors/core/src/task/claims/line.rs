@@ -9,6 +9,7 @@
 //! else as well: whoever has the other thing may wait for the delegated task.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mesh_messages::claim::TaskClaim;
 use mesh_messages::events::TaskEvent;
@@ -21,6 +22,10 @@ use crate::task::dispatch::outlook;
 use crate::task::index::{GroupKey, Rank, group_of, is_delegated, rank};
 use crate::task::state::{Entry, Tasks};
 use crate::task::tx::Tx;
+
+/// How much longer than its deadline an attempt has what its task claims: whoever asks at that very moment shall not find it
+/// given up while the attempt is about to be ended.
+const AFTER_DEADLINE: Duration = Duration::from_mins(1);
 
 /// The attempt that had a resource and may still be at it, although it has ended here.
 fn leaving<'l>(live: &'l Live, name: &str) -> Option<&'l (InstanceKey, TaskId, AttemptNo)> {
@@ -133,7 +138,10 @@ impl Tx<'_> {
             return Vec::new();
         };
         // They end with the attempt, which its deadline bounds.
-        let (claims, until) = (task.spec.claims.clone(), task.deadline_at);
+        let (claims, until) = (
+            task.spec.claims.clone(),
+            task.deadline_at.plus(AFTER_DEADLINE),
+        );
         let taken = claims.into_iter().map(|claim| {
             let token = self.grant(id, attempt, &claim.resource, until);
             TaskClaim {
