@@ -149,6 +149,11 @@ pub(super) fn misfits(order: &TeamOrder) -> Vec<FieldError> {
     {
         wrong("goal", format!("must have at most {GOAL_BYTES_MAX} bytes"));
     }
+    if order.goal.is_some() && pattern != TeamPattern::Hierarchical {
+        let message =
+            "only the lead and the members of a hierarchical team are told; put it into the input";
+        wrong("goal", message.to_owned());
+    }
     if order.agreement.is_some() && pattern != TeamPattern::Peer {
         wrong("agreement", "only peers have to agree".to_owned());
     }
