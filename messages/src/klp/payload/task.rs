@@ -42,9 +42,10 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let timeout_ms = take(&mut rest, "timeoutMs")?;
         let approval = take(&mut rest, "approval")?;
         // Without `input` it is part of the input, like everything else.
-        let claims = match rest.contains_key("input") {
-            true => take(&mut rest, "claims")?.unwrap_or_default(),
-            false => Vec::new(),
+        let claims = if rest.contains_key("input") {
+            take(&mut rest, "claims")?.unwrap_or_default()
+        } else {
+            Vec::new()
         };
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
