@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamOrder;
 use mesh_messages::workflow::{
     AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, ITEMS_MAX, NESTING_MAX, ROUNDS_MAX,
     SERVICE_HEADERS_MAX, STEP_ID_MAX, STEPS_MAX, Service, SubWorkflow, WorkflowDocument,
@@ -352,14 +353,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         service_parts(service, &join(at, "service"), errors);
     }
     if let Some(order) = &step.team {
-        let goal = order.goal.as_deref().unwrap_or_default();
-        let wrong = match around.fleet {
-            Some(fleet) => team::draft(order, goal, fleet).err().unwrap_or_default(),
-            None => team::misfits(order),
-        };
-        let path = join(at, "team");
-        let wrong = wrong.into_iter();
-        errors.extend(wrong.map(|e| FieldError::new(join(&path, &e.path), e.message)));
+        team_parts(order, &join(at, "team"), around, errors);
     }
     if let Some(approval) = &step.approval {
         let spec = TaskSpec {
@@ -371,6 +365,17 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
     if let Some(undo) = &step.compensate {
         undo_parts(undo, &join(at, "compensate"), around, errors);
     }
+}
+
+/// A team: what is wrong with its order, and whom it misses.
+fn team_parts(order: &TeamOrder, at: &str, around: Surroundings<'_>, errors: &mut Vec<FieldError>) {
+    let goal = order.goal.as_deref().unwrap_or_default();
+    let wrong = match around.fleet {
+        Some(fleet) => team::draft(order, goal, fleet).err().unwrap_or_default(),
+        None => team::misfits(order),
+    };
+    let wrong = wrong.into_iter();
+    errors.extend(wrong.map(|e| FieldError::new(join(at, &e.path), e.message)));
 }
 
 fn undo_parts(

@@ -63,7 +63,12 @@ fn an_attempt_comes_with_all_that_its_task_claims_and_gives_it_back_with_its_end
     let second = world.submit(claiming("other", &["z", "y"]));
     world.waits(&second, TaskState::Parked, WaitReason::Claim);
     let waits = world.view(&second).waiting_for.unwrap();
-    assert_eq!(waits.tasks, [first.clone()], "{}", waits.detail);
+    assert_eq!(
+        waits.tasks,
+        std::slice::from_ref(&first),
+        "{}",
+        waits.detail
+    );
     assert_eq!(world.view(&second).column(), "Blocked");
     assert!(world.holds(&second).is_empty());
     let decision = world.succeed(&first);
@@ -100,7 +105,7 @@ fn every_end_of_an_attempt_gives_back_what_it_had() {
         } else {
             format!("{second}#1")
         };
-        assert!(others.iter().any(|one| *one == next), "{end}: {others:?}");
+        assert!(others.contains(&next), "{end}: {others:?}");
     }
 }
 
@@ -271,7 +276,7 @@ proptest! {
             if open == 0 {
                 break;
             }
-            world.pass(Duration::from_secs(60));
+            world.pass(Duration::from_mins(1));
         }
         prop_assert_eq!(world.tasks.claims().all().count(), 0);
     }
