@@ -69,9 +69,9 @@ fn priority(text: &str) -> Result<Priority, String> {
         .map_err(|_| "must be low, normal, high or critical".to_owned())
 }
 
-fn claimed(resource: &String) -> TaskClaim {
+fn claimed(resource: &str) -> TaskClaim {
     TaskClaim {
-        resource: resource.clone(),
+        resource: resource.to_owned(),
         token: None,
     }
 }
@@ -91,7 +91,7 @@ impl Submit {
                 ..RetrySpec::default()
             }),
             depends_on: self.depends_on.clone(),
-            claims: self.claims.iter().map(claimed).collect(),
+            claims: self.claims.iter().map(|name| claimed(name)).collect(),
             labels: self.labels.iter().cloned().collect(),
             ..TaskSpec::default()
         }
