@@ -69,6 +69,7 @@ mod workflows;
 
 pub(crate) use access::TASKS;
 use chaos::Chaos;
+pub(crate) use plans::candidates;
 use services::{BusOutside, MeshServices};
 pub(crate) use tasks::find as find_task;
 

@@ -447,6 +447,7 @@ impl Shell {
             Command::Schedule(_)
             | Command::Plan(PlanCommand::Remove { .. })
             | Command::Ended { .. }
+            | Command::Drafted { .. }
             | Command::Cancel { .. }
             | Command::Tick => None,
         }

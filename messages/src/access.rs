@@ -374,6 +374,16 @@ fn gather(document: &WorkflowDocument, all: &mut Vec<TaskFacts>) {
                 ..TaskSpec::default()
             }));
         }
+        // Who does which part is drafted later, and looked at again then.
+        if let Some(team) = &step.team {
+            let each = team.requirements.iter().chain(&team.lead);
+            all.extend(each.map(|one| {
+                TaskFacts::of(&TaskSpec {
+                    requirements: vec![one.clone()],
+                    ..TaskSpec::default()
+                })
+            }));
+        }
         // One that is only named was written out before the run was accepted.
         if let Some(SubWorkflow::Inline(inner)) = &step.workflow {
             gather(inner, all);

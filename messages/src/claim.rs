@@ -20,6 +20,31 @@ pub const CLAIM_TTL_MAX_MS: u64 = 600_000;
 /// How long one may be waited for: as long as an attempt takes at most when its task does not say.
 pub const CLAIM_WAIT_MAX_MS: u64 = 600_000;
 
+/// Most resources that a task claims as a whole: whoever needs more at once names what they have in common.
+pub const TASK_CLAIMS_MAX: usize = 16;
+
+/// A named resource that each attempt of a task has from before it is delivered until it ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskClaim {
+    /// Its name, at most 256 bytes: what it means is between those who claim it.
+    pub resource: String,
+    /// What the agent is handed with the attempt: higher than that of every claim before it. A submitter leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+}
+
+/// What is wrong with the name of a resource, if anything.
+pub fn not_a_resource(name: &str) -> Option<String> {
+    let plain = !name.chars().any(char::is_control) && name.trim() == name;
+    let fits = (1..=RESOURCE_BYTES_MAX).contains(&name.len());
+    (!plain || !fits).then(|| {
+        format!(
+            "expected 1 to {RESOURCE_BYTES_MAX} bytes without control characters or outer blanks"
+        )
+    })
+}
+
 /// A step in the life of a claim, on record of the task on whose behalf it was taken. That an attempt ends ends its claims,
 /// too, and has its own record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::budget::{Amounts, TaskBudget};
 use crate::capability::Limits;
+use crate::claim::TaskClaim;
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::time::Timestamp;
@@ -192,6 +193,9 @@ pub struct TaskSpec {
     /// What it and everything under it may use. When that is used up, it waits, and a person is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<TaskBudget>,
+    /// Resources that each attempt has for itself from before it is delivered until it ends: all of them, or it waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<TaskClaim>,
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
@@ -512,6 +516,8 @@ impl Task {
         match (self.state, reason) {
             (TaskState::Blocked, _) if self.spec.approval.is_some() => "Review",
             (TaskState::Running, Some(WaitReason::Check)) => "Review",
+            // Another task has what it claims.
+            (TaskState::Parked, Some(WaitReason::Claim)) => "Blocked",
             (state, _) => state.column(),
         }
     }

@@ -56,6 +56,10 @@ pub struct TeamOrder {
     /// The capabilities that the team must have between its members; each of its members, with `peer` and `swarm`.
     #[schemars(length(min = 1, max = 64))]
     pub requirements: Vec<String>,
+    /// What it is for, which the lead and the members of a hierarchical team are told; of no other pattern. In a plan, the
+    /// plan's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
     /// The capability of the lead, who gets `{phase: "brief" | "decide", …}`; needed by `hierarchical` and by no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lead: Option<String>,

@@ -11,9 +11,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::claim::TaskClaim;
 use crate::ids::{AgentId, TaskId, WorkflowRunId};
 use crate::inbox::{AnswerRole, AskKind, PermissionAsked};
 use crate::task::{Priority, RetrySpec, TaskContract};
+use crate::team::TeamOrder;
 use crate::{Failure, FailureClass};
 
 mod graph;
@@ -106,7 +108,7 @@ impl JsonSchema for DocumentVersion {
     }
 }
 
-/// One step. It is exactly one of: a task (`requirements` or `type`), a `service`, a `workflow`, an `approval`.
+/// One step. It is exactly one of: a task (`requirements` or `type`), a `service`, a `workflow`, a `team`, an `approval`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkflowStep {
@@ -127,6 +129,9 @@ pub struct WorkflowStep {
     /// Another workflow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<SubWorkflow>,
+    /// A team of the agents that there are when the step begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<TeamOrder>,
     /// A person's approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
@@ -166,6 +171,9 @@ pub struct WorkflowStep {
     /// A task: what its output must satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<TaskContract>,
+    /// A task: resources that it has for itself; their names may hold expressions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<TaskClaim>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -432,6 +440,9 @@ pub struct UnitPlan {
     /// The task that it is; absent for runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskId>,
+    /// What its task claims, expressions written out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<TaskClaim>,
 }
 
 /// `POST /v1/workflows`: which workflow, and on what.

@@ -14,6 +14,7 @@ mod budgets;
 mod bus;
 mod capabilities;
 mod chaos;
+mod claims;
 mod contract;
 mod crash;
 mod demo;

@@ -7,6 +7,8 @@ use mesh_tests::{Bundle, Daemon, eventually};
 use serde_json::{Value, json};
 
 mod kills;
+mod odd;
+mod teams;
 mod templates;
 
 const END_MAX: Duration = Duration::from_mins(1);

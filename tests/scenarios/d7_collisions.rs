@@ -145,6 +145,48 @@ fn d7_twenty_agents_change_one_file_and_no_change_is_lost() {
     assert!(claims(&daemon).is_empty(), "nothing is left claimed");
 }
 
+/// Adds one to a number in a file, without a channel on which it could claim the file.
+const COMMAND: &str = "\
+umask 0
+read line
+cd \"$(printf %s \"$line\" | tr -d '\\\"')\" || exit 4
+n=$(cat number 2>/dev/null || echo 0)
+sleep 0.1
+echo $((n + 1)) > number
+printf '%s' \"${MESH_CLAIMS:-null}\"";
+
+#[test]
+fn d7_twenty_commands_change_one_file_and_no_change_is_lost() {
+    let agent = Bundle::command("command", COMMAND).set("concurrency", json!(AGENTS));
+    let (daemon, dir) = mesh(agent, 1);
+    let number = || {
+        let text = std::fs::read_to_string(dir.join("number")).unwrap_or_default();
+        text.trim().parse::<usize>().unwrap_or_default()
+    };
+    let all = |task: &Value| {
+        let ids: Vec<_> = (0..AGENTS).map(|_| daemon.submit(task)).collect();
+        ids.iter()
+            .map(|id| daemon.ended(id, PATIENCE))
+            .collect::<Vec<_>>()
+    };
+    // Control: without a claim changes are lost.
+    all(&json!({"requirements": ["command"], "input": dir}));
+    let free = number();
+    saw(&format!(
+        "{AGENTS} commands without a claim count to {free}"
+    ));
+    assert!(free < AGENTS, "some were lost");
+    std::fs::remove_file(dir.join("number")).expect("it was made");
+    let claimed =
+        json!({"requirements": ["command"], "input": dir, "claims": [{"resource": "file:number"}]});
+    let ends = all(&claimed);
+    let tokens = ends.iter().map(|end| end["output"]["file:number"].as_u64());
+    let tokens: BTreeSet<_> = tokens.flatten().collect();
+    saw(&format!("with a claim they count to {}", number()));
+    assert_eq!((number(), tokens.len()), (AGENTS, AGENTS), "{ends:?}");
+    assert!(claims(&daemon).is_empty(), "nothing is left claimed");
+}
+
 #[test]
 fn d7_one_piece_of_work_has_one_owner_however_many_ask_for_it() {
     let (daemon, _) = mesh(Bundle::echo("echo"), 4);

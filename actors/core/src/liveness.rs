@@ -133,6 +133,8 @@ pub struct Call {
     pub bound: Option<Duration>,
     /// Whether its end is a step forward when it is the first of its kind.
     pub moves: bool,
+    /// Whether it only waits for its turn: that is nothing new, and never the same again.
+    pub waits: bool,
 }
 
 /// What happens to an agent, as far as liveness is concerned. Without a task it concerns the instance.

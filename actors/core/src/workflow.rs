@@ -26,7 +26,9 @@ mod advance;
 mod check;
 mod cron;
 mod decide;
+mod drafting;
 pub mod expr;
+mod open;
 mod plan;
 mod schedule;
 mod state;
@@ -35,17 +37,21 @@ pub mod team;
 mod template;
 #[cfg(test)]
 mod tests;
+mod units;
 mod view;
 
-pub use advance::STEP_BYTES_MAX;
 pub use check::{ERRORS_MAX, Offers, Surroundings, check, document_schema};
 pub use cron::{Timing, TimingError};
 pub use decide::{
     Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,
 };
+pub use drafting::Draft;
 pub use plan::{Plan, digest_of};
 pub use schedule::{
     CATCH_UP_MAX, NewSchedule, SCHEDULES_MAX, ScheduleCommand, ScheduleRefusal, WAITING_MAX,
 };
 pub use state::{NAMES_MAX, Run, Workflows};
-pub use stored::{NewPlan, PLANS_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX};
+pub use stored::{
+    NewPlan, PLANS_BYTES_MAX, PLANS_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX,
+};
+pub use units::STEP_BYTES_MAX;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use mesh_messages::budget::Usage;
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::klp::{ClaimReply, Envelope};
 use mesh_messages::task::{AcceptanceCheck, CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
@@ -32,6 +33,8 @@ pub struct Delivery {
     pub priority: Priority,
     /// What the result must satisfy.
     pub contract: Option<Arc<TaskContract>>,
+    /// What it has for itself until it ends, each with its token.
+    pub claims: Vec<TaskClaim>,
     /// When the attempt's time is up.
     pub attempt_until: Timestamp,
     /// What the agent does for it follows from this.

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use mesh_messages::Failure;
+use mesh_messages::claim::TaskClaim;
 
 /// A behaviour compiled into meshd.
 #[async_trait]
@@ -19,6 +20,20 @@ pub trait NativeBehaviour: Send + Sync + 'static {
     /// # Errors
     /// The failure that ends the attempt.
     async fn on_task(&self, action: &str, input: &Value) -> Result<Value, Failure>;
+
+    /// Does a task that claims resources, each of which comes with its token.
+    ///
+    /// # Errors
+    /// As with [`NativeBehaviour::on_task`], to which it leads unless it is written otherwise.
+    async fn on_claimed(
+        &self,
+        action: &str,
+        input: &Value,
+        claims: &[TaskClaim],
+    ) -> Result<Value, Failure> {
+        let _whoever_needs_no_token = claims;
+        self.on_task(action, input).await
+    }
 }
 
 /// The behaviours that a binary brings, by name.

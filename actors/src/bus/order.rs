@@ -51,6 +51,7 @@ pub(super) async fn task(
         timeout_ms: request.timeout_ms,
         approval: request.approval,
         budget: request.budget,
+        claims: request.claims,
         labels: envelope
             .task_id
             .iter()

@@ -17,6 +17,7 @@ use mesh_messages::team::TeamOrder;
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
+use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::operations::{PlanOperations, PlanOrder, PlanWork};
 
@@ -50,6 +51,7 @@ fn workflow_of(task: TaskSpec) -> Result<(Value, Value), Problem> {
         "priority",
         "retry",
         "contract",
+        "claims",
         "approval",
         "timeoutMs",
     ] {
@@ -83,28 +85,28 @@ fn misfit(errors: &[FieldError]) -> Problem {
     Problem::invalid("invalid_team", field, all.join("; "))
 }
 
+/// The agents that may become members of teams.
+pub(crate) fn candidates(ctx: &Context) -> Vec<Candidate> {
+    let candidate = |entry: &Arc<AgentEntry>| {
+        let stage = entry.state().stage();
+        if stage >= Lifecycle::Terminated || stage == Lifecycle::Quarantined {
+            return None;
+        }
+        let known = entry.fleet();
+        Some(Candidate {
+            agent: entry.id.clone(),
+            capabilities: known.capabilities,
+            serves: !known.instances.is_empty() && !known.paused,
+        })
+    };
+    ctx.directory.all().iter().filter_map(candidate).collect()
+}
+
 impl Mesh {
     /// The workflow of a team of those agents that are registered now.
     fn team(&self, order: &TeamOrder, goal: &str) -> Result<Value, Problem> {
-        let candidate = |entry: &Arc<AgentEntry>| {
-            let stage = entry.state().stage();
-            if stage >= Lifecycle::Terminated || stage == Lifecycle::Quarantined {
-                return None;
-            }
-            let known = entry.fleet();
-            Some(Candidate {
-                agent: entry.id.clone(),
-                capabilities: known.capabilities,
-                serves: !known.instances.is_empty() && !known.paused,
-            })
-        };
-        let fleet: Vec<_> = self
-            .ctx
-            .directory
-            .all()
-            .iter()
-            .filter_map(candidate)
-            .collect();
+        let goal = order.goal.as_deref().unwrap_or(goal);
+        let fleet = candidates(&self.ctx);
         team::draft(order, goal, &fleet).map_err(|errors| misfit(&errors))
     }
 

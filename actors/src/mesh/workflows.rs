@@ -18,6 +18,7 @@ use mesh_messages::workflow::{
 use serde_json::Value;
 
 use super::Mesh;
+use super::plans::candidates;
 use crate::operations::{PageRequest, WorkflowOrder};
 use crate::reads::{self, LookupError, StoreReader};
 
@@ -115,7 +116,9 @@ impl Mesh {
                     .all(|need| has.iter().any(|one| one.as_str() == need.as_str()))
             })
         };
+        let fleet = candidates(&self.ctx);
         let around = Surroundings {
+            fleet: (!deploy_later).then_some(&fleet),
             named: &named,
             offered: (!deploy_later).then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
         };

@@ -128,6 +128,7 @@ impl Shell {
             input: Arc::new(delivery.spec.input),
             contract: delivery.spec.contract.map(Arc::new),
             priority: delivery.spec.priority,
+            claims: delivery.claims,
             task: delivery.task,
             attempt: delivery.attempt,
             agent: delivery.key.0.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 
-use mesh_actors_core::workflow::{Call, Command, Effect, Job};
+use mesh_actors_core::workflow::{Call, Command, Draft, Effect, Job};
 use mesh_messages::access::TaskFacts;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::task::{Task, TaskState};
@@ -14,7 +14,7 @@ use mesh_messages::{Failure, FailureClass, TaskId};
 
 use super::{Message, Shell, never_begun, service};
 use crate::context::Context;
-use crate::mesh::{TASKS, find_task};
+use crate::mesh::{TASKS, candidates, find_task};
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::request::following;
@@ -38,6 +38,7 @@ impl Shell {
                     self.settle(task, reason);
                 }
             }
+            Effect::Draft(draft) => self.draft(draft),
             Effect::RunEnded(run) => self.args.handle.ended(&run),
         }
     }
@@ -63,6 +64,24 @@ impl Shell {
                     tell(&outside.me, task, outcome);
                 }
             }
+        });
+    }
+
+    /// Says which agents there are, as soon as all that are registered are known.
+    fn draft(&mut self, draft: Box<Draft>) {
+        let (ctx, me) = (Arc::clone(&self.args.ctx), self.me.clone());
+        self.work.spawn(async move {
+            let (mut pause, longest) = PAUSE;
+            while !ctx.directory.is_complete() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+            let fleet = candidates(&ctx);
+            let _gone = me.cast(Message::Command {
+                command: Box::new(Command::Drafted { draft, fleet }),
+                by: Cause::meshd(),
+                reply: None,
+            });
         });
     }
 

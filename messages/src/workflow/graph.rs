@@ -14,11 +14,12 @@ pub fn mermaid(document: &WorkflowDocument, run: Option<&WorkflowRun>) -> String
     let number = |id: &str| document.steps.iter().position(|step| step.id == id);
     for (index, step) in document.steps.iter().enumerate() {
         let shown = run.and_then(|run| run.steps.iter().find(|view| view.id == step.id));
-        let (open, close) = match (&step.approval, &step.workflow, &step.service) {
+        let inner = step.workflow.is_some() || step.team.is_some();
+        let (open, close) = match (&step.approval, inner, &step.service) {
             (Some(_), _, _) => ("{{", "}}"),
-            (_, Some(_), _) => ("[[", "]]"),
+            (_, true, _) => ("[[", "]]"),
             (_, _, Some(_)) => ("([", "])"),
-            (None, None, None) => ("[", "]"),
+            (None, false, None) => ("[", "]"),
         };
         let mut label = format!("{}\n{}", step.id, what(step));
         if let Some(shown) = shown {
@@ -50,6 +51,9 @@ fn what(step: &WorkflowStep) -> String {
     } else if let Some(service) = &step.service {
         let call = service.call();
         format!("{} {}", call.method.name(), call.url)
+    } else if let Some(team) = &step.team {
+        let needs = team.requirements.join(", ");
+        format!("{} team of {needs}", team.pattern.name())
     } else {
         match &step.workflow {
             Some(SubWorkflow::Named(name)) => format!("workflow {name}"),

@@ -100,6 +100,8 @@ pub enum StepKind {
     Service,
     /// Another workflow.
     Workflow,
+    /// A team, which is a workflow that is drafted.
+    Team,
     /// A person's approval.
     Approval,
 }

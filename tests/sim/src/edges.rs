@@ -159,6 +159,14 @@ pub const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "claim",
+        &[
+            "taken with an attempt",
+            "given back with the attempt",
+            "waited for",
+        ],
+    ),
+    (
         "task",
         &[
             "submitted > queued",

@@ -145,7 +145,11 @@ impl Scope {
             None if full => return None,
             None => {}
         }
-        let (is_new, finding) = self.counted(now, limits, &call);
+        let (is_new, finding) = if call.waits {
+            (false, None)
+        } else {
+            self.counted(now, limits, &call)
+        };
         self.calling_since.get_or_insert(now);
         self.flying.insert(
             call.id.clone(),

@@ -23,6 +23,7 @@ fn call(id: &str, asked: &str, bound: Option<u64>) -> Call {
         what: Fingerprint::of("call", asked.as_bytes()),
         bound: bound.map(Duration::from_millis),
         moves: true,
+        waits: false,
     }
 }
 
@@ -238,6 +239,36 @@ fn a_loop_of_identical_calls_is_found_once_with_what_shows_it() {
         finding.detail.contains("250 times in 38 min"),
         "{finding:?}"
     );
+}
+
+#[test]
+fn waiting_for_its_turn_in_between_hides_no_loop_and_is_none() {
+    let mut story = Story::at_work(Limits::default());
+    for n in 0..300 {
+        let now = n * 9200;
+        let turn = format!("claim {n}");
+        let wait = Call {
+            moves: false,
+            waits: true,
+            ..call(&turn, &turn, None)
+        };
+        story.calls(now, wait);
+        story.answered(now + 50, &turn);
+        story.calls(now + 50, call("c", "the same", None));
+        story.answered(now + 100, "c");
+    }
+    story.found(&[(Repetition, Cancel)]);
+    let mut story = Story::at_work(Limits::default());
+    for n in 0..300 {
+        let wait = Call {
+            moves: false,
+            waits: true,
+            ..call("c", "the turn", None)
+        };
+        story.calls(n * 9200, wait);
+        story.answered(n * 9200 + 100, "c");
+    }
+    story.found(&[]);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //!                            └─ wait ─► Waiting, in line ─► Granted | GivenUp | with its attempt
 //! ```
 //!
+//! What a task claims as a whole is granted with the assignment of its attempt, all in one decision; see `line`.
+//!
 //! A claim belongs to an attempt that is under way, and ends with it in the same event; so nobody who is gone holds or waits
 //! for anything. Whoever stands first in line gets what is free when a decision comes to rest.
 
@@ -19,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use crate::routing::InstanceKey;
 
 mod decide;
+mod line;
 
 pub(crate) use decide::{claim, expire};
+pub(crate) use line::{claim_wait, taken_above};
 
 /// Most resources that are held or waited for at once, so that the state stays small.
 pub const RESOURCES_MAX: usize = 10_000;
@@ -209,6 +213,15 @@ impl Claims {
 
     pub(crate) fn len(&self) -> usize {
         self.resources.len()
+    }
+
+    /// What a task's attempt has.
+    pub(crate) fn held_by(&self, task: &TaskId) -> impl Iterator<Item = &String> {
+        let names = self.by_task.get(task).into_iter().flatten();
+        names.filter(|name| {
+            let holder = self.get(name).and_then(|resource| resource.holder.as_ref());
+            holder.is_some_and(|holder| holder.task == *task)
+        })
     }
 
     pub(crate) fn count_of(&self, task: &TaskId) -> usize {

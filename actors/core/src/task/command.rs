@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::budget::Usage;
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
@@ -251,6 +252,8 @@ pub struct Live {
     pub(crate) fleet: Fleet,
     /// Attempts that ended here but hold their instance's slot until the instance says that it has dropped them.
     pub(crate) releasing: BTreeMap<InstanceKey, BTreeSet<(TaskId, AttemptNo)>>,
+    /// Resources that such attempts had: what works on them may still be at it.
+    pub(crate) leaving: BTreeMap<String, (InstanceKey, TaskId, AttemptNo)>,
     /// Who gets the outcome of a delegated child.
     pub(crate) askers: BTreeMap<TaskId, Asker>,
     /// When time will have given an agent the trust that a task waits for.
@@ -317,6 +320,8 @@ pub struct Delivery {
     pub spec: TaskSpec,
     /// Why this instance.
     pub assignment: TaskAssignment,
+    /// What it claims, each with its token.
+    pub claims: Vec<TaskClaim>,
     /// When the attempt will be taken back: its time limit, or the task's deadline if that is earlier.
     pub ends_at: Timestamp,
 }

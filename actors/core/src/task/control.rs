@@ -145,7 +145,6 @@ pub(crate) fn approve(
 /// Does what is due.
 pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
     tx.catch_up();
-    claims::expire(tx);
     tx.step_gates();
     while let Some((at, timer, id)) = tx.tasks.index().timers.first().cloned() {
         if at > tx.ctx.now || tx.is_full() {
@@ -181,6 +180,8 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
         }
         tx.carry_on();
     }
+    // After the attempts whose time is over, whose claims end with them.
+    claims::expire(tx);
     tx.settle();
     Answer::Done
 }
@@ -271,6 +272,7 @@ pub(crate) fn reconcile(
     for (key, task, attempt) in present.difference(&expected) {
         let held = tx.live.releasing.entry(key.clone()).or_default();
         held.insert((task.clone(), *attempt));
+        tx.keep_claims(key, task, *attempt);
         tx.effect(Effect::CancelAttempt {
             key: key.clone(),
             task: task.clone(),

@@ -25,9 +25,15 @@ impl Tx<'_> {
     pub(crate) fn settle(&mut self) {
         self.carry_on();
         self.serve_claims();
+        self.serve_claimants();
         self.pay();
         self.dispatch();
         self.mark_waits();
+        // Whoever stood before others may have found that it cannot go, after all.
+        while self.serve_claimants() {
+            self.dispatch();
+            self.mark_waits();
+        }
         self.withdraw_questions();
         self.live.window_due = self.tasks.budgets().next_end(self.ctx.now);
     }
@@ -45,6 +51,11 @@ impl Tx<'_> {
         {
             if self.is_full() {
                 return;
+            }
+            // It leaves the line, and holds up nobody behind it.
+            if self.park_if_claimed(&rank.2) {
+                turns.go_on(self.tasks, tenant, Some(key));
+                continue;
             }
             // Slots only become fewer in this loop, so who could have nobody's can have nobody's still; but what a child may
             // have depends on what is above it.
@@ -128,6 +139,7 @@ impl Tx<'_> {
             },
         );
         self.reserve(id, &chosen.key.0, attempt);
+        let claims = self.take_claims(id, attempt);
         let Some(entry) = self.tasks.entry(id) else {
             return;
         };
@@ -138,6 +150,7 @@ impl Tx<'_> {
             attempt,
             spec: entry.task().spec.clone(),
             assignment,
+            claims,
             ends_at: attempt_ends_at(entry).map_or(deadline_at, |at| at.min(deadline_at)),
         };
         self.effect(Effect::Deliver(Box::new(delivery)));

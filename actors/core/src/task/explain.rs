@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use mesh_messages::TaskId;
 use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitingFor};
 
+use super::claims::claim_wait;
 use super::command::{Context, Live};
 use super::dispatch::{demand, outlook, why_queued};
-use super::index::{group_of, is_ready};
+use super::index::{group_of, is_ready, waits_for_claims};
 use super::record::waiting_for_tasks;
 use super::state::{Entry, Tasks};
 use super::tx::{Slots, Tx};
@@ -61,6 +62,10 @@ impl Tasks {
             TaskState::Queued | TaskState::Parked if is_ready(entry) => {
                 let parked = outlook(self, live, ctx, &group_of(entry));
                 Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
+            }
+            TaskState::Parked if waits_for_claims(entry) => {
+                let waits = claim_wait(self, live, entry);
+                waits.or_else(|| entry.task().waiting_for.clone())
             }
             TaskState::Blocked if entry.task().spec.approval.is_some() => {
                 entry.task().waiting_for.clone()

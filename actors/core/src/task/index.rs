@@ -70,6 +70,10 @@ pub(crate) struct Index {
     /// By submitter and idempotency key.
     pub(crate) keys: BTreeMap<(String, String), TaskId>,
     pub(crate) states: BTreeMap<TaskState, u64>,
+    /// Tasks that wait for resources that they claim, by resource, those of which a task above them is under way apart.
+    pub(crate) claimants: BTreeMap<(String, bool), BTreeSet<Rank>>,
+    /// Queued tasks that claim a resource, by their line.
+    pub(crate) claiming: BTreeMap<(GroupKey, String), BTreeSet<Rank>>,
     /// Tasks that wait for a person, by submitter.
     pub(crate) asks: BTreeMap<String, BTreeSet<TaskId>>,
 }
@@ -126,6 +130,9 @@ impl Index {
             }
             self.in_flight.entry(key).or_default().insert(id.clone());
         }
+        if !task.spec.claims.is_empty() {
+            self.insert_claims(id, entry);
+        }
         if let Some((group, mark)) = ready(entry) {
             let lines = self.lines.entry(Arc::clone(&entry.tenant)).or_default();
             let line = lines.entry(group.clone()).or_default();
@@ -170,6 +177,9 @@ impl Index {
             remove_from(&mut self.suspects, &key, id);
             one_less(&mut self.under_way, &entry.tenant);
         }
+        if !task.spec.claims.is_empty() {
+            self.remove_claims(id, entry);
+        }
         if let Some((key, mark)) = ready(entry)
             && let Some(group) = self.ready.get_mut(&key)
         {
@@ -198,6 +208,45 @@ fn one_less<K: Ord, N: Default + PartialEq + SubAssign + From<u8>>(
             counts.remove(key);
         }
     }
+}
+
+impl Index {
+    fn insert_claims(&mut self, id: &TaskId, entry: &Entry) {
+        for claim in &entry.task().spec.claims {
+            let name = claim.resource.clone();
+            if waits_for_claims(entry) {
+                let line = self.claimants.entry((name, is_delegated(entry)));
+                line.or_default().insert(rank(id, entry));
+            } else if entry.task().state == TaskState::Queued {
+                let line = self.claiming.entry((group_of(entry), name));
+                line.or_default().insert(rank(id, entry));
+            }
+        }
+    }
+
+    fn remove_claims(&mut self, id: &TaskId, entry: &Entry) {
+        let rank = rank(id, entry);
+        for claim in &entry.task().spec.claims {
+            let name = claim.resource.clone();
+            if waits_for_claims(entry) {
+                remove_from(&mut self.claimants, &(name, is_delegated(entry)), &rank);
+            } else if entry.task().state == TaskState::Queued {
+                remove_from(&mut self.claiming, &(group_of(entry), name), &rank);
+            }
+        }
+    }
+}
+
+/// Whether a task above it may wait for it.
+pub(crate) fn is_delegated(entry: &Entry) -> bool {
+    entry.task().spec.parent.is_some()
+}
+
+/// Whether a task stands in line for what it claims as a whole.
+pub(crate) fn waits_for_claims(entry: &Entry) -> bool {
+    let task = entry.task();
+    let reason = task.waiting_for.as_ref().map(|waits| waits.reason);
+    task.state == TaskState::Parked && reason == Some(WaitReason::Claim)
 }
 
 fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
@@ -257,7 +306,7 @@ pub(crate) fn is_ready(entry: &Entry) -> bool {
     ready(entry).is_some()
 }
 
-fn rank(id: &TaskId, entry: &Entry) -> Rank {
+pub(crate) fn rank(id: &TaskId, entry: &Entry) -> Rank {
     let (at, seq) = place(entry);
     (at, seq, id.clone())
 }

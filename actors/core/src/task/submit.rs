@@ -19,6 +19,7 @@ use crate::access::limits::{self, WITHIN_MAX};
 
 use super::asks::{self, OPEN_ASKS_MAX, POLICY};
 use super::budgets;
+use super::claims::taken_above;
 use super::command::{Answer, Asker, Effect, NewTask, Refusal};
 use super::config::RetryPolicy;
 use super::record::{TaskRecord, waiting_for_tasks};
@@ -300,6 +301,10 @@ fn admit_one(
             }
             Err(why) => report.add("parent", why),
         }
+    }
+    if let Some((nth, holder)) = taken_above(tx.tasks, &spec) {
+        let why = format!("task {holder} above it has it, and it would wait for that one");
+        report.add(&format!("claims[{nth}].resource"), why);
     }
     if let Some(budget) = &spec.budget {
         let (parent, now) = (spec.parent.as_ref(), tx.ctx.now);

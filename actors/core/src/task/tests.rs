@@ -20,6 +20,7 @@ use crate::routing::{FleetAgent, FleetInstance, Gate, InstanceKey, Occupancy};
 mod asks;
 mod attempts;
 mod budgets;
+mod claimed;
 mod claims;
 mod delegation;
 mod fairness;
@@ -151,6 +152,7 @@ impl World {
             "a snapshot must hold all, and indexes must be right"
         );
         self.check_claims(decision.more);
+        self.check_claimants(decision.more);
         // With more to come, some tasks have yet to learn what happened to others.
         for id in self.tasks.ids().filter(|_| !decision.more) {
             self.check_moves_or_waits(id);
@@ -238,6 +240,7 @@ impl World {
                 super::index::is_ready(entry)
                     || has(Timer::Resume)
                     || self.tasks.budgets().wait_of(id).is_some()
+                    || super::index::waits_for_claims(entry)
             ),
             TaskState::Retrying => assert!(has(Timer::Resume)),
             TaskState::Blocked => {

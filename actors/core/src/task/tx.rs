@@ -178,6 +178,7 @@ impl<'a> Tx<'a> {
         if self.live.fleet.has_instance(&key) {
             let held = self.live.releasing.entry(key.clone()).or_default();
             held.insert((id.clone(), attempt));
+            self.keep_claims(&key, id, attempt);
         }
         let (task, reason) = (id.clone(), reason.to_owned());
         self.effects.push(Effect::CancelAttempt {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::budget::{Dimension, TaskBudget};
+use mesh_messages::claim::{TASK_CLAIMS_MAX, not_a_resource};
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, AskKind, CHOICES_MAX};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{
@@ -89,6 +90,7 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
     {
         report.add(&format!("within[{nth}]"), why);
     }
+    claims(spec, report);
     marks(spec, report);
     let input = json_len(&spec.input);
     if input > TASK_DATA_MAX {
@@ -117,6 +119,35 @@ fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
             (format!(".reserve.{d}"), why)
         })
     })
+}
+
+/// What it claims as a whole.
+fn claims(spec: &TaskSpec, report: &mut Report<'_>) {
+    if spec.approval.is_some() && !spec.claims.is_empty() {
+        report.add("claims", "a person's answer claims nothing; leave it out");
+    }
+    if spec.claims.len() > TASK_CLAIMS_MAX {
+        let count = spec.claims.len();
+        let text = format!("has {count} entries; at most {TASK_CLAIMS_MAX} are accepted");
+        report.add("claims", text);
+    }
+    for (nth, claim) in spec.claims.iter().take(TASK_CLAIMS_MAX).enumerate() {
+        let mut wrong = |field: &str, why: String| {
+            report.add(&format!("claims[{nth}].{field}"), why);
+        };
+        if let Some(why) = not_a_resource(&claim.resource) {
+            wrong("resource", why);
+        } else if spec.claims[..nth]
+            .iter()
+            .any(|one| one.resource == claim.resource)
+        {
+            wrong("resource", "is there twice".to_owned());
+        }
+        if claim.token.is_some() {
+            let why = "is given out with each attempt; leave it out";
+            wrong("token", why.to_owned());
+        }
+    }
 }
 
 fn names(spec: &TaskSpec, report: &mut Report<'_>) {

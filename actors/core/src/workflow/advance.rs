@@ -1,34 +1,20 @@
 //! What follows in a run from what has happened in it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::events::WorkflowEvent;
-use mesh_messages::task::{DEADLINE_DEFAULT_MS, TASK_DATA_MAX, TaskState};
-use mesh_messages::workflow::{ITEMS_MAX, OnError, ParentStep, StepState, UnitOutcome, UnitPlan};
+use mesh_messages::task::TaskState;
+use mesh_messages::workflow::{OnError, ParentStep, StepState, UnitOutcome, UnitPlan};
 use mesh_messages::{Failure, FailureClass, WorkflowRunId};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::decide::{Effect, NewRun, Tx, child_run, effect_for, fail_step, is_bad, unit_task};
-use super::expr::{Expression, Scope};
-use super::plan::{StepPlan, Work};
+use super::decide::{
+    Effect, LIVE_RUNS_MAX, NewRun, Tx, bounded, child_run, fail_step, is_bad, unit_task,
+};
+use super::plan::{Plan, StepPlan, Work};
 use super::state::{Run, StepRun};
-use super::template::Template;
-use crate::task::json_len;
-
-/// Most bytes of what all units of one step get together.
-pub const STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Why a step does not begin, or ends as it does.
-fn contract(message: impl Into<String>) -> Failure {
-    Failure {
-        class: FailureClass::Contract,
-        message: message.into(),
-        retryable: false,
-        retry_after_ms: None,
-    }
-}
+use super::units::{contract, effect_of, scope, short, units};
 
 /// Does all that can be done now.
 pub(crate) fn advance(tx: &mut Tx<'_>, id: &WorkflowRunId) {
@@ -110,6 +96,8 @@ fn next_of_step(run: &Run, number: usize, step: &StepRun) -> Option<Next> {
     let mut failed = None;
     for (index, unit) in step.units.iter().enumerate() {
         match &unit.outcome {
+            // It begins when its team is drafted.
+            None if matches!(plan.work, Work::Team(_)) && !stopping => open = true,
             None if unit.task.is_none() && !unit_has_run(run, number, index) => {
                 return Some(Next::Child(number, index));
             }
@@ -177,34 +165,6 @@ fn perform(tx: &mut Tx<'_>, id: &WorkflowRunId, next: Next) {
     }
 }
 
-/// What an expression of a step sees.
-pub(crate) fn scope<'a>(run: &'a Run, templates: &[&Template]) -> Scope<'a> {
-    let mut expressions: Vec<&Expression> = Vec::new();
-    for template in templates {
-        template.expressions(&mut expressions);
-    }
-    let mut steps = BTreeMap::new();
-    for expression in expressions {
-        for id in expression.steps() {
-            if let Some((id, number)) = run.plan.by_id.get_key_value(id) {
-                steps.entry(id.as_str()).or_insert_with(|| {
-                    let (step, plan) = (&run.steps[*number], &run.plan.steps[*number]);
-                    json!({
-                        "output": step.output(plan.each.is_some()),
-                        "state": step.state,
-                        "error": step.error,
-                    })
-                });
-            }
-        }
-    }
-    Scope {
-        input: Some(&run.input),
-        steps,
-        ..Scope::default()
-    }
-}
-
 fn step_ended(
     tx: &mut Tx<'_>,
     id: &WorkflowRunId,
@@ -253,54 +213,6 @@ fn begin(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize) {
     }
 }
 
-fn short(value: &Value) -> String {
-    value.to_string().chars().take(60).collect()
-}
-
-/// The units of a round, with what they get written out.
-fn units(run: &Run, number: usize, round: u32) -> Result<Vec<UnitPlan>, Failure> {
-    let plan = &run.plan.steps[number];
-    let items = match &plan.each {
-        None => vec![None],
-        Some(each) => match each.write(&scope(run, &[each])) {
-            Ok(Value::Array(items)) if items.len() > ITEMS_MAX => {
-                let count = items.len();
-                let message = format!("forEach: {count} items; at most {ITEMS_MAX} are accepted");
-                return Err(contract(message));
-            }
-            Ok(Value::Array(items)) => items.into_iter().map(Some).collect(),
-            Ok(other) => {
-                let message = format!("forEach: must be a list, not {}", short(&other));
-                return Err(contract(message));
-            }
-            Err(error) => return Err(contract(format!("forEach: {error}"))),
-        },
-    };
-    let mut base = scope(run, &[&plan.input]);
-    base.round = Some(round);
-    let mut bytes = 0;
-    let mut units = Vec::with_capacity(items.len());
-    for (index, item) in items.into_iter().enumerate() {
-        let mut scope = base.clone();
-        scope.item = item.as_ref();
-        scope.index = u32::try_from(index).ok();
-        let input = plan.input.write(&scope);
-        let input = input.map_err(|error| contract(format!("input: {error}")))?;
-        let own = json_len(&input);
-        bytes += own;
-        if own > TASK_DATA_MAX || bytes > STEP_BYTES_MAX {
-            let message = format!(
-                "input: larger than {TASK_DATA_MAX} bytes, or than {STEP_BYTES_MAX} for all items together"
-            );
-            return Err(contract(message));
-        }
-        let is_run = matches!(plan.work, Work::Run(_));
-        let task = (!is_run).then(|| unit_task(&run.id, &plan.id, round, index, false));
-        units.push(UnitPlan { input, item, task });
-    }
-    Ok(units)
-}
-
 fn open_round(
     tx: &mut Tx<'_>,
     id: &WorkflowRunId,
@@ -328,44 +240,27 @@ fn open_round(
     }
 }
 
-/// What a unit, or its compensation, is as an effect; nothing for runs.
-pub(crate) fn effect_of(run: &Run, number: usize, index: usize, undo: bool) -> Option<Effect> {
-    let plan = &run.plan.steps[number];
-    let unit = run.steps[number].units.get(index)?;
-    let labels = [("workflow", run.id.as_str()), ("step", plan.id.as_str())];
-    if undo {
-        let (undo, under_way) = (plan.undo.as_ref()?, unit.undo.as_ref()?);
-        let (task, input) = (under_way.task.clone(), under_way.input.clone());
-        return effect_for(&undo.work, task, &run.by, input, labels, undo.timeout_ms);
-    }
-    let task = unit.task.clone()?;
-    let mut effect = effect_for(
-        &plan.work,
-        task,
-        &run.by,
-        unit.input.clone(),
-        labels,
-        plan.timeout_ms,
-    );
-    if let Some(Effect::Submit(job)) = &mut effect {
-        // The step's own time may be longer than tasks have by themselves.
-        job.spec.deadline_ms = plan.timeout_ms.filter(|ms| *ms > DEADLINE_DEFAULT_MS);
-    }
-    effect
-}
-
 fn start_child(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
     let Some(run) = tx.state.run(id) else { return };
     let plan = &run.plan.steps[number];
-    let Work::Run(inner) = &plan.work else { return };
     let step = &run.steps[number];
     let place = u32::try_from(index).unwrap_or(u32::MAX);
-    if step.error.is_some() || run.ending.is_some() {
+    let never = if step.error.is_some() || run.ending.is_some() {
         // It was never begun, and now need not be.
-        let outcome = UnitOutcome::Failed {
+        Some(UnitOutcome::Failed {
             state: StepState::Cancelled,
             error: Failure::new(FailureClass::Cancelled, "the step has failed"),
-        };
+        })
+    } else if tx.state.index.live >= LIVE_RUNS_MAX {
+        // To wait for room could be for ever: those that have it may wait for this one.
+        let message = format!(
+            "{LIVE_RUNS_MAX} runs have not ended, and no more are held; have fewer steps that are workflows begin at once"
+        );
+        Some(UnitOutcome::failed(FailureClass::Resource, message))
+    } else {
+        None
+    };
+    if let Some(outcome) = never {
         return tx.emit(WorkflowEvent::UnitEnded {
             run: id.clone(),
             step: plan.id.clone(),
@@ -374,15 +269,30 @@ fn start_child(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize)
             outcome,
         });
     }
+    if let Work::Run(inner) = &plan.work {
+        let inner = Arc::clone(inner);
+        begin_run(tx, id, (number, index), inner);
+    }
+}
+
+/// Begins the run of a unit.
+pub(super) fn begin_run(
+    tx: &mut Tx<'_>,
+    id: &WorkflowRunId,
+    (number, index): (usize, usize),
+    inner: Arc<Plan>,
+) {
+    let Some(run) = tx.state.run(id) else { return };
+    let (plan, step) = (&run.plan.steps[number], &run.steps[number]);
     let parent = ParentStep {
         run: id.clone(),
         step: plan.id.clone(),
-        index: place,
+        index: u32::try_from(index).unwrap_or(u32::MAX),
     };
     let new = NewRun {
         scheduled: None,
         id: child_run(id, &plan.id, step.round, index),
-        plan: Arc::clone(inner),
+        plan: inner,
         input: step.units[index].input.clone(),
         by: run.by.clone(),
         key: None,
@@ -461,7 +371,7 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
         None => Ok(made),
         Some(template) => {
             let mut scope = scope(run, &[template]);
-            if let Some(own) = scope.steps.get_mut(plan.id.as_str()) {
+            if let Some(own) = Arc::make_mut(&mut scope.steps).get_mut(plan.id.as_str()) {
                 own["output"] = made;
             }
             scope.item = unit.item.as_ref();
@@ -536,7 +446,13 @@ fn finish(tx: &mut Tx<'_>, id: &WorkflowRunId) {
     tx.effect(Effect::RunEnded(id.clone()));
     let Some(parent) = parent else { return };
     let outcome = match (output, error) {
-        (Some(output), None) => UnitOutcome::Succeeded { output },
+        (Some(output), None) => {
+            let outcome = UnitOutcome::Succeeded { output };
+            match tx.state.run(&parent.run) {
+                Some(above) => bounded(above, outcome),
+                None => outcome,
+            }
+        }
         (_, error) => UnitOutcome::Failed {
             state: state.into(),
             error: error.unwrap_or_else(|| contract("failed")),

@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamOrder;
 use mesh_messages::workflow::{
-    AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, NESTING_MAX, ROUNDS_MAX,
+    AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, ITEMS_MAX, NESTING_MAX, ROUNDS_MAX,
     SERVICE_HEADERS_MAX, STEP_ID_MAX, STEPS_MAX, Service, SubWorkflow, WorkflowDocument,
     WorkflowStep,
 };
@@ -14,6 +15,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::plan::Plan;
+use super::team::{self, Candidate};
 use crate::task::{Report, json_len, validate};
 
 /// Most errors that are told at once: nobody reads more.
@@ -33,6 +35,8 @@ pub struct Surroundings<'a> {
     pub named: &'a dyn Fn(&str) -> Option<Arc<WorkflowDocument>>,
     /// Whether an agent is registered that has all these capabilities; not asked when absent.
     pub offered: Option<Offers<'a>>,
+    /// The agents of which teams can be drafted; not asked when absent.
+    pub fleet: Option<&'a [Candidate]>,
 }
 
 impl std::fmt::Debug for Surroundings<'_> {
@@ -163,12 +167,13 @@ fn readable(source: &Value, rows: &[Value], wrong: &[FieldError]) -> Readable {
 
 /// A step, without those of its fields that are wrong; nothing when what it is cannot be told then.
 fn step_of(index: usize, row: &Value, wrong: &[FieldError]) -> Option<WorkflowStep> {
-    const FORMS: [&str; 6] = [
+    const FORMS: [&str; 7] = [
         "id",
         "requirements",
         "type",
         "service",
         "workflow",
+        "team",
         "approval",
     ];
     if let Ok(step) = WorkflowStep::deserialize(row) {
@@ -271,17 +276,19 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         task,
         step.service.is_some(),
         step.workflow.is_some(),
+        step.team.is_some(),
         step.approval.is_some(),
     ];
     match forms.iter().filter(|form| **form).count() {
         0 => add(
             "",
-            "is nothing: give it requirements, a service, a workflow or an approval".to_owned(),
+            "is nothing: give it requirements, a service, a workflow, a team or an approval"
+                .to_owned(),
         ),
         1 => {}
         _ => add(
             "",
-            "is several things: requirements, service, workflow and approval exclude each other"
+            "is several things: requirements, service, workflow, team and approval exclude each other"
                 .to_owned(),
         ),
     }
@@ -289,6 +296,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         ("agent", step.agent.is_some()),
         ("retry", step.retry.is_some()),
         ("contract", step.contract.is_some()),
+        ("claims", !step.claims.is_empty()),
     ];
     for (field, there) in for_tasks {
         if there && !task {
@@ -315,6 +323,15 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
             ),
         );
     }
+    if let Some(Value::Array(items)) = &step.for_each
+        && items.len() > ITEMS_MAX
+    {
+        let count = items.len();
+        add(
+            "forEach",
+            format!("has {count} items; at most {ITEMS_MAX} are accepted"),
+        );
+    }
     if let Some(repeat) = &step.repeat
         && (repeat.max == 0 || repeat.max > ROUNDS_MAX)
     {
@@ -327,12 +344,16 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
             timeout_ms: step.timeout_ms,
             retry: step.retry.clone(),
             contract: step.contract.clone(),
+            claims: step.claims.clone(),
             ..TaskSpec::default()
         };
         task_parts(&spec, at, around, errors);
     }
     if let Some(service) = &step.service {
         service_parts(service, &join(at, "service"), errors);
+    }
+    if let Some(order) = &step.team {
+        team_parts(order, &join(at, "team"), around, errors);
     }
     if let Some(approval) = &step.approval {
         let spec = TaskSpec {
@@ -344,6 +365,17 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
     if let Some(undo) = &step.compensate {
         undo_parts(undo, &join(at, "compensate"), around, errors);
     }
+}
+
+/// A team: what is wrong with its order, and whom it misses.
+fn team_parts(order: &TeamOrder, at: &str, around: Surroundings<'_>, errors: &mut Vec<FieldError>) {
+    let goal = order.goal.as_deref().unwrap_or_default();
+    let wrong = match around.fleet {
+        Some(fleet) => team::draft(order, goal, fleet).err().unwrap_or_default(),
+        None => team::misfits(order),
+    };
+    let wrong = wrong.into_iter();
+    errors.extend(wrong.map(|e| FieldError::new(join(at, &e.path), e.message)));
 }
 
 fn undo_parts(

@@ -12,10 +12,12 @@ use mesh_messages::{Failure, FailureClass, TaskId, Timestamp, WorkflowRunId};
 use serde_json::Value;
 
 use super::advance::advance;
+use super::drafting::{self, Draft};
 use super::plan::{Plan, Work};
 use super::schedule::{self, ScheduleCommand, ScheduleRefusal};
-use super::state::Workflows;
+use super::state::{Run, Workflows};
 use super::stored::{self, PlanCommand, PlanRefusal};
+use super::team::Candidate;
 use crate::task::json_len;
 
 /// Most runs that have not ended, those of steps included: what start-up and memory can cope with.
@@ -57,6 +59,13 @@ pub enum Command {
         task: TaskId,
         /// How.
         outcome: UnitOutcome,
+    },
+    /// These agents are there, of which a team is to be drafted.
+    Drafted {
+        /// For what.
+        draft: Box<Draft>,
+        /// All of them.
+        fleet: Vec<Candidate>,
     },
     /// End a run.
     Cancel {
@@ -104,6 +113,8 @@ pub enum Effect {
     Submit(Box<Job>),
     /// Call a service; likewise.
     Call(Box<Call>),
+    /// Say which agents there are, by [`Command::Drafted`].
+    Draft(Box<Draft>),
     /// End a task or call; its end is told likewise. One that was never begun ends as cancelled.
     Cancel {
         /// Which.
@@ -388,6 +399,10 @@ impl Workflows {
                 ended(&mut tx, &task, outcome);
                 Answer::Done
             }
+            Command::Drafted { draft, fleet } => {
+                drafting::drafted(&mut tx, &draft, &fleet);
+                Answer::Done
+            }
             Command::Cancel { run, reason } => cancel(&mut tx, &run, reason)?,
             Command::Schedule(command) => schedule::decide(&mut tx, command)?,
             Command::Plan(command) => stored::decide(&mut tx, command)?,
@@ -414,32 +429,6 @@ impl Workflows {
             effects,
             answer,
         })
-    }
-
-    /// What has to be under way: after a restart, everything is asked for again and finds what is there.
-    pub fn open_work(&self) -> Vec<Effect> {
-        let mut work = Vec::new();
-        for (task, place) in &self.index.open {
-            let Some(run) = self.run(&place.run) else {
-                continue;
-            };
-            let step = &run.steps[place.step];
-            let stopping = !place.undo && (run.ending.is_some() || step.error.is_some());
-            if stopping {
-                work.push(Effect::Cancel {
-                    task: task.clone(),
-                    reason: "the step has failed".to_owned(),
-                });
-            } else {
-                work.extend(super::advance::effect_of(
-                    run,
-                    place.step,
-                    place.index,
-                    place.undo,
-                ));
-            }
-        }
-        work
     }
 }
 
@@ -492,14 +481,7 @@ fn ended(tx: &mut Tx<'_>, task: &TaskId, outcome: UnitOutcome) {
             error,
         });
     }
-    let bytes = run.bytes + outcome.output().map_or(0, json_len);
-    let outcome = if bytes > RUN_BYTES_MAX {
-        let message =
-            format!("the outputs of the run have more than {RUN_BYTES_MAX} bytes together");
-        UnitOutcome::failed(FailureClass::Contract, message)
-    } else {
-        outcome
-    };
+    let outcome = bounded(run, outcome);
     tx.emit(WorkflowEvent::UnitEnded {
         run: id,
         step,
@@ -507,6 +489,16 @@ fn ended(tx: &mut Tx<'_>, task: &TaskId, outcome: UnitOutcome) {
         at,
         outcome,
     });
+}
+
+/// The outcome of a unit, or that its output is too much for the run.
+pub(crate) fn bounded(run: &Run, outcome: UnitOutcome) -> UnitOutcome {
+    let bytes = run.bytes + outcome.output().map_or(0, json_len);
+    if bytes <= RUN_BYTES_MAX {
+        return outcome;
+    }
+    let message = format!("the outputs of the run have more than {RUN_BYTES_MAX} bytes together");
+    UnitOutcome::failed(FailureClass::Contract, message)
 }
 
 fn cancel(tx: &mut Tx<'_>, id: &WorkflowRunId, reason: String) -> Result<Answer, Refusal> {
@@ -583,7 +575,7 @@ pub(crate) fn effect_for(
             input,
             timeout_ms,
         }))),
-        Work::Run(_) => None,
+        Work::Run(_) | Work::Team(_) => None,
     }
 }
 

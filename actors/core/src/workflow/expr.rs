@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cel::common::ast::{EntryExpr, Expr as Node, IdedExpr, LiteralValue, operators};
 use cel::{Context, Env, Value as Cel, parser::Parser};
@@ -27,6 +27,11 @@ pub const EXPRESSION_DEPTH_MAX: usize = 48;
 pub const EXPRESSION_OPERATORS_MAX: usize = 128;
 /// Most work of one evaluation, in steps of roughly a hundred nanoseconds: a second at the very worst.
 pub const WORK_MAX: u64 = 10_000_000;
+/// Most bytes to which the expressions of one value may be written out: what a text is named for a thousand times is
+/// written a thousand times. As much as all items of a step may get together.
+pub const WRITTEN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What an element of a list or an object takes besides its content.
+const ELEMENT_BYTES: usize = 16;
 /// Longest message of the crate that is repeated.
 const MESSAGE_MAX: usize = 300;
 
@@ -66,10 +71,48 @@ pub struct Expression {
 pub(crate) struct Scope<'a> {
     pub(crate) input: Option<&'a Value>,
     /// `output`, `state` and `error` of the steps that may be named.
-    pub(crate) steps: BTreeMap<&'a str, Value>,
+    pub(crate) steps: Arc<BTreeMap<&'a str, Value>>,
+    /// The same as CEL has it, once it was needed: a thousand items see one input.
+    seen: Arc<Seen>,
     pub(crate) item: Option<&'a Value>,
     pub(crate) index: Option<u32>,
     pub(crate) round: Option<u32>,
+}
+
+/// What was handed over before.
+#[derive(Debug, Default)]
+struct Seen {
+    input: OnceLock<Cel>,
+    steps: OnceLock<BTreeMap<String, Cel>>,
+}
+
+impl<'a> Scope<'a> {
+    /// What is seen from a run with this input and these steps.
+    pub(crate) fn new(input: &'a Value, steps: BTreeMap<&'a str, Value>) -> Self {
+        Self {
+            input: Some(input),
+            steps: Arc::new(steps),
+            ..Self::default()
+        }
+    }
+
+    fn input(&self) -> Option<Cel> {
+        let input = self.input?;
+        Some(self.seen.input.get_or_init(|| cel(input)).clone())
+    }
+
+    fn steps(&self, named: &BTreeSet<String>) -> Cel {
+        let seen = self.seen.steps.get_or_init(|| {
+            let all = self.steps.iter();
+            all.map(|(id, value)| ((*id).to_owned(), cel(value)))
+                .collect()
+        });
+        let map = seen.iter().filter(|(id, _)| named.contains(*id));
+        let map = map.map(|(id, value)| (cel::objects::Key::from(id.clone()), value.clone()));
+        Cel::Map(cel::objects::Map {
+            map: Arc::new(map.collect()),
+        })
+    }
 }
 
 impl Expression {
@@ -142,6 +185,18 @@ impl Expression {
     /// # Errors
     /// [`EvaluationError`]: it does not fit the values, or would take too long.
     pub(crate) fn evaluate(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
+        self.evaluate_within(scope, &mut Left::default())
+    }
+
+    /// Its value, if that takes no more than is left.
+    ///
+    /// # Errors
+    /// As with [`Expression::evaluate`].
+    pub(crate) fn evaluate_within(
+        &self,
+        scope: &Scope<'_>,
+        left: &mut Left,
+    ) -> Result<Value, EvaluationError> {
         let fail = |why: String| EvaluationError {
             source_text: self.text.clone(),
             why: cut(&why),
@@ -158,7 +213,7 @@ impl Expression {
             Cel::resolve(&self.node, &context).map_err(|error| error.to_string())
         }));
         match evaluated {
-            Ok(Ok(value)) => json(value).map_err(fail),
+            Ok(Ok(value)) => json(&value, left).map_err(fail),
             Ok(Err(why)) => Err(fail(why)),
             Err(_panic) => Err(fail("it cannot be evaluated".to_owned())),
         }
@@ -171,27 +226,17 @@ impl Expression {
             }
         };
         let named = |name: &str| self.names(name);
-        add("input", scope.input.filter(|_| named("input")).map(cel));
+        add(
+            "input",
+            scope
+                .input
+                .filter(|_| named("input"))
+                .and_then(|_| scope.input()),
+        );
         add("item", scope.item.filter(|_| named("item")).map(cel));
         add("index", scope.index.map(|index| Cel::Int(index.into())));
         add("round", scope.round.map(|round| Cel::Int(round.into())));
-        if named("steps") {
-            let steps: BTreeMap<&str, &Value> = scope
-                .steps
-                .iter()
-                .filter(|(id, _)| self.steps.contains(**id))
-                .map(|(id, value)| (*id, value))
-                .collect();
-            let map = steps
-                .into_iter()
-                .map(|(id, value)| (cel::objects::Key::from(id.to_owned()), cel(value)));
-            add(
-                "steps",
-                Some(Cel::Map(cel::objects::Map {
-                    map: Arc::new(map.collect()),
-                })),
-            );
-        }
+        add("steps", named("steps").then(|| scope.steps(&self.steps)));
     }
 }
 
@@ -363,24 +408,50 @@ fn cel(value: &Value) -> Cel {
     }
 }
 
-fn json(value: Cel) -> Result<Value, String> {
+/// How many bytes may still be written out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left(usize);
+
+impl Default for Left {
+    fn default() -> Self {
+        Self(WRITTEN_BYTES_MAX)
+    }
+}
+
+impl Left {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.0.checked_sub(bytes.saturating_add(ELEMENT_BYTES));
+        self.0 = left.ok_or_else(|| {
+            format!("it is written out to more than {WRITTEN_BYTES_MAX} bytes; do it in an agent")
+        })?;
+        Ok(())
+    }
+}
+
+fn json(value: &Cel, left: &mut Left) -> Result<Value, String> {
+    left.take(match value {
+        Cel::String(text) => text.len(),
+        _ => 0,
+    })?;
     Ok(match value {
         Cel::Null => Value::Null,
-        Cel::Bool(value) => Value::Bool(value),
-        Cel::Int(int) => Value::from(int),
-        Cel::UInt(int) => Value::from(int),
-        Cel::Float(float) => Number::from_f64(float)
+        Cel::Bool(value) => Value::Bool(*value),
+        Cel::Int(int) => Value::from(*int),
+        Cel::UInt(int) => Value::from(*int),
+        Cel::Float(float) => Number::from_f64(*float)
             .map(Value::Number)
             .ok_or_else(|| format!("{float} is no number that JSON has"))?,
-        Cel::String(text) => Value::String(Arc::unwrap_or_clone(text)),
+        Cel::String(text) => Value::String(text.to_string()),
         Cel::List(items) => {
-            let items = Arc::unwrap_or_clone(items).into_iter().map(json);
+            let items = items.iter().map(|item| json(item, left));
             Value::Array(items.collect::<Result<_, _>>()?)
         }
         Cel::Map(map) => {
             let mut fields = Map::new();
             for (key, value) in map.map.iter() {
-                fields.insert(key.to_string(), json(value.clone())?);
+                let key = key.to_string();
+                left.take(key.len())?;
+                fields.insert(key, json(value, left)?);
             }
             Value::Object(fields)
         }

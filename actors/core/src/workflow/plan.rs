@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mesh_messages::json;
 use mesh_messages::schema::FieldError;
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamOrder;
 use mesh_messages::workflow::{
     Approval, Compensation, OnError, ServiceCall, StepKind, SubWorkflow, WorkflowDocument,
     WorkflowStep,
@@ -38,6 +39,8 @@ pub(crate) struct StepPlan {
     /// Most rounds, and what ends them earlier.
     pub(crate) repeat: Option<(u32, Option<Template>)>,
     pub(crate) input: Template,
+    /// The list of what its tasks claim.
+    pub(crate) claims: Option<Template>,
     pub(crate) work: Work,
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) on_error: OnError,
@@ -51,6 +54,8 @@ pub(crate) enum Work {
     Task(Box<TaskSpec>),
     Service(ServiceCall),
     Run(Arc<Plan>),
+    /// A run, too, whose plan is drafted when the step begins.
+    Team(Box<TeamOrder>),
 }
 
 /// What takes a step back.
@@ -69,6 +74,7 @@ impl StepPlan {
             Work::Task(_) => StepKind::Task,
             Work::Service(_) => StepKind::Service,
             Work::Run(_) => StepKind::Workflow,
+            Work::Team(_) => StepKind::Team,
         }
     }
 }
@@ -284,6 +290,10 @@ impl Maker<'_> {
             .map_or(Template::Constant(Value::Null), |value| {
                 self.template("input", value, &inside)
             });
+        let claims = (!step.claims.is_empty()).then(|| {
+            let claims = serde_json::to_value(&step.claims).unwrap_or_default();
+            self.template("claims", &claims, &inside)
+        });
         let repeat = step.repeat.as_ref().map(|repeat| {
             let until = repeat.until.as_ref();
             let until = until.map(|v| self.typed("repeat.until", v, &after, Kind::Bool));
@@ -292,7 +302,7 @@ impl Maker<'_> {
         let undo = step.compensate.as_ref().map(|undo| self.undo(undo, &after));
         let deps = self.deps(
             step,
-            [when.as_ref(), items.as_ref(), Some(&input)],
+            [when.as_ref(), items.as_ref(), Some(&input), claims.as_ref()],
             repeat.as_ref(),
         );
         StepPlan {
@@ -302,6 +312,7 @@ impl Maker<'_> {
             each: items,
             repeat,
             input,
+            claims,
             work: self.work(step),
             timeout_ms: step.timeout_ms,
             on_error: step.on_error,
@@ -320,6 +331,9 @@ impl Maker<'_> {
                 self.add(&format!("workflow.{}", error.path), error.message);
             }
             return Work::Run(Arc::new(plan));
+        }
+        if let Some(team) = &step.team {
+            return Work::Team(Box::new(team.clone()));
         }
         let approval = step.approval.as_ref().map(Approval::spec);
         Work::Task(Box::new(TaskSpec {
@@ -358,7 +372,7 @@ impl Maker<'_> {
     fn deps(
         &mut self,
         step: &WorkflowStep,
-        templates: [Option<&Template>; 3],
+        templates: [Option<&Template>; 4],
         repeat: Option<&(u32, Option<Template>)>,
     ) -> Vec<usize> {
         let mut deps = BTreeSet::new();

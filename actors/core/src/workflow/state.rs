@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::events::WorkflowEvent;
 use mesh_messages::schedule::Scheduled;
 use mesh_messages::task::TaskState;
@@ -33,6 +34,8 @@ pub(crate) struct Unit {
     pub(crate) item: Option<Value>,
     /// Its task, or the key of its call; `None` for runs.
     pub(crate) task: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<TaskClaim>,
     pub(crate) outcome: Option<UnitOutcome>,
     /// When it last succeeded, in the order of the run; a failure in a later round takes nothing back.
     pub(crate) done: Option<u64>,
@@ -86,11 +89,15 @@ impl StepRun {
     /// What it made: a list under `forEach`.
     pub(crate) fn output(&self, each: bool) -> Value {
         let of = |unit: &Unit| unit.outcome.as_ref().and_then(UnitOutcome::output).cloned();
-        if each && matches!(self.state, StepState::Skipped | StepState::Blocked) {
+        let never = self.units.is_empty() && self.state != StepState::Succeeded;
+        if each && (never || matches!(self.state, StepState::Skipped | StepState::Blocked)) {
             Value::Null
         } else if each {
             let items = self.units.iter().map(|unit| of(unit).unwrap_or_default());
             Value::Array(items.collect())
+        } else if self.state.is_terminal() && self.state != StepState::Succeeded {
+            // Also where an earlier round made something.
+            Value::Null
         } else {
             let unit = self.units.first();
             unit.and_then(|unit| of(unit).or_else(|| unit.last_output.clone()))
@@ -566,5 +573,7 @@ impl Workflows {
             unit.done = Some(run.successes);
         }
         unit.outcome = Some(outcome.clone());
+        // Whatever follows goes by what it made.
+        unit.input = Value::Null;
     }
 }

@@ -30,6 +30,9 @@ pub const PLANS_MAX: usize = 1000;
 /// Earlier versions of a plan that are shown; all of them are in the audit log.
 pub const VERSIONS_KEPT_MAX: usize = 5;
 
+/// Most bytes of all plans with those earlier versions that are shown: they are held in memory, and in every snapshot.
+pub const PLANS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// A plan to be stored, or a new version of one.
 #[derive(Debug, Clone)]
 pub struct NewPlan {
@@ -96,6 +99,16 @@ pub enum PlanRefusal {
     /// Too many.
     #[error("there are {PLANS_MAX} plans, and no more are held; remove some")]
     Full,
+    /// Together they would be too large.
+    #[error(
+        "the plan has {bytes} bytes, the others have {held} with their earlier versions, and {PLANS_BYTES_MAX} are held at most; remove some"
+    )]
+    TooLarge {
+        /// How large this version is.
+        bytes: usize,
+        /// How large all others are.
+        held: usize,
+    },
     /// The goal is too long.
     #[error("goal: has {bytes} bytes; at most {GOAL_BYTES_MAX} are accepted")]
     Goal {
@@ -126,7 +139,7 @@ impl From<PlanRefusal> for Problem {
             PlanRefusal::NotFound(_) => Self::new(ProblemKind::NotFound, "plan_not_found", detail),
             PlanRefusal::Changed { .. } => conflict("plan_changed", detail).field("version"),
             PlanRefusal::Started { .. } => conflict("plan_started", detail),
-            PlanRefusal::Full => conflict("too_many_plans", detail),
+            PlanRefusal::Full | PlanRefusal::TooLarge { .. } => conflict("too_many_plans", detail),
             PlanRefusal::Goal { .. } => Self::invalid("invalid_plan", "goal", detail),
             PlanRefusal::Workflow { .. } => Self::invalid("invalid_plan", "workflow", detail),
             PlanRefusal::Input { .. } => Self::invalid("invalid_plan", "input", detail),
@@ -151,11 +164,33 @@ struct Held {
     begun: Option<Begun>,
 }
 
+impl Held {
+    fn bytes(&self) -> usize {
+        let earlier: usize = self.earlier.iter().map(json_len).sum();
+        json_len(&self.current) + earlier
+    }
+}
+
 /// All plans, as their events make them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "BTreeMap<PlanId, Held>", into = "BTreeMap<PlanId, Held>")]
 pub(crate) struct Plans {
     held: BTreeMap<PlanId, Held>,
+    /// How large they are together.
+    pub(super) bytes: usize,
+}
+
+impl From<BTreeMap<PlanId, Held>> for Plans {
+    fn from(held: BTreeMap<PlanId, Held>) -> Self {
+        let bytes = held.values().map(Held::bytes).sum();
+        Self { held, bytes }
+    }
+}
+
+impl From<Plans> for BTreeMap<PlanId, Held> {
+    fn from(plans: Plans) -> Self {
+        plans.held
+    }
 }
 
 impl Plans {
@@ -181,13 +216,16 @@ impl Plans {
                 }
             }
             WorkflowEvent::PlanRemoved { plan, .. } => {
-                self.held.remove(plan);
+                let removed = self.held.remove(plan);
+                let bytes = removed.as_ref().map_or(0, Held::bytes);
+                self.bytes = self.bytes.saturating_sub(bytes);
             }
             _ => {}
         }
     }
 
     fn written(&mut self, plan: &PlanId, version: &PlanVersion) {
+        self.bytes = self.bytes.saturating_add(json_len(version));
         let Some(held) = self.held.get_mut(plan) else {
             let held = Held {
                 current: version.clone(),
@@ -199,6 +237,9 @@ impl Plans {
         };
         let before = std::mem::replace(&mut held.current, version.clone());
         held.earlier.push_front(before);
+        let left_out = held.earlier.iter().skip(VERSIONS_KEPT_MAX);
+        let left_out = left_out.map(json_len).sum();
+        self.bytes = self.bytes.saturating_sub(left_out);
         held.earlier.truncate(VERSIONS_KEPT_MAX);
     }
 }
@@ -290,6 +331,15 @@ fn write(tx: &mut Tx<'_>, new: NewPlan) -> Result<Answer, PlanRefusal> {
         by: new.by,
         at: tx.now,
     };
+    let (bytes, mut held) = (json_len(&version), tx.state.plans.bytes);
+    if let Some(replaced) = tx.state.plans.held.get(&new.id) {
+        // Its oldest version makes room.
+        let oldest = replaced.earlier.iter().skip(VERSIONS_KEPT_MAX - 1);
+        held = held.saturating_sub(oldest.map(json_len).sum());
+    }
+    if held.saturating_add(bytes) > PLANS_BYTES_MAX {
+        return Err(PlanRefusal::TooLarge { bytes, held });
+    }
     tx.emit(WorkflowEvent::PlanWritten {
         plan: new.id,
         version: Box::new(version),

@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::AgentId;
+use mesh_messages::plan::GOAL_BYTES_MAX;
 use mesh_messages::schema::FieldError;
 use mesh_messages::team::{Agreement, ROUNDS_MAX, SIZE_MAX, TeamOrder, TeamPattern};
 use serde_json::{Map, Value, json};
@@ -107,7 +108,7 @@ pub fn draft(order: &TeamOrder, goal: &str, fleet: &[Candidate]) -> Result<Value
     Ok(document)
 }
 
-fn misfits(order: &TeamOrder) -> Vec<FieldError> {
+pub(super) fn misfits(order: &TeamOrder) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut wrong = |path: &str, message: String| errors.push(FieldError::new(path, message));
     let pattern = order.pattern;
@@ -140,6 +141,18 @@ fn misfits(order: &TeamOrder) -> Vec<FieldError> {
         } else if !(1..=ROUNDS_MAX).contains(&rounds) {
             wrong("rounds", format!("expected 1 to {ROUNDS_MAX}"));
         }
+    }
+    if order
+        .goal
+        .as_ref()
+        .is_some_and(|goal| goal.len() > GOAL_BYTES_MAX)
+    {
+        wrong("goal", format!("must have at most {GOAL_BYTES_MAX} bytes"));
+    }
+    if order.goal.is_some() && pattern != TeamPattern::Hierarchical {
+        let message =
+            "only the lead and the members of a hierarchical team are told; put it into the input";
+        wrong("goal", message.to_owned());
     }
     if order.agreement.is_some() && pattern != TeamPattern::Peer {
         wrong("agreement", "only peers have to agree".to_owned());

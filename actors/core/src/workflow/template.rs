@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::expr::{EvaluationError, Expression, InvalidExpression, Kind, Piece, Scope, pieces};
+use super::expr::{
+    EvaluationError, Expression, InvalidExpression, Kind, Left, Piece, Scope, pieces,
+};
 
 /// JSON with expressions in it.
 #[derive(Debug, Clone)]
@@ -49,7 +51,12 @@ impl Template {
                     |(index, item)| Self::read(item, ids, &format!("{path}[{index}]"), wrong);
                 let items: Vec<_> = items.iter().enumerate().map(read).collect();
                 if items.iter().all(Self::is_constant) {
-                    return Self::Constant(value.clone());
+                    // Also where `$${` was written, which stands for itself by now.
+                    let items = items.into_iter().filter_map(|item| match item {
+                        Self::Constant(value) => Some(value),
+                        _ => None,
+                    });
+                    return Self::Constant(items.collect());
                 }
                 Self::List(items)
             }
@@ -60,7 +67,6 @@ impl Template {
                     read.push((key.clone(), Self::read(field, ids, &path, wrong)));
                 }
                 if read.iter().all(|(_, field)| field.is_constant()) {
-                    // Also where `$${` was written, which stands for itself by now.
                     let fields = read.into_iter().filter_map(|(key, field)| match field {
                         Self::Constant(value) => Some((key, value)),
                         _ => None,
@@ -145,30 +151,36 @@ impl Template {
     /// # Errors
     /// [`EvaluationError`] of the first expression that has none.
     pub(crate) fn write(&self, scope: &Scope<'_>) -> Result<Value, EvaluationError> {
+        self.write_within(scope, &mut Left::default())
+    }
+
+    fn write_within(&self, scope: &Scope<'_>, left: &mut Left) -> Result<Value, EvaluationError> {
         Ok(match self {
             Self::Constant(value) => value.clone(),
-            Self::Expression(expression) => expression.evaluate(scope)?,
+            Self::Expression(expression) => expression.evaluate_within(scope, left)?,
             Self::Text(parts) => {
                 let mut text = String::new();
                 for part in parts {
                     match part {
                         Part::Plain(plain) => text.push_str(plain),
-                        Part::Expression(expression) => match expression.evaluate(scope)? {
-                            Value::String(value) => text.push_str(&value),
-                            other => text.push_str(&other.to_string()),
-                        },
+                        Part::Expression(expression) => {
+                            match expression.evaluate_within(scope, left)? {
+                                Value::String(value) => text.push_str(&value),
+                                other => text.push_str(&other.to_string()),
+                            }
+                        }
                     }
                 }
                 Value::String(text)
             }
             Self::List(items) => {
-                let items = items.iter().map(|item| item.write(scope));
+                let items = items.iter().map(|item| item.write_within(scope, left));
                 Value::Array(items.collect::<Result<_, _>>()?)
             }
             Self::Map(fields) => {
                 let mut map = Map::new();
                 for (key, field) in fields {
-                    map.insert(key.clone(), field.write(scope)?);
+                    map.insert(key.clone(), field.write_within(scope, left)?);
                 }
                 Value::Object(map)
             }

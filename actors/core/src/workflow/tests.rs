@@ -19,6 +19,7 @@ fn nobody(_: &str) -> Option<Arc<WorkflowDocument>> {
 
 fn plan(source: &Value) -> Result<Plan, Vec<String>> {
     let around = Surroundings {
+        fleet: None,
         named: &nobody,
         offered: None,
     };
@@ -35,6 +36,7 @@ struct World {
     events: Vec<WorkflowEvent>,
     ended: Vec<WorkflowRunId>,
     submitted: BTreeMap<TaskId, usize>,
+    drafts: Vec<Draft>,
 }
 
 impl World {
@@ -48,6 +50,7 @@ impl World {
             events: Vec::new(),
             ended: Vec::new(),
             submitted: BTreeMap::new(),
+            drafts: Vec::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl World {
                     Effect::Cancel { task, .. } => {
                         self.to_cancel.insert(task);
                     }
+                    Effect::Draft(draft) => self.drafts.push(*draft),
                     Effect::RunEnded(run) => self.ended.push(run),
                 }
             }
@@ -112,18 +116,24 @@ impl World {
         let back: Workflows = serde_json::from_str(&text).unwrap();
         assert_eq!(back, self.state);
         self.state = back;
+        let mut drafts = Vec::new();
         let named: BTreeSet<TaskId> = self
             .state
             .open_work()
             .into_iter()
-            .map(|effect| match effect {
-                Effect::Submit(job) => job.task,
-                Effect::Call(call) => call.task,
-                Effect::Cancel { task, .. } => task,
+            .filter_map(|effect| match effect {
+                Effect::Submit(job) => Some(job.task),
+                Effect::Call(call) => Some(call.task),
+                Effect::Cancel { task, .. } => Some(task),
+                Effect::Draft(draft) => {
+                    drafts.push(*draft);
+                    None
+                }
                 Effect::RunEnded(run) => panic!("{run} has ended"),
             })
             .collect();
         assert_eq!(named, self.open, "a restart asks for exactly what is open");
+        self.drafts = drafts;
         self.state.look_again();
         self.run(Command::Tick);
     }
@@ -159,6 +169,88 @@ fn a_step_waits_for_what_its_expressions_name() {
     world.end(&second, good(json!("done")));
     assert_eq!(world.view(&id).output, Some(json!({"second": "done"})));
     assert_eq!(world.ended, [id]);
+}
+
+#[test]
+fn a_loop_that_fails_in_a_later_round_made_nothing() {
+    let mut world = World::new();
+    let document = json!({"steps": [
+        {"id": "a", "requirements": ["x"], "repeat": {"max": 3}, "onError": "continue"},
+        {"id": "b", "requirements": ["x"], "input": "${steps.a.output}"},
+    ]});
+    let id = world.start(&document, Value::Null);
+    let first = world.open.first().cloned().unwrap();
+    world.end(&first, good(json!("of the first round")));
+    let second = world.open.first().cloned().unwrap();
+    world.end(&second, bad(StepState::Failed));
+    let run = world.state.run(&id).unwrap();
+    assert_eq!(run.steps[1].units[0].input, Value::Null);
+}
+
+#[test]
+fn what_stands_for_a_dollar_does_so_in_lists_too_and_long_lists_are_refused() {
+    let mut world = World::new();
+    let document = json!({"steps": [
+        {"id": "a", "requirements": ["x"], "input": ["$${x}", ["$${y}"], {"z": "$${z}"}]},
+    ]});
+    let id = world.start(&document, Value::Null);
+    let run = world.state.run(&id).unwrap();
+    assert_eq!(
+        run.steps[0].units[0].input,
+        json!(["${x}", ["${y}"], {"z": "${z}"}])
+    );
+    let items: Vec<u32> = (0..10_000).collect();
+    let long = json!({"steps": [{"id": "a", "requirements": ["x"], "forEach": items}]});
+    let errors = plan(&long).unwrap_err();
+    assert_eq!(
+        errors,
+        ["steps[0].forEach: has 10000 items; at most 1000 are accepted"]
+    );
+}
+
+#[test]
+fn what_tasks_of_a_step_claim_is_written_out_for_each_item() {
+    let mut world = World::new();
+    let document = json!({"steps": [
+        {"id": "a", "requirements": ["x"], "forEach": "${input}", "claims": [{"resource": "file:${item}"}, {"resource": "disk"}]},
+    ]});
+    let id = world.start(&document, json!(["p", "q"]));
+    let run = world.state.run(&id).unwrap();
+    let names = |index: usize| {
+        let claims = run.steps[0].units[index].claims.iter();
+        claims
+            .map(|claim| claim.resource.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(0), names(1)),
+        (
+            vec!["file:p".to_owned(), "disk".to_owned()],
+            vec!["file:q".to_owned(), "disk".to_owned()],
+        )
+    );
+    world.restart();
+    // What is no name of a resource fails the step.
+    for item in [json!("\n"), json!("x".repeat(300))] {
+        let id = world.start(&document, json!([item]));
+        let error = world.view(&id).error.unwrap();
+        assert!(error.message.contains("claims: [0].resource"), "{error:?}");
+    }
+    let wrong = json!({"steps": [
+        {"id": "a", "approval": true, "claims": [{"resource": "r"}]},
+        {"id": "b", "requirements": ["x"], "claims": [{"resource": "${steps.nobody.output}"}, {"resource": ""}]},
+    ]});
+    let errors = plan(&wrong).unwrap_err();
+    for path in [
+        "steps[0].claims:",
+        "steps[1].claims: unknown step",
+        "steps[1].claims[1].resource",
+    ] {
+        assert!(
+            errors.iter().any(|error| error.starts_with(path)),
+            "{path} in {errors:#?}"
+        );
+    }
 }
 
 #[test]
@@ -437,3 +529,4 @@ proptest! {
 
 mod plans;
 mod schedules;
+mod teams;

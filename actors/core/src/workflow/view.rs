@@ -61,9 +61,15 @@ fn step(run: &Run, number: usize) -> StepView {
     let (plan, step) = (&run.plan.steps[number], &run.steps[number]);
     let kind = plan.kind();
     let each = plan.each.is_some();
-    let runs = if kind == StepKind::Workflow {
+    let runs = if matches!(kind, StepKind::Workflow | StepKind::Team) {
+        // A team that is not drafted yet has no run.
+        let begun = |index: &usize| {
+            let drafted = run.children.contains(&(number, *index));
+            kind == StepKind::Workflow || drafted
+        };
         let units = 0..step.units.len();
         units
+            .filter(begun)
             .map(|index| child_run(&run.id, &plan.id, step.round, index))
             .collect()
     } else {

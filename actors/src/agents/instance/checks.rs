@@ -183,6 +183,7 @@ impl Session {
                 timeout_ms: None,
                 approval: None,
                 budget: None,
+                claims: Vec::new(),
             },
             avoid: Some(self.args.agent.clone()),
             token: None,

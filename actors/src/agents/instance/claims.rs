@@ -137,10 +137,11 @@ impl Session {
         let call = Call {
             id: waited(request),
             name: format!("CLAIM {resource}").chars().take(128).collect(),
-            // Two waits for one thing are not the same question asked again: each is for another turn.
             what: Fingerprint::of("CLAIM", request.as_bytes()),
             bound: Some(Duration::from_millis(ms).saturating_add(WAIT_MARGIN)),
             moves: false,
+            // Two waits for one thing are not the same question asked again: each is for another turn.
+            waits: true,
         };
         self.watched(Input::Called {
             task: Some(task.clone()),

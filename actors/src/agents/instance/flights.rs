@@ -78,6 +78,7 @@ impl Session {
             timeout_ms: None,
             approval: None,
             budget: None,
+            claims: delivery.claims,
         };
         let payload = serde_json::to_value(request).unwrap_or_default();
         let mut envelope = self.message(MessageType::TaskRequest, payload);

@@ -206,6 +206,7 @@ impl Session {
             // The task's deadline is the bound.
             bound: None,
             moves: true,
+            waits: false,
         };
         let task = Some(parent.clone());
         self.watched(Input::Called { task, call });
@@ -226,6 +227,7 @@ impl Session {
             bound: None,
             // To remember something is not to have done it.
             moves: false,
+            waits: false,
         };
         self.watched(Input::Called {
             task: Some(task.clone()),
@@ -259,5 +261,6 @@ fn announced_call(call: &CallAnnounced) -> Call {
         what: Fingerprint::of("call", what.as_bytes()),
         bound: Some(Duration::from_millis(call.bound_ms.get())),
         moves: true,
+        waits: false,
     }
 }

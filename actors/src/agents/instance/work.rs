@@ -1,5 +1,6 @@
 //! Runtimes without a conversation: `command`, one process per task, and `native`, one future per task.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::task::TASK_DATA_MAX;
 use mesh_messages::{Failure, FailureClass};
@@ -19,12 +21,16 @@ use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
 use crate::agents::live::InstanceLive;
+use crate::agents::native::NativeBehaviour;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
 use crate::agents::spawn::{Start, plan_under};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
+
+/// The environment variable in which a command finds what its task claims: `{"<resource>": <token>}`.
+const CLAIMS_VARIABLE: &str = "MESH_CLAIMS";
 
 /// Exit code by which a command says that it cannot serve now (`EX_TEMPFAIL`).
 const EX_TEMPFAIL: i32 = 75;
@@ -88,7 +94,7 @@ impl Session {
         let work: Work = match native {
             Some(native) => Box::pin(async move {
                 tokio::select! {
-                    result = native.on_task(&delivery.action, &delivery.input) => result,
+                    result = attempt_of(&*native, &delivery) => result,
                     _ = cancelled => Err(given_up()),
                 }
             }),
@@ -118,7 +124,11 @@ impl Session {
         delivery: Delivery,
         mut cancelled: oneshot::Receiver<()>,
     ) -> impl Future<Output = Result<Value, Failure>> + Send + use<> {
-        let program = self.program(Arc::clone(&self.args.manifest));
+        let manifest = &self.args.manifest;
+        let program = self.program(match &delivery.claims[..] {
+            [] => Arc::clone(manifest),
+            claims => Arc::new(claiming(manifest, claims)),
+        });
         async move {
             let input = serde_json::to_vec(&*delivery.input).unwrap_or_default();
             let (status, output) = program.run(input, &mut cancelled).await?;
@@ -175,6 +185,28 @@ impl Session {
             result => self.handed_in(task, result),
         }
     }
+}
+
+/// Has a native agent do what it was given.
+async fn attempt_of(native: &dyn NativeBehaviour, delivery: &Delivery) -> Result<Value, Failure> {
+    let (action, input) = (&delivery.action, &delivery.input);
+    match &delivery.claims[..] {
+        [] => native.on_task(action, input).await,
+        claims => native.on_claimed(action, input, claims).await,
+    }
+}
+
+/// The agent as it is, with the tokens of what its task claims in its environment.
+fn claiming(manifest: &AgentManifest, claims: &[TaskClaim]) -> AgentManifest {
+    let mut manifest = manifest.clone();
+    let tokens: BTreeMap<&str, Option<u64>> = claims
+        .iter()
+        .map(|claim| (claim.resource.as_str(), claim.token))
+        .collect();
+    let text = serde_json::to_string(&tokens).unwrap_or_default();
+    let runtime = manifest.runtime.get_or_insert_default();
+    runtime.env.insert(CLAIMS_VARIABLE.to_owned(), text);
+    manifest
 }
 
 /// A program that runs once, in a sandbox of its agent's.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::budget::{TaskBudget, Usage};
+use crate::claim::TaskClaim;
 use crate::failure::{Failure, FailureClass};
 use crate::workflow::ApprovalSpec;
 
@@ -29,6 +30,9 @@ pub struct TaskRequest {
     pub approval: Option<ApprovalSpec>,
     /// What it and everything under it may use; of a delegation, a part of what is left of its parent's.
     pub budget: Option<TaskBudget>,
+    /// Resources that it has for itself until it ends: from meshd each with its token, in a delegation without.
+    #[schemars(default)]
+    pub claims: Vec<TaskClaim>,
 }
 
 impl<'de> Deserialize<'de> for TaskRequest {
@@ -40,6 +44,12 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let timeout_ms = take(&mut rest, "timeoutMs")?;
         let approval = take(&mut rest, "approval")?;
         let budget = take(&mut rest, "budget")?;
+        // Without `input` it is part of the input, like everything else.
+        let claims = if rest.contains_key("input") {
+            take(&mut rest, "claims")?.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
             (None, Some(_)) => Value::Object(rest),
@@ -58,6 +68,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             timeout_ms,
             approval,
             budget,
+            claims,
         })
     }
 }
@@ -84,6 +95,9 @@ impl Serialize for TaskRequest {
         }
         if let Some(budget) = &self.budget {
             map.serialize_entry("budget", budget)?;
+        }
+        if !self.claims.is_empty() {
+            map.serialize_entry("claims", &self.claims)?;
         }
         map.end()
     }

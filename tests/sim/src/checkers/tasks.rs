@@ -9,8 +9,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_messages::claim::ClaimStep;
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::task::TaskState;
+use mesh_messages::task::{TaskState, WaitReason};
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::fault_rules::{LOST_MAX, Meaning, of_class};
@@ -24,6 +25,8 @@ const ONCE: &str = "every task has exactly one outcome";
 const FENCE: &str = "results of superseded attempts are refused";
 const RETRIES: &str = "a failure leads to what its class says";
 const SLOTS: &str = "no more work at once than is allowed";
+const CLAIMS: &str =
+    "what one attempt has claimed, no other has, and it has all that its task claims";
 
 /// Who has an attempt.
 pub(crate) type Holder = (AgentId, InstanceNo, Epoch);
@@ -35,6 +38,8 @@ pub(crate) struct Line {
     pub(crate) attempt: AttemptNo,
     pub(crate) holder: Option<Holder>,
     pub(crate) parent: Option<TaskId>,
+    /// What each of its attempts has for itself.
+    claims: Vec<String>,
     round: u32,
     attempts_max: u32,
     used: u32,
@@ -50,6 +55,10 @@ pub(crate) struct Book {
     pub(crate) held: BTreeMap<Holder, BTreeSet<TaskId>>,
     /// Children that have not ended, by parent.
     children: BTreeMap<TaskId, usize>,
+    /// Who has which resource.
+    claimed: BTreeMap<String, TaskId>,
+    /// The last token that was given out.
+    token: u64,
 }
 
 impl Book {
@@ -73,6 +82,7 @@ impl Book {
                 attempt: AttemptNo(0),
                 holder: None,
                 parent: spec.parent.clone(),
+                claims: spec.claims.iter().map(|one| one.resource.clone()).collect(),
                 round: 0,
                 attempts_max: retry.max_attempts.unwrap_or(3),
                 used: 0,
@@ -107,6 +117,7 @@ impl Book {
             edges.hit_named("task", format_args!("{from} > {to}"));
         }
         let (now, parent) = (line.holder.clone(), line.parent.clone());
+        self.claims(id, event, now.is_some(), edges)?;
         self.moved(id, held, now);
         if let Some(parent) = parent {
             let open = self.children.entry(parent).or_default();
@@ -115,6 +126,56 @@ impl Book {
             } else if over && !to.is_terminal() {
                 *open += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// What an event means for the resources that tasks claim.
+    fn claims(
+        &mut self,
+        id: &TaskId,
+        event: &TaskEvent,
+        under_way: bool,
+        edges: &mut Edges,
+    ) -> Verdict {
+        if !under_way {
+            let before = self.claimed.len();
+            self.claimed.retain(|_, holder| holder != id);
+            if self.claimed.len() < before {
+                edges.hit("claim", "given back with the attempt");
+            }
+        }
+        match event {
+            TaskEvent::Claim { resource, step, .. } => {
+                let ClaimStep::Granted { token, .. } = step else {
+                    let what = || format!("{id}: {step:?}, and nobody asks for that here");
+                    return ensure(false, CLAIMS, what);
+                };
+                let before = self.claimed.insert(resource.clone(), id.clone());
+                ensure(before.is_none() && *token > self.token, CLAIMS, || {
+                    format!(
+                        "{id} gets {resource} as {token}, {before:?} had it; the last was {}",
+                        self.token
+                    )
+                })?;
+                self.token = *token;
+                edges.hit("claim", "taken with an attempt");
+            }
+            TaskEvent::Started { .. } => {
+                let line = self.lines.get(id);
+                let mut claims = line.into_iter().flat_map(|line| &line.claims);
+                let lacks = claims.find(|one| self.claimed.get(*one) != Some(id));
+                ensure(lacks.is_none(), CLAIMS, || {
+                    format!("{id} began without {lacks:?}")
+                })?;
+            }
+            TaskEvent::Waiting {
+                waiting_for: Some(waits),
+                ..
+            } if waits.reason == WaitReason::Claim => {
+                edges.hit("claim", "waited for");
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_actors_core::agent::AgentCommand;
 use mesh_actors_core::task::{AttemptRef, Command, NewTask, TaskConfig};
 use mesh_messages::agent::{FaultState, Lifecycle};
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::task::{DelayStrategy, Priority, RetrySpec, TaskContract, TaskSpec, TaskState};
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 use serde_json::json;
@@ -218,6 +219,17 @@ impl World {
                 let back = random.between(1, 6);
                 let on = TaskId::new(format!("t{}", self.clients.submitted - back)).ok()?;
                 spec.depends_on = vec![on];
+            }
+            if random.percent(15) {
+                // Few, so that they are wanted by several at once.
+                let names = ["disk", "port", "branch"];
+                let first = random.index(names.len());
+                let count = 1 + random.index(names.len() - 1);
+                let wanted = names.into_iter().cycle().skip(first).take(count);
+                spec.claims.extend(wanted.map(|name| TaskClaim {
+                    resource: name.to_owned(),
+                    token: None,
+                }));
             }
             if random.percent(1) {
                 spec.labels.insert(POISON.to_owned(), "yes".to_owned());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mesh_messages::claim::{
-    CLAIM_TTL_DEFAULT_MS, CLAIM_TTL_MAX_MS, CLAIM_WAIT_MAX_MS, ClaimStep, RESOURCE_BYTES_MAX,
+    CLAIM_TTL_DEFAULT_MS, CLAIM_TTL_MAX_MS, CLAIM_WAIT_MAX_MS, ClaimStep, not_a_resource,
 };
 use mesh_messages::events::TaskEvent;
 use mesh_messages::klp::{ClaimCode, ClaimOp, ClaimOpKind, ClaimReply};
@@ -36,12 +36,8 @@ pub(crate) fn claim(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Result<Answe
 
 /// What makes no sense about a request, if anything.
 fn nonsense(op: &ClaimOp) -> Option<String> {
-    let name = &op.resource;
-    let plain = !name.chars().any(char::is_control) && name.trim() == name;
-    if !plain || !(1..=RESOURCE_BYTES_MAX).contains(&name.len()) {
-        return Some(format!(
-            "payload.resource: expected 1 to {RESOURCE_BYTES_MAX} bytes without control characters or outer blanks"
-        ));
+    if let Some(wrong) = not_a_resource(&op.resource) {
+        return Some(format!("payload.resource: {wrong}"));
     }
     let ttl = 1..=CLAIM_TTL_MAX_MS;
     if op.ttl_ms.is_some_and(|ms| !ttl.contains(&ms)) {
@@ -136,10 +132,11 @@ fn acquire(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Option<ClaimReply> {
 }
 
 fn renew(tx: &mut Tx<'_>, asker: &Asker, op: &ClaimOp) -> ClaimReply {
-    let Some(token) = held(tx, asker, op).map(|holder| holder.token) else {
+    let Some((token, had)) = held(tx, asker, op).map(|holder| (holder.token, holder.until)) else {
         return not_held(tx, op);
     };
-    let until = ends_at(tx.ctx.now, op.ttl_ms.unwrap_or(CLAIM_TTL_DEFAULT_MS));
+    // What came with the attempt is held to its end: saying so again takes nothing away.
+    let until = ends_at(tx.ctx.now, op.ttl_ms.unwrap_or(CLAIM_TTL_DEFAULT_MS)).max(had);
     let step = ClaimStep::Renewed { token, until };
     tx.claim_step(&asker.parent.task, asker.parent.attempt, &op.resource, step);
     ClaimReply::done(&op.resource, token, Some(until))
@@ -226,7 +223,13 @@ impl Tx<'_> {
         self.emit(task, event);
     }
 
-    fn grant(&mut self, task: &TaskId, attempt: AttemptNo, name: &str, until: Timestamp) -> u64 {
+    pub(super) fn grant(
+        &mut self,
+        task: &TaskId,
+        attempt: AttemptNo,
+        name: &str,
+        until: Timestamp,
+    ) -> u64 {
         let token = self.tasks.claims().next_token(self.ctx.now);
         let task = task.clone();
         self.claim_step(&task, attempt, name, ClaimStep::Granted { token, until });

@@ -36,7 +36,7 @@ pub(super) fn work(node: &IdedExpr, expression: &Expression, scope: &Scope<'_>) 
             measure(value, &mut sizes);
         }
     }
-    for (id, value) in &scope.steps {
+    for (id, value) in scope.steps.iter() {
         if expression.steps().contains(*id) {
             measure(value, &mut sizes);
         }

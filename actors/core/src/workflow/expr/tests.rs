@@ -23,11 +23,10 @@ fn value(text: &str) -> Result<Value, String> {
     ]);
     let item = json!("it");
     let scope = Scope {
-        input: Some(&input),
-        steps,
         item: Some(&item),
         index: Some(2),
         round: Some(1),
+        ..Scope::new(&input, steps)
     };
     let expression = Expression::read(text, &ids()).map_err(|e| e.to_string())?;
     expression.evaluate(&scope).map_err(|e| e.why)

@@ -25,6 +25,7 @@ pub(super) fn fold_step(step: &mut StepRun, event: &WorkflowEvent) {
                     input: plan.input.clone(),
                     item: plan.item.clone(),
                     task: plan.task.clone(),
+                    claims: plan.claims.clone(),
                     outcome: None,
                     done: last.and_then(|unit| unit.done),
                     last_output: last.and_then(|unit| unit.outcome.as_ref()?.output().cloned()),

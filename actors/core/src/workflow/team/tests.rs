@@ -15,6 +15,7 @@ fn order(pattern: TeamPattern, requirements: &[&str]) -> TeamOrder {
     TeamOrder {
         pattern,
         requirements: requirements.iter().map(|&one| one.to_owned()).collect(),
+        goal: None,
         lead: (pattern == TeamPattern::Hierarchical).then(|| "lead".to_owned()),
         size: None,
         rounds: None,
@@ -147,6 +148,7 @@ fn any_order() -> impl Strategy<Value = TeamOrder> {
             |(pattern, requirements, lead, size, rounds, agreement, target)| TeamOrder {
                 pattern,
                 requirements,
+                goal: None,
                 lead,
                 size,
                 rounds,
@@ -163,7 +165,7 @@ proptest! {
         fleet.extend((0..9).map(|nth| candidate(&format!("more-{nth}"), &["write", "draw"])));
         if let Ok(document) = draft(&order, &goal, &fleet) {
             let named = |_: &str| None;
-            let around = Surroundings { named: &named, offered: None };
+            let around = Surroundings { named: &named, offered: None, fleet: None };
             let plan = check(&document, around).map_err(|e| TestCaseError::fail(format!("{e:?}\n{document:#}")))?;
             prop_assert!(plan.size() >= 1);
         }
@@ -186,6 +188,7 @@ fn the_largest_teams_are_accepted() {
         check(
             &document,
             Surroundings {
+                fleet: None,
                 named: &named,
                 offered: None,
             },

@@ -4,7 +4,9 @@ use mesh_messages::PlanId;
 use mesh_messages::plan::{PlanState, StoredPlan};
 
 use super::*;
-use crate::workflow::stored::{NewPlan, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX};
+use crate::workflow::stored::{
+    NewPlan, PLANS_BYTES_MAX, PlanCommand, PlanRefusal, VERSIONS_KEPT_MAX,
+};
 
 fn id() -> PlanId {
     PlanId::new("p1").unwrap()
@@ -121,4 +123,35 @@ fn only_the_latest_versions_are_shown() {
     let earlier: Vec<_> = shown.earlier.iter().map(|v| v.version).collect();
     assert_eq!(earlier.len(), VERSIONS_KEPT_MAX);
     assert_eq!(earlier[0], 19);
+}
+
+#[test]
+fn plans_are_held_up_to_so_many_bytes_and_what_is_removed_makes_room() {
+    let mut world = World::new();
+    for version in 0..10 {
+        world.run(written((version > 0).then_some(version), "x"));
+    }
+    // What is counted is what a state that is read back holds.
+    world.restart();
+    let own = world.state.plans.bytes;
+    assert!(own > 6 * 150 && own < 6 * 1000, "{own}");
+    world.state.plans.bytes = PLANS_BYTES_MAX - 100;
+    let Command::Plan(PlanCommand::Write(mut other)) = written(None, "x") else {
+        unreachable!("a plan that is written");
+    };
+    other.id = PlanId::new("p2").unwrap();
+    let other = Command::Plan(PlanCommand::Write(other));
+    let refused = world.refused(other.clone());
+    assert!(matches!(refused, PlanRefusal::TooLarge { .. }), "{refused}");
+    let text = refused.to_string();
+    assert!(text.contains("67108864 are held at most"), "{text}");
+    // Another version of one takes the place of its oldest.
+    world
+        .state
+        .decide(written(Some(10), "x"), world.now)
+        .unwrap();
+    let by = "ann".to_owned();
+    let remove = Command::Plan(PlanCommand::Remove { id: id(), by });
+    world.state.decide(remove, world.now).unwrap();
+    world.state.decide(other, world.now).unwrap();
 }

@@ -98,7 +98,7 @@ fn quarantined(agents: &[AgentSummary]) -> Table {
     for agent in agents {
         let record = agent.quarantine.as_ref();
         let field = |show: &dyn Fn(&QuarantineRecord) -> String| {
-            record.map_or_else(|| "-".to_owned(), |record| show(record))
+            record.map_or_else(|| "-".to_owned(), show)
         };
         table.row([
             agent.id.as_str().into(),

@@ -3,6 +3,7 @@
 use std::io;
 
 use mesh_messages::TaskId;
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::task::{Priority, RetrySpec, TaskReceipt, TaskSpec};
 use mesh_messages::units::Span;
 use serde_json::Value;
@@ -49,6 +50,9 @@ pub(crate) struct Submit {
     /// A task that must have succeeded first; may be repeated
     #[arg(long, value_name = "TASK")]
     depends_on: Vec<TaskId>,
+    /// A resource that it has for itself while it is worked on; may be repeated
+    #[arg(long = "claim", value_name = "RESOURCE")]
+    claims: Vec<String>,
     /// A mark to find it by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = input::pair)]
     labels: Vec<(String, String)>,
@@ -63,6 +67,13 @@ pub(crate) struct Submit {
 fn priority(text: &str) -> Result<Priority, String> {
     serde_json::from_value(Value::from(text))
         .map_err(|_| "must be low, normal, high or critical".to_owned())
+}
+
+fn claimed(resource: &str) -> TaskClaim {
+    TaskClaim {
+        resource: resource.to_owned(),
+        token: None,
+    }
 }
 
 impl Submit {
@@ -80,6 +91,7 @@ impl Submit {
                 ..RetrySpec::default()
             }),
             depends_on: self.depends_on.clone(),
+            claims: self.claims.iter().map(|name| claimed(name)).collect(),
             labels: self.labels.iter().cloned().collect(),
             ..TaskSpec::default()
         }

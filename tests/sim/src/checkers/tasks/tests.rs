@@ -1,5 +1,6 @@
 //! The ledger notices every history that must not be: each test writes one down by hand.
 
+use mesh_messages::claim::TaskClaim;
 use mesh_messages::task::{RetrySpec, TaskAssignment};
 use mesh_messages::{Failure, Timestamp};
 
@@ -207,4 +208,44 @@ fn another_outcome_than_the_one_that_was_told_is_noticed() {
     ledger.outcome(&t).unwrap();
     ledger.durable.lines.get_mut(&t).unwrap().state = TaskState::Failed;
     assert_eq!(ledger.outcome(&t).unwrap_err().promise, ONCE);
+}
+
+#[test]
+fn a_resource_that_two_have_and_an_attempt_without_its_own_are_noticed() {
+    let granted = |token| TaskEvent::Claim {
+        attempt: AttemptNo(1),
+        at: AT,
+        resource: "r".to_owned(),
+        step: ClaimStep::Granted { token, until: AT },
+    };
+    let (mut book, mut edges) = (Book::default(), Edges::default());
+    for (name, token) in [("t1", 5), ("t2", 6)] {
+        let t = id(name);
+        book.fold(&t, &submitted(), &mut edges).unwrap();
+        book.fold(&t, &assigned(&t, 1), &mut edges).unwrap();
+        let verdict = book.fold(&t, &granted(token), &mut edges);
+        assert_eq!(verdict.is_ok(), name == "t1", "one has it already");
+    }
+    // Given back with its attempt; but tokens never fall.
+    let mut book = Book::default();
+    for (name, token) in [("t1", 5), ("t2", 5)] {
+        let t = id(name);
+        book.fold(&t, &submitted(), &mut edges).unwrap();
+        book.fold(&t, &assigned(&t, 1), &mut edges).unwrap();
+        let verdict = book.fold(&t, &granted(token), &mut edges);
+        assert_eq!(verdict.is_ok(), name == "t1", "{verdict:?}");
+        book.fold(&t, &succeeded(1), &mut edges).unwrap();
+    }
+    let t = id("t3");
+    let mut claims = submitted();
+    if let TaskEvent::Submitted { spec, .. } = &mut claims {
+        spec.claims = vec![TaskClaim {
+            resource: "r".to_owned(),
+            token: None,
+        }];
+    }
+    book.fold(&t, &claims, &mut edges).unwrap();
+    book.fold(&t, &assigned(&t, 1), &mut edges).unwrap();
+    let breach = book.fold(&t, &started(1), &mut edges).unwrap_err();
+    assert_eq!(breach.promise, CLAIMS);
 }

@@ -140,7 +140,7 @@ impl World {
                     self.tell_agent(agent, ToAgent::Command(command));
                 }
             }
-            // Nobody claims anything in this world.
+            // Nobody claims anything in the midst of an attempt.
             Effect::ClaimAnswered { .. } => {}
             Effect::Escalate(_) => self.edges.hit("client", "dead-lettered: escalated"),
         }

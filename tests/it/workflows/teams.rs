@@ -1,0 +1,121 @@
+//! Teams as steps: drafted over the agents that there are when the step begins.
+
+use mesh_tests::{Bundle, Daemon, Home, eventually};
+use serde_json::{Value, json};
+
+use super::{END_MAX, ended, outcome, start, step};
+
+fn deploy(daemon: &Daemon) {
+    daemon.deploy(&Bundle::echo("echo"));
+    for name in ["write", "draw"] {
+        let script = format!("sleep 0.3; printf '\"{name}\"'");
+        daemon.deploy(&Bundle::command(name, &script));
+    }
+}
+
+fn workflow(needs: &[&str]) -> Value {
+    json!({"steps": [
+        {"id": "topic", "requirements": ["echo"], "input": "tides"},
+        {"id": "team", "input": "${steps.topic.output}",
+         "team": {"pattern": "cross_functional", "requirements": needs}},
+        {"id": "last", "requirements": ["echo"], "input": "${steps.team.output}"},
+    ], "output": "${steps.last.output}"})
+}
+
+#[test]
+fn a_team_is_drafted_in_the_midst_of_a_run_and_outlives_kills() {
+    let mut daemon = Home::new().start();
+    deploy(&daemon);
+    let id = start(&daemon, &workflow(&["write", "draw"]), &Value::Null);
+    // Killed while nothing, then while the team is known.
+    daemon = daemon.kill9().start();
+    let run = eventually("the team is drafted", END_MAX, || {
+        let run = daemon.client().get(&format!("/v1/workflows/{id}")).ok(200);
+        match step(&run, "team")["runs"][0].as_str() {
+            Some(_) => Ok(run),
+            None => Err(run["steps"].to_string()),
+        }
+    });
+    assert_eq!(step(&run, "team")["kind"], "team");
+    let inner = step(&run, "team")["runs"][0].as_str().unwrap().to_owned();
+    daemon = daemon.kill9().start();
+    let run = ended(&daemon, &id);
+    assert_eq!(
+        run["output"],
+        json!({"write": "write", "draw": "draw"}),
+        "{run}"
+    );
+    assert_eq!(
+        step(&run, "team")["runs"],
+        json!([inner]),
+        "it was drafted once"
+    );
+    let team = daemon
+        .client()
+        .get(&format!("/v1/workflows/{inner}"))
+        .ok(200);
+    assert_eq!(team["name"], "cross-functional-team");
+    assert_eq!(team["parent"]["run"], id.as_str());
+}
+
+#[test]
+fn a_team_that_nobody_can_make_up_is_refused_with_the_document_or_when_its_turn_comes() {
+    let daemon = Daemon::start();
+    deploy(&daemon);
+    let missing = workflow(&["write", "sing"]);
+    let body = json!({"workflow": missing});
+    let problem = daemon
+        .client()
+        .post("/v1/workflows", &body)
+        .problem(422, "invalid_workflow");
+    assert_eq!(
+        problem["field"], "workflow.steps[1].team.requirements[1]",
+        "{problem}"
+    );
+    let body = json!({"workflow": missing, "input": null});
+    let run = daemon
+        .client()
+        .post("/v1/workflows?deployLater=true", &body)
+        .ok(202);
+    let run = ended(&daemon, run["id"].as_str().unwrap());
+    assert_eq!(run["state"], "failed");
+    let message = run["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("no registered agent has sing"),
+        "{message}"
+    );
+    // What comes after it may go on without.
+    let mut without = missing;
+    without["steps"][1]["onError"] = json!("continue");
+    let body = json!({"workflow": without});
+    let run = daemon
+        .client()
+        .post("/v1/workflows?deployLater=true", &body)
+        .ok(202);
+    let run = ended(&daemon, run["id"].as_str().unwrap());
+    assert_eq!(
+        (&run["state"], &run["output"]),
+        (&json!("succeeded"), &Value::Null)
+    );
+}
+
+#[test]
+fn every_pattern_is_a_step() {
+    let daemon = Daemon::start();
+    for name in ["one", "two", "three"] {
+        let agent = Bundle::command(name, "cat >/dev/null; printf '{\"score\": 3}'");
+        daemon.deploy(&agent.set("capabilities", json!(["think", "lead"])));
+    }
+    let team = |order: Value| {
+        let document = json!({"steps": [{"id": "t", "team": order, "input": 1}], "output": "${steps.t.output}"});
+        outcome(&daemon, &document, &Value::Null)
+    };
+    for order in [
+        json!({"pattern": "hierarchical", "requirements": ["think"], "lead": "lead", "goal": "a text"}),
+        json!({"pattern": "peer", "requirements": ["think"], "agreement": "unanimous"}),
+        json!({"pattern": "swarm", "requirements": ["think"], "size": 2, "rounds": 2}),
+    ] {
+        let run = team(order);
+        assert_eq!(run["output"], json!({"score": 3}), "{run}");
+    }
+}
