@@ -139,6 +139,17 @@ impl AgentManifest {
         self.policy.overrides().crypto_required == Some(true)
     }
 
+    /// The field in which it asks for no sandbox, if it does.
+    pub fn declines_sandbox(&self) -> Option<&'static str> {
+        if !self.security.sandbox {
+            Some("security.sandbox")
+        } else if self.policy.overrides().sandbox == Some(false) {
+            Some("policy.sandbox")
+        } else {
+            None
+        }
+    }
+
     /// How the agent is run, with everything inferred that the manifest leaves out.
     pub fn resolved_runtime(&self) -> ResolvedRuntime {
         runtime::resolve(self)

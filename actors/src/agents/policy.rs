@@ -87,7 +87,10 @@ pub(crate) fn resolve(
     let fault = layers.fault(&mut values);
     let kernel = layers.limits(&mut values);
     // The operator's demand cannot be lowered from a manifest.
-    let asked = layers.manifest.sandbox_level;
+    let asked = layers
+        .manifest
+        .sandbox_level
+        .max(manifest.and_then(|manifest| asked_in_a_word(manifest, settings.sandbox_level)));
     let profile = profile(settings, asked);
     let sandbox_required = profile >= SandboxLevel::Strict;
     let by_manifest = asked.is_some() && !settings.sandbox_required;
@@ -153,6 +156,15 @@ pub(crate) fn resolve(
         profile,
         sandbox_required,
         values,
+    }
+}
+
+/// The profile that `sandbox: true` of a manifest's policy asks for, and `sandbox: false` of either: no agent's process runs
+/// without any, so that is the one with which it starts wherever it can.
+fn asked_in_a_word(manifest: &AgentManifest, configured: SandboxLevel) -> Option<SandboxLevel> {
+    match manifest.policy.overrides().sandbox {
+        Some(true) => Some(configured.max(SandboxLevel::Strict)),
+        _ => manifest.declines_sandbox().map(|_| SandboxLevel::Relaxed),
     }
 }
 

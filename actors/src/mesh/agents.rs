@@ -183,9 +183,11 @@ impl Mesh {
             let text = format!("replicas: at most {REPLICAS_MAX} on one node");
             return Err(Problem::invalid("invalid_manifest", "replicas", text));
         }
-        if settings.sandbox_required && !manifest.security.sandbox {
-            let text = "security.sandbox: false is refused while sandbox_required is true";
-            return Err(Problem::invalid("policy_refused", "security.sandbox", text));
+        if settings.sandbox_required
+            && let Some(field) = manifest.declines_sandbox()
+        {
+            let text = format!("{field}: false is refused while sandbox_required is true");
+            return Err(Problem::invalid("policy_refused", field, text));
         }
         if settings.crypto_required
             && manifest.security.crypto == mesh_messages::manifest::Crypto::None

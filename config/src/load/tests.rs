@@ -181,7 +181,10 @@ fn what_the_default_policy_limits_and_isolates_is_read_by_each_of_its_names() {
     ));
     let policy = config.default_policy;
     assert_eq!(
-        policy.resource_limits.io.map(|io| io.bytes()),
+        policy
+            .resource_limits
+            .io
+            .map(mesh_messages::units::ByteCount::bytes),
         Some(20_000_000)
     );
     let strict = mesh_messages::manifest::SandboxLevel::Strict;

@@ -22,6 +22,15 @@ pub(super) fn check(manifest: &AgentManifest, errors: &mut Errors, notices: &mut
     start(manifest.entry.as_deref(), manifest.runtime.as_ref(), errors);
     memory(&manifest.memory, errors, notices);
     security(&manifest.security, errors, notices);
+    if !manifest.security.sandbox && manifest.policy.overrides().sandbox == Some(true) {
+        errors.push(FieldError::new(
+            "security.sandbox",
+            "is false, and policy.sandbox is true; leave one of them out",
+        ));
+    }
+    if manifest.policy.overrides().sandbox == Some(false) {
+        notices.push(FieldError::new("policy.sandbox", NO_SANDBOX));
+    }
     conversation(manifest, errors);
     dependencies(&manifest.dependencies, Some(&manifest.id), errors);
     metadata(&manifest.metadata, errors);
@@ -248,12 +257,13 @@ fn conversation(manifest: &AgentManifest, errors: &mut Errors) {
     }
 }
 
+/// What asking for no sandbox comes to.
+const NO_SANDBOX: &str =
+    "asks for no sandbox: it gets the weakest profile, `basic`; refused where policy requires more";
+
 fn security(config: &SecurityConfig, errors: &mut Errors, notices: &mut Errors) {
     if !config.sandbox {
-        notices.push(FieldError::new(
-            "security.sandbox",
-            "without a sandbox; refused where policy requires one",
-        ));
+        notices.push(FieldError::new("security.sandbox", NO_SANDBOX));
     }
     match config.crypto {
         Crypto::Ed25519 => {}

@@ -373,6 +373,12 @@ fn weaker_security_is_accepted_with_a_notice() {
         .map(|notice| notice.path.as_str())
         .collect();
     assert_eq!(paths, ["security.crypto", "security.sandbox"]);
+    assert_eq!(parsed.manifest.declines_sandbox(), Some("security.sandbox"));
+    let parsed = accepted(&with("policy", json!({ "sandbox": false })));
+    assert_eq!(parsed.manifest.declines_sandbox(), Some("policy.sandbox"));
+    let mut both = with("policy", json!({ "sandbox": true }));
+    both["security"] = json!({ "sandbox": false });
+    refused(&both, &["security.sandbox"]);
 }
 
 #[test]
