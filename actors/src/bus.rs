@@ -111,7 +111,8 @@ pub(crate) enum Message {
     Make {
         owner: String,
         order: Box<SubscriptionOrder>,
-        push: bool,
+        /// The incarnation that asks on its own channel, where what there is is brought to it; else it is pulled.
+        epoch: Option<Epoch>,
         by: Cause,
         reply: Reply<(SubscriptionView, bool)>,
     },
@@ -374,7 +375,9 @@ impl State {
     async fn of_agents_and_queues(&mut self, message: Message) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Back { agent } => {
-                self.drop_barred(&agent).await?;
+                if !self.drop_barred(&agent).await? {
+                    return Ok(()); // All of it is tried again.
+                }
                 self.take_back(&agent).await?;
                 self.back(&agent).await
             }
@@ -390,10 +393,10 @@ impl State {
             Message::Make {
                 owner,
                 order,
-                push,
+                epoch,
                 by,
                 reply,
-            } => self.make((&owner, &by), &order, push, reply).await,
+            } => self.make((&owner, &by), &order, epoch, reply).await,
             Message::Remove {
                 subscription,
                 by,

@@ -84,7 +84,7 @@ struct MeshPass<'a> {
 }
 
 impl Pass for MeshPass<'_> {
-    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<usize, ProjectError> {
         let position = record.header.position;
         self.last = position;
         let payload = payload_of(record, self.content).map_err(|e| ProjectError::Record {
@@ -93,7 +93,8 @@ impl Pass for MeshPass<'_> {
         })?;
         let view = &mut CoreView { view };
         let done = self.core.project(&record.header, payload.as_deref(), view);
-        done.map_err(|failure| failed(failure, position))
+        done.map_err(|failure| failed(failure, position))?;
+        Ok(payload.map_or(0, |payload| payload.len()))
     }
 
     fn finish(mut self: Box<Self>, view: &mut dyn View) -> Result<(), ProjectError> {

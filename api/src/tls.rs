@@ -281,7 +281,11 @@ fn read(key: &'static str, path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
             return Err(io::Error::other("not a file"));
         }
         let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            let text = format!("too large: it has more than {FILE_BYTES_MAX} bytes");
+            return Err(io::Error::other(text));
+        }
         Ok((bytes, metadata.permissions().mode() & 0o777))
     };
     read().map_err(|source| TlsError::Unreadable {
@@ -330,5 +334,18 @@ mod tests {
         assert_eq!(Handshakes::within(1).most, 1);
         assert_eq!(Handshakes::within(1024).most, 256);
         assert_eq!(Handshakes::within(usize::MAX).most, HANDSHAKES_MAX);
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_and_not_cut() {
+        let path = std::env::temp_dir().join(format!("mesh-tls-{}", std::process::id()));
+        let most = vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap()];
+        std::fs::write(&path, &most).unwrap();
+        assert_eq!(read("x", &path).unwrap().0.len(), most.len());
+        std::fs::write(&path, [&*most, b" "].concat()).unwrap();
+        let refused = read("x", &path).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(refused, TlsError::Unreadable { source, .. }
+            if source.to_string().contains("too large")));
     }
 }

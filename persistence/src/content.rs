@@ -332,23 +332,24 @@ impl ContentStore {
         new
     }
 
-    /// Removes those of all doomed content that `referred` does not name and that nobody held or stored since it was
-    /// doomed. `referred` has to name all that durable records refer to, as of a moment after it was doomed.
+    /// Removes what is doomed of `sought`, that `referred` does not name and that nobody held or stored since it was
+    /// doomed. `referred` has to name all of `sought` that durable records refer to, as of a moment after it was doomed.
     ///
-    /// When this answers that is durable, and only what it spared is doomed any more. After an error all of it still is.
+    /// When this answers that is durable, and of `sought` only what it spared is doomed any more; what else is doomed stays
+    /// so. After an error all of it still is.
     ///
     /// # Errors
     /// [`ContentError::Write`].
     pub fn remove_doomed(
         &self,
+        sought: &BTreeSet<ContentDigest>,
         referred: &BTreeSet<ContentDigest>,
     ) -> Result<Removal, ContentError> {
         let candidates: Vec<ContentDigest> = {
             let claims = self.claims();
-            let gone = claims
-                .doomed
-                .keys()
-                .filter(|digest| !referred.contains(digest));
+            let gone = sought
+                .difference(referred)
+                .filter(|digest| claims.doomed.contains_key(digest));
             gone.copied().collect()
         };
         let mut files = 0;
@@ -377,10 +378,13 @@ impl ContentStore {
             .into_iter()
             .filter(|digest| claims.doomed.get(digest) == Some(&true))
             .collect();
-        claims.doomed = spared
-            .iter()
-            .map(|digest| (*digest, claims.is_held(digest)))
-            .collect();
+        for digest in sought {
+            claims.doomed.remove(digest);
+        }
+        for digest in &spared {
+            let held = claims.is_held(digest);
+            claims.doomed.insert(*digest, held);
+        }
         drop(claims);
         Ok(Removal { files, spared })
     }
@@ -540,27 +544,48 @@ mod tests {
         let other = store.clone();
         stored(&other, b"again");
         store.doom(&all);
-        let referred = BTreeSet::from([all[1]]);
+        let (sought, referred) = (BTreeSet::from(all), BTreeSet::from([all[1]]));
         assert_eq!(
-            store.remove_doomed(&referred).unwrap(),
+            store.remove_doomed(&sought, &referred).unwrap(),
             removed(1, &all[2..])
         );
         let left: Vec<_> = all.iter().map(|digest| store.contains(digest)).collect();
         assert_eq!(left, [false, true, true]);
         // Whoever stored it again never referred to it, and the next look shows that.
         assert_eq!(
-            store.remove_doomed(&BTreeSet::new()).unwrap(),
+            store.remove_doomed(&sought, &BTreeSet::new()).unwrap(),
             removed(1, &[])
         );
         assert!(!store.contains(&all[2]) && store.contains(&all[1]));
         // Nothing is doomed any more, and what is gone can be stored anew.
         store.doom(&all[..1]);
         assert_eq!(
-            store.remove_doomed(&BTreeSet::new()).unwrap(),
+            store.remove_doomed(&sought, &BTreeSet::new()).unwrap(),
             removed(0, &[])
         );
         assert_eq!(stored(&store, b"gone"), all[0]);
         assert!(store.contains(&all[0]) && store.contains(&all[1]));
+    }
+
+    #[test]
+    fn what_nobody_looked_for_stays_and_stays_doomed() {
+        let (_dir, store) = store();
+        let all = ["sought", "other"].map(|text| stored(&store, text.as_bytes()));
+        store.doom(&all);
+        let nothing = BTreeSet::new();
+        let sought = BTreeSet::from([all[0]]);
+        assert_eq!(
+            store.remove_doomed(&sought, &nothing).unwrap(),
+            removed(1, &[])
+        );
+        assert!(!store.contains(&all[0]) && store.contains(&all[1]));
+        assert!(!store.doom(&all[1..]), "it was doomed before");
+        let sought = BTreeSet::from([all[1]]);
+        assert_eq!(
+            store.remove_doomed(&sought, &nothing).unwrap(),
+            removed(1, &[])
+        );
+        assert!(!store.contains(&all[1]));
     }
 
     #[test]
@@ -570,32 +595,37 @@ mod tests {
         let hold = store.put(b"same").unwrap();
         let another = store.put(b"same").unwrap();
         let digest = hold.digest();
-        let nothing = BTreeSet::new();
+        let (sought, nothing) = (BTreeSet::from([digest]), BTreeSet::new());
         store.doom([&digest]);
         for _ in 0..3 {
             assert_eq!(
-                store.remove_doomed(&nothing).unwrap(),
+                store.remove_doomed(&sought, &nothing).unwrap(),
                 removed(0, &[digest])
             );
         }
         // Of two holders one is enough.
         drop(another);
         assert_eq!(
-            store.remove_doomed(&nothing).unwrap(),
+            store.remove_doomed(&sought, &nothing).unwrap(),
             removed(0, &[digest])
         );
         // It is let go of because the record is durable: the look that began before may not have seen that.
         drop(hold);
         assert_eq!(
-            store.remove_doomed(&nothing).unwrap(),
+            store.remove_doomed(&sought, &nothing).unwrap(),
             removed(0, &[digest])
         );
-        let referred = BTreeSet::from([digest]);
-        assert_eq!(store.remove_doomed(&referred).unwrap(), removed(0, &[]));
+        assert_eq!(
+            store.remove_doomed(&sought, &sought).unwrap(),
+            removed(0, &[])
+        );
         assert!(store.contains(&digest));
         // It is let go of because the record will never be.
         store.doom([&digest]);
-        assert_eq!(store.remove_doomed(&nothing).unwrap(), removed(1, &[]));
+        assert_eq!(
+            store.remove_doomed(&sought, &nothing).unwrap(),
+            removed(1, &[])
+        );
         assert!(!store.contains(&digest));
     }
 
@@ -609,7 +639,8 @@ mod tests {
             scope.spawn(move || {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     store.doom([&digest]);
-                    store.remove_doomed(&BTreeSet::new()).unwrap();
+                    let sought = BTreeSet::from([digest]);
+                    store.remove_doomed(&sought, &BTreeSet::new()).unwrap();
                 }
             });
             let holders: Vec<_> = (0..2)

@@ -45,11 +45,11 @@ pub trait Projector: Send + Sync {
 
 /// Records that are projected together.
 pub trait Pass {
-    /// Applies one record, at the latest when the pass is finished.
+    /// Applies one record, at the latest when the pass is finished. Returns how many bytes of payload it took in.
     ///
     /// # Errors
     /// [`ProjectError::View`] is passed on from `view`; [`ProjectError::Record`] when the record cannot be understood.
-    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError>;
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<usize, ProjectError>;
     /// Makes what was put off.
     ///
     /// # Errors
@@ -203,8 +203,7 @@ pub fn catch_up(
         while next < full && taken + batch.bytes() < BATCH_BYTES_MAX {
             let Some(record) = records.next() else { break };
             let record = record?;
-            taken += record.body.as_ref().map_or(0, |body| body.payload.len());
-            pass.project(&record, &mut batch)?;
+            taken += pass.project(&record, &mut batch)?;
             next = record.header.position.0 + 1;
         }
         pass.finish(&mut batch)?;

@@ -441,13 +441,15 @@ fn an_agent_that_has_to_sign_is_heard_only_under_its_own_key() {
         .client()
         .post("/v1/messages", &posted)
         .problem(403, "unsigned");
-    let denied = daemon.audit("kind=access.denied");
-    assert!(
+    // The answer does not wait for the record.
+    eventually("the refusal on record", WITHIN, || {
+        let denied = daemon.audit("kind=access.denied");
         denied
             .iter()
-            .any(|r| r.to_string().contains("crypto_required")),
-        "{denied:?}"
-    );
+            .any(|r| r.to_string().contains("crypto_required"))
+            .then_some(())
+            .ok_or_else(|| format!("{denied:?}"))
+    });
     assert_eq!(daemon.output("interop", &json!(2)), json!(2));
     let policy = daemon.client().get("/v1/agents/interop/policy").text();
     assert!(policy.contains("security.crypto_required"), "{policy}");

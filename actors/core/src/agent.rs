@@ -124,6 +124,14 @@ impl AgentState {
         self.version().map(|v| &*v.manifest)
     }
 
+    /// The manifest of an incarnation that lives: another one than that in force while an upgrade is under way.
+    pub fn manifest_of(&self, epoch: Epoch) -> Option<&AgentManifest> {
+        let mut instances = self.instances.values();
+        let instance = instances.find(|instance| instance.epoch == epoch)?;
+        let version = self.versions.get(&instance.version)?;
+        Some(&version.manifest)
+    }
+
     /// The version in force.
     pub fn version(&self) -> Option<&Version> {
         let version = self.versions.get(self.current.as_deref()?)?;

@@ -36,7 +36,7 @@ pub use tasks::TaskRow;
 pub use workflows::{workflow, workflow_key, workflow_page};
 
 /// Version of what a [`Pass`] makes. A view of another version has to be made anew.
-pub const PROJECTION_VERSION: u32 = 6;
+pub const PROJECTION_VERSION: u32 = 7;
 
 /// The trees of the view.
 pub mod tree {

@@ -38,6 +38,7 @@ mod state;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod tx;
 mod validate;
 

@@ -66,14 +66,16 @@ impl State {
         &mut self,
         (owner, by): (&str, &Cause),
         order: &SubscriptionOrder,
-        push: bool,
+        epoch: Option<Epoch>,
         reply: Reply<(SubscriptionView, bool)>,
     ) -> Result<(), ActorProcessingErr> {
-        if let Err(problem) = self.writable() {
+        let may = |()| self.may_make((owner, epoch), order);
+        if let Err(problem) = self.writable().and_then(may) {
             answer_to(reply, Err(problem));
             return Ok(());
         }
-        let (events, known) = match self.partition.state().make(owner, order, push) {
+        let state = self.partition.state();
+        let (events, known) = match state.make(owner, order, epoch.is_some()) {
             Ok(Making::Make(event)) => (vec![event], false),
             Ok(Making::Known) => (Vec::new(), true),
             Err(refusal) => {
@@ -348,6 +350,9 @@ impl State {
             let mut alive = self.handle.outside.delivery.incarnations(&agent);
             if alive.is_empty() || self.room_of(&agent) == 0 || !queue.has_more(now) {
                 continue;
+            }
+            if self.barred(&agent)(&queue.terms.topic) {
+                continue; // It is about to be removed.
             }
             // Replicas take turns.
             self.turn = self.turn.wrapping_add(1);

@@ -13,6 +13,7 @@ use mesh_messages::problem::Problem;
 
 use super::durable::Look;
 use super::route::CALL_LIMIT;
+use super::state::answer_to;
 use super::{BusHandle, Effect, Message, Reply, State};
 use crate::partition::Cause;
 
@@ -53,15 +54,21 @@ impl State {
         created: Vec<Created>,
         reply: Reply<()>,
     ) -> Result<(), ActorProcessingErr> {
-        if let Err(problem) = self.writable() {
-            super::state::answer_to(reply, Err(problem));
-            return Ok(());
-        }
         for Created { record, id, data } in created {
+            // Nothing is published on a full disk, and no publication says so: each is looked at by itself.
+            if let Err(problem) = self.writable() {
+                answer_to(reply, Err(problem));
+                return Ok(());
+            }
             let context = json!({ FEED_RECORD: record });
             if let Ok(topic) = TASK_CREATED.parse() {
                 self.announce((topic, id), data, Some(context)).await?;
             }
+        }
+        // The last one may have found it full although the look before it did not.
+        if let Err(problem) = self.writable() {
+            answer_to(reply, Err(problem));
+            return Ok(());
         }
         let done = vec![Effect::Done { reply }];
         self.commit(Vec::new(), &Cause::meshd(), done).await

@@ -194,17 +194,17 @@ impl BusHandle {
         drop(self.slot.cast(Message::Complete));
     }
 
-    /// Whether an agent's manifest leaves it this topic.
+    /// Whether an agent's manifest leaves it this topic: on its own channel that of the incarnation that speaks.
     ///
     /// # Errors
     /// `forbidden`, and the audit says so.
     pub(super) fn check_topic(
         &self,
-        agent: &AgentId,
+        (agent, epoch): (&AgentId, Option<Epoch>),
         action: Action,
         topic: &TopicPattern,
     ) -> Result<(), Problem> {
-        let policy = self.outside.directory.topics(agent);
+        let policy = self.outside.directory.topics(agent, epoch);
         let (left, rule) = match action {
             Action::MessageReceive => (policy.may_subscribe(topic), "security.topics.subscribe"),
             _ => (policy.may_publish(topic), "security.topics.publish"),

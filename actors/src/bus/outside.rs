@@ -26,8 +26,9 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// agents.
     fn presence(&self, agent: &AgentId) -> Presence;
 
-    /// Which topics an agent may use, as its manifest says. Never waits.
-    fn topics(&self, agent: &AgentId) -> TopicPolicy;
+    /// Which topics an agent may use, as the manifest of this incarnation says, if it lives; else as the one in force does.
+    /// They differ while a new version is about to take the place of another. Never waits.
+    fn topics(&self, agent: &AgentId, epoch: Option<Epoch>) -> TopicPolicy;
 }
 
 /// No instance of the agent takes mail now, whatever the directory said a moment ago.

@@ -52,7 +52,7 @@ pub(super) async fn route(
         MessageType::TaskRequest => order::task(bus, caller, &envelope, asked).await,
         MessageType::Message => message(bus, by, envelope, asked).await,
         MessageType::StatusUpdate | MessageType::Publish | MessageType::SecurityAlert => {
-            tell(bus, by, envelope, asked).await
+            tell(bus, (by, None), envelope, asked).await
         }
         MessageType::Subscribe => {
             let subscriber = agent_of(&envelope.from).ok_or_else(|| {
@@ -64,7 +64,7 @@ pub(super) async fn route(
                 let detail = "a durable subscription is made by POST /v1/subscriptions";
                 return Err(refusal(ErrorCode::Unexpected, "payload.durable", detail));
             }
-            subscribe(bus, &subscriber, wanted).await?;
+            subscribe(bus, (&subscriber, None), wanted).await?;
             Ok(asked.receipt("recorded", Value::Null))
         }
         MessageType::CapabilityQuery => Ok(Answer::Reply(Box::new(query(bus, &envelope)?))),
@@ -93,14 +93,15 @@ pub(super) async fn from_agent(
         | MessageType::Publish
         | MessageType::SecurityAlert => {
             // Nothing waits here: an answer is a message of its own, to the agent.
-            tell(bus, &by, envelope, &asked).await.map(|_receipt| None)
+            let told = tell(bus, (&by, Some(epoch)), envelope, &asked).await;
+            told.map(|_receipt| None)
         }
         MessageType::Subscribe => {
             let asked: Subscribe = envelope.payload_as().map_err(unreadable)?;
             if asked.durable {
-                bus.subscribe_durably(agent, asked).await?;
+                bus.subscribe_durably((agent, epoch), asked).await?;
             } else {
-                subscribe(bus, agent, asked).await?;
+                subscribe(bus, (agent, Some(epoch)), asked).await?;
             }
             Ok(None)
         }
@@ -137,7 +138,7 @@ async fn message(
 ) -> Result<Answer, Problem> {
     let snapshot = bus.outside.directory.snapshot();
     let Destination::Agent { id, .. } = find(bus, &snapshot, by, &envelope).await? else {
-        return tell(bus, by, envelope, asked).await;
+        return tell(bus, (by, None), envelope, asked).await;
     };
     let (sender, original) = (envelope.from.clone(), envelope.id.clone());
     let (tx, rx) = oneshot::channel();
@@ -164,16 +165,16 @@ async fn message(
     }
 }
 
-/// A message that nobody answers.
+/// A message that nobody answers; of an agent on its own channel, by the incarnation that says it.
 async fn tell(
     bus: &BusHandle,
-    by: &str,
+    (by, epoch): (&str, Option<Epoch>),
     envelope: Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
     if envelope.kind == MessageType::Publish {
         let topic = topic_of(&envelope)?;
-        return publish(bus, by, topic, envelope, asked).await;
+        return publish(bus, (by, epoch), topic, envelope, asked).await;
     }
     if envelope.kind == MessageType::SecurityAlert {
         let alert: SecurityAlert = envelope.payload_as().map_err(unreadable)?;
@@ -192,7 +193,7 @@ async fn tell(
             };
             Ok(asked.receipt(status, more))
         }
-        Destination::Topic(topic) => publish(bus, by, topic, envelope, asked).await,
+        Destination::Topic(topic) => publish(bus, (by, epoch), topic, envelope, asked).await,
         Destination::Node if envelope.kind == MessageType::Message => {
             let detail = "meshd itself holds no conversation; address an agent, a topic or a user";
             Err(refusal(ErrorCode::Unexpected, "to", detail))
@@ -219,7 +220,7 @@ fn topic_of(envelope: &Envelope) -> Result<TopicPattern, Problem> {
 
 async fn publish(
     bus: &BusHandle,
-    by: &str,
+    (by, epoch): (&str, Option<Epoch>),
     topic: TopicPattern,
     envelope: Envelope,
     asked: &Asked,
@@ -234,7 +235,7 @@ async fn publish(
     }
     let publisher = agent_of(&envelope.from);
     if let Some(agent) = &publisher {
-        bus.check_topic(agent, Action::MessageSend, &topic)?;
+        bus.check_topic((agent, epoch), Action::MessageSend, &topic)?;
     }
     // Without one of its own, the id is that of the content, and the same content is published again and again.
     let named = !envelope.id.starts_with("klp-");
@@ -257,9 +258,13 @@ async fn publish(
     Ok(asked.receipt("published", json!({"receivers": receivers})))
 }
 
-async fn subscribe(bus: &BusHandle, agent: &AgentId, asked: Subscribe) -> Result<(), Problem> {
+async fn subscribe(
+    bus: &BusHandle,
+    (agent, epoch): (&AgentId, Option<Epoch>),
+    asked: Subscribe,
+) -> Result<(), Problem> {
     let pattern = plain(asked)?;
-    bus.check_topic(agent, Action::MessageReceive, &pattern)?;
+    bus.check_topic((agent, epoch), Action::MessageReceive, &pattern)?;
     let by = Cause::by(format!("agent:{agent}"));
     let agent = agent.clone();
     bus.slot

@@ -7,13 +7,16 @@ use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::address::{Address, TopicPattern};
+use mesh_messages::bus::SubscriptionOrder;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::{AgentId, Position};
+use mesh_messages::{AgentId, Epoch, Position};
 
+use super::outside::Outside;
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
+use crate::operations::Action;
 use crate::partition::{Cause, Entry, Led};
 
 /// When mail that an agent could not take although it was up is tried again.
@@ -64,16 +67,53 @@ impl State {
         }
     }
 
-    /// Removes what an agent subscribed to that its manifest does not leave it any more.
-    pub(super) async fn drop_barred(&mut self, agent: &AgentId) -> Result<(), ActorProcessingErr> {
+    /// Tells which topics an agent's manifest does not leave it to subscribe to.
+    pub(super) fn barred(&self, agent: &AgentId) -> impl Fn(&TopicPattern) -> bool + use<> {
+        let Outside {
+            directory,
+            delivery,
+            ..
+        } = &self.handle.outside;
+        // While a new version is about to take the place of another, what either has is left to it.
+        let newest = delivery.incarnations(agent).into_iter().max();
+        let policies = [None, newest].map(|epoch| directory.topics(agent, epoch));
+        move |topic: &TopicPattern| !policies.iter().any(|one| one.may_subscribe(topic))
+    }
+
+    /// Removes what an agent subscribed to that its manifest does not leave it any more; whether that could be done now. If
+    /// not, it comes here again after a pause.
+    pub(super) async fn drop_barred(
+        &mut self,
+        agent: &AgentId,
+    ) -> Result<bool, ActorProcessingErr> {
+        let barred = self.barred(agent);
         if self.writable().is_err() {
-            return Ok(()); // Its next start comes here again.
+            let mut queues = self.partition.state().queues_of(agent);
+            let some = queues.any(|queue| barred(&queue.terms.topic));
+            if some {
+                self.retry(agent);
+            }
+            return Ok(!some);
         }
-        let policy = self.handle.outside.directory.topics(agent);
-        let barred = |topic: &TopicPattern| !policy.may_subscribe(topic);
         let reason = "its manifest does not leave it this topic";
         let events = self.partition.state().unsubscribe(agent, reason, barred);
-        self.commit(events, &Cause::meshd(), Vec::new()).await
+        self.commit(events, &Cause::meshd(), Vec::new()).await?;
+        Ok(true)
+    }
+
+    /// Whether an owner that is an agent has the topic left now: its manifest may have become another one since it asked.
+    pub(super) fn may_make(
+        &self,
+        (owner, epoch): (&str, Option<Epoch>),
+        order: &SubscriptionOrder,
+    ) -> Result<(), Problem> {
+        let agent = owner.strip_prefix("agent:");
+        let Some(agent) = agent.and_then(|agent| AgentId::new(agent).ok()) else {
+            return Ok(());
+        };
+        let action = Action::MessageReceive;
+        self.handle
+            .check_topic((&agent, epoch), action, &order.topic)
     }
 
     pub(super) async fn publish(
@@ -125,7 +165,8 @@ impl State {
         let directory = &self.handle.outside.directory;
         // Its manifest may have become another one since it subscribed.
         let up = |agent: &&AgentId| {
-            self.presence(agent) == Presence::Up && directory.topics(agent).may_subscribe(&topic)
+            let policy = directory.topics(agent, None);
+            self.presence(agent) == Presence::Up && policy.may_subscribe(&topic)
         };
         let wanted = self
             .partition

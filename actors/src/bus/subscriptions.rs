@@ -47,23 +47,23 @@ impl BusHandle {
         }
         let agent = caller.name.strip_prefix("agent:");
         if let Some(agent) = agent.and_then(|agent| AgentId::new(agent).ok()) {
-            self.check_topic(&agent, Action::MessageReceive, &order.topic)?;
+            self.check_topic((&agent, None), Action::MessageReceive, &order.topic)?;
         }
-        self.make_for(&caller.name, Box::new(order), false).await
+        self.make_for(&caller.name, Box::new(order), None).await
     }
 
     async fn make_for(
         &self,
         owner: &str,
         order: Box<SubscriptionOrder>,
-        push: bool,
+        epoch: Option<Epoch>,
     ) -> Result<(SubscriptionView, bool), Problem> {
         let (by, owner) = (Cause::by(owner), owner.to_owned());
         self.slot
             .call(CALL_LIMIT, |reply| Message::Make {
                 owner,
                 order,
-                push,
+                epoch,
                 by,
                 reply,
             })
@@ -73,10 +73,10 @@ impl BusHandle {
     /// A `SUBSCRIBE` with `durable`.
     pub(super) async fn subscribe_durably(
         &self,
-        agent: &AgentId,
+        (agent, epoch): (&AgentId, Epoch),
         asked: Subscribe,
     ) -> Result<(), Problem> {
-        self.check_topic(agent, Action::MessageReceive, &asked.topic)?;
+        self.check_topic((agent, Some(epoch)), Action::MessageReceive, &asked.topic)?;
         let order = SubscriptionOrder {
             name: asked.name,
             topic: asked.topic,
@@ -88,7 +88,7 @@ impl BusHandle {
             overflow: Overflow::DropOldest,
         };
         let owner = format!("agent:{agent}");
-        self.make_for(&owner, Box::new(order), true)
+        self.make_for(&owner, Box::new(order), Some(epoch))
             .await
             .map(|_made| ())
     }

@@ -55,7 +55,7 @@ impl Directory for World {
         entry.map_or(Presence::Gone, |entry| entry.presence)
     }
 
-    fn topics(&self, _: &AgentId) -> TopicPolicy {
+    fn topics(&self, _: &AgentId, _: Option<Epoch>) -> TopicPolicy {
         self.topics.lock().unwrap().clone()
     }
 }

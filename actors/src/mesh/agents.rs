@@ -472,6 +472,8 @@ impl Mesh {
             self.order(&entry, AgentCommand::Terminate { reason }, &cause)
                 .await?;
         }
+        // Its manifest bounds it no more, so it does not speak any more either.
+        self.sentinel.revoke_agent("meshd", &entry.id).await?;
         self.memory.purge(&caller.name, &entry.id).await?;
         self.registry.unlist(entry.id.clone(), cause).await?;
         let (data, agent) = (self.ctx.settings.data.clone(), entry.id.clone());

@@ -414,10 +414,13 @@ impl bus::Directory for BusOutside {
         known.map_or(Presence::Gone, |state| presence(&state))
     }
 
-    fn topics(&self, agent: &AgentId) -> TopicPolicy {
+    fn topics(&self, agent: &AgentId, epoch: Option<Epoch>) -> TopicPolicy {
         let entry = self.ctx.directory.get(agent.as_str());
         let state = entry.map(|entry| entry.state());
-        let manifest = state.as_ref().and_then(|state| state.manifest());
+        let manifest = state.as_ref().and_then(|state| {
+            let of_it = epoch.and_then(|epoch| state.manifest_of(epoch));
+            of_it.or_else(|| state.manifest())
+        });
         manifest.map_or_else(TopicPolicy::default, |manifest| {
             manifest.security.topics.clone()
         })

@@ -97,6 +97,7 @@ async fn content_is_kept_for_a_record_that_is_on_its_way() {
     let durable = older.last();
     older.released(durable);
     let digest = digest_of(&store, "it lies apart");
+    let sought = std::collections::BTreeSet::from([digest]);
 
     // The same content again, and before that record is on the disk the older one is erased.
     store.journal.hold();
@@ -104,7 +105,7 @@ async fn content_is_kept_for_a_record_that_is_on_its_way() {
     content.doom([&digest]);
     assert!(
         content
-            .remove_doomed(&nothing)
+            .remove_doomed(&sought, &nothing)
             .unwrap()
             .spared
             .contains(&digest)
@@ -118,20 +119,23 @@ async fn content_is_kept_for_a_record_that_is_on_its_way() {
         .await
         .unwrap();
     assert!(
-        !content.remove_doomed(&nothing).unwrap().spared.is_empty(),
+        !content
+            .remove_doomed(&sought, &nothing)
+            .unwrap()
+            .spared
+            .is_empty(),
         "it is held until its owner has heard that it is durable"
     );
     let last = older.last();
     older.released(last);
-    let referred = std::collections::BTreeSet::from([digest]);
-    content.remove_doomed(&referred).unwrap();
+    content.remove_doomed(&sought, &sought).unwrap();
     assert!(content.contains(&digest));
 
     // An owner that ends holds nothing any more: what it appended is in the log, or never will be.
     commit(&mut older, &large).await;
     drop(older);
     content.doom([&digest]);
-    assert_eq!(content.remove_doomed(&nothing).unwrap().files, 1);
+    assert_eq!(content.remove_doomed(&sought, &nothing).unwrap().files, 1);
 }
 
 /// Passes on what it hears of the journal.

@@ -78,8 +78,8 @@ impl RetentionShell {
                 self.put_on_record(&doomed, &self.last_cause()).await?;
             }
             let removal = self.told(move |store| {
-                let referred = referred(store, doomed)?;
-                Ok(store.content.remove_doomed(&referred)?)
+                let referred = referred(store, doomed.clone())?;
+                Ok(store.content.remove_doomed(&doomed, &referred)?)
             });
             let Some(removal) = removal.await? else {
                 return Ok(false);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh_api::Tls;
@@ -26,36 +27,53 @@ pub(crate) fn renew(
     Ok(async move {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What was said of files that were not taken: they are tried again at each look, and it is said once.
+        let said = Arc::new(Mutex::new(None));
         loop {
             let asked = tokio::select! {
                 _ = hangup.recv() => true,
                 _ = look.tick() => false,
             };
             let (tls, certificates, data) = (tls.clone(), certificates.clone(), data.clone());
+            let told = Arc::clone(&said);
             let taking = tokio::task::spawn_blocking(move || {
                 // Looked at in any case, so that what was taken now is not taken again.
                 if tls.has_changed() || asked {
-                    take(&tls, &certificates, &data);
+                    let why = take(&tls, &certificates, &data).err();
+                    tell(&told, why, asked);
                 }
             });
             if taking.await.is_err() {
-                tracing::error!("taking certificates ended in a panic; trying again");
+                let why = "it ended in a panic".to_owned();
+                tell(&said, Some(why), asked);
             }
         }
     })
 }
 
-fn take(tls: &Tls, certificates: &Path, data: &Path) {
-    if let Err(error) = tls.reload() {
-        let error = anyhow::Error::new(error);
-        tracing::error!(
-            error = format!("{error:#}"),
-            "certificates were not taken; those of before stay in force"
-        );
-        return;
+/// Takes the files; says why they cannot be taken.
+fn take(tls: &Tls, certificates: &Path, data: &Path) -> Result<(), String> {
+    match tls.reload() {
+        Ok(true) => tracing::info!("certificates were taken"),
+        Ok(false) => tracing::info!("certificates hold what they held before"),
+        Err(error) => return Err(format!("{:#}", anyhow::Error::new(error))),
     }
-    tracing::info!("certificates were taken");
     if let Err(error) = Endpoint::renew(data, certificates) {
         tracing::error!(%error, "clients on this host may not know the new certificate");
     }
+    Ok(())
+}
+
+/// Logs why certificates were not taken, when somebody asked or it is something else than last time.
+fn tell(said: &Mutex<Option<String>>, why: Option<String>, asked: bool) {
+    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = &why
+        && (asked || *said != why)
+    {
+        tracing::error!(
+            error,
+            "certificates were not taken; those of before stay in force"
+        );
+    }
+    *said = why;
 }

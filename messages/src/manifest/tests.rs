@@ -378,7 +378,10 @@ fn weaker_security_is_accepted_with_a_notice() {
     assert_eq!(parsed.manifest.declines_sandbox(), Some("policy.sandbox"));
     let mut both = with("policy", json!({ "sandbox": true }));
     both["security"] = json!({ "sandbox": false });
-    refused(&both, &["security.sandbox"]);
+    refused(
+        &both,
+        &["security.sandbox: is false, and policy.sandbox is true; leave one of them out"],
+    );
 }
 
 #[test]

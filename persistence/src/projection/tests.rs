@@ -41,15 +41,16 @@ impl Pass for Count {
         Ok(())
     }
 
-    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<(), ProjectError> {
+    fn project(&mut self, record: &Record, view: &mut dyn View) -> Result<usize, ProjectError> {
         let kind = record.header.kind.as_bytes();
         *self.0.entry(kind.to_vec()).or_default() += 1;
         let RecordBody { payload, .. } = record.body.clone().unwrap();
+        let taken = payload.len();
         view.put("payloads", &record.header.position.0.to_be_bytes(), payload);
         if record.header.position.0 >= 10 {
             view.delete("payloads", &(record.header.position.0 - 10).to_be_bytes());
         }
-        Ok(())
+        Ok(taken)
     }
 }
 

@@ -216,8 +216,19 @@ impl Staging {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let present = |names: &'static [&str]| names.iter().filter(|name| open(name).is_ok());
-        for name in present(&PROC_MASKED) {
+        // What cannot be looked at may be there for whoever runs inside.
+        let present = |names: &'static [&'static str]| -> io::Result<Vec<&'static str>> {
+            let mut found = Vec::new();
+            for name in names {
+                match open(name) {
+                    Ok(_) => found.push(*name),
+                    Err(rustix::io::Errno::NOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Ok(found)
+        };
+        for name in present(&PROC_MASKED)? {
             self.attach(
                 &clone_mount(null.as_fd(), all)?,
                 &Path::new("/proc").join(name),
@@ -225,7 +236,7 @@ impl Staging {
         }
         // One empty directory, shown in several places: a file system of its own for each would cost more.
         let mut first = None;
-        for name in present(&PROC_EMPTIED) {
+        for name in present(&PROC_EMPTIED)? {
             let empty = if let Some(first) = first {
                 clone_mount(open(first)?.as_fd(), all)?
             } else {
@@ -234,7 +245,7 @@ impl Staging {
                 empty
             };
             self.attach(&empty, &Path::new("/proc").join(name))?;
-            first.get_or_insert(*name);
+            first.get_or_insert(name);
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ function through(proxy) {
       const path = request.path;
       request.path = `http://${at}${path}`;
       // Headers that were given as a list are written already.
-      if (request._header) request._header = request._header.replace(` ${path} `, ` ${request.path} `);
+      if (request._header) request._header = request._header.replace(` ${path} `, () => ` ${request.path} `);
       return super.addRequest(request, { ...options, host: proxy.hostname, hostname: proxy.hostname, port: Number(proxy.port) }, ...more);
     }
   }

@@ -129,7 +129,7 @@ fn take(client: &Client, ledger: &Mutex<Ledger>, name: &str, random: &mut Random
 #[test]
 fn each_task_that_was_accepted_is_told_of_across_kill_9_and_once_under_one_id() {
     let mut daemon = Home::new().start();
-    let name = json!({"name": "made", "topic": "task.created", "maxUnacked": 1000});
+    let name = json!({"name": "made", "topic": "task.created", "maxUnacked": 1000, "ackTimeoutMs": 600_000});
     daemon.client().post("/v1/subscriptions", &name).ok(201);
     let mut accepted = BTreeSet::new();
     for life in 0..KILLS {
@@ -166,7 +166,7 @@ fn each_task_that_was_accepted_is_told_of_across_kill_9_and_once_under_one_id() 
     });
     assert!(told.keys().eq(&accepted));
     // Who comes later is not told of what was before.
-    let late = json!({"name": "late", "topic": "task.created"});
+    let late = json!({"name": "late", "topic": "task.created", "ackTimeoutMs": 600_000});
     daemon.client().post("/v1/subscriptions", &late).ok(201);
     let id = daemon.submit(&json!({"requirements": ["nobody"]}));
     let daemon = daemon.kill9().start();

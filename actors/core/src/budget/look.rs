@@ -1,6 +1,7 @@
 //! What is asked of the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mesh_messages::budget::{
     AccountNote, Amounts, BudgetView, Dimension, Limits, Shortage, TASKS_SHOWN_MAX, Usage,
@@ -136,10 +137,14 @@ impl Ledger {
             .fold(0, |sum, (_, amounts)| sum.saturating_add(amounts.get(d)))
     }
 
-    /// How the accounts stand whose windows go on and in which anything happened.
+    /// How the accounts stand whose windows go on, or ended so lately that the next one may not have begun, and in which
+    /// anything happened.
     pub fn notes(&self, now: Timestamp) -> Vec<AccountNote> {
         let accounts = self.accounts.iter();
-        let running = accounts.filter(|(_, account)| !account.window_over(now));
+        let running = accounts.filter(|(_, account)| {
+            let window = account.window;
+            window.is_some_and(|(since, per)| now < since.plus(Duration::from_millis(2 * per)))
+        });
         let noted = running.filter_map(|(name, account)| {
             let (since, per_ms) = account.window?;
             Some(AccountNote {

@@ -103,6 +103,7 @@ fn drop_stale(tx: &mut Tx<'_>, stale: AttemptRef, key: &InstanceKey) -> Result<A
     {
         return Err(Refusal::Stale(stale));
     }
+    tx.keep_claims(key, &stale.task, stale.attempt);
     tx.effect(Effect::CancelAttempt {
         key: key.clone(),
         task: stale.task,

@@ -1,7 +1,6 @@
 //! Handing tasks out: whose turn it is, and whose task stands first in line, gets the best free slot that it can have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::events::TaskEvent;
@@ -11,9 +10,10 @@ use mesh_messages::{AgentId, AttemptNo, TaskId, Timestamp};
 
 use super::command::{Context, Delivery, Effect, Live};
 use super::config::TaskConfig;
-use super::index::{GroupKey, Rank, attempt_ends_at};
+use super::index::{GroupKey, attempt_ends_at};
 use super::standing::Ask;
 use super::state::{Entry, Tasks};
+use super::turns::Turns;
 use super::tx::{EVENTS_MAX, Slots, Tx};
 use crate::routing::{Choice, Chosen, Demand, FleetAgent, InstanceKey, Needed, Outlook, choose};
 
@@ -46,46 +46,56 @@ impl Tx<'_> {
         let mut turns = Turns::new(self.tasks);
         let mut kept = BTreeSet::new();
         let mut exhausted = BTreeSet::new();
+        let mut hopeful: BTreeMap<GroupKey, bool> = BTreeMap::new();
+        // Where nothing is bounded, who could have nobody's slot can have nobody's still: they only become fewer in this loop.
+        let alike = self.tasks.budgets().is_empty();
         while free > 0
-            && let Some((tenant, rank, key)) = turns.next()
+            && let Some(turn) = turns.next()
         {
             if self.is_full() {
                 return;
             }
-            // It leaves the line, and holds up nobody behind it.
-            if self.park_if_claimed(&rank.2) {
-                turns.go_on(self.tasks, tenant, Some(key));
+            let id = turn.rank.2.clone();
+            let (tasks, live, ctx) = (&*self.tasks, &*self.live, self.ctx);
+            let hopeful = hopeful.entry(turn.key.clone());
+            let hopeful =
+                *hopeful.or_insert_with_key(|key| outlook(tasks, live, ctx, key).is_none());
+            // It leaves the line, and holds up nobody behind it. Where nobody could have it, that is what it waits for.
+            if hopeful && self.park_if_claimed(&id) {
+                turns.left(self.tasks, turn);
                 continue;
             }
-            // Slots only become fewer in this loop, so who could have nobody's can have nobody's still; but what a child may
-            // have depends on what is above it.
-            let choice = if exhausted.contains(&key) {
+            let choice = if exhausted.contains(&turn.key) {
                 Choice::Nobody
             } else {
-                self.choose_for(&rank.2, &kept)
+                self.choose_for(&id, &kept)
             };
             match choice {
                 Choice::Take(chosen, candidates) => {
-                    self.assign(&rank.2, *chosen, candidates);
+                    self.assign(&id, *chosen, candidates);
                     free = free_slots(self.tasks, self.ctx.config);
-                    turns.go_on(self.tasks, tenant, Some(key));
+                    turns.left(self.tasks, turn);
+                    continue;
                 }
                 Choice::Keep(instance) => {
                     kept.insert(instance);
-                    turns.go_on(self.tasks, tenant, None);
+                    // One is kept for all of them.
+                    if !turn.key.child {
+                        exhausted.insert(turn.key.clone());
+                    }
                 }
                 // It leaves the line, and holds up nobody behind it whose budget is another one.
-                Choice::Nobody if self.park_if_short(&rank.2) => {
-                    turns.go_on(self.tasks, tenant, Some(key));
+                Choice::Nobody if self.park_if_short(&id) => {
+                    turns.left(self.tasks, turn);
+                    continue;
                 }
-                // The rest of this line waits, too.
                 Choice::Nobody => {
-                    if !key.child {
-                        exhausted.insert(key);
+                    if alike && !turn.key.child {
+                        exhausted.insert(turn.key.clone());
                     }
-                    turns.go_on(self.tasks, tenant, None);
                 }
             }
+            turns.waits(self.tasks, turn);
         }
     }
 
@@ -187,58 +197,6 @@ impl Tx<'_> {
                 TaskState::Queued
             };
             self.emit(&id, TaskEvent::Waiting { state, waiting_for });
-        }
-    }
-}
-
-/// Whose turn it is: of those for whom something waits, the one with the fewest tasks under way, and of his lines the one whose
-/// first has the lowest rank. So whoever floods the mesh waits for himself: the share of the others is as large as without him.
-/// This is max-min fairness by least attained service, with one task as the unit.
-struct Turns {
-    lines: BTreeMap<Arc<str>, BTreeMap<Rank, GroupKey>>,
-    order: BTreeSet<(usize, Rank, Arc<str>)>,
-}
-
-impl Turns {
-    fn new(tasks: &Tasks) -> Self {
-        let mut turns = Self {
-            lines: BTreeMap::new(),
-            order: BTreeSet::new(),
-        };
-        for (tenant, lines) in &tasks.index().lines {
-            let heads = lines
-                .iter()
-                .filter_map(|(key, line)| Some((line.first()?.clone(), key.clone())));
-            turns.lines.insert(Arc::clone(tenant), heads.collect());
-            turns.stand_in_line(tasks, Arc::clone(tenant));
-        }
-        turns
-    }
-
-    fn next(&mut self) -> Option<(Arc<str>, Rank, GroupKey)> {
-        let (_, rank, tenant) = self.order.pop_first()?;
-        let key = self.lines.get_mut(&tenant)?.remove(&rank)?;
-        Some((tenant, rank, key))
-    }
-
-    /// Whose turn it was stands in line again; with the line that he was served from, if others of it may be served.
-    fn go_on(&mut self, tasks: &Tasks, tenant: Arc<str>, line: Option<GroupKey>) {
-        let of_line = |key: &GroupKey| tasks.index().lines.get(&tenant)?.get(key)?.first().cloned();
-        if let Some(key) = line
-            && let Some(rank) = of_line(&key)
-            && let Some(lines) = self.lines.get_mut(&tenant)
-        {
-            lines.insert(rank, key);
-        }
-        self.stand_in_line(tasks, tenant);
-    }
-
-    fn stand_in_line(&mut self, tasks: &Tasks, tenant: Arc<str>) {
-        let first = self.lines.get(&tenant).and_then(BTreeMap::first_key_value);
-        if let Some((rank, _)) = first {
-            let under_way = tasks.index().under_way.get(&tenant).copied();
-            let place = (under_way.unwrap_or(0), rank.clone(), tenant);
-            self.order.insert(place);
         }
     }
 }

@@ -43,6 +43,9 @@ pub(crate) struct GroupKey {
 /// Place in the line: virtual time, then order of submission.
 pub(crate) type Rank = (Timestamp, u64, TaskId);
 
+/// Whose, and what submitters share out among themselves: the slots of those who can have a task.
+type Share = (Arc<str>, Arc<[String]>, Option<AgentId>);
+
 /// The line of one group, apart by the reason that was journalled for the wait (`None`: queued).
 pub(crate) type Group = BTreeMap<Option<WaitReason>, BTreeSet<Rank>>;
 
@@ -52,8 +55,8 @@ pub(crate) struct Index {
     pub(crate) ready: BTreeMap<GroupKey, Group>,
     /// The same tasks by whose they are.
     pub(crate) lines: BTreeMap<Arc<str>, BTreeMap<GroupKey, BTreeSet<Rank>>>,
-    /// Tasks with an attempt under way, by whose they are.
-    pub(crate) under_way: BTreeMap<Arc<str>, usize>,
+    /// Tasks with an attempt under way, by whose they are and who could have them.
+    under_way: BTreeMap<Share, usize>,
     /// Tasks that have not ended, by whose they are.
     pub(crate) live: BTreeMap<Arc<str>, usize>,
     pub(crate) in_flight: BTreeMap<InstanceKey, BTreeSet<TaskId>>,
@@ -89,6 +92,13 @@ const fn handicap(priority: Priority) -> Duration {
 }
 
 impl Index {
+    /// How many attempts a submitter has under way of tasks that the same agents can have.
+    pub(crate) fn under_way_in(&self, tenant: &Arc<str>, key: &GroupKey) -> usize {
+        let (needs, agent) = (Arc::clone(&key.needs), key.agent.clone());
+        let share = (Arc::clone(tenant), needs, agent);
+        self.under_way.get(&share).copied().unwrap_or(0)
+    }
+
     pub(crate) fn insert(&mut self, id: &TaskId, entry: &Entry) {
         let task = &entry.record.task;
         *self.states.entry(task.state).or_default() += 1;
@@ -122,8 +132,7 @@ impl Index {
                 .insert(id.clone());
         }
         if let Some(key) = instance_of(entry) {
-            let under_way = self.under_way.entry(Arc::clone(&entry.tenant));
-            *under_way.or_default() += 1;
+            *self.under_way.entry(share(entry)).or_default() += 1;
             if entry.record.is_suspect() {
                 let suspects = self.suspects.entry(key.clone()).or_default();
                 suspects.insert(id.clone());
@@ -175,7 +184,7 @@ impl Index {
         if let Some(key) = instance_of(entry) {
             remove_from(&mut self.in_flight, &key, id);
             remove_from(&mut self.suspects, &key, id);
-            one_less(&mut self.under_way, &entry.tenant);
+            one_less(&mut self.under_way, &share(entry));
         }
         if !task.spec.claims.is_empty() {
             self.remove_claims(id, entry);
@@ -196,6 +205,11 @@ impl Index {
             }
         }
     }
+}
+
+fn share(entry: &Entry) -> Share {
+    let agent = entry.task().spec.agent.clone();
+    (Arc::clone(&entry.tenant), Arc::clone(&entry.needs), agent)
 }
 
 fn one_less<K: Ord, N: Default + PartialEq + SubAssign + From<u8>>(

@@ -15,6 +15,7 @@ use super::budgets;
 use super::claims::Claims;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use super::turns::Served;
 use super::tx::keys_of;
 use crate::budget::Ledger;
 use crate::gate::Gates;
@@ -87,6 +88,8 @@ struct Stored {
     gates: Gates,
     #[serde(default)]
     budgets: Ledger,
+    #[serde(default)]
+    served: Served,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -103,6 +106,7 @@ pub struct Tasks {
     trust: Trust,
     gates: Gates,
     budgets: Ledger,
+    served: Served,
     #[serde(skip)]
     index: Index,
 }
@@ -127,6 +131,7 @@ impl From<Stored> for Tasks {
             trust,
             gates,
             budgets,
+            served,
         } = stored;
         Self {
             entries,
@@ -138,6 +143,7 @@ impl From<Stored> for Tasks {
             trust,
             gates,
             budgets,
+            served,
             index,
         }
     }
@@ -171,6 +177,9 @@ impl Tasks {
             };
             self.index.insert(id, entry);
             folded?;
+            if let TaskEvent::Assigned { .. } = event {
+                self.served.note(&entry.tenant);
+            }
             note_claims(&mut self.claims, id, entry, event);
             for agent in blamed {
                 if self.may_be_acquitted(&agent) {
@@ -207,6 +216,11 @@ impl Tasks {
     pub(crate) fn tenant_of(&self, by: &str, parent: Option<&TaskId>) -> Arc<str> {
         let parent = parent.and_then(|parent| self.entries.get(parent));
         parent.map_or_else(|| by.into(), |parent| Arc::clone(&parent.tenant))
+    }
+
+    /// Who had how many turns.
+    pub(crate) fn served(&self) -> &Served {
+        &self.served
     }
 
     /// How many tasks have not ended of those that somebody submitted, with all below them.

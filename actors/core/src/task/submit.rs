@@ -362,24 +362,36 @@ fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec, verifies: bool) -> Result<(), R
 /// of the work that it has in hand are not left behind by asking for more work elsewhere.
 fn not_on_behalf(tx: &Tx<'_>, by: &str, parent: Option<&TaskId>) -> Option<String> {
     let agent = AgentId::new(by.strip_prefix("agent:")?).ok()?;
-    if let Some(parent) = parent {
-        // One that is not there is told of by its own name.
-        let task = tx.tasks.live(parent)?.task();
-        let has = |id: &TaskId| id == parent;
-        let mine = task.submitted_by == by || tx.tasks.in_hand_of_agent(&agent).any(has);
-        return (!mine)
-            .then(|| format!("{agent} neither has task {parent} in hand nor submitted it"));
-    }
-    let bounded = tx.tasks.in_hand_of_agent(&agent).find(|id| {
+    let in_hand: BTreeSet<&TaskId> = tx.tasks.in_hand_of_agent(&agent).collect();
+    let bounded = in_hand.iter().find(|id| {
         let within = tx.tasks.get(id).map(|task| &task.spec.within);
         within.is_some_and(|within| !within.is_empty())
             || budgets::nearest(tx.tasks, Some(id)).is_some()
     });
+    if let Some(parent) = parent {
+        // One that is not there is told of by its own name.
+        let task = tx.tasks.live(parent)?.task();
+        if task.submitted_by != by && !in_hand.contains(parent) {
+            return Some(format!(
+                "{agent} neither has task {parent} in hand nor submitted it"
+            ));
+        }
+        // What it submitted of its own is bounded by nothing, unless it stands below what it has in hand.
+        if is_below(tx, parent, &in_hand) {
+            return None;
+        }
+    }
     bounded.map(|task| {
         format!(
             "{agent} has task {task} in hand, which is bounded; name the task that this one is for"
         )
     })
+}
+
+/// Whether a task is one of these, or stands below one of them.
+fn is_below(tx: &Tx<'_>, id: &TaskId, those: &BTreeSet<&TaskId>) -> bool {
+    let above = |id: &&TaskId| tx.tasks.get(id)?.spec.parent.as_ref();
+    std::iter::successors(Some(id), above).any(|id| those.contains(id))
 }
 
 fn may_have_child<'a>(

@@ -251,12 +251,6 @@ fn start_child(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize)
             state: StepState::Cancelled,
             error: Failure::new(FailureClass::Cancelled, "the step has failed"),
         })
-    } else if tx.state.index.live >= LIVE_RUNS_MAX {
-        // To wait for room could be for ever: those that have it may wait for this one.
-        let message = format!(
-            "{LIVE_RUNS_MAX} runs have not ended, and no more are held; have fewer steps that are workflows begin at once"
-        );
-        Some(UnitOutcome::failed(FailureClass::Resource, message))
     } else {
         None
     };
@@ -284,10 +278,24 @@ pub(super) fn begin_run(
 ) {
     let Some(run) = tx.state.run(id) else { return };
     let (plan, step) = (&run.plan.steps[number], &run.steps[number]);
+    let place = u32::try_from(index).unwrap_or(u32::MAX);
+    if tx.state.index.live >= LIVE_RUNS_MAX {
+        // To wait for room could be for ever: those that have it may wait for this one.
+        let message = format!(
+            "{LIVE_RUNS_MAX} runs have not ended, and no more are held; have fewer steps that are workflows begin at once"
+        );
+        return tx.emit(WorkflowEvent::UnitEnded {
+            run: id.clone(),
+            step: plan.id.clone(),
+            index: place,
+            at: tx.now,
+            outcome: UnitOutcome::failed(FailureClass::Resource, message),
+        });
+    }
     let parent = ParentStep {
         run: id.clone(),
         step: plan.id.clone(),
-        index: u32::try_from(index).unwrap_or(u32::MAX),
+        index: place,
     };
     let new = NewRun {
         scheduled: None,

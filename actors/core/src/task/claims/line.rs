@@ -1,6 +1,7 @@
 //! What a task claims as a whole: taken together with its assignment, or not at all.
 //!
-//! Nobody holds one thing while waiting for another, so two tasks cannot wait for each other. A task that cannot have all
+//! No task holds one thing while it waits for another, so two cannot wait for each other by themselves. Through delegation they
+//! can: a task keeps what it claims while it waits for those below it. The end of its attempt then ends the circle. A task that cannot have all
 //! that it claims leaves its line and is parked; it stands in line for each of the resources, in the order of all lines
 //! (see [`Rank`]). It goes back into its own line when all are free and no other one is before it.
 //!
@@ -21,7 +22,7 @@ use crate::task::command::{Context, Live};
 use crate::task::dispatch::outlook;
 use crate::task::index::{GroupKey, Rank, group_of, is_delegated, rank};
 use crate::task::state::{Entry, Tasks};
-use crate::task::tx::Tx;
+use crate::task::tx::{EVENTS_MAX, Tx};
 
 /// How much longer than its deadline an attempt has what its task claims: whoever asks at that very moment shall not find it
 /// given up while the attempt is about to be ended.
@@ -220,6 +221,9 @@ impl<'a> Round<'a> {
                 continue;
             }
             for rank in line {
+                if all.len() >= EVENTS_MAX {
+                    return all;
+                }
                 if self.going.contains(&rank.2) {
                     continue;
                 }

@@ -773,13 +773,25 @@ fn an_agent_leaves_its_bounds_behind_neither_without_a_parent_nor_with_anothers(
     };
     // With nothing in hand that is bounded it submits as it likes.
     assert_eq!(submits(&mut world, "agent:b", &plain), None);
+    let own = format!("own-{}", world.tasks.ids().count());
+    let kept = json!({"requirements": ["nobody"]});
+    assert_eq!(submits(&mut world, "agent:b", &kept), None);
+    let below_own = json!({"requirements": ["x"], "parent": own});
+    assert_eq!(submits(&mut world, "agent:b", &below_own), None);
     let bounded = world.submit(json!({"requirements": ["y"], "budget": {"calls": 5}}));
     assert_eq!(world.agent_of(&bounded), "b");
     let refused = submits(&mut world, "agent:b", &plain).expect("refused");
     assert!(refused.contains("name the task"), "{refused}");
+    // Nor by a parent of its own, submitted while nothing bounded it.
+    let refused = submits(&mut world, "agent:b", &below_own).expect("refused");
+    assert!(refused.contains("name the task"), "{refused}");
     let mut child = plain.clone();
     child["parent"] = json!(bounded.as_str());
+    let below = format!("own-{}", world.tasks.ids().count());
     assert_eq!(submits(&mut world, "agent:b", &child), None);
+    // Below what it has in hand it may go on.
+    let further = json!({"requirements": ["x"], "parent": below});
+    assert_eq!(submits(&mut world, "agent:b", &further), None);
     let refused = submits(&mut world, "agent:a", &child).expect("refused");
     assert!(refused.contains("neither has task"), "{refused}");
     assert_eq!(submits(&mut world, "agent:a", &plain), None);

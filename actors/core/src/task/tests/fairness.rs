@@ -67,6 +67,48 @@ fn slots_are_shared_out_evenly_while_all_want_more() {
 }
 
 #[test]
+fn with_one_slot_all_take_turns_and_whoever_comes_is_next() {
+    let mut world = World::new();
+    world.agent("worker", &["work"], &[1]);
+    let spec = json!({"requirements": ["work"]});
+    let flood = world.flood("loud", &spec, 20);
+    for id in &flood[..3] {
+        world.succeed(id);
+    }
+    let quiet = world.flood("quiet", &spec, 2);
+    world.succeed(&flood[3]);
+    assert!(world.state(&quiet[0]).is_in_flight());
+    world.succeed(&quiet[0]);
+    assert!(world.state(&flood[4]).is_in_flight(), "turn by turn");
+    world.succeed(&flood[4]);
+    assert!(world.state(&quiet[1]).is_in_flight());
+}
+
+#[test]
+fn whoever_waits_for_others_or_works_elsewhere_has_its_turn_all_the_same() {
+    let mut world = World::with(TaskConfig {
+        max_parallel_tasks: 3,
+        ..TaskConfig::default()
+    });
+    world.agent("planner", &["plan"], &[8]);
+    world.agent("worker", &["work"], &[8]);
+    let work = json!({"requirements": ["work"]});
+    // Three that wait for what they delegated hold no slots.
+    let plans = world.flood("quiet", &json!({"requirements": ["plan"]}), 3);
+    let flood = world.flood("loud", &work, 20);
+    let delegated: Vec<_> = plans
+        .iter()
+        .map(|plan| delegate(&mut world, plan, "r", work.clone()))
+        .collect();
+    for _ in 0..4 {
+        let first = flood.iter().find(|id| world.state(id).is_in_flight());
+        let Some(first) = first.cloned() else { break };
+        world.succeed(&first);
+    }
+    assert!(world.at_work(&delegated) > 0, "starved by a flood");
+}
+
+#[test]
 fn what_agents_delegate_counts_for_whom_they_work() {
     let mut world = World::new();
     world.agent("planner", &["plan"], &[4]);
