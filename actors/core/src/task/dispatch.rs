@@ -71,6 +71,11 @@ impl Tx<'_> {
                 self.choose_for(&id, &kept)
             };
             match choice {
+                // Somebody can have it all the same.
+                Choice::Take(..) if !hopeful && self.park_if_claimed(&id) => {
+                    turns.left(self.tasks, turn);
+                    continue;
+                }
                 Choice::Take(chosen, candidates) => {
                     self.assign(&id, *chosen, candidates);
                     free = free_slots(self.tasks, self.ctx.config);
