@@ -20,8 +20,12 @@ const CLEAN: &str = "clean";
 /// Where the last store that could not be trusted lies, for whoever wants to know why.
 const SET_ASIDE: &str = "set-aside";
 
-/// Says that a generation was closed in order.
+/// Says that a generation was closed in order, unless it has entries in files of their own: whether those are whole, only
+/// reading them tells, and that they were there at all, only the entries' sum.
 pub(super) fn mark_clean(dir: &Path, generation: u64) -> io::Result<()> {
+    if has_blobs(dir, generation)? {
+        return Ok(());
+    }
     fsio::replace(&dir.join(CLEAN), generation.to_string().as_bytes())
 }
 
@@ -82,10 +86,13 @@ pub(super) fn newest_generation(dir: &Path) -> io::Result<(u64, bool)> {
         fsio::sync_dir(dir)?;
     }
     let clean = clean.is_some_and(|clean| clean == newest.to_string().as_bytes());
-    // sled does not notice when one of these is cut.
-    let blobs = dir.join(generation_name(newest)).join("blobs");
-    let has_blobs = blobs.is_dir() && fs::read_dir(blobs)?.next().is_some();
-    Ok((newest, clean && !has_blobs))
+    Ok((newest, clean && !has_blobs(dir, newest)?))
+}
+
+/// Whether sled keeps large entries in files of their own. It does not notice when one of these is cut or gone.
+fn has_blobs(dir: &Path, generation: u64) -> io::Result<bool> {
+    let blobs = dir.join(generation_name(generation)).join("blobs");
+    Ok(blobs.is_dir() && fs::read_dir(blobs)?.next().is_some())
 }
 
 /// Says that the next opening shall make the store anew.
