@@ -267,13 +267,10 @@ impl Mesh {
         /// How often the registry is asked; it has no more to do at a start.
         const PAUSE: Duration = Duration::from_millis(5);
         while !self.ctx.directory.is_complete() {
+            if let Some(why) = self.ctx.directory.absent() {
+                return Err(why.to_owned());
+            }
             tokio::time::sleep(PAUSE).await;
-        }
-        if let Some(why) = self.ctx.directory.absent() {
-            return Err(why.to_owned());
-        }
-        for entry in self.ctx.directory.all() {
-            entry.first_published().await;
         }
         Ok(())
     }

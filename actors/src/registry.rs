@@ -513,6 +513,14 @@ async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, job: Job) {
         }
         Job::Stop(agent) => stop_agent(args, &agent).await,
         Job::Populated => {
+            // One that is started has yet to say where it stands; whoever hears that all are known takes one without a
+            // state for one that is gone, and what it left for nobody's.
+            if args.ctx.directory.absent().is_some() {
+                return; // It never will be.
+            }
+            for entry in args.ctx.directory.all() {
+                entry.first_published().await;
+            }
             let _gone = me.cast(RegistryMessage::Populated);
         }
     }
