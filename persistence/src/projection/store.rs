@@ -10,7 +10,7 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ pub enum ProjectionError {
     /// It was not closed in order, and its entries are still being compared with what was noted of them.
     #[error("the entries of the store of the projections are being checked")]
     Unchecked,
+    /// It was begun anew, and does not show yet what it showed before.
+    #[error("the projections are being rebuilt from the log")]
+    Rebuilding,
     /// What is stored makes no sense.
     #[error("the store of the projections is damaged: {0}")]
     Damaged(String),
@@ -90,6 +93,8 @@ pub struct ProjectionStore {
     writer: Mutex<()>,
     // Nothing is shown before the entries are checked.
     unchecked: AtomicBool,
+    // Whoever found the store there may read it a moment later: it is never shown with less than it once showed.
+    shown: AtomicU64,
     next: watch::Sender<u64>,
     // How many records somebody waits for.
     wanted: watch::Sender<u64>,
@@ -132,6 +137,7 @@ impl ProjectionStore {
             open: RwLock::new(None),
             writer: Mutex::new(()),
             unchecked: AtomicBool::new(false),
+            shown: AtomicU64::new(0),
             next: watch::Sender::new(0),
             wanted: watch::Sender::new(0),
         };
@@ -145,9 +151,10 @@ impl ProjectionStore {
         }
         match store.open_claimed(generation, journal_size) {
             Ok((db, meta)) => {
+                let sound = clean || is_unused(&db, meta);
                 *store.open.write().unwrap_or_else(PoisonError::into_inner) =
                     Some(Open { generation, db });
-                if clean || meta.entries == 0 {
+                if sound {
                     store.next.send_replace(meta.next);
                 } else {
                     store.unchecked.store(true, Ordering::Release);
@@ -222,7 +229,7 @@ impl ProjectionStore {
     /// # Errors
     /// [`ProjectionError`].
     pub fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
-        self.with(|db| Ok(db.get(full_key(tree, key))?.map(|value| value.to_vec())))
+        self.read(|db| value_of(db, tree, key))
     }
 
     /// The entries whose keys begin with `prefix`, at most `limit` (and [`PAGE_MAX`]) of them, from `cursor` on.
@@ -305,6 +312,7 @@ impl ProjectionStore {
                 tracing::warn!(%error, "the old projections were not closed");
             }
         }
+        self.shown.fetch_max(*self.next.borrow(), Ordering::AcqRel);
         self.next.send_replace(0);
         if !self.has_room() {
             // It stays closed; whoever follows the log comes back.
@@ -346,7 +354,7 @@ impl ProjectionStore {
             db.insert(META_KEY, self.empty.encode())?;
             return Ok((db, self.empty));
         }
-        let meta = read_meta(&db)?;
+        let meta = guarded(|| read_meta(&db))?;
         let useless = |detail: &str| Err(ProjectionError::Damaged(detail.to_owned()));
         if (meta.version, meta.log) != (self.empty.version, self.empty.log) {
             return useless("it is of another version or of another log");
@@ -365,6 +373,19 @@ impl ProjectionStore {
             return Err(ProjectionError::Unchecked);
         }
         self.with_open(read)
+    }
+
+    /// What others see: nothing that is less than what they may have seen before.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&sled::Db) -> Result<T, ProjectionError>,
+    ) -> Result<T, ProjectionError> {
+        self.with(|db| {
+            if *self.next.borrow() < self.shown.load(Ordering::Acquire) {
+                return Err(ProjectionError::Rebuilding);
+            }
+            read(db)
+        })
     }
 
     fn with_open<T>(
@@ -387,7 +408,7 @@ impl ProjectionStore {
     ) -> Result<Page, ProjectionError> {
         let limit = limit.min(PAGE_MAX);
         let name = full_key(tree, b"");
-        self.with(|db| {
+        self.read(|db| {
             let mut page = Page::default();
             for entry in db.range(full_key(tree, from)..) {
                 let (key, value) = entry?;
@@ -496,7 +517,7 @@ impl View for ProjectionBatch<'_> {
     fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
         match self.changes.get(&full_key(tree, key)) {
             Some(changed) => Ok(changed.clone()),
-            None => self.store.get(tree, key),
+            None => self.store.with(|db| value_of(db, tree, key)),
         }
     }
 
@@ -513,7 +534,7 @@ impl View for ProjectionBatch<'_> {
         self.bytes += more.len();
         let held = match self.changes.entry(full_key(tree, key)) {
             Entry::Occupied(held) => held.into_mut(),
-            Entry::Vacant(place) => place.insert(self.store.get(tree, key)?),
+            Entry::Vacant(place) => place.insert(self.store.with(|db| value_of(db, tree, key))?),
         };
         held.get_or_insert_default().extend_from_slice(more);
         Ok(())
@@ -528,6 +549,10 @@ impl std::fmt::Debug for ProjectionBatch<'_> {
     }
 }
 
+fn value_of(db: &sled::Db, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
+    Ok(db.get(full_key(tree, key))?.map(|value| value.to_vec()))
+}
+
 fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
     let mut full = Vec::with_capacity(tree.len() + 1 + key.len());
     full.extend_from_slice(tree.as_bytes());
@@ -539,7 +564,7 @@ fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
 /// The position that a store reflects, if its entries are those that were noted.
 fn whole(db: &sled::Db) -> Result<u64, ProjectionError> {
     let meta = read_meta(db)?;
-    let check = || -> Result<bool, ProjectionError> {
+    let found = guarded(|| {
         let mut found = Meta {
             entries: 0,
             sum: 0,
@@ -552,10 +577,7 @@ fn whole(db: &sled::Db) -> Result<u64, ProjectionError> {
             }
         }
         Ok(found == meta)
-    };
-    // sled panics on some damage.
-    let found = catch_unwind(AssertUnwindSafe(check))
-        .map_err(|_| ProjectionError::Damaged("sled panicked".into()))??;
+    })?;
     if found {
         Ok(meta.next)
     } else {
@@ -563,6 +585,18 @@ fn whole(db: &sled::Db) -> Result<u64, ProjectionError> {
             "entries are missing or changed".to_owned(),
         ))
     }
+}
+
+/// Whether a store is as it was made. Damage can take it back to where it had no entries, and leave some of them.
+fn is_unused(db: &sled::Db, meta: Meta) -> bool {
+    let only_meta = || Ok(db.iter().nth(1).transpose()?.is_none());
+    meta.entries == 0 && guarded(only_meta).is_ok_and(|only| only)
+}
+
+/// sled panics on some damage.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ProjectionError>) -> Result<T, ProjectionError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| ProjectionError::Damaged("sled panicked".into()))?
 }
 
 fn read_meta(db: &sled::Db) -> Result<Meta, ProjectionError> {

@@ -262,6 +262,50 @@ fn a_store_that_was_not_closed_in_order_shows_nothing_before_it_is_checked() {
     check(&store, 30);
 }
 
+#[test]
+fn a_store_that_is_begun_anew_is_never_seen_with_less_than_before() {
+    let (dir, journal) = (tempfile::tempdir().unwrap(), memory_journal());
+    fill(&journal, 30);
+    let store = open(dir.path(), &journal, 1);
+    catch_up_all(&store, &journal);
+    store.reset();
+    let rebuilding = |store: &ProjectionStore| {
+        let got = store.get("counts", b"third");
+        let page = store.scan("counts", b"", None, 1);
+        matches!(got, Err(ProjectionError::Rebuilding))
+            && matches!(page, Err(ProjectionError::Rebuilding))
+    };
+    assert!(rebuilding(&store));
+    assert_eq!(store.next_position().unwrap(), 0);
+    catch_up(&store, &journal, &Counter { version: 1 }, 29).unwrap();
+    assert!(store.next_position().unwrap() == 30 || rebuilding(&store));
+    catch_up_all(&store, &journal);
+    check(&store, 30);
+}
+
+#[test]
+fn entries_beside_a_position_that_knows_of_none_are_noticed() {
+    let (dir, journal) = (tempfile::tempdir().unwrap(), memory_journal());
+    fill(&journal, 30);
+    let store = open(dir.path(), &journal, 1);
+    drop(store);
+    let position = || open_sled(dir.path(), 0).unwrap().get(b"\0meta").unwrap();
+    let unused = position().unwrap();
+    let store = open(dir.path(), &journal, 1);
+    catch_up_all(&store, &journal);
+    drop(store);
+    fs::remove_file(dir.path().join(CLEAN_NAME)).unwrap();
+    {
+        let db = open_sled(dir.path(), 0).unwrap();
+        db.insert(b"\0meta", unused).unwrap().unwrap();
+        db.flush().unwrap();
+    }
+    let store = open(dir.path(), &journal, 1);
+    assert!(store.get("counts", b"third").is_err());
+    catch_up_all(&store, &journal);
+    check(&store, 30);
+}
+
 #[tokio::test]
 async fn records_are_gathered_unless_somebody_waits_for_them() {
     let (dir, journal) = (tempfile::tempdir().unwrap(), Arc::new(memory_journal()));
