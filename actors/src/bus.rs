@@ -86,7 +86,7 @@ pub(crate) enum Message {
     },
     /// Journal what needs no delivery.
     Record {
-        event: BusEvent,
+        events: Vec<BusEvent>,
         by: Cause,
         reply: Reply<()>,
     },
@@ -340,10 +340,10 @@ impl Actor for Bus {
                 answer,
                 reply,
             } => state.post(mail, &by, answer, reply).await?,
-            Message::Record { event, by, reply } => match state.writable() {
+            Message::Record { events, by, reply } => match state.writable() {
                 Ok(()) => {
                     state
-                        .commit(vec![event], &by, vec![Effect::Done { reply }])
+                        .commit(events, &by, vec![Effect::Done { reply }])
                         .await?;
                 }
                 Err(problem) => answer_to(reply, Err(problem)),

@@ -24,6 +24,7 @@ pub use mesh_vault::KeySource;
 
 use crate::agents::native::NativeAgents;
 use crate::alarms::Alarms;
+use crate::alerts::Untold;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::outbound::{EgressSettings, Outbound};
@@ -163,4 +164,6 @@ pub struct Context {
     pub metrics: Metrics,
     /// What wakes whoever waits for a time.
     pub alarms: Alarms,
+    /// Who cannot be told of alerts.
+    pub untold: Untold,
 }

@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod alarms;
+pub mod alerts;
 pub mod bus;
 pub mod clock;
 pub mod context;

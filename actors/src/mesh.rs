@@ -19,6 +19,7 @@ use crate::agents::agent::AgentMessage;
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
 use crate::alarms::Alarms;
+use crate::alerts::Untold;
 use crate::bus::{BusHandle, NodeSigner, Outside};
 use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
@@ -451,6 +452,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             events: broadcast::Sender::new(EVENTS_KEPT),
             metrics: Metrics::default(),
             alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,
+            untold: Untold::default(),
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
         let log = hold_log(&ctx).map_err(start_error)?;

@@ -213,15 +213,7 @@ pub(crate) fn audit_page(
         .map(AuditIndex::Task)
         .or_else(|| filter.agent.as_ref().map(AuditIndex::Agent))
         .or_else(|| filter.cause.map(AuditIndex::Cause))
-        .or_else(|| {
-            filter.kind.as_deref().map(|kind| {
-                if kind.ends_with('.') {
-                    AuditIndex::Kinds(kind)
-                } else {
-                    AuditIndex::Kind(kind)
-                }
-            })
-        });
+        .or_else(|| filter.kind.as_deref().map(by_kind));
     let mut found = Vec::new();
     // What a record led to comes after it.
     let mut seen = after.max(filter.cause);
@@ -258,6 +250,41 @@ pub(crate) fn audit_page(
         found.extend(Some(audit_entry(store, &record)).filter(&matches));
     }
     Ok((found, None))
+}
+
+/// Records of these kinds behind `after`, oldest first, at most `limit`; and the record up to which none is missing.
+/// Blocks on the disk.
+pub(crate) fn of_kinds(
+    store: &OpenStore,
+    kinds: &[String],
+    after: Option<Position>,
+    limit: usize,
+) -> Result<(Vec<AuditEntry>, Option<Position>), LookupError> {
+    // What comes while they are looked up, one kind after the other, is for the next time.
+    let shown = store.projections.next_position();
+    let shown = shown.map_err(ProjectFailure::View)?;
+    let mut through = shown.checked_sub(1).map(Position).max(after);
+    let mut found = BTreeSet::new();
+    for kind in kinds {
+        let positions = projection::audit_page(&StoreReader(store), by_kind(kind), after, limit)
+            .map_err(ProjectFailure::View)?;
+        if positions.len() >= limit {
+            through = through.min(positions.last().copied());
+        }
+        found.extend(positions);
+    }
+    if found.len() > limit {
+        through = through.min(found.iter().nth(limit.saturating_sub(1)).copied());
+    }
+    let mut entries = Vec::new();
+    for position in found
+        .into_iter()
+        .take_while(|found| Some(*found) <= through)
+    {
+        let record = store.journal.get(position)?;
+        entries.extend(record.map(|record| audit_entry(store, &record)));
+    }
+    Ok((entries, through))
 }
 
 /// Records that led to others, and those that followed, each at most once.
@@ -334,6 +361,15 @@ pub(crate) fn first_record(
 }
 
 /// Whether a kind is the one asked for, or begins with it where that ends with a full stop.
+/// A kind, or with a full stop at its end all that begin so.
+fn by_kind(kind: &str) -> AuditIndex<'_> {
+    if kind.ends_with('.') {
+        AuditIndex::Kinds(kind)
+    } else {
+        AuditIndex::Kind(kind)
+    }
+}
+
 fn is_kind(kind: &str, asked: &str) -> bool {
     kind == asked || (asked.ends_with('.') && kind.starts_with(asked))
 }

@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sections::{
-    ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig, NodeConfig,
-    NothingToSet, OrchestratorConfig, SandboxConfig, SupervisionConfig, TelemetryConfig,
-    VaultConfig,
+    AlertsConfig, ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig,
+    NodeConfig, NothingToSet, OrchestratorConfig, SandboxConfig, SupervisionConfig,
+    TelemetryConfig, VaultConfig,
 };
 
 /// Everything that an operator can set. `Default` is what an empty file gives.
@@ -46,6 +46,8 @@ pub struct Config {
     pub health: NothingToSet,
     /// The proof of what happened.
     pub audit: AuditConfig,
+    /// Who is told of what needs somebody's eyes.
+    pub alerts: AlertsConfig,
     /// Hurting this mesh on purpose.
     pub chaos: ChaosConfig,
     /// More than one machine.
@@ -73,6 +75,7 @@ impl Default for Config {
             routing: NothingToSet::default(),
             health: NothingToSet::default(),
             audit: AuditConfig::default(),
+            alerts: AlertsConfig::default(),
             chaos: ChaosConfig::default(),
             cluster: ClusterConfig::default(),
             orchestrator: OrchestratorConfig::default(),

@@ -15,11 +15,11 @@ pub use config::Config;
 pub use load::{ConfigErrors, config_schema};
 pub use origin::{Origin, OriginEntry, Origins};
 pub use sections::{
-    ApiConfig, AuditConfig, ClusterConfig, ClusterMode, DefaultPolicy, DefaultResourceLimits,
-    Degradable, EgressConfig, JournalConfig, LifecycleDefaults, LivenessDefaults, LogFormat,
-    NodeConfig, NothingToSet, OrchestratorConfig, OrchestratorPolicies, OrchestratorSecurity,
-    OverrunDefaults, RateLimit, RepetitionDefaults, RetryConfig, SandboxConfig, SecurityDefaults,
-    SilenceDefaults, StallDefaults, SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig,
-    UidRange, VaultConfig, WitnessConfig,
+    AlertsConfig, ApiConfig, AuditConfig, ClusterConfig, ClusterMode, DefaultPolicy,
+    DefaultResourceLimits, Degradable, EgressConfig, JournalConfig, LifecycleDefaults,
+    LivenessDefaults, LogFormat, NodeConfig, NothingToSet, OrchestratorConfig,
+    OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults, RateLimit, RepetitionDefaults,
+    RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults, StallDefaults,
+    SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig, UidRange, VaultConfig, WitnessConfig,
 };
 pub use sources::{DEFAULT_FILE, ENV_OF_THE_CLIENT, ENV_PREFIX, ReadError, Sources};

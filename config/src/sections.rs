@@ -6,6 +6,7 @@ use mesh_messages::units::{ByteCount, Cpu, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod alerts;
 mod api;
 mod audit;
 mod egress;
@@ -13,6 +14,7 @@ mod faults;
 mod liveness;
 mod tls;
 
+pub use alerts::AlertsConfig;
 pub use api::{ApiConfig, RateLimit};
 pub use audit::{AuditConfig, WitnessConfig};
 pub use egress::{EgressConfig, VaultConfig};

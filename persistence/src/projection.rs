@@ -10,13 +10,15 @@ use mesh_messages::{Position, Record};
 
 use crate::journal::{Failed, Journal, ReadError};
 
+mod batch;
 mod generation;
 mod meta;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use store::{PAGE_MAX, Page, ProjectionBatch, ProjectionError, ProjectionStore, WaitError};
+pub use batch::ProjectionBatch;
+pub use store::{PAGE_MAX, Page, ProjectionError, ProjectionStore, WaitError};
 
 /// Records that are projected in one batch, and about how much they may hold or change: so many that most of what a busy mesh
 /// does within [`GATHER_MAX`] is one batch, so few that readers see them soon and that the memory they take is small.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub struct Outside {
     port: u16,
     heard: Arc<Mutex<Vec<String>>>,
+    status: Arc<AtomicU16>,
 }
 
 impl Outside {
@@ -22,14 +24,24 @@ impl Outside {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("its address").port();
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&heard);
+        let status = Arc::new(AtomicU16::new(200));
+        let (kept, says) = (Arc::clone(&heard), Arc::clone(&status));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let kept = Arc::clone(&kept);
-                thread::spawn(move || answer(stream, &kept));
+                let (kept, says) = (Arc::clone(&kept), Arc::clone(&says));
+                thread::spawn(move || answer(stream, &kept, &says));
             }
         });
-        Self { port, heard }
+        Self {
+            port,
+            heard,
+            status,
+        }
+    }
+
+    /// From now on it answers with this status; with 200 at first.
+    pub fn answer_with(&self, status: u16) {
+        self.status.store(status, Ordering::Release);
     }
 
     /// Its port.
@@ -47,7 +59,7 @@ impl Outside {
 }
 
 /// Whoever goes away in the middle was not to be answered.
-fn answer(stream: TcpStream, kept: &Mutex<Vec<String>>) -> Option<()> {
+fn answer(stream: TcpStream, kept: &Mutex<Vec<String>>, status: &AtomicU16) -> Option<()> {
     stream.set_read_timeout(Some(SILENCE_MAX)).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut text, mut length) = (String::new(), 0);
@@ -73,7 +85,8 @@ fn answer(stream: TcpStream, kept: &Mutex<Vec<String>>) -> Option<()> {
         .push(text.clone());
     let mut stream = stream;
     let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {} Said\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        status.load(Ordering::Acquire),
         text.len()
     );
     stream.write_all(head.as_bytes()).ok()?;

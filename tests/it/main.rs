@@ -8,6 +8,7 @@
 
 mod access_rules;
 mod agents;
+mod alerts;
 mod backup;
 mod board;
 mod budgets;

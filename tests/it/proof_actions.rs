@@ -23,7 +23,13 @@ const TABLE: [(&str, &[(&str, &str)]); 15] = [
     ),
     ("CAPABILITY_QUERY", &[]),
     ("CAPABILITY_REPLY", &[("request.refused", "unexpected")]),
-    ("SECURITY_ALERT", &[("message_sent", "SECURITY_ALERT")]),
+    (
+        "SECURITY_ALERT",
+        &[
+            ("message_sent", "SECURITY_ALERT"),
+            ("security.alert", "looks odd"),
+        ],
+    ),
     ("MESSAGE", &[("message_sent", "to bob")]),
     ("PUBLISH", &[("message_sent", "PUBLISH")]),
     ("SUBSCRIBE", &[("topic.subscribed", "news")]),

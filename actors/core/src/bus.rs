@@ -424,6 +424,8 @@ impl BusState {
             | BusEvent::Acked { .. }
             | BusEvent::Extended { .. }
             | BusEvent::Returned { .. } => self.applied(event),
+            // For people.
+            BusEvent::Alerted { .. } => {}
             BusEvent::Subscribed { agent, pattern } => {
                 if let Ok(pattern) = pattern.parse() {
                     self.topics.insert(&pattern, Who::Live(agent.clone()));

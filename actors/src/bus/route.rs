@@ -178,7 +178,15 @@ async fn tell(
     }
     if envelope.kind == MessageType::SecurityAlert {
         let alert: SecurityAlert = envelope.payload_as().map_err(unreadable)?;
-        record(bus, by, sent(&envelope, &bus.node.address)).await?;
+        let raised = BusEvent::Alerted {
+            message: envelope.id.clone(),
+            from: envelope.from.to_string(),
+            severity: alert.severity,
+            description: alert.description.clone(),
+            about: alert.agent.clone(),
+        };
+        let said = vec![sent(&envelope, &bus.node.address), raised];
+        record(bus, by, said).await?;
         bus.outside.alarms.alert(&envelope.from, alert);
         return Ok(asked.receipt("recorded", Value::Null));
     }
@@ -200,7 +208,7 @@ async fn tell(
         }
         Destination::Node | Destination::Person => {
             let to = envelope.to.clone();
-            record(bus, by, sent(&envelope, &to)).await?;
+            record(bus, by, vec![sent(&envelope, &to)]).await?;
             Ok(asked.receipt("recorded", Value::Null))
         }
     }
@@ -335,7 +343,7 @@ pub(super) async fn find(
         detail: None,
     };
     // The sender is told either way; the record is for everybody else.
-    if let Err(problem) = record(bus, by, dead).await {
+    if let Err(problem) = record(bus, by, vec![dead]).await {
         tracing::warn!(message = envelope.id, %problem, "a dead letter could not be recorded");
     }
     let problem = Problem::new(
@@ -372,10 +380,10 @@ async fn post(
         .await?
 }
 
-async fn record(bus: &BusHandle, by: &str, event: BusEvent) -> Result<(), Problem> {
+async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {
     let by = Cause::by(by);
     bus.slot
-        .call(CALL_LIMIT, |reply| Message::Record { event, by, reply })
+        .call(CALL_LIMIT, |reply| Message::Record { events, by, reply })
         .await?
 }
 

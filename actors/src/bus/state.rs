@@ -435,7 +435,7 @@ fn origin_of(event: &BusEvent) -> Option<Position> {
 /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
 fn concerned(event: &BusEvent) -> Option<AgentId> {
     let address = match event {
-        BusEvent::Sent { from, .. } => from,
+        BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
         BusEvent::DeadLettered {
             detail: Some(detail),
             ..

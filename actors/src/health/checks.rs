@@ -96,6 +96,7 @@ impl Checks {
             Probe::new("projections", warning, with(projections)),
             Probe::new("disk", warning, with(disk)),
             Probe::new("agents", warning, with(agents)),
+            Probe::new("alerts", warning, with(alerts)),
         ])
     }
 
@@ -181,6 +182,19 @@ fn disk(ctx: &Context) -> Vec<HealthCheck> {
             &format!("cannot be measured: {error}"),
         ),
     }
+}
+
+/// One for whoever should be told and cannot be.
+fn alerts(ctx: &Context) -> Vec<HealthCheck> {
+    let untold = ctx.untold.all();
+    let to = |(whom, why): (&String, &String)| {
+        check(
+            &format!("alerts.{whom}"),
+            HealthLevel::Warning,
+            &format!("not told: {why}"),
+        )
+    };
+    untold.iter().map(to).collect()
 }
 
 fn agents(ctx: &Context) -> Vec<HealthCheck> {

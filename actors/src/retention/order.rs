@@ -439,6 +439,7 @@ fn messages_of(
             BusEvent::DeadLettered {
                 message, from, to, ..
             } => (message, from, to, None),
+            BusEvent::Alerted { message, from, .. } => (message, from, from, None),
             BusEvent::Filled { messages, .. } => {
                 filled_with(messages, (&names, wanted), record.header.position, plan);
                 continue;

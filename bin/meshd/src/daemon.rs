@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::RunArgs;
+use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
 use crate::notary::Notary;
@@ -104,6 +105,8 @@ pub(crate) struct Serving {
     config: Config,
     endpoint: Endpoint,
     notary: Option<(Arc<Mutex<Notary>>, JoinHandle<()>)>,
+    // Tell as long as they are held.
+    _couriers: JoinSet<()>,
     renewal: Option<JoinHandle<()>>,
 }
 
@@ -120,6 +123,7 @@ impl Serving {
             key,
             run_id,
         } = node;
+        let source = key.public().to_string();
         let files = settings::tls(&config);
         let tls = files.as_ref().map(Tls::load).transpose();
         let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
@@ -159,6 +163,14 @@ impl Serving {
             mesh.stop().await;
             return Err(Failure::new(Exit::Escalated, error));
         }
+        let couriers = match couriers(&config.alerts, &data, source, &mesh) {
+            Ok(couriers) => couriers,
+            Err(error) => {
+                mesh.stop().await;
+                let exit = error.downcast_ref().map_or(Exit::Config, Exit::of_io);
+                return Err(Failure::new(exit, error));
+            }
+        };
         let witness = config.audit.witness.clone();
         let notary = Notary::new(witness, &data, mesh.operations()).map(|notary| {
             (
@@ -172,6 +184,7 @@ impl Serving {
             config,
             endpoint,
             notary,
+            _couriers: couriers,
             renewal,
         })
     }

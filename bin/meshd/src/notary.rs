@@ -16,6 +16,8 @@ use mesh_config::WitnessConfig;
 use mesh_persistence::AddCheckpoint;
 use tokio::sync::Mutex;
 
+use crate::durable;
+
 /// How long a witness may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest answer of a witness: a few lines.
@@ -94,7 +96,7 @@ impl Notary {
                     self.witnessed = size;
                     let (path, text) = (self.cosigned.clone(), note.clone());
                     logged("keep the co-signed checkpoint", move || {
-                        replace(&path, &text)
+                        durable::replace(&path, text.as_bytes())
                     })
                     .await;
                 }
@@ -219,7 +221,7 @@ fn file(path: &Path, note: &str) -> io::Result<()> {
     if file.metadata()?.len() > FILE_BYTES_MAX {
         let mut text = String::new();
         File::open(path)?.read_to_string(&mut text)?;
-        replace(path, &thinned(&text))?;
+        durable::replace(path, thinned(&text).as_bytes())?;
         file = OpenOptions::new().append(true).open(path)?;
     }
     // In one write, so that a crash leaves a whole checkpoint or a broken last one.
@@ -238,18 +240,6 @@ fn thinned(text: &str) -> String {
         .enumerate()
         .filter(|(n, _)| *n >= half || n % 2 == 0);
     kept.map(|(_, note)| note.as_str()).collect()
-}
-
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut aside = tempfile::NamedTempFile::new_in(dir)?;
-    aside.write_all(text.as_bytes())?;
-    aside.as_file().sync_all()?;
-    aside.persist(path).map_err(|refused| refused.error)?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

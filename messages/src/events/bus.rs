@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::bus::{
     DeadDetail, DeadSettlement, HandOut, Holder, PastMessage, Return, SubscriptionTerms,
 };
+use crate::failure::Severity;
 use crate::ids::{AgentId, Position};
 use crate::time::Timestamp;
 
@@ -39,6 +40,21 @@ pub enum BusEvent {
         kind: String,
         /// The whole envelope.
         envelope: Value,
+    },
+    /// Somebody raised an alert; the message that did is the record before.
+    #[serde(rename = "security.alert")]
+    Alerted {
+        /// The envelope's id.
+        message: String,
+        /// Who raised it.
+        from: String,
+        /// How bad it is, by their word.
+        severity: Severity,
+        /// What happened, by their word.
+        description: String,
+        /// The agent that it is about, if they named one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<AgentId>,
     },
     /// Nobody could get it.
     #[serde(rename = "message.dead_lettered")]
@@ -136,6 +152,7 @@ pub enum BusEvent {
 kinds!(BusEvent {
     Received => "message_received",
     Sent => "message_sent",
+    Alerted => "security.alert",
     DeadLettered => "message.dead_lettered",
     Subscribed => "topic.subscribed",
     Made => "subscription.made",

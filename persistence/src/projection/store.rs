@@ -5,18 +5,15 @@
 //! compares them with what is there whenever it was not closed in order: before it shows anything, but after it is opened, because
 //! that takes the longer the more there is.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::View;
 use super::generation::{
     mark_clean, mark_remake, newest_generation, open_sled, removed_for_remake, set_aside,
 };
@@ -30,7 +27,7 @@ const ROOM_MIN: u64 = 4 * 1024 * 1024;
 pub const PAGE_MAX: usize = 1000;
 
 /// Where the store keeps what it knows about itself. No tree has an empty name.
-const META_KEY: &[u8] = b"\0meta";
+pub(super) const META_KEY: &[u8] = b"\0meta";
 /// Ends a tree's name within a key.
 const SEPARATOR: u8 = 0;
 /// Why the store did not answer. It is being rebuilt, or will be; retry.
@@ -90,12 +87,12 @@ pub struct ProjectionStore {
     // `None` while it could not be opened.
     open: RwLock<Option<Open>>,
     // Taken by the one batch that is being made.
-    writer: Mutex<()>,
+    pub(super) writer: Mutex<()>,
     // Nothing is shown before the entries are checked.
     unchecked: AtomicBool,
     // Whoever found the store there may read it a moment later: it is never shown with less than it once showed.
     shown: AtomicU64,
-    next: watch::Sender<u64>,
+    pub(super) next: watch::Sender<u64>,
     // How many records somebody waits for.
     wanted: watch::Sender<u64>,
 }
@@ -263,18 +260,6 @@ impl ProjectionStore {
         self.page(tree, from, limit, |key| key < to)
     }
 
-    /// Begins a batch. There is one at a time.
-    pub fn begin(&self) -> ProjectionBatch<'_> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        ProjectionBatch {
-            next: *self.next.borrow(),
-            store: self,
-            changes: BTreeMap::new(),
-            bytes: 0,
-            _writer: writer,
-        }
-    }
-
     /// Has the store made anew when it is opened next: what is removed from it may stay in its files until then.
     ///
     /// # Errors
@@ -365,7 +350,7 @@ impl ProjectionStore {
         Ok((db, meta))
     }
 
-    fn with<T>(
+    pub(super) fn with<T>(
         &self,
         read: impl FnOnce(&sled::Db) -> Result<T, ProjectionError>,
     ) -> Result<T, ProjectionError> {
@@ -460,100 +445,15 @@ impl std::fmt::Debug for ProjectionStore {
     }
 }
 
-/// Changes that become visible together.
-pub struct ProjectionBatch<'a> {
-    store: &'a ProjectionStore,
-    next: u64,
-    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    // Of everything that was put, also where something else took its place.
-    bytes: usize,
-    _writer: MutexGuard<'a, ()>,
-}
-
-impl ProjectionBatch<'_> {
-    /// How many records the store reflected when the batch began.
-    pub fn next(&self) -> u64 {
-        self.next
-    }
-
-    /// How much was put so far, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Makes the changes and the position that they reflect visible, all at once.
-    ///
-    /// # Errors
-    /// [`ProjectionError`]; then nothing changed, and the store should be reset.
-    pub fn commit(self, next: u64) -> Result<(), ProjectionError> {
-        self.store.with(|db| {
-            let mut meta = Meta {
-                next,
-                ..read_meta(db)?
-            };
-            let mut batch = sled::Batch::default();
-            for (key, value) in self.changes {
-                if let Some(old) = db.get(&key)? {
-                    meta.remove(entry_hash(&key, &old));
-                }
-                match value {
-                    Some(value) => {
-                        meta.add(entry_hash(&key, &value));
-                        batch.insert(key, value);
-                    }
-                    None => batch.remove(key),
-                }
-            }
-            batch.insert(META_KEY, meta.encode());
-            db.apply_batch(batch)?;
-            Ok(())
-        })?;
-        self.store.next.send_replace(next);
-        Ok(())
-    }
-}
-
-impl View for ProjectionBatch<'_> {
-    fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
-        match self.changes.get(&full_key(tree, key)) {
-            Some(changed) => Ok(changed.clone()),
-            None => self.store.with(|db| value_of(db, tree, key)),
-        }
-    }
-
-    fn put(&mut self, tree: &str, key: &[u8], value: Vec<u8>) {
-        self.bytes += value.len();
-        self.changes.insert(full_key(tree, key), Some(value));
-    }
-
-    fn delete(&mut self, tree: &str, key: &[u8]) {
-        self.changes.insert(full_key(tree, key), None);
-    }
-
-    fn append(&mut self, tree: &str, key: &[u8], more: &[u8]) -> Result<(), ProjectionError> {
-        self.bytes += more.len();
-        let held = match self.changes.entry(full_key(tree, key)) {
-            Entry::Occupied(held) => held.into_mut(),
-            Entry::Vacant(place) => place.insert(self.store.with(|db| value_of(db, tree, key))?),
-        };
-        held.get_or_insert_default().extend_from_slice(more);
-        Ok(())
-    }
-}
-
-impl std::fmt::Debug for ProjectionBatch<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProjectionBatch")
-            .field("changes", &self.changes.len())
-            .finish_non_exhaustive()
-    }
-}
-
-fn value_of(db: &sled::Db, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, ProjectionError> {
+pub(super) fn value_of(
+    db: &sled::Db,
+    tree: &str,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, ProjectionError> {
     Ok(db.get(full_key(tree, key))?.map(|value| value.to_vec()))
 }
 
-fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
+pub(super) fn full_key(tree: &str, key: &[u8]) -> Vec<u8> {
     let mut full = Vec::with_capacity(tree.len() + 1 + key.len());
     full.extend_from_slice(tree.as_bytes());
     full.push(SEPARATOR);
@@ -599,7 +499,7 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, ProjectionError>) -> Result<T, Pr
         .map_err(|_| ProjectionError::Damaged("sled panicked".into()))?
 }
 
-fn read_meta(db: &sled::Db) -> Result<Meta, ProjectionError> {
+pub(super) fn read_meta(db: &sled::Db) -> Result<Meta, ProjectionError> {
     db.get(META_KEY)?
         .as_deref()
         .and_then(Meta::decode)

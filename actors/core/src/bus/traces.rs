@@ -211,7 +211,8 @@ impl BusState {
                     );
                 }
             }
-            BusEvent::Subscribed { .. }
+            BusEvent::Alerted { .. }
+            | BusEvent::Subscribed { .. }
             | BusEvent::Made { .. }
             | BusEvent::Removed { .. }
             | BusEvent::Filled { .. }

@@ -122,6 +122,7 @@ impl BusState {
             }
             BusEvent::Received { .. }
             | BusEvent::Sent { .. }
+            | BusEvent::Alerted { .. }
             | BusEvent::DeadLettered { .. }
             | BusEvent::Subscribed { .. }
             | BusEvent::Made { .. }
