@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::escalation::ESCALATION;
 use crate::ids::AgentId;
 use crate::system::Role;
 use crate::task::TaskSpec;
@@ -322,7 +323,7 @@ pub struct TaskFacts {
 }
 
 impl TaskFacts {
-    /// Of a task, and of those that its acceptance checks by other agents lead to.
+    /// Of a task, and of those that its acceptance checks and its escalation to agents lead to.
     pub fn all_of(spec: &TaskSpec) -> Vec<Self> {
         let checks = spec.contract.iter().flat_map(|contract| &contract.checks);
         let by_agents = checks.filter(|check| !check.requirements.is_empty());
@@ -333,7 +334,16 @@ impl TaskFacts {
                 ..TaskSpec::default()
             })
         });
-        std::iter::once(Self::of(spec)).chain(checks).collect()
+        let steps = spec.escalate.iter().flatten();
+        let to_agents = steps.filter(|step| step.person.is_none());
+        let followed = to_agents.map(|step| Self {
+            kind: ESCALATION.to_owned(),
+            needs: step.requirements.clone(),
+            agent: step.agent.clone(),
+            check: false,
+        });
+        let own = std::iter::once(Self::of(spec));
+        own.chain(checks).chain(followed).collect()
     }
 
     /// Of a task alone.
@@ -362,6 +372,7 @@ fn gather(document: &WorkflowDocument, all: &mut Vec<TaskFacts>) {
                 requirements: step.requirements.clone(),
                 agent: step.agent.clone(),
                 contract: step.contract.clone(),
+                escalate: step.escalate.clone(),
                 ..TaskSpec::default()
             }));
         }

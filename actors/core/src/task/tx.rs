@@ -91,6 +91,7 @@ impl<'a> Tx<'a> {
                 self.effects.push(Effect::Escalate(id.clone()));
             }
             self.answer_asker(id);
+            self.take_up(id);
         }
     }
 
@@ -115,6 +116,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Trust(_)
             | TaskEvent::Gate { .. }
             | TaskEvent::Budget { .. }
+            | TaskEvent::Escalation { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };
