@@ -20,6 +20,7 @@ mod crash;
 mod demo;
 mod effects;
 mod egress;
+mod escalation;
 mod escapes;
 mod export_sql;
 mod faults;

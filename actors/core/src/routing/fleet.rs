@@ -201,9 +201,8 @@ impl Fleet {
             .flatten();
         // One that is named is looked up, so that it makes no difference how many others there are.
         // What needs nothing goes to nobody, unless it is for one that is named.
-        let named = only.filter(|id| {
-            needs.is_empty() || rarest.is_some_and(|agents| agents.contains(*id))
-        });
+        let named =
+            only.filter(|id| needs.is_empty() || rarest.is_some_and(|agents| agents.contains(*id)));
         let all = rarest.filter(|_| only.is_none());
         named
             .into_iter()

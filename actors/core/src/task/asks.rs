@@ -195,7 +195,10 @@ mod tests {
             ruling(&policy(), "agent:a", &ask, false).role,
             AnswerRole::Operator
         );
-        assert_eq!(ruling(&policy(), "user:ada", &ask, false).role, AnswerRole::Admin);
+        assert_eq!(
+            ruling(&policy(), "user:ada", &ask, false).role,
+            AnswerRole::Admin
+        );
         let question = ApprovalSpec {
             kind: AskKind::Question,
             role: Some(AnswerRole::Operator),

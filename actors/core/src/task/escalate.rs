@@ -248,12 +248,7 @@ fn question(task: &Task, role: AnswerRole, failure: &Failure) -> TaskSpec {
 }
 
 /// What an agent gets to do; `None` when the task's own limits do not let it have that.
-fn follow_up(
-    tx: &Tx<'_>,
-    task: &Task,
-    to: &EscalationStep,
-    failure: &Failure,
-) -> Option<TaskSpec> {
+fn follow_up(tx: &Tx<'_>, task: &Task, to: &EscalationStep, failure: &Failure) -> Option<TaskSpec> {
     let mut spec = TaskSpec {
         requirements: to.requirements.clone(),
         agent: to.agent.clone(),

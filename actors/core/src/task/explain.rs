@@ -7,8 +7,8 @@ use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitingFor};
 
 use super::claims::claim_wait;
 use super::command::{Context, Live};
-use super::escalate::escalated_to;
 use super::dispatch::{demand, outlook, why_queued};
+use super::escalate::escalated_to;
 use super::index::{group_of, is_ready, waits_for_claims};
 use super::record::waiting_for_tasks;
 use super::state::{Entry, Tasks};

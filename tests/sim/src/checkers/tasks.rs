@@ -443,7 +443,11 @@ fn follow(
         AfterFailure::DeadLetter => TaskState::DeadLettered,
         AfterFailure::Cancel => TaskState::Cancelled,
         AfterFailure::Escalate { otherwise } => {
-            ensure(otherwise.state() == due, RETRIES, || {
+            let led = otherwise.state();
+            // An attempt that its task's deadline ended.
+            let over = class == FailureClass::Timeout && !retryable;
+            let over = over && led == TaskState::DeadLettered;
+            ensure(led == due || over, RETRIES, || {
                 format!("{id} is escalated as {otherwise:?}, due is {due}")
             })?;
             edges.hit("task failure", "escalated");

@@ -16,7 +16,10 @@ pub(super) fn waiting_for_escalation(latest: Option<&Escalation>) -> WaitingFor 
         reason: WaitReason::Escalation,
         detail,
         until: latest.map(|one| one.until),
-        agents: latest.and_then(|one| one.to.agent.clone()).into_iter().collect(),
+        agents: latest
+            .and_then(|one| one.to.agent.clone())
+            .into_iter()
+            .collect(),
         tasks: latest.map(|one| one.task.clone()).into_iter().collect(),
     }
 }

@@ -27,7 +27,10 @@ fn asked_by(world: &World, id: &TaskId) -> TaskId {
     world.waits(id, TaskState::Blocked, WaitReason::Escalation);
     let latest = world.tasks.get(id).unwrap().escalation.clone().unwrap();
     assert_eq!(latest.end, None);
-    assert_eq!(world.view(id).waiting_for.unwrap().tasks, [latest.task.clone()]);
+    assert_eq!(
+        world.view(id).waiting_for.unwrap().tasks,
+        [latest.task.clone()]
+    );
     latest.task
 }
 
@@ -78,7 +81,12 @@ fn after_the_last_attempt_a_person_is_asked_once_and_the_task_has_not_ended() {
     let item = world.tasks.record(&question).unwrap().inbox_item().unwrap();
     assert_eq!(
         (item.state, item.role, item.parent, item.asked_by.as_str()),
-        (InboxState::Open, AnswerRole::Admin, Some(id.clone()), "user:test")
+        (
+            InboxState::Open,
+            AnswerRole::Admin,
+            Some(id.clone()),
+            "user:test"
+        )
     );
     assert_eq!(item.about["attempts"].as_array().unwrap().len(), 2);
     assert_eq!(item.about["input"], json!({"n": 1}));
@@ -137,7 +145,10 @@ fn an_answer_can_be_the_output_and_those_that_depend_on_it_go_on() {
     assert!(unfit.to_string().contains("contract"), "{unfit}");
     let decision = say(&mut world, &question, Some(r#"output: {"sum": 3}"#));
     assert!(decision.effects.contains(&Effect::TaskEnded(id.clone())));
-    assert_eq!(world.tasks.get(&id).unwrap().output, Some(json!({"sum": 3})));
+    assert_eq!(
+        world.tasks.get(&id).unwrap().output,
+        Some(json!({"sum": 3}))
+    );
     let by = Some("user:ada".to_owned());
     assert_eq!(
         end_of(&world, &id),
@@ -156,7 +167,10 @@ fn a_named_agent_gets_what_failed_and_its_output_is_the_tasks() {
     assert_eq!(world.agent_of(&follow_up), "senior");
     let spec = &world.tasks.get(&follow_up).unwrap().spec;
     assert_eq!(spec.action(), "escalation");
-    assert_eq!((&spec.escalates, &spec.parent), (&Some(id.clone()), &Some(id.clone())));
+    assert_eq!(
+        (&spec.escalates, &spec.parent),
+        (&Some(id.clone()), &Some(id.clone()))
+    );
     assert_eq!(spec.input["task"], json!(id));
     assert_eq!(spec.input["attempts"][0]["agentId"], "junior");
     world.succeed(&follow_up);
