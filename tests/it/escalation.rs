@@ -9,9 +9,10 @@ const LONG: Duration = Duration::from_mins(1);
 
 /// An agent that refuses `{"no": true}` for good, cannot do `{"ill": true}`, does all else, and mends what was escalated.
 const WORKER: &str = r#"
-import json, sys
+import json, os, sys
 def say(**line): print(json.dumps(line), flush=True)
-say(type="HANDSHAKE", payload={"name": sys.argv[1], "version": "1.0.0", "capabilities": [sys.argv[1]]})
+me = os.environ["MESH_AGENT"]
+say(type="HANDSHAKE", payload={"name": me, "version": "1.0.0", "capabilities": [me]})
 for line in sys.stdin:
     got = json.loads(line)
     if got["type"] != "TASK_REQUEST": continue
@@ -34,7 +35,7 @@ fn worker(id: &str) -> Bundle {
         .set("capabilities", json!([id]))
         .file("worker.py", WORKER)
         .set("entry", json!("worker.py"))
-        .set("runtime", json!({"command": "python3", "args": [id]}))
+        .set("runtime", json!({"command": "python3"}))
 }
 
 fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
@@ -112,8 +113,8 @@ fn a_person_is_asked_once_over_kill_9_and_gives_another_round_the_output_or_neit
     let second = asked(&daemon);
     assert_ne!(second["id"], item["id"]);
     let daemon = daemon.kill9().start();
-    answer(&olga, &item["id"], &say("retry")).problem(409, "not_waiting_for_approval");
     let olga = of_role(&daemon, "operator", "olga");
+    answer(&olga, &item["id"], &say("retry")).problem(409, "not_waiting_for_approval");
     answer(&olga, &second["id"], &say(r#"output: {"did": "by hand"}"#)).ok(200);
     let ended = daemon.ended(&task, LONG);
     assert_eq!(
