@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::escalation::ESCALATION;
 use crate::ids::AgentId;
 use crate::system::Role;
 use crate::task::TaskSpec;
@@ -247,6 +248,15 @@ pub struct AccessRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = ACCESS_NAMES_MAX))]
     pub requirements: Vec<String>,
+    /// Whom it reaches, for `message.send` and `task.submit`, of a rule that denies: `agent:` and an id, `capability:` and
+    /// what an agent can do, `topic:`, `user:`. Of a task, the agent that it may go to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ACCESS_NAMES_MAX))]
+    pub to: Vec<String>,
+    /// The same, whoever it reaches but these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ACCESS_NAMES_MAX))]
+    pub to_others_than: Vec<String>,
     /// Whose it is; for `task.control`, `agent.control` and `agent.govern` alone.
     #[serde(default, skip_serializing_if = "AccessOwner::is_any")]
     pub owner: AccessOwner,
@@ -266,6 +276,8 @@ impl AccessRule {
             ("agents", &self.agents),
             ("taskTypes", &self.task_types),
             ("requirements", &self.requirements),
+            ("to", &self.to),
+            ("toOthersThan", &self.to_others_than),
         ];
         for (field, names) in lists {
             if let Some(nth) = names
@@ -275,6 +287,9 @@ impl AccessRule {
                 let why = format!("must have 1 to {ACCESS_NAME_BYTES_MAX} bytes");
                 return Some((format!("{field}[{nth}]"), why));
             }
+        }
+        if let Some(wrong) = self.misfit_of_recipients() {
+            return Some(wrong);
         }
         let of_tasks = !self.task_types.is_empty() || !self.requirements.is_empty();
         for (nth, verb) in self.verbs.iter().enumerate() {
@@ -298,7 +313,40 @@ impl AccessRule {
         }
         None
     }
+
+    /// Whether it depends on whom something reaches.
+    pub fn names_recipients(&self) -> bool {
+        !self.to.is_empty() || !self.to_others_than.is_empty()
+    }
+
+    fn misfit_of_recipients(&self) -> Option<(String, String)> {
+        if !self.names_recipients() {
+            return None;
+        }
+        if self.decision == AccessDecision::Allow {
+            let why = "a rule that allows does not depend on to and toOthersThan; deny with toOthersThan what shall not be allowed";
+            return Some(("decision".to_owned(), why.to_owned()));
+        }
+        for (field, names) in [("to", &self.to), ("toOthersThan", &self.to_others_than)] {
+            let known = |name: &String| RECIPIENTS.iter().any(|kind| name.starts_with(kind));
+            if let Some(nth) = names.iter().position(|name| !known(name)) {
+                let why = format!("must begin with one of {}", RECIPIENTS.join(", "));
+                return Some((format!("{field}[{nth}]"), why));
+            }
+        }
+        let mut verbs = self.verbs.iter();
+        let nth = verbs
+            .position(|verb| !matches!(verb, AccessVerb::MessageSend | AccessVerb::TaskSubmit))?;
+        let why = format!(
+            "{} does not depend on to and toOthersThan; only message.send and task.submit do",
+            self.verbs[nth].name()
+        );
+        Some((format!("verbs[{nth}]"), why))
+    }
 }
+
+/// What the names of recipients begin with.
+const RECIPIENTS: [&str; 4] = ["agent:", "capability:", "topic:", "user:"];
 
 /// Whether a name of a rule speaks of another name.
 pub fn speaks_of(pattern: &str, name: &str) -> bool {
@@ -322,7 +370,7 @@ pub struct TaskFacts {
 }
 
 impl TaskFacts {
-    /// Of a task, and of those that its acceptance checks by other agents lead to.
+    /// Of a task, and of those that its acceptance checks and its escalation to agents lead to.
     pub fn all_of(spec: &TaskSpec) -> Vec<Self> {
         let checks = spec.contract.iter().flat_map(|contract| &contract.checks);
         let by_agents = checks.filter(|check| !check.requirements.is_empty());
@@ -333,7 +381,16 @@ impl TaskFacts {
                 ..TaskSpec::default()
             })
         });
-        std::iter::once(Self::of(spec)).chain(checks).collect()
+        let steps = spec.escalate.iter().flatten();
+        let to_agents = steps.filter(|step| step.person.is_none());
+        let followed = to_agents.map(|step| Self {
+            kind: ESCALATION.to_owned(),
+            needs: step.requirements.clone(),
+            agent: step.agent.clone(),
+            check: false,
+        });
+        let own = std::iter::once(Self::of(spec));
+        own.chain(checks).chain(followed).collect()
     }
 
     /// Of a task alone.
@@ -362,6 +419,7 @@ fn gather(document: &WorkflowDocument, all: &mut Vec<TaskFacts>) {
                 requirements: step.requirements.clone(),
                 agent: step.agent.clone(),
                 contract: step.contract.clone(),
+                escalate: step.escalate.clone(),
                 ..TaskSpec::default()
             }));
         }

@@ -18,6 +18,7 @@ use crate::agent::{
 };
 use crate::budget::BudgetStep;
 use crate::claim::ClaimStep;
+use crate::escalation::EscalationMove;
 use crate::failure::Failure;
 use crate::gate::ProviderGate;
 use crate::ids::{AttemptNo, Epoch, InstanceNo};
@@ -465,6 +466,14 @@ pub enum TaskEvent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<String>,
     },
+    /// A task that failed for good is escalated, or what came of that.
+    #[serde(rename = "task.escalation")]
+    Escalation {
+        /// When.
+        at: Timestamp,
+        /// What.
+        step: EscalationMove,
+    },
     /// Somebody gave a failed task another round of attempts.
     #[serde(rename = "task.retried")]
     Retried {
@@ -496,6 +505,7 @@ kinds!(TaskEvent {
     Cancelled => "task.cancelled",
     DeadLettered => "task.dead_lettered",
     Approved => "task.approved",
+    Escalation => "task.escalation",
     Retried => "task.retried",
     Trust => "trust.changed",
 });

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod chaos;
 pub mod claim;
 pub mod erasure;
+pub mod escalation;
 pub mod events;
 pub mod failure;
 pub mod gate;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{ACCESS_RULES_MAX, AccessRule};
 use crate::agent::PolicyValue;
 use crate::budget::AccountBudget;
+use crate::escalation::{ESCALATION_STEPS_MAX, EscalationStep};
 use crate::ids::AgentId;
 use crate::inbox::{ApprovalRule, RULES_MAX};
 use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
@@ -40,6 +41,11 @@ pub struct OperatorPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = RULES_MAX))]
     pub approvals: Vec<ApprovalRule>,
+    /// Who takes up a task that has failed for good and does not say so itself, one after the other; of an agent's own
+    /// scope, where that agent had it last. Tasks on behalf of others are left to those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = ESCALATION_STEPS_MAX))]
+    pub escalate: Vec<EscalationStep>,
     /// Who may do what, beside what roles say; of an agent's own scope, what that agent may do. A rule that denies wins
     /// over all that allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -107,9 +113,14 @@ impl OperatorPolicy {
 
     /// What is wrong with it beyond its form: the field, and why.
     pub fn misfit(&self) -> Option<(String, String)> {
-        self.access.iter().enumerate().find_map(|(nth, rule)| {
+        let mut access = self.access.iter().enumerate();
+        let access = access.find_map(|(nth, rule)| {
             let (field, why) = rule.misfit()?;
             Some((format!("access[{nth}].{field}"), why))
+        });
+        access.or_else(|| {
+            let (at, why) = EscalationStep::misfit_of(&self.escalate)?;
+            Some((format!("escalate{at}"), why))
         })
     }
 }

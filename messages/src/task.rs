@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::budget::{Amounts, TaskBudget};
 use crate::capability::Limits;
 use crate::claim::TaskClaim;
+use crate::escalation::{ESCALATION, Escalation, EscalationStep};
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use crate::time::Timestamp;
@@ -196,6 +197,13 @@ pub struct TaskSpec {
     /// Resources that each attempt has for itself from before it is delivered until it ends: all of them, or it waits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<TaskClaim>,
+    /// Who takes it up when it has failed for good, one after the other; what the operator's policy says when absent, and
+    /// nobody when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalate: Option<Vec<EscalationStep>>,
+    /// The task that was escalated, of which this is the question or the follow-up. Written by meshd alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalates: Option<TaskId>,
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
@@ -214,6 +222,9 @@ pub struct TaskSpec {
 impl TaskSpec {
     /// What the agent sees as `action`: the type, else the first requirement, else nothing.
     pub fn action(&self) -> &str {
+        if self.escalates.is_some() && self.approval.is_none() {
+            return ESCALATION;
+        }
         self.kind
             .as_deref()
             .or_else(|| self.requirements.first().map(String::as_str))
@@ -382,6 +393,8 @@ pub enum WaitReason {
     Trust,
     /// A budget that it draws on is exhausted; the detail names the account, and `tasks` the question in the inbox.
     Budget,
+    /// It has failed for good, and somebody was asked to take it up: `tasks` names the question, or the follow-up.
+    Escalation,
 }
 
 /// One try at a task.
@@ -498,6 +511,9 @@ pub struct Task {
     /// The latest assignment.
     #[serde(default)]
     pub assignment: Option<TaskAssignment>,
+    /// The latest step of its escalation, when it was escalated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<Box<Escalation>>,
     /// Who submitted it.
     pub submitted_by: String,
     /// When it was accepted.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::claim::TaskClaim;
+use crate::escalation::EscalationStep;
 use crate::ids::{AgentId, TaskId, WorkflowRunId};
 use crate::inbox::{AnswerRole, AskKind, PermissionAsked};
 use crate::task::{Priority, RetrySpec, TaskContract};
@@ -171,6 +172,9 @@ pub struct WorkflowStep {
     /// A task: what its output must satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<TaskContract>,
+    /// A task: who takes it up when it has failed for good, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalate: Option<Vec<EscalationStep>>,
     /// A task: resources that it has for itself; their names may hold expressions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<TaskClaim>,

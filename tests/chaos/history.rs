@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 
 use mesh_actors::Operations;
+use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, AgentEvent, TaskEvent, partition};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::{AgentId, RecordHeader, TaskId};
@@ -162,6 +163,10 @@ fn is_end(event: &TaskEvent) -> bool {
                 AfterFailure::Fail | AfterFailure::DeadLetter | AfterFailure::Cancel
             )
         }
+        TaskEvent::Escalation { step, .. } => matches!(
+            step,
+            EscalationMove::Done { .. } | EscalationMove::Dropped { .. }
+        ),
         TaskEvent::Submitted { .. }
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }

@@ -21,6 +21,7 @@ mod crash;
 mod demo;
 mod effects;
 mod egress;
+mod escalation;
 mod escapes;
 mod export_sql;
 mod faults;

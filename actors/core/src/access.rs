@@ -7,6 +7,8 @@
 
 pub mod limits;
 
+use std::collections::BTreeSet;
+
 use mesh_messages::access::{
     AccessDecision, AccessOwner, AccessRule, AccessVerb, TaskFacts, speaks_of,
 };
@@ -37,6 +39,37 @@ pub enum About {
     Tasks(Vec<TaskFacts>),
 }
 
+/// Whom a message, or a task, reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// An agent, with what it can do.
+    Agent(String, BTreeSet<String>),
+    /// Whoever subscribed to a topic.
+    Topic(String),
+    /// A person.
+    Person(String),
+}
+
+impl Recipient {
+    /// Whether a name of a rule speaks of it.
+    fn is_named(&self, pattern: &str) -> bool {
+        let (kind, names) = pattern.split_once(':').unwrap_or_default();
+        match (self, kind) {
+            (Self::Agent(id, _), "agent") => speaks_of(names, id),
+            (Self::Agent(_, can), "capability") => can.iter().any(|one| speaks_of(names, one)),
+            (Self::Topic(topic), "topic") => speaks_of(names, topic),
+            (Self::Person(name), "user") => speaks_of(names, name),
+            _ => false,
+        }
+    }
+
+    /// Whether a rule about recipients speaks of it.
+    fn is_meant(&self, rule: &AccessRule) -> bool {
+        let named = |patterns: &[String]| patterns.iter().any(|one| self.is_named(one));
+        (rule.to.is_empty() || named(&rule.to)) && !named(&rule.to_others_than)
+    }
+}
+
 /// What is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Act<'a> {
@@ -46,6 +79,8 @@ pub struct Act<'a> {
     pub about: &'a About,
     /// Whether it is the caller's own; `None` where nobody owns it.
     pub own: Option<bool>,
+    /// Whom it reaches, where that is known. A rule about recipients does not speak of what reaches nobody.
+    pub to: Option<&'a Recipient>,
 }
 
 /// What was decided.
@@ -99,6 +134,37 @@ pub fn decide(policy: &PolicyDocument, permitted: bool, who: Who<'_>, act: Act<'
     } else {
         Verdict::Denied(None)
     }
+}
+
+/// Whether rules keep the tasks of somebody from some agents.
+pub fn has_recipients(policy: &PolicyDocument) -> bool {
+    let scopes = policy.default.iter().chain(policy.agents.values());
+    let mut rules = scopes.flat_map(|scope| &scope.access);
+    rules.any(|rule| rule.names_recipients() && rule.verbs.contains(&AccessVerb::TaskSubmit))
+}
+
+/// The rule about recipients that keeps a task from an agent, by who submitted it; `None` when there is none.
+pub fn keeps_from(
+    policy: &PolicyDocument,
+    by: &str,
+    task: &TaskFacts,
+    to: &Recipient,
+) -> Option<String> {
+    let who = Who {
+        name: by,
+        role: by.starts_with("agent:").then_some(Role::Agent),
+    };
+    let act = Act {
+        verb: AccessVerb::TaskSubmit,
+        about: &About::Nothing,
+        own: None,
+        to: Some(to),
+    };
+    let mut rules = rules_for(policy, by).filter(|(_, rule)| {
+        rule.names_recipients() && concerns(rule, who, act) && is_about(rule, task)
+    });
+    let (place, _) = rules.find(|(_, rule)| to.is_meant(rule))?;
+    Some(format!("denied by {}", place.name()))
 }
 
 /// Where a rule stands.
@@ -163,20 +229,42 @@ fn depends_on_tasks(rule: &AccessRule) -> bool {
 
 /// Whether a rule that denies matches one of the tasks.
 fn hits(rule: &AccessRule, act: Act<'_>) -> bool {
-    if !depends_on_tasks(rule) {
+    if rule.names_recipients() && act.verb == AccessVerb::MessageSend {
+        return act.to.is_some_and(|to| to.is_meant(rule));
+    }
+    if !depends_on_tasks(rule) && !rule.names_recipients() {
         return true;
     }
     match act.about {
         About::Nothing | About::Later => false,
         About::Unknown => true,
-        About::Tasks(tasks) => tasks.iter().any(|task| {
-            let kind = rule.task_types.is_empty() || any(&rule.task_types, &task.kind);
-            let mut needs = task.needs.iter();
-            let needs =
-                rule.requirements.is_empty() || needs.any(|need| any(&rule.requirements, need));
-            kind && needs
-        }),
+        About::Tasks(tasks) => tasks
+            .iter()
+            .any(|task| is_about(rule, task) && is_for(rule, task)),
     }
+}
+
+/// Whether a rule that denies speaks of what a task is.
+fn is_about(rule: &AccessRule, task: &TaskFacts) -> bool {
+    let kind = rule.task_types.is_empty() || any(&rule.task_types, &task.kind);
+    let mut needs = task.needs.iter();
+    let needs = rule.requirements.is_empty() || needs.any(|need| any(&rule.requirements, need));
+    kind && needs
+}
+
+/// Whether it is known at once that a rule speaks of whom a task may go to: it names its one agent, and the rule says no
+/// more of agents than their ids. Else the choice of its agent leaves out those of whom the rule speaks.
+fn is_for(rule: &AccessRule, task: &TaskFacts) -> bool {
+    if !rule.names_recipients() {
+        return true;
+    }
+    let Some(agent) = &task.agent else {
+        return false;
+    };
+    let open = rule.to_others_than.iter();
+    let mut open = open.filter(|name| name.starts_with("capability:"));
+    let only = Recipient::Agent(agent.to_string(), BTreeSet::new());
+    open.next().is_none() && only.is_meant(rule)
 }
 
 /// Whether a rule that allows speaks of all that a task is.

@@ -9,6 +9,7 @@
 //!                        ▲        Assigned → Running ──► Succeeded
 //!                        └───────────┴──────────┴──────► Failed | DeadLettered
 //!  any that has not ended ─────────────────────────────► Cancelled | DeadLettered (deadline)
+//!  what would be Failed | DeadLettered ──► Blocked (escalated) ──► Queued | Succeeded | as it would have been
 //! ```
 //!
 //! [`Tasks`] is a fold over the partition's events. [`Tasks::decide`] turns a [`Command`] into events and applies them;
@@ -27,6 +28,7 @@ mod config;
 mod control;
 mod decide;
 mod dispatch;
+mod escalate;
 mod explain;
 mod gates;
 mod index;

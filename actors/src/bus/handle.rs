@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use mesh_actors_core::access::Recipient;
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::identity::SigningKey;
@@ -219,6 +220,30 @@ impl BusHandle {
         let agent = check::agent_as_caller(agent);
         let resource = format!("topic://{topic}");
         self.sentinel.judge(&agent, action, &resource, &facts)
+    }
+
+    /// Whether the operator's rules let a message reach somebody: by who brings it, and by the agent that says it.
+    ///
+    /// # Errors
+    /// `forbidden`, and the audit says so.
+    pub(super) fn check_recipient(
+        &self,
+        caller: &Caller,
+        envelope: &Envelope,
+        to: Option<Recipient>,
+    ) -> Result<(), Problem> {
+        let resource = envelope.to.to_string();
+        let facts = Facts {
+            to,
+            ..Facts::default()
+        };
+        let action = Action::MessageSend;
+        self.sentinel.judge(caller, action, &resource, &facts)?;
+        let sender = super::agent_of(&envelope.from).map(|agent| check::agent_as_caller(&agent));
+        match sender.filter(|sender| sender.name != caller.name) {
+            Some(sender) => self.sentinel.judge(&sender, action, &resource, &facts),
+            None => Ok(()),
+        }
     }
 
     /// Audits that somebody may not speak in a name, as any other act that is refused.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use mesh_actors_core::access::Recipient;
 use mesh_actors_core::bus::{AddressUnknown, Destination, Mail, Snapshot};
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::RESERVED_TOPICS;
@@ -28,7 +29,7 @@ use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
-use super::check::{refusal, unreadable};
+use super::check::{agent_as_caller, refusal, unreadable};
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
 use crate::operations::Action;
@@ -47,12 +48,11 @@ pub(super) async fn route(
     envelope: Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
-    let by = &*caller.name;
     match envelope.kind {
         MessageType::TaskRequest => order::task(bus, caller, &envelope, asked).await,
-        MessageType::Message => message(bus, by, envelope, asked).await,
+        MessageType::Message => message(bus, caller, envelope, asked).await,
         MessageType::StatusUpdate | MessageType::Publish | MessageType::SecurityAlert => {
-            tell(bus, (by, None), envelope, asked).await
+            tell(bus, (caller, None), envelope, asked).await
         }
         MessageType::Subscribe => {
             let subscriber = agent_of(&envelope.from).ok_or_else(|| {
@@ -85,7 +85,7 @@ pub(super) async fn from_agent(
     (agent, epoch): (&AgentId, Epoch),
     envelope: Envelope,
 ) -> Result<Option<Envelope>, Problem> {
-    let by = format!("agent:{agent}");
+    let by = agent_as_caller(agent);
     let asked = Asked::new(&envelope, clock::now(), None);
     match envelope.kind {
         MessageType::Message
@@ -132,17 +132,19 @@ fn misplaced(kind: MessageType) -> Problem {
 /// A message whose sender can use an answer.
 async fn message(
     bus: &BusHandle,
-    by: &str,
+    caller: &Caller,
     envelope: Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
-    let snapshot = bus.outside.directory.snapshot();
-    let Destination::Agent { id, .. } = find(bus, &snapshot, by, &envelope).await? else {
-        return tell(bus, (by, None), envelope, asked).await;
+    let (snapshot, by) = (bus.outside.directory.snapshot(), &*caller.name);
+    let found = find(bus, &snapshot, by, &envelope).await?;
+    let Destination::Agent { id, .. } = &found else {
+        return tell(bus, (caller, None), envelope, asked).await;
     };
+    bus.check_recipient(caller, &envelope, reached(&snapshot, &found, &envelope))?;
     let (sender, original) = (envelope.from.clone(), envelope.id.clone());
     let (tx, rx) = oneshot::channel();
-    let posted = post(bus, by, (&id, envelope), Some(tx)).await?;
+    let posted = post(bus, by, (id, envelope), Some(tx)).await?;
     let more = json!({"agent": id.as_str()});
     if posted == Posted::Held {
         return Ok(asked.receipt("held", more));
@@ -168,12 +170,15 @@ async fn message(
 /// A message that nobody answers; of an agent on its own channel, by the incarnation that says it.
 async fn tell(
     bus: &BusHandle,
-    (by, epoch): (&str, Option<Epoch>),
+    (caller, epoch): (&Caller, Option<Epoch>),
     envelope: Envelope,
     asked: &Asked,
 ) -> Result<Answer, Problem> {
+    let by = &*caller.name;
     if envelope.kind == MessageType::Publish {
         let topic = topic_of(&envelope)?;
+        let to = Recipient::Topic(topic.to_string());
+        bus.check_recipient(caller, &envelope, Some(to))?;
         return publish(bus, (by, epoch), topic, envelope, asked).await;
     }
     if envelope.kind == MessageType::SecurityAlert {
@@ -191,7 +196,9 @@ async fn tell(
         return Ok(asked.receipt("recorded", Value::Null));
     }
     let snapshot = bus.outside.directory.snapshot();
-    match find(bus, &snapshot, by, &envelope).await? {
+    let found = find(bus, &snapshot, by, &envelope).await?;
+    bus.check_recipient(caller, &envelope, reached(&snapshot, &found, &envelope))?;
+    match found {
         Destination::Agent { id, .. } => {
             let more = json!({"agent": id.as_str()});
             let posted = post(bus, by, (&id, envelope), None).await?;
@@ -212,6 +219,26 @@ async fn tell(
             Ok(asked.receipt("recorded", Value::Null))
         }
     }
+}
+
+/// Whom a message reaches; nobody, where it is for the daemon.
+fn reached(snapshot: &Snapshot, found: &Destination, envelope: &Envelope) -> Option<Recipient> {
+    Some(match found {
+        Destination::Agent { id, .. } => {
+            let entry = snapshot.agents.get(id);
+            let can = entry
+                .into_iter()
+                .flat_map(|entry| entry.capabilities.iter().cloned());
+            Recipient::Agent(id.to_string(), can.collect())
+        }
+        Destination::Topic(topic) => Recipient::Topic(topic.to_string()),
+        Destination::Person => {
+            let address = envelope.to.to_string();
+            let name = address.strip_prefix("user:").unwrap_or(&address);
+            Recipient::Person(name.to_owned())
+        }
+        Destination::Node => return None,
+    })
 }
 
 /// The topic of a publication; an address that is a topic, too, must not name another.

@@ -1,7 +1,7 @@
 //! The one decision on who may do what, for every way in which something can be asked for.
 
 use mesh_actors_core::access::limits::{Use, leaves};
-use mesh_actors_core::access::{About, Act, Verdict, Who, decide, has_rules};
+use mesh_actors_core::access::{About, Act, Recipient, Verdict, Who, decide, has_rules};
 use mesh_messages::access::{AccessVerb, TaskFacts};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
@@ -24,6 +24,8 @@ pub struct Facts {
     pub about: About,
     /// The agent that it is done to.
     pub agent: Option<String>,
+    /// Whom it reaches.
+    pub to: Option<Recipient>,
     /// What of the caller's own manifest does not leave it.
     pub barred: Option<&'static str>,
 }
@@ -217,6 +219,7 @@ impl SentinelHandle {
                     verb,
                     about: &facts.about,
                     own: facts.own,
+                    to: facts.to.as_ref(),
                 };
                 decide(&self.policy.load(), permitted, who, act)
             }

@@ -138,6 +138,7 @@ fn task(id: TaskId, spec: TaskSpec) -> Task {
         submitted_at: Timestamp::ZERO,
         deadline_at: Timestamp::ZERO,
         ended_at: None,
+        escalation: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::escalation::GivenUp;
 use crate::task::WaitingFor;
 use crate::time::Timestamp;
 
@@ -23,6 +24,11 @@ pub enum AfterFailure {
     Fail,
     /// The task is dead-lettered.
     DeadLetter,
+    /// Somebody is asked to take the task up; who is told by the next event.
+    Escalate {
+        /// How it ends when nobody does.
+        otherwise: GivenUp,
+    },
     /// The task had been cancelled; the attempt's end ends it.
     Cancel,
 }

@@ -151,6 +151,7 @@ fn every_combination_is_decided_as_the_words_say() {
                                     verb,
                                     about: &about,
                                     own,
+                                    to: None,
                                 };
                                 let found = decide(&policy, permitted, who, act);
                                 assert_eq!(
@@ -187,6 +188,7 @@ fn without_rules_the_role_alone_decides() {
                     verb,
                     about: &about,
                     own: None,
+                    to: None,
                 };
                 let expected = if permitted {
                     Verdict::Allowed
@@ -211,6 +213,7 @@ fn one_task_that_is_denied_denies_all_and_all_have_to_be_allowed() {
         verb: AccessVerb::TaskSubmit,
         about,
         own: None,
+        to: None,
     };
     let deny =
         policy(&[json!({"decision": "deny", "verbs": ["task.submit"], "taskTypes": ["echo"]})]);
@@ -244,6 +247,7 @@ fn what_is_not_known_yet_is_asked_again_and_what_cannot_be_known_is_taken_as_den
             verb: AccessVerb::TaskSubmit,
             about,
             own: None,
+            to: None,
         };
         decide(policy, permitted, who, act)
     };
@@ -288,6 +292,7 @@ fn an_agents_own_rules_are_its_own_and_those_for_all_hold_too() {
                 verb: AccessVerb::TaskSubmit,
                 about: &about,
                 own: None,
+                to: None,
             },
         )
     };
@@ -324,10 +329,129 @@ fn what_goes_on_in_somebodys_name_is_not_judged_by_a_role_that_is_not_known() {
                 verb: AccessVerb::TaskSubmit,
                 about: &about,
                 own: None,
+                to: None,
             },
         )
     };
     assert_eq!(ask(None, "a"), Verdict::Allowed);
     assert_eq!(ask(Some(Role::Operator), "a"), denied("default.access[0]"));
     assert_eq!(ask(None, "b"), denied("default.access[1]"));
+}
+
+fn of_agent(id: &str, can: &[&str]) -> Recipient {
+    Recipient::Agent(
+        id.to_owned(),
+        can.iter().map(|&one| one.to_owned()).collect(),
+    )
+}
+
+#[test]
+fn a_rule_says_whom_a_message_may_reach() {
+    let rules = [
+        json!({"decision": "deny", "verbs": ["message.send"], "agents": ["a"], "toOthersThan": ["agent:b", "topic:report.*", "capability:print"]}),
+        json!({"decision": "deny", "verbs": ["message.send"], "to": ["agent:secret-*", "user:root"], "toOthersThan": ["agent:secret-santa"]}),
+    ];
+    let policy = policy(&rules);
+    let ask = |name: &str, to: Option<&Recipient>| {
+        let who = Who {
+            name,
+            role: Some(Role::Agent),
+        };
+        let act = Act {
+            verb: AccessVerb::MessageSend,
+            about: &About::Nothing,
+            own: None,
+            to,
+        };
+        decide(&policy, true, who, act)
+    };
+    let (first, second) = (denied("default.access[0]"), denied("default.access[1]"));
+    let topic = |name: &str| Recipient::Topic(name.to_owned());
+    let person = |name: &str| Recipient::Person(name.to_owned());
+    for (name, to, verdict) in [
+        ("agent:a", of_agent("b", &[]), Verdict::Allowed),
+        ("agent:a", of_agent("bb", &[]), first.clone()),
+        ("agent:a", of_agent("c", &["print"]), Verdict::Allowed),
+        ("agent:a", topic("report.daily"), Verdict::Allowed),
+        ("agent:a", topic("other"), first.clone()),
+        ("agent:a", person("b"), first.clone()),
+        ("agent:x", topic("other"), Verdict::Allowed),
+        ("agent:x", of_agent("secret-1", &[]), second.clone()),
+        ("agent:x", of_agent("secret-santa", &[]), Verdict::Allowed),
+        ("agent:x", person("root"), second.clone()),
+        ("agent:x", person("secret-1"), Verdict::Allowed),
+        ("user:ada", of_agent("secret-1", &[]), second),
+    ] {
+        assert_eq!(ask(name, Some(&to)), verdict, "{name} {to:?}");
+    }
+    assert_eq!(ask("agent:a", None), Verdict::Allowed, "it reaches nobody");
+}
+
+#[test]
+fn a_rule_says_to_whom_a_task_may_go() {
+    let rules = [
+        json!({"decision": "deny", "verbs": ["task.submit"], "agents": ["a"], "toOthersThan": ["agent:b"]}),
+        json!({"decision": "deny", "verbs": ["task.submit"], "to": ["capability:pay"], "taskTypes": ["x"]}),
+    ];
+    let policy = policy(&rules);
+    let named = |kind: &str, agent: Option<&str>| TaskFacts {
+        agent: agent.map(|id| mesh_messages::AgentId::new(id).unwrap()),
+        ..task(kind, &[kind])
+    };
+    let ask = |name: &str, agent: Option<&str>| {
+        let who = Who {
+            name,
+            role: Some(Role::Agent),
+        };
+        let about = About::Tasks(vec![named("x", agent)]);
+        let act = Act {
+            verb: AccessVerb::TaskSubmit,
+            about: &about,
+            own: None,
+            to: None,
+        };
+        decide(&policy, true, who, act)
+    };
+    let first = denied("default.access[0]");
+    assert_eq!(ask("agent:a", Some("b")), Verdict::Allowed);
+    assert_eq!(ask("agent:a", Some("c")), first);
+    assert_eq!(ask("agent:z", Some("c")), Verdict::Allowed);
+    // Who gets it is not known yet; the choice leaves out who may not.
+    assert_eq!(ask("agent:a", None), Verdict::Allowed);
+    assert!(has_recipients(&policy));
+    let keeps = |by: &str, kind: &str, id: &str, can: &[&str]| {
+        keeps_from(&policy, by, &named(kind, None), &of_agent(id, can))
+    };
+    assert_eq!(keeps("agent:a", "y", "b", &["y"]), None);
+    let why = keeps("agent:a", "y", "c", &["y"]);
+    assert_eq!(why.as_deref(), Some("denied by default.access[0]"));
+    let why = keeps("user:ada", "x", "b", &["x", "pay"]);
+    assert_eq!(why.as_deref(), Some("denied by default.access[1]"));
+    assert_eq!(keeps("user:ada", "y", "b", &["y", "pay"]), None);
+    assert_eq!(keeps("user:ada", "x", "b", &["x"]), None);
+}
+
+#[test]
+fn recipients_are_for_what_reaches_somebody_and_for_rules_that_deny() {
+    for (value, field) in [
+        (
+            json!({"decision": "allow", "verbs": ["message.send"], "to": ["agent:b"]}),
+            "decision",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["message.send", "read"], "to": ["agent:b"]}),
+            "verbs[1]",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["message.send"], "to": ["agent:b", "b"]}),
+            "to[1]",
+        ),
+        (
+            json!({"decision": "deny", "verbs": ["message.send"], "toOthersThan": ["role:b"]}),
+            "toOthersThan[0]",
+        ),
+    ] {
+        let (at, _) = rule(value.clone()).misfit().unwrap();
+        assert_eq!(at, field, "{value}");
+    }
 }

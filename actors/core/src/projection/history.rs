@@ -156,6 +156,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Budget { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
+        | TaskEvent::Escalation { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => Ok(()),
     }

@@ -200,7 +200,9 @@ impl Fleet {
             .min_by_key(|agents| agents.map_or(0, BTreeSet::len))
             .flatten();
         // One that is named is looked up, so that it makes no difference how many others there are.
-        let named = only.filter(|id| rarest.is_some_and(|agents| agents.contains(*id)));
+        // What needs nothing goes to nobody, unless it is for one that is named.
+        let named =
+            only.filter(|id| needs.is_empty() || rarest.is_some_and(|agents| agents.contains(*id)));
         let all = rarest.filter(|_| only.is_none());
         named
             .into_iter()
@@ -380,6 +382,8 @@ mod tests {
         assert_eq!(found(&["x", "y"], Some(&id("c"))), ["c"]);
         assert_eq!(found(&["x", "nobody"], None), [""; 0]);
         assert_eq!(found(&[], None), [""; 0]);
+        assert_eq!(found(&[], Some(&id("b"))), ["b"]);
+        assert_eq!(found(&[], Some(&id("d"))), [""; 0]);
     }
 
     #[test]

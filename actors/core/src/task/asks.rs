@@ -4,6 +4,7 @@
 //! whatever an agent writes into `role` does not count.
 
 use mesh_messages::AgentId;
+use mesh_messages::escalation::ESCALATION;
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, AnswerRole, AskKind, RuleDecision, Ruling};
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::workflow::ApprovalSpec;
@@ -15,8 +16,13 @@ pub const OPEN_ASKS_MAX: usize = 100;
 /// Who is named as having answered when policy did.
 pub const POLICY: &str = "policy";
 
-/// What the policy says of a request that somebody makes.
-pub(crate) fn ruling(policy: &PolicyDocument, by: &str, ask: &ApprovalSpec) -> Ruling {
+/// What the policy says of a request that somebody makes; of an `escalated` task, whoever submitted that one.
+pub(crate) fn ruling(
+    policy: &PolicyDocument,
+    by: &str,
+    ask: &ApprovalSpec,
+    escalated: bool,
+) -> Ruling {
     let Some(agent) = by.strip_prefix("agent:") else {
         // A person who writes a workflow says who may approve it.
         return Ruling {
@@ -25,6 +31,7 @@ pub(crate) fn ruling(policy: &PolicyDocument, by: &str, ask: &ApprovalSpec) -> R
         };
     };
     let name = match (ask.kind, &ask.permission) {
+        _ if escalated => ESCALATION,
         (AskKind::Permission, Some(permission)) => permission.action.as_str(),
         (kind, _) => kind.name(),
     };
@@ -53,6 +60,13 @@ pub(crate) fn ruling(policy: &PolicyDocument, by: &str, ask: &ApprovalSpec) -> R
         }
     }
     Ruling::default()
+}
+
+/// The answer that a rule gave, and the words for it.
+pub(crate) fn verdict_of(ruling: &Ruling) -> Option<(bool, String)> {
+    let rule = ruling.rule.as_deref().unwrap_or(POLICY);
+    let approve = ruling.verdict?;
+    Some((approve, format!("by the rule {rule}")))
 }
 
 /// What is wrong with an answer, if anything; whether its giver may give it is another matter.
@@ -164,7 +178,7 @@ mod tests {
             ("agent:a", "net.open", None, AnswerRole::Operator, None),
             ("user:ada", "file.delete", None, AnswerRole::Operator, None),
         ] {
-            let ruled = ruling(&policy(), by, &permission(action));
+            let ruled = ruling(&policy(), by, &permission(action), false);
             assert_eq!(
                 (ruled.verdict, ruled.role, ruled.rule.as_deref()),
                 (verdict, role, at),
@@ -178,17 +192,20 @@ mod tests {
         let mut ask = permission("net.open");
         ask.role = Some(AnswerRole::Admin);
         assert_eq!(
-            ruling(&policy(), "agent:a", &ask).role,
+            ruling(&policy(), "agent:a", &ask, false).role,
             AnswerRole::Operator
         );
-        assert_eq!(ruling(&policy(), "user:ada", &ask).role, AnswerRole::Admin);
+        assert_eq!(
+            ruling(&policy(), "user:ada", &ask, false).role,
+            AnswerRole::Admin
+        );
         let question = ApprovalSpec {
             kind: AskKind::Question,
             role: Some(AnswerRole::Operator),
             ..ApprovalSpec::default()
         };
         assert_eq!(
-            ruling(&policy(), "agent:a", &question).role,
+            ruling(&policy(), "agent:a", &question, false).role,
             AnswerRole::Admin
         );
     }

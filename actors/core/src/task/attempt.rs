@@ -290,6 +290,11 @@ pub(crate) fn fail(
     };
     let at = tx.ctx.now;
     let then = what_follows(tx, id, &mut failure, ended_instance && alone);
+    let then = tx.or_escalate(id, then, &failure);
+    let otherwise = match &then {
+        AfterFailure::Escalate { otherwise } => Some((*otherwise, failure.clone())),
+        _ => None,
+    };
     let resumes = matches!(&then, AfterFailure::Retry { at: next } if *next <= at);
     tx.emit(
         id,
@@ -302,6 +307,9 @@ pub(crate) fn fail(
             then,
         },
     );
+    if let Some((otherwise, failure)) = otherwise {
+        tx.escalate(id, 0, otherwise, &failure);
+    }
     if resumes {
         tx.emit(
             id,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::task::{DEADLINE_DEFAULT_MS, TaskState};
+use mesh_messages::workflow::ApprovalSpec;
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskId};
 
 use super::asks;
@@ -13,6 +14,7 @@ use super::attempt::{end_all_on, fail, is_alone};
 use super::budgets::{self, Ruled};
 use super::claims;
 use super::command::{Answer, Answerer, Effect, FleetChange, FleetNews, Refusal};
+use super::escalate;
 use super::index::{Timer, instance_of};
 use super::standing;
 use super::tx::Tx;
@@ -45,6 +47,9 @@ fn answer_with(tx: &Tx<'_>, id: &TaskId) -> Answer {
 
 /// Gives a failed task another round of attempts and a new deadline.
 pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
+    if let Some(answer) = escalate::retry(tx, id) {
+        return Ok(answer);
+    }
     let Some(record) = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id)) else {
         return Err(Refusal::NotFound(id.clone()));
     };
@@ -118,6 +123,14 @@ pub(crate) fn approve(
     if state != TaskState::Blocked {
         return Err(Refusal::NotAsking { task, state });
     }
+    let approved = answer.as_deref().filter(|_| approve);
+    let unbound = ApprovalSpec {
+        choices: Vec::new(),
+        ..ask.clone()
+    };
+    // What is escalated can be answered with more than its choices.
+    let escalated = escalate::check_answer(tx.tasks, record, approved)?;
+    let ask = if escalated { &unbound } else { ask };
     if let Some(why) = asks::misfit(ask, approve, answer.as_deref()) {
         return Err(Refusal::Unfit(why));
     }
@@ -151,22 +164,7 @@ pub(crate) fn tick(tx: &mut Tx<'_>) -> Answer {
             break;
         }
         match timer {
-            Timer::Deadline => {
-                let failure = Failure {
-                    class: FailureClass::Timeout,
-                    message: format!("its deadline {at} has passed"),
-                    retryable: false,
-                    retry_after_ms: None,
-                };
-                tx.stop_attempt(&id, &failure.message);
-                tx.emit(
-                    &id,
-                    TaskEvent::DeadLettered {
-                        at: tx.ctx.now,
-                        failure,
-                    },
-                );
-            }
+            Timer::Deadline => tx.deadline_passed(&id),
             Timer::Attempt => time_ran_out(tx, &id),
             Timer::Resume => {
                 tx.emit(

@@ -14,7 +14,8 @@ use super::index::{GroupKey, attempt_ends_at};
 use super::standing::Ask;
 use super::state::{Entry, Tasks};
 use super::turns::Turns;
-use super::tx::{EVENTS_MAX, Slots, Tx};
+use super::tx::{EVENTS_MAX, Slots, Tx, kept_from};
+use crate::access::has_recipients;
 use crate::routing::{Choice, Chosen, Demand, FleetAgent, InstanceKey, Needed, Outlook, choose};
 
 /// Agents named in one explanation: more would not be read.
@@ -48,7 +49,8 @@ impl Tx<'_> {
         let mut exhausted = BTreeSet::new();
         let mut hopeful: BTreeMap<GroupKey, bool> = BTreeMap::new();
         // Where nothing is bounded, who could have nobody's slot can have nobody's still: they only become fewer in this loop.
-        let alike = self.tasks.budgets().is_empty();
+        let rules = has_recipients(&self.ctx.config.policy);
+        let alike = self.tasks.budgets().is_empty() && !rules;
         while free > 0
             && let Some(turn) = turns.next()
         {
@@ -315,6 +317,20 @@ pub(crate) fn demand<'a>(tasks: &'a Tasks, entry: &'a Entry, ctx: Context<'_>) -
     }
 }
 
+/// By which rules a task is kept from each of these agents, in words; `None` when one of them may have it.
+fn kept_from_all(
+    ctx: Context<'_>,
+    entry: &Entry,
+    capable: &[(&AgentId, &FleetAgent)],
+) -> Option<String> {
+    let each = capable.iter().map(|(id, agent)| {
+        let why = kept_from(ctx, entry.task(), (id, agent))?;
+        Some(format!("{id}: {why}"))
+    });
+    let all: Vec<_> = each.collect::<Option<_>>()?;
+    Some(all[..all.len().min(AGENTS_NAMED_MAX)].join("; "))
+}
+
 /// Why a queued task has not been handed out.
 pub(crate) fn why_queued(
     tasks: &Tasks,
@@ -344,6 +360,8 @@ pub(crate) fn why_queued(
             .take(AGENTS_NAMED_MAX)
             .map(|(id, agent)| format!("{id} is {}", agent.condition()));
         (WaitReason::AgentDown, each.collect::<Vec<_>>().join("; "))
+    } else if let Some(rules) = kept_from_all(ctx, entry, &capable) {
+        (WaitReason::NoAgent, rules)
     } else if free_slots(tasks, ctx.config) == 0 {
         let limit = ctx.config.max_parallel_tasks;
         (

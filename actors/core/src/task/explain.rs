@@ -8,6 +8,7 @@ use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitingFor};
 use super::claims::claim_wait;
 use super::command::{Context, Live};
 use super::dispatch::{demand, outlook, why_queued};
+use super::escalate::escalated_to;
 use super::index::{group_of, is_ready, waits_for_claims};
 use super::record::waiting_for_tasks;
 use super::state::{Entry, Tasks};
@@ -67,7 +68,9 @@ impl Tasks {
                 let waits = claim_wait(self, live, entry);
                 waits.or_else(|| entry.task().waiting_for.clone())
             }
-            TaskState::Blocked if entry.task().spec.approval.is_some() => {
+            TaskState::Blocked
+                if entry.task().spec.approval.is_some() || escalated_to(entry).is_some() =>
+            {
                 entry.task().waiting_for.clone()
             }
             TaskState::Blocked => Some(waiting_for_tasks(entry.pending.iter().cloned().collect())),

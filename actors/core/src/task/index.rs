@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, Priority, TaskState, WaitReason};
 use mesh_messages::{AgentId, TaskId, Timestamp};
 
+use super::escalate::escalated_to;
 use super::standing::Ask;
 use super::state::Entry;
 use crate::routing::InstanceKey;
@@ -77,6 +78,8 @@ pub(crate) struct Index {
     pub(crate) claimants: BTreeMap<(String, bool), BTreeSet<Rank>>,
     /// Queued tasks that claim a resource, by their line.
     pub(crate) claiming: BTreeMap<(GroupKey, String), BTreeSet<Rank>>,
+    /// Tasks that are escalated, by the question or follow-up that they wait for.
+    pub(crate) escalated: BTreeMap<TaskId, TaskId>,
     /// Tasks that wait for a person, by submitter.
     pub(crate) asks: BTreeMap<String, BTreeSet<TaskId>>,
 }
@@ -121,6 +124,9 @@ impl Index {
                 .entry(parent.clone())
                 .or_default()
                 .insert(id.clone());
+        }
+        if let Some(asked) = escalated_to(entry) {
+            self.escalated.insert(asked.clone(), id.clone());
         }
         if is_unblocked(entry) {
             self.unblocked.insert(id.clone());
@@ -171,6 +177,9 @@ impl Index {
         }
         if let Some(parent) = &task.spec.parent {
             remove_from(&mut self.children, parent, id);
+        }
+        if let Some(asked) = escalated_to(entry) {
+            self.escalated.remove(asked);
         }
         if is_unblocked(entry) {
             self.unblocked.remove(id);
@@ -274,7 +283,11 @@ fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, valu
 
 fn is_unblocked(entry: &Entry) -> bool {
     let task = entry.task();
-    task.state == TaskState::Blocked && entry.pending.is_empty() && task.spec.approval.is_none()
+    let reason = task.waiting_for.as_ref().map(|waits| waits.reason);
+    task.state == TaskState::Blocked
+        && entry.pending.is_empty()
+        && task.spec.approval.is_none()
+        && reason != Some(WaitReason::Escalation)
 }
 
 pub(crate) fn instance_of(entry: &Entry) -> Option<InstanceKey> {

@@ -19,6 +19,7 @@ use super::config::RetryPolicy;
 pub(crate) use waits::waiting_for_tasks;
 use waits::{waiting_for_checks, waiting_for_person};
 
+mod escalated;
 mod waits;
 
 /// An event that cannot happen to a task in this state: its log has lost records, or this is a bug.
@@ -222,6 +223,11 @@ impl TaskRecord {
                     return misfit();
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
+            }
+            TaskEvent::Escalation { at, step } => {
+                if !self.escalated(*at, step) {
+                    return misfit();
+                }
             }
             TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
@@ -508,6 +514,11 @@ impl TaskRecord {
             AfterFailure::DeadLetter => {
                 self.end(at, TaskState::DeadLettered, Some(failure.clone()));
             }
+            AfterFailure::Escalate { .. } => {
+                self.task.state = TaskState::Blocked;
+                self.task.error = Some(failure.clone());
+                self.task.waiting_for = Some(escalated::waiting_for_escalation(None));
+            }
             AfterFailure::Cancel => self.end(at, TaskState::Cancelled, Some(failure.clone())),
         }
     }
@@ -569,6 +580,7 @@ fn new_task(
         attempts: Vec::new(),
         progress: None,
         assignment: None,
+        escalation: None,
         submitted_by: by.to_owned(),
         submitted_at,
         deadline_at,

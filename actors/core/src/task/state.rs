@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_messages::budget::BudgetStep;
+use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{Task, TaskState, WaitReason};
 use mesh_messages::trust::TrustChange;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::attempt::POISON_KILLS;
 use super::budgets;
 use super::claims::Claims;
+use super::escalate::is_step;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
 use super::turns::Served;
@@ -199,13 +201,15 @@ impl Tasks {
             if let (TaskEvent::Submitted { by, spec, .. }, Some(parent)) =
                 (event, &entry.task().spec.parent)
                 && !budgets::is_question(by, spec)
+                && !is_step(spec)
                 && let Some(parent) = self.entries.get_mut(parent)
             {
                 parent.children += 1;
             }
             self.entries.insert(id.clone(), entry);
         }
-        if let TaskEvent::Succeeded { .. } = event {
+        let done = self.entries.get(id).map(|entry| entry.task().state);
+        if done == Some(TaskState::Succeeded) {
             self.release_dependents(id);
         }
         self.keep_accounts(id, event);
@@ -460,7 +464,11 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         } => {
             entry.pending = waiting_for.tasks.iter().cloned().collect();
         }
-        TaskEvent::Retried { .. } => {
+        TaskEvent::Retried { .. }
+        | TaskEvent::Escalation {
+            step: EscalationMove::Retried { .. },
+            ..
+        } => {
             entry.pending.clear();
             entry.children = 0;
         }
@@ -477,6 +485,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::AttemptFailed { .. }
         | TaskEvent::Succeeded { .. }
         | TaskEvent::Cancelled { .. }
+        | TaskEvent::Escalation { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
     }
@@ -506,7 +515,7 @@ fn is_poisoning(entry: &Entry, event: &TaskEvent) -> bool {
         TaskEvent::AttemptFailed {
             alone: true,
             ended_instance: true,
-            then: AfterFailure::DeadLetter,
+            then: AfterFailure::DeadLetter | AfterFailure::Escalate { .. },
             ..
         }
     );
@@ -542,6 +551,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Budget { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
+        | TaskEvent::Escalation { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => {}
     }

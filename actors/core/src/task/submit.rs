@@ -336,7 +336,7 @@ fn admit_one(
 }
 
 /// Holds a task to what the one on whose behalf it is submitted hands on. Asking a person hands nothing on.
-fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec, verifies: bool) -> Result<(), Refusal> {
+pub(crate) fn hold_within(tx: &Tx<'_>, spec: &mut TaskSpec, verifies: bool) -> Result<(), Refusal> {
     let parent = spec.parent.as_ref().filter(|_| spec.approval.is_none());
     let Some(entry) = parent.and_then(|parent| tx.tasks.live(parent)) else {
         return Ok(());
@@ -470,16 +470,14 @@ fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
     let retry: RetryPolicy = tx.ctx.config.retry.completed(spec.retry.as_ref());
     let depends_on = spec.depends_on.clone();
     let ruled = spec.approval.as_ref();
-    let ruled = ruled.map(|ask| asks::ruling(&tx.ctx.config.policy, by, ask));
-    let verdict = ruled.as_ref().and_then(|ruling| {
-        let rule = ruling.rule.as_deref().unwrap_or(POLICY);
-        ruling.verdict.map(|approve| TaskEvent::Approved {
-            at: tx.ctx.now,
-            by: POLICY.to_owned(),
-            approve,
-            comment: Some(format!("by the rule {rule}")),
-            answer: None,
-        })
+    let ruled = ruled.map(|ask| asks::ruling(&tx.ctx.config.policy, by, ask, false));
+    let verdict = ruled.as_ref().and_then(asks::verdict_of);
+    let verdict = verdict.map(|(approve, comment)| TaskEvent::Approved {
+        at: tx.ctx.now,
+        by: POLICY.to_owned(),
+        approve,
+        comment: Some(comment),
+        answer: None,
     });
     let event = TaskEvent::Submitted {
         spec: Box::new(spec),

@@ -23,6 +23,7 @@ mod budgets;
 mod claimed;
 mod claims;
 mod delegation;
+mod escalation;
 mod fairness;
 mod fleet;
 mod gates;
@@ -246,7 +247,13 @@ impl World {
             TaskState::Blocked => {
                 // For other tasks, or for a person.
                 let waits = task.waiting_for.as_ref().map(|wait| wait.reason);
-                assert!(!entry.pending.is_empty() || waits == Some(WaitReason::Approval));
+                let asked = super::escalate::escalated_to(entry);
+                assert!(
+                    !entry.pending.is_empty()
+                        || waits == Some(WaitReason::Approval)
+                        || asked.is_some_and(|asked| self.tasks.live(asked).is_some()),
+                    "{task:?}"
+                );
                 assert!(
                     entry
                         .pending

@@ -3,9 +3,10 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_messages::access::TaskFacts;
 use mesh_messages::budget::BudgetStep;
 use mesh_messages::events::TaskEvent;
-use mesh_messages::task::TaskState;
+use mesh_messages::task::{Task, TaskState};
 use mesh_messages::trust::TrustChange;
 use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
 
@@ -14,6 +15,7 @@ use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live, Tr
 use super::gates;
 use super::index::instance_of;
 use super::state::Tasks;
+use crate::access::{Recipient, has_recipients, keeps_from};
 use crate::gate::account_of;
 use crate::routing::{FleetAgent, InstanceKey, Load, Occupancy};
 
@@ -91,6 +93,7 @@ impl<'a> Tx<'a> {
                 self.effects.push(Effect::Escalate(id.clone()));
             }
             self.answer_asker(id);
+            self.take_up(id);
         }
     }
 
@@ -115,6 +118,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Trust(_)
             | TaskEvent::Gate { .. }
             | TaskEvent::Budget { .. }
+            | TaskEvent::Escalation { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };
@@ -345,6 +349,12 @@ impl<'a> Slots<'a> {
         std::iter::successors(self.seeker.and_then(parent_of), move |id| parent_of(id))
     }
 
+    /// The operator's rule that keeps the task from an agent.
+    fn kept_from(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
+        let task = self.tasks.get(self.seeker?)?;
+        kept_from(self.ctx, task, (id, agent))
+    }
+
     fn gated(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
         let gates = self.tasks.gates();
         if gates.is_empty() {
@@ -379,15 +389,31 @@ impl Occupancy for Slots<'_> {
     }
 
     fn barred(&self, id: &AgentId, agent: &FleetAgent) -> Option<String> {
-        self.gated(id, agent).or_else(|| {
-            let short = budgets::short_on(self.tasks, self.ctx, self.seeker?, (id, agent))?;
-            Some(short.to_string())
-        })
+        self.kept_from(id, agent)
+            .or_else(|| self.gated(id, agent))
+            .or_else(|| {
+                let short = budgets::short_on(self.tasks, self.ctx, self.seeker?, (id, agent))?;
+                Some(short.to_string())
+            })
     }
 
     fn has_suspect(&self, agent: &AgentId) -> bool {
         keys_of(&self.tasks.index().in_flight, agent).any(|key| self.suspect_in_hand(key))
     }
+}
+
+/// The operator's rule that keeps a task from an agent.
+pub(crate) fn kept_from(
+    ctx: Context<'_>,
+    task: &Task,
+    (id, agent): (&AgentId, &FleetAgent),
+) -> Option<String> {
+    let policy = &ctx.config.policy;
+    if !has_recipients(policy) {
+        return None;
+    }
+    let to = Recipient::Agent(id.to_string(), agent.capabilities.clone());
+    keeps_from(policy, &task.submitted_by, &TaskFacts::of(&task.spec), &to)
 }
 
 pub(crate) fn keys_of<'m, V>(

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_messages::budget::{Dimension, TaskBudget};
 use mesh_messages::claim::{TASK_CLAIMS_MAX, not_a_resource};
+use mesh_messages::escalation::{ESCALATION_STEPS_MAX, EscalationStep};
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, AskKind, CHOICES_MAX};
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::{
@@ -90,6 +91,7 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
     {
         report.add(&format!("within[{nth}]"), why);
     }
+    escalation(spec, report);
     claims(spec, report);
     marks(spec, report);
     let input = json_len(&spec.input);
@@ -119,6 +121,27 @@ fn misfit(budget: &TaskBudget) -> Option<(String, String)> {
             (format!(".reserve.{d}"), why)
         })
     })
+}
+
+/// Who takes it up when it has failed for good.
+fn escalation(spec: &TaskSpec, report: &mut Report<'_>) {
+    if spec.escalates.is_some() {
+        report.add("escalates", "is written by meshd alone; leave it out");
+    }
+    let Some(steps) = &spec.escalate else {
+        return;
+    };
+    if spec.approval.is_some() {
+        report.add("escalate", "a person is asked already; leave it out");
+    } else if let Some((at, why)) = EscalationStep::misfit_of(steps) {
+        report.add(&format!("escalate{at}"), why);
+    }
+    for (nth, step) in steps.iter().take(ESCALATION_STEPS_MAX).enumerate() {
+        let names = step.requirements.iter().take(REQUIREMENTS_MAX).enumerate();
+        for (index, wrong) in names.filter_map(|(n, name)| Some((n, not_a_name(name)?))) {
+            report.add(&format!("escalate[{nth}].requirements[{index}]"), wrong);
+        }
+    }
 }
 
 /// What it claims as a whole.

@@ -296,6 +296,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         ("agent", step.agent.is_some()),
         ("retry", step.retry.is_some()),
         ("contract", step.contract.is_some()),
+        ("escalate", step.escalate.is_some()),
         ("claims", !step.claims.is_empty()),
     ];
     for (field, there) in for_tasks {
@@ -344,6 +345,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
             timeout_ms: step.timeout_ms,
             retry: step.retry.clone(),
             contract: step.contract.clone(),
+            escalate: step.escalate.clone(),
             claims: step.claims.clone(),
             ..TaskSpec::default()
         };

@@ -344,6 +344,7 @@ impl Maker<'_> {
             timeout_ms: step.timeout_ms.filter(|_| approval.is_none()),
             retry: step.retry.clone(),
             contract: step.contract.clone(),
+            escalate: step.escalate.clone(),
             approval,
             ..TaskSpec::default()
         }))

@@ -184,6 +184,7 @@ impl Session {
                 approval: None,
                 budget: None,
                 claims: Vec::new(),
+                escalate: None,
             },
             avoid: Some(self.args.agent.clone()),
             token: None,

@@ -79,6 +79,7 @@ impl Session {
             approval: None,
             budget: None,
             claims: delivery.claims,
+            escalate: None,
         };
         let payload = serde_json::to_value(request).unwrap_or_default();
         let mut envelope = self.message(MessageType::TaskRequest, payload);

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::budget::{TaskBudget, Usage};
 use crate::claim::TaskClaim;
+use crate::escalation::EscalationStep;
 use crate::failure::{Failure, FailureClass};
 use crate::workflow::ApprovalSpec;
 
@@ -30,6 +31,8 @@ pub struct TaskRequest {
     pub approval: Option<ApprovalSpec>,
     /// What it and everything under it may use; of a delegation, a part of what is left of its parent's.
     pub budget: Option<TaskBudget>,
+    /// Who takes a delegated task up when it has failed for good.
+    pub escalate: Option<Vec<EscalationStep>>,
     /// Resources that it has for itself until it ends: from meshd each with its token, in a delegation without.
     #[schemars(default)]
     pub claims: Vec<TaskClaim>,
@@ -45,10 +48,11 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let approval = take(&mut rest, "approval")?;
         let budget = take(&mut rest, "budget")?;
         // Without `input` it is part of the input, like everything else.
-        let claims = if rest.contains_key("input") {
-            take(&mut rest, "claims")?.unwrap_or_default()
+        let (claims, escalate) = if rest.contains_key("input") {
+            let claims = take(&mut rest, "claims")?.unwrap_or_default();
+            (claims, take(&mut rest, "escalate")?)
         } else {
-            Vec::new()
+            (Vec::new(), None)
         };
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
@@ -68,6 +72,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             timeout_ms,
             approval,
             budget,
+            escalate,
             claims,
         })
     }
@@ -95,6 +100,9 @@ impl Serialize for TaskRequest {
         }
         if let Some(budget) = &self.budget {
             map.serialize_entry("budget", budget)?;
+        }
+        if let Some(escalate) = &self.escalate {
+            map.serialize_entry("escalate", escalate)?;
         }
         if !self.claims.is_empty() {
             map.serialize_entry("claims", &self.claims)?;

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::claim::ClaimStep;
+use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{TaskState, WaitReason};
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
@@ -45,6 +46,8 @@ pub(crate) struct Line {
     used: u32,
     lost: u32,
     solo: u32,
+    /// How it ends if nobody takes it up, while somebody is asked to.
+    escalated: Option<TaskState>,
 }
 
 /// All tasks by their events.
@@ -69,7 +72,7 @@ impl Book {
             ensure(before.is_none(), ONCE, || {
                 format!("{id} was accepted twice")
             })?;
-            let state = if spec.depends_on.is_empty() {
+            let state = if spec.depends_on.is_empty() && spec.approval.is_none() {
                 TaskState::Queued
             } else {
                 TaskState::Blocked
@@ -88,6 +91,7 @@ impl Book {
                 used: 0,
                 lost: 0,
                 solo: 0,
+                escalated: None,
             };
             edges.hit_named("task", format_args!("submitted > {state}"));
             self.lines.insert(id.clone(), line);
@@ -337,6 +341,7 @@ fn next(
             return Ok(TaskState::DeadLettered);
         }
         TaskEvent::Approved { approve, .. } => return Ok(answered(*approve)),
+        TaskEvent::Escalation { step, .. } => return escalated(id, line, step, edges),
         TaskEvent::Retried { .. } => {
             let may = matches!(from, TaskState::Failed | TaskState::DeadLettered);
             ensure(may, ONCE, || {
@@ -348,6 +353,46 @@ fn next(
         }
     }
     Ok(from)
+}
+
+/// Where a move of an escalation leads: what is asked below it is there in the same breath, and ends before it moves on.
+fn escalated(
+    id: &TaskId,
+    line: &mut Line,
+    step: &EscalationMove,
+    edges: &mut Edges,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    let in_flight = matches!(from, TaskState::Assigned | TaskState::Running);
+    ensure(!in_flight, ONCE, || {
+        format!("{id} is escalated while it is {from}")
+    })?;
+    if let EscalationMove::Asked(latest) = step {
+        edges.hit("escalation", "somebody is asked");
+        line.escalated = Some(latest.otherwise.state());
+        return Ok(TaskState::Blocked);
+    }
+    let otherwise = line.escalated.take();
+    let Some(otherwise) = otherwise.filter(|_| from == TaskState::Blocked) else {
+        let what = format!("{id} is {from}, and {step:?}");
+        return breach(ONCE, what).map(|()| from);
+    };
+    Ok(match step {
+        EscalationMove::Asked(_) | EscalationMove::Retried { .. } => {
+            edges.hit("escalation", "another round");
+            line.round += 1;
+            (line.used, line.lost, line.solo) = (0, 0, 0);
+            TaskState::Queued
+        }
+        EscalationMove::Done { .. } => {
+            edges.hit("escalation", "done by somebody else");
+            TaskState::Succeeded
+        }
+        EscalationMove::Dropped { .. } => {
+            edges.hit("escalation", "given up");
+            otherwise
+        }
+    })
 }
 
 /// Where a person's answer leaves the task that asked; no agent ever had it.
@@ -397,6 +442,17 @@ fn follow(
         AfterFailure::Fail => TaskState::Failed,
         AfterFailure::DeadLetter => TaskState::DeadLettered,
         AfterFailure::Cancel => TaskState::Cancelled,
+        AfterFailure::Escalate { otherwise } => {
+            let led = otherwise.state();
+            // An attempt that its task's deadline ended.
+            let over = class == FailureClass::Timeout && !retryable;
+            let over = over && led == TaskState::DeadLettered;
+            ensure(led == due || over, RETRIES, || {
+                format!("{id} is escalated as {otherwise:?}, due is {due}")
+            })?;
+            edges.hit("task failure", "escalated");
+            return Ok(TaskState::Blocked);
+        }
     };
     ensure(led == due, RETRIES, || {
         format!("{class} led {id} to {led}, due is {due} ({used} used, {lost} lost, {solo} solo)")

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use mesh_actors_core::agent::AgentCommand;
-use mesh_actors_core::task::{AttemptRef, Command, NewTask, TaskConfig};
+use mesh_actors_core::task::{Answerer, AttemptRef, Command, NewTask, TaskConfig};
 use mesh_messages::agent::{FaultState, Lifecycle};
 use mesh_messages::claim::TaskClaim;
+use mesh_messages::escalation::{ANSWER_DROP, ANSWER_RETRY, EscalationStep};
+use mesh_messages::inbox::{AnswerRole, InboxAnswer};
 use mesh_messages::task::{DelayStrategy, Priority, RetrySpec, TaskContract, TaskSpec, TaskState};
 use mesh_messages::{AttemptNo, Failure, FailureClass, TaskId};
 use serde_json::json;
@@ -69,6 +71,7 @@ impl World {
                 reason: "somebody changed their mind".to_owned(),
             }),
             1 => self.known_task().map(|task| Command::Retry { task }),
+            2 => self.some_answer(),
             _ => None,
         };
         if let Some(command) = command {
@@ -163,6 +166,39 @@ impl World {
         TaskId::new(format!("t{}", self.clients.submitted - back)).ok()
     }
 
+    /// A person answers what is asked about a task that was escalated.
+    fn some_answer(&mut self) -> Option<Command> {
+        let tasks = &self.orchestrator.as_ref()?.owned.state;
+        let asks = |id: &&TaskId| {
+            let task = tasks.get(id);
+            task.is_some_and(|task| {
+                task.state == TaskState::Blocked && task.spec.approval.is_some()
+            })
+        };
+        let open: Vec<_> = tasks.ids().filter(asks).cloned().collect();
+        let asking = self.random.pick(&open).cloned();
+        // Now and then the answer is to a task that asks nobody.
+        let stray = self.random.percent(10);
+        let task = match asking.filter(|_| !stray) {
+            Some(task) => task,
+            None => self.known_task()?,
+        };
+        let words = [ANSWER_RETRY, ANSWER_DROP, "output: 1", "what?"];
+        let answer = words[self.random.index(words.len())].to_owned();
+        Some(Command::Approve {
+            task,
+            by: Answerer {
+                name: "user:sim".to_owned(),
+                role: AnswerRole::Operator,
+            },
+            answer: InboxAnswer {
+                approve: true,
+                answer: Some(answer),
+                comment: None,
+            },
+        })
+    }
+
     fn some_task(&mut self) -> Option<NewTask> {
         self.clients.submitted += 1;
         let id = TaskId::new(format!("t{}", self.clients.submitted)).ok()?;
@@ -230,6 +266,23 @@ impl World {
                     resource: name.to_owned(),
                     token: None,
                 }));
+            }
+            if random.percent(10) {
+                let person = EscalationStep {
+                    person: Some(AnswerRole::Operator),
+                    within_ms: Some(random.between(1000, 90_000)),
+                    ..EscalationStep::default()
+                };
+                let agent = EscalationStep {
+                    requirements: vec![CAPABILITIES[random.index(CAPABILITIES.len())].to_owned()],
+                    within_ms: Some(random.between(1000, 90_000)),
+                    ..EscalationStep::default()
+                };
+                spec.escalate = Some(match random.between(0, 2) {
+                    0 => vec![person],
+                    1 => vec![agent],
+                    _ => vec![agent, person],
+                });
             }
             if random.percent(1) {
                 spec.labels.insert(POISON.to_owned(), "yes".to_owned());

@@ -98,9 +98,9 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![3 => down(), 3 => fleet(), 1 => (0..3_usize).prop_map(Step::Gone)];
     let index = 0..64_usize;
     prop_oneof![
-        6 => (0..4_u8, 0..10_u8, 1..4_usize)
+        6 => (0..4_u8, 0..13_u8, 1..4_usize)
             .prop_map(|(kind, flavour, count)| Step::Submit { kind, flavour, count }),
-        4 => (index.clone(), 0..4_u8, 0..10_u8, 0..3_u8)
+        4 => (index.clone(), 0..4_u8, 0..13_u8, 0..3_u8)
             .prop_map(|(parent, kind, flavour, request)| Step::Delegate { parent, kind, flavour, request }),
         3 => (index.clone(), 0..60_u64, any::<bool>())
             .prop_map(|(task, tokens, last)| Step::Told { task, tokens, last }),
@@ -151,6 +151,16 @@ impl World {
             }
             8 => spec["budget"] = json!({"wallTimeMs": 900, "money": "1.5"}),
             9 => spec["budget"] = json!({"calls": 1, "restarts": 1}),
+            10 => spec["escalate"] = json!([{"person": "operator"}]),
+            11 => {
+                spec["retry"] = json!({"maxAttempts": 1});
+                spec["escalate"] =
+                    json!([{"agent": "b", "withinMs": 900_000}, {"person": "admin"}]);
+            }
+            12 => {
+                spec["deadlineMs"] = json!(90_000);
+                spec["escalate"] = json!([{"requirements": ["z"]}, {"agent": "nobody"}]);
+            }
             _ => {}
         }
         spec
@@ -213,7 +223,11 @@ impl World {
             Step::Answer { question, by } => {
                 let open = |task: &Task| task.state == TaskState::Blocked;
                 let task = self.pick(question, |t| open(t) && t.spec.approval.is_some())?;
-                budgets::answer(task, &by.to_string(), by > 0)
+                let about = self.tasks.get(&task)?.spec.escalates.is_some();
+                let words = ["drop", "retry", "output:1", "1"];
+                let text = words[usize::try_from(by).unwrap()];
+                let text = if about { text } else { &by.to_string() };
+                budgets::answer(task, text, by > 0)
             }
             Step::Start(task) => {
                 let (attempt, key) = self.attempt(&self.pick(task, in_flight)?);
@@ -405,6 +419,10 @@ proptest! {
         let shared = budgets::account(json!({"tokens": 60, "attempts": 9, "perMs": 50_000}));
         let policy = PolicyDocument {
             budgets: [("provider:acme".to_owned(), Some(shared))].into(),
+            agents: serde_json::from_value(json!({
+                "c": {"escalate": [{"person": "operator", "withinMs": 60_000}]},
+            }))
+            .unwrap(),
             ..PolicyDocument::default()
         };
         let mut world = World::with(TaskConfig {

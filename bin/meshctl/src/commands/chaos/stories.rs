@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId};
 
@@ -68,7 +69,9 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                     attempt.ended_instance = *ended_instance;
                 }
                 match then {
-                    AfterFailure::Retry { .. } | AfterFailure::Park { .. } => {}
+                    AfterFailure::Retry { .. }
+                    | AfterFailure::Park { .. }
+                    | AfterFailure::Escalate { .. } => {}
                     AfterFailure::Fail | AfterFailure::Cancel => story.ends.push(fact.position),
                     AfterFailure::DeadLetter => {
                         story.dead_lettered = true;
@@ -87,6 +90,12 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                 story.dead_lettered = true;
                 story.ends.push(fact.position);
             }
+            TaskEvent::Escalation { step, .. } => match step {
+                EscalationMove::Asked(_) | EscalationMove::Retried { .. } => {}
+                EscalationMove::Done { .. } | EscalationMove::Dropped { .. } => {
+                    story.ends.push(fact.position);
+                }
+            },
             TaskEvent::Retried { .. } => {
                 story.ends.clear();
                 story.accepted.clear();

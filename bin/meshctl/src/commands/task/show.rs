@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use mesh_messages::escalation::EscalationEnd;
 use mesh_messages::task::{CandidateReport, Task, TaskExplanation, TaskState, WaitingFor};
 
 use crate::client::Request;
@@ -153,6 +154,20 @@ pub(crate) fn task_screen(task: &Task) -> Screen {
     }
     if let Some(parent) = &task.spec.parent {
         pair("parent", parent.as_str().into());
+    }
+    if let Some(latest) = &task.escalation {
+        let end = match (latest.end, &latest.by) {
+            (None, _) => format!("until {}", latest.until),
+            (Some(EscalationEnd::Retried), _) => "retried".to_owned(),
+            (Some(EscalationEnd::Done), by) => format!("done by {}", by.as_deref().unwrap_or("?")),
+            (Some(EscalationEnd::Dropped), Some(by)) => format!("given up by {by}"),
+            (Some(EscalationEnd::Dropped), None) => "nobody took it up".to_owned(),
+        };
+        let text = format!("to {} as {}: {end}", latest.to, latest.task);
+        pair("escalated", text.into());
+    }
+    if let Some(about) = &task.spec.escalates {
+        pair("escalates", about.as_str().into());
     }
     for (key, value) in &task.spec.labels {
         pair("label", format!("{key}={value}").into());

@@ -2,10 +2,12 @@
 
 use std::io;
 
-use mesh_messages::TaskId;
 use mesh_messages::claim::TaskClaim;
+use mesh_messages::escalation::EscalationStep;
+use mesh_messages::inbox::AnswerRole;
 use mesh_messages::task::{Priority, RetrySpec, TaskReceipt, TaskSpec};
 use mesh_messages::units::Span;
+use mesh_messages::{AgentId, TaskId};
 use serde_json::Value;
 
 use super::WAIT_DEFAULT;
@@ -53,6 +55,10 @@ pub(crate) struct Submit {
     /// A resource that it has for itself while it is worked on; may be repeated
     #[arg(long = "claim", value_name = "RESOURCE")]
     claims: Vec<String>,
+    /// Who takes it up when it has failed for good: operator, admin, agent:ID, or CAP[+CAP…] for an agent that can do these;
+    /// may be repeated, and is then asked in turn; none asks nobody
+    #[arg(long, value_name = "WHO", value_parser = escalation)]
+    escalate: Vec<Who>,
     /// A mark to find it by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = input::pair)]
     labels: Vec<(String, String)>,
@@ -76,6 +82,36 @@ fn claimed(resource: &str) -> TaskClaim {
     }
 }
 
+/// Who is named by an `--escalate`; nobody by `none`.
+#[derive(Debug, Clone)]
+struct Who(Option<EscalationStep>);
+
+fn escalation(text: &str) -> Result<Who, String> {
+    let step = match (text, text.strip_prefix("agent:")) {
+        ("none", _) => return Ok(Who(None)),
+        ("operator", _) => EscalationStep {
+            person: Some(AnswerRole::Operator),
+            ..EscalationStep::default()
+        },
+        ("admin", _) => EscalationStep {
+            person: Some(AnswerRole::Admin),
+            ..EscalationStep::default()
+        },
+        (_, Some(id)) => EscalationStep {
+            agent: Some(AgentId::new(id).map_err(|error| error.to_string())?),
+            ..EscalationStep::default()
+        },
+        (names, None) => EscalationStep {
+            requirements: names.split('+').map(str::to_owned).collect(),
+            ..EscalationStep::default()
+        },
+    };
+    match step.misfit() {
+        None => Ok(Who(Some(step))),
+        Some((_, why)) => Err(why),
+    }
+}
+
 impl Submit {
     fn spec(&self, input: Value, key: String) -> TaskSpec {
         TaskSpec {
@@ -92,6 +128,12 @@ impl Submit {
             }),
             depends_on: self.depends_on.clone(),
             claims: self.claims.iter().map(|name| claimed(name)).collect(),
+            escalate: (!self.escalate.is_empty()).then(|| {
+                self.escalate
+                    .iter()
+                    .filter_map(|who| who.0.clone())
+                    .collect()
+            }),
             labels: self.labels.iter().cloned().collect(),
             ..TaskSpec::default()
         }

@@ -154,6 +154,8 @@ const fn word(refusal: &Refusal) -> &'static str {
         Refusal::KeyTaken { .. } => "refused: the key stands for another task",
         Refusal::Ended { .. } => "refused: it has ended",
         Refusal::NotFound(_) => "refused: nobody knows it",
+        Refusal::NotAsking { .. } => "refused: nobody is asked",
+        Refusal::Unfit(_) => "refused: it is no answer",
         Refusal::NotRetryable { .. } => "refused: it cannot be retried",
         _ => "refused",
     }
