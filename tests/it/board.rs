@@ -191,3 +191,35 @@ fn cycle_time_throughput_and_failures_are_counted_by_agent() {
     assert_eq!(lately("echo"), (&json!(4), &json!(4)), "{board}");
     assert_eq!(lately("refuse"), (&json!(1), &json!(0)), "{board}");
 }
+
+#[test]
+fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
+    let first = Daemon::start();
+    let waits =
+        |key: &str| json!({"requirements": ["later"], "input": key, "labels": {"card": key}});
+    let a = first.submit(&waits("a"));
+    let mut b = waits("b");
+    b["dependsOn"] = json!([a]);
+    first.submit(&b);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cards.jsonl");
+    let file = file.to_str().unwrap();
+    first.ctl(&["board", "export", "--out", file]).exits(0);
+    drop(first);
+
+    let second = Daemon::start();
+    for _ in 0..2 {
+        second.ctl(&["board", "import", file]).exits(0);
+    }
+    let tasks = second.client().get("/v1/tasks").ok(200);
+    let tasks = tasks["items"].as_array().unwrap();
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    let of = |key: &str| {
+        let labelled = |task: &&Value| task["labels"]["card"] == key;
+        tasks.iter().find(labelled).unwrap()
+    };
+    assert_eq!(of("b")["dependsOn"], json!([of("a")["id"]]));
+    second.deploy(&Bundle::echo("echo").set("capabilities", json!(["later"])));
+    let id = of("b")["id"].as_str().unwrap();
+    assert_eq!(second.ended(id, PATIENCE)["output"], "b");
+}
