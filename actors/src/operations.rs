@@ -15,6 +15,7 @@ use mesh_messages::agent::{
 use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
+use mesh_messages::dependency::{DependencyGraph, StartOrder, StopOrder};
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
@@ -85,9 +86,9 @@ pub enum BundleSource {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentVerb {
     /// Run it.
-    Start,
+    Start(StartOrder),
     /// Stop it in order.
-    Stop,
+    Stop(StopOrder),
     /// Stop, then start it.
     Restart,
     /// Give it no work; it stays up.
@@ -448,6 +449,8 @@ pub trait Operations:
         id: &str,
         page: PageRequest<'_>,
     ) -> Result<Page<AuditEntry>, Problem>;
+    /// The registered agents, and what they need of each other.
+    async fn dependencies(&self) -> Result<DependencyGraph, Problem>;
     /// The board, with at most `cards` cards a column.
     async fn board(&self, cards: usize) -> Result<Board, Problem>;
 

@@ -11,6 +11,7 @@ pub mod capability;
 pub mod certificate;
 pub mod chaos;
 pub mod claim;
+pub mod dependency;
 pub mod erasure;
 pub mod events;
 pub mod failure;

@@ -222,4 +222,51 @@ fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
     second.deploy(&Bundle::echo("echo").set("capabilities", json!(["later"])));
     let id = of("b")["id"].as_str().unwrap();
     assert_eq!(second.ended(id, PATIENCE)["output"], "b");
+
+    // What was waited for has succeeded: the card that is left no longer depends on anything that is not there.
+    let mut c = waits("c");
+    c["requirements"] = json!(["nobody"]);
+    c["dependsOn"] = json!([id]);
+    second.submit(&c);
+    let left = second.ctl(&["board", "export"]).exits(0).out;
+    let left: Value = serde_json::from_str(left.trim()).unwrap();
+    assert_eq!(left["task"]["labels"]["card"], "c", "{left}");
+    assert_eq!(left["task"].get("dependsOn"), None, "{left}");
+}
+
+#[test]
+fn what_is_no_card_is_refused_by_its_line_and_nothing_is_made() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cards.jsonl");
+    let card = r#"{"task":{"requirements":["x"],"input":1}}"#;
+    for (lines, said) in [
+        (format!("{card}\n\nrubbish\n"), "line 3: "),
+        (
+            format!("{card}\n{{\"title\":\"x\"}}\n"),
+            "line 2: unknown field `title`",
+        ),
+        (
+            format!("{card}\n{{\"task\":{{\"requirements\":[\"\"],\"input\":1}}}}\n"),
+            "line 2: requirements[0]",
+        ),
+        (
+            r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["b"]}}
+{"id":"b","task":{"requirements":["x"],"dependsOn":["a"]}}"#
+                .to_owned(),
+            "line 1: it depends on itself",
+        ),
+        (
+            r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["elsewhere"]}}"#.to_owned(),
+            "line 1: dependsOn[0]",
+        ),
+    ] {
+        std::fs::write(&file, &lines).unwrap();
+        let refused = daemon
+            .ctl(&["board", "import", file.to_str().unwrap()])
+            .exits(1);
+        assert!(refused.err.contains(said), "{said}: {}", refused.err);
+        let tasks = daemon.client().get("/v1/tasks").ok(200);
+        assert_eq!(tasks["items"], json!([]), "{lines}");
+    }
 }

@@ -18,6 +18,7 @@ mod claims;
 mod contract;
 mod crash;
 mod demo;
+mod dependencies;
 mod effects;
 mod egress;
 mod escapes;

@@ -13,6 +13,7 @@ use mesh_messages::agent::{
 use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
+use mesh_messages::dependency::DependencyGraph;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
@@ -33,7 +34,7 @@ use super::Mesh;
 use super::access::{TASKS, held_within};
 use super::audit::agent_id;
 use super::tasks::{find, reported, retried, task_id, wait_ended};
-use super::views::{directory_bytes, instances, profile, status_kind, status_of};
+use super::views::{directory_bytes, instances, profile, status_kind};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
@@ -84,7 +85,7 @@ impl Operations for Mesh {
 
     async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem> {
         let entry = self.ctx.directory.get(id);
-        Ok(entry.map_or_else(AgentStatus::not_found, |entry| status_of(&entry, now())))
+        Ok(entry.map_or_else(AgentStatus::not_found, |entry| self.status(&entry)))
     }
 
     async fn remove_agent(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
@@ -326,6 +327,9 @@ impl Operations for Mesh {
         self.audit_page(filter, page).await
     }
 
+    async fn dependencies(&self) -> Result<DependencyGraph, Problem> {
+        Ok(self.ctx.directory.graph().view())
+    }
     async fn board(&self, cards: usize) -> Result<Board, Problem> {
         self.board_of(cards).await
     }

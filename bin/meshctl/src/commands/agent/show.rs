@@ -201,6 +201,9 @@ fn status_screen(status: &AgentStatus) -> Screen {
             );
         }
     }
+    for unmet in &status.waiting_for {
+        pair("waits", Some(unmet.to_string().into()));
+    }
     if let Some(health) = &status.health {
         pair("health", Some(Cell::state(&wire_name(&health.status))));
         pair("memory", Some(megabytes(Some(health.memory_usage)).into()));

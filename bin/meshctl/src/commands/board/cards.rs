@@ -4,13 +4,13 @@
 //! `task` alone. Cards are put onto a board in the order of what they depend on, each under a key that is made of its id, so
 //! importing a file twice makes no second card.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use mesh_messages::TaskId;
-use mesh_messages::task::{Task, TaskReceipt, TaskSpec};
+use mesh_messages::task::{Task, TaskReceipt, TaskSpec, TaskState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -30,7 +30,8 @@ const MODE_OWN: u32 = 0o600;
 
 pub(super) const EXPORT_HELP: &str = "\
 Writes a line for each card, JSON: {\"id\", \"column\", \"task\"}. Without --all only the cards of tasks that have not
-ended. Left out are tasks below others, since whoever works on those delegates again, and what meshd asks.
+ended. Left out are tasks below others, since whoever works on those delegates again, and what meshd asks; and of
+what a card depends on, what has succeeded and is not in the file.
 
 Examples:
   meshctl board export --out cards.jsonl
@@ -38,8 +39,8 @@ Examples:
 
 pub(super) const IMPORT_HELP: &str = "\
 Submits a task for each line of FILE, or of standard input (-), in the order of what they depend on. A line is what
-`board export` writes; of another tool's card `task` is enough, in the form of a submission. Importing a file again makes
-no second card of the same id.
+`board export` writes; of another tool's card `task` is enough, in the form of a submission. Importing a file again, as
+the same caller, makes no second card of the same id. A line that is no card is refused before any card is made.
 
 Examples:
   meshctl board import cards.jsonl
@@ -83,13 +84,23 @@ pub(super) fn export(arguments: &Export, session: &mut Session) -> Result<(), Fa
     let request = Request::get(&["v1", "tasks"]).query("column", arguments.column.as_deref());
     let answer = session.pages(&request, arguments.limit.get())?;
     let mut lines = Vec::new();
-    let mut cards = 0_usize;
-    // The newest come first; whoever reads the file wants the order of submission.
-    for task in answer.rows::<Task>()?.into_iter().rev() {
+    let mut written = BTreeSet::new();
+    let mut met: BTreeMap<TaskId, bool> = BTreeMap::new();
+    // The newest come first; whoever reads the file wants the order of submission, in which what is depended on comes first.
+    for mut task in answer.rows::<Task>()?.into_iter().rev() {
+        met.insert(task.id.clone(), task.state == TaskState::Succeeded);
         let own = task.spec.parent.is_none() && task.submitted_by != "meshd";
         if !own || (task.state.is_terminal() && !arguments.all) {
             continue;
         }
+        let mut needed = Vec::new();
+        for id in std::mem::take(&mut task.spec.depends_on) {
+            if written.contains(&id) || !has_succeeded(&id, &mut met, session)? {
+                needed.push(id);
+            }
+        }
+        task.spec.depends_on = needed;
+        written.insert(task.id.clone());
         let card = Card {
             column: Some(task.column().to_owned()),
             id: Some(task.id),
@@ -97,7 +108,6 @@ pub(super) fn export(arguments: &Export, session: &mut Session) -> Result<(), Fa
         };
         serde_json::to_writer(&mut lines, &card).map_err(unwritable)?;
         lines.push(b'\n');
-        cards += 1;
     }
     let Some(path) = arguments.out.as_deref() else {
         return Ok(session.out.write(&lines)?);
@@ -105,9 +115,26 @@ pub(super) fn export(arguments: &Export, session: &mut Session) -> Result<(), Fa
     write_whole(path, MODE_OWN, |file| {
         file.write_all(&lines).map_err(|e| Failure::file(path, &e))
     })?;
-    let sentence = format!("{cards} cards in {}", path.display());
+    let sentence = format!("{} cards in {}", written.len(), path.display());
     let name = path.display().to_string();
     session.out.screen(&Screen::confirmation(sentence, name))
+}
+
+/// Whether a task has succeeded, asked once.
+fn has_succeeded(
+    id: &TaskId,
+    met: &mut BTreeMap<TaskId, bool>,
+    session: &Session,
+) -> Result<bool, Failure> {
+    if let Some(known) = met.get(id) {
+        return Ok(*known);
+    }
+    let task: Task = session
+        .send(&Request::get(&["v1", "tasks", id.as_str()]))?
+        .read()?;
+    let succeeded = task.state == TaskState::Succeeded;
+    met.insert(id.clone(), succeeded);
+    Ok(succeeded)
 }
 
 fn unwritable(error: serde_json::Error) -> Failure {
@@ -132,7 +159,12 @@ pub(super) fn import(arguments: &Import, session: &mut Session) -> Result<(), Fa
         let specs: Result<Vec<Value>, _> = specs.collect();
         let body = Value::Array(specs.map_err(unwritable)?);
         let request = Request::post(&["v1", "tasks"]).json(&body);
-        let receipts: Vec<TaskReceipt> = session.send(&request)?.read()?;
+        let answer = session.send(&request);
+        let answer = answer.map_err(|failure| {
+            let lines: Vec<usize> = now.iter().map(|(line, _)| *line).collect();
+            by_line(failure, &name, &lines)
+        });
+        let receipts: Vec<TaskReceipt> = answer?.read()?;
         for ((_, card), receipt) in now.into_iter().zip(receipts) {
             if let Some(old) = card.id {
                 made.insert(old, receipt.id.clone());
@@ -147,6 +179,27 @@ pub(super) fn import(arguments: &Import, session: &mut Session) -> Result<(), Fa
             .line(sentence)
             .named(ids.iter().map(TaskId::as_str)),
     )
+}
+
+/// A refusal of an array of tasks, told by the lines that they come from.
+fn by_line(mut failure: Failure, name: &str, lines: &[usize]) -> Failure {
+    let told = |text: &str| {
+        let (place, rest) = text.strip_prefix('[')?.split_once("].")?;
+        let line = lines.get(place.parse::<usize>().ok()?)?;
+        Some(format!("{name}, line {line}: {rest}"))
+    };
+    if let Some(text) = told(&failure.message) {
+        failure.message = text;
+    } else if let [line] = lines {
+        // A single task is not counted.
+        failure.message = format!("{name}, line {line}: {}", failure.message);
+    }
+    for detail in &mut failure.details {
+        if let Some(text) = told(detail) {
+            *detail = text;
+        }
+    }
+    failure
 }
 
 /// The cards of a file, each with the number of its line.
@@ -223,6 +276,22 @@ mod tests {
         let (now, later) = next_array(later, &[(id("a"), id("new"))].into());
         assert!(later.is_empty());
         assert_eq!(now[0].1.task.depends_on, [id("new"), id("other")]);
+    }
+
+    #[test]
+    fn what_meshd_refuses_is_told_by_its_line() {
+        let failure = Failure::new(Exit::Failed, "2 errors (invalid_task)").details(vec![
+            "[1].priority: is none".to_owned(),
+            "elsewhere".to_owned(),
+        ]);
+        let told = by_line(failure, "cards", &[4, 7]);
+        assert_eq!(
+            told.details,
+            ["cards, line 7: priority: is none", "elsewhere"]
+        );
+        let one = Failure::new(Exit::Failed, "requirements: is empty");
+        let told = by_line(one, "cards", &[3]).message;
+        assert_eq!(told, "cards, line 3: requirements: is empty");
     }
 
     #[test]
