@@ -52,6 +52,7 @@ mod exports;
 mod governance;
 mod herald;
 mod inbox;
+mod insights;
 mod limits;
 mod operations;
 mod owners;

@@ -28,6 +28,7 @@ pub mod manifest;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod quality;
 pub mod record;
 pub mod schedule;
 pub mod schema;

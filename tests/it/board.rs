@@ -219,7 +219,7 @@ fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
         tasks.iter().find(labelled).unwrap()
     };
     assert_eq!(of("b")["dependsOn"], json!([of("a")["id"]]));
-    second.deploy(&Bundle::echo("echo").set("capabilities", json!(["later"])));
+    second.deploy(&Bundle::command("later", "cat"));
     let id = of("b")["id"].as_str().unwrap();
     assert_eq!(second.ended(id, PATIENCE)["output"], "b");
 
@@ -269,4 +269,77 @@ fn what_is_no_card_is_refused_by_its_line_and_nothing_is_made() {
         let tasks = daemon.client().get("/v1/tasks").ok(200);
         assert_eq!(tasks["items"], json!([]), "{lines}");
     }
+}
+
+#[test]
+fn quality_is_what_checks_said_of_first_and_last_results_not_what_agents_say() {
+    let daemon = Daemon::start();
+    // Its first answer at each task is a draft, its second is good.
+    let second = r#"
+        n="$HOME/seen-$(cat | tr -dc a-z)"
+        if [ -e "$n" ]; then echo '{"good": true}'; else touch "$n"; echo '{"good": false, "says": "perfect"}'; fi"#;
+    daemon.deploy(&Bundle::command("second", second));
+    daemon.deploy(&Bundle::command("always", r#"echo '{"good": true}'"#));
+    let contract = json!({"outputSchema": {
+        "type": "object", "required": ["good"], "properties": {"good": {"const": true}},
+    }});
+    let submit = |capability: &str, input: &str, contract: Option<&Value>, most: u32| {
+        let mut task = json!({
+            "requirements": [capability], "input": input,
+            "retry": {"maxAttempts": most, "baseDelayMs": 1},
+        });
+        if let Some(contract) = contract {
+            task["contract"] = contract.clone();
+        }
+        daemon.ended(&daemon.submit(&task), PATIENCE)
+    };
+    assert_eq!(
+        submit("second", "a", Some(&contract), 3)["state"],
+        "succeeded"
+    );
+    assert_eq!(
+        submit("second", "b", Some(&contract), 1)["state"],
+        "dead_lettered"
+    );
+    // Nobody looks at this one: it is completed, and says nothing of quality.
+    assert_eq!(submit("second", "c", None, 1)["state"], "succeeded");
+    assert_eq!(
+        submit("always", "a", Some(&contract), 3)["state"],
+        "succeeded"
+    );
+
+    let expected = json!({"verified": 2, "passedFirst": 0, "passed": 1});
+    let whole = json!({"verified": 1, "passedFirst": 1, "passed": 1});
+    let told = |daemon: &Daemon| {
+        let insights = daemon.client().get("/v1/agents/second/insights").ok(200);
+        assert_eq!(insights["quality"], expected, "{insights}");
+        assert_eq!(insights["succeeded"], 2, "{insights}");
+        let by = json!([{"capability": "second", "quality": expected}]);
+        assert_eq!(insights["byCapability"], by);
+        assert_eq!(insights["byType"][0]["quality"], expected);
+        let board = daemon.client().get("/v1/board").ok(200);
+        let agents = board["agents"].as_array().unwrap();
+        let of = |id: &str| agents.iter().find(|agent| agent["agentId"] == id).unwrap();
+        assert_eq!(of("second")["quality"], expected);
+        assert_eq!(of("always")["quality"], whole);
+        let metrics = daemon.client().get("/metrics").text();
+        for line in [
+            r#"tasks_verified{agent="second"} 2"#,
+            r#"tasks_verified_passed_first{agent="second"} 0"#,
+            r#"tasks_verified_passed{agent="second"} 1"#,
+        ] {
+            assert!(
+                metrics.lines().any(|found| found == line),
+                "{line}: {metrics}"
+            );
+        }
+    };
+    told(&daemon);
+    let screen = daemon.ctl(&["board"]).exits(0).out;
+    assert!(screen.contains("1/2 passed, 0 at first"), "{screen}");
+    let screen = daemon.ctl(&["agent", "insights", "second"]).exits(0).out;
+    assert!(screen.contains("1/2 passed, 0 at first"), "{screen}");
+    // It is folded from the log, so a kill takes nothing of it.
+    let daemon = daemon.kill9().start();
+    told(&daemon);
 }

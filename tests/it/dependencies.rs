@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Signal, eventually};
+use mesh_tests::{Bundle, Daemon, eventually};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -106,8 +107,16 @@ fn agents_start_after_what_they_need_serves_and_stop_before_it() {
         serves(&daemon, agent);
     }
     // Of the orderly end before.
-    in_order(&daemon, ("search", "instance.stopped"), ("index", "instance.stopped"));
-    in_order(&daemon, ("index", "instance.stopped"), ("store", "instance.stopped"));
+    in_order(
+        &daemon,
+        ("search", "instance.stopped"),
+        ("index", "instance.stopped"),
+    );
+    in_order(
+        &daemon,
+        ("index", "instance.stopped"),
+        ("store", "instance.stopped"),
+    );
     in_order(&daemon, ("index", "started"), ("search", "activated"));
 }
 
@@ -142,8 +151,16 @@ fn a_stop_says_what_it_would_break_and_does_what_it_is_told_about_it() {
     for agent in ["search", "index", "store"] {
         daemon.gone(agent, PATIENCE);
     }
-    in_order(&daemon, ("search", "instance.stopped"), ("index", "instance.stopped"));
-    in_order(&daemon, ("index", "instance.stopped"), ("store", "instance.stopped"));
+    in_order(
+        &daemon,
+        ("search", "instance.stopped"),
+        ("index", "instance.stopped"),
+    );
+    in_order(
+        &daemon,
+        ("index", "instance.stopped"),
+        ("store", "instance.stopped"),
+    );
 
     // A start waits for what nobody has started, and says so; or starts it.
     let started = daemon.ctl(&["agent", "start", "search"]).exits(0).out;

@@ -40,8 +40,7 @@ use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
-    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VaultCopy, VerbOutcome, WitnessAnswer,
-    WorkflowOrder,
+    SubmitOutcome, TaskFilter, TraceFrom, VaultCopy, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::registry::PolicyChange;
 
@@ -119,28 +118,7 @@ impl Operations for Mesh {
     }
 
     async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem> {
-        let entry = self.entry(id)?;
-        let by_type: Vec<TypeInsight> = self
-            .orchestrator
-            .stats(&entry.id)
-            .await?
-            .into_iter()
-            .map(|(kind, record)| TypeInsight {
-                kind,
-                attempts: record.attempts(),
-                succeeded: record.succeeded,
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "milliseconds of an attempt fit a float"
-                )]
-                mean_duration_ms: record.mean_duration_ms().map(|ms| ms as f64),
-            })
-            .collect();
-        Ok(AgentInsights {
-            attempts: by_type.iter().map(|t| t.attempts).sum(),
-            succeeded: by_type.iter().map(|t| t.succeeded).sum(),
-            by_type,
-        })
+        self.insights_of(&*self.entry(id)?).await
     }
 
     async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem> {
@@ -458,12 +436,7 @@ impl Operations for Mesh {
     }
 
     async fn metrics(&self) -> Result<String, Problem> {
-        let tasks = self.task_counts().await?;
-        let records = self.ctx.store.get()?.journal.durable().borrow().size();
-        Ok(self
-            .ctx
-            .metrics
-            .render(&self.agent_counts(), &tasks, records))
+        self.metrics_text().await
     }
 
     async fn insights(&self) -> Result<Value, Problem> {

@@ -5,7 +5,7 @@ use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardFlow};
 
 use crate::client::Request;
 use crate::exit::Failure;
-use crate::output::{Cell, Screen, Table};
+use crate::output::{Cell, Screen, Table, quality};
 use crate::session::Session;
 
 mod cards;
@@ -148,6 +148,7 @@ fn agents(agents: &[BoardAgent]) -> Table {
         "ATTEMPTS",
         "FAILED",
         "CYCLE TIME",
+        "VERIFIED",
         "LATELY",
     ]);
     for agent in agents {
@@ -175,6 +176,7 @@ fn agents(agents: &[BoardAgent]) -> Table {
                 .unwrap_or_default()
                 .into(),
             cycle.unwrap_or_default().into(),
+            quality(&agent.quality).into(),
             format!(
                 "{} ended in {}",
                 agent.flow.ended,
