@@ -70,7 +70,7 @@ mod workflows;
 
 pub(crate) use access::TASKS;
 use chaos::Chaos;
-pub(crate) use plans::candidates;
+pub(crate) use plans::measured;
 use services::{BusOutside, MeshServices};
 pub(crate) use tasks::find as find_task;
 

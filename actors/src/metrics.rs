@@ -223,16 +223,16 @@ impl Metrics {
         self.budgets.get_or_create(&State { state }).inc();
     }
     /// How good each agent's verified results are.
-    pub fn set_quality(&self, agents: &[(AgentId, Quality)]) {
+    pub fn set_quality(&self, agents: impl IntoIterator<Item = (AgentId, Quality)>) {
         let set = |family: &Family<OfAgent, Gauge>, agent: &AgentId, count: u64| {
             let agent = agent.to_string();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             family.get_or_create(&OfAgent { agent }).set(count);
         };
         for (agent, quality) in agents {
-            set(&self.verified, agent, quality.verified);
-            set(&self.passed_first, agent, quality.passed_first);
-            set(&self.passed, agent, quality.passed);
+            set(&self.verified, &agent, quality.verified);
+            set(&self.passed_first, &agent, quality.passed_first);
+            set(&self.passed, &agent, quality.passed);
         }
     }
     /// Refusals since the start, by kind.

@@ -131,7 +131,7 @@ pub(crate) enum Message {
     },
     /// Show how good every agent's verified results are.
     Quality {
-        reply: RpcReplyPort<Vec<(AgentId, mesh_messages::quality::Quality)>>,
+        reply: RpcReplyPort<Vec<(AgentId, mesh_actors_core::routing::AgentQuality)>>,
     },
     /// Show how much waits.
     Load { reply: RpcReplyPort<Load> },
@@ -319,7 +319,7 @@ impl Shell {
             }
             Message::Quality { reply } => {
                 let all = self.partition.state().qualities().all();
-                let _caller_gone = reply.send(all.map(|(id, q)| (id.clone(), q)).collect());
+                let _caller_gone = reply.send(all.map(|(id, q)| (id.clone(), q.clone())).collect());
                 Ok(())
             }
             Message::Load { reply } => {

@@ -53,7 +53,8 @@ impl Mesh {
         let tasks = self.task_counts().await?;
         let records = self.ctx.store.get()?.journal.durable().borrow().size();
         let quality = self.orchestrator.qualities().await?;
-        self.ctx.metrics.set_quality(&quality);
+        let sums = quality.into_iter().map(|(agent, known)| (agent, known.all));
+        self.ctx.metrics.set_quality(sums);
         let agents = self.agent_counts();
         Ok(self.ctx.metrics.render(&agents, &tasks, records))
     }

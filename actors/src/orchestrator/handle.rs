@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use mesh_actors_core::routing::{FleetAgent, InstanceKey};
+use mesh_actors_core::routing::{AgentQuality, FleetAgent, InstanceKey};
 use mesh_actors_core::task::{Answer, Answerer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::claim::Claim;
 use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::klp::{ClaimCode, ClaimReply};
 use mesh_messages::problem::Problem;
-use mesh_messages::quality::Quality;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
 use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
@@ -264,7 +263,7 @@ impl OrchestratorHandle {
     ///
     /// # Errors
     /// The orchestrator does not answer.
-    pub(crate) async fn qualities(&self) -> Result<Vec<(AgentId, Quality)>, Problem> {
+    pub(crate) async fn qualities(&self) -> Result<Vec<(AgentId, AgentQuality)>, Problem> {
         let asked = self
             .slot
             .call(CALL_LIMIT, |reply| Message::Quality { reply });

@@ -45,9 +45,9 @@ impl Qualities {
         self.agents.get(agent)
     }
 
-    /// What is known of every agent, all its tasks together.
-    pub fn all(&self) -> impl Iterator<Item = (&AgentId, Quality)> {
-        self.agents.iter().map(|(agent, known)| (agent, known.all))
+    /// What is known of every agent.
+    pub fn all(&self) -> impl Iterator<Item = (&AgentId, &AgentQuality)> {
+        self.agents.iter()
     }
 
     /// Takes in what an event says of the attempt that it ends; `needs` is what the task needed. The event is part of the
