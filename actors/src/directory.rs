@@ -12,10 +12,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use mesh_actors_core::agent::AgentState;
+use mesh_actors_core::dependencies::{Graph, Node, may_wait, waits_for};
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::budget::Money;
-use mesh_messages::manifest::Budget;
+use mesh_messages::dependency::Unmet;
+use mesh_messages::manifest::{AgentManifest, Budget};
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 
 use crate::agents::agent::AgentMessage;
@@ -258,6 +260,8 @@ struct Inner {
     agents: RwLock<BTreeMap<AgentId, Arc<AgentEntry>>>,
     complete: AtomicBool,
     absent: OnceLock<String>,
+    // Who waits for whom, by the name of the one that is waited for.
+    waiting: Mutex<BTreeMap<String, BTreeSet<AgentId>>>,
 }
 
 impl Directory {
@@ -291,6 +295,59 @@ impl Directory {
         )
     }
 
+    /// What counts of an agent for those that need it.
+    pub(crate) fn node(&self, id: &str) -> Option<Node> {
+        Node::of(&self.get(id)?.state())
+    }
+
+    /// All agents, and what they need of each other.
+    pub(crate) fn graph(&self) -> Graph {
+        let all = self.all().into_iter();
+        Graph::new(all.filter_map(|entry| Some((entry.id.clone(), Node::of(&entry.state())?))))
+    }
+
+    /// What an agent waits for before it may start.
+    pub(crate) fn unmet(&self, manifest: &Arc<AgentManifest>) -> Vec<Unmet> {
+        if !may_wait(manifest) {
+            return Vec::new();
+        }
+        Graph::around(manifest, |id| self.node(id)).unmet(&manifest.id)
+    }
+
+    /// Whether an agent lacks another one. If so, it is told when one of those has come to serve.
+    pub(crate) fn lacks(&self, state: &AgentState) -> bool {
+        let Some(manifest) = state.version().map(|version| &version.manifest) else {
+            return false;
+        };
+        if !may_wait(manifest) {
+            return false;
+        }
+        // Waits before it looks: whoever comes to serve publishes that, then looks who waits.
+        for name in waits_for(manifest) {
+            let mut waiting = locked(&self.0.waiting);
+            waiting.entry(name).or_default().insert(manifest.id.clone());
+        }
+        let lacks = !self.unmet(manifest).is_empty();
+        if !lacks {
+            locked(&self.0.waiting).retain(|_, who| {
+                who.remove(&manifest.id);
+                !who.is_empty()
+            });
+        }
+        lacks
+    }
+
+    /// An agent has come to serve: whoever waits for it looks again.
+    pub(crate) fn serves(&self, id: &AgentId) {
+        let waiting = locked(&self.0.waiting).remove(id.as_str());
+        for dependent in waiting.into_iter().flatten() {
+            if let Some(entry) = self.get(dependent.as_str()) {
+                // One whose actor is being started looks by itself.
+                let _not_there = entry.slot.cast(AgentMessage::NeedsChanged);
+            }
+        }
+    }
+
     /// Forgets an agent.
     pub(crate) fn leave(&self, id: &AgentId) {
         self.0
@@ -298,6 +355,10 @@ impl Directory {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
+        locked(&self.0.waiting).retain(|_, who| {
+            who.remove(id);
+            !who.is_empty()
+        });
     }
 
     /// Whether every registered agent has published its state at least once.

@@ -15,7 +15,6 @@ use mesh_persistence::OpenError;
 use mesh_sandbox::{Launcher, LauncherConfig, StartError};
 use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle};
 
-use crate::agents::agent::AgentMessage;
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
 use crate::alarms::Alarms;
@@ -49,10 +48,12 @@ mod bus;
 mod chaos;
 mod contracts;
 mod counts;
+mod dependencies;
 mod exports;
 mod governance;
 mod herald;
 mod inbox;
+mod insights;
 mod limits;
 mod operations;
 mod owners;
@@ -70,7 +71,7 @@ mod workflows;
 
 pub(crate) use access::TASKS;
 use chaos::Chaos;
-pub(crate) use plans::candidates;
+pub(crate) use plans::measured;
 use services::{BusOutside, MeshServices};
 pub(crate) use tasks::find as find_task;
 
@@ -140,6 +141,8 @@ pub struct Mesh {
     pub(crate) retention: RetentionHandle,
     pub(crate) started_at: Timestamp,
     chaos: Arc<Chaos>,
+    // Whoever registers what needs other agents holds it.
+    registering: Arc<tokio::sync::Mutex<()>>,
     root: SupervisorHandle,
     edge: SupervisorPlace,
 }
@@ -212,6 +215,7 @@ impl Mesh {
             health: parts.health,
             started_at: now(),
             chaos: Arc::default(),
+            registering: Arc::default(),
             root,
             edge: parts.edge,
         };
@@ -328,20 +332,10 @@ impl Mesh {
             let wait = until.min(tokio::time::Instant::now() + Duration::from_millis(200));
             let _either = tokio::time::timeout_at(wait, ends.recv()).await;
         }
-        let agents = self.ctx.directory.all();
         // Whoever is still at work when the time is up is ended with the tree.
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         let stop_limit = left.max(STOP_LEAST).min(self.ctx.settings.stop_timeout);
-        let closing = agents.iter().map(|entry| {
-            entry
-                .slot
-                .call(stop_limit, |reply| AgentMessage::Close { reply })
-        });
-        for closed in futures::future::join_all(closing).await {
-            if let Err(error) = closed {
-                tracing::debug!(%error, "an agent was not stopped in order; it is ended with the tree");
-            }
-        }
+        self.close_agents(stop_limit).await;
         self.health.closing("ordered").await;
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
+use mesh_messages::AgentId;
+use mesh_messages::quality::Quality;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +30,11 @@ struct State {
     state: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfAgent {
+    agent: String,
+}
+
 /// All metrics of this node. What can be read from the state is set when it is asked for; the rest is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -46,6 +53,9 @@ pub struct Metrics {
     budgets: Family<State, Counter>,
     agents: Family<State, Gauge>,
     tasks: Family<State, Gauge>,
+    verified: Family<OfAgent, Gauge>,
+    passed_first: Family<OfAgent, Gauge>,
+    passed: Family<OfAgent, Gauge>,
     journal_records: Gauge,
     // The same refusals in plain numbers, for `/status`.
     refused_by_kind: Mutex<BTreeMap<&'static str, u64>>,
@@ -70,6 +80,9 @@ impl Default for Metrics {
             budgets: Family::default(),
             agents: Family::default(),
             tasks: Family::default(),
+            verified: Family::default(),
+            passed_first: Family::default(),
+            passed: Family::default(),
             journal_records: Gauge::default(),
             refused_by_kind: Mutex::default(),
             registry: Mutex::default(),
@@ -137,6 +150,21 @@ impl Default for Metrics {
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
         registry.register(
+            "tasks_verified",
+            "Tasks at which an agent handed in a result that was verified: by checks, or by an output schema",
+            metrics.verified.clone(),
+        );
+        registry.register(
+            "tasks_verified_passed_first",
+            "Those at which the agent's first result passed",
+            metrics.passed_first.clone(),
+        );
+        registry.register(
+            "tasks_verified_passed",
+            "Those at which one of the agent's results passed in the end",
+            metrics.passed.clone(),
+        );
+        registry.register(
             "journal_records",
             "Durable records",
             metrics.journal_records.clone(),
@@ -193,6 +221,19 @@ impl Metrics {
     pub fn budget_moved(&self, state: &'static str) {
         let state = state.to_owned();
         self.budgets.get_or_create(&State { state }).inc();
+    }
+    /// How good each agent's verified results are.
+    pub fn set_quality(&self, agents: impl IntoIterator<Item = (AgentId, Quality)>) {
+        let set = |family: &Family<OfAgent, Gauge>, agent: &AgentId, count: u64| {
+            let agent = agent.to_string();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            family.get_or_create(&OfAgent { agent }).set(count);
+        };
+        for (agent, quality) in agents {
+            set(&self.verified, &agent, quality.verified);
+            set(&self.passed_first, &agent, quality.passed_first);
+            set(&self.passed, &agent, quality.passed);
+        }
     }
     /// Refusals since the start, by kind.
     pub fn refusals(&self) -> BTreeMap<String, u64> {

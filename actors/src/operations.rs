@@ -15,6 +15,7 @@ use mesh_messages::agent::{
 use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
+use mesh_messages::dependency::{DependencyGraph, StartOrder, StopOrder};
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
@@ -37,6 +38,7 @@ mod budget;
 mod bus;
 mod governance;
 mod inbox;
+mod insights;
 mod limits;
 mod past;
 mod plans;
@@ -50,6 +52,7 @@ pub use budget::BudgetOperations;
 pub use bus::BusOperations;
 pub use governance::GovernanceOperations;
 pub use inbox::{InboxOperations, InboxQuery};
+pub use insights::{AgentInsights, CapabilityInsight, TypeInsight};
 pub use limits::LimitOperations;
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
@@ -85,9 +88,9 @@ pub enum BundleSource {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AgentVerb {
     /// Run it.
-    Start,
+    Start(StartOrder),
     /// Stop it in order.
-    Stop,
+    Stop(StopOrder),
     /// Stop, then start it.
     Restart,
     /// Give it no work; it stays up.
@@ -178,33 +181,6 @@ pub struct AgentProfile {
     pub created_at: mesh_messages::Timestamp,
     /// When something about it last changed.
     pub updated_at: mesh_messages::Timestamp,
-}
-
-/// What its past tasks say of an agent.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentInsights {
-    /// Per task type.
-    pub by_type: Vec<TypeInsight>,
-    /// Attempts in all.
-    pub attempts: u64,
-    /// Attempts that succeeded.
-    pub succeeded: u64,
-}
-
-/// An agent's record with one type of task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TypeInsight {
-    /// The task type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Attempts.
-    pub attempts: u64,
-    /// Those that succeeded.
-    pub succeeded: u64,
-    /// Mean milliseconds of those that succeeded.
-    pub mean_duration_ms: Option<f64>,
 }
 
 /// Which agents to list.
@@ -448,6 +424,8 @@ pub trait Operations:
         id: &str,
         page: PageRequest<'_>,
     ) -> Result<Page<AuditEntry>, Problem>;
+    /// The registered agents, and what they need of each other.
+    async fn dependencies(&self) -> Result<DependencyGraph, Problem>;
     /// The board, with at most `cards` cards a column.
     async fn board(&self, cards: usize) -> Result<Board, Problem>;
 

@@ -42,6 +42,7 @@ mod handle;
 mod load;
 mod machine;
 mod measure;
+mod record;
 mod released;
 mod retired;
 mod stock;
@@ -122,12 +123,15 @@ pub(crate) enum Message {
         /// By account.
         reply: RpcReplyPort<Vec<BudgetView>>,
     },
-    /// Show an agent's record, by task type.
+    /// Show an agent's record.
     Stats {
         /// Whose.
-        agent: mesh_messages::AgentId,
-        /// By type.
-        reply: RpcReplyPort<Vec<(String, mesh_actors_core::routing::TypeRecord)>>,
+        agent: AgentId,
+        reply: RpcReplyPort<record::AgentRecord>,
+    },
+    /// Show how good every agent's verified results are.
+    Quality {
+        reply: RpcReplyPort<Vec<(AgentId, mesh_actors_core::routing::AgentQuality)>>,
     },
     /// Show how much waits.
     Load { reply: RpcReplyPort<Load> },
@@ -309,9 +313,13 @@ impl Shell {
             Message::Gates { reply } => self.show_gates(reply).await,
             Message::Budgets { only, reply } => self.show_budgets(only, reply).await,
             Message::Stats { agent, reply } => {
-                let stats = self.partition.state().stats().agent(&agent);
-                let _caller_gone =
-                    reply.send(stats.map(|(kind, r)| (kind.to_owned(), *r)).collect());
+                let record = record::AgentRecord::of(self.partition.state(), &agent);
+                let _caller_gone = reply.send(record);
+                Ok(())
+            }
+            Message::Quality { reply } => {
+                let all = self.partition.state().qualities().all();
+                let _caller_gone = reply.send(all.map(|(id, q)| (id.clone(), q.clone())).collect());
                 Ok(())
             }
             Message::Load { reply } => {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dependency::Unmet;
 use crate::failure::Severity;
 use crate::ids::{AgentId, Epoch, InstanceNo, TaskId};
 use crate::limits::InstanceLimits;
@@ -392,6 +393,9 @@ pub struct AgentStatus {
     /// Its replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<Vec<InstanceView>>,
+    /// What it waits for before it starts; absent when it waits for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<Unmet>,
 }
 
 impl AgentStatus {
@@ -408,6 +412,7 @@ impl AgentStatus {
             fault: None,
             paused: None,
             instances: None,
+            waiting_for: Vec::new(),
         }
     }
 }

@@ -317,7 +317,8 @@ pub struct Dependency {
     /// What it is.
     #[serde(rename = "type")]
     pub kind: DependencyType,
-    /// Without it the agent does not start; otherwise its absence is only a warning.
+    /// An agent that is required serves before this one starts. One that is not only says which of the two stops first, and
+    /// its absence is told when the manifest is deployed.
     #[serde(default = "Dependency::required_by_default")]
     pub required: bool,
 }
@@ -328,6 +329,11 @@ impl Dependency {
     }
     const fn required_by_default() -> bool {
         true
+    }
+
+    /// Whether it takes this version. A requirement that cannot be read, which no manifest is accepted with, takes all.
+    pub fn takes(&self, version: &semver::Version) -> bool {
+        semver::VersionReq::parse(&self.version).map_or(true, |taken| taken.matches(version))
     }
 }
 
@@ -341,7 +347,7 @@ pub enum DependencyType {
     Module,
     /// A service that the mesh knows.
     Service,
-    /// Another agent; it starts first.
+    /// Another agent; it serves before this one starts.
     Agent,
 }
 

@@ -188,6 +188,9 @@ pub struct TaskSpec {
     /// Trust that the agent must have earned: `true` for the configuration's `trust_threshold`, or the least level, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<TrustNeed>,
+    /// This agent before all others that can do it, while it can take the task at once and has not failed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<AgentId>,
     /// Another agent than this one, where there is one that can do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avoid: Option<AgentId>,

@@ -124,6 +124,9 @@ pub struct WorkflowStep {
     /// A task: only this agent may get it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentId>,
+    /// A task: this agent before all others that can do it, while it can take the task at once and has not failed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<AgentId>,
     /// A plain HTTP service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,

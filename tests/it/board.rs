@@ -191,3 +191,155 @@ fn cycle_time_throughput_and_failures_are_counted_by_agent() {
     assert_eq!(lately("echo"), (&json!(4), &json!(4)), "{board}");
     assert_eq!(lately("refuse"), (&json!(1), &json!(0)), "{board}");
 }
+
+#[test]
+fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
+    let first = Daemon::start();
+    let waits =
+        |key: &str| json!({"requirements": ["later"], "input": key, "labels": {"card": key}});
+    let a = first.submit(&waits("a"));
+    let mut b = waits("b");
+    b["dependsOn"] = json!([a]);
+    first.submit(&b);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cards.jsonl");
+    let file = file.to_str().unwrap();
+    first.ctl(&["board", "export", "--out", file]).exits(0);
+    drop(first);
+
+    let second = Daemon::start();
+    for _ in 0..2 {
+        second.ctl(&["board", "import", file]).exits(0);
+    }
+    let tasks = second.client().get("/v1/tasks").ok(200);
+    let tasks = tasks["items"].as_array().unwrap();
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    let of = |key: &str| {
+        let labelled = |task: &&Value| task["labels"]["card"] == key;
+        tasks.iter().find(labelled).unwrap()
+    };
+    assert_eq!(of("b")["dependsOn"], json!([of("a")["id"]]));
+    second.deploy(&Bundle::command("later", "cat"));
+    let id = of("b")["id"].as_str().unwrap();
+    assert_eq!(second.ended(id, PATIENCE)["output"], "b");
+
+    // What was waited for has succeeded: the card that is left no longer depends on anything that is not there.
+    let mut c = waits("c");
+    c["requirements"] = json!(["nobody"]);
+    c["dependsOn"] = json!([id]);
+    second.submit(&c);
+    let left = second.ctl(&["board", "export"]).exits(0).out;
+    let left: Value = serde_json::from_str(left.trim()).unwrap();
+    assert_eq!(left["task"]["labels"]["card"], "c", "{left}");
+    assert_eq!(left["task"].get("dependsOn"), None, "{left}");
+}
+
+#[test]
+fn what_is_no_card_is_refused_by_its_line_and_nothing_is_made() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cards.jsonl");
+    let card = r#"{"task":{"requirements":["x"],"input":1}}"#;
+    for (lines, said) in [
+        (format!("{card}\n\nrubbish\n"), "line 3: "),
+        (
+            format!("{card}\n{{\"title\":\"x\"}}\n"),
+            "line 2: unknown field `title`",
+        ),
+        (
+            format!("{card}\n{{\"task\":{{\"requirements\":[\"\"],\"input\":1}}}}\n"),
+            "line 2: requirements[0]",
+        ),
+        (
+            r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["b"]}}
+{"id":"b","task":{"requirements":["x"],"dependsOn":["a"]}}"#
+                .to_owned(),
+            "line 1: it depends on itself",
+        ),
+        (
+            r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["elsewhere"]}}"#.to_owned(),
+            "line 1: dependsOn[0]",
+        ),
+    ] {
+        std::fs::write(&file, &lines).unwrap();
+        let refused = daemon
+            .ctl(&["board", "import", file.to_str().unwrap()])
+            .exits(1);
+        assert!(refused.err.contains(said), "{said}: {}", refused.err);
+        let tasks = daemon.client().get("/v1/tasks").ok(200);
+        assert_eq!(tasks["items"], json!([]), "{lines}");
+    }
+}
+
+#[test]
+fn quality_is_what_checks_said_of_first_and_last_results_not_what_agents_say() {
+    let daemon = Daemon::start();
+    // Its first answer at each task is a draft, its second is good.
+    let second = r#"
+        n="$HOME/seen-$(cat | tr -dc a-z)"
+        if [ -e "$n" ]; then echo '{"good": true}'; else touch "$n"; echo '{"good": false, "says": "perfect"}'; fi"#;
+    daemon.deploy(&Bundle::command("second", second));
+    daemon.deploy(&Bundle::command("always", r#"echo '{"good": true}'"#));
+    let contract = json!({"outputSchema": {
+        "type": "object", "required": ["good"], "properties": {"good": {"const": true}},
+    }});
+    let submit = |capability: &str, input: &str, contract: Option<&Value>, most: u32| {
+        let mut task = json!({
+            "requirements": [capability], "input": input,
+            "retry": {"maxAttempts": most, "baseDelayMs": 1},
+        });
+        if let Some(contract) = contract {
+            task["contract"] = contract.clone();
+        }
+        daemon.ended(&daemon.submit(&task), PATIENCE)
+    };
+    assert_eq!(
+        submit("second", "a", Some(&contract), 3)["state"],
+        "succeeded"
+    );
+    assert_eq!(
+        submit("second", "b", Some(&contract), 1)["state"],
+        "dead_lettered"
+    );
+    // Nobody looks at this one: it is completed, and says nothing of quality.
+    assert_eq!(submit("second", "c", None, 1)["state"], "succeeded");
+    assert_eq!(
+        submit("always", "a", Some(&contract), 3)["state"],
+        "succeeded"
+    );
+
+    let expected = json!({"verified": 2, "passedFirst": 0, "passed": 1});
+    let whole = json!({"verified": 1, "passedFirst": 1, "passed": 1});
+    let told = |daemon: &Daemon| {
+        let insights = daemon.client().get("/v1/agents/second/insights").ok(200);
+        assert_eq!(insights["quality"], expected, "{insights}");
+        assert_eq!(insights["succeeded"], 2, "{insights}");
+        let by = json!([{"capability": "second", "quality": expected}]);
+        assert_eq!(insights["byCapability"], by);
+        assert_eq!(insights["byType"][0]["quality"], expected);
+        let board = daemon.client().get("/v1/board").ok(200);
+        let agents = board["agents"].as_array().unwrap();
+        let of = |id: &str| agents.iter().find(|agent| agent["agentId"] == id).unwrap();
+        assert_eq!(of("second")["quality"], expected);
+        assert_eq!(of("always")["quality"], whole);
+        let metrics = daemon.client().get("/metrics").text();
+        for line in [
+            r#"tasks_verified{agent="second"} 2"#,
+            r#"tasks_verified_passed_first{agent="second"} 0"#,
+            r#"tasks_verified_passed{agent="second"} 1"#,
+        ] {
+            assert!(
+                metrics.lines().any(|found| found == line),
+                "{line}: {metrics}"
+            );
+        }
+    };
+    told(&daemon);
+    let screen = daemon.ctl(&["board"]).exits(0).out;
+    assert!(screen.contains("1/2 passed, 0 at first"), "{screen}");
+    let screen = daemon.ctl(&["agent", "insights", "second"]).exits(0).out;
+    assert!(screen.contains("1/2 passed, 0 at first"), "{screen}");
+    // It is folded from the log, so a kill takes nothing of it.
+    let daemon = daemon.kill9().start();
+    told(&daemon);
+}

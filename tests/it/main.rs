@@ -19,6 +19,7 @@ mod claims;
 mod contract;
 mod crash;
 mod demo;
+mod dependencies;
 mod effects;
 mod egress;
 mod escalation;

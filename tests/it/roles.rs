@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 112] = [
+const TABLE: [(&str, &str, &str); 113] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -24,6 +24,7 @@ const TABLE: [(&str, &str, &str); 112] = [
     ("GET", "/v1/agents", "voap"),
     ("GET", "/v1/agents/{id}", "voap"),
     ("DELETE", "/v1/agents/{id}", "a"),
+    ("GET", "/v1/dependencies", "voap"),
     ("GET", "/v1/agents/{id}/status", "voap"),
     ("GET", "/v1/agents/{id}/history", "voap"),
     ("GET", "/v1/agents/{id}/insights", "voap"),

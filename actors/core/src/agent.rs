@@ -32,7 +32,7 @@ mod machine;
 mod versions;
 
 pub use command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
-pub use machine::AgentMachine;
+pub use machine::{AgentMachine, Around};
 pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
 
 /// A registered version.

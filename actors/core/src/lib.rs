@@ -7,6 +7,7 @@ pub mod access;
 pub mod agent;
 pub mod budget;
 pub mod bus;
+pub mod dependencies;
 pub mod gate;
 pub mod governance;
 pub mod liveness;

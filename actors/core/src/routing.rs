@@ -5,9 +5,11 @@
 
 mod choose;
 mod fleet;
+mod quality;
 mod stats;
 
 pub(crate) use choose::reports;
 pub use choose::{CANDIDATES_MAX, Choice, Chosen, Demand, Load, Needed, Occupancy, choose};
 pub use fleet::{Fleet, FleetAgent, FleetInstance, Gate, InstanceKey, Outlook};
+pub use quality::{AgentQuality, Qualities};
 pub use stats::{PAIRS_MAX, Stats, TypeRecord};

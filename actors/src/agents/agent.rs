@@ -15,6 +15,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use ractor_cluster::RactorMessage;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
+use mesh_actors_core::dependencies::may_wait;
 use mesh_actors_core::liveness::Change;
 use mesh_messages::agent::{ControlLevel, SandboxView};
 use mesh_messages::events::{AgentEvent, partition};
@@ -253,6 +254,8 @@ pub(crate) enum AgentMessage {
     },
     /// Replicas may have rested long enough.
     Rested,
+    /// An agent that it may wait for has come to serve.
+    NeedsChanged,
     /// Another policy is in force, by order or with another version.
     Reconfigure,
     /// News of the journal.
@@ -363,7 +366,12 @@ impl Actor for AgentActor {
         state
             .step(AgentCommand::Boot, &Cause::meshd(), None)
             .await?;
-        state.args.entry.slot.occupy(me);
+        let needs = state.partition.state().manifest().is_some_and(may_wait);
+        state.args.entry.slot.occupy(me.clone());
+        // Whoever came to serve since the boot looked could not say so yet.
+        if needs {
+            let _ended = me.cast(AgentMessage::NeedsChanged);
+        }
         Ok(())
     }
 

@@ -19,6 +19,8 @@ const CHECK_MAX: Duration = Duration::from_secs(5);
 const LAG_MAX: u64 = 10_000;
 /// Free bytes of the data directory's disk below which it is worth saying.
 const FREE_MIN: u64 = 256 * 1024 * 1024;
+/// How long an agent may wait for another one before it is worth saying. It goes on waiting, which costs nothing.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 type Look = Arc<dyn Fn() -> Vec<HealthCheck> + Send + Sync>;
 
@@ -199,7 +201,25 @@ fn alerts(ctx: &Context) -> Vec<HealthCheck> {
 
 fn agents(ctx: &Context) -> Vec<HealthCheck> {
     let all = ctx.directory.all();
-    all.iter().filter_map(|entry| agent(entry)).collect()
+    let level = |entry: &Arc<AgentEntry>| agent(entry).map(|check| waiting(ctx, entry, check));
+    all.iter().filter_map(level).collect()
+}
+
+/// An agent is not there because one that it needs is not: for a moment that is the order of things.
+fn waiting(ctx: &Context, entry: &AgentEntry, well: HealthCheck) -> HealthCheck {
+    let state = entry.state();
+    let waits = well.status == HealthLevel::Healthy
+        && state.running
+        && state.instances.is_empty()
+        && now().since(state.updated_at) > WAIT_MAX;
+    let manifest = state.version().filter(|_| waits).map(|v| &v.manifest);
+    let lacks = manifest.map_or_else(Vec::new, |manifest| ctx.directory.unmet(manifest));
+    if lacks.is_empty() {
+        return well;
+    }
+    let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+    let text = format!("waits before its start: {}", lacks.join(", "));
+    check(&well.name, HealthLevel::Warning, &text)
 }
 
 /// An agent that is isolated, or whose replicas are not well. What its fault policy has in hand already (a restart after

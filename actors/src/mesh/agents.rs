@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
+use mesh_actors_core::dependencies::names_agents;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{
     AgentRegistration, AgentStatusKind, AgentSummary, FaultState, Lifecycle, Page, REPLICAS_MAX,
@@ -18,7 +19,7 @@ use mesh_messages::{Epoch, InstanceNo};
 
 use super::Mesh;
 use super::audit::read_only;
-use super::views::{status_kind, status_of, summary};
+use super::views::{status_kind, summary};
 use crate::agents::agent::AgentMessage;
 use crate::agents::bundle;
 use crate::agents::policy::{effective, effective_default};
@@ -103,6 +104,14 @@ impl Mesh {
             .map(ToString::to_string)
             .collect();
         notices.extend(signed);
+        // Two that would close a circle together do not come in at once.
+        let _one_by_one = if names_agents(&manifest) {
+            Some(self.registering.lock().await)
+        } else {
+            None
+        };
+        self.circle(&manifest)?;
+        notices.extend(self.dependency_notices(&manifest));
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
             // Registered without a start, it harms nobody; what a start would be refused for is said.
             if start {
@@ -264,17 +273,23 @@ impl Mesh {
         let cause = Cause::by(&caller.name);
         let ends = matches!(
             verb,
-            AgentVerb::Stop | AgentVerb::Pause | AgentVerb::Quarantine(_) | AgentVerb::Terminate
+            AgentVerb::Stop(_) | AgentVerb::Pause | AgentVerb::Quarantine(_) | AgentVerb::Terminate
         );
         if !ends {
             self.not_halted()?;
         }
         let command = match verb {
-            AgentVerb::Start => {
+            AgentVerb::Start(order) => {
                 self.startable(&entry)?;
+                self.start_needed(caller, &entry, order.needed, &cause)
+                    .await?;
                 AgentCommand::Start
             }
-            AgentVerb::Stop => AgentCommand::Stop,
+            AgentVerb::Stop(order) => {
+                self.before_stop(caller, &entry, order.dependents, &cause)
+                    .await?;
+                AgentCommand::Stop
+            }
             AgentVerb::Restart => AgentCommand::Restart,
             AgentVerb::Pause => AgentCommand::Pause,
             AgentVerb::Resume => AgentCommand::Resume,
@@ -329,6 +344,9 @@ impl Mesh {
         entry
             .settled(SETTLE_MAX, |state| {
                 let wanted = state.instances.len() == state.replicas as usize;
+                if !down && !self.waits(&entry).is_empty() {
+                    return true;
+                }
                 match (down, state.fault_state()) {
                     (true, _) => state.instances.is_empty(),
                     (
@@ -346,11 +364,11 @@ impl Mesh {
                 }
             })
             .await;
-        Ok(VerbOutcome::Status(Box::new(status_of(&entry, now()))))
+        Ok(VerbOutcome::Status(Box::new(self.status(&entry))))
     }
 
     /// A start that cannot succeed is refused before anything is counted.
-    fn startable(&self, entry: &AgentEntry) -> Result<(), Problem> {
+    pub(super) fn startable(&self, entry: &AgentEntry) -> Result<(), Problem> {
         let state = entry.state();
         match state.version() {
             Some(version) => self.validate(&version.manifest, &version.digest),
@@ -399,6 +417,7 @@ impl Mesh {
             return Err(Problem::invalid("invalid_upgrade", "agentId", text));
         }
         let rollback = rollback || request.kind == UpgradeType::Rollback;
+        self.upgradable(&entry.state(), &request, rollback)?;
         // A process cannot exchange its code in place: soft means that the `upgrade` hook is called on the new version,
         // which happens whenever it names it; without it, the upgrade is hard.
         let hook = entry

@@ -114,6 +114,7 @@ impl Mesh {
                     .collect(),
                 attempts: record.attempts,
                 failure_rate: share(record.attempts - record.succeeded, record.attempts),
+                quality: record.quality,
                 cycle_time_ms: mean(&record.by_type),
                 flow: flow(by_agent.get(&entry.id).into_iter().flatten().copied()),
             });

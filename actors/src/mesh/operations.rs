@@ -13,6 +13,7 @@ use mesh_messages::agent::{
 use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::{ChaosAnswer, ChaosOrder};
 use mesh_messages::claim::Claim;
+use mesh_messages::dependency::DependencyGraph;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::identity::DidKey;
@@ -33,14 +34,13 @@ use super::Mesh;
 use super::access::{TASKS, held_within};
 use super::audit::agent_id;
 use super::tasks::{find, reported, retried, task_id, wait_ended};
-use super::views::{directory_bytes, instances, profile, status_kind, status_of};
+use super::views::{directory_bytes, instances, profile, status_kind};
 use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
     EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
-    SubmitOutcome, TaskFilter, TraceFrom, TypeInsight, VaultCopy, VerbOutcome, WitnessAnswer,
-    WorkflowOrder,
+    SubmitOutcome, TaskFilter, TraceFrom, VaultCopy, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::registry::PolicyChange;
 
@@ -84,7 +84,7 @@ impl Operations for Mesh {
 
     async fn agent_status(&self, id: &str) -> Result<AgentStatus, Problem> {
         let entry = self.ctx.directory.get(id);
-        Ok(entry.map_or_else(AgentStatus::not_found, |entry| status_of(&entry, now())))
+        Ok(entry.map_or_else(AgentStatus::not_found, |entry| self.status(&entry)))
     }
 
     async fn remove_agent(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
@@ -118,28 +118,7 @@ impl Operations for Mesh {
     }
 
     async fn agent_insights(&self, id: &str) -> Result<AgentInsights, Problem> {
-        let entry = self.entry(id)?;
-        let by_type: Vec<TypeInsight> = self
-            .orchestrator
-            .stats(&entry.id)
-            .await?
-            .into_iter()
-            .map(|(kind, record)| TypeInsight {
-                kind,
-                attempts: record.attempts(),
-                succeeded: record.succeeded,
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "milliseconds of an attempt fit a float"
-                )]
-                mean_duration_ms: record.mean_duration_ms().map(|ms| ms as f64),
-            })
-            .collect();
-        Ok(AgentInsights {
-            attempts: by_type.iter().map(|t| t.attempts).sum(),
-            succeeded: by_type.iter().map(|t| t.succeeded).sum(),
-            by_type,
-        })
+        self.insights_of(&*self.entry(id)?).await
     }
 
     async fn agent_logs(&self, id: &str, tail: usize) -> Result<Vec<LogLine>, Problem> {
@@ -326,6 +305,9 @@ impl Operations for Mesh {
         self.audit_page(filter, page).await
     }
 
+    async fn dependencies(&self) -> Result<DependencyGraph, Problem> {
+        Ok(self.ctx.directory.graph().view())
+    }
     async fn board(&self, cards: usize) -> Result<Board, Problem> {
         self.board_of(cards).await
     }
@@ -454,12 +436,7 @@ impl Operations for Mesh {
     }
 
     async fn metrics(&self) -> Result<String, Problem> {
-        let tasks = self.task_counts().await?;
-        let records = self.ctx.store.get()?.journal.durable().borrow().size();
-        Ok(self
-            .ctx
-            .metrics
-            .render(&self.agent_counts(), &tasks, records))
+        self.metrics_text().await
     }
 
     async fn insights(&self) -> Result<Value, Problem> {

@@ -1,9 +1,10 @@
 //! Stored plans, as the outside asks for them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mesh_actors_core::workflow::team::{self, Candidate};
+use mesh_actors_core::workflow::team::{self, Candidate, Merit};
 use mesh_actors_core::workflow::{NewPlan, PlanCommand, PlanRefusal};
 use mesh_messages::PlanId;
 use mesh_messages::access::TaskFacts;
@@ -14,12 +15,14 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::team::TeamOrder;
+use mesh_messages::trust::CapabilityTrust;
 use serde_json::{Map, Value, json};
 
 use super::Mesh;
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::operations::{PlanOperations, PlanOrder, PlanWork};
+use crate::orchestrator::OrchestratorHandle;
 
 /// The one step of a plan that is a task.
 const STEP: &str = "task";
@@ -48,6 +51,7 @@ fn workflow_of(task: TaskSpec) -> Result<(Value, Value), Problem> {
         "requirements",
         "type",
         "agent",
+        "prefer",
         "priority",
         "retry",
         "contract",
@@ -86,7 +90,7 @@ fn misfit(errors: &[FieldError]) -> Problem {
 }
 
 /// The agents that may become members of teams.
-pub(crate) fn candidates(ctx: &Context) -> Vec<Candidate> {
+pub(super) fn candidates(ctx: &Context) -> Vec<Candidate> {
     let candidate = |entry: &Arc<AgentEntry>| {
         let stage = entry.state().stage();
         if stage >= Lifecycle::Terminated || stage == Lifecycle::Quarantined {
@@ -97,16 +101,42 @@ pub(crate) fn candidates(ctx: &Context) -> Vec<Candidate> {
             agent: entry.id.clone(),
             capabilities: known.capabilities,
             serves: !known.instances.is_empty() && !known.paused,
+            merits: BTreeMap::new(),
         })
     };
     ctx.directory.all().iter().filter_map(candidate).collect()
 }
 
+/// The same, with what was measured of them.
+pub(crate) async fn measured(
+    ctx: &Context,
+    orchestrator: &OrchestratorHandle,
+) -> Result<Vec<Candidate>, Problem> {
+    let trusts = orchestrator.trust(None).await?;
+    let qualities: BTreeMap<_, _> = orchestrator.qualities().await?.into_iter().collect();
+    let mut fleet = candidates(ctx);
+    for candidate in &mut fleet {
+        let known = trusts.iter().find(|of| of.agent_id == candidate.agent);
+        let quality = qualities.get(&candidate.agent);
+        let merit = |of: &CapabilityTrust| {
+            let quality = quality.and_then(|known| known.capabilities.get(&of.capability));
+            let merit = Merit {
+                trust: of.trust,
+                quality: quality.copied().unwrap_or_default(),
+            };
+            (of.capability.clone(), merit)
+        };
+        let capabilities = known.map_or(&[][..], |of| &of.capabilities);
+        candidate.merits = capabilities.iter().map(merit).collect();
+    }
+    Ok(fleet)
+}
+
 impl Mesh {
     /// The workflow of a team of those agents that are registered now.
-    fn team(&self, order: &TeamOrder, goal: &str) -> Result<Value, Problem> {
+    async fn team(&self, order: &TeamOrder, goal: &str) -> Result<Value, Problem> {
         let goal = order.goal.as_deref().unwrap_or(goal);
-        let fleet = candidates(&self.ctx);
+        let fleet = measured(&self.ctx, &self.orchestrator).await?;
         team::draft(order, goal, &fleet).map_err(|errors| misfit(&errors))
     }
 
@@ -119,7 +149,7 @@ impl Mesh {
         let (workflow, input) = match order.work {
             PlanWork::Workflow(workflow) => (workflow, order.input),
             PlanWork::Task(task) => workflow_of(*task)?,
-            PlanWork::Team(team) => (self.team(&team, &order.goal)?, order.input),
+            PlanWork::Team(team) => (self.team(&team, &order.goal).await?, order.input),
         };
         self.may_check_in(caller, &workflow).await?;
         let plan = self.plan(&workflow, order.deploy_later).await?;

@@ -290,6 +290,7 @@ impl Services for MeshServices {
     }
 
     fn agent_ready(&self, agent: &AgentId) {
+        self.ctx.directory.serves(agent);
         if let Some(bus) = self.bus.get() {
             bus.agent_ready(agent);
         }

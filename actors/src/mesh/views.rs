@@ -131,6 +131,8 @@ pub(super) fn status_of(entry: &AgentEntry, at: Timestamp) -> AgentStatus {
         fault: state.fault.clone().or_else(|| Some(never_started())),
         paused: Some(state.paused),
         instances: Some(instances),
+        // What depends on others than the agent itself, whoever has those adds.
+        waiting_for: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use mesh_actors_core::routing::{FleetAgent, InstanceKey, TypeRecord};
+use mesh_actors_core::routing::{AgentQuality, FleetAgent, InstanceKey};
 use mesh_actors_core::task::{Answer, Answerer, Asker, Command, FleetChange, NewTask};
 use mesh_messages::claim::Claim;
 use mesh_messages::inbox::InboxAnswer;
@@ -17,6 +17,7 @@ use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
 
 use super::load::Listeners;
+use super::record::AgentRecord;
 use super::waiters::{EndWatch, Waiters};
 use super::{Message, attempt_ref};
 use crate::agents::delivery::AttemptNews;
@@ -258,14 +259,22 @@ impl OrchestratorHandle {
             .await?)
     }
 
-    /// An agent's record, by task type.
+    /// How good every agent's verified results are.
     ///
     /// # Errors
     /// The orchestrator does not answer.
-    pub(crate) async fn stats(
-        &self,
-        agent: &AgentId,
-    ) -> Result<Vec<(String, TypeRecord)>, Problem> {
+    pub(crate) async fn qualities(&self) -> Result<Vec<(AgentId, AgentQuality)>, Problem> {
+        let asked = self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::Quality { reply });
+        Ok(asked.await?)
+    }
+
+    /// An agent's record.
+    ///
+    /// # Errors
+    /// The orchestrator does not answer.
+    pub(crate) async fn stats(&self, agent: &AgentId) -> Result<AgentRecord, Problem> {
         let agent = agent.clone();
         Ok(self
             .slot

@@ -14,7 +14,7 @@ use mesh_messages::{Failure, FailureClass, TaskId};
 
 use super::{Message, Shell, never_begun, service};
 use crate::context::Context;
-use crate::mesh::{TASKS, candidates, find_task};
+use crate::mesh::{TASKS, find_task, measured};
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::request::following;
@@ -70,13 +70,22 @@ impl Shell {
     /// Says which agents there are, as soon as all that are registered are known.
     fn draft(&mut self, draft: Box<Draft>) {
         let (ctx, me) = (Arc::clone(&self.args.ctx), self.me.clone());
+        let orchestrator = self.args.orchestrator.clone();
         self.work.spawn(async move {
             let (mut pause, longest) = PAUSE;
             while !ctx.directory.is_complete() {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
-            let fleet = candidates(&ctx);
+            // Its parts restart by themselves; whoever asks meanwhile asks again.
+            let fleet = loop {
+                match measured(&ctx, &orchestrator).await {
+                    Ok(fleet) => break fleet,
+                    Err(problem) => tracing::debug!(%problem, "what was measured is asked again"),
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            };
             let _gone = me.cast(Message::Command {
                 command: Box::new(Command::Drafted { draft, fleet }),
                 by: Cause::meshd(),

@@ -10,6 +10,7 @@ use mesh_messages::agent::{
     AgentRegistration, AgentStatus, AgentStatusKind, AgentSummary, InstanceView, Page, PolicyValue,
     SandboxView,
 };
+use mesh_messages::dependency::DependencyGraph;
 use mesh_messages::system::{AuditEntry, MemoryStats, Role};
 use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/agents", "listAgents", "Lists agents", list)
             .query(&[CAPABILITY, PERSONA, STATUS, TAG, LIMIT, CURSOR])
             .answers::<Page<AgentSummary>>(200, "A page of agents, by id."),
+        Route::get("/v1/dependencies", "getDependencies", "What agents need of each other, and the order in which they start", dependencies)
+            .answers::<DependencyGraph>(200, "All agents, what each needs and waits for, and the waves in which they start."),
         Route::get("/v1/agents/{id}", "getAgent", "Shows an agent", show)
             .answers::<AgentProfile>(200, "The agent."),
         Route::delete("/v1/agents/{id}", "removeAgent", "Drains, stops and removes an agent; its audit stays", remove)
@@ -159,6 +162,10 @@ async fn list(call: Call) -> Answer {
         tag: call.query.name(&TAG)?,
     };
     ok(&call.ops().agents(filter, call.query.page()?).await?)
+}
+
+async fn dependencies(call: Call) -> Answer {
+    ok(&call.ops().dependencies().await?)
 }
 
 async fn show(call: Call) -> Answer {

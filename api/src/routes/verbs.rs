@@ -4,6 +4,7 @@ use mesh_actors::operations::{
     Action, AgentVerb, QuarantineOrder, UpgradeRequest, UpgradeResult, VerbOutcome,
 };
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
+use mesh_messages::dependency::{StartOrder, StopOrder};
 use mesh_messages::limits::{LimitChange, LimitsInForce};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,15 +44,17 @@ fn plain_verbs() -> Vec<Route> {
             "/v1/agents/{id}/start",
             "startAgent",
             "Runs an agent",
-            |call| verb(call, AgentVerb::Start),
+            start,
         )
+        .may_take::<StartOrder>()
         .needs(Action::AgentControl),
         plain(
             "/v1/agents/{id}/stop",
             "stopAgent",
-            "Stops an agent in order",
-            |call| verb(call, AgentVerb::Stop),
+            "Stops an agent in order; refused while others that run need it, unless the body says what becomes of them",
+            stop,
         )
+        .may_take::<StopOrder>()
         .needs(Action::AgentControl),
         plain(
             "/v1/agents/{id}/restart",
@@ -177,6 +180,16 @@ where
 async fn verb(call: Call, verb: AgentVerb) -> Answer {
     let Nothing {} = call.json_or_empty()?;
     apply(&call, verb).await
+}
+
+async fn start(call: Call) -> Answer {
+    let order = call.json_or_empty()?;
+    apply(&call, AgentVerb::Start(order)).await
+}
+
+async fn stop(call: Call) -> Answer {
+    let order = call.json_or_empty()?;
+    apply(&call, AgentVerb::Stop(order)).await
 }
 
 async fn scale(call: Call) -> Answer {

@@ -16,6 +16,7 @@ use mesh_messages::bus::{
 };
 use mesh_messages::certificate::Credentials;
 use mesh_messages::chaos::*;
+use mesh_messages::dependency::DependencyGraph;
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
@@ -737,6 +738,11 @@ impl Operations for Fake {
             items: Vec::new(),
             next_cursor: None,
         })
+    }
+
+    async fn dependencies(&self) -> Result<DependencyGraph, Problem> {
+        self.note("dependencies".to_owned());
+        Ok(DependencyGraph::default())
     }
 
     async fn board(&self, cards: usize) -> Result<Board, Problem> {

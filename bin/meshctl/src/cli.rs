@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    agent, audit, backup, budget, bus, chaos, claim, events, export, gate, governance, inbox, key,
-    memory, plan, policy, restore, schedule, secret, send, system, task, token, trust, workflow,
+    agent, audit, backup, board, budget, bus, chaos, claim, events, export, gate, governance,
+    inbox, key, memory, plan, policy, restore, schedule, secret, send, system, task, token, trust,
+    workflow,
 };
 use crate::output::Format;
 
@@ -119,9 +120,11 @@ pub(crate) enum Command {
     /// See and answer what people are asked: approvals, questions and permissions
     #[command(subcommand)]
     Inbox(inbox::Command),
-    /// Show the board: tasks by column
-    #[command(after_help = "Examples:\n  meshctl board\n  meshctl board --watch")]
-    Board,
+    /// Show the board: tasks by column; write its cards to a file, or take them from one
+    #[command(
+        after_help = "Examples:\n  meshctl board\n  meshctl board --watch\n  meshctl board export --out cards.jsonl"
+    )]
+    Board(board::Arguments),
     /// Show what agents have claimed
     #[command(subcommand)]
     Claim(claim::Command),
@@ -188,7 +191,8 @@ impl Command {
     /// Whether showing it again makes sense: it reads, and it ends.
     pub(crate) fn is_watchable(&self) -> bool {
         match self {
-            Self::Status | Self::Health | Self::Top | Self::Board | Self::Node(_) => true,
+            Self::Status | Self::Health | Self::Top | Self::Node(_) => true,
+            Self::Board(arguments) => arguments.is_watchable(),
             Self::Agent(command) => command.is_watchable(),
             Self::Task(command) => command.is_watchable(),
             Self::Workflow(command) => command.is_watchable(),

@@ -47,7 +47,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Plan(command) => plan::run(command, session),
         Command::Governance(command) => governance::run(command, session),
         Command::Inbox(command) => inbox::run(command, session),
-        Command::Board => board::board(session),
+        Command::Board(arguments) => board::run(arguments, session),
         Command::Claim(command) => claim::run(command, session),
         Command::Trust(arguments) => trust::run(arguments, session),
         Command::Gate(command) => gate::run(command, session),

@@ -10,6 +10,8 @@ use crate::exit::{Exit, Failure};
 
 /// Largest document that is read. meshd takes no message above 1 MiB, so what is larger would be refused anyway.
 const INPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// Largest file of lines, each of which is sent by itself or with a few others.
+const LINES_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Reads a JSON document out of an argument.
 ///
@@ -42,6 +44,29 @@ pub(crate) fn yaml(path: &Path, stdin: &mut dyn Read) -> Result<Value, Failure> 
     };
     json::parse_yaml(&bytes)
         .map_err(|error| Failure::new(Exit::Failed, format!("{name} is not YAML: {error}")))
+}
+
+/// Reads lines from a file or from standard input; what it is called, and its text.
+///
+/// # Errors
+/// It cannot be read, is no text, or is larger than a client should hold.
+pub(crate) fn lines(path: &Path, stdin: &mut dyn Read) -> Result<(String, String), Failure> {
+    let mut text = String::new();
+    let name = if path == Path::new("-") {
+        let read = stdin.take(LINES_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| Failure::new(Exit::Failed, format!("standard input: {error}")))?;
+        "standard input".to_owned()
+    } else {
+        let file = std::fs::File::open(path).map_err(|error| Failure::file(path, &error))?;
+        let read = file.take(LINES_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| Failure::file(path, &error))?;
+        path.display().to_string()
+    };
+    if text.len() as u64 > LINES_BYTES_MAX {
+        let text = format!("{name} is larger than {LINES_BYTES_MAX} bytes; split it");
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    Ok((name, text))
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 
 pub(crate) use progress::Progress;
 pub(crate) use screen::{Cell, Screen, Table};
-pub(crate) use text::{compact, megabytes, percent, plain, span};
+pub(crate) use text::{compact, megabytes, percent, plain, quality, span};
 
 /// The forms of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ids::{AgentId, InstanceNo, TaskId};
+use crate::quality::Quality;
 use crate::time::Timestamp;
 
 /// One column of the board.
@@ -91,6 +92,9 @@ pub struct BoardAgent {
     pub failure_rate: Option<f64>,
     /// Mean milliseconds from assignment to result, of those that succeeded.
     pub cycle_time_ms: Option<f64>,
+    /// How good its results are, by what verified them.
+    #[serde(default)]
+    pub quality: Quality,
     /// What it did lately: the tasks that it had last when they ended.
     pub flow: BoardFlow,
 }

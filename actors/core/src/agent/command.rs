@@ -98,6 +98,8 @@ pub enum AgentCommand {
     },
     /// What ended as nobody's failure has rested long enough.
     Rested,
+    /// Agents that it needs may have come to serve.
+    NeedsChanged,
     /// An attempt is to be delivered to an instance.
     Offered {
         /// The task.

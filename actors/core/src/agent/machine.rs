@@ -30,6 +30,22 @@ use instances::Rest;
 use turn::Turn;
 use upgrade::Upgrade;
 
+/// What the agent's surroundings say when it decides.
+pub struct Around<'a> {
+    /// What would be enforced around a version.
+    pub sandbox: &'a dyn Fn(&str) -> Option<SandboxView>,
+    /// Whether an agent that it needs is not there yet: then no instance is started, whatever wants it.
+    pub lacks: bool,
+}
+
+impl std::fmt::Debug for Around<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Around")
+            .field("lacks", &self.lacks)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The one task of a trial.
 #[derive(Debug)]
 struct Trial {
@@ -74,7 +90,7 @@ impl AgentMachine {
         &self.policy
     }
 
-    /// Decides. `sandbox` tells what would be enforced around a version.
+    /// Decides.
     ///
     /// # Errors
     /// [`AgentRefusal`]; nothing changed.
@@ -83,14 +99,14 @@ impl AgentMachine {
         state: &AgentState,
         now: Timestamp,
         random: u64,
-        sandbox: &dyn Fn(&str) -> Option<SandboxView>,
+        around: &Around<'_>,
         command: AgentCommand,
     ) -> Result<Decision, AgentRefusal> {
         let mut turn = Turn {
             state,
             now,
             random,
-            sandbox,
+            around,
             instances: state
                 .instances
                 .iter()
@@ -194,6 +210,11 @@ impl AgentMachine {
                 self.feed(turn, FaultInput::Timer { token });
             }
             AgentCommand::Rested => self.rested(turn),
+            AgentCommand::NeedsChanged => {
+                if self.policy.record().state.is_started() {
+                    self.fill(turn);
+                }
+            }
             AgentCommand::Offered { task, epoch } => self.offered(turn, task, epoch),
             AgentCommand::AttemptEnded { task, ok } => {
                 if let Some(trial) = self.trial.take_if(|trial| trial.task == task) {

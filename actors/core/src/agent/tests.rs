@@ -54,6 +54,8 @@ struct World {
     last_epoch: Epoch,
     isolated: bool,
     closed: bool,
+    /// An agent that it needs is not there.
+    lacks: bool,
 }
 
 impl World {
@@ -79,6 +81,7 @@ impl World {
             last_epoch: Epoch(0),
             isolated: false,
             closed: false,
+            lacks: false,
         };
         world.apply(&AgentEvent::Created { name: "a".into() });
         world.register("1.0.0", replicas);
@@ -145,10 +148,13 @@ impl World {
             } => !failure.class.is_scored() && !self.closed,
             _ => false,
         };
-        let sandbox = |_: &str| None;
+        let around = Around {
+            sandbox: &|_: &str| None,
+            lacks: self.lacks,
+        };
         let decision = self
             .machine
-            .step(&self.state, self.now, u64::MAX, &sandbox, command)?;
+            .step(&self.state, self.now, u64::MAX, &around, command)?;
         for event in &decision.events {
             self.apply(event);
         }
@@ -240,7 +246,8 @@ impl World {
         // Whatever waits, waits for something.
         let wanted = record.state.is_started() && !self.closed;
         if wanted && self.state.replicas > 0 && self.processes.is_empty() {
-            assert!(self.rest.is_some(), "nothing runs and nothing is due");
+            let due = self.rest.is_some() || self.lacks;
+            assert!(due, "nothing runs and nothing is due");
         }
         if matches!(record.state, FaultState::Backoff | FaultState::Open) {
             assert!(self.timer.is_some(), "{} without a timer", record.state);

@@ -35,6 +35,8 @@ pub struct Demand<'a> {
     pub only: Option<&'a AgentId>,
     /// Agents that failed it before: taken only when no other can have it now.
     pub avoid: &'a BTreeSet<AgentId>,
+    /// Who goes before all others, unless it has failed it.
+    pub prefer: Option<&'a AgentId>,
     /// Whether it must be alone on its instance.
     pub alone: bool,
     /// When it must have ended.
@@ -55,6 +57,12 @@ pub struct Needed<'a> {
 }
 
 impl Demand<'_> {
+    /// Whether another agent is preferred that has not failed it.
+    fn prefers_another(&self, agent: &AgentId) -> bool {
+        let preferred = self.prefer.filter(|id| !self.avoid.contains(*id));
+        preferred.is_some_and(|id| id != agent)
+    }
+
     /// How far an agent is trusted with this.
     pub(crate) fn trust_in(&self, agent: &AgentId) -> TrustLevel {
         self.trust.table.level(agent, self.needs, self.trust.now)
@@ -177,7 +185,7 @@ impl Candidate<'_> {
         if let Some(why) = occupancy.barred(self.id, self.agent) {
             return Err(why);
         }
-        let fresh = if demand.avoid.contains(self.id) {
+        let fresh = if demand.avoid.contains(self.id) || demand.prefers_another(self.id) {
             0.0
         } else {
             WEIGHT_FRESH
@@ -206,6 +214,9 @@ impl Candidate<'_> {
                 "trust {}, of {} that the task needs",
                 self.trust, demand.trust.least
             ));
+        }
+        if demand.prefer == Some(self.id) {
+            reasons.push("the task prefers it".to_owned());
         }
         if demand.avoid.contains(self.id) {
             reasons.push("failed this task before".to_owned());
@@ -489,6 +500,7 @@ mod tests {
         loads: Loads,
         stats: Stats,
         avoid: BTreeSet<AgentId>,
+        prefer: Option<AgentId>,
         alone: bool,
     }
 
@@ -503,6 +515,7 @@ mod tests {
                 loads: Loads::default(),
                 stats: Stats::default(),
                 avoid: BTreeSet::new(),
+                prefer: None,
                 alone: false,
             }
         }
@@ -524,6 +537,7 @@ mod tests {
                 needs: &["x".to_owned()],
                 only: None,
                 avoid: &self.avoid,
+                prefer: self.prefer.as_ref(),
                 alone: self.alone,
                 deadline_at: Timestamp::from_millis(1000),
                 trust: Needed {

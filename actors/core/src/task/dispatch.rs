@@ -307,6 +307,7 @@ pub(crate) fn demand<'a>(tasks: &'a Tasks, entry: &'a Entry, ctx: Context<'_>) -
             config,
         ),
         avoid: &record.failed_on,
+        prefer: record.task.spec.prefer.as_ref(),
         alone: record.is_suspect(),
         deadline_at: record.task.deadline_at,
         trust: Needed {

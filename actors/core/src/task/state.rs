@@ -21,7 +21,7 @@ use super::turns::Served;
 use super::tx::keys_of;
 use crate::budget::Ledger;
 use crate::gate::Gates;
-use crate::routing::{InstanceKey, Stats};
+use crate::routing::{InstanceKey, Qualities, Stats};
 use crate::trail::Trail;
 use crate::trust::Trust;
 
@@ -92,6 +92,8 @@ struct Stored {
     budgets: Ledger,
     #[serde(default)]
     served: Served,
+    #[serde(default)]
+    qualities: Qualities,
 }
 
 /// All tasks that have not ended, and those that ended so lately that the read side may not show it yet.
@@ -109,6 +111,7 @@ pub struct Tasks {
     gates: Gates,
     budgets: Ledger,
     served: Served,
+    qualities: Qualities,
     #[serde(skip)]
     index: Index,
 }
@@ -134,6 +137,7 @@ impl From<Stored> for Tasks {
             gates,
             budgets,
             served,
+            qualities,
         } = stored;
         Self {
             entries,
@@ -146,6 +150,7 @@ impl From<Stored> for Tasks {
             gates,
             budgets,
             served,
+            qualities,
             index,
         }
     }
@@ -170,6 +175,7 @@ impl Tasks {
                 entry.last_event = self.applied;
                 note_dependencies(entry, event);
                 note_success_or_failure(&mut self.stats, entry, event);
+                self.qualities.note(entry.task(), &entry.needs, event);
             }
             let poisoned = folded.is_ok() && is_poisoning(entry, event);
             let blamed = if poisoned {
@@ -394,6 +400,11 @@ impl Tasks {
     /// What the past says of the agents.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// How good the agents' results are, by what verified them.
+    pub fn qualities(&self) -> &Qualities {
+        &self.qualities
     }
 
     /// The tasks that an incarnation has in flight, those that wait for their children included.

@@ -294,6 +294,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
     }
     let for_tasks = [
         ("agent", step.agent.is_some()),
+        ("prefer", step.prefer.is_some()),
         ("retry", step.retry.is_some()),
         ("contract", step.contract.is_some()),
         ("escalate", step.escalate.is_some()),

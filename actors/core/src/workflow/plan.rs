@@ -340,6 +340,7 @@ impl Maker<'_> {
             kind: step.kind.clone(),
             requirements: step.requirements.clone(),
             agent: step.agent.clone(),
+            prefer: step.prefer.clone(),
             priority: step.priority,
             timeout_ms: step.timeout_ms.filter(|_| approval.is_none()),
             retry: step.retry.clone(),

@@ -8,11 +8,12 @@
 //! | swarm | rounds of tries at once | the best score |
 //!
 //! Members of a hierarchical or cross-functional team are found by greedy set cover (Chvátal, 1979): again and again the
-//! agent that has most of what is still needed. Which agent then does a part is the router's affair, as for any task; so one
-//! that dies is replaced by another one that can do the same. Only peers are bound to agents, because they must be different
-//! ones.
+//! agent that has most of what is still needed; of equal ones the one that stands best by [what was measured](merit), and
+//! those that stand badly only for what nobody else has. Members are preferred, not bound: where one has no free slot, has
+//! failed the task or is gone, the router takes another one that can do the same. Only peers are bound to agents, because
+//! they must be different ones. Why each was taken stands in the draft's description, and so in the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::AgentId;
 use mesh_messages::plan::GOAL_BYTES_MAX;
@@ -20,8 +21,15 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::team::{Agreement, ROUNDS_MAX, SIZE_MAX, TeamOrder, TeamPattern};
 use serde_json::{Map, Value, json};
 
+pub mod merit;
+
+pub use merit::Merit;
+
 /// Most capabilities that a team covers.
 pub const REQUIREMENTS_MAX: usize = 64;
+
+/// Bytes of the reasons in a draft, about: it is stored with every run.
+const REASONS_BYTES_MAX: usize = 4096;
 
 const SIZE_DEFAULT: u32 = 3;
 const SWARM_ROUNDS_DEFAULT: u32 = 5;
@@ -35,6 +43,8 @@ pub struct Candidate {
     pub capabilities: BTreeSet<String>,
     /// Whether it takes tasks now. Those that do not are asked last.
     pub serves: bool,
+    /// What was measured of it, by capability; of what is missing, nothing was.
+    pub merits: BTreeMap<String, Merit>,
 }
 
 /// Which agents have a set of capabilities between them.
@@ -46,9 +56,10 @@ pub struct Cover {
     pub missing: Vec<String>,
 }
 
-/// Covers capabilities with few agents: with such that serve, and with others only what is left then.
+/// Covers capabilities with few agents: with such that serve and stand well; what is left then with such that serve, and at
+/// last with others.
 ///
-/// Equal agents are taken in the order of their names.
+/// Of equal agents the one that stands best is taken, then in the order of their names.
 pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
     let mut open: Vec<&String> = Vec::new();
     for requirement in requirements {
@@ -57,12 +68,11 @@ pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
         }
     }
     let mut members = Vec::new();
-    for serving in [true, false] {
+    for (serving, poor) in [(true, false), (true, true), (false, true)] {
         let some: Vec<_> = fleet.iter().filter(|one| one.serves == serving).collect();
-        while let Some(best) = of_most(&open, &some) {
-            let (taken, rest): (Vec<_>, Vec<_>) = open
-                .into_iter()
-                .partition(|one| best.capabilities.contains(*one));
+        while let Some(best) = of_most(&open, &some, poor) {
+            let (taken, rest): (Vec<_>, Vec<_>) =
+                open.into_iter().partition(|one| best.offers(one, poor));
             members.push((best.agent.clone(), taken.into_iter().cloned().collect()));
             open = rest;
         }
@@ -73,17 +83,63 @@ pub fn cover(requirements: &[String], fleet: &[Candidate]) -> Cover {
     }
 }
 
+impl Candidate {
+    /// Whether it would do this; what it does badly only where that is wanted.
+    fn offers(&self, capability: &String, poor: bool) -> bool {
+        self.capabilities.contains(capability) && (poor || !self.is_poor([capability]))
+    }
+}
+
 /// Who has most of what is still open, if anybody has any of it.
-fn of_most<'a>(open: &[&String], some: &[&'a Candidate]) -> Option<&'a Candidate> {
-    let has = |candidate: &Candidate| {
-        let has = open
-            .iter()
-            .filter(|one| candidate.capabilities.contains(**one));
-        has.count()
+fn of_most<'a>(open: &[&String], some: &[&'a Candidate], poor: bool) -> Option<&'a Candidate> {
+    let offered = |candidate: &Candidate| -> Vec<&String> {
+        let all = open.iter().copied();
+        all.filter(|one| candidate.offers(one, poor)).collect()
     };
-    let able = some.iter().filter(|one| has(one) > 0);
-    able.max_by(|a, b| has(a).cmp(&has(b)).then_with(|| b.agent.cmp(&a.agent)))
+    let rank = |candidate: &&&'a Candidate| {
+        let offered = offered(candidate);
+        (offered.len(), candidate.standing(offered))
+    };
+    let able = some.iter().filter(|one| !offered(one).is_empty());
+    able.max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.agent.cmp(&a.agent)))
         .copied()
+}
+
+/// Who has all of these and goes first: those that serve, then those that stand better, then by name.
+fn ranked<'a>(needs: &[String], fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
+    let has = |candidate: &&Candidate| needs.iter().all(|one| candidate.capabilities.contains(one));
+    let mut able: Vec<_> = fleet.iter().filter(has).collect();
+    let rank = |one: &Candidate| (!one.serves, std::cmp::Reverse(one.standing(needs)));
+    able.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| a.agent.cmp(&b.agent)));
+    able
+}
+
+/// Why these members, a sentence for each: what was measured of it, and of the first one that it was taken before.
+fn reasons(members: &[(String, AgentId, Vec<String>)], fleet: &[Candidate]) -> String {
+    let mut told = Vec::new();
+    for (part, agent, needs) in members {
+        let able = ranked(needs, fleet);
+        let (Some(taken), other) = (
+            able.iter().find(|one| one.agent == *agent),
+            able.iter().find(|one| one.agent != *agent),
+        ) else {
+            continue;
+        };
+        let before = other.map_or_else(String::new, |other| {
+            let away = if other.serves {
+                ""
+            } else {
+                ", which does not serve,"
+            };
+            format!(" before {}{away}", other.told(needs))
+        });
+        told.push(format!(" {part}: {}{before}.", taken.told(needs)));
+        if told.iter().map(String::len).sum::<usize>() > REASONS_BYTES_MAX {
+            told.push(" …".to_owned());
+            break;
+        }
+    }
+    told.concat()
 }
 
 /// The workflow of a team.
@@ -97,8 +153,8 @@ pub fn draft(order: &TeamOrder, goal: &str, fleet: &[Candidate]) -> Result<Value
     }
     let mut document = match order.pattern {
         TeamPattern::Hierarchical => hierarchical(order, goal, &members(order, fleet)?, fleet)?,
-        TeamPattern::CrossFunctional => cross_functional(&members(order, fleet)?),
-        TeamPattern::Peer => peers(order, &able(order, fleet)?),
+        TeamPattern::CrossFunctional => cross_functional(&members(order, fleet)?, fleet),
+        TeamPattern::Peer => peers(order, &able(order, fleet)?, fleet),
         TeamPattern::Swarm => {
             able(order, fleet)?;
             swarm(order)
@@ -182,17 +238,12 @@ fn members(order: &TeamOrder, fleet: &[Candidate]) -> Result<Members, Vec<FieldE
     Err(missing.collect())
 }
 
-/// Those that have all requirements, those that serve first.
+/// Those that have all requirements, best first.
 fn able<'a>(
     order: &TeamOrder,
     fleet: &'a [Candidate],
 ) -> Result<Vec<&'a Candidate>, Vec<FieldError>> {
-    let needs = |candidate: &&Candidate| {
-        let mut needs = order.requirements.iter();
-        needs.all(|one| candidate.capabilities.contains(one))
-    };
-    let mut able: Vec<_> = fleet.iter().filter(needs).collect();
-    able.sort_by(|a, b| (!a.serves, &a.agent).cmp(&(!b.serves, &b.agent)));
+    let able = ranked(&order.requirements, fleet);
     let wanted = match order.pattern {
         // One agent may have many instances, and one instance many tries.
         TeamPattern::Swarm => 1,
@@ -230,10 +281,13 @@ fn hierarchical(
     fleet: &[Candidate],
 ) -> Result<Value, Vec<FieldError>> {
     let lead = order.lead.clone().unwrap_or_default();
-    if !fleet.iter().any(|one| one.capabilities.contains(&lead)) {
+    let leading = [lead.clone()];
+    let Some(leader) = ranked(&leading, fleet).first().map(|one| one.agent.clone()) else {
         let message = format!("no registered agent has {lead}");
         return Err(vec![FieldError::new("lead", message)]);
-    }
+    };
+    let mut all = vec![("lead".to_owned(), leader.clone(), leading.to_vec())];
+    all.extend(named(members));
     let parts: Vec<_> = members
         .iter()
         .enumerate()
@@ -242,13 +296,15 @@ fn hierarchical(
     let mut steps = vec![json!({
         "id": "brief",
         "requirements": [lead],
+        "prefer": leader,
         "input": {"phase": "brief", "goal": literal(goal), "input": "${input}", "members": parts},
     })];
     let mut results = Map::new();
-    for (nth, (_, capabilities)) in members.iter().enumerate() {
+    for (nth, (agent, capabilities)) in members.iter().enumerate() {
         steps.push(json!({
             "id": part(nth),
             "requirements": capabilities,
+            "prefer": agent,
             "input": {
                 "part": part(nth), "goal": literal(goal), "input": "${input}",
                 "brief": "${steps.brief.output}",
@@ -259,37 +315,54 @@ fn hierarchical(
     steps.push(json!({
         "id": "decide",
         "requirements": [lead],
+        "prefer": leader,
         "input": {
             "phase": "decide", "goal": literal(goal), "input": "${input}",
             "brief": "${steps.brief.output}", "results": results,
         },
     }));
     Ok(json!({
-        "description": "A lead writes a brief, each member does its part by it, and the lead decides.",
+        "description": format!(
+            "A lead writes a brief, each member does its part by it, and the lead decides.{}",
+            reasons(&all, fleet)
+        ),
         "steps": steps,
         "output": "${steps.decide.output}",
     }))
 }
 
-fn cross_functional(members: &Members) -> Value {
+/// Members by the name of their part.
+fn named(members: &Members) -> Vec<(String, AgentId, Vec<String>)> {
+    let numbered = members.iter().enumerate();
+    numbered
+        .map(|(nth, (agent, needs))| (part(nth), agent.clone(), needs.clone()))
+        .collect()
+}
+
+fn cross_functional(members: &Members, fleet: &[Candidate]) -> Value {
     let mut output = Map::new();
     let mut steps = Vec::new();
-    for (nth, (_, capabilities)) in members.iter().enumerate() {
+    for (nth, (agent, capabilities)) in members.iter().enumerate() {
         let id = part(nth);
         output.insert(
             capabilities.join("+"),
             format!("${{steps.{id}.output}}").into(),
         );
-        steps.push(json!({"id": id, "requirements": capabilities, "input": "${input}"}));
+        steps.push(json!({
+            "id": id, "requirements": capabilities, "prefer": agent, "input": "${input}",
+        }));
     }
     json!({
-        "description": "Each member does its part at the same time; every part has to succeed.",
+        "description": format!(
+            "Each member does its part at the same time; every part has to succeed.{}",
+            reasons(&named(members), fleet)
+        ),
         "steps": steps,
         "output": output,
     })
 }
 
-fn peers(order: &TeamOrder, able: &[&Candidate]) -> Value {
+fn peers(order: &TeamOrder, able: &[&Candidate], fleet: &[Candidate]) -> Value {
     let count = size(order);
     let rounds = order.rounds.unwrap_or(1);
     let needed = match order.agreement.unwrap_or_default() {
@@ -297,6 +370,10 @@ fn peers(order: &TeamOrder, able: &[&Candidate]) -> Value {
         Agreement::Unanimous => count,
     };
     let names: Vec<String> = (1..=count).map(|nth| format!("peer-{nth}")).collect();
+    let seats = names.iter().zip(able);
+    let seats: Vec<_> = seats
+        .map(|(name, peer)| (name.clone(), peer.agent.clone(), order.requirements.clone()))
+        .collect();
     let input = |own: &str| match rounds {
         1 => json!("${input.input}"),
         _ => json!({
@@ -330,7 +407,8 @@ fn peers(order: &TeamOrder, able: &[&Candidate]) -> Value {
     json!({
         "description": format!(
             "{count} agents answer each for themselves, in {rounds} rounds at most; an answer holds when {needed} give the same. \
-             Without one, a person decides."
+             Without one, a person decides.{}",
+            reasons(&seats, fleet)
         ),
         "steps": [
             {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
-use mesh_actors_core::agent::{AgentCommand, AgentMachine, AgentState};
+use mesh_actors_core::agent::{AgentCommand, AgentMachine, AgentState, Around};
 use mesh_messages::agent::{Lifecycle, QuarantineKind, SandboxView};
 use mesh_messages::events::AgentEvent;
 use mesh_messages::klp::ControlVerb;
@@ -26,6 +26,19 @@ use crate::partition::{Cause, Entry, Led};
 use crate::store::JournalNews;
 
 type Answer = Box<dyn FnOnce(Result<Arc<AgentState>, Problem>) + Send>;
+
+/// Whether an instance may be started by this.
+fn may_start(command: &AgentCommand) -> bool {
+    !matches!(
+        command,
+        AgentCommand::Offered { .. }
+            | AgentCommand::AttemptEnded { .. }
+            | AgentCommand::Handshaken { .. }
+            | AgentCommand::Ready { .. }
+            | AgentCommand::Up { .. }
+            | AgentCommand::Refund { .. }
+    )
+}
 
 impl AgentShell {
     #[expect(clippy::too_many_lines, reason = "one short arm for each message")]
@@ -155,6 +168,7 @@ impl AgentShell {
                 Ok(())
             }
             AgentMessage::Rested => self.internal(AgentCommand::Rested).await,
+            AgentMessage::NeedsChanged => self.internal(AgentCommand::NeedsChanged).await,
             AgentMessage::Limited {
                 instance,
                 epoch,
@@ -289,12 +303,17 @@ impl AgentShell {
         answer: Option<Answer>,
     ) -> Result<(), ActorProcessingErr> {
         self.stepped = now;
-        self.foresee(&command);
+        let lacks = may_start(&command) && {
+            self.foresee();
+            self.args.ctx.directory.lacks(self.partition.state())
+        };
         let sandboxes = &self.sandboxes;
         let sandbox = |version: &str| sandboxes.get(version)?.as_deref().cloned();
-        let decided = self
-            .machine
-            .step(self.partition.state(), now, random(), &sandbox, command);
+        let decided = {
+            let (state, sandbox) = (self.partition.state(), &sandbox);
+            let around = Around { sandbox, lacks };
+            self.machine.step(state, now, random(), &around, command)
+        };
         let decision = match decided {
             Ok(decision) => decision,
             Err(refusal) => {
@@ -337,20 +356,8 @@ impl AgentShell {
         Ok(())
     }
 
-    /// Works out what will be enforced, where the command may start something.
-    fn foresee(&mut self, command: &AgentCommand) {
-        let may_start = !matches!(
-            command,
-            AgentCommand::Offered { .. }
-                | AgentCommand::AttemptEnded { .. }
-                | AgentCommand::Handshaken { .. }
-                | AgentCommand::Ready { .. }
-                | AgentCommand::Up { .. }
-                | AgentCommand::Refund { .. }
-        );
-        if !may_start {
-            return;
-        }
+    /// Works out what will be enforced around what is started.
+    fn foresee(&mut self) {
         let versions: Vec<_> = self.partition.state().versions.keys().cloned().collect();
         for version in versions {
             if !self.sandboxes.contains_key(&version) {

@@ -2,6 +2,7 @@
 
 mod control;
 mod deploy;
+mod graph;
 mod limit;
 mod logs;
 mod show;
@@ -13,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use mesh_messages::dependency::{Dependents, Needed};
 
 use crate::exit::Failure;
 use crate::session::Session;
@@ -55,11 +57,33 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  meshctl agent status echo --watch")]
     Status(Id),
     /// Start a stopped agent
-    #[command(after_help = "Example:\n  meshctl agent start echo")]
-    Start(Id),
-    /// Stop an agent; it stays registered
-    #[command(after_help = "Example:\n  meshctl agent stop echo")]
-    Stop(Id),
+    #[command(
+        after_help = "Examples:\n  meshctl agent start echo\n  meshctl agent start search --with-needed"
+    )]
+    Start {
+        #[command(flatten)]
+        agent: Id,
+        /// Also the stopped agents that it needs, those first that the others need
+        #[arg(long)]
+        with_needed: bool,
+    },
+    /// Stop an agent; it stays registered. Refused while others that run need it
+    #[command(
+        after_help = "Examples:\n  meshctl agent stop echo\n  meshctl agent stop store --with-dependents"
+    )]
+    Stop {
+        #[command(flatten)]
+        agent: Id,
+        /// Stop the agents that need it, too, and before it
+        #[arg(long, conflicts_with = "alone")]
+        with_dependents: bool,
+        /// Let the agents that need it run without it
+        #[arg(long)]
+        alone: bool,
+    },
+    /// Show what agents need of each other, and the order in which they start
+    #[command(after_help = graph::HELP)]
+    Graph(graph::Graph),
     /// Stop an agent and start it again
     #[command(after_help = "Example:\n  meshctl agent restart echo")]
     Restart(Id),
@@ -183,6 +207,7 @@ impl Command {
                 | Self::Policy(_)
                 | Self::Instances(_)
                 | Self::Sandbox(_)
+                | Self::Graph(_)
         )
     }
 }
@@ -198,8 +223,23 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::List(arguments) => show::list(arguments, session),
         Command::Show(arguments) => show::profile(arguments, session),
         Command::Status(agent) => show::status(&agent.id, session),
-        Command::Start(agent) => control::order(&agent.id, Verb::Start, session),
-        Command::Stop(agent) => control::order(&agent.id, Verb::Stop, session),
+        Command::Start { agent, with_needed } => {
+            let needed = with_needed.then_some(Needed::Start).unwrap_or_default();
+            control::order(&agent.id, Verb::Start(needed), session)
+        }
+        Command::Stop {
+            agent,
+            with_dependents,
+            alone,
+        } => {
+            let dependents = match (with_dependents, alone) {
+                (true, _) => Dependents::Stop,
+                (false, true) => Dependents::Leave,
+                (false, false) => Dependents::Refuse,
+            };
+            control::order(&agent.id, Verb::Stop(dependents), session)
+        }
+        Command::Graph(arguments) => graph::graph(arguments, session),
         Command::Restart(agent) => control::order(&agent.id, Verb::Restart, session),
         Command::Pause(agent) => control::order(&agent.id, Verb::Pause, session),
         Command::Resume(agent) => control::order(&agent.id, Verb::Resume, session),

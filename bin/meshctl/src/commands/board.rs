@@ -5,14 +5,48 @@ use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardFlow};
 
 use crate::client::Request;
 use crate::exit::Failure;
-use crate::output::{Cell, Screen, Table};
+use crate::output::{Cell, Screen, Table, quality};
 use crate::session::Session;
+
+mod cards;
+
+/// What is done with the board's cards; without any, it is shown.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Cards {
+    /// Write the cards to a file
+    #[command(after_help = cards::EXPORT_HELP)]
+    Export(cards::Export),
+    /// Put the cards of a file onto the board
+    #[command(after_help = cards::IMPORT_HELP)]
+    Import(cards::Import),
+}
+
+/// Commands about the board.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    cards: Option<Cards>,
+}
+
+impl Arguments {
+    pub(crate) fn is_watchable(&self) -> bool {
+        self.cards.is_none()
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, session: &mut Session) -> Result<(), Failure> {
+    match &arguments.cards {
+        None => board(session),
+        Some(Cards::Export(arguments)) => cards::export(arguments, session),
+        Some(Cards::Import(arguments)) => cards::import(arguments, session),
+    }
+}
 
 /// Cards that a column shows on a screen; the API gives more.
 const CARDS: u32 = 20;
 
 /// Shows the board.
-pub(crate) fn board(session: &mut Session) -> Result<(), Failure> {
+fn board(session: &mut Session) -> Result<(), Failure> {
     let answer = session.send(&Request::get(&["v1", "board"]).query("cards", Some(CARDS)))?;
     session.out.show(&answer, || Ok(screen(&answer.read()?)))
 }
@@ -114,6 +148,7 @@ fn agents(agents: &[BoardAgent]) -> Table {
         "ATTEMPTS",
         "FAILED",
         "CYCLE TIME",
+        "VERIFIED",
         "LATELY",
     ]);
     for agent in agents {
@@ -141,6 +176,7 @@ fn agents(agents: &[BoardAgent]) -> Table {
                 .unwrap_or_default()
                 .into(),
             cycle.unwrap_or_default().into(),
+            quality(&agent.quality).into(),
             format!(
                 "{} ended in {}",
                 agent.flow.ended,

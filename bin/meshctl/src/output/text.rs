@@ -1,5 +1,6 @@
 //! Small texts: sizes, spans of time, values, and what is safe to show.
 
+use mesh_messages::quality::Quality;
 use serde_json::Value;
 
 /// Text without anything that a terminal would obey: control characters are spelled out, tabs and line ends kept.
@@ -41,6 +42,19 @@ pub(crate) fn megabytes(size: Option<f64>) -> String {
 /// A share of a core, or a dash.
 pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{share:.1}%"))
+}
+
+/// How many of the tasks whose results were verified passed, at first and in the end.
+pub(crate) fn quality(of: &Quality) -> String {
+    let Quality {
+        verified,
+        passed_first,
+        passed,
+    } = of;
+    match verified {
+        0 => "-".to_owned(),
+        _ => format!("{passed}/{verified} passed, {passed_first} at first"),
+    }
 }
 
 /// A value in one line: texts bare, everything else as JSON.

@@ -7,7 +7,7 @@ mod seat;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
+use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState, Around};
 use mesh_actors_core::routing::InstanceKey;
 use mesh_actors_core::task::{Command, Delivery, FleetChange};
 use mesh_messages::agent::FaultState;
@@ -205,7 +205,10 @@ impl World {
             &shell.owned.state,
             now,
             random,
-            &|_: &str| None,
+            &Around {
+                sandbox: &|_| None,
+                lacks: false,
+            },
             command.clone(),
         );
         match &decided {

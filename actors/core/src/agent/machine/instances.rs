@@ -31,11 +31,15 @@ impl AgentMachine {
         self.stopping.get(&instance) == Some(&epoch)
     }
 
-    /// Starts every wanted instance that is not there and need not rest.
+    /// Starts every wanted instance that is not there and need not rest. None while an agent that it needs is not there;
+    /// what an upgrade needs was looked at before it began.
     pub(super) fn fill(&mut self, turn: &mut Turn<'_>) {
         let Some(current) = turn.state.current.clone().filter(|_| !self.closing) else {
             return;
         };
+        if turn.around.lacks && self.upgrade.is_none() {
+            return;
+        }
         let (version, upgraded_from) = match &mut self.upgrade {
             // Two versions never run at once: the end of the last old instance comes back here.
             Some(upgrade) if !upgrade.started && !turn.instances.is_empty() => return,
@@ -68,7 +72,7 @@ impl AgentMachine {
                 instance,
                 epoch,
                 version: version.clone(),
-                sandbox: (turn.sandbox)(&version),
+                sandbox: (turn.around.sandbox)(&version),
             });
             turn.out.effects.push(AgentEffect::Spawn {
                 instance,

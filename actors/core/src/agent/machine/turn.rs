@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use mesh_messages::agent::{Lifecycle, SandboxView};
+use mesh_messages::agent::Lifecycle;
 use mesh_messages::events::AgentEvent;
 use mesh_messages::{AgentId, Epoch, InstanceNo, Timestamp};
 use mesh_supervision_core::fault::FaultRefusal;
 
+use super::Around;
 use crate::agent::{AgentEffect, AgentRefusal, AgentState, Decision};
 
 /// One command at work: the state as its events will leave it.
@@ -14,7 +15,7 @@ pub(super) struct Turn<'a> {
     pub(super) state: &'a AgentState,
     pub(super) now: Timestamp,
     pub(super) random: u64,
-    pub(super) sandbox: &'a dyn Fn(&str) -> Option<SandboxView>,
+    pub(super) around: &'a Around<'a>,
     pub(super) instances: BTreeMap<InstanceNo, (Epoch, Lifecycle)>,
     pub(super) replicas: u32,
     pub(super) epoch: Epoch,

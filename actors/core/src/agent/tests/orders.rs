@@ -395,3 +395,38 @@ fn an_agent_without_a_version_takes_no_orders() {
         expect(&world, &nothing, &[], &[]);
     }
 }
+
+#[test]
+fn nothing_is_started_while_an_agent_that_it_needs_is_not_there() {
+    let mut world = World::new(2);
+    world.lacks = true;
+    world.run(AgentCommand::Start);
+    assert!(world.state.running);
+    assert!(world.state.instances.is_empty(), "it waits");
+    // Whatever else asks for a start waits as well, and counts as nothing.
+    world.run(AgentCommand::Scale { replicas: 3 });
+    world.run(AgentCommand::NeedsChanged);
+    assert!(world.state.instances.is_empty());
+    world.lacks = false;
+    world.run(AgentCommand::NeedsChanged);
+    assert_eq!(world.state.instances.len(), 3);
+    world.all_ready();
+    // What it needs is lost again: what runs goes on, and news of it starts nothing twice.
+    world.lacks = true;
+    world.run(AgentCommand::NeedsChanged);
+    assert_eq!(world.state.ready().count(), 3);
+    // A stop is carried out all the same.
+    world.run(AgentCommand::Stop);
+    assert!(!world.state.running);
+}
+
+#[test]
+fn one_that_was_stopped_while_it_waited_is_not_started_by_what_it_waited_for() {
+    let mut world = World::new(1);
+    world.lacks = true;
+    world.run(AgentCommand::Start);
+    world.run(AgentCommand::Stop);
+    world.lacks = false;
+    world.run(AgentCommand::NeedsChanged);
+    assert!(world.state.instances.is_empty());
+}

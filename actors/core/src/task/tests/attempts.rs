@@ -605,3 +605,21 @@ fn a_suspect_gets_an_instance_of_its_own_while_others_keep_it_busy() {
     assert_eq!(world.state(&bad), TaskState::Assigned);
     assert_eq!(world.state(&later), TaskState::Queued);
 }
+
+#[test]
+fn a_task_goes_to_the_agent_that_it_prefers_while_that_one_is_free_and_has_not_failed_it() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    world.agent("b", &["x"], &[1]);
+    let who = |world: &World, id: &TaskId| world.view(id).assignment.unwrap().agent_id.to_string();
+    for preferred in ["b", "a", "b"] {
+        let id = world.submit(json!({"type": "x", "prefer": preferred}));
+        assert_eq!(who(&world, &id), preferred);
+        world.end(&id, Ok(json!(1)));
+    }
+    let first = world.submit(json!({"type": "x", "prefer": "b"}));
+    assert_eq!(who(&world, &first), "b");
+    // It is taken: somebody else does it at once.
+    let second = world.submit(json!({"type": "x", "prefer": "b"}));
+    assert_eq!(who(&world, &second), "a");
+}

@@ -8,6 +8,7 @@ fn candidate(name: &str, capabilities: &[&str]) -> Candidate {
         agent: AgentId::new(name).unwrap(),
         capabilities: capabilities.iter().map(|&one| one.to_owned()).collect(),
         serves: true,
+        merits: BTreeMap::new(),
     }
 }
 
@@ -195,4 +196,105 @@ fn the_largest_teams_are_accepted() {
         )
         .unwrap();
     }
+}
+
+fn measured(name: &str, capabilities: &[&str], seen: [u64; 3], trust: u32) -> Candidate {
+    let [verified, passed_first, passed] = seen;
+    let merit = Merit {
+        trust: mesh_messages::trust::TrustLevel::from_millionths(trust),
+        quality: mesh_messages::quality::Quality {
+            verified,
+            passed_first,
+            passed,
+        },
+    };
+    let mut candidate = candidate(name, capabilities);
+    candidate.merits = capabilities
+        .iter()
+        .map(|one| ((*one).to_owned(), merit))
+        .collect();
+    candidate
+}
+
+#[test]
+fn of_those_who_can_the_one_with_the_better_verified_results_is_taken() {
+    let needs = ["write".to_owned()];
+    let who = |fleet: &[Candidate]| names(&cover(&needs, fleet))[0].0.to_owned();
+    // Nobody is known: by name. Then what was measured counts, of first results more than of last ones alone.
+    let unknown = candidate("a", &["write"]);
+    assert_eq!(who(&[candidate("b", &["write"]), unknown.clone()]), "a");
+    let good = measured("b", &["write"], [3, 3, 3], 800_000);
+    assert_eq!(who(&[unknown.clone(), good.clone()]), "b");
+    let bad = measured("a", &["write"], [1, 0, 0], 562_500);
+    assert_eq!(who(&[bad.clone(), candidate("b", &["write"])]), "b");
+    let late = measured("a", &["write"], [3, 0, 3], 800_000);
+    assert_eq!(who(&[late, good.clone()]), "b");
+    let distrusted = measured("a", &["write"], [3, 3, 3], 100_000);
+    assert_eq!(who(&[distrusted, unknown.clone()]), "a");
+    // One that does not serve comes after one that does, however good it is.
+    let away = Candidate {
+        serves: false,
+        ..good
+    };
+    assert_eq!(who(&[away, bad]), "a");
+}
+
+#[test]
+fn few_members_are_not_worth_bad_results() {
+    let needs = ["research".to_owned(), "write".to_owned()];
+    let mut fleet = vec![
+        candidate("all", &["research", "write"]),
+        candidate("r", &["research"]),
+        candidate("w", &["write"]),
+    ];
+    assert_eq!(names(&cover(&needs, &fleet)).len(), 1);
+    // It failed again and again at one of them: it keeps the other, and somebody else does that one.
+    fleet[0] = measured("all", &["write"], [3, 0, 0], 300_000);
+    fleet[0].capabilities.insert("research".to_owned());
+    let found = cover(&needs, &fleet);
+    assert_eq!(
+        names(&found),
+        [("all", vec!["research"]), ("w", vec!["write"])]
+    );
+    // Where nobody else is, it is better than nobody.
+    fleet.truncate(2);
+    let found = cover(&needs, &fleet);
+    assert!(found.missing.is_empty(), "{found:?}");
+}
+
+#[test]
+fn a_draft_prefers_its_members_and_says_why_they_are_in_it() {
+    let fleet = [
+        measured("ann", &["write", "lead"], [2, 0, 0], 400_000),
+        measured("bob", &["write", "lead"], [2, 1, 2], 790_000),
+        candidate("cid", &["write"]),
+    ];
+    let hierarchical = order(TeamPattern::Hierarchical, &["write"]);
+    let document = draft(&hierarchical, "g", &fleet).unwrap();
+    let preferred: Vec<&Value> = document["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| &step["prefer"])
+        .collect();
+    assert_eq!(preferred, ["bob", "bob", "bob"]);
+    let why = document["description"].as_str().unwrap();
+    let part = "part-1: bob (write: 2 of 2 verified passed, 1 at first, trust 0.79) before cid (write: no verified results, trust 0.75).";
+    assert!(why.contains(part), "{why}");
+    let mut peers = order(TeamPattern::Peer, &["write"]);
+    peers.size = Some(2);
+    let document = draft(&peers, "g", &fleet).unwrap();
+    let table = &document["steps"][0]["workflow"]["steps"];
+    assert_eq!(
+        (&table[0]["agent"], &table[1]["agent"]),
+        (&json!("bob"), &json!("cid"))
+    );
+    let around = Surroundings {
+        named: &|_| None,
+        offered: None,
+        fleet: None,
+    };
+    assert!(check(&document, around).is_ok());
+    // The same inputs, the same team.
+    assert_eq!(draft(&peers, "g", &fleet).unwrap(), document);
 }

@@ -10,6 +10,7 @@ fn fleet(agents: &[(&str, &[&str])]) -> Vec<Candidate> {
         agent: AgentId::new(*name).unwrap(),
         capabilities: can.iter().map(|one| (*one).to_owned()).collect(),
         serves: true,
+        merits: BTreeMap::new(),
     };
     agents.iter().map(candidate).collect()
 }

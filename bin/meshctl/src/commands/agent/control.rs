@@ -1,6 +1,7 @@
 //! Orders to agents.
 
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
+use mesh_messages::dependency::{Dependents, Needed};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ use crate::session::Session;
 /// An order that is answered with the agent's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
-    Start,
-    Stop,
+    Start(Needed),
+    Stop(Dependents),
     Restart,
     Pause,
     Resume,
@@ -27,8 +28,15 @@ impl Verb {
     fn parts(self) -> (&'static str, Option<Value>, String) {
         let plain = |name, done: &str| (name, None, done.to_owned());
         match self {
-            Self::Start => plain("start", "started"),
-            Self::Stop => plain("stop", "stopped"),
+            Self::Start(needed) => {
+                let body = (needed != Needed::Wait).then(|| json!({ "needed": needed }));
+                ("start", body, "started".to_owned())
+            }
+            Self::Stop(dependents) => {
+                let said = dependents != Dependents::Refuse;
+                let body = said.then(|| json!({ "dependents": dependents }));
+                ("stop", body, "stopped".to_owned())
+            }
             Self::Restart => plain("restart", "restarted"),
             Self::Pause => plain("pause", "paused"),
             Self::Resume => plain("resume", "resumed"),
@@ -64,7 +72,16 @@ fn confirm(id: &str, done: &str, answer: &Answer, session: &mut Session) -> Resu
             .lifecycle
             .map(|stage| format!(" ({stage})"))
             .unwrap_or_default();
-        Ok(Screen::confirmation(format!("{id} {done}{stage}"), id))
+        let waits: Vec<String> = status.waiting_for.iter().map(ToString::to_string).collect();
+        let waits = if waits.is_empty() {
+            String::new()
+        } else {
+            format!("; it waits: {}", waits.join(", "))
+        };
+        Ok(Screen::confirmation(
+            format!("{id} {done}{stage}{waits}"),
+            id,
+        ))
     })
 }
 

@@ -113,6 +113,13 @@ pub(super) fn deploy(arguments: &Deploy, session: &mut Session) -> Result<(), Fa
                 .out
                 .show(&answer, || Ok(Screen::confirmation(sentence, id)))
         }
+        Readiness::Waits(lacks) => {
+            let AgentRegistration { id, version, .. } = &registration;
+            let sentence = format!("{id} {version} registered, it waits: {lacks}");
+            session
+                .out
+                .show(&answer, || Ok(Screen::confirmation(sentence, id.as_str())))
+        }
         Readiness::Failed(failure) => {
             session
                 .out
@@ -141,6 +148,8 @@ enum Readiness {
     Ready(u32),
     /// Another version runs; this one waits for an upgrade.
     NotInForce(String),
+    /// Agents that it needs are not there; it starts when they are.
+    Waits(String),
     Failed(Failure),
 }
 
@@ -167,6 +176,11 @@ fn await_ready(registration: &AgentRegistration, session: &Session) -> Result<Re
             return Ok(Readiness::Failed(not_ready(registration, fault)));
         }
         let left = end.saturating_duration_since(Instant::now());
+        let lacks = &status.waiting_for;
+        if !lacks.is_empty() && (left.is_zero() || lacks.iter().any(|unmet| !unmet.coming)) {
+            let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+            return Ok(Readiness::Waits(lacks.join(", ")));
+        }
         if left.is_zero() {
             return Ok(Readiness::Failed(out_of_time(
                 registration,

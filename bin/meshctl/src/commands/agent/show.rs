@@ -6,13 +6,14 @@ use mesh_messages::agent::{
     AgentStatus, AgentStatusKind, AgentSummary, InstanceView, PolicyValue, QuarantineRecord,
     SandboxView,
 };
+use mesh_messages::quality::Quality;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::client::Request;
 use crate::commands::policy::screen;
 use crate::exit::Failure;
-use crate::output::{Cell, Screen, Table, compact, megabytes, percent, span};
+use crate::output::{Cell, Screen, Table, compact, megabytes, percent, quality, span};
 use crate::session::Session;
 
 /// Which agent, and when.
@@ -201,6 +202,9 @@ fn status_screen(status: &AgentStatus) -> Screen {
             );
         }
     }
+    for unmet in &status.waiting_for {
+        pair("waits", Some(unmet.to_string().into()));
+    }
     if let Some(health) = &status.health {
         pair("health", Some(Cell::state(&wire_name(&health.status))));
         pair("memory", Some(megabytes(Some(health.memory_usage)).into()));
@@ -296,6 +300,16 @@ struct Insights {
     by_type: Vec<TypeInsight>,
     attempts: u64,
     succeeded: u64,
+    #[serde(default)]
+    quality: Quality,
+    #[serde(default)]
+    by_capability: Vec<CapabilityInsight>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CapabilityInsight {
+    capability: String,
+    quality: Quality,
 }
 
 #[derive(Debug, Deserialize)]
@@ -306,20 +320,27 @@ struct TypeInsight {
     attempts: u64,
     succeeded: u64,
     mean_duration_ms: Option<f64>,
+    #[serde(default)]
+    quality: Quality,
 }
 
 pub(super) fn insights(id: &str, session: &mut Session) -> Result<(), Failure> {
     let answer = session.send(&Request::get(&["v1", "agents", id, "insights"]))?;
     session.out.show(&answer, || {
         let insights: Insights = answer.read()?;
-        let mut table = Table::new(&["TYPE", "ATTEMPTS", "SUCCEEDED", "MEAN"]);
+        let mut table = Table::new(&["TYPE", "ATTEMPTS", "SUCCEEDED", "MEAN", "VERIFIED"]);
         for one in &insights.by_type {
             table.row([
                 one.kind.as_str().into(),
                 one.attempts.to_string().into(),
                 one.succeeded.to_string().into(),
                 one.mean_duration_ms.map(|ms| format!("{ms:.0}ms")).into(),
+                quality(&one.quality).into(),
             ]);
+        }
+        let mut capabilities = Table::new(&["CAPABILITY", "VERIFIED"]);
+        for one in &insights.by_capability {
+            capabilities.row([one.capability.as_str().into(), quality(&one.quality).into()]);
         }
         let total = format!(
             "{} attempts, {} succeeded",
@@ -328,8 +349,13 @@ pub(super) fn insights(id: &str, session: &mut Session) -> Result<(), Failure> {
         let screen = Screen::new().line(total);
         Ok(if insights.by_type.is_empty() {
             screen
-        } else {
+        } else if insights.by_capability.is_empty() {
             screen.table(table)
+        } else {
+            screen
+                .line(format!("verified: {}", quality(&insights.quality)))
+                .table(table)
+                .table(capabilities)
         }
         .named(insights.by_type.iter().map(|one| one.kind.as_str())))
     })
