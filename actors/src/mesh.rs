@@ -54,8 +54,10 @@ mod herald;
 mod inbox;
 mod limits;
 mod operations;
+mod outside;
 mod owners;
 mod parts;
+mod permissions;
 mod plans;
 mod refusals;
 mod schedules;
@@ -69,8 +71,9 @@ mod workflows;
 
 pub(crate) use access::TASKS;
 use chaos::Chaos;
+use outside::BusOutside;
 pub(crate) use plans::candidates;
-use services::{BusOutside, MeshServices};
+use services::MeshServices;
 pub(crate) use tasks::find as find_task;
 
 /// How long the ordered end of the tree may take after the drain.

@@ -48,6 +48,7 @@ mod claims;
 mod flights;
 mod identity;
 mod life;
+mod permitted;
 mod refusals;
 mod reports;
 mod session;

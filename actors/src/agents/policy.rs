@@ -130,7 +130,7 @@ pub(crate) fn resolve(
     };
     let (way_out, network) = crate::outbound::values(settings, manifest, said);
     values.extend(network);
-    let outbound = manifest.is_some_and(|manifest| manifest.security.network_access.allow_outbound);
+    let outbound = manifest.is_some_and(|manifest| manifest.security.reaches_out());
     let limits = InstanceBounds {
         kernel,
         way_out: (outbound && granted == Some(false)).then_some(way_out),
@@ -421,7 +421,7 @@ mod tests {
             };
             let executes = match execution(level) {
                 Execution::Anything => "whatever it can read",
-                Execution::Installed => "nothing that it can write",
+                Execution::Installed | Execution::Withheld => "nothing that it can write",
             };
             let also = also.map(|name| format!("`{name}`")).unwrap_or_default();
             let name = level.name();

@@ -93,6 +93,9 @@ impl Session {
 
     fn envelope(&mut self, envelope: Envelope) -> bool {
         let id = envelope.id.clone();
+        if self.lacks_permission(&envelope) {
+            return false;
+        }
         let done = match envelope.kind {
             MessageType::Handshake => self.handshake(&envelope).map(|()| false),
             MessageType::TaskResult => self.task_result(&envelope).map(|()| false),
