@@ -29,6 +29,7 @@ mod hooks;
 mod inbox;
 mod limits;
 mod owners;
+mod permissions;
 mod plans;
 mod programs;
 mod proof_actions;
