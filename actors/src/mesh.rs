@@ -59,6 +59,7 @@ mod owners;
 mod parts;
 mod permissions;
 mod plans;
+mod profiles;
 mod refusals;
 mod schedules;
 mod secrets;

@@ -40,6 +40,7 @@ mod inbox;
 mod limits;
 mod past;
 mod plans;
+mod profiles;
 mod refusals;
 mod trust;
 mod upgrade;
@@ -53,6 +54,7 @@ pub use inbox::{InboxOperations, InboxQuery};
 pub use limits::LimitOperations;
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
+pub use profiles::ProfileOperations;
 pub use refusals::RefusalOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
@@ -302,6 +304,7 @@ pub trait Operations:
     + TrustOperations
     + RefusalOperations
     + LimitOperations
+    + ProfileOperations
     + BudgetOperations
 {
     /// Who presents this token, or, without one, this certificate. Every failure is the same `Invalid authentication`.

@@ -27,6 +27,7 @@ pub mod manifest;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod profile;
 pub mod record;
 pub mod schedule;
 pub mod schema;
