@@ -42,7 +42,7 @@ mod route;
 mod state;
 mod subscriptions;
 
-pub(crate) use check::{UNSIGNED, agent_as_caller};
+pub(crate) use check::{UNSIGNED, agent_as_caller, agent_of_caller};
 pub(crate) use feed::Created;
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{

@@ -56,9 +56,12 @@ mod inbox;
 mod insights;
 mod limits;
 mod operations;
+mod outside;
 mod owners;
 mod parts;
+mod permissions;
 mod plans;
+mod profiles;
 mod refusals;
 mod schedules;
 mod secrets;
@@ -71,8 +74,9 @@ mod workflows;
 
 pub(crate) use access::TASKS;
 use chaos::Chaos;
+use outside::BusOutside;
 pub(crate) use plans::measured;
-use services::{BusOutside, MeshServices};
+use services::MeshServices;
 pub(crate) use tasks::find as find_task;
 
 /// How long the ordered end of the tree may take after the drain.

@@ -42,6 +42,7 @@ mod insights;
 mod limits;
 mod past;
 mod plans;
+mod profiles;
 mod refusals;
 mod trust;
 mod upgrade;
@@ -56,6 +57,7 @@ pub use insights::{AgentInsights, CapabilityInsight, TypeInsight};
 pub use limits::LimitOperations;
 pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
+pub use profiles::ProfileOperations;
 pub use refusals::RefusalOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
@@ -278,6 +280,7 @@ pub trait Operations:
     + TrustOperations
     + RefusalOperations
     + LimitOperations
+    + ProfileOperations
     + BudgetOperations
 {
     /// Who presents this token, or, without one, this certificate. Every failure is the same `Invalid authentication`.

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mesh_egress::{
-    Binding, Bounds, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits, Noted,
-    Observer, Pattern, Policy, Protocol, Proxy, ProxyParts, RequestRule, SystemResolver,
-    grants_from, tls_config,
+    Act, Binding, Bounds, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits,
+    Noted, Observer, Pattern, Permit, Policy, Protocol, Proxy, ProxyParts, RequestRule,
+    SystemResolver, grants_from, tls_config,
 };
 use mesh_messages::agent::PolicyValue;
 use mesh_messages::events::EgressDenial;
-use mesh_messages::manifest::{AgentManifest, NetworkPolicy, SecretMode, SecretSpec};
+use mesh_messages::manifest::{
+    Action, AgentManifest, NetworkGrant, NetworkPolicy, SecretMode, SecretSpec,
+};
 use mesh_messages::policy::OperatorNetwork;
 use mesh_messages::units::ByteCount;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
@@ -106,6 +108,7 @@ pub(crate) fn policy_of(ctx: &Context, manifest: &AgentManifest) -> Result<Polic
                 known.collect()
             }),
         requests: requests(access)?,
+        permits: permits(manifest)?,
         networks: networks
             .map_err(|text| format!("sandbox.egress.networks: {text:?} is no network"))?,
         hosts: hosts(settings)?,
@@ -143,6 +146,29 @@ fn requests(access: &NetworkPolicy) -> Result<Vec<RequestRule>, String> {
         .map_err(|error| format!("security.networkAccess.requests[{index}]: {error}"))
     };
     access.requests.iter().enumerate().map(read).collect()
+}
+
+/// What the permissions leave of its way out.
+fn permits(manifest: &AgentManifest) -> Result<Option<Vec<Permit>>, String> {
+    let act = |action: &Action| match action {
+        Action::Read => Act::Read,
+        Action::Write => Act::Write,
+        Action::Delete => Act::Delete,
+        Action::Execute => Act::Tunnel,
+    };
+    let read = |grant: &NetworkGrant| {
+        let domain = grant.domain.as_deref();
+        Permit::parse(domain, grant.actions.iter().map(act)).map_err(|error| {
+            format!(
+                "security.permissions: network {:?}: {error}",
+                domain.unwrap_or_default()
+            )
+        })
+    };
+    let grants = manifest.security.network_grants();
+    grants
+        .map(|grants| grants.iter().map(read).collect())
+        .transpose()
 }
 
 fn hosts(settings: &EgressSettings) -> Result<BTreeMap<String, Vec<IpAddr>>, String> {

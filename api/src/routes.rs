@@ -17,6 +17,7 @@ mod memory;
 mod past;
 mod plans;
 mod policies;
+mod profiles;
 mod schedules;
 mod secrets;
 mod stream;
@@ -49,6 +50,7 @@ pub(crate) fn table() -> Vec<Route> {
         plans::routes(),
         claims::routes(),
         gates::routes(),
+        profiles::routes(),
         budgets::routes(),
         bus::routes(),
         stream::routes(),

@@ -7,6 +7,13 @@ use serde_json::Value;
 /// What the kinds of the records begin with that hold them.
 const MEMORY: &str = "memory.";
 
+/// The kind of the records that hold what agents hand on to their next incarnation.
+const STATE: &str = "state.saved";
+
+fn is_memory(kind: &str) -> bool {
+    kind.starts_with(MEMORY) || kind == STATE
+}
+
 /// Whether a caller is shown what agents remember.
 pub(crate) fn sees_memory(ops: &dyn Operations, caller: &Caller) -> bool {
     ops.would_permit(caller, Action::Memory)
@@ -22,7 +29,7 @@ pub(crate) fn withhold<'e>(
         return;
     }
     for entry in entries {
-        if entry.kind.starts_with(MEMORY) {
+        if is_memory(&entry.kind) {
             entry.payload = None;
         }
     }
@@ -31,10 +38,7 @@ pub(crate) fn withhold<'e>(
 /// The same for an event of the live stream.
 pub(crate) fn shown(sees_memory: bool, event: &MeshEvent) -> MeshEvent {
     let mut event = event.clone();
-    let hidden = !sees_memory
-        && event.data["kind"]
-            .as_str()
-            .is_some_and(|kind| kind.starts_with(MEMORY));
+    let hidden = !sees_memory && event.data["kind"].as_str().is_some_and(is_memory);
     if hidden && let Some(data) = event.data.as_object_mut() {
         data.insert("payload".to_owned(), Value::Null);
     }

@@ -203,6 +203,7 @@ impl Bench {
             runtime_paths: Vec::new(),
             temp: TempAccess::Private,
             execution: Execution::Anything,
+            narrowed: Default::default(),
             network: NetworkAccess::None,
             secrets: Vec::new(),
             limits: Limits {

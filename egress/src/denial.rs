@@ -27,6 +27,8 @@ pub enum Code {
     ProtocolNotAllowed,
     /// The host is allowed for single requests only, which a tunnel hides.
     TunnelNotAllowed,
+    /// The agent's own permissions do not leave it.
+    PermissionMissing,
     /// The address behind the name belongs to no agent's world.
     AddressNotAllowed,
     /// SOCKS asked for something else than a connection.
@@ -60,6 +62,7 @@ impl Code {
             Self::PathNotAllowed => "path_not_allowed",
             Self::ProtocolNotAllowed => "protocol_not_allowed",
             Self::TunnelNotAllowed => "tunnel_not_allowed",
+            Self::PermissionMissing => "permission_missing",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::CommandNotAllowed => "command_not_allowed",
             Self::TooManyConnections => "too_many_connections",
@@ -87,6 +90,7 @@ impl Code {
             | Self::PathNotAllowed
             | Self::ProtocolNotAllowed
             | Self::TunnelNotAllowed
+            | Self::PermissionMissing
             | Self::AddressNotAllowed
             | Self::CommandNotAllowed
             | Self::Several => (403, "Forbidden"),

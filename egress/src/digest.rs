@@ -20,7 +20,8 @@ pub struct Noted {
     pub count: u64,
 }
 
-type Key = (Code, String, u16);
+/// What tells refusals apart: the kind, the host, the port, and the rule, which names a permission that is missing.
+type Key = (Code, String, u16, Option<String>);
 
 /// Refusals of one window.
 #[derive(Debug, Default)]
@@ -34,7 +35,12 @@ impl Digest {
     /// Takes a refusal at this time. What comes back is to be recorded now: the refusal itself when it is new.
     pub fn note(&mut self, now_ms: u64, denial: Denial) -> Option<Noted> {
         self.started.get_or_insert(now_ms);
-        let key = (denial.code, denial.host.clone(), denial.port);
+        let key = (
+            denial.code,
+            denial.host.clone(),
+            denial.port,
+            denial.rule.clone(),
+        );
         if let Some(noted) = self.repeated.get_mut(&key) {
             noted.count = noted.count.saturating_add(1);
             return None;

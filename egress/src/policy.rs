@@ -9,6 +9,7 @@ use crate::address::refused_address;
 use crate::broker::Binding;
 use crate::denial::{Code, Denial};
 use crate::host::{Host, Pattern};
+use crate::permit::{self, Permit};
 use crate::protocol::Protocol;
 use crate::request::{RequestRule, plain_path};
 
@@ -34,6 +35,8 @@ pub struct Policy {
     pub protocols: Option<BTreeSet<Protocol>>,
     /// Hosts of which only some requests are allowed. Where several speak of a host, one must allow the request.
     pub requests: Vec<RequestRule>,
+    /// What of all this the agent's own permissions leave; everything when absent. One must permit what is asked.
+    pub permits: Option<Vec<Permit>>,
     /// Networks that are not public and open all the same, by the operator's word.
     pub networks: Vec<IpNet>,
     /// Names that are not looked up, by the operator's word.
@@ -106,6 +109,9 @@ impl Policy {
             .map_err(|denial| denial.at(host, port))?;
         self.request(host, ask)
             .map_err(|denial| denial.at(host, port))?;
+        if let Some(permits) = &self.permits {
+            permit::check(permits, host, ask).map_err(|denial| denial.at(host, port))?;
+        }
         if let Host::Address(address) = host {
             self.permits_address(*address)
                 .map_err(|denial| denial.at(host, port))?;

@@ -10,6 +10,8 @@ mod egress;
 pub use after::AfterFailure;
 pub use egress::EgressDenial;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -204,6 +206,38 @@ pub enum AgentEvent {
         /// Who holds them; absent when nobody could.
         level: Option<ControlLevel>,
     },
+    /// It said what it is before it was stopped, for the next incarnation of its replica.
+    #[serde(rename = "state.saved")]
+    StateSaved {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// The version that it is of.
+        version: String,
+        /// What it said.
+        state: Arc<Value>,
+    },
+    /// It took what an earlier one had said, and serves.
+    #[serde(rename = "state.restored")]
+    StateRestored {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// The one that had said it.
+        from: Epoch,
+    },
+    /// What it is could not be saved, or what was saved could not be taken. Nobody is given it any more.
+    #[serde(rename = "state.lost")]
+    StateLost {
+        /// Which replica.
+        instance: InstanceNo,
+        /// Which incarnation.
+        epoch: Epoch,
+        /// Why.
+        reason: String,
+    },
     /// The level of an instance changed. Written before anything is done about it.
     #[serde(rename = "health.instance")]
     InstanceHealth {
@@ -301,6 +335,9 @@ kinds!(AgentEvent {
     LimitsChanged => "limits.changed",
     LimitBreached => "limit.breached",
     InstanceFrozen => "instance.frozen",
+    StateSaved => "state.saved",
+    StateRestored => "state.restored",
+    StateLost => "state.lost",
     InstanceHealth => "health.instance",
     FaultChanged => "fault.changed",
     Quarantined => "quarantined",

@@ -29,6 +29,7 @@ pub mod manifest;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod profile;
 pub mod quality;
 pub mod record;
 pub mod schedule;

@@ -21,6 +21,7 @@ mod check;
 mod liveness;
 mod memory;
 mod pattern;
+mod permission;
 mod policy;
 mod read;
 mod runtime;
@@ -29,6 +30,9 @@ mod security;
 pub use bundle::{BundleFile, MANIFEST_FILES, bundle_files_digest};
 pub use liveness::{LivenessPolicy, OverrunRule, RepetitionRule, TimeRule};
 pub use memory::{MemoryBackend, MemoryConfig, MemoryType};
+pub use permission::{
+    Action, FileGrant, FileGrants, FileRights, Need, NetworkGrant, Permission, ResourceKind,
+};
 pub use policy::{
     AgentPolicy, LifecyclePolicy, MAX_CRASHES_MAX, NetworkLimit, PolicyOverrides, ResourceLimits,
     SandboxLevel, SecurityPolicy,
@@ -39,9 +43,9 @@ pub use read::{
 };
 pub use runtime::{BUILTINS, Program, ResolvedRuntime, RuntimeKind, RuntimeSpec};
 pub use security::{
-    Action, Crypto, FileAccessPolicy, ManifestSignature, ManifestSignatureError, NetworkPolicy,
-    Permission, RequestPolicy, SecretMode, SecretSpec, SecurityConfig, TopicPolicy,
-    manifest_signing_input, verify_manifest_signature,
+    Crypto, FileAccessPolicy, ManifestSignature, ManifestSignatureError, NetworkPolicy,
+    RequestPolicy, SecretMode, SecretSpec, SecurityConfig, TopicPolicy, manifest_signing_input,
+    verify_manifest_signature,
 };
 
 /// An agent, as its author describes it.

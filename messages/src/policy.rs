@@ -14,7 +14,7 @@ use crate::budget::AccountBudget;
 use crate::escalation::{ESCALATION_STEPS_MAX, EscalationStep};
 use crate::ids::AgentId;
 use crate::inbox::{ApprovalRule, RULES_MAX};
-use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits};
+use crate::manifest::{MAX_CRASHES_MAX, ResourceLimits, SandboxLevel};
 use crate::units::ByteCount;
 
 /// Longest crash window: an hour, as failures are counted by the hour, too.
@@ -33,6 +33,9 @@ pub struct OperatorPolicy {
     /// Limits of connections to the outside, at once.
     #[serde(default, skip_serializing_if = "OperatorNetwork::is_empty")]
     pub network_limit: OperatorNetwork,
+    /// The security profile of the sandbox, from an instance's next start on. Manifests may ask for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_level: Option<SandboxLevel>,
     /// Whether the mesh can do without it: when it cannot, the agent's exhaustion escalates instead of isolating it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub essential: Option<bool>,

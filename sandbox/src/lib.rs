@@ -38,8 +38,9 @@ pub use plan::{
 };
 pub use probe::{CgroupKind, Controller, Finding, Probe};
 pub use spec::{
-    AllowedPath, BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, Limits, NetworkAccess, PROXY_PORT,
-    Program, SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile, SpecError, TempAccess,
+    AllowedPath, BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, Limits, Narrowed, NetworkAccess,
+    PROXY_PORT, Program, Rights, SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile,
+    SpecError, TempAccess,
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;

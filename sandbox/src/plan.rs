@@ -137,8 +137,8 @@ pub fn plan(spec: &SandboxSpec, probe: &Probe, policy: &PlanPolicy) -> Result<Pl
     let degraded = verdicts.iter().any(|verdict| verdict.short.is_some());
     let profile = match (spec.execution, degraded) {
         (Execution::Installed, _) => "maximum",
-        (Execution::Anything, true) => "degraded",
-        (Execution::Anything, false) => "strict",
+        (Execution::Anything | Execution::Withheld, true) => "degraded",
+        (Execution::Anything | Execution::Withheld, false) => "strict",
     }
     .to_owned();
     let controls = verdicts

@@ -74,6 +74,9 @@ pub struct SandboxSpec {
     pub temp: TempAccess,
     /// What it may execute.
     pub execution: Execution,
+    /// What of its files it may not do, although it sees them.
+    #[serde(default)]
+    pub narrowed: Narrowed,
     /// Whether it reaches a network.
     pub network: NetworkAccess,
     /// Files that only this sandbox sees, in memory. Never part of what is written out.
@@ -105,6 +108,54 @@ pub struct AllowedPath {
     pub read_only: bool,
 }
 
+/// What may be done with files that are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rights {
+    /// Changing and creating them.
+    pub write: bool,
+    /// Executing them, where [`Execution`] lets it.
+    pub execute: bool,
+    /// Removing them, and moving them away.
+    pub delete: bool,
+}
+
+impl Rights {
+    /// All of them.
+    pub const ALL: Self = Self {
+        write: true,
+        execute: true,
+        delete: true,
+    };
+
+    /// Whether the place has to be mounted writable.
+    #[must_use]
+    pub const fn changes(self) -> bool {
+        self.write || self.delete
+    }
+}
+
+impl Default for Rights {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+/// What is left of the rights on files; everything unless it is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Narrowed {
+    /// In its home.
+    #[serde(default)]
+    pub home: Rights,
+    /// In a private `/tmp`; of `/dev/shm`, which holds what its processes share, only whether it executes.
+    #[serde(default)]
+    pub temp: Rights,
+    /// In allowed paths, by their path.
+    #[serde(default)]
+    pub paths: BTreeMap<PathBuf, Rights>,
+}
+
 /// Whether the agent may use temporary files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -124,6 +175,16 @@ pub enum Execution {
     Anything,
     /// Only what was put there for it: the system, its bundle, what it is shown read-only. Nothing that it can write.
     Installed,
+    /// The same, because nothing else was granted to it; what of its controls may degrade is another matter.
+    Withheld,
+}
+
+impl Execution {
+    /// Whether it may execute what it can write.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Anything)
+    }
 }
 
 /// Whether the agent reaches a network.
@@ -323,8 +384,26 @@ impl SandboxSpec {
                 let why = "it belongs to the system and is only ever read-only";
                 return Err(forbidden("allowedPaths", &allowed.path, why));
             }
+            if self.temp_widens(allowed) {
+                let why = "it lies below /tmp, and would have the rights of the private one there; leave it as many, or tempFileAccess \
+                           out";
+                return Err(forbidden("allowedPaths", &allowed.path, why));
+            }
         }
         Ok(())
+    }
+
+    /// Whether the rights in a private `/tmp` reach a grant below it that has fewer: Landlock adds them up along a path, and
+    /// mounts only tell apart what is writable and executable.
+    fn temp_widens(&self, allowed: &AllowedPath) -> bool {
+        let rights = self.narrowed.paths.get(&allowed.path);
+        let (rights, temp) = (rights.copied().unwrap_or_default(), self.narrowed.temp);
+        let wider = (temp.write && !rights.write) || (temp.delete && !rights.delete);
+        self.temp == TempAccess::Private
+            && allowed.path.starts_with("/tmp")
+            && !allowed.read_only
+            && rights.changes()
+            && wider
     }
 
     fn outside_state(&self, field: &'static str, path: &Path) -> Result<(), SpecError> {

@@ -24,7 +24,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Ids;
+use crate::spec::{Ids, Rights};
 
 /// The helper's `argv[0]`.
 pub(crate) const HELPER_NAME: &str = "meshd-sandbox";
@@ -175,6 +175,8 @@ pub(crate) struct Bind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum BindKind {
     ReadOnly,
+    /// Readable, and nothing in it can be executed.
+    ReadOnlyData,
     Writable,
     /// Writable, and nothing in it can be executed.
     Data,
@@ -230,6 +232,8 @@ pub(crate) enum Access {
     Data,
     /// Everything.
     All,
+    /// Reading, and what of the rest was granted.
+    Granted(Rights),
 }
 
 /// Sends one message.

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 113] = [
+const TABLE: [(&str, &str, &str); 115] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -30,6 +30,8 @@ const TABLE: [(&str, &str, &str); 113] = [
     ("GET", "/v1/agents/{id}/insights", "voap"),
     ("GET", "/v1/agents/{id}/logs", "voap"),
     ("GET", "/v1/agents/{id}/policy", "voap"),
+    ("GET", "/v1/agents/{id}/profile", "voap"),
+    ("GET", "/v1/profiles", "voap"),
     ("GET", "/v1/agents/{id}/instances", "voap"),
     ("GET", "/v1/agents/{id}/sandbox", "voap"),
     ("GET", "/v1/agents/{id}/memory", "a"),

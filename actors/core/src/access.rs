@@ -6,6 +6,7 @@
 //!   is: until then such a rule neither allows nor denies, and a request that only such a rule could allow goes on.
 
 pub mod limits;
+pub mod needs;
 
 use std::collections::BTreeSet;
 

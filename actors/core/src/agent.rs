@@ -112,6 +112,20 @@ pub struct AgentState {
     /// change it.
     #[serde(default)]
     pub misdeeds: Vec<Misdeed>,
+    /// What incarnations handed on and none has taken yet.
+    #[serde(default)]
+    pub saved: BTreeMap<InstanceNo, SavedState>,
+}
+
+/// What an incarnation handed on to the next one of its replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedState {
+    /// The incarnation that said it.
+    pub epoch: Epoch,
+    /// The version that it was of.
+    pub version: String,
+    /// What it said.
+    pub state: Arc<Value>,
 }
 
 /// Misdeeds kept of an agent: each is announced to the task machine at once, which counts it for good. More than one is kept
@@ -255,6 +269,22 @@ impl AgentState {
             AgentEvent::InstanceHealth { .. }
             | AgentEvent::LimitsChanged { .. }
             | AgentEvent::InstanceFrozen { .. } => {}
+            AgentEvent::StateSaved {
+                instance,
+                epoch,
+                version,
+                state,
+            } => {
+                let saved = SavedState {
+                    epoch: *epoch,
+                    version: version.clone(),
+                    state: Arc::clone(state),
+                };
+                self.saved.insert(*instance, saved);
+            }
+            AgentEvent::StateRestored { instance, .. } | AgentEvent::StateLost { instance, .. } => {
+                self.saved.remove(instance);
+            }
             AgentEvent::FaultChanged { view, record, .. } => {
                 self.fault = Some(view.clone());
                 self.fault_record = Some(record.clone());
@@ -294,6 +324,7 @@ impl AgentState {
             AgentEvent::Terminated { .. } => {
                 self.stage = Some(Lifecycle::Terminated);
                 self.running = false;
+                self.saved.clear();
             }
             AgentEvent::Audited { .. } => self.stage = Some(Lifecycle::Audited),
         }
@@ -310,6 +341,7 @@ impl AgentState {
             self.versions.clear();
             self.past.clear();
             self.instances.clear();
+            self.saved.clear();
             self.fault = None;
             self.fault_record = None;
             self.quarantine = None;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::RactorMessage;
+use serde_json::Value;
 
 use mesh_actors_core::agent::{AgentCommand, AgentEffect, AgentMachine, AgentState};
 use mesh_actors_core::dependencies::may_wait;
@@ -124,6 +125,15 @@ pub(crate) enum AgentMessage {
         instance: InstanceNo,
         /// Its incarnation.
         epoch: Epoch,
+    },
+    /// An instance that was to hand on its state has said what it is, or why it cannot.
+    InstanceSaved {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// What it is; `null` when that is nothing.
+        answer: Result<Box<Value>, String>,
     },
     /// An instance is gone, its process tree with it.
     InstanceEnded {

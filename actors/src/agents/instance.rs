@@ -21,6 +21,7 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use mesh_actors_core::agent::SavedState;
 use mesh_actors_core::liveness::{Condition, Watch};
 use mesh_messages::klp::{ControlVerb, Envelope, KlpError};
 use mesh_messages::liveness::Finding;
@@ -46,8 +47,10 @@ mod chaos;
 mod checks;
 mod claims;
 mod flights;
+mod handover;
 mod identity;
 mod life;
+mod permitted;
 mod refusals;
 mod reports;
 mod session;
@@ -84,6 +87,8 @@ pub(crate) struct InstanceArgs {
     pub(crate) manifest: Arc<AgentManifest>,
     pub(crate) digest: String,
     pub(crate) upgraded_from: Option<String>,
+    /// What an earlier incarnation handed on.
+    pub(crate) restore: Option<SavedState>,
     pub(crate) live: Arc<InstanceLive>,
     pub(crate) log: Arc<LogTail>,
 }
@@ -119,6 +124,10 @@ pub(crate) enum InstanceMessage {
     Control(ControlVerb),
     /// Finish what is in hand, then end.
     Drain,
+    /// The same, and in between it says what it is.
+    HandOver,
+    /// What it said is dealt with.
+    Kept,
     /// End at once.
     Kill,
     /// The sandbox stands, or not. From the start-up task.
@@ -172,6 +181,8 @@ impl InstanceMessage {
             | Self::Strike { .. }
             | Self::Control(_)
             | Self::Drain
+            | Self::HandOver
+            | Self::Kept
             | Self::Kill
             | Self::Launched(_)
             | Self::Line(_)
@@ -264,6 +275,7 @@ pub(crate) struct Session {
     args: InstanceArgs,
     me: ActorRef<InstanceMessage>,
     phase: Phase,
+    hand: handover::Hand,
     start_until: Timestamp,
     process: Process,
     out: Option<mpsc::Sender<Vec<u8>>>,
@@ -327,6 +339,7 @@ impl Actor for InstanceActor {
         Ok(Box::new(Session {
             me,
             phase: Phase::Starting,
+            hand: handover::Hand::default(),
             start_until,
             process: Process::Absent,
             out: None,
@@ -447,6 +460,8 @@ impl Session {
                 let _caller_gone = reply.send(struck);
             }
             InstanceMessage::Drain => self.drain(),
+            InstanceMessage::HandOver => self.hand_over(),
+            InstanceMessage::Kept => self.let_go(),
             InstanceMessage::Kill => self.kill(None),
             InstanceMessage::Launched(launched) => self.launched(*launched),
             InstanceMessage::Line(input) => self.input(input),

@@ -18,6 +18,9 @@ use mesh_supervision_core::fault::FaultConfig;
 use super::bounds::bounds;
 use crate::context::{Context, Settings};
 
+/// The key of the security profile.
+const LEVEL: &str = "security.sandbox_level";
+
 /// The one key that is the operator's alone.
 const OPEN_NETWORK: &str = "security.open_network";
 
@@ -91,7 +94,9 @@ pub(crate) fn resolve(
         .manifest
         .sandbox_level
         .max(manifest.and_then(|manifest| asked_in_a_word(manifest, settings.sandbox_level)));
-    let profile = profile(settings, asked);
+    let assigned = layers.agent.sandbox_level;
+    let base = assigned.or(layers.all.sandbox_level);
+    let profile = profile(settings, (assigned, base), asked);
     let sandbox_required = profile >= SandboxLevel::Strict;
     let by_manifest = asked.is_some() && !settings.sandbox_required;
     let signs_itself = layers.manifest.crypto_required == Some(true);
@@ -110,9 +115,9 @@ pub(crate) fn resolve(
         by_manifest,
     );
     plain(
-        "security.sandbox_level",
+        LEVEL,
         json!(profile.name()),
-        asked == Some(profile) && profile != settings.sandbox_level,
+        asked == Some(profile) && profile != base.unwrap_or(settings.sandbox_level),
     );
     plain(
         "security.crypto_required",
@@ -130,11 +135,18 @@ pub(crate) fn resolve(
     };
     let (way_out, network) = crate::outbound::values(settings, manifest, said);
     values.extend(network);
-    let outbound = manifest.is_some_and(|manifest| manifest.security.network_access.allow_outbound);
+    let outbound = manifest.is_some_and(|manifest| manifest.security.reaches_out());
     let limits = InstanceBounds {
         kernel,
         way_out: (outbound && granted == Some(false)).then_some(way_out),
     };
+    if base == Some(profile)
+        && let Some(level) = values.iter_mut().find(|value| value.key == LEVEL)
+    {
+        // Where the operator's policy says it, that is its origin.
+        let own = assigned.map(|_| layers.agent_origin.clone());
+        level.origin = own.unwrap_or_else(|| "policy".to_owned());
+    }
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
     for (key, rules, origin) in [
@@ -170,10 +182,20 @@ fn asked_in_a_word(manifest: &AgentManifest, configured: SandboxLevel) -> Option
 
 /// The security profile of an agent that asks for one: a manifest may always ask for more, and for less only where the
 /// operator requires nothing.
-pub(crate) fn profile(settings: &Settings, asked: Option<SandboxLevel>) -> SandboxLevel {
-    let wanted = asked.unwrap_or(settings.sandbox_level);
+///
+/// What the operator assigned to the agent is the least that it has; what was assigned to all takes the place of the
+/// configuration.
+pub(crate) fn profile(
+    settings: &Settings,
+    (assigned, base): (Option<SandboxLevel>, Option<SandboxLevel>),
+    asked: Option<SandboxLevel>,
+) -> SandboxLevel {
+    let base = base.unwrap_or(settings.sandbox_level);
+    let wanted = asked
+        .unwrap_or(base)
+        .max(assigned.unwrap_or(SandboxLevel::Relaxed));
     if settings.sandbox_required {
-        wanted.max(settings.sandbox_level).max(SandboxLevel::Strict)
+        wanted.max(base).max(SandboxLevel::Strict)
     } else {
         wanted
     }
@@ -421,7 +443,7 @@ mod tests {
             };
             let executes = match execution(level) {
                 Execution::Anything => "whatever it can read",
-                Execution::Installed => "nothing that it can write",
+                Execution::Installed | Execution::Withheld => "nothing that it can write",
             };
             let also = also.map(|name| format!("`{name}`")).unwrap_or_default();
             let name = level.name();

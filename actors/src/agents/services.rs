@@ -10,11 +10,14 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
     ClaimOp, ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply, SessionToken, TaskRequest,
 };
+use mesh_messages::manifest::Need;
+use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, Position, TaskId};
 
 use super::delivery::AttemptNews;
 use crate::directory::AgentEntry;
+use crate::operations::Action;
 use crate::partition::Cause;
 
 /// A delegation as an agent asked for it.
@@ -161,6 +164,8 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
     fn line_refused(&self, agent: &AgentId, code: &str);
     /// An agent says that it calls something, or that a call is over; `led` is what its task stands on.
     fn called(&self, event: SentinelEvent, led: Option<Cause>);
+    /// The manifest of an agent lacks the permission for what it asked; the audit says so.
+    fn lacks(&self, agent: &AgentId, action: Action, resource: &str, need: &Need) -> Problem;
     /// An agent was not let out.
     fn egress_denied(&self, denial: EgressDenial);
     /// An upgrade has ended, with this error if it failed.

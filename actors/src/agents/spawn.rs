@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use mesh_messages::agent::{ControlLevel, ControlView, SandboxView};
-use mesh_messages::manifest::{AgentManifest, Program as Wanted, SandboxLevel, SecretMode};
+use mesh_messages::manifest::{
+    AgentManifest, FileGrant, FileGrants, FileRights, Program as Wanted, ResourceKind,
+    SandboxLevel, SecretMode,
+};
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use mesh_sandbox::{
-    AllowedPath, BUNDLE_INSIDE, Ids, Level, NetworkAccess, Plan, PlanPolicy, Program,
-    SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
+    AllowedPath, BUNDLE_INSIDE, Execution, Ids, Level, Narrowed, NetworkAccess, Plan, PlanPolicy,
+    Program, Rights, SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
 };
 
 use super::bundle::{bundle_dir, manifest_name};
@@ -104,8 +107,13 @@ pub(crate) fn plan_under(
     let policy = resolve(Some(manifest), settings, policy);
     let secrets = secrets(ctx, manifest)?;
     let granted = settings.open_network.contains(&manifest.id);
-    let network = match (manifest.security.network_access.allow_outbound, granted) {
+    let narrowed = manifest.security.narrows(ResourceKind::Network);
+    let network = match (manifest.security.reaches_out(), granted) {
         (false, _) => NetworkAccess::None,
+        (true, true) if narrowed => {
+            let text = "security.permissions narrow its network, and sandbox.open_network opens it unfiltered; one of them has to go";
+            return Err(SpawnRefusal::Network(text.to_owned()));
+        }
         (true, true) if policy.profile == SandboxLevel::Maximum => {
             let text = "its profile is `maximum`, and sandbox.open_network names it; one of them has to go";
             return Err(SpawnRefusal::Network(text.to_owned()));
@@ -120,7 +128,7 @@ pub(crate) fn plan_under(
     let (program, args, runtime_paths) = program(&runtime.program, runtime.args)?;
     let home = home_dir(&settings.data, manifest, start.instance);
     let bundle = bundle_dir(&settings.data, start.digest);
-    let files = &manifest.security.file_access;
+    let files = manifest.security.file_grants();
     let spec = SandboxSpec {
         label: manifest.id.to_string(),
         run_id: settings.run_id.clone(),
@@ -137,20 +145,24 @@ pub(crate) fn plan_under(
         home,
         state: settings.data.clone(),
         allowed_paths: files
-            .allowed_paths
+            .paths
             .iter()
-            .map(|path| AllowedPath {
-                path: PathBuf::from(path),
-                read_only: files.read_only,
+            .map(|grant| AllowedPath {
+                path: PathBuf::from(&grant.path),
+                read_only: !grant.rights.changes(),
             })
             .collect(),
         runtime_paths,
-        temp: if files.temp_file_access {
+        temp: if files.temp.is_some() {
             TempAccess::Private
         } else {
             TempAccess::None
         },
-        execution: execution(policy.profile),
+        execution: match execution(policy.profile) {
+            Execution::Anything if !files.execute() => Execution::Withheld,
+            of_profile => of_profile,
+        },
+        narrowed: narrowed_to(&files),
         network,
         secrets,
         limits: policy.limits.kernel,
@@ -171,10 +183,30 @@ pub(crate) fn plan_under(
     Ok((planned, policy.limits))
 }
 
+/// What of its files it may not do, although it sees them.
+fn narrowed_to(files: &FileGrants) -> Narrowed {
+    let rights = |rights: FileRights| Rights {
+        write: rights.write,
+        execute: rights.execute,
+        delete: rights.delete,
+    };
+    let of_path = |grant: &FileGrant| (PathBuf::from(&grant.path), rights(grant.rights));
+    // Without files of its own there, only what its processes share is left, and follows its home.
+    let temp = files.temp.unwrap_or(FileRights {
+        execute: files.home.execute,
+        ..FileRights::ALL
+    });
+    Narrowed {
+        home: rights(files.home),
+        temp: rights(temp),
+        paths: files.paths.iter().map(of_path).collect(),
+    }
+}
+
 /// The files of those secrets that the agent gets as such; the others must at least be there for it.
 fn secrets(ctx: &Context, manifest: &AgentManifest) -> Result<Vec<SecretFile>, SpawnRefusal> {
-    let proxied = manifest.security.network_access.allow_outbound
-        && !ctx.settings.open_network.contains(&manifest.id);
+    let proxied =
+        manifest.security.reaches_out() && !ctx.settings.open_network.contains(&manifest.id);
     let agent = manifest.id.as_str();
     let mut files = Vec::new();
     for (index, spec) in manifest.secrets.iter().enumerate() {

@@ -132,6 +132,11 @@ fn own(caller: &Caller, value: &serde_json::Value, now: Timestamp) -> Defaults {
     }
 }
 
+/// The agent that a caller is.
+pub(crate) fn agent_of_caller(caller: &Caller) -> Option<AgentId> {
+    AgentId::new(caller.name.strip_prefix("agent:")?).ok()
+}
+
 /// An agent on its own channel, as the door would know it by a token.
 pub(crate) fn agent_as_caller(agent: &AgentId) -> Caller {
     Caller {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use mesh_actors_core::access::Recipient;
+use mesh_actors_core::access::{Recipient, needs};
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
+use mesh_messages::manifest::{Action as Permitted, Need, ResourceKind};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch, Timestamp};
@@ -124,6 +125,7 @@ impl BusHandle {
         if action_of(vouched.envelope.kind) == Action::MessageReceive {
             self.sentinel.decide(caller, Action::MessageReceive, PATH)?;
         }
+        self.check_permissions(caller, action_of(vouched.envelope.kind), &vouched.envelope)?;
         let admitted = self.admit(&vouched, now)?;
         if vouched.envelope.kind == MessageType::TaskRequest {
             // A task is a task, whichever way it comes. What it is, is known when its address is.
@@ -206,13 +208,24 @@ impl BusHandle {
         topic: &TopicPattern,
     ) -> Result<(), Problem> {
         let policy = self.outside.directory.topics(agent, epoch);
-        let (left, rule) = match action {
-            Action::MessageReceive => (policy.may_subscribe(topic), "security.topics.subscribe"),
-            _ => (policy.may_publish(topic), "security.topics.publish"),
+        let (left, act, rule) = match action {
+            Action::MessageReceive => (
+                policy.may_subscribe(topic),
+                Permitted::Read,
+                "security.topics.subscribe",
+            ),
+            _ => (
+                policy.may_publish(topic),
+                Permitted::Write,
+                "security.topics.publish",
+            ),
         };
         if left {
             return Ok(());
         }
+        let need = Need::new(ResourceKind::Topic, act, topic.as_str());
+        let missing = self.outside.directory.missing(agent, epoch, vec![need]);
+        let rule = missing.map_or_else(|| rule.to_owned(), |need| need.to_string());
         let facts = Facts {
             barred: Some(rule),
             ..Facts::default()
@@ -243,6 +256,30 @@ impl BusHandle {
         match sender.filter(|sender| sender.name != caller.name) {
             Some(sender) => self.sentinel.judge(&sender, action, &resource, &facts),
             None => Ok(()),
+        }
+    }
+
+    /// Whether an agent that posts a message has the permissions that it needs.
+    fn check_permissions(
+        &self,
+        caller: &Caller,
+        action: Action,
+        envelope: &Envelope,
+    ) -> Result<(), Problem> {
+        let Some(agent) = check::agent_of_caller(caller) else {
+            return Ok(());
+        };
+        // A task is asked about when its address has told what it needs.
+        if envelope.kind == MessageType::TaskRequest {
+            return Ok(());
+        }
+        let needs = needs::of_message(envelope);
+        match self.outside.directory.missing(&agent, None, needs) {
+            None => Ok(()),
+            Some(need) => {
+                let to = envelope.to.to_string();
+                Err(self.sentinel.lacks(caller, action, &to, &need))
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use mesh_actors_core::bus::{Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{Envelope, SecurityAlert, TaskResult};
-use mesh_messages::manifest::TopicPolicy;
+use mesh_messages::manifest::{Need, TopicPolicy};
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
@@ -29,6 +29,9 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// Which topics an agent may use, as the manifest of this incarnation says, if it lives; else as the one in force does.
     /// They differ while a new version is about to take the place of another. Never waits.
     fn topics(&self, agent: &AgentId, epoch: Option<Epoch>) -> TopicPolicy;
+
+    /// The first of what is needed that the permissions of the same manifest do not leave. Never waits.
+    fn missing(&self, agent: &AgentId, epoch: Option<Epoch>, needs: Vec<Need>) -> Option<Need>;
 }
 
 /// No instance of the agent takes mail now, whatever the directory said a moment ago.

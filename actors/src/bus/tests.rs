@@ -10,7 +10,7 @@ use mesh_actors_core::bus::{AgentEntry, Presence, Snapshot};
 use mesh_messages::address::Address;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::klp::{Defaults, MessageType, SecurityAlert, Stamp, TaskResult, decode};
-use mesh_messages::manifest::{Persona, TopicPolicy};
+use mesh_messages::manifest::{Need, Persona, SecurityConfig, TopicPolicy};
 use mesh_messages::problem::ProblemKind;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, TaskId};
@@ -42,6 +42,8 @@ struct World {
     signers: Mutex<BTreeSet<String>>,
     /// What every agent's manifest leaves it.
     topics: Mutex<TopicPolicy>,
+    /// The same for permissions.
+    security: Mutex<SecurityConfig>,
 }
 
 impl Directory for World {
@@ -57,6 +59,10 @@ impl Directory for World {
 
     fn topics(&self, _: &AgentId, _: Option<Epoch>) -> TopicPolicy {
         self.topics.lock().unwrap().clone()
+    }
+
+    fn missing(&self, _: &AgentId, _: Option<Epoch>, needs: Vec<Need>) -> Option<Need> {
+        self.security.lock().unwrap().missing(needs)
     }
 }
 

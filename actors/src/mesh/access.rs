@@ -88,7 +88,8 @@ impl Mesh {
         };
         self.sentinel
             .authorize_about(caller, action, resource, facts)
-            .await
+            .await?;
+        self.may_enter(caller, action, resource)
     }
 
     /// Whether the caller may submit these tasks, now that it is known what they are.
@@ -96,7 +97,8 @@ impl Mesh {
     /// # Errors
     /// `forbidden`.
     pub(super) fn may_submit(&self, caller: &Caller, specs: &[TaskSpec]) -> Result<(), Problem> {
-        let tasks = specs.iter().flat_map(TaskFacts::all_of).collect();
+        let tasks: Vec<_> = specs.iter().flat_map(TaskFacts::all_of).collect();
+        self.may_give(caller, TASKS, &tasks)?;
         self.sentinel.may_submit(caller, TASKS, tasks)
     }
 
@@ -134,6 +136,7 @@ impl Mesh {
         if tasks.is_empty() {
             return Ok(());
         }
+        self.may_give(caller, resource, &tasks)?;
         self.sentinel.may_submit(caller, resource, tasks)
     }
 

@@ -424,7 +424,7 @@ impl Mesh {
             .state()
             .instances
             .values()
-            .any(|i| i.hooks.iter().any(|h| h == "upgrade"));
+            .any(|i| i.hooks.iter().any(|h| h == "upgrade" || h == "save_state"));
         let kind = match (rollback, request.kind) {
             (true, _) => UpgradeType::Rollback,
             (false, UpgradeType::Soft) if hook => UpgradeType::Soft,

@@ -4,45 +4,37 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 
-use mesh_actors_core::agent::{AgentCommand, AgentState};
-use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
 use mesh_actors_core::routing::InstanceKey;
 use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
-use mesh_messages::agent::{AgentStatusKind, FaultState, Lifecycle, QuarantineKind};
+use mesh_messages::agent::AgentStatusKind;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
-    ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SecurityAlert, SessionToken,
-    TaskResult,
+    ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SessionToken,
 };
-use mesh_messages::manifest::{AgentManifest, TopicPolicy};
+use mesh_messages::manifest::Need;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
-use mesh_messages::task::TaskState;
-use mesh_messages::{
-    AgentId, Epoch, Failure, FailureClass, InstanceNo, Position, Severity, TaskId,
-};
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo, Position, TaskId};
 
 use super::access::limits_of;
 use super::views::status_kind;
-use crate::agents::agent::AgentMessage;
-use crate::agents::delivery::{AttemptNews, Mail};
+use crate::agents::delivery::AttemptNews;
 use crate::agents::services::{BearerText, ClaimRequest, Delegation, Services};
-use crate::bus::{self, BusHandle, NoRoute, TaskAnswer, TaskOrder};
+use crate::bus::{self, BusHandle};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::memory::MemoryHandle;
+use crate::operations::Action;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::Cause;
 use crate::sentinel::SentinelHandle;
 
 /// What a line of an agent is called in the audit, when it is refused.
 const LINE: &str = "klp.line";
-/// What a posted message that becomes a task is called there.
-const MESSAGES: &str = "/v1/messages";
 /// How long a session token is valid, unless its incarnation ends before.
 const SESSION_TTL: Duration = Duration::from_hours(1);
 /// Upgrades that a listener may lag behind; each caller of `upgrade` is one.
@@ -96,7 +88,11 @@ impl MeshServices {
 
 /// What a reference stands for, as the agent could have it as a file: a secret for requests to some hosts is for nothing
 /// else. What stands behind the `@` names the store, of which there is one.
-fn secret_text(ctx: &Context, name: &str, agent: &AgentId) -> Option<zeroize::Zeroizing<String>> {
+pub(super) fn secret_text(
+    ctx: &Context,
+    name: &str,
+    agent: &AgentId,
+) -> Option<zeroize::Zeroizing<String>> {
     let name = name.split('@').next()?;
     let value = ctx.secrets.mounted(name, agent.as_str()).ok()?;
     let text = std::str::from_utf8(&value).ok()?;
@@ -322,6 +318,11 @@ impl Services for MeshServices {
         self.sentinel.record_refused(&user, LINE, "", code);
     }
 
+    fn lacks(&self, agent: &AgentId, action: Action, resource: &str, need: &Need) -> Problem {
+        let caller = bus::agent_as_caller(agent);
+        self.sentinel.lacks(&caller, action, resource, need)
+    }
+
     fn egress_denied(&self, denial: EgressDenial) {
         self.sentinel.record_egress(denial);
     }
@@ -373,224 +374,5 @@ impl Services for MeshServices {
 
     fn upgrade_done(&self, agent: &AgentId, error: Option<String>) {
         let _nobody_waits = self.upgrades.send((agent.clone(), error));
-    }
-}
-
-/// What the bus needs to know, answered from the directory and the task machine.
-#[derive(Debug, Clone)]
-pub(crate) struct BusOutside {
-    pub(crate) ctx: Arc<Context>,
-    pub(crate) sentinel: SentinelHandle,
-    pub(crate) orchestrator: OrchestratorHandle,
-}
-
-impl bus::Directory for BusOutside {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        let agents = self.ctx.directory.all();
-        let agents = agents
-            .iter()
-            .filter_map(|entry| {
-                let state = entry.state();
-                let manifest = state.manifest()?;
-                let found = BusEntry {
-                    version: manifest.version.to_string(),
-                    persona: manifest.persona,
-                    capabilities: manifest.capabilities.clone(),
-                    presence: presence(&state),
-                };
-                Some((entry.id.clone(), found))
-            })
-            .collect();
-        Arc::new(Snapshot {
-            agents,
-            node: vec![self.ctx.node.did.to_string()],
-        })
-    }
-
-    fn presence(&self, agent: &AgentId) -> Presence {
-        let entry = self.ctx.directory.get(agent.as_str());
-        // One without a manifest has never been registered.
-        let state = entry.map(|entry| entry.state());
-        let known = state.filter(|state| state.manifest().is_some());
-        known.map_or(Presence::Gone, |state| presence(&state))
-    }
-
-    fn topics(&self, agent: &AgentId, epoch: Option<Epoch>) -> TopicPolicy {
-        let entry = self.ctx.directory.get(agent.as_str());
-        let state = entry.map(|entry| entry.state());
-        let manifest = state.as_ref().and_then(|state| {
-            let of_it = epoch.and_then(|epoch| state.manifest_of(epoch));
-            of_it.or_else(|| state.manifest())
-        });
-        manifest.map_or_else(TopicPolicy::default, |manifest| {
-            manifest.security.topics.clone()
-        })
-    }
-}
-
-fn presence(state: &AgentState) -> Presence {
-    match (state.fault_state(), state.stage()) {
-        (_, Lifecycle::Terminated | Lifecycle::Audited) => Presence::Gone,
-        (FaultState::Quarantined, _) => Presence::Away,
-        _ if state.ready().next().is_some() => Presence::Up,
-        _ => Presence::Away,
-    }
-}
-
-impl bus::Delivery for BusOutside {
-    fn deliver(
-        &self,
-        agent: &AgentId,
-        envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
-    ) -> Result<(), NoRoute> {
-        let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
-        if entry.state().ready().next().is_none() {
-            return Err(NoRoute);
-        }
-        let mail = Mail {
-            envelope: Box::new(envelope),
-            reply,
-            epoch: None,
-        };
-        entry
-            .slot
-            .cast(AgentMessage::Mail(mail))
-            .map_err(|_| NoRoute)
-    }
-
-    fn incarnations(&self, agent: &AgentId) -> Vec<Epoch> {
-        let Some(entry) = self.ctx.directory.get(agent.as_str()) else {
-            return Vec::new();
-        };
-        let state = entry.state();
-        if presence(&state) != Presence::Up {
-            return Vec::new();
-        }
-        state.ready().map(|(_, instance)| instance.epoch).collect()
-    }
-
-    fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute> {
-        let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
-        let mail = Mail {
-            envelope: Box::new(envelope),
-            reply: None,
-            epoch: Some(epoch),
-        };
-        let told = entry.slot.cast(AgentMessage::Mail(mail));
-        told.map_err(|_| NoRoute)
-    }
-}
-
-#[async_trait]
-impl bus::TaskGateway for BusOutside {
-    async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
-        let mut spec = order.spec;
-        spec.agent = order.only;
-        spec.within.extend(limits_of(&order.caller));
-        let facts = TaskFacts::all_of(&spec);
-        self.sentinel.may_submit(&order.caller, MESSAGES, facts)?;
-        let (receipts, _) = self
-            .orchestrator
-            .submit(&order.caller.name, vec![spec])
-            .await?;
-        let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
-            return Err(Problem::internal("a submission without a receipt"));
-        };
-        let waited = std::slice::from_ref(&task);
-        let ended =
-            super::tasks::wait_ended(&self.ctx, &self.orchestrator, waited, order.wait).await?;
-        let Some(ended) = ended.into_iter().next() else {
-            return Err(Problem::task_not_found(task.as_str()));
-        };
-        Ok(if ended.state.is_terminal() {
-            TaskAnswer::Ended(task, result_of(ended.state, ended.output, ended.error))
-        } else {
-            TaskAnswer::Running(task)
-        })
-    }
-}
-
-fn result_of(
-    state: TaskState,
-    output: Option<serde_json::Value>,
-    error: Option<Failure>,
-) -> TaskResult {
-    match (state, error) {
-        (TaskState::Succeeded, _) => TaskResult::Done {
-            output: output.unwrap_or_default(),
-            usage: None,
-        },
-        (_, Some(error)) => TaskResult::Failed { error, usage: None },
-        (state, None) => TaskResult::Failed {
-            error: Failure::new(FailureClass::Cancelled, format!("the task ended {state}")),
-            usage: None,
-        },
-    }
-}
-
-impl bus::Keys for BusOutside {
-    fn key_of(&self, address: &Address) -> Option<DidKey> {
-        match address {
-            Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
-                Some(self.ctx.node.did)
-            }
-            _ => self.sentinel.key_of(address),
-        }
-    }
-
-    fn must_sign(&self, sender: &Address) -> bool {
-        let entry = bus::agent_of(sender).and_then(|id| self.ctx.directory.get(id.as_str()));
-        let signs = |entry: Arc<AgentEntry>| {
-            entry
-                .state()
-                .manifest()
-                .is_some_and(AgentManifest::signs_itself)
-        };
-        entry.is_some_and(signs)
-    }
-
-    fn resolve(&self, reference: &str, sender: &Address) -> Option<zeroize::Zeroizing<String>> {
-        let name = reference.strip_prefix("vault://")?;
-        secret_text(&self.ctx, name, &bus::agent_of(sender)?)
-    }
-}
-
-impl bus::Alarms for BusOutside {
-    fn alert(&self, from: &Address, alert: SecurityAlert) {
-        let SecurityAlert {
-            severity,
-            description,
-            agent: about,
-            ..
-        } = alert;
-        tracing::warn!(%from, ?severity, description, agent = ?about, "security alert");
-        let Some(sender) = bus::agent_of(from) else {
-            return;
-        };
-        // An agent is believed when it says of itself that it cannot be trusted any more. What it says of others is
-        // recorded for people to judge: else any agent could isolate any other.
-        let of_itself = about.is_none_or(|about| about == sender);
-        let Some(entry) = self.ctx.directory.get(sender.as_str()) else {
-            return;
-        };
-        if !of_itself || severity < Severity::High {
-            return;
-        }
-        let command = AgentCommand::Quarantine {
-            kind: QuarantineKind::SecurityViolation,
-            description: format!("it raised an alert about itself: {description}"),
-            severity,
-        };
-        let cause = Cause::by(format!("agent:{sender}"));
-        let reply = ractor::concurrency::oneshot().0.into();
-        let order = AgentMessage::Order {
-            command,
-            cause,
-            reply,
-        };
-        if entry.slot.cast(order).is_err() {
-            tracing::error!(agent = %sender, "an agent that raised an alert about itself could not be isolated");
-        }
     }
 }

@@ -221,7 +221,7 @@ impl super::Mesh {
                 continue;
             };
             let open = self.ctx.settings.open_network.contains(&entry.id);
-            if open && manifest.security.network_access.allow_outbound && state.running {
+            if open && manifest.security.reaches_out() && state.running {
                 warnings.push(format!(
                     "agent {} has the host's network, unfiltered",
                     entry.id

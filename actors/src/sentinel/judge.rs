@@ -3,6 +3,7 @@
 use mesh_actors_core::access::limits::{Use, leaves};
 use mesh_actors_core::access::{About, Act, Recipient, Verdict, Who, decide, has_rules};
 use mesh_messages::access::{AccessVerb, TaskFacts};
+use mesh_messages::manifest::Need;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 
@@ -27,7 +28,7 @@ pub struct Facts {
     /// Whom it reaches.
     pub to: Option<Recipient>,
     /// What of the caller's own manifest does not leave it.
-    pub barred: Option<&'static str>,
+    pub barred: Option<String>,
 }
 
 impl SentinelHandle {
@@ -157,7 +158,7 @@ impl SentinelHandle {
             name: &caller.name,
             role: Some(caller.role),
         };
-        let barred = facts.barred.map(str::to_owned);
+        let barred = facts.barred.clone();
         match self.verdict(who, permitted, action, facts) {
             Verdict::Allowed | Verdict::Open => match barred.or(limited(caller, action, facts)) {
                 None => Ok(()),
@@ -231,6 +232,17 @@ impl SentinelHandle {
     /// Counts and audits that somebody may not do this, for a reason that is not their role alone.
     pub(crate) fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Problem {
         self.forbid(&caller.name, action, resource, None)
+    }
+
+    /// Counts and audits that an agent's own manifest does not have the permission for this.
+    pub(crate) fn lacks(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+        need: &Need,
+    ) -> Problem {
+        self.forbid(&caller.name, action, resource, Some(need.to_string()))
     }
 
     fn forbid(&self, name: &str, action: Action, resource: &str, rule: Option<String>) -> Problem {

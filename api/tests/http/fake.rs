@@ -23,9 +23,11 @@ use mesh_messages::governance::{GovernanceUpdate, GovernanceView};
 use mesh_messages::identity::DidKey;
 use mesh_messages::inbox::{InboxAnswer, InboxItem};
 use mesh_messages::limits::{LimitChange, LimitsInForce};
+use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::policy::{PolicyDocument, PolicyInForce};
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::profile::{ProfileDiff, SecurityProfile};
 use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::*;
@@ -292,6 +294,25 @@ impl LimitOperations for Fake {
         Self::known(id)?;
         self.note(format!("change_limits {} {id}", caller.name));
         Ok(LimitsInForce::default())
+    }
+}
+
+#[async_trait]
+impl ProfileOperations for Fake {
+    async fn security_profiles(&self) -> Result<Vec<SecurityProfile>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn profile_diff(&self, id: &str, profile: SandboxLevel) -> Result<ProfileDiff, Problem> {
+        Self::known(id)?;
+        Ok(ProfileDiff {
+            agent: AgentId::new(id).unwrap(),
+            effective: SandboxLevel::Strict,
+            profile,
+            would_hold: profile,
+            differences: Vec::new(),
+            refused: None,
+        })
     }
 }
 

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, backup, board, budget, bus, chaos, claim, events, export, gate, governance,
-    inbox, key, memory, plan, policy, restore, schedule, secret, send, system, task, token, trust,
-    workflow,
+    inbox, key, memory, plan, policy, profile, restore, schedule, secret, send, system, task,
+    token, trust, workflow,
 };
 use crate::output::Format;
 
@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// See the providers' accounts whose limit was reached, and have one tried now
     #[command(subcommand)]
     Gate(gate::Command),
+    /// See the security profiles, and how one differs from what holds for an agent
+    #[command(subcommand)]
+    Profile(profile::Command),
     /// See who gets what; durable subscriptions, dead letters, the ways of messages
     #[command(subcommand)]
     Bus(bus::Command),
@@ -201,6 +204,7 @@ impl Command {
             Self::Claim(command) => command.is_watchable(),
             Self::Trust(arguments) => arguments.is_watchable(),
             Self::Gate(command) => command.is_watchable(),
+            Self::Profile(command) => command.is_watchable(),
             Self::Bus(command) => command.is_watchable(),
             Self::Budget(command) => command.is_watchable(),
             Self::Governance(command) => command.is_watchable(),

@@ -17,6 +17,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod plan;
 pub(crate) mod policy;
+pub(crate) mod profile;
 pub(crate) mod restore;
 pub(crate) mod schedule;
 pub(crate) mod secret;
@@ -51,6 +52,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Claim(command) => claim::run(command, session),
         Command::Trust(arguments) => trust::run(arguments, session),
         Command::Gate(command) => gate::run(command, session),
+        Command::Profile(command) => profile::run(command, session),
         Command::Bus(command) => bus::run(command, session),
         Command::Budget(command) => budget::run(command, session),
         Command::Send(arguments) => send::run(arguments, session),

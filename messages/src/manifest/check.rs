@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::permission;
 use super::read::part;
 use super::runtime::{BUILTINS, builtin, stays_inside};
 use super::{
@@ -39,6 +40,7 @@ pub(super) fn check(manifest: &AgentManifest, errors: &mut Errors, notices: &mut
     manifest.policy.check(&manifest.id, errors);
     budget(manifest.budget.as_ref(), errors);
     secrets(&manifest.secrets, errors);
+    permission::secrets(&manifest.security, &manifest.secrets, errors);
 }
 
 /// Checks those parts that can be read when others cannot, so that one report names everything.
@@ -275,6 +277,7 @@ fn security(config: &SecurityConfig, errors: &mut Errors, notices: &mut Errors) 
             "secp256k1 is only verified, for agents that bring their own key; meshd signs with ed25519",
         )),
     }
+    permission::lint(config, errors, notices);
     let network = &config.network_access;
     let allowed = network.allowed_domains.as_deref().unwrap_or_default();
     let blocked: BTreeSet<_> = network

@@ -5,21 +5,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::pattern;
+use super::permission::Permission;
 use crate::address::TopicPattern;
 use crate::identity::{BadSignature, DidKey, SignatureText};
 use crate::json;
 
-/// What an agent may touch. Absent: a sandbox with no network, no files and no permissions.
+/// What an agent may touch. Absent: a sandbox with no network and no files of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecurityConfig {
     /// Runs isolated. `false` is refused where policy requires the sandbox.
     #[serde(default = "SecurityConfig::sandboxed")]
     pub sandbox: bool,
-    /// Actions that it may ask the mesh for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// What it may do, of what the rest of the manifest gives; absent: all of that, with an empty list nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
-    pub permissions: Vec<Permission>,
+    pub permissions: Option<Vec<Permission>>,
     /// How it signs.
     #[serde(default)]
     pub crypto: Crypto,
@@ -47,7 +48,7 @@ impl Default for SecurityConfig {
     fn default() -> Self {
         Self {
             sandbox: true,
-            permissions: Vec::new(),
+            permissions: None,
             crypto: Crypto::default(),
             session: false,
             network_access: NetworkPolicy::default(),
@@ -55,37 +56,6 @@ impl Default for SecurityConfig {
             topics: TopicPolicy::default(),
         }
     }
-}
-
-/// Actions on a resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Permission {
-    /// Resource type, such as `file`, `network`, `memory` or a service's.
-    #[schemars(with = "pattern::Resource")]
-    pub resource: String,
-    /// What may be done with it.
-    #[schemars(length(min = 1), extend("uniqueItems" = true))]
-    pub actions: Vec<Action>,
-    /// Narrows it, for example to one path or one record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-}
-
-/// What a permission allows.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// Looking at it.
-    Read,
-    /// Changing or creating it.
-    Write,
-    /// Running or calling it.
-    Execute,
-    /// Removing it.
-    Delete,
 }
 
 /// How an agent signs.

@@ -58,8 +58,9 @@ fn calendar_agent_loads_unchanged() {
         (runtime.program, runtime.args),
         (Program::Host("node".into()), vec!["main.ts".to_owned()])
     );
-    assert_eq!(parsed.notices.len(), 1, "{:?}", parsed.notices);
+    assert_eq!(parsed.notices.len(), 2, "{:?}", parsed.notices);
     assert_eq!(parsed.notices[0].path, "memory.backend");
+    assert_eq!(parsed.notices[1].path, "security.permissions[0].resource");
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn what_is_left_out_is_the_least_privilege() {
     let manifest = accepted(&minimal()).manifest;
     assert!(manifest.security.sandbox);
     assert!(!manifest.security.network_access.allow_outbound);
-    assert!(manifest.security.permissions.is_empty());
+    assert_eq!(manifest.security.permissions, None);
     assert_eq!(
         manifest.security.file_access,
         FileAccessPolicy {

@@ -95,6 +95,20 @@ fn rights(access: Access, abi: ABI) -> BitFlags<AccessFs> {
         }
         Access::Data => AccessFs::from_all(abi) & !BitFlags::from(AccessFs::Execute),
         Access::All => AccessFs::from_all(abi),
+        Access::Granted(granted) => {
+            let remove: BitFlags<AccessFs> = AccessFs::RemoveFile | AccessFs::RemoveDir;
+            let execute: BitFlags<AccessFs> = AccessFs::Execute.into();
+            let change = AccessFs::from_all(abi) & !remove & !execute & !read;
+            let parts = [
+                (granted.write, change),
+                (granted.execute, execute),
+                (granted.delete, remove),
+            ];
+            parts
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .fold(read, |all, (_, part)| all | part)
+        }
     }
 }
 

@@ -108,6 +108,7 @@ fn detach(bind: &Bind) -> Result<OwnedFd, StepError> {
         }
         let attributes = match bind.kind {
             BindKind::ReadOnly => attr::RDONLY | attr::NOSUID | attr::NODEV,
+            BindKind::ReadOnlyData => attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
             BindKind::Writable => attr::NOSUID | attr::NODEV,
             BindKind::Data => attr::NOSUID | attr::NODEV | attr::NOEXEC,
             BindKind::Device => attr::NOSUID | attr::NOEXEC,

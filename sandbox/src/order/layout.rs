@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::hostname;
 use crate::launch::LaunchError;
 use crate::spec::{
-    BUNDLE_INSIDE, Execution, HOME_INSIDE, NetworkAccess, SECRETS_INSIDE, SYSTEM_TREES,
+    BUNDLE_INSIDE, Execution, HOME_INSIDE, NetworkAccess, Rights, SECRETS_INSIDE, SYSTEM_TREES,
     SandboxSpec, TempAccess,
 };
 use crate::wire::{Access, Bind, BindKind, MemoryMount, Root};
@@ -167,11 +167,8 @@ impl Layout {
 
     fn grants(&mut self, spec: &SandboxSpec) -> Result<(), LaunchError> {
         let real = |path: &Path| fs::canonicalize(path).map_err(|source| path_error(path, source));
-        let (writable, all) = match spec.execution {
-            Execution::Anything => (BindKind::Writable, Access::All),
-            Execution::Installed => (BindKind::Data, Access::Data),
-        };
-        self.bind(real(&spec.home)?, HOME_INSIDE, writable, all)?;
+        let (kind, access) = place(spec.narrowed.home, spec.execution);
+        self.bind(real(&spec.home)?, HOME_INSIDE, kind, access)?;
         if let Some(bundle) = &spec.bundle {
             self.bind(
                 real(bundle)?,
@@ -185,18 +182,20 @@ impl Layout {
         }
         for allowed in &spec.allowed_paths {
             // Not resolved: a link in a granted path would let whoever owns it choose what is granted.
-            let (kind, access) = if allowed.read_only {
-                (BindKind::ReadOnly, Access::ReadExecute)
-            } else {
-                (writable, all)
-            };
+            let rights = spec.narrowed.paths.get(&allowed.path);
+            let mut rights = rights.copied().unwrap_or_default();
+            if allowed.read_only {
+                (rights.write, rights.delete) = (false, false);
+            }
+            let (kind, access) = place(rights, spec.execution);
             self.bind(&allowed.path, &allowed.path, kind, access)?;
         }
         Ok(())
     }
 
     fn memory(&mut self, spec: &SandboxSpec) {
-        let executable = spec.execution == Execution::Anything;
+        let temp = spec.narrowed.temp;
+        let executable = spec.execution.is_open() && temp.execute;
         let access = if executable {
             Access::All
         } else {
@@ -205,7 +204,8 @@ impl Layout {
         let half = spec.limits.memory_bytes.map_or(u64::MAX, |bytes| bytes / 2);
         if spec.temp == TempAccess::Private {
             let (bytes, target) = (TEMP_BYTES.min(half), PathBuf::from("/tmp"));
-            self.rules.insert(target.clone(), access);
+            self.rules
+                .insert(target.clone(), place(temp, spec.execution).1);
             self.root.memory.push(MemoryMount {
                 target,
                 bytes,
@@ -248,7 +248,7 @@ impl Layout {
         });
         let before = self.rules.entry(target.into()).or_insert(access);
         // The same path granted twice: writing wins, as it does in the mounts, where the later one is on top.
-        if matches!(access, Access::All | Access::Data) {
+        if matches!(access, Access::All | Access::Data | Access::Granted(_)) {
             *before = access;
         }
         Ok(())
@@ -267,7 +267,7 @@ impl Layout {
         // Stable: of two grants of one path the writable one comes last and lies on top.
         self.root
             .binds
-            .sort_by_key(|bind| (bind.target.clone(), bind.kind == BindKind::Writable));
+            .sort_by_key(|bind| (bind.target.clone(), is_writable(bind.kind)));
         let targets: Vec<PathBuf> = self
             .root
             .binds
@@ -290,6 +290,33 @@ impl Layout {
         }
         self.root
     }
+}
+
+/// How files with these rights are mounted, and what the rule about them says.
+const fn place(rights: Rights, execution: Execution) -> (BindKind, Access) {
+    if !rights.changes() {
+        return if rights.execute {
+            (BindKind::ReadOnly, Access::ReadExecute)
+        } else {
+            (BindKind::ReadOnlyData, Access::Read)
+        };
+    }
+    let execute = rights.execute && execution.is_open();
+    let kind = if execute {
+        BindKind::Writable
+    } else {
+        BindKind::Data
+    };
+    let access = match (rights.write && rights.delete, execute) {
+        (true, true) => Access::All,
+        (true, false) => Access::Data,
+        (false, _) => Access::Granted(Rights { execute, ..rights }),
+    };
+    (kind, access)
+}
+
+const fn is_writable(kind: BindKind) -> bool {
+    matches!(kind, BindKind::Writable | BindKind::Data)
 }
 
 fn path_error(path: impl AsRef<Path>, source: io::Error) -> LaunchError {

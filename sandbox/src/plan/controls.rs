@@ -3,7 +3,7 @@
 use super::report::{Control, Enforcement, Level};
 use super::user_namespace;
 use crate::probe::{CgroupKind, Controller, Finding, Probe};
-use crate::spec::{Execution, NetworkAccess, SandboxSpec};
+use crate::spec::{NetworkAccess, SandboxSpec};
 use crate::wire::UserNamespace;
 
 /// A control as worked out, with the remedy when it falls short of what was asked.
@@ -47,7 +47,7 @@ pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> Vec<Verdict> {
     if let Some(bytes) = spec.limits.io_bytes_per_second {
         all.push(io(bytes, probe));
     }
-    if spec.execution == Execution::Installed {
+    if !spec.execution.is_open() {
         all.push(all_of(
             Control::Execution,
             "only what was installed",
@@ -120,7 +120,12 @@ fn filesystem(spec: &SandboxSpec, probe: &Probe) -> Verdict {
         .filter(|path| !path.read_only)
         .count();
     let readable = spec.allowed_paths.len() - writable;
-    let requested = format!("home, {readable} paths to read, {writable} to write");
+    let home = if spec.narrowed.home.changes() {
+        "home"
+    } else {
+        "home to read"
+    };
+    let requested = format!("{home}, {readable} paths to read, {writable} to write");
     let mechanism = format!(
         "private mounts on a read-only root, Landlock {}",
         probe.landlock_abi

@@ -1,9 +1,13 @@
 //! What must work: ordinary programs.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use mesh_sandbox::{AllowedPath, LaunchError, Level, Program, SandboxSpec, TempAccess};
+use mesh_sandbox::{
+    AllowedPath, Execution, LaunchError, Level, Narrowed, Program, Rights, SandboxSpec, TempAccess,
+};
 
 use crate::bench::{Bench, IDS, Outcome, interpreter, is_root};
 use crate::{Test, Verdict};
@@ -20,6 +24,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("home_is_writable_kept_and_the_agents_own", home),
     ("the_bundle_is_shown_read_only", bundle),
     ("a_grant_to_read_reads_and_a_grant_to_write_writes", grants),
+    (
+        "what_is_not_granted_of_a_path_cannot_be_done_there",
+        narrowed_paths,
+    ),
+    (
+        "what_is_not_granted_of_home_and_tmp_cannot_be_done_there",
+        narrowed_home,
+    ),
     (
         "a_grant_below_tmp_is_not_covered_by_the_private_tmp",
         grant_below_tmp,
@@ -181,6 +193,106 @@ fn grants() -> Verdict {
         &[(&write, false)],
     );
     expect(&outcome, "hidden");
+    Verdict::Passed
+}
+
+/// What is tried in one place: to read, to change, to create, to remove, to move away, to execute.
+const TRIES: &str = r#"
+tries() {
+  cat $1/file >/dev/null 2>&1 && echo -n r; (echo x >> $1/file) 2>/dev/null && echo -n w; (echo x > $1/made) 2>/dev/null && echo -n c
+  rm $1/gone 2>/dev/null && echo -n d; mv $1/moved $1/away 2>/dev/null && echo -n m; $1/program 2>/dev/null; echo
+}
+"#;
+
+/// What of all that is left under these rights, in a granted path.
+fn left(rights: Rights, read_only: bool, execution: Execution) -> String {
+    let bench = Bench::new();
+    let [path, _] = open_directories(&bench);
+    for name in ["gone", "moved", "program"] {
+        let at = Path::new(&path).join(name);
+        fs::write(&at, "#!/bin/sh\necho -n x\n").unwrap();
+        fs::set_permissions(at, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let outcome = bench.run(&SandboxSpec {
+        allowed_paths: vec![AllowedPath {
+            path: (&path).into(),
+            read_only,
+        }],
+        execution,
+        temp: TempAccess::None,
+        narrowed: Narrowed {
+            paths: BTreeMap::from([(path.clone().into(), rights)]),
+            ..Narrowed::default()
+        },
+        ..bench.shell(&format!("{TRIES} tries {path}"))
+    });
+    outcome.stdout.trim_end().to_owned()
+}
+
+fn narrowed_paths() -> Verdict {
+    let rights = |write, execute, delete| Rights {
+        write,
+        execute,
+        delete,
+    };
+    let open = Execution::Anything;
+    for (given, expected) in [
+        (Rights::ALL, "rwcdmx"),
+        (rights(true, false, true), "rwcdm"),
+        // To move away is to remove.
+        (rights(true, true, false), "rwcx"),
+        (rights(true, false, false), "rwc"),
+        (rights(false, true, true), "rdx"),
+        (rights(false, false, true), "rd"),
+        (rights(false, true, false), "rx"),
+        (rights(false, false, false), "r"),
+    ] {
+        assert_eq!(left(given, false, open), expected, "{given:?}");
+        // A path that is shown to be read is never changed, whatever the rights.
+        let read: String = expected.chars().filter(|c| "rx".contains(*c)).collect();
+        assert_eq!(left(given, true, open), read, "{given:?}");
+    }
+    assert_eq!(left(Rights::ALL, false, Execution::Withheld), "rwcdm");
+    // Rules about files add up along a path, so what lies below the private `/tmp` has at least its rights.
+    let spec = SandboxSpec {
+        allowed_paths: vec![AllowedPath {
+            path: "/tmp/there".into(),
+            read_only: false,
+        }],
+        narrowed: Narrowed {
+            paths: BTreeMap::from([("/tmp/there".into(), rights(true, true, false))]),
+            ..Narrowed::default()
+        },
+        ..Bench::new().shell("true")
+    };
+    assert!(
+        spec.check()
+            .is_err_and(|error| error.to_string().contains("below /tmp"))
+    );
+    Verdict::Passed
+}
+
+fn narrowed_home() -> Verdict {
+    let bench = Bench::new();
+    let none = Rights {
+        write: false,
+        execute: false,
+        delete: false,
+    };
+    let script = "cd ~ && (echo x > made) 2>/dev/null || echo refused; ls ~ | wc -l; \
+                  cp /usr/bin/true /tmp/own && /tmp/own 2>/dev/null || echo no program of its own; rm /tmp/own && echo removed";
+    let outcome = bench.run(&SandboxSpec {
+        narrowed: Narrowed {
+            home: none,
+            temp: Rights {
+                execute: false,
+                ..Rights::ALL
+            },
+            ..Narrowed::default()
+        },
+        ..bench.shell(script)
+    });
+    expect(&outcome, "refused\n0\nno program of its own\nremoved");
     Verdict::Passed
 }
 

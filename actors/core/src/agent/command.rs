@@ -1,9 +1,12 @@
 //! What an agent's machine takes in, and what it answers.
 
+use std::sync::Arc;
+
 use mesh_messages::agent::{Lifecycle, QuarantineKind};
 use mesh_messages::events::AgentEvent;
 use mesh_messages::{AgentId, Epoch, Failure, InstanceNo, Severity, TaskId, Timestamp};
 use mesh_supervision_core::fault::{FaultConfig, FaultRefusal};
+use serde_json::Value;
 
 use super::VersionRefusal;
 
@@ -82,6 +85,15 @@ pub enum AgentCommand {
         /// Its incarnation.
         epoch: Epoch,
     },
+    /// An instance that is told to hand on its state has said what it is, or why it cannot.
+    Saved {
+        /// Which.
+        instance: InstanceNo,
+        /// Its incarnation.
+        epoch: Epoch,
+        /// What it is, `null` when that is nothing.
+        answer: Result<Arc<Value>, String>,
+    },
     /// An instance ended.
     Ended {
         /// Which.
@@ -148,6 +160,11 @@ pub enum AgentEffect {
         /// At once, or after its work.
         how: StopKind,
     },
+    /// Let an instance end that was asked for its state: that is dealt with.
+    Kept {
+        /// Its incarnation.
+        epoch: Epoch,
+    },
     /// Tell the instances that they get no work for now, or get it again.
     Paused(bool),
     /// Tell the task machine that an incarnation is gone, and why.
@@ -203,6 +220,8 @@ pub enum AgentEffect {
 pub enum StopKind {
     /// It finishes its work within the drain limit, then its hook, then its end.
     Drain,
+    /// The same, and in between it is asked for its state.
+    HandOver,
     /// Its whole tree is killed now.
     Kill,
 }

@@ -22,6 +22,7 @@ use super::AgentState;
 use super::command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
 use super::fault::{self, core_time, kind_in, quarantine_of, severity_in, to_stored, told, view};
 
+mod handover;
 mod instances;
 mod turn;
 mod upgrade;
@@ -61,6 +62,8 @@ pub struct AgentMachine {
     id: AgentId,
     policy: FaultPolicy,
     stopping: BTreeMap<InstanceNo, Epoch>,
+    /// Those of them that were asked for their state and have not answered.
+    handing: BTreeMap<InstanceNo, Epoch>,
     rests: BTreeMap<InstanceNo, Rest>,
     trial: Option<Trial>,
     upgrade: Option<Upgrade>,
@@ -78,6 +81,7 @@ impl AgentMachine {
             id,
             policy,
             stopping: BTreeMap::new(),
+            handing: BTreeMap::new(),
             rests: BTreeMap::new(),
             trial: None,
             upgrade: None,
@@ -200,6 +204,11 @@ impl AgentMachine {
                 self.handshaken(turn, instance, epoch, hooks);
                 self.ready(turn, instance, epoch);
             }
+            AgentCommand::Saved {
+                instance,
+                epoch,
+                answer,
+            } => self.saved(turn, (instance, epoch), answer),
             AgentCommand::Ended {
                 instance,
                 epoch,
@@ -323,7 +332,7 @@ impl AgentMachine {
                 }
                 // What is told to stop comes back when it has ended, because the policy still wants it.
                 FaultEffect::Restart { .. } => {
-                    self.stop_all(turn, StopKind::Drain);
+                    self.hand_over_all(turn);
                     self.wake();
                     self.fill(turn);
                 }

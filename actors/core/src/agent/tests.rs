@@ -12,9 +12,12 @@ use mesh_messages::{
 };
 use mesh_supervision_core::fault::{FaultConfig, FaultState};
 
+use serde_json::{Value, json};
+
 use super::*;
 
 mod failures;
+mod handover;
 mod orders;
 mod properties;
 mod upgrades;
@@ -200,6 +203,7 @@ impl World {
                 let process = self.processes.get_mut(instance);
                 process.filter(|p| p.epoch == *epoch).unwrap().told = true;
             }
+            AgentEffect::Kept { .. } => {}
             AgentEffect::Arm { token, at } => self.timer = Some((*token, *at)),
             AgentEffect::Disarm => self.timer = None,
             AgentEffect::Rest { until } => {
@@ -413,6 +417,17 @@ fn event(event: &AgentEvent) -> String {
         AgentEvent::LimitsChanged { .. } => "limits changed".to_owned(),
         AgentEvent::LimitBreached { breach, .. } => format!("breached {}", breach.limit.name()),
         AgentEvent::InstanceFrozen { frozen, .. } => format!("frozen {frozen}"),
+        AgentEvent::StateSaved {
+            instance, epoch, ..
+        } => format!("saved {instance}@{epoch}"),
+        AgentEvent::StateRestored {
+            instance,
+            epoch,
+            from,
+        } => format!("restored {instance}@{epoch} from {from}"),
+        AgentEvent::StateLost {
+            instance, epoch, ..
+        } => format!("lost {instance}@{epoch}"),
         AgentEvent::InstanceHealth { from, to, .. } => format!("health {from:?} -> {to:?}"),
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }
@@ -438,6 +453,12 @@ fn effect(effect: &AgentEffect, now: Timestamp) -> String {
             epoch,
             how: StopKind::Drain,
         } => format!("drain {instance}@{epoch}"),
+        AgentEffect::Stop {
+            instance,
+            epoch,
+            how: StopKind::HandOver,
+        } => format!("hand over {instance}@{epoch}"),
+        AgentEffect::Kept { epoch } => format!("kept {epoch}"),
         AgentEffect::Stop {
             instance,
             epoch,

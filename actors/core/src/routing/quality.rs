@@ -72,6 +72,7 @@ impl Qualities {
             | TaskEvent::Cancelled { .. }
             | TaskEvent::DeadLettered { .. }
             | TaskEvent::Approved { .. }
+            | TaskEvent::Escalation { .. }
             | TaskEvent::Retried { .. } => return,
         };
         let by_agent = task.submitted_by.starts_with("agent:");

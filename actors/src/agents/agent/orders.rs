@@ -94,6 +94,19 @@ impl AgentShell {
                 let ready = AgentCommand::Ready { instance, epoch };
                 self.ready(epoch, ready).await
             }
+            AgentMessage::InstanceSaved {
+                instance,
+                epoch,
+                answer,
+            } => {
+                let answer = answer.map(|state| Arc::new(*state));
+                self.internal(AgentCommand::Saved {
+                    instance,
+                    epoch,
+                    answer,
+                })
+                .await
+            }
             AgentMessage::InstanceEnded {
                 instance,
                 epoch,

@@ -49,10 +49,12 @@ impl AgentShell {
                     epoch,
                     match how {
                         StopKind::Drain => InstanceMessage::Drain,
+                        StopKind::HandOver => InstanceMessage::HandOver,
                         StopKind::Kill => InstanceMessage::Kill,
                     },
                 );
             }
+            AgentEffect::Kept { epoch } => self.tell(epoch, InstanceMessage::Kept),
             AgentEffect::Paused(paused) => {
                 let verb = if paused {
                     ControlVerb::Pause
@@ -148,6 +150,7 @@ impl AgentShell {
             manifest: Arc::clone(&version.manifest),
             digest: version.digest.clone(),
             upgraded_from,
+            restore: self.partition.state().saved.get(&instance).cloned(),
             live: Arc::clone(&live),
             log: Arc::clone(&self.args.entry.log),
         };

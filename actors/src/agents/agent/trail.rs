@@ -148,6 +148,9 @@ fn epoch_of(event: &AgentEvent) -> Option<Epoch> {
         | AgentEvent::LimitsChanged { epoch, .. }
         | AgentEvent::LimitBreached { epoch, .. }
         | AgentEvent::InstanceFrozen { epoch, .. }
+        | AgentEvent::StateSaved { epoch, .. }
+        | AgentEvent::StateRestored { epoch, .. }
+        | AgentEvent::StateLost { epoch, .. }
         | AgentEvent::InstanceHealth { epoch, .. } => Some(*epoch),
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }

@@ -10,6 +10,7 @@ use mesh_messages::klp::ControlVerb;
 use mesh_messages::{Failure, FailureClass, Timestamp};
 use mesh_sandbox::ExitStatus;
 
+use super::handover::Hand;
 use super::{
     Asked, InstanceMessage, KILL_AGAIN, LAST_WORDS_MAX, Launched, MUTE_MAX, Phase, Process, Session,
 };
@@ -272,6 +273,9 @@ impl Session {
 
     /// Tells the agent to end; it is ended when it does not.
     pub(super) fn shut_down(&mut self) {
+        if self.holds_state() {
+            return;
+        }
         self.pass = None;
         if !self.converses() {
             return self.kill(None);
@@ -353,7 +357,12 @@ impl Session {
                 let late = format!("was not ready within {limit:?}");
                 return self.kill(Some(Failure::new(FailureClass::Start, late)));
             }
-            Phase::Draining { until } if at >= until => return self.shut_down(),
+            Phase::Draining { until } if at >= until => {
+                if self.hand == Hand::Asked {
+                    self.hand = Hand::Empty;
+                }
+                return self.shut_down();
+            }
             Phase::Stopping { until } if at >= until => return self.kill(None),
             Phase::Killed { again } if at >= again => {
                 tracing::error!(agent = %self.args.agent, epoch = %self.args.epoch, "was killed and is still there");

@@ -104,11 +104,14 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use mesh_messages::klp::{ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply};
+    use mesh_messages::manifest::Need;
+    use mesh_messages::problem::Problem;
     use mesh_messages::{AttemptNo, Epoch, Failure, TaskId};
 
     use super::*;
     use crate::agents::services::{ClaimRequest, Delegation};
     use crate::directory::AgentEntry;
+    use crate::operations::Action;
 
     /// A task machine that takes a report for each permit.
     #[derive(Debug)]
@@ -187,6 +190,9 @@ mod tests {
         ) {
         }
         fn line_refused(&self, _: &AgentId, _: &str) {}
+        fn lacks(&self, _: &AgentId, _: Action, _: &str, _: &Need) -> Problem {
+            unimplemented!()
+        }
         fn egress_denied(&self, _: mesh_messages::events::EgressDenial) {}
         fn upgrade_done(&self, _: &AgentId, _: Option<String>) {}
     }

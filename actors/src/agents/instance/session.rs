@@ -93,6 +93,9 @@ impl Session {
 
     fn envelope(&mut self, envelope: Envelope) -> bool {
         let id = envelope.id.clone();
+        if self.lacks_permission(&envelope) {
+            return false;
+        }
         let done = match envelope.kind {
             MessageType::Handshake => self.handshake(&envelope).map(|()| false),
             MessageType::TaskResult => self.task_result(&envelope).map(|()| false),
@@ -209,10 +212,22 @@ impl Session {
             return Ok(());
         }
         // Popped from the end: `init` comes first.
-        for verb in [ControlVerb::Start, ControlVerb::Upgrade, ControlVerb::Init] {
+        if self.would_lose_state() {
+            return Ok(());
+        }
+        for verb in [
+            ControlVerb::Start,
+            ControlVerb::RestoreState,
+            ControlVerb::Upgrade,
+            ControlVerb::Init,
+        ] {
             let args = match (&self.args.upgraded_from, verb) {
                 (Some(from), ControlVerb::Upgrade) => json!({ "oldVersion": from }),
                 (None, ControlVerb::Upgrade) => continue,
+                (_, ControlVerb::RestoreState) => match self.handed_on() {
+                    Some(args) => args,
+                    None => continue,
+                },
                 _ => Value::Null,
             };
             if self.hooks.contains(&verb) {
@@ -349,8 +364,14 @@ impl Session {
     fn answered(&mut self, verb: ControlVerb, update: &StatusUpdate) {
         let opening = matches!(
             verb,
-            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade
+            ControlVerb::Init
+                | ControlVerb::Start
+                | ControlVerb::Upgrade
+                | ControlVerb::RestoreState
         );
+        if verb == ControlVerb::SaveState {
+            return self.state_told(update);
+        }
         match &update.error {
             Some(why) if opening => {
                 let text = format!("its {} hook failed: {why}", verb.name());
@@ -372,7 +393,11 @@ impl Session {
                 let limit = asked.limit;
                 return self.watched(liveness::Input::Unanswered { limit });
             }
-            ControlVerb::Init | ControlVerb::Start | ControlVerb::Upgrade => (
+            ControlVerb::SaveState => return self.state_untold(),
+            ControlVerb::Init
+            | ControlVerb::Start
+            | ControlVerb::Upgrade
+            | ControlVerb::RestoreState => (
                 FailureClass::Start,
                 format!("its {} hook did not return in time", verb.name()),
             ),

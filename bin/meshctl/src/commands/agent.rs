@@ -159,8 +159,17 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  meshctl agent insights echo")]
     Insights(Id),
     /// Show the policy in force for an agent, and where each value comes from
-    #[command(after_help = "Example:\n  meshctl agent policy echo")]
-    Policy(Id),
+    #[command(
+        after_help = "Examples:\n  meshctl agent policy echo\n  meshctl agent policy echo --diff maximum"
+    )]
+    Policy {
+        /// The agent
+        #[command(flatten)]
+        agent: Id,
+        /// Show how this security profile differs from what holds
+        #[arg(long, value_name = "PROFILE")]
+        diff: Option<String>,
+    },
     /// Show an agent's instances
     #[command(after_help = "Example:\n  meshctl agent instances echo --watch")]
     Instances(Id),
@@ -204,7 +213,7 @@ impl Command {
                 | Self::Show(_)
                 | Self::Status(_)
                 | Self::Insights(_)
-                | Self::Policy(_)
+                | Self::Policy { .. }
                 | Self::Instances(_)
                 | Self::Sandbox(_)
                 | Self::Graph(_)
@@ -264,7 +273,10 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             session,
         ),
         Command::Insights(agent) => show::insights(&agent.id, session),
-        Command::Policy(agent) => show::policy(&agent.id, session),
+        Command::Policy { agent, diff } => match diff {
+            Some(profile) => super::profile::diff(&agent.id, profile, session),
+            None => show::policy(&agent.id, session),
+        },
         Command::Instances(agent) => show::instances(&agent.id, session),
         Command::Sandbox(agent) => show::sandbox(&agent.id, session),
     }

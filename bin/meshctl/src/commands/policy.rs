@@ -32,6 +32,7 @@ pub(crate) enum Command {
         lifecycle: {max_crashes: 5, crash_window_ms: 60000, auto_restart: true,\n                \
         quarantine_threshold: 8, failures_per_hour: 20}\n    \
         resource_limits: {cpu: 500m, memory: 256Mi, disk: 1Gi, pids: 32}\n    \
+        sandbox_level: strict           # relaxed, strict, maximum\n    \
         approvals: [{action: 'net.*', decision: ask, role: admin}]   # what agents ask people\n    \
         access: [{decision: deny, verbs: [task.submit], taskTypes: ['billing.*']}]   # who may do what\n  \
         agents:                           # for single agents, above their manifests\n    \

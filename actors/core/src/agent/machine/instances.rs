@@ -94,7 +94,13 @@ impl AgentMachine {
         }
     }
 
-    fn stop_one(&mut self, turn: &mut Turn<'_>, instance: InstanceNo, epoch: Epoch, how: StopKind) {
+    pub(super) fn stop_one(
+        &mut self,
+        turn: &mut Turn<'_>,
+        instance: InstanceNo,
+        epoch: Epoch,
+        how: StopKind,
+    ) {
         self.stopping.insert(instance, epoch);
         turn.out.effects.push(AgentEffect::Stop {
             instance,
@@ -154,6 +160,7 @@ impl AgentMachine {
         }
         turn.instances
             .insert(instance, (epoch, Lifecycle::Executing));
+        turn.note_restored(instance, epoch);
         turn.out
             .events
             .push(AgentEvent::Started { instance, epoch });
@@ -187,6 +194,7 @@ impl AgentMachine {
         }
         let told = self.stopping.remove(&instance) == Some(epoch);
         turn.instances.remove(&instance);
+        self.ended_in_hand(turn, (instance, epoch));
         // Whatever happens to what was told to stop is the end it was told to have, save a broken rule: that is what it
         // was told to stop for, and what ended its attempts.
         let failure = failure
@@ -195,6 +203,9 @@ impl AgentMachine {
         turn.note_end(instance, epoch, failure.as_ref());
         let trial = self.trial.take_if(|trial| trial.epoch == epoch);
         let replaces = self.upgrade.as_ref().is_some_and(|u| u.started);
+        if let Some(failure) = failure.as_ref().filter(|_| !replaces) {
+            turn.note_not_restored((instance, epoch), failure);
+        }
         match failure {
             Some(failure) if failure.class.is_scored() && !replaces => {
                 // It ends any trial, whichever replica had the task.

@@ -7,6 +7,9 @@ use mesh_supervision_core::fault::FaultState;
 use super::{AgentEffect, AgentMachine, AgentRefusal, StopKind, Turn};
 use crate::agent::{pick_rollback, pick_upgrade};
 
+/// The kind of upgrade in which the agent takes part.
+const SOFT: &str = "soft";
+
 /// An upgrade under way.
 #[derive(Debug, Clone)]
 pub(super) struct Upgrade {
@@ -49,8 +52,14 @@ impl AgentMachine {
         }
         turn.must_be_executing(&self.id, Lifecycle::Upgrading)?;
         turn.lifecycle(Lifecycle::Executing, Lifecycle::Upgrading);
+        // An earlier version cannot be expected to know what a later one says; who asks for `hard` asks nobody.
+        let asks = upgrade.kind == SOFT;
         self.upgrade = Some(upgrade);
-        self.stop_all(turn, StopKind::Drain);
+        if asks {
+            self.hand_over_all(turn);
+        } else {
+            self.stop_all(turn, StopKind::Drain);
+        }
         Ok(())
     }
 

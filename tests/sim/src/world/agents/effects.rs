@@ -25,6 +25,8 @@ impl World {
                 self.process_stop(agent, epoch, how == StopKind::Kill);
                 Ok(())
             }
+            // No agent here hands anything on.
+            AgentEffect::Kept { .. } => Ok(()),
             AgentEffect::Down {
                 instance,
                 epoch,
