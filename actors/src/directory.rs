@@ -89,11 +89,16 @@ impl AgentEntry {
         self.published.notify_waiters();
     }
 
+    /// Whether the agent's actor has published a state.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
+    }
+
     /// Waits until the agent's actor has published a state for the first time.
     pub(crate) async fn first_published(&self) {
         loop {
             let published = self.published.notified();
-            if self.known.load(Ordering::Acquire) {
+            if self.is_known() {
                 return;
             }
             published.await;

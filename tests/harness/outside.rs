@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub struct Outside {
     port: u16,
     heard: Arc<Mutex<Vec<String>>>,
     status: Arc<AtomicU16>,
+    body_max: Arc<AtomicUsize>,
 }
 
 impl Outside {
@@ -25,18 +26,27 @@ impl Outside {
         let port = listener.local_addr().expect("its address").port();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let status = Arc::new(AtomicU16::new(200));
+        let body_max = Arc::new(AtomicUsize::new(usize::MAX));
         let (kept, says) = (Arc::clone(&heard), Arc::clone(&status));
+        let bound = Arc::clone(&body_max);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (kept, says) = (Arc::clone(&kept), Arc::clone(&says));
-                thread::spawn(move || answer(stream, &kept, &says));
+                let bound = Arc::clone(&bound);
+                thread::spawn(move || answer(stream, &kept, &says, &bound));
             }
         });
         Self {
             port,
             heard,
             status,
+            body_max,
         }
+    }
+
+    /// From now on larger bodies are refused with 413, and are not among what was heard.
+    pub fn bound_bodies(&self, bytes: usize) {
+        self.body_max.store(bytes, Ordering::Release);
     }
 
     /// From now on it answers with this status; with 200 at first.
@@ -59,7 +69,12 @@ impl Outside {
 }
 
 /// Whoever goes away in the middle was not to be answered.
-fn answer(stream: TcpStream, kept: &Mutex<Vec<String>>, status: &AtomicU16) -> Option<()> {
+fn answer(
+    stream: TcpStream,
+    kept: &Mutex<Vec<String>>,
+    status: &AtomicU16,
+    body_max: &AtomicUsize,
+) -> Option<()> {
     stream.set_read_timeout(Some(SILENCE_MAX)).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (mut text, mut length) = (String::new(), 0);
@@ -79,6 +94,11 @@ fn answer(stream: TcpStream, kept: &Mutex<Vec<String>>, status: &AtomicU16) -> O
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    if length > body_max.load(Ordering::Acquire) {
+        let mut stream = stream;
+        let refusal = b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return stream.write_all(refusal).ok();
+    }
     text.push_str(&String::from_utf8_lossy(&body));
     kept.lock()
         .unwrap_or_else(PoisonError::into_inner)

@@ -204,6 +204,37 @@ fn who_cannot_be_told_is_told_all_of_it_later_also_after_kill_9() {
 }
 
 #[test]
+fn what_is_too_much_for_whoever_is_told_does_not_hold_up_the_rest() {
+    let outside = Outside::start();
+    // It takes nothing of more than 2000 bytes.
+    outside.bound_bodies(2000);
+    let config = format!(
+        "alerts:\n  url: http://127.0.0.1:{}/\n  kinds: [security.alert, access.denied]\n",
+        outside.port()
+    );
+    let daemon = Home::new().config(&config).start();
+    let loud = WARY.replace("looks odd", &"loud".repeat(1000));
+    daemon.deploy(&Bundle::shell("wary", &loud));
+    daemon.output("wary", &json!(1));
+    for _ in 0..3 {
+        denied(&daemon);
+    }
+    let expected = denials(&daemon);
+    eventually("all are taken", LONG, || {
+        let taken = posted(&outside);
+        let found: BTreeSet<u64> = ids(&taken).into_iter().collect();
+        let loud = taken
+            .iter()
+            .find(|a| a["type"] == "meshd.security.alert" && a["data"]["payload"].is_null());
+        let all = loud.is_some() && expected.iter().all(|id| found.contains(id));
+        all.then_some(()).ok_or_else(|| format!("{found:?}"))
+    });
+    // Its own record repeats no more than is for people.
+    let record = &daemon.audit("kind=security.alert")[0];
+    assert_eq!(record["payload"]["description"], "loud".repeat(250));
+}
+
+#[test]
 fn nobody_is_told_of_what_happened_before_they_were_named() {
     let home = Home::new();
     let file = home.scratch().join("alerts.jsonl");

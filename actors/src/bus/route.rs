@@ -167,6 +167,9 @@ async fn message(
     }
 }
 
+/// Characters of an alert's description that its own record repeats.
+const ALERT_TEXT_MAX: usize = 1000;
+
 /// A message that nobody answers; of an agent on its own channel, by the incarnation that says it.
 async fn tell(
     bus: &BusHandle,
@@ -187,7 +190,8 @@ async fn tell(
             message: envelope.id.clone(),
             from: envelope.from.to_string(),
             severity: alert.severity,
-            description: alert.description.clone(),
+            // The whole is in the message.
+            description: alert.description.chars().take(ALERT_TEXT_MAX).collect(),
             about: alert.agent.clone(),
         };
         let said = vec![sent(&envelope, &bus.node.address), raised];

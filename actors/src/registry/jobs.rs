@@ -1,8 +1,9 @@
 //! What the registry has done beside itself, one after the other: agents' actors are started and ended.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use ractor::{Actor as _, ActorRef, RpcReplyPort};
+use ractor::{Actor as _, ActorRef, ActorStatus, RpcReplyPort};
 
 use mesh_messages::AgentId;
 use mesh_messages::problem::Problem;
@@ -10,7 +11,7 @@ use mesh_supervision::{Child, Refusal, RequestError, Started};
 
 use super::{ANSWER_MAX, RegistryArgs, RegistryMessage};
 use crate::agents::agent::{AgentActor, AgentArgs};
-use crate::directory::AgentEntry;
+use crate::directory::{AgentEntry, Directory};
 use crate::tree::OPEN_MAX;
 
 /// What is to be done to the tree. One after the other, in the order of the commits: an id that is taken back and given
@@ -46,15 +47,8 @@ pub(super) async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, jo
         }
         Job::Stop(agent) => stop_agent(args, &agent).await,
         Job::Populated => {
-            // One that is started has yet to say where it stands; whoever hears that all are known takes one without a
-            // state for one that is gone, and what it left for nobody's.
-            if args.ctx.directory.absent().is_some() {
-                return; // It never will be.
-            }
-            for entry in args.ctx.directory.all() {
-                entry.first_published().await;
-            }
-            let _gone = me.cast(RegistryMessage::Populated);
+            // Beside what follows here, on which it may depend.
+            tokio::spawn(populated(args.ctx.directory.clone(), me.clone()));
         }
     }
 }
@@ -62,6 +56,21 @@ pub(super) async fn work(args: &RegistryArgs, me: &ActorRef<RegistryMessage>, jo
 /// The name of an agent's actor in the tree.
 fn child_name(agent: &AgentId) -> String {
     format!("agent:{agent}")
+}
+
+/// Says that all agents are known once each has said where it stands: whoever hears it takes one without a state for one
+/// that is gone, and what it left for nobody's. Of one whose actor cannot be started it never comes to that.
+async fn populated(directory: Directory, me: ActorRef<RegistryMessage>) {
+    /// How often it is looked whether one that is waited for is still there.
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
+    while directory.absent().is_none() && me.get_status() < ActorStatus::Stopping {
+        let all = directory.all();
+        let Some(silent) = all.iter().find(|entry| !entry.is_known()) else {
+            let _gone = me.cast(RegistryMessage::Populated);
+            return;
+        };
+        let _late = tokio::time::timeout(LOOK_EVERY, silent.first_published()).await;
+    }
 }
 
 async fn start_agent(args: &RegistryArgs, agent: &AgentId) -> Result<(), Problem> {

@@ -15,11 +15,12 @@ use anyhow::{Context as _, bail};
 use mesh_actors::mesh::Mesh;
 use mesh_config::AlertsConfig;
 use mesh_messages::Position;
+use mesh_messages::problem::ProblemKind;
 use mesh_messages::system::AuditEntry;
 use rustls::crypto::aws_lc_rs::default_provider;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 use crate::durable;
@@ -30,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// How long somebody may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long a telling may take altogether; a disk may hang, too.
+const TELL_MAX: Duration = Duration::from_secs(30);
 /// Alerts of one request, and bytes of it; one that is larger goes by itself.
 const BATCH_MAX: usize = 100;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
@@ -84,6 +87,8 @@ struct Courier {
     /// Where it is kept how far was told.
     place: PathBuf,
     told: Option<Position>,
+    /// A telling that took too long, and may still go on.
+    hung: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// How far was told.
@@ -127,6 +132,7 @@ pub(crate) fn couriers(
             sink: Arc::new(sink),
             place,
             told,
+            hung: None,
         };
         all.spawn(courier.run());
     }
@@ -139,7 +145,7 @@ impl Courier {
         let mut failing = None;
         loop {
             match self.round().await {
-                Ok(more) => {
+                Ok(Round::Told { more }) => {
                     if failing.take().is_some() {
                         tracing::info!(whom = self.sink.name(), "alerts are told again");
                         self.mesh.alerts_untold(self.sink.name(), None);
@@ -149,6 +155,7 @@ impl Courier {
                         continue;
                     }
                 }
+                Ok(Round::Unknown) => {}
                 Err(error) => {
                     let why = format!("{error:#}");
                     if failing.as_ref() != Some(&why) {
@@ -165,34 +172,65 @@ impl Courier {
         }
     }
 
-    /// Tells of what is new; whether there may be more.
-    async fn round(&mut self) -> anyhow::Result<bool> {
+    /// Tells of what is new.
+    async fn round(&mut self) -> anyhow::Result<Round> {
         let kinds = self.kinds.clone();
-        let Ok(found) = self.mesh.alerts(kinds, self.told, BATCH_MAX).await else {
-            return Ok(false); // The health report says so itself.
+        let found = match self.mesh.alerts(kinds, self.told, BATCH_MAX).await {
+            Ok(found) => found,
+            // The health report says so itself.
+            Err(problem) if problem.kind == ProblemKind::Unavailable => return Ok(Round::Unknown),
+            Err(problem) => return Err(problem).context("the log cannot be read"),
         };
-        let more = !found.items.is_empty();
-        let events = found.items.iter().map(|entry| {
-            let event = cloud_event(&self.source, entry);
-            (entry.position, event.to_string())
-        });
-        for batch in batches(events.collect()) {
-            let Some((last, _)) = batch.last() else {
-                continue;
-            };
-            let last = *last;
-            let lines: Vec<String> = batch.into_iter().map(|(_, line)| line).collect();
-            let sink = Arc::clone(&self.sink);
-            tokio::task::spawn_blocking(move || sink.tell(&lines)).await??;
+        if found.items.is_empty() {
+            self.told = found.through;
+            return Ok(Round::Told { more: false });
+        }
+        for batch in batches(&self.source, found.items) {
+            let Some(last) = batch.last() else { continue };
+            let last = last.entry.position;
+            self.tell(batch).await?;
             self.note(Some(last)).await?;
         }
         // Only after something was told: else the file would be written whenever the log grows.
-        if more {
-            self.note(found.through).await?;
-        } else {
-            self.told = found.through;
+        self.note(found.through).await?;
+        Ok(Round::Told { more: true })
+    }
+
+    /// Tells of a batch; of one that is too much for whoever is told, in parts, and in the end without what is large.
+    async fn tell(&mut self, batch: Vec<Alert>) -> anyhow::Result<()> {
+        let mut open = vec![batch];
+        while let Some(mut batch) = open.pop() {
+            let lines = batch.iter().map(|alert| alert.text.clone()).collect();
+            let Err(error) = self.say(lines).await else {
+                continue;
+            };
+            let too_much = error.downcast_ref().is_some_and(Refused::is_of_the_content);
+            match batch.as_mut_slice() {
+                [alert] if too_much && !alert.cut => {
+                    alert.cut(&self.source);
+                    open.push(batch);
+                }
+                [_, _, ..] if too_much => {
+                    let later = batch.split_off(batch.len() / 2);
+                    open.extend([later, batch]);
+                }
+                _ => return Err(error),
+            }
         }
-        Ok(more)
+        Ok(())
+    }
+
+    async fn say(&mut self, lines: Vec<String>) -> anyhow::Result<()> {
+        if self.hung.as_ref().is_some_and(|hung| !hung.is_finished()) {
+            bail!("it still does not answer");
+        }
+        let sink = Arc::clone(&self.sink);
+        let mut saying = tokio::task::spawn_blocking(move || sink.tell(&lines));
+        let Ok(said) = tokio::time::timeout(TELL_MAX, &mut saying).await else {
+            self.hung = Some(saying);
+            bail!("it does not answer within {TELL_MAX:?}");
+        };
+        said?
     }
 
     async fn note(&mut self, through: Option<Position>) -> anyhow::Result<()> {
@@ -203,20 +241,69 @@ impl Courier {
     }
 }
 
+/// What came of a look.
+enum Round {
+    /// There is nothing that was not told; whether there may be more.
+    Told { more: bool },
+    /// What there is to tell cannot be known now.
+    Unknown,
+}
+
+/// One record, and how it is told.
+struct Alert {
+    entry: AuditEntry,
+    text: String,
+    /// Its payload was left out.
+    cut: bool,
+}
+
+impl Alert {
+    fn new(source: &str, entry: AuditEntry) -> Self {
+        let text = cloud_event(source, &entry).to_string();
+        Self {
+            entry,
+            text,
+            cut: false,
+        }
+    }
+
+    fn cut(&mut self, source: &str) {
+        self.entry.payload = None;
+        self.text = cloud_event(source, &self.entry).to_string();
+        self.cut = true;
+    }
+}
+
+/// Whoever is told does not take it.
+#[derive(Debug, thiserror::Error)]
+#[error("it answered {status}: {text}")]
+struct Refused {
+    status: u16,
+    text: String,
+}
+
+impl Refused {
+    /// Whether less, or something else, may be taken.
+    const fn is_of_the_content(&self) -> bool {
+        matches!(self.status, 400 | 413 | 422)
+    }
+}
+
 /// As many as fit into one telling each.
-fn batches(events: Vec<(Position, String)>) -> Vec<Vec<(Position, String)>> {
-    let mut all: Vec<Vec<(Position, String)>> = Vec::new();
+fn batches(source: &str, entries: Vec<AuditEntry>) -> Vec<Vec<Alert>> {
+    let mut all: Vec<Vec<Alert>> = Vec::new();
     let mut bytes = 0;
-    for event in events {
-        let size = event.1.len();
+    for entry in entries {
+        let alert = Alert::new(source, entry);
+        let size = alert.text.len();
         match all.last_mut() {
             Some(batch) if batch.len() < BATCH_MAX && bytes + size <= BATCH_BYTES_MAX => {
                 bytes += size;
-                batch.push(event);
+                batch.push(alert);
             }
             _ => {
                 bytes = size;
-                all.push(vec![event]);
+                all.push(vec![alert]);
             }
         }
     }
@@ -297,7 +384,10 @@ fn post(
     let text = answer.body_mut().with_config().limit(64 * 1024);
     let text = text.read_to_string().unwrap_or_default();
     let text: String = text.chars().take(SHOWN_MAX).collect();
-    bail!("it answered {}: {text}", status.as_u16());
+    bail!(Refused {
+        status: status.as_u16(),
+        text
+    });
 }
 
 fn authorities(path: &Path) -> anyhow::Result<Vec<ureq::tls::Certificate<'static>>> {
@@ -346,23 +436,41 @@ mod tests {
 
     #[test]
     fn a_batch_holds_what_fits_and_a_large_alert_goes_by_itself() {
-        let event = |at: u64, size: usize| (Position(at), "x".repeat(size));
-        let sizes = |events: Vec<(Position, String)>| -> Vec<Vec<u64>> {
-            let all = batches(events).into_iter();
-            all.map(|batch| batch.into_iter().map(|(at, _)| at.0).collect())
-                .collect()
+        let entry = |at: u64, size: usize| -> AuditEntry {
+            serde_json::from_value(json!({
+                "position": at, "time": "2026-01-01T00:00:00Z", "kind": "k", "actor": "meshd", "cause": null,
+                "commitment": "c", "payload": "x".repeat(size),
+            }))
+            .unwrap()
+        };
+        let sizes = |entries: Vec<AuditEntry>| -> Vec<Vec<u64>> {
+            let of = |batch: Vec<Alert>| batch.iter().map(|a| a.entry.position.0).collect();
+            batches("s", entries).into_iter().map(of).collect()
         };
         assert_eq!(sizes(Vec::new()), Vec::<Vec<u64>>::new());
-        let half = BATCH_BYTES_MAX / 2;
-        let found = sizes(vec![event(1, half), event(2, half), event(3, 1)]);
+        let nearly_half = BATCH_BYTES_MAX / 2 - 1000;
+        let found = sizes(vec![
+            entry(1, nearly_half),
+            entry(2, nearly_half),
+            entry(3, 2000),
+        ]);
         assert_eq!(found, [vec![1, 2], vec![3]]);
-        let large = BATCH_BYTES_MAX + 1;
-        let found = sizes(vec![event(1, 1), event(2, large), event(3, 1)]);
+        let found = sizes(vec![entry(1, 1), entry(2, BATCH_BYTES_MAX), entry(3, 1)]);
         assert_eq!(found, [vec![1], vec![2], vec![3]]);
-        let many: Vec<_> = (0..=BATCH_MAX as u64).map(|at| event(at, 1)).collect();
-        assert_eq!(
-            sizes(many).iter().map(Vec::len).collect::<Vec<_>>(),
-            [BATCH_MAX, 1]
-        );
+        let many: Vec<_> = (0..=BATCH_MAX as u64).map(|at| entry(at, 1)).collect();
+        let counts: Vec<usize> = sizes(many).iter().map(Vec::len).collect();
+        assert_eq!(counts, [BATCH_MAX, 1]);
+    }
+
+    #[test]
+    fn what_was_cut_is_told_without_its_payload() {
+        let entry = json!({
+            "position": 7, "time": "2026-01-01T00:00:00Z", "kind": "k", "actor": "meshd", "cause": null,
+            "commitment": "c", "payload": "much",
+        });
+        let mut alert = Alert::new("s", serde_json::from_value(entry).unwrap());
+        assert!(alert.text.contains("much"));
+        alert.cut("s");
+        assert!(!alert.text.contains("much") && alert.text.contains("\"id\":\"7\""));
     }
 }

@@ -50,7 +50,7 @@ pub enum BusEvent {
         from: String,
         /// How bad it is, by their word.
         severity: Severity,
-        /// What happened, by their word.
+        /// What happened, by their word; the first 1000 characters.
         description: String,
         /// The agent that it is about, if they named one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
