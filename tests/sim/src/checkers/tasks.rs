@@ -25,6 +25,7 @@ const LOST: &str = "an acknowledged task is never lost";
 const ONCE: &str = "every task has exactly one outcome";
 const FENCE: &str = "results of superseded attempts are refused";
 const RETRIES: &str = "a failure leads to what its class says";
+const DECLINED: &str = "who declined a task is not asked again";
 const SLOTS: &str = "no more work at once than is allowed";
 const CLAIMS: &str =
     "what one attempt has claimed, no other has, and it has all that its task claims";
@@ -46,6 +47,8 @@ pub(crate) struct Line {
     used: u32,
     lost: u32,
     solo: u32,
+    /// Who declined it in this round.
+    declined: BTreeSet<Holder>,
     /// How it ends if nobody takes it up, while somebody is asked to.
     escalated: Option<TaskState>,
 }
@@ -91,6 +94,7 @@ impl Book {
                 used: 0,
                 lost: 0,
                 solo: 0,
+                declined: BTreeSet::new(),
                 escalated: None,
             };
             edges.hit_named("task", format_args!("submitted > {state}"));
@@ -275,7 +279,11 @@ fn next(
             })?;
             line.attempt = assignment.attempt;
             let agent = assignment.agent_id.clone();
-            line.holder = Some((agent, assignment.instance, assignment.epoch));
+            let holder = (agent, assignment.instance, assignment.epoch);
+            ensure(!line.declined.contains(&holder), DECLINED, || {
+                format!("{id} is offered to {holder:?} again")
+            })?;
+            line.holder = Some(holder);
             return Ok(TaskState::Assigned);
         }
         TaskEvent::Started { attempt, .. } => {
@@ -310,7 +318,10 @@ fn next(
                     line.attempt
                 )
             })?;
-            line.holder = None;
+            let holder = line.holder.take();
+            if failure.class == FailureClass::Declined {
+                line.declined.extend(holder);
+            }
             edges.hit_named("task failure", format_args!("{}", failure.class));
             let scored = of_class(failure.class).1;
             let solo = line.solo + u32::from(*ended_instance && *alone && scored);
@@ -349,6 +360,7 @@ fn next(
             })?;
             line.round += 1;
             (line.used, line.lost, line.solo) = (0, 0, 0);
+            line.declined.clear();
             return Ok(TaskState::Queued);
         }
     }
@@ -382,6 +394,7 @@ fn escalated(
             edges.hit("escalation", "another round");
             line.round += 1;
             (line.used, line.lost, line.solo) = (0, 0, 0);
+            line.declined.clear();
             TaskState::Queued
         }
         EscalationMove::Done { .. } => {
@@ -418,7 +431,7 @@ fn follow(
     match meaning {
         Meaning::Retry => line.used += 1,
         Meaning::Free => line.lost += 1,
-        Meaning::Park | Meaning::Final => {}
+        Meaning::Park | Meaning::Elsewhere | Meaning::Final => {}
     }
     let due = if class == FailureClass::Cancelled {
         TaskState::Cancelled
@@ -430,6 +443,9 @@ fn follow(
     } else {
         match meaning {
             Meaning::Final => TaskState::Failed,
+            // Whether anybody is left to ask is for the fleet to say.
+            Meaning::Elsewhere if matches!(then, AfterFailure::Retry { .. }) => TaskState::Retrying,
+            Meaning::Elsewhere => TaskState::DeadLettered,
             Meaning::Park => TaskState::Parked,
             Meaning::Free if lost < LOST_MAX => TaskState::Retrying,
             Meaning::Retry if used + 1 < line.attempts_max => TaskState::Retrying,
