@@ -161,6 +161,7 @@ impl TaskRecord {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Escalation { .. }
             | TaskEvent::Trust(_) => return misfit(),
             TaskEvent::Waiting {
                 state: to,
@@ -229,11 +230,7 @@ impl TaskRecord {
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
-            TaskEvent::Escalation { at, step } => {
-                if !self.escalated(*at, step) {
-                    return misfit();
-                }
-            }
+            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
             TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
                     return misfit();

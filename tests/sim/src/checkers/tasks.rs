@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_messages::claim::ClaimStep;
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::task::{TaskState, WaitReason};
+use mesh_messages::task::{TaskAssignment, TaskState, WaitReason};
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::fault_rules::{LOST_MAX, Meaning, of_class};
@@ -248,6 +248,33 @@ fn checked(id: &TaskId, line: &Line, attempt: AttemptNo) -> Result<TaskState, su
     Ok(line.state)
 }
 
+/// A task was handed out: while it waited, as its next attempt, to somebody who has not declined it.
+fn assigned(
+    id: &TaskId,
+    line: &mut Line,
+    assignment: &TaskAssignment,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    let ready = matches!(from, TaskState::Queued | TaskState::Parked);
+    ensure(ready, ONCE, || {
+        format!("{id} was handed out while it is {from}")
+    })?;
+    ensure(assignment.attempt == line.attempt.next(), FENCE, || {
+        format!(
+            "{id} got attempt {} after {}",
+            assignment.attempt, line.attempt
+        )
+    })?;
+    line.attempt = assignment.attempt;
+    let agent = assignment.agent_id.clone();
+    let holder = (agent, assignment.instance, assignment.epoch);
+    ensure(!line.declined.contains(&holder), DECLINED, || {
+        format!("{id} is offered to {holder:?} again")
+    })?;
+    line.holder = Some(holder);
+    Ok(TaskState::Assigned)
+}
+
 /// Where an event leads.
 fn next(
     id: &TaskId,
@@ -266,26 +293,7 @@ fn next(
             })?;
             return Ok(*state);
         }
-        TaskEvent::Assigned { assignment, .. } => {
-            let ready = matches!(from, TaskState::Queued | TaskState::Parked);
-            ensure(ready, ONCE, || {
-                format!("{id} was handed out while it is {from}")
-            })?;
-            ensure(assignment.attempt == line.attempt.next(), FENCE, || {
-                format!(
-                    "{id} got attempt {} after {}",
-                    assignment.attempt, line.attempt
-                )
-            })?;
-            line.attempt = assignment.attempt;
-            let agent = assignment.agent_id.clone();
-            let holder = (agent, assignment.instance, assignment.epoch);
-            ensure(!line.declined.contains(&holder), DECLINED, || {
-                format!("{id} is offered to {holder:?} again")
-            })?;
-            line.holder = Some(holder);
-            return Ok(TaskState::Assigned);
-        }
+        TaskEvent::Assigned { assignment, .. } => return assigned(id, line, assignment),
         TaskEvent::Started { attempt, .. } => {
             ensure(
                 from == TaskState::Assigned && of_this(attempt),
