@@ -154,6 +154,7 @@ impl TaskRecord {
         match event {
             TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
                 if self.noted(event) => {}
+            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
             // It is about an account, and no part of the record of the task that it was noted with.
             TaskEvent::Gate { .. } => {}
             TaskEvent::Budget { step, .. } => self.note_budget(step),
@@ -230,7 +231,6 @@ impl TaskRecord {
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
             }
-            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
             TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
                     return misfit();
