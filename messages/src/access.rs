@@ -327,6 +327,10 @@ impl AccessRule {
             let why = "a rule that allows does not depend on to and toOthersThan; deny with toOthersThan what shall not be allowed";
             return Some(("decision".to_owned(), why.to_owned()));
         }
+        if !self.task_types.is_empty() {
+            let why = "exclude to and toOthersThan; name the requirements instead";
+            return Some(("taskTypes".to_owned(), why.to_owned()));
+        }
         for (field, names) in [("to", &self.to), ("toOthersThan", &self.to_others_than)] {
             let known = |name: &String| RECIPIENTS.iter().any(|kind| name.starts_with(kind));
             if let Some(nth) = names.iter().position(|name| !known(name)) {

@@ -34,8 +34,10 @@ pub enum FailureClass {
     Contract,
     /// A provider's limit was reached.
     Quota,
-    /// It declined, for good.
+    /// It refused, for good: nobody is to do it.
     Refusal,
+    /// It declined: another agent may do it.
+    Declined,
     /// It was not allowed to.
     Auth,
     /// It broke the sandbox's or the mesh's rules.
@@ -55,6 +57,8 @@ pub enum TaskConsequence {
     RetryFree,
     /// Wait behind the provider's gate.
     Park,
+    /// Offer it to another agent, without using up an attempt.
+    Elsewhere,
     /// The task has ended.
     Final,
 }
@@ -90,7 +94,7 @@ pub enum Severity {
 
 impl FailureClass {
     /// All classes, in the order of the documentation.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Crash,
         Self::Start,
         Self::Hang,
@@ -100,6 +104,7 @@ impl FailureClass {
         Self::Contract,
         Self::Quota,
         Self::Refusal,
+        Self::Declined,
         Self::Auth,
         Self::Policy,
         Self::Lost,
@@ -118,6 +123,7 @@ impl FailureClass {
             Self::Contract => "contract",
             Self::Quota => "quota",
             Self::Refusal => "refusal",
+            Self::Declined => "declined",
             Self::Auth => "auth",
             Self::Policy => "policy",
             Self::Lost => "lost",
@@ -137,6 +143,7 @@ impl FailureClass {
             | Self::Contract => TaskConsequence::Retry,
             Self::Lost => TaskConsequence::RetryFree,
             Self::Quota => TaskConsequence::Park,
+            Self::Declined => TaskConsequence::Elsewhere,
             Self::Refusal | Self::Auth | Self::Policy | Self::Cancelled => TaskConsequence::Final,
         }
     }
@@ -159,6 +166,7 @@ impl FailureClass {
             | Self::Contract
             | Self::Quota
             | Self::Refusal
+            | Self::Declined
             | Self::Auth
             | Self::Lost
             | Self::Cancelled => Severity::Low,

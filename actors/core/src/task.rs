@@ -27,6 +27,7 @@ mod command;
 mod config;
 mod control;
 mod decide;
+mod decline;
 mod dispatch;
 mod escalate;
 mod explain;
@@ -53,6 +54,7 @@ pub use command::{
 };
 pub(crate) use config::below;
 pub use config::{ATTEMPTS_MAX, RETRY_DELAY_MAX, RetryPolicy, TaskConfig};
+pub use decline::DECLINES_MAX;
 pub use load::{AgentLoad, BACKLOG_HIGH, BACKLOG_LOW, Load, Notice, Said};
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;

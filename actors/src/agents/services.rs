@@ -84,6 +84,7 @@ impl Delegation {
             avoid: self.avoid.clone(),
             approval: self.task.approval.clone(),
             budget: self.task.budget,
+            escalate: self.task.escalate.clone(),
             claims: self.task.claims.clone(),
             within: self.within.clone(),
             ..TaskSpec::default()

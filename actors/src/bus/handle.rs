@@ -245,7 +245,12 @@ impl BusHandle {
         envelope: &Envelope,
         to: Option<Recipient>,
     ) -> Result<(), Problem> {
-        let resource = envelope.to.to_string();
+        let resource = match &to {
+            // That it may be said at all was decided before.
+            None => return Ok(()),
+            Some(Recipient::Topic(topic)) => format!("topic://{topic}"),
+            Some(Recipient::Agent(..) | Recipient::Person(_)) => envelope.to.to_string(),
+        };
         let facts = Facts {
             to,
             ..Facts::default()

@@ -167,18 +167,16 @@ impl Services for MeshServices {
         let attempt = delegation.attempt;
         let caller = bus::agent_as_caller(&delegation.agent);
         let resource = format!("/v1/tasks/{}", delegation.parent);
-        let facts = TaskFacts::of(&delegation.spec());
+        let facts = TaskFacts::all_of(&delegation.spec());
         // What checks a result was decided on with the work, for whoever submitted that.
         if !delegation.verifies() {
-            let decided = self
-                .sentinel
-                .may_submit(&caller, &resource, vec![facts.clone()]);
+            let decided = self.sentinel.may_submit(&caller, &resource, facts.clone());
             decided.map_err(klp_error)?;
         }
         if let Some(token) = delegation.token.take() {
             // With somebody's token it does what both may, and no more.
             let bearer = self.bearer(&delegation.agent, &token).map_err(klp_error)?;
-            let decided = self.sentinel.may_submit(&bearer, &resource, vec![facts]);
+            let decided = self.sentinel.may_submit(&bearer, &resource, facts);
             decided.map_err(klp_error)?;
             delegation.within = limits_of(&bearer).collect();
         }

@@ -221,6 +221,7 @@ pub const EDGES: &[(&str, &[&str])] = &[
             "contract",
             "quota",
             "refusal",
+            "declined",
             "auth",
             "policy",
             "lost",

@@ -391,7 +391,7 @@ fn a_rule_says_whom_a_message_may_reach() {
 fn a_rule_says_to_whom_a_task_may_go() {
     let rules = [
         json!({"decision": "deny", "verbs": ["task.submit"], "agents": ["a"], "toOthersThan": ["agent:b"]}),
-        json!({"decision": "deny", "verbs": ["task.submit"], "to": ["capability:pay"], "taskTypes": ["x"]}),
+        json!({"decision": "deny", "verbs": ["task.submit"], "to": ["capability:pay"], "requirements": ["x"]}),
     ];
     let policy = policy(&rules);
     let named = |kind: &str, agent: Option<&str>| TaskFacts {

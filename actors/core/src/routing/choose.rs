@@ -82,6 +82,10 @@ pub struct Load {
 pub trait Occupancy {
     /// What one incarnation has in hand.
     fn on_instance(&self, key: &InstanceKey) -> Load;
+    /// Whether an incarnation declined the task that looks for one.
+    fn has_declined(&self, _key: &InstanceKey) -> bool {
+        false
+    }
     /// How many attempts hold a slot on an agent, over all its incarnations.
     fn on_agent(&self, agent: &AgentId) -> u32;
     /// Whether a task that must be alone is being tried on one of the agent's instances.
@@ -180,6 +184,9 @@ impl Candidate<'_> {
                 "all of its {} slots are taken",
                 self.instance.concurrency
             ));
+        }
+        if occupancy.has_declined(&self.key()) {
+            return Err("declined this task".to_owned());
         }
         // Last, as it takes the longest to find out.
         if let Some(why) = occupancy.barred(self.id, self.agent) {
@@ -325,6 +332,7 @@ fn may_be_kept(candidate: &Candidate<'_>, occupancy: &dyn Occupancy) -> bool {
         && candidate.instance.closed.is_none()
         && candidate.instance.concurrency > 0
         && !candidate.load.kept
+        && !occupancy.has_declined(&candidate.key())
         && occupancy.barred(candidate.id, candidate.agent).is_none()
 }
 

@@ -50,7 +50,10 @@ impl TypeRecord {
     pub(crate) fn counts(class: FailureClass) -> bool {
         !matches!(
             class,
-            FailureClass::Lost | FailureClass::Cancelled | FailureClass::Quota
+            FailureClass::Lost
+                | FailureClass::Cancelled
+                | FailureClass::Quota
+                | FailureClass::Declined
         )
     }
 
@@ -186,6 +189,7 @@ mod tests {
             FailureClass::Lost,
             FailureClass::Cancelled,
             FailureClass::Quota,
+            FailureClass::Declined,
         ] {
             stats.failed(&agent, "t", class);
         }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::budgets;
 use super::command::{Answer, AttemptRef, Effect, Refusal};
+use super::decline::declined;
 use super::index::instance_of;
 use super::standing;
 use super::tx::{Slots, Tx};
@@ -356,6 +357,7 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
     }
     match failure.class.consequence() {
         TaskConsequence::Final => AfterFailure::Fail,
+        TaskConsequence::Elsewhere => declined(tx, id, failure),
         TaskConsequence::RetryFree if record.lost < LOST_RETRIES_MAX => {
             // At once the first time; then with pauses, so that whatever loses it can find its feet.
             let pause = match record.lost {

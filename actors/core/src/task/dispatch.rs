@@ -10,6 +10,7 @@ use mesh_messages::{AgentId, AttemptNo, TaskId, Timestamp};
 
 use super::command::{Context, Delivery, Effect, Live};
 use super::config::TaskConfig;
+use super::decline::declined_by_all;
 use super::index::{GroupKey, attempt_ends_at};
 use super::standing::Ask;
 use super::state::{Entry, Tasks};
@@ -361,6 +362,8 @@ pub(crate) fn why_queued(
             .take(AGENTS_NAMED_MAX)
             .map(|(id, agent)| format!("{id} is {}", agent.condition()));
         (WaitReason::AgentDown, each.collect::<Vec<_>>().join("; "))
+    } else if let Some(declined) = declined_by_all(tasks, live, ctx, entry) {
+        (WaitReason::AgentDown, declined)
     } else if let Some(rules) = kept_from_all(ctx, entry, &capable) {
         (WaitReason::NoAgent, rules)
     } else if free_slots(tasks, ctx.config) == 0 {

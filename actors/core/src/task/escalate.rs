@@ -13,7 +13,7 @@ use mesh_messages::escalation::{
     EscalationMove, EscalationStep, GivenUp,
 };
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::inbox::{AnswerRole, AskKind};
+use mesh_messages::inbox::{AnswerRole, AskKind, Ruling};
 use mesh_messages::schema::Checker;
 use mesh_messages::task::{
     DEADLINE_DEFAULT_MS, Priority, TASK_DATA_MAX, Task, TaskSpec, TaskState, WaitReason,
@@ -332,7 +332,7 @@ impl Tx<'_> {
             retry: retry.to_spec(),
             depth,
             ruling: ruled
-                .filter(|ruling| *ruling != Default::default())
+                .filter(|ruling| *ruling != Ruling::default())
                 .map(Box::new),
         };
         self.emit(&asked, event);

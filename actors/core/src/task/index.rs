@@ -39,6 +39,10 @@ pub(crate) struct GroupKey {
     pub(crate) trust: Ask,
     /// Whether they are children, which may have the slot that those above them gave up.
     pub(crate) child: bool,
+    /// The incarnations that declined them.
+    pub(crate) declined: BTreeSet<InstanceKey>,
+    /// The agent that submitted them, which the operator's rules may keep from others.
+    pub(crate) by: Option<String>,
 }
 
 /// Place in the line: virtual time, then order of submission.
@@ -298,6 +302,7 @@ pub(crate) fn instance_of(entry: &Entry) -> Option<InstanceKey> {
 }
 
 pub(crate) fn group_of(entry: &Entry) -> GroupKey {
+    let by = &entry.task().submitted_by;
     GroupKey {
         alone: entry.record.is_suspect(),
         needs: Arc::clone(&entry.needs),
@@ -305,6 +310,8 @@ pub(crate) fn group_of(entry: &Entry) -> GroupKey {
         failed_on: entry.record.last_failed_on.clone(),
         trust: Ask::of(entry),
         child: entry.task().spec.parent.is_some(),
+        declined: entry.record.declined.clone(),
+        by: by.starts_with("agent:").then(|| by.clone()),
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::RetryPolicy;
+use crate::routing::InstanceKey;
 pub(crate) use waits::waiting_for_tasks;
 use waits::{waiting_for_checks, waiting_for_person};
 
@@ -60,6 +61,9 @@ pub struct TaskRecord {
     pub failed_on: BTreeSet<AgentId>,
     /// The last of them.
     pub last_failed_on: Option<AgentId>,
+    /// Incarnations that declined it in this round.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub declined: BTreeSet<InstanceKey>,
     /// Everybody who was looked at for the latest assignment.
     pub candidates: Vec<CandidateReport>,
     /// What policy said of it, when it asks a person.
@@ -114,6 +118,7 @@ impl TaskRecord {
                     solo_kills: 0,
                     failed_on: avoided,
                     last_failed_on: None,
+                    declined: BTreeSet::new(),
                     candidates: Vec::new(),
                     ruling: ruling.clone(),
                     answered: None,
@@ -149,6 +154,7 @@ impl TaskRecord {
         match event {
             TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
                 if self.noted(event) => {}
+            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
             // It is about an account, and no part of the record of the task that it was noted with.
             TaskEvent::Gate { .. } => {}
             TaskEvent::Budget { step, .. } => self.note_budget(step),
@@ -156,6 +162,7 @@ impl TaskRecord {
             | TaskEvent::Checking { .. }
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
+            | TaskEvent::Escalation { .. }
             | TaskEvent::Trust(_) => return misfit(),
             TaskEvent::Waiting {
                 state: to,
@@ -223,11 +230,6 @@ impl TaskRecord {
                     return misfit();
                 }
                 self.end_early(*at, TaskState::DeadLettered, failure.clone());
-            }
-            TaskEvent::Escalation { at, step } => {
-                if !self.escalated(*at, step) {
-                    return misfit();
-                }
             }
             TaskEvent::Approved { .. } => {
                 if state != TaskState::Blocked || self.task.spec.approval.is_none() {
@@ -468,22 +470,27 @@ impl TaskRecord {
 
     fn attempt_failed(&mut self, at: Timestamp, failure: &Failure, ended: bool, alone: bool) {
         // A provider's limit is no fault of the agent, and its gate sees to it that the task is not tried there.
-        if !matches!(failure.class, FailureClass::Lost | FailureClass::Quota)
-            && let Some(attempt) = self.task.attempts.last()
+        let class = failure.class;
+        let attempt = self.task.attempts.last();
+        if let Some(attempt) = attempt.filter(|_| class == FailureClass::Declined) {
+            let key = (attempt.agent_id.clone(), attempt.instance, attempt.epoch);
+            self.declined.insert(key);
+        } else if !matches!(class, FailureClass::Lost | FailureClass::Quota)
+            && let Some(attempt) = attempt
         {
             self.failed_on.insert(attempt.agent_id.clone());
             self.last_failed_on = Some(attempt.agent_id.clone());
         }
         let never_had = self.task.state == TaskState::Assigned && !ended;
         if !(never_had && failure.class == FailureClass::Lost) {
-            // Who ran into a limit has not failed.
-            self.anew = failure.class != FailureClass::Quota;
+            // Who ran into a limit, or declined, has not failed.
+            self.anew = !matches!(class, FailureClass::Quota | FailureClass::Declined);
         }
         self.end_attempt(at, Some(failure));
         match failure.class.consequence() {
             TaskConsequence::RetryFree => self.lost += 1,
             TaskConsequence::Retry => self.used += 1,
-            TaskConsequence::Park | TaskConsequence::Final => {}
+            TaskConsequence::Park | TaskConsequence::Elsewhere | TaskConsequence::Final => {}
         }
         if ended && failure.class.is_scored() {
             self.killed_on
@@ -546,6 +553,7 @@ impl TaskRecord {
         self.solo_kills = 0;
         self.failed_on.clear();
         self.last_failed_on = None;
+        self.declined.clear();
         self.anew = false;
         self.task.state = TaskState::Queued;
         self.task.deadline_at = deadline_at;

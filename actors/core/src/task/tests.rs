@@ -22,6 +22,7 @@ mod attempts;
 mod budgets;
 mod claimed;
 mod claims;
+mod declines;
 mod delegation;
 mod escalation;
 mod fairness;

@@ -381,6 +381,11 @@ impl Occupancy for Slots<'_> {
         }
     }
 
+    fn has_declined(&self, key: &InstanceKey) -> bool {
+        let record = self.seeker.and_then(|seeker| self.tasks.record(seeker));
+        record.is_some_and(|record| record.declined.contains(key))
+    }
+
     fn on_agent(&self, agent: &AgentId) -> u32 {
         let keys: BTreeSet<_> = keys_of(&self.tasks.index().in_flight, agent)
             .chain(keys_of(&self.live.releasing, agent))

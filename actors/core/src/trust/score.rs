@@ -139,6 +139,7 @@ pub(super) const fn left_of(class: FailureClass) -> Option<(u32, u32)> {
         | FailureClass::Unavailable
         | FailureClass::Quota
         | FailureClass::Refusal
+        | FailureClass::Declined
         | FailureClass::Auth
         | FailureClass::Policy
         | FailureClass::Lost

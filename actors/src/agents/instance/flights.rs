@@ -458,6 +458,7 @@ fn own_word(failure: Failure) -> Failure {
         | FailureClass::Contract
         | FailureClass::Quota
         | FailureClass::Refusal
+        | FailureClass::Declined
         | FailureClass::Auth => failure.class,
     };
     Failure { class, ..failure }

@@ -14,6 +14,8 @@ pub(crate) enum Meaning {
     Free,
     /// It waits for the provider.
     Park,
+    /// Another agent is asked.
+    Elsewhere,
     /// It ends.
     Final,
 }
@@ -30,6 +32,7 @@ pub(crate) const fn of_class(class: FailureClass) -> (Meaning, bool, Severity) {
         FailureClass::Timeout | FailureClass::Unavailable | FailureClass::Contract => {
             (Meaning::Retry, false, Severity::Low)
         }
+        FailureClass::Declined => (Meaning::Elsewhere, false, Severity::Low),
         FailureClass::Quota => (Meaning::Park, false, Severity::Low),
         FailureClass::Lost => (Meaning::Free, false, Severity::Low),
         FailureClass::Refusal | FailureClass::Auth | FailureClass::Cancelled => {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_messages::claim::ClaimStep;
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::task::{TaskState, WaitReason};
+use mesh_messages::task::{TaskAssignment, TaskState, WaitReason};
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::fault_rules::{LOST_MAX, Meaning, of_class};
@@ -25,6 +25,7 @@ const LOST: &str = "an acknowledged task is never lost";
 const ONCE: &str = "every task has exactly one outcome";
 const FENCE: &str = "results of superseded attempts are refused";
 const RETRIES: &str = "a failure leads to what its class says";
+const DECLINED: &str = "who declined a task is not asked again";
 const SLOTS: &str = "no more work at once than is allowed";
 const CLAIMS: &str =
     "what one attempt has claimed, no other has, and it has all that its task claims";
@@ -46,6 +47,8 @@ pub(crate) struct Line {
     used: u32,
     lost: u32,
     solo: u32,
+    /// Who declined it in this round.
+    declined: BTreeSet<Holder>,
     /// How it ends if nobody takes it up, while somebody is asked to.
     escalated: Option<TaskState>,
 }
@@ -91,6 +94,7 @@ impl Book {
                 used: 0,
                 lost: 0,
                 solo: 0,
+                declined: BTreeSet::new(),
                 escalated: None,
             };
             edges.hit_named("task", format_args!("submitted > {state}"));
@@ -244,6 +248,33 @@ fn checked(id: &TaskId, line: &Line, attempt: AttemptNo) -> Result<TaskState, su
     Ok(line.state)
 }
 
+/// A task was handed out: while it waited, as its next attempt, to somebody who has not declined it.
+fn assigned(
+    id: &TaskId,
+    line: &mut Line,
+    assignment: &TaskAssignment,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    let ready = matches!(from, TaskState::Queued | TaskState::Parked);
+    ensure(ready, ONCE, || {
+        format!("{id} was handed out while it is {from}")
+    })?;
+    ensure(assignment.attempt == line.attempt.next(), FENCE, || {
+        format!(
+            "{id} got attempt {} after {}",
+            assignment.attempt, line.attempt
+        )
+    })?;
+    line.attempt = assignment.attempt;
+    let agent = assignment.agent_id.clone();
+    let holder = (agent, assignment.instance, assignment.epoch);
+    ensure(!line.declined.contains(&holder), DECLINED, || {
+        format!("{id} is offered to {holder:?} again")
+    })?;
+    line.holder = Some(holder);
+    Ok(TaskState::Assigned)
+}
+
 /// Where an event leads.
 fn next(
     id: &TaskId,
@@ -262,22 +293,7 @@ fn next(
             })?;
             return Ok(*state);
         }
-        TaskEvent::Assigned { assignment, .. } => {
-            let ready = matches!(from, TaskState::Queued | TaskState::Parked);
-            ensure(ready, ONCE, || {
-                format!("{id} was handed out while it is {from}")
-            })?;
-            ensure(assignment.attempt == line.attempt.next(), FENCE, || {
-                format!(
-                    "{id} got attempt {} after {}",
-                    assignment.attempt, line.attempt
-                )
-            })?;
-            line.attempt = assignment.attempt;
-            let agent = assignment.agent_id.clone();
-            line.holder = Some((agent, assignment.instance, assignment.epoch));
-            return Ok(TaskState::Assigned);
-        }
+        TaskEvent::Assigned { assignment, .. } => return assigned(id, line, assignment),
         TaskEvent::Started { attempt, .. } => {
             ensure(
                 from == TaskState::Assigned && of_this(attempt),
@@ -310,7 +326,10 @@ fn next(
                     line.attempt
                 )
             })?;
-            line.holder = None;
+            let holder = line.holder.take();
+            if failure.class == FailureClass::Declined {
+                line.declined.extend(holder);
+            }
             edges.hit_named("task failure", format_args!("{}", failure.class));
             let scored = of_class(failure.class).1;
             let solo = line.solo + u32::from(*ended_instance && *alone && scored);
@@ -349,6 +368,7 @@ fn next(
             })?;
             line.round += 1;
             (line.used, line.lost, line.solo) = (0, 0, 0);
+            line.declined.clear();
             return Ok(TaskState::Queued);
         }
     }
@@ -382,6 +402,7 @@ fn escalated(
             edges.hit("escalation", "another round");
             line.round += 1;
             (line.used, line.lost, line.solo) = (0, 0, 0);
+            line.declined.clear();
             TaskState::Queued
         }
         EscalationMove::Done { .. } => {
@@ -418,7 +439,7 @@ fn follow(
     match meaning {
         Meaning::Retry => line.used += 1,
         Meaning::Free => line.lost += 1,
-        Meaning::Park | Meaning::Final => {}
+        Meaning::Park | Meaning::Elsewhere | Meaning::Final => {}
     }
     let due = if class == FailureClass::Cancelled {
         TaskState::Cancelled
@@ -430,6 +451,9 @@ fn follow(
     } else {
         match meaning {
             Meaning::Final => TaskState::Failed,
+            // Whether anybody is left to ask is for the fleet to say.
+            Meaning::Elsewhere if matches!(then, AfterFailure::Retry { .. }) => TaskState::Retrying,
+            Meaning::Elsewhere => TaskState::DeadLettered,
             Meaning::Park => TaskState::Parked,
             Meaning::Free if lost < LOST_MAX => TaskState::Retrying,
             Meaning::Retry if used + 1 < line.attempts_max => TaskState::Retrying,

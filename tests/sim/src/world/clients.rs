@@ -110,7 +110,8 @@ impl World {
 
     /// Somebody says from outside how an attempt ended, as the HTTP surface lets operators do.
     pub(crate) fn report_outside(&mut self) {
-        const CLASSES: [FailureClass; 4] = [
+        const CLASSES: [FailureClass; 5] = [
+            FailureClass::Declined,
             FailureClass::Cancelled,
             FailureClass::Start,
             FailureClass::Hang,

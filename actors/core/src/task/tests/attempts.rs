@@ -190,6 +190,8 @@ fn every_class_has_the_consequence_of_the_table() {
             C::Quota => TaskState::Parked,
             C::Refusal | C::Auth | C::Policy => TaskState::Failed,
             C::Cancelled => TaskState::Cancelled,
+            // The only one that can do it will not.
+            C::Declined => TaskState::DeadLettered,
             C::Lost => TaskState::Assigned,
         };
         assert_eq!(world.state(&id), expected, "{class}");

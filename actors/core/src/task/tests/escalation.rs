@@ -29,7 +29,7 @@ fn asked_by(world: &World, id: &TaskId) -> TaskId {
     assert_eq!(latest.end, None);
     assert_eq!(
         world.view(id).waiting_for.unwrap().tasks,
-        [latest.task.clone()]
+        std::slice::from_ref(&latest.task)
     );
     latest.task
 }
@@ -198,7 +198,7 @@ fn steps_are_taken_in_turn_until_none_is_left() {
     world.fail(&follow_up, FailureClass::Refusal);
     let question = asked_by(&world, &id);
     assert_ne!(question, follow_up);
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.state(&question), TaskState::DeadLettered);
     let last = asked_by(&world, &id);
     world.waits(&last, TaskState::Parked, WaitReason::NoAgent);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_messages::escalation::EscalationMove;
+use mesh_messages::escalation::{EscalationMove, GivenUp};
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId};
 
@@ -69,9 +69,11 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                     attempt.ended_instance = *ended_instance;
                 }
                 match then {
-                    AfterFailure::Retry { .. }
-                    | AfterFailure::Park { .. }
-                    | AfterFailure::Escalate { .. } => {}
+                    AfterFailure::Retry { .. } | AfterFailure::Park { .. } => {}
+                    // What is found of the agents is found all the same.
+                    AfterFailure::Escalate { otherwise } => {
+                        story.dead_lettered = *otherwise == GivenUp::DeadLettered;
+                    }
                     AfterFailure::Fail | AfterFailure::Cancel => story.ends.push(fact.position),
                     AfterFailure::DeadLetter => {
                         story.dead_lettered = true;

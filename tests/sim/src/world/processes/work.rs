@@ -157,7 +157,8 @@ impl World {
                 flight.delegated = true;
                 return self.delegate(agent, epoch, task, attempt);
             }
-            10 | 11 => failed(FailureClass::Timeout),
+            10 => failed(FailureClass::Timeout),
+            11 => failed(FailureClass::Declined),
             12..=14 => failed(FailureClass::Unavailable),
             15 => failed(FailureClass::Quota),
             16 => failed(FailureClass::Refusal),
