@@ -165,9 +165,10 @@ fn a_repeated_team_changes_its_members_by_what_was_measured_and_says_why() {
     for name in ["alpha", "beta"] {
         eventually(&format!("{name} serves"), END_MAX, || {
             let status = daemon.status(name);
-            match status["lifecycle"] == "executing" {
-                true => Ok(()),
-                false => Err(status.to_string()),
+            if status["lifecycle"] == "executing" {
+                Ok(())
+            } else {
+                Err(status.to_string())
             }
         });
     }
