@@ -149,21 +149,7 @@ impl Default for Metrics {
         );
         registry.register("agents", "Agents by status", metrics.agents.clone());
         registry.register("tasks_by_state", "Tasks by state", metrics.tasks.clone());
-        registry.register(
-            "tasks_verified",
-            "Tasks at which an agent handed in a result that was verified: by checks, or by an output schema",
-            metrics.verified.clone(),
-        );
-        registry.register(
-            "tasks_verified_passed_first",
-            "Those at which the agent's first result passed",
-            metrics.passed_first.clone(),
-        );
-        registry.register(
-            "tasks_verified_passed",
-            "Those at which one of the agent's results passed in the end",
-            metrics.passed.clone(),
-        );
+        metrics.register_quality(&mut registry);
         registry.register(
             "journal_records",
             "Durable records",
@@ -177,6 +163,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    fn register_quality(&self, registry: &mut Registry) {
+        registry.register(
+            "tasks_verified",
+            "Tasks at which an agent handed in a result that was verified: by checks, or by an output schema",
+            self.verified.clone(),
+        );
+        registry.register(
+            "tasks_verified_passed_first",
+            "Those at which the agent's first result passed",
+            self.passed_first.clone(),
+        );
+        registry.register(
+            "tasks_verified_passed",
+            "Those at which one of the agent's results passed in the end",
+            self.passed.clone(),
+        );
+    }
+
     /// A task was assigned for the first time, this long after it was accepted.
     pub fn routed(&self, seconds: f64) {
         self.routing.observe(seconds);

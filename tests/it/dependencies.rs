@@ -296,3 +296,23 @@ fn the_graph_is_shown_as_text_as_json_and_to_be_drawn() {
     assert!(dot.contains("\"index\" -> \"store\";"), "{dot}");
     assert!(dot.contains("\"ranker\" [style=dashed];"), "{dot}");
 }
+
+#[test]
+fn who_waits_for_long_is_an_issue_and_starts_all_the_same() {
+    let daemon = Daemon::start();
+    daemon.register(&needing("late", &["missing"]));
+    waits(&daemon, "late", &["missing is not registered"]);
+    eventually("it is an issue", PATIENCE * 2, || {
+        let health = daemon.client().get("/v1/health").ok(200);
+        let issues = health["issues"].to_string();
+        let said = "agent:late: waits before its start: agent missing is not registered";
+        if issues.contains(said) {
+            Ok(())
+        } else {
+            Err(issues)
+        }
+    });
+    assert_eq!(daemon.status("late")["fault"]["score"], 0);
+    daemon.deploy(&needing("missing", &[]));
+    serves(&daemon, "late");
+}

@@ -20,7 +20,7 @@ const LAG_MAX: u64 = 10_000;
 /// Free bytes of the data directory's disk below which it is worth saying.
 const FREE_MIN: u64 = 256 * 1024 * 1024;
 /// How long an agent may wait for another one before it is worth saying. It goes on waiting, which costs nothing.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_mins(1);
 
 type Look = Arc<dyn Fn() -> Vec<HealthCheck> + Send + Sync>;
 

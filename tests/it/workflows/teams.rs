@@ -119,3 +119,73 @@ fn every_pattern_is_a_step() {
         assert_eq!(run["output"], json!({"score": 3}), "{run}");
     }
 }
+
+/// Who did the one part of a team that is drafted for a run of this document, and the draft's description.
+fn member(daemon: &Daemon, document: &Value) -> (String, String) {
+    let run = ended(daemon, &start(daemon, document, &json!("tides")));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let inner = step(&run, "team")["runs"][0].as_str().unwrap().to_owned();
+    let team = daemon
+        .client()
+        .get(&format!("/v1/workflows/{inner}"))
+        .ok(200);
+    let task = step(&team, "part-1")["taskIds"][0].as_str().unwrap();
+    let who = daemon.task(task)["attempts"][0]["agentId"].clone();
+    let why = team["workflow"]["description"].as_str().unwrap_or_default();
+    (who.as_str().unwrap().to_owned(), why.to_owned())
+}
+
+#[test]
+fn a_repeated_team_changes_its_members_by_what_was_measured_and_says_why() {
+    let daemon = Daemon::start();
+    for (name, answer) in [("alpha", "draft"), ("beta", "text")] {
+        let agent = Bundle::command(name, &format!("cat >/dev/null; printf '\"{answer}\"'"));
+        daemon.deploy(&agent.set("capabilities", json!(["write"])));
+    }
+    let document = json!({
+        "name": "weekly",
+        "steps": [{"id": "team", "input": "${input}",
+                   "team": {"pattern": "cross_functional", "requirements": ["write"]}}],
+    });
+    // Nothing is known of either.
+    assert_eq!(member(&daemon, &document).0, "alpha");
+    let verified = |agent: &str| {
+        let id = daemon.submit(&json!({
+            "requirements": ["write"], "agent": agent, "input": 1, "retry": {"maxAttempts": 1},
+            "contract": {"outputSchema": {"const": "text"}},
+        }));
+        daemon.ended(&id, END_MAX)["state"].clone()
+    };
+    for _ in 0..2 {
+        assert_eq!(verified("alpha"), "dead_lettered");
+        assert_eq!(verified("beta"), "succeeded");
+    }
+    // The same document again: nobody has touched it, and what was measured outlives a kill.
+    let daemon = daemon.kill9().start();
+    for name in ["alpha", "beta"] {
+        eventually(&format!("{name} serves"), END_MAX, || {
+            let status = daemon.status(name);
+            if status["lifecycle"] == "executing" {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        });
+    }
+    let (who, why) = member(&daemon, &document);
+    assert_eq!(who, "beta", "{why}");
+    let before = "part-1: beta (write: 2 of 2 verified passed, 2 at first, trust 0.7";
+    assert!(why.contains(before), "{why}");
+    assert!(
+        why.contains("before alpha (write: 0 of 2 verified passed"),
+        "{why}"
+    );
+    // A plan says it before it is started.
+    let order = json!({"team": document["steps"][0]["team"], "input": 1});
+    let plan = daemon.client().post("/v1/plans", &order).ok(201);
+    let drafted = &plan["workflow"];
+    assert_eq!(drafted["steps"][0]["prefer"], "beta", "{plan}");
+    // Preferred, not bound: without it, the other one does it.
+    daemon.ctl(&["agent", "stop", "beta"]).exits(0);
+    assert_eq!(member(&daemon, &document).0, "alpha");
+}
