@@ -1,17 +1,15 @@
 //! What not every reader is shown: the log holds the values of agents' memory, and those are for whoever may read memory.
 
 use mesh_actors::operations::{Action, Operations};
+use mesh_messages::events::STATE_SAVED;
 use mesh_messages::system::{AuditEntry, Caller, MeshEvent};
 use serde_json::Value;
 
 /// What the kinds of the records begin with that hold them.
 const MEMORY: &str = "memory.";
 
-/// The kind of the records that hold what agents hand on to their next incarnation.
-const STATE: &str = "state.saved";
-
 fn is_memory(kind: &str) -> bool {
-    kind.starts_with(MEMORY) || kind == STATE
+    kind.starts_with(MEMORY) || kind == STATE_SAVED
 }
 
 /// Whether a caller is shown what agents remember.

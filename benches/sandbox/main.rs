@@ -203,7 +203,7 @@ impl Bench {
             runtime_paths: Vec::new(),
             temp: TempAccess::Private,
             execution: Execution::Anything,
-            narrowed: Default::default(),
+            narrowed: mesh_sandbox::Narrowed::default(),
             network: NetworkAccess::None,
             secrets: Vec::new(),
             limits: Limits {

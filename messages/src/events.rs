@@ -323,6 +323,9 @@ pub enum AgentEvent {
     },
 }
 
+/// The kind of [`AgentEvent::StateSaved`]: like the records of memory, it holds what others told the agent.
+pub const STATE_SAVED: &str = "state.saved";
+
 kinds!(AgentEvent {
     Created => "created",
     Registered => "registered",

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use mesh_actors_core::projection::SqlScript;
-use mesh_messages::events::partition;
+use mesh_messages::events::{STATE_SAVED, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, RecordHeader};
 use mesh_persistence::{ExportError, VaultCopy, backup, export_without};
@@ -31,7 +31,10 @@ impl Mesh {
         memory: bool,
     ) -> Result<ChunkStream, Problem> {
         self.streamed(move |store, out| {
-            let hidden = |header: &RecordHeader| !memory && header.partition == partition::MEMORY;
+            let hidden = |header: &RecordHeader| {
+                let of_memory = header.partition == partition::MEMORY;
+                !memory && (of_memory || header.kind == STATE_SAVED)
+            };
             let done = export_without(&*store.journal, agent.as_ref(), &hidden, out);
             done.map(drop).map_err(|error| match error {
                 ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),

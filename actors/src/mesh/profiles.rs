@@ -153,7 +153,7 @@ fn controls(
     policy: &PolicyDocument,
 ) -> (Facts, Option<String>) {
     if manifest.resolved_runtime().kind == RuntimeKind::Native {
-        return Default::default();
+        return (Facts::new(), None);
     }
     let start = Start {
         manifest,

@@ -164,7 +164,7 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
         runtime_paths: Vec::new(),
         temp: TempAccess::None,
         execution: mesh_sandbox::Execution::Anything,
-        narrowed: Default::default(),
+        narrowed: mesh_sandbox::Narrowed::default(),
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits {

@@ -247,16 +247,13 @@ impl Permission {
         if !self.allows(need.action) {
             return false;
         }
-        match self.kind() {
-            Some(kind) => {
-                let scope = self.scope.as_deref();
-                kind == need.kind && scope.is_none_or(|scope| covers(kind, scope, &need.subject))
-            }
-            None => {
-                let named = matches!(need.kind, ResourceKind::Capability | ResourceKind::Agent);
-                named && self.resource == need.subject
-            }
+        if let Some(kind) = self.kind() {
+            let scope = self.scope.as_deref();
+            return kind == need.kind
+                && scope.is_none_or(|scope| covers(kind, scope, &need.subject));
         }
+        let named = matches!(need.kind, ResourceKind::Capability | ResourceKind::Agent);
+        named && self.resource == need.subject
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn spec() -> SandboxSpec {
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
         execution: Execution::Anything,
-        narrowed: Default::default(),
+        narrowed: crate::spec::Narrowed::default(),
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits: Limits::default(),

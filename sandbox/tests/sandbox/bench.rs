@@ -200,7 +200,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         runtime_paths: Vec::new(),
         temp: TempAccess::Private,
         execution: Execution::Anything,
-        narrowed: Default::default(),
+        narrowed: mesh_sandbox::Narrowed::default(),
         network: NetworkAccess::None,
         secrets: Vec::new(),
         limits,

@@ -197,12 +197,12 @@ fn grants() -> Verdict {
 }
 
 /// What is tried in one place: to read, to change, to create, to remove, to move away, to execute.
-const TRIES: &str = r#"
+const TRIES: &str = r"
 tries() {
   cat $1/file >/dev/null 2>&1 && echo -n r; (echo x >> $1/file) 2>/dev/null && echo -n w; (echo x > $1/made) 2>/dev/null && echo -n c
   rm $1/gone 2>/dev/null && echo -n d; mv $1/moved $1/away 2>/dev/null && echo -n m; $1/program 2>/dev/null; echo
 }
-"#;
+";
 
 /// What of all that is left under these rights, in a granted path.
 fn left(rights: Rights, read_only: bool, execution: Execution) -> String {

@@ -29,7 +29,7 @@ pub fn of_message(envelope: &Envelope) -> Vec<Need> {
             .payload_as::<TaskRequest>()
             .map(|task| of_task(&asked(task)))
             .unwrap_or_default(),
-        MessageType::Message => addressed(&envelope.to),
+        MessageType::Message | MessageType::StatusUpdate => addressed(&envelope.to),
         MessageType::Publish => {
             let asked = envelope.payload_as::<Publish>().ok();
             asked
@@ -55,7 +55,6 @@ pub fn of_message(envelope: &Envelope) -> Vec<Need> {
         }
         MessageType::Handshake
         | MessageType::TaskResult
-        | MessageType::StatusUpdate
         | MessageType::CapabilityReply
         | MessageType::SecurityAlert
         | MessageType::Ack
@@ -122,6 +121,7 @@ fn memory(envelope: &Envelope) -> Vec<Need> {
 
 fn addressed(to: &Address) -> Vec<Need> {
     vec![match to {
+        Address::Node(_) => return Vec::new(),
         Address::Topic(name) => topic(Action::Write, name.as_str()),
         Address::Agent { id, .. } => Need::new(ResourceKind::Agent, Action::Write, id.as_str()),
         Address::Role { role, name } if &**role == "agent" => {
@@ -241,6 +241,13 @@ mod tests {
             ),
             (
                 "MESSAGE",
+                "kai://agent.you",
+                json!({}),
+                &["agent:write (you)"],
+            ),
+            ("MESSAGE", node, json!({}), &[]),
+            (
+                "STATUS_UPDATE",
                 "kai://agent.you",
                 json!({}),
                 &["agent:write (you)"],

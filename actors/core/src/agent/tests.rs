@@ -203,7 +203,6 @@ impl World {
                 let process = self.processes.get_mut(instance);
                 process.filter(|p| p.epoch == *epoch).unwrap().told = true;
             }
-            AgentEffect::Kept { .. } => {}
             AgentEffect::Arm { token, at } => self.timer = Some((*token, *at)),
             AgentEffect::Disarm => self.timer = None,
             AgentEffect::Rest { until } => {
@@ -213,6 +212,7 @@ impl World {
             AgentEffect::Isolate => self.isolated = true,
             AgentEffect::Release => self.isolated = false,
             AgentEffect::Paused(_)
+            | AgentEffect::Kept { .. }
             | AgentEffect::Down { .. }
             | AgentEffect::Deliver
             | AgentEffect::Decline { .. }

@@ -191,7 +191,7 @@ mod tests {
         }
         fn line_refused(&self, _: &AgentId, _: &str) {}
         fn lacks(&self, _: &AgentId, _: Action, _: &str, _: &Need) -> Problem {
-            unimplemented!()
+            Problem::internal("nothing asks")
         }
         fn egress_denied(&self, _: mesh_messages::events::EgressDenial) {}
         fn upgrade_done(&self, _: &AgentId, _: Option<String>) {}

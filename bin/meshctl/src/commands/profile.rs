@@ -60,7 +60,11 @@ fn list(session: &mut Session) -> Result<(), Failure> {
             "AGENTS",
         ]);
         for profile in &profiles {
-            let agents: Vec<&str> = profile.agents.iter().map(|id| id.as_str()).collect();
+            let agents: Vec<&str> = profile
+                .agents
+                .iter()
+                .map(mesh_messages::AgentId::as_str)
+                .collect();
             table.row([
                 profile.name.name().into(),
                 profile.also.as_deref().unwrap_or("-").into(),

@@ -111,12 +111,13 @@ const CHANGES: [&str; 16] = [
 ];
 
 /// Kinds that somebody should look at.
-const INCIDENTS: [&str; 8] = [
+const INCIDENTS: [&str; 9] = [
     "quarantined",
     "recovered",
     "error",
     "health.finding",
     "limit.breached",
+    "state.lost",
     "health.alert",
     "chaos.struck",
     "message.dead_lettered",

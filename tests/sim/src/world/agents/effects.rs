@@ -25,8 +25,6 @@ impl World {
                 self.process_stop(agent, epoch, how == StopKind::Kill);
                 Ok(())
             }
-            // No agent here hands anything on.
-            AgentEffect::Kept { .. } => Ok(()),
             AgentEffect::Down {
                 instance,
                 epoch,
@@ -89,6 +87,7 @@ impl World {
                 Ok(())
             }
             AgentEffect::Paused(_)
+            | AgentEffect::Kept { .. }
             | AgentEffect::Release
             | AgentEffect::Seal
             | AgentEffect::UpgradeDone { .. } => Ok(()),
