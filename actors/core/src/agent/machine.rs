@@ -173,14 +173,7 @@ impl AgentMachine {
                 self.order(turn, order)?;
             }
             AgentCommand::Recover { force } => self.order(turn, Order::Recover { force })?,
-            AgentCommand::Terminate { reason } => {
-                self.order(turn, Order::Terminate)?;
-                self.abandon_upgrade(turn, "it was terminated");
-                if turn.state.stage() < Lifecycle::Terminated {
-                    turn.out.events.push(AgentEvent::Terminated { reason });
-                    turn.out.effects.push(AgentEffect::Isolate);
-                }
-            }
+            AgentCommand::Terminate { reason } => self.terminate(turn, reason)?,
             AgentCommand::Scale { replicas } => self.scale(turn, replicas)?,
             AgentCommand::Upgrade {
                 target,
@@ -238,6 +231,16 @@ impl AgentMachine {
                 self.closing = true;
                 self.stop_all(turn, StopKind::Drain);
             }
+        }
+        Ok(())
+    }
+
+    fn terminate(&mut self, turn: &mut Turn<'_>, reason: String) -> Result<(), AgentRefusal> {
+        self.order(turn, Order::Terminate)?;
+        self.abandon_upgrade(turn, "it was terminated");
+        if turn.state.stage() < Lifecycle::Terminated {
+            turn.out.events.push(AgentEvent::Terminated { reason });
+            turn.out.effects.push(AgentEffect::Isolate);
         }
         Ok(())
     }
