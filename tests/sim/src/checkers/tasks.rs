@@ -453,11 +453,10 @@ fn follow(
             Meaning::Final => TaskState::Failed,
             // Whether anybody is left to ask is for the fleet to say.
             Meaning::Elsewhere if matches!(then, AfterFailure::Retry { .. }) => TaskState::Retrying,
-            Meaning::Elsewhere => TaskState::DeadLettered,
             Meaning::Park => TaskState::Parked,
             Meaning::Free if lost < LOST_MAX => TaskState::Retrying,
             Meaning::Retry if used + 1 < line.attempts_max => TaskState::Retrying,
-            Meaning::Free | Meaning::Retry => TaskState::DeadLettered,
+            Meaning::Free | Meaning::Retry | Meaning::Elsewhere => TaskState::DeadLettered,
         }
     };
     let led = match then {
