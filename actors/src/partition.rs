@@ -15,7 +15,9 @@ use mesh_actors_core::trail::Trail;
 use mesh_messages::events::KIND_VERSION;
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::{AgentId, NewRecord, PartitionId, Position, Record, RecordHeader, TaskId};
-use mesh_persistence::{AppendError, ContentDigest, ContentHold, ContentStore, Journal, Snapshot};
+use mesh_persistence::{
+    APPEND_BYTES_MAX, AppendError, ContentDigest, ContentHold, ContentStore, Journal, Snapshot,
+};
 
 mod snapshots;
 #[cfg(test)]
@@ -36,6 +38,9 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 const FORGET_LAG: u64 = 100_000;
 /// How often, in records, replaying looks for what it can forget.
 const FORGET_EVERY: u64 = 1024;
+
+/// Payloads above this size lie apart in a group that is large: as many as one append holds fit in it then.
+const PAYLOAD_OF_MANY_MAX: usize = 1024;
 
 /// Key under which a payload names its place in the content store.
 const CONTENT_KEY: &str = "$content";
@@ -483,7 +488,7 @@ impl<M: Machine, E> Partition<M, E> {
         for entry in entries {
             let payload = serde_json::to_vec(&entry.event)
                 .map_err(|e| PartitionError::Encode(self.id.clone(), e))?;
-            let (payload, apart) = store_large(payload, &self.content)
+            let (payload, apart) = store_large(payload, PAYLOAD_INLINE_MAX, &self.content)
                 .map_err(|e| PartitionError::Content(self.id.clone(), e))?;
             encoded.content.extend(apart);
             let cause = entry.led.by.as_ref().unwrap_or(cause);
@@ -498,6 +503,15 @@ impl<M: Machine, E> Partition<M, E> {
                 correlation: cause.correlation.clone(),
                 payload,
             });
+        }
+        if payload_bytes(&encoded.records) > APPEND_BYTES_MAX / 2 {
+            for record in &mut encoded.records {
+                let payload = std::mem::take(&mut record.payload);
+                let (payload, apart) = store_large(payload, PAYLOAD_OF_MANY_MAX, &self.content)
+                    .map_err(|e| PartitionError::Content(self.id.clone(), e))?;
+                record.payload = payload;
+                encoded.content.extend(apart);
+            }
         }
         Ok(encoded)
     }
@@ -574,13 +588,14 @@ fn decode<E: DeserializeOwned>(header: &RecordHeader, payload: &[u8]) -> Result<
     serde_json::from_slice(payload).map_err(|e| unknown(e.to_string()))
 }
 
-/// Puts a payload that is too large for a record into the content store and gives its reference instead, and what keeps it
+/// Puts a payload that is larger than `inline_max` bytes into the content store and gives its reference instead, and what keeps it
 /// there until that is in the log.
 fn store_large(
     payload: Vec<u8>,
+    inline_max: usize,
     content: &ContentStore,
 ) -> Result<(Vec<u8>, Option<ContentHold>), mesh_persistence::ContentError> {
-    if payload.len() <= PAYLOAD_INLINE_MAX {
+    if payload.len() <= inline_max {
         return Ok((payload, None));
     }
     let size = payload.len();

@@ -331,6 +331,11 @@ impl AccessRule {
             let why = "exclude to and toOthersThan; name the requirements instead";
             return Some(("taskTypes".to_owned(), why.to_owned()));
         }
+        let submits = self.verbs.contains(&AccessVerb::TaskSubmit);
+        if submits && self.roles.iter().any(|role| *role != Role::Agent) {
+            let why = "must be [\"agent\"] or absent with task.submit, to and toOthersThan: whom a task goes to is chosen later, by who submitted it; name subjects instead";
+            return Some(("roles".to_owned(), why.to_owned()));
+        }
         for (field, names) in [("to", &self.to), ("toOthersThan", &self.to_others_than)] {
             let known = |name: &String| RECIPIENTS.iter().any(|kind| name.starts_with(kind));
             if let Some(nth) = names.iter().position(|name| !known(name)) {

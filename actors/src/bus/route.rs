@@ -238,11 +238,17 @@ fn reached(snapshot: &Snapshot, found: &Destination, envelope: &Envelope) -> Opt
         Destination::Topic(topic) => Recipient::Topic(topic.to_string()),
         Destination::Person => {
             let address = envelope.to.to_string();
-            let name = address.strip_prefix("user:").unwrap_or(&address);
-            Recipient::Person(name.to_owned())
+            Recipient::Person(person(&address).to_owned())
         }
         Destination::Node => return None,
     })
+}
+
+/// The name of a person, of whom there are two ways to write the address.
+fn person(address: &str) -> &str {
+    let mut starts = ["user:", "kai://user."].iter();
+    let name = starts.find_map(|start| address.strip_prefix(start));
+    name.unwrap_or(address)
 }
 
 /// The topic of a publication; an address that is a topic, too, must not name another.
@@ -425,5 +431,17 @@ fn sent(envelope: &Envelope, to: &Address) -> BusEvent {
         to: to.to_string(),
         kind: envelope.kind.name().to_owned(),
         envelope: envelope.to_value(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::person;
+
+    #[test]
+    fn a_person_has_one_name_however_the_address_is_written() {
+        for address in ["user:ada", "kai://user.ada"] {
+            assert_eq!(person(address), "ada", "{address}");
+        }
     }
 }

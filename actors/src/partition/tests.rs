@@ -209,3 +209,30 @@ async fn an_owner_hears_only_of_syncs_that_it_waits_for() {
     let last = heard.recv().await.unwrap();
     assert!(matches!(last, JournalNews::Failed(_)), "{last:?}");
 }
+
+#[tokio::test]
+async fn a_group_that_is_large_as_a_whole_lies_apart_and_is_read_again() {
+    let store = Store::new();
+    let mut owner = load(&store).await.unwrap().unwrap();
+    let texts: Vec<_> = (0..300)
+        .map(|nth| format!("{nth} {}", "x".repeat(16 * 1024)))
+        .collect();
+    let entries = texts.iter().map(|text| Entry {
+        event: NodeEvent::Started {
+            version: "1".to_owned(),
+            run_id: text.clone(),
+            after: None,
+            clean: true,
+            restored: None,
+        },
+        agent: None,
+        task: None,
+        led: Led::default(),
+    });
+    let cause = Cause::meshd();
+    let committed = owner.commit(entries.collect(), &cause, Vec::new());
+    committed.await.unwrap();
+    drop(owner);
+    let owner = load(&store).await.unwrap().unwrap();
+    assert_eq!(Some(&owner.state().run_id), texts.last());
+}

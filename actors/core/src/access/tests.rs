@@ -450,8 +450,17 @@ fn recipients_are_for_what_reaches_somebody_and_for_rules_that_deny() {
             json!({"decision": "deny", "verbs": ["message.send"], "toOthersThan": ["role:b"]}),
             "toOthersThan[0]",
         ),
+        (
+            json!({"decision": "deny", "verbs": ["task.submit"], "roles": ["operator"], "to": ["agent:b"]}),
+            "roles",
+        ),
     ] {
         let (at, _) = rule(value.clone()).misfit().unwrap();
         assert_eq!(at, field, "{value}");
+    }
+    for (verb, role) in [("task.submit", "agent"), ("message.send", "operator")] {
+        let value =
+            json!({"decision": "deny", "verbs": [verb], "roles": [role], "to": ["agent:b"]});
+        assert_eq!(rule(value.clone()).misfit(), None, "{value}");
     }
 }

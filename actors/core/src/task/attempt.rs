@@ -404,7 +404,16 @@ pub(crate) fn end_all_on(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) 
         .collect();
     tx.live.releasing.remove(key);
     tx.live.fleet.remove_instance(key);
+    end_on(tx, key, had, failure);
+}
+
+/// Ends these attempts on an instance that is gone, or as many as one group holds. Another decision ends the others.
+fn end_on(tx: &mut Tx<'_>, key: &InstanceKey, had: Vec<(TaskId, bool)>, failure: &Failure) {
     for (id, alone) in had {
+        if tx.is_full() {
+            tx.live.gone.insert(key.clone(), failure.clone());
+            return;
+        }
         // Ending a parent ends its children, which may have been on the same instance.
         if tx
             .tasks
@@ -430,6 +439,18 @@ pub(crate) fn end_all_on(tx: &mut Tx<'_>, key: &InstanceKey, failure: &Failure) 
                 standing::failed(tx, &id, failure.class);
             }
             tx.carry_on();
+        }
+    }
+}
+
+impl Tx<'_> {
+    /// Ends what earlier decisions left over of instances that are gone.
+    pub(crate) fn end_rest_of_gone(&mut self) {
+        for (key, failure) in std::mem::take(&mut self.live.gone) {
+            // There were too many for any of them to have been alone.
+            let rest = self.tasks.in_flight_on(&key);
+            let rest: Vec<_> = rest.map(|id| (id.clone(), false)).collect();
+            end_on(self, &key, rest, &failure);
         }
     }
 }

@@ -254,6 +254,8 @@ pub struct Live {
     pub(crate) releasing: BTreeMap<InstanceKey, BTreeSet<(TaskId, AttemptNo)>>,
     /// Resources that such attempts had: what works on them may still be at it.
     pub(crate) leaving: BTreeMap<String, (InstanceKey, TaskId, AttemptNo)>,
+    /// Instances that are gone, and why, whose attempts were too many to end in one decision.
+    pub(crate) gone: BTreeMap<InstanceKey, Failure>,
     /// Who gets the outcome of a delegated child.
     pub(crate) askers: BTreeMap<TaskId, Asker>,
     /// When time will have given an agent the trust that a task waits for.

@@ -64,6 +64,9 @@ pub(crate) fn retry(tx: &mut Tx<'_>, id: &TaskId) -> Result<Answer, Refusal> {
         return refused(format!("it is {state}, neither failed nor dead_lettered"));
     }
     let spec = &record.task.spec;
+    if let Some(about) = spec.escalates.as_ref().filter(|_| spec.approval.is_none()) {
+        return refused(format!("it was to take up task {about}; retry that"));
+    }
     if spec.approval.is_some() {
         return refused("a person has answered it; submit it anew".to_owned());
     }

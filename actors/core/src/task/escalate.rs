@@ -14,6 +14,7 @@ use mesh_messages::escalation::{
 };
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::inbox::{AnswerRole, AskKind, Ruling};
+use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::schema::Checker;
 use mesh_messages::task::{
     DEADLINE_DEFAULT_MS, Priority, TASK_DATA_MAX, Task, TaskSpec, TaskState, WaitReason,
@@ -22,7 +23,7 @@ use mesh_messages::workflow::ApprovalSpec;
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp};
 use serde_json::{Value, json};
 
-use super::asks::{self, OPEN_ASKS_MAX, POLICY};
+use super::asks::{self, OPEN_ASKS_MAX};
 use super::command::{Answer, Refusal};
 use super::config::RetryPolicy;
 use super::record::TaskRecord;
@@ -159,6 +160,8 @@ struct Taken {
     to: EscalationStep,
     until: Timestamp,
     spec: TaskSpec,
+    /// Who may answer, where a person is asked.
+    ruling: Option<Ruling>,
 }
 
 /// Who takes a task up, by its own word, else by the operator's.
@@ -194,18 +197,34 @@ fn next_step(tx: &Tx<'_>, id: &TaskId, from: usize, failure: &Failure) -> Option
             if until <= tx.ctx.now {
                 return None;
             }
-            let spec = match to.person {
+            let (spec, ruling) = match to.person {
                 Some(_) if asks_too_much(tx, &task.submitted_by) => return None,
-                Some(role) => question(task, role, failure),
-                None => follow_up(tx, task, &to, failure)?,
+                Some(role) => {
+                    let spec = question(task, role, failure);
+                    let ruling = ruling(tx, task, &spec, role)?;
+                    (spec, Some(ruling))
+                }
+                None => (follow_up(tx, task, &to, failure)?, None),
             };
             Some(Taken {
                 step,
                 to,
                 until,
                 spec,
+                ruling,
             })
         })
+}
+
+/// Who may answer the question about a task; `None` where the operator's rules have nobody asked.
+fn ruling(tx: &Tx<'_>, task: &Task, spec: &TaskSpec, role: AnswerRole) -> Option<Ruling> {
+    let policy = &tx.ctx.config.policy;
+    let mut ruling = asks::ruling(policy, &task.submitted_by, spec.approval.as_ref()?, true);
+    // What an agent writes into its task does not count; what the operator's own steps say does.
+    if task.spec.escalate.is_none() {
+        ruling.role = ruling.role.max(role);
+    }
+    (ruling.verdict != Some(false)).then_some(ruling)
 }
 
 /// So far from now, or as long as the task above it has.
@@ -304,11 +323,15 @@ impl Tx<'_> {
             to,
             until,
             spec,
+            ruling,
         } = taken;
+        self.end_children_of_escalated(id);
+        let told = json_len(&spec.input);
+        let apart = told > PAYLOAD_INLINE_MAX;
+        // The failure stands in three records.
+        self.grow(3 * failure.message.len() + if apart { 0 } else { told });
         // No agent can write such a request, so none can have asked for this child.
         let asked = child_id(id, round, &format!("escalation\n{step}"));
-        let ruled = spec.approval.as_ref();
-        let ruled = ruled.map(|ask| asks::ruling(&self.ctx.config.policy, &by, ask, true));
         let retry: RetryPolicy = self.ctx.config.retry.completed(spec.retry.as_ref());
         let escalation = Escalation {
             step,
@@ -322,7 +345,6 @@ impl Tx<'_> {
             by: None,
         };
         self.escalation(id, EscalationMove::Asked(Box::new(escalation)));
-        let verdict = ruled.as_ref().and_then(asks::verdict_of);
         let event = TaskEvent::Submitted {
             digest: digest_of(&spec),
             spec: Box::new(spec),
@@ -331,22 +353,27 @@ impl Tx<'_> {
             deadline_at: until,
             retry: retry.to_spec(),
             depth,
-            ruling: ruled
+            ruling: ruling
                 .filter(|ruling| *ruling != Ruling::default())
                 .map(Box::new),
         };
         self.emit(&asked, event);
-        if let Some((approve, comment)) = verdict {
-            let event = TaskEvent::Approved {
-                at,
-                by: POLICY.to_owned(),
-                approve,
-                comment: Some(comment),
-                answer: None,
-            };
-            self.emit(&asked, event);
-        }
         true
+    }
+
+    /// What a task delegated ends with its last attempt: another round delegates anew, and nobody else waits for it.
+    pub(crate) fn end_children_of_escalated(&mut self, id: &TaskId) {
+        let children = self.tasks.index().children.get(id).cloned();
+        for child in children.unwrap_or_default() {
+            let of_it = |child: &Entry| !is_step(&child.task().spec);
+            if !self.tasks.live(&child).is_some_and(of_it) {
+                continue;
+            }
+            if self.is_full() {
+                return;
+            }
+            self.cancel(&child, format!("its parent {id} has failed for good"));
+        }
     }
 
     fn escalation(&mut self, id: &TaskId, step: EscalationMove) {
@@ -364,10 +391,9 @@ impl Tx<'_> {
         };
         let answered = record.answered.as_deref();
         let by = answered.map(|answered| answered.by.clone());
-        let denied = by.as_deref() == Some(POLICY);
         let text = answered.and_then(|answered| answered.answer.as_deref());
         let word = verdict(record, text).and_then(Result::ok);
-        let word = word.filter(|_| by.is_some() && !denied);
+        let word = word.filter(|_| by.is_some());
         let output = record.task.output.clone();
         let agent = record.task.attempts.last();
         let agent = agent.map(|attempt| attempt.agent_id.clone());
@@ -387,7 +413,7 @@ impl Tx<'_> {
                 self.escalation(&id, EscalationMove::Done { by, output });
             }
             (None, ..) => {
-                let why = unanswered(self.tasks, asked, denied);
+                let why = unanswered(self.tasks, asked);
                 self.step_on(&id, why);
             }
         }
@@ -433,7 +459,7 @@ impl Tx<'_> {
                 return self.deadline_passed(&asked);
             }
             Some(asked) => {
-                let why = unanswered(self.tasks, &asked, false);
+                let why = unanswered(self.tasks, &asked);
                 return self.step_on(id, why);
             }
             None => {}
@@ -469,13 +495,10 @@ fn by_agent(agent: &AgentId) -> String {
 }
 
 /// Why nobody took a task up.
-fn unanswered(tasks: &Tasks, asked: &TaskId, denied: bool) -> String {
+fn unanswered(tasks: &Tasks, asked: &TaskId) -> String {
     let Some(task) = tasks.get(asked) else {
         return "whoever was asked to take it up is not known any more".to_owned();
     };
-    if denied {
-        return "the operator's policy asks nobody to take it up".to_owned();
-    }
     match (task.state, &task.error) {
         (TaskState::DeadLettered, _) if task.spec.approval.is_some() => {
             format!("nobody answered question {asked} in time")

@@ -22,6 +22,8 @@ use crate::routing::{FleetAgent, InstanceKey, Load, Occupancy};
 /// Events after which a decision stops to look for more. Commands add up to some 2000 of their own, and one append of
 /// the journal holds 4096.
 pub(crate) const EVENTS_MAX: usize = 1024;
+/// The same in bytes of what escalations tell of their tasks. One append holds 4 MiB, and a submission takes up to 2 of them.
+const TOLD_BYTES_MAX: usize = 1024 * 1024;
 
 pub(crate) struct Tx<'a> {
     pub(crate) tasks: &'a mut Tasks,
@@ -29,6 +31,7 @@ pub(crate) struct Tx<'a> {
     pub(crate) ctx: Context<'a>,
     pub(crate) more: bool,
     random: u64,
+    told_bytes: usize,
     events: Vec<(TaskId, TaskEvent)>,
     effects: Vec<Effect>,
     ended: Vec<TaskId>,
@@ -44,6 +47,7 @@ impl<'a> Tx<'a> {
             ctx,
             more: false,
             random: ctx.random,
+            told_bytes: 0,
             events: Vec::new(),
             effects: Vec::new(),
             ended: Vec::new(),
@@ -62,9 +66,14 @@ impl<'a> Tx<'a> {
 
     /// Whether what else could be decided has to wait for the next decision. Notes that there is more.
     pub(crate) fn is_full(&mut self) -> bool {
-        let full = self.events.len() >= EVENTS_MAX;
+        let full = self.events.len() >= EVENTS_MAX || self.told_bytes >= TOLD_BYTES_MAX;
         self.more |= full;
         full
+    }
+
+    /// Counts what the next events tell, in bytes.
+    pub(crate) fn grow(&mut self, bytes: usize) {
+        self.told_bytes += bytes;
     }
 
     /// Makes an event happen.
@@ -232,6 +241,11 @@ impl<'a> Tx<'a> {
             .cloned()
             .collect();
         self.ended.extend(gone);
+        let escalated: Vec<_> = self.tasks.index().escalated.values().cloned().collect();
+        for id in escalated {
+            self.end_children_of_escalated(&id);
+        }
+        self.end_rest_of_gone();
         self.carry_on();
     }
 

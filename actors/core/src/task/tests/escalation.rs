@@ -335,6 +335,133 @@ fn policy_says_who_may_be_asked_for_what_agents_delegate() {
     assert_eq!(world.state(&child), TaskState::DeadLettered);
     let told = |effect: &Effect| matches!(effect, Effect::ChildEnded { .. });
     assert!(decision.effects.iter().any(told));
+    // Nothing is asked to be denied at once.
+    assert_eq!(kinds(&decision), [format!("{child} task.attempt_failed")]);
+}
+
+/// A task without a parent that an agent submits.
+fn by_agent(world: &mut World, spec: Value) -> TaskId {
+    let Command::Submit { tasks, .. } = world.submission(vec![spec]) else {
+        panic!("a submission")
+    };
+    let by = "agent:planner".to_owned();
+    let decision = world.run(Command::Submit { by, tasks });
+    receipts(&decision)[0].id.clone()
+}
+
+#[test]
+fn a_person_whom_policy_lets_nobody_ask_is_passed_over() {
+    let policy = json!({"default": {"approvals": [{"action": "escalation", "decision": "deny"}]}});
+    let mut world = World::with(TaskConfig {
+        policy: Arc::new(serde_json::from_value(policy).unwrap()),
+        ..TaskConfig::default()
+    });
+    world.agent("junior", &["work"], &[1]);
+    world.agent("senior", &["mend"], &[1]);
+    let steps = json!([{"person": "operator"}, {"person": "admin"}, {"agent": "senior"}]);
+    let id = by_agent(&mut world, doomed(&steps));
+    world.fail(&id, FailureClass::Timeout);
+    let follow_up = asked_by(&world, &id);
+    assert_eq!(world.agent_of(&follow_up), "senior");
+    assert_eq!(world.view(&id).escalation.unwrap().step, 2);
+}
+
+#[test]
+fn the_operators_own_step_says_who_may_answer_also_for_agents() {
+    let policy = json!({"default": {"escalate": [{"person": "admin"}]}});
+    let mut world = World::with(TaskConfig {
+        policy: Arc::new(serde_json::from_value(policy).unwrap()),
+        ..TaskConfig::default()
+    });
+    world.agent("junior", &["work"], &[2]);
+    let mut role_of = |spec: Value| {
+        let id = by_agent(&mut world, spec);
+        world.fail(&id, FailureClass::Timeout);
+        let question = asked_by(&world, &id);
+        world.tasks.record(&question).unwrap().answer_role()
+    };
+    let once = json!({"maxAttempts": 1});
+    assert_eq!(
+        role_of(json!({"type": "work", "retry": once})),
+        AnswerRole::Admin
+    );
+    // What an agent says itself does not count.
+    assert_eq!(
+        role_of(doomed(&json!([{"person": "admin"}]))),
+        AnswerRole::Operator
+    );
+}
+
+#[test]
+fn what_a_task_delegated_ends_when_it_is_escalated() {
+    let mut world = world();
+    world.agent("planner", &["plan"], &[1]);
+    let mut spec = doomed(&json!([{"person": "operator"}]));
+    spec["type"] = json!("plan");
+    let parent = world.submit(spec);
+    let work = json!({"requirements": ["work"]});
+    let running = delegation::delegate(&mut world, &parent, "r1", work.clone());
+    let waiting = delegation::delegate(&mut world, &parent, "r2", work.clone());
+    let decision = world.fail(&parent, FailureClass::Timeout);
+    let question = asked_by(&world, &parent);
+    for child in [&running, &waiting] {
+        assert_eq!(world.state(child), TaskState::Cancelled);
+    }
+    assert!(decision.effects.iter().any(|effect| matches!(
+        effect,
+        Effect::CancelAttempt { task, .. } if *task == running
+    )));
+    assert_eq!(world.state(&question), TaskState::Blocked);
+    say(&mut world, &question, Some("retry"));
+    let again = delegation::delegate(&mut world, &parent, "r1", work);
+    assert_ne!(again, running);
+}
+
+#[test]
+fn a_follow_up_that_is_over_is_not_retried() {
+    let mut world = world();
+    world.agent("senior", &["mend"], &[1]);
+    let id = world.submit(doomed(&json!([{"agent": "senior"}])));
+    world.fail(&id, FailureClass::Timeout);
+    let follow_up = asked_by(&world, &id);
+    world.fail(&follow_up, FailureClass::Refusal);
+    assert_eq!(world.state(&follow_up), TaskState::Failed);
+    let refused = world.refused(Command::Retry { task: follow_up });
+    let Refusal::NotRetryable { why, .. } = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(why.contains(id.as_str()), "{why}");
+}
+
+fn bytes_of(decision: &Decision) -> usize {
+    let sizes = decision.events.iter();
+    sizes
+        .map(|(_, event)| serde_json::to_vec(event).unwrap().len())
+        .sum()
+}
+
+#[test]
+fn what_one_group_does_not_hold_waits_for_the_next() {
+    let mut world = World::new();
+    let mut spec = doomed(&json!([{"person": "operator"}]));
+    spec["deadlineMs"] = json!(1000);
+    spec["input"] = json!("x".repeat(15_000));
+    let ids: Vec<_> = (0..2)
+        .flat_map(|_| {
+            let decision = world.submit_all(vec![spec.clone(); 120]);
+            let ids = receipts(&decision).iter().map(|receipt| receipt.id.clone());
+            ids.collect::<Vec<_>>()
+        })
+        .collect();
+    let mut decision = world.pass(Duration::from_secs(1));
+    assert!(decision.more);
+    while decision.more {
+        assert!(bytes_of(&decision) < 2 * 1024 * 1024);
+        decision = world.pass(Duration::ZERO);
+    }
+    for id in &ids {
+        asked_by(&world, id);
+    }
 }
 
 #[test]

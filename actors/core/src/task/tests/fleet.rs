@@ -285,3 +285,36 @@ fn ten_thousand_waiting_tasks_do_not_slow_the_others() {
         assert_eq!(decision.events.len(), 2, "one end and one assignment each");
     }
 }
+
+#[test]
+fn attempts_that_are_too_many_for_one_group_end_in_the_next() {
+    let mut world = World::with(TaskConfig {
+        max_parallel_tasks: 600,
+        ..TaskConfig::default()
+    });
+    world.agent("a", &["work"], &[600]);
+    let specs = vec![json!({"type": "work"}); 600];
+    let submitted = world.submit_all(specs);
+    let mut more = submitted.more;
+    while more {
+        more = world.pass(Duration::ZERO).more;
+    }
+    let first = &receipts(&submitted)[0].id;
+    let key = world.attempt(first).1;
+    assert_eq!(world.tasks.in_flight_on(&key).count(), 600);
+    let mut decision = world.run(Command::InstanceDown {
+        key: key.clone(),
+        failure: Failure::new(FailureClass::Crash, "signal 9"),
+    });
+    assert!(decision.more);
+    while decision.more {
+        assert!(decision.events.len() < 1100);
+        decision = world.pass(Duration::ZERO);
+    }
+    assert_eq!(world.tasks.in_flight_on(&key).count(), 0);
+    for receipt in receipts(&submitted) {
+        let record = world.tasks.record(&receipt.id).unwrap();
+        assert_eq!((record.lost, record.solo_kills), (1, 0));
+        assert!(!record.task.state.is_terminal());
+    }
+}
