@@ -137,11 +137,19 @@ pub fn decide(policy: &PolicyDocument, permitted: bool, who: Who<'_>, act: Act<'
     }
 }
 
-/// Whether rules keep the tasks of somebody from some agents.
-pub fn has_recipients(policy: &PolicyDocument) -> bool {
-    let scopes = policy.default.iter().chain(policy.agents.values());
-    let mut rules = scopes.flat_map(|scope| &scope.access);
-    rules.any(|rule| rule.names_recipients() && rule.verbs.contains(&AccessVerb::TaskSubmit))
+/// Whether rules about recipients may keep the tasks of somebody from some agents.
+pub fn has_recipients(policy: &PolicyDocument, by: &str) -> bool {
+    rules_for(policy, by).any(|(_, rule)| is_of_recipients(rule))
+}
+
+/// Whether such rules tell people apart: then those of two people who wait for the same may not have the same agents.
+pub fn tells_people_apart(policy: &PolicyDocument) -> bool {
+    let mut rules = policy.default.iter().flat_map(|scope| &scope.access);
+    rules.any(|rule| is_of_recipients(rule) && !rule.subjects.is_empty())
+}
+
+fn is_of_recipients(rule: &AccessRule) -> bool {
+    rule.names_recipients() && rule.verbs.contains(&AccessVerb::TaskSubmit)
 }
 
 /// The rule about recipients that keeps a task from an agent, by who submitted it; `None` when there is none.
@@ -191,10 +199,7 @@ fn rules_for<'a>(
     name: &'a str,
 ) -> impl Iterator<Item = (Place<'a>, &'a AccessRule)> {
     let agent = name.strip_prefix("agent:");
-    let own = agent.and_then(|agent| {
-        let mut scopes = policy.agents.iter();
-        scopes.find(|(id, _)| id.as_str() == agent)
-    });
+    let own = agent.and_then(|agent| policy.agents.get_key_value(agent));
     let own = own.into_iter().flat_map(move |(id, scope)| {
         let agent = Some(id.as_str());
         let rules = scope.access.iter().enumerate();

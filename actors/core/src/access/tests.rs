@@ -418,7 +418,10 @@ fn a_rule_says_to_whom_a_task_may_go() {
     assert_eq!(ask("agent:z", Some("c")), Verdict::Allowed);
     // Who gets it is not known yet; the choice leaves out who may not.
     assert_eq!(ask("agent:a", None), Verdict::Allowed);
-    assert!(has_recipients(&policy));
+    assert!(has_recipients(&policy, "agent:a"));
+    assert!(!tells_people_apart(&policy));
+    let of_ada = json!({"decision": "deny", "verbs": ["task.submit"], "subjects": ["ada"], "to": ["agent:b"]});
+    assert!(tells_people_apart(&self::policy(&[of_ada])));
     let keeps = |by: &str, kind: &str, id: &str, can: &[&str]| {
         keeps_from(&policy, by, &named(kind, None), &of_agent(id, can))
     };

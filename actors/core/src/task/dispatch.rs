@@ -16,7 +16,7 @@ use super::standing::Ask;
 use super::state::{Entry, Tasks};
 use super::turns::Turns;
 use super::tx::{EVENTS_MAX, Slots, Tx, kept_from};
-use crate::access::has_recipients;
+use crate::access::tells_people_apart;
 use crate::routing::{Choice, Chosen, Demand, FleetAgent, InstanceKey, Needed, Outlook, choose};
 
 /// Agents named in one explanation: more would not be read.
@@ -50,8 +50,8 @@ impl Tx<'_> {
         let mut exhausted = BTreeSet::new();
         let mut hopeful: BTreeMap<GroupKey, bool> = BTreeMap::new();
         // Where nothing is bounded, who could have nobody's slot can have nobody's still: they only become fewer in this loop.
-        let rules = has_recipients(&self.ctx.config.policy);
-        let alike = self.tasks.budgets().is_empty() && !rules;
+        // Which agents the operator's rules leave to a task is the same for a whole line, unless they tell people apart.
+        let alike = self.tasks.budgets().is_empty() && !tells_people_apart(&self.ctx.config.policy);
         while free > 0
             && let Some(turn) = turns.next()
         {

@@ -428,7 +428,7 @@ pub(crate) fn kept_from(
     (id, agent): (&AgentId, &FleetAgent),
 ) -> Option<String> {
     let policy = &ctx.config.policy;
-    if !has_recipients(policy) {
+    if !has_recipients(policy, &task.submitted_by) {
         return None;
     }
     let to = Recipient::Agent(id.to_string(), agent.capabilities.clone());
