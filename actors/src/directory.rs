@@ -3,6 +3,7 @@
 //! An entry holds the last *durable* state of its agent, published by the agent's actor; readers never wait for an actor,
 //! and never see what could still be lost.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -12,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use mesh_actors_core::agent::AgentState;
-use mesh_actors_core::dependencies::{Graph, Node, may_wait, waits_for};
+use mesh_actors_core::dependencies::{Graph, Node, may_wait, requires, waits_for};
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::budget::Money;
@@ -311,6 +312,15 @@ impl Directory {
         Graph::new(all.filter_map(|entry| Some((entry.id.clone(), Node::of(&entry.state())?))))
     }
 
+    /// Whether another agent that is to run cannot do without this one.
+    pub(crate) fn is_required(&self, id: &AgentId) -> bool {
+        self.read().values().any(|entry| {
+            let state = entry.state.load();
+            let version = state.version().filter(|_| state.running && entry.id != *id);
+            version.is_some_and(|version| requires(&version.manifest, id))
+        })
+    }
+
     /// What an agent waits for before it may start.
     pub(crate) fn unmet(&self, manifest: &Arc<AgentManifest>) -> Vec<Unmet> {
         if !may_wait(manifest) {
@@ -334,10 +344,16 @@ impl Directory {
         }
         let lacks = !self.unmet(manifest).is_empty();
         if !lacks {
-            locked(&self.0.waiting).retain(|_, who| {
-                who.remove(&manifest.id);
-                !who.is_empty()
-            });
+            let mut waiting = locked(&self.0.waiting);
+            for name in waits_for(manifest) {
+                let Entry::Occupied(mut who) = waiting.entry(name) else {
+                    continue;
+                };
+                who.get_mut().remove(&manifest.id);
+                if who.get().is_empty() {
+                    who.remove();
+                }
+            }
         }
         lacks
     }

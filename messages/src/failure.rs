@@ -193,6 +193,9 @@ pub struct Failure {
     /// For how long nobody need try, as a provider said whose limit was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// Of class `contract`: whether it came before meshd checked a result, such as by the agent's own word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchecked: bool,
 }
 
 impl Failure {
@@ -204,6 +207,7 @@ impl Failure {
             message: message.into(),
             retryable,
             retry_after_ms: None,
+            unchecked: false,
         }
     }
 }

@@ -419,10 +419,8 @@ impl UnitOutcome {
         Self::Failed {
             state: StepState::Failed,
             error: Failure {
-                class,
-                message: message.into(),
                 retryable: false,
-                retry_after_ms: None,
+                ..Failure::new(class, message)
             },
         }
     }

@@ -228,6 +228,16 @@ fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
     c["requirements"] = json!(["nobody"]);
     c["dependsOn"] = json!([id]);
     second.submit(&c);
+    // A step belongs to its run: it is no card, or it would be done twice.
+    let step = json!({"id": "one", "requirements": ["nobody"]});
+    let run = json!({"workflow": {"name": "w", "steps": [step]}});
+    second.client().post("/v1/workflows", &run).ok(202);
+    eventually("the step is a task", PATIENCE, || {
+        let tasks = second.client().get("/v1/tasks").ok(200);
+        let tasks = tasks["items"].as_array().unwrap();
+        let step = tasks.iter().any(|task| task["labels"]["step"] == "one");
+        if step { Ok(()) } else { Err("not yet") }
+    });
     let left = second.ctl(&["board", "export"]).exits(0).out;
     let left: Value = serde_json::from_str(left.trim()).unwrap();
     assert_eq!(left["task"]["labels"]["card"], "c", "{left}");
@@ -251,10 +261,11 @@ fn what_is_no_card_is_refused_by_its_line_and_nothing_is_made() {
             "line 2: requirements[0]",
         ),
         (
-            r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["b"]}}
+            r#"{"id":"free","task":{"requirements":["x"],"input":1}}
+{"id":"a","task":{"requirements":["x"],"dependsOn":["b"]}}
 {"id":"b","task":{"requirements":["x"],"dependsOn":["a"]}}"#
                 .to_owned(),
-            "line 1: it depends on itself",
+            "line 2: it depends on itself",
         ),
         (
             r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["elsewhere"]}}"#.to_owned(),

@@ -130,6 +130,13 @@ fn a_stop_says_what_it_would_break_and_does_what_it_is_told_about_it() {
     ] {
         daemon.deploy(&bundle);
     }
+    // Who names it as optional goes on without it.
+    let optional = json!([{"name": "search", "type": "agent", "required": false}]);
+    daemon.deploy(&Bundle::echo("front").set("dependencies", optional));
+    daemon.ctl(&["agent", "stop", "search"]).exits(0);
+    assert_eq!(daemon.status("front")["lifecycle"], "executing");
+    daemon.ctl(&["agent", "start", "search"]).exits(0);
+    serves(&daemon, "search");
     let stop = "/v1/agents/store/stop";
     let refused = daemon.client().post(stop, &json!({}));
     let refused = refused.problem(409, "agent_needed");

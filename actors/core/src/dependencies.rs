@@ -59,6 +59,11 @@ pub fn may_wait(manifest: &AgentManifest) -> bool {
     needs(manifest).any(|need| need.required)
 }
 
+/// Whether an agent with this manifest cannot do without another one.
+pub fn requires(manifest: &AgentManifest, agent: &AgentId) -> bool {
+    needs(manifest).any(|need| need.required && need.name == agent.as_str())
+}
+
 /// The agents that a manifest has to wait for, by name.
 pub fn waits_for(manifest: &AgentManifest) -> BTreeSet<String> {
     let required = needs(manifest).filter(|need| need.required);
@@ -231,18 +236,33 @@ impl Graph {
         waves
     }
 
-    /// The agents that need an agent, directly or by way of others, in the order in which they are stopped: waves, those
-    /// that nobody needs first. Only agents that are to run.
+    /// The agents that cannot do without an agent, directly or by way of others, in the order in which they are stopped:
+    /// waves, those that nobody needs first. Only agents that are to run, and only by way of such; who names it as optional
+    /// goes on without it.
     pub fn breaks(&self, agent: &AgentId) -> Vec<Vec<AgentId>> {
+        let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (id, node) in self.0.iter().filter(|(_, node)| node.running) {
+            for need in needs(&node.manifest).filter(|need| need.required) {
+                dependents.entry(&need.name).or_default().push(id);
+            }
+        }
         // A circle has no first: the agent itself is not among those that need it.
-        let concerned = |id: &AgentId| {
-            id != agent
-                && self.0.get(id.as_str()).is_some_and(|node| node.running)
-                && self.leads(id.as_str(), agent.as_str())
-        };
+        let mut seen = BTreeSet::from([agent.as_str()]);
+        let mut open = vec![agent.as_str()];
+        while let Some(at) = open.pop() {
+            let found = dependents.remove(at).unwrap_or_default();
+            open.extend(found.into_iter().filter(|id| seen.insert(id)));
+        }
+        seen.remove(agent.as_str());
+        if seen.is_empty() {
+            return Vec::new();
+        }
         let waves = self.waves().into_iter().rev();
         waves
-            .map(|wave| wave.into_iter().filter(concerned).collect())
+            .map(|mut wave| {
+                wave.retain(|id| seen.contains(id.as_str()));
+                wave
+            })
             .filter(|wave: &Vec<AgentId>| !wave.is_empty())
             .collect()
     }

@@ -22,8 +22,9 @@ use crate::directory::AgentEntry;
 use crate::operations::{Action, UpgradeRequest};
 use crate::partition::Cause;
 
-/// How long each wave of agents may take to stop before those that they need are stopped, too.
-const WAVE_MAX: Duration = Duration::from_secs(30);
+/// What each wave of agents has to stop in, before those that they need are stopped, too, beyond the times that work in
+/// flight and an agent's own end have.
+const WAVE_REST: Duration = Duration::from_secs(15);
 /// A wave that stops with the daemon has at least this, also when those before it have used up the time.
 const WAVE_LEAST: Duration = Duration::from_secs(1);
 
@@ -137,6 +138,9 @@ impl Mesh {
         if order == Dependents::Leave {
             return Ok(());
         }
+        if !self.ctx.directory.is_required(&entry.id) {
+            return Ok(());
+        }
         let waves = self.ctx.directory.graph().breaks(&entry.id);
         if order == Dependents::Refuse {
             return needed_by(&entry.id, &waves);
@@ -145,6 +149,9 @@ impl Mesh {
             let resource = format!("/v1/agents/{id}/stop");
             self.may(caller, Action::AgentControl, &resource).await?;
         }
+        let settings = &self.ctx.settings;
+        let times = settings.drain_timeout.saturating_add(settings.stop_timeout);
+        let limit = times.saturating_add(WAVE_REST);
         for wave in waves {
             for id in &wave {
                 let dependent = self.entry(id.as_str())?;
@@ -155,14 +162,14 @@ impl Mesh {
                 .filter_map(|id| self.ctx.directory.get(id.as_str()));
             let gone = stopping.map(|entry| async move {
                 entry
-                    .settled(WAVE_MAX, |state| state.instances.is_empty())
+                    .settled(limit, |state| state.instances.is_empty())
                     .await
             });
             if futures::future::join_all(gone).await.contains(&false) {
                 let text = format!(
                     "agents that need {} have not stopped within {} s; it runs still",
                     entry.id,
-                    WAVE_MAX.as_secs()
+                    limit.as_secs()
                 );
                 return Err(Problem::unavailable("component_restarting", text));
             }

@@ -112,11 +112,12 @@ pub(crate) async fn measured(
     ctx: &Context,
     orchestrator: &OrchestratorHandle,
 ) -> Result<Vec<Candidate>, Problem> {
-    let trusts = orchestrator.trust(None).await?;
+    let trusts = orchestrator.trust(None).await?.into_iter();
+    let trusts: BTreeMap<_, _> = trusts.map(|of| (of.agent_id.clone(), of)).collect();
     let qualities: BTreeMap<_, _> = orchestrator.qualities().await?.into_iter().collect();
     let mut fleet = candidates(ctx);
     for candidate in &mut fleet {
-        let known = trusts.iter().find(|of| of.agent_id == candidate.agent);
+        let known = trusts.get(&candidate.agent);
         let quality = qualities.get(&candidate.agent);
         let merit = |of: &CapabilityTrust| {
             let quality = quality.and_then(|known| known.capabilities.get(&of.capability));

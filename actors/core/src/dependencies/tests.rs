@@ -152,6 +152,35 @@ fn a_stop_names_who_needs_it_and_a_start_whom_it_needs() {
 }
 
 #[test]
+fn a_stop_breaks_who_requires_it_and_orders_by_all_that_is_named() {
+    let (front, mut front_node) = node("front", &[], true);
+    front_node.manifest = manifest(
+        "front",
+        "1.0.0",
+        json!([
+            {"name": "cache", "type": "agent", "required": false},
+            {"name": "store", "type": "agent"},
+        ]),
+    );
+    let (asleep, mut asleep_node) = node("asleep", &["store"], false);
+    asleep_node.running = false;
+    let graph = Graph::new([
+        (front, front_node),
+        (asleep, asleep_node),
+        node("cache", &["store"], true),
+        node("store", &[], true),
+        // What it needs is stopped already, so that it gets nothing by way of that any more.
+        node("beyond", &["asleep"], true),
+    ]);
+    assert!(graph.breaks(&id("cache")).is_empty());
+    assert_eq!(
+        texts(&graph.breaks(&id("store"))),
+        [vec!["front"], vec!["cache"]]
+    );
+    assert_eq!(texts(&graph.breaks(&id("asleep"))), [vec!["beyond"]]);
+}
+
+#[test]
 fn around_an_agent_is_all_that_it_needs_and_nothing_else() {
     let all: BTreeMap<String, Node> = [
         node("a", &["b"], false),

@@ -6,17 +6,17 @@
 //! | its first result at a task broke the contract | +1 | | |
 //! | a later result of its at the same task passed | | | +1 |
 //! | a later one broke the contract | | | |
+//! | it says itself that it broke the contract, or hands in what is no result | | | |
 //!
 //! Each task counts once for each agent that handed something in, under its type and under every capability that it needed.
 
 use std::collections::BTreeMap;
 
-use mesh_messages::AgentId;
-use mesh_messages::FailureClass;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::quality::Quality;
 use mesh_messages::task::{Task, TaskContract};
-use serde::{Deserialize, Serialize};
+use mesh_messages::{AgentId, Failure, FailureClass};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::PAIRS_MAX;
@@ -33,10 +33,26 @@ pub struct AgentQuality {
 }
 
 /// What is known of every agent's results.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(from = "BTreeMap<AgentId, AgentQuality>")]
 pub struct Qualities {
     agents: BTreeMap<AgentId, AgentQuality>,
+    /// How many types and capabilities are kept of all of them.
+    pairs: usize,
+}
+
+impl From<BTreeMap<AgentId, AgentQuality>> for Qualities {
+    fn from(agents: BTreeMap<AgentId, AgentQuality>) -> Self {
+        let pairs = |known: &AgentQuality| known.types.len() + known.capabilities.len();
+        let pairs = agents.values().map(pairs).sum();
+        Self { agents, pairs }
+    }
+}
+
+impl Serialize for Qualities {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.agents.serialize(serializer)
+    }
 }
 
 impl Qualities {
@@ -55,9 +71,7 @@ impl Qualities {
     pub(crate) fn note(&mut self, task: &Task, needs: &[String], event: &TaskEvent) {
         let passed = match event {
             TaskEvent::Succeeded { .. } => true,
-            TaskEvent::AttemptFailed { failure, .. } if failure.class == FailureClass::Contract => {
-                false
-            }
+            TaskEvent::AttemptFailed { failure, .. } if is_found(failure) => false,
             TaskEvent::AttemptFailed { .. }
             | TaskEvent::Submitted { .. }
             | TaskEvent::Waiting { .. }
@@ -82,8 +96,7 @@ impl Qualities {
             return;
         };
         let again = earlier.iter().any(|attempt| {
-            let error = attempt.error.as_ref().map(|error| error.class);
-            attempt.agent_id == last.agent_id && error == Some(FailureClass::Contract)
+            attempt.agent_id == last.agent_id && attempt.error.as_ref().is_some_and(is_found)
         });
         let seen = Quality {
             verified: u64::from(!again),
@@ -96,19 +109,20 @@ impl Qualities {
     }
 
     fn add(&mut self, agent: &AgentId, kind: &str, needs: &[String], seen: Quality) {
-        let pairs = |known: &AgentQuality| known.types.len() + known.capabilities.len();
-        let full = self.agents.values().map(pairs).sum::<usize>() >= PAIRS_MAX;
+        let full = self.pairs >= PAIRS_MAX;
         if full && !self.agents.contains_key(agent) {
             return;
         }
         let known = self.agents.entry(agent.clone()).or_default();
         known.all = known.all.plus(seen);
         // Types are free text of the submitters: when there are too many, later ones count in the sum alone.
-        let count = |named: &mut BTreeMap<String, Quality>, name: &str| {
+        let pairs = &mut self.pairs;
+        let mut count = |named: &mut BTreeMap<String, Quality>, name: &str| {
             if let Some(old) = named.get_mut(name) {
                 *old = old.plus(seen);
             } else if !full {
                 named.insert(name.to_owned(), seen);
+                *pairs += 1;
             }
         };
         count(&mut known.types, kind);
@@ -116,6 +130,11 @@ impl Qualities {
             count(&mut known.capabilities, need);
         }
     }
+}
+
+/// Whether a failure is what meshd's checks found of a result. That an agent says so of its own, nobody looked at.
+fn is_found(failure: &Failure) -> bool {
+    failure.class == FailureClass::Contract && !failure.unchecked
 }
 
 /// Whether a contract can refuse anything.
@@ -133,7 +152,7 @@ fn verifies(contract: &TaskContract) -> bool {
 mod tests {
     use mesh_messages::events::AfterFailure;
     use mesh_messages::task::TaskSpec;
-    use mesh_messages::{AttemptNo, Epoch, Failure, InstanceNo, Timestamp};
+    use mesh_messages::{AttemptNo, Epoch, InstanceNo, Timestamp};
     use serde_json::json;
 
     use super::*;
@@ -177,6 +196,11 @@ mod tests {
         }
 
         fn attempt(&mut self, agent: &str, end: Result<(), FailureClass>) {
+            self.attempt_with(agent, end.map_err(|class| Failure::new(class, "it is so")));
+        }
+
+        fn attempt_with(&mut self, agent: &str, end: Result<(), Failure>) {
+            let failed = end.is_err();
             self.attempts += 1;
             let (attempt, at) = (AttemptNo(self.attempts), Timestamp::from_millis(1));
             self.take(&TaskEvent::Assigned {
@@ -202,16 +226,16 @@ mod tests {
                     at,
                     output: json!(1),
                 },
-                Err(class) => TaskEvent::AttemptFailed {
+                Err(failure) => TaskEvent::AttemptFailed {
                     attempt,
                     at,
-                    failure: Failure::new(class, "it is so"),
+                    failure,
                     ended_instance: false,
                     alone: false,
                     then: AfterFailure::Retry { at },
                 },
             });
-            if end.is_err() {
+            if failed {
                 self.take(&TaskEvent::Waiting {
                     state: mesh_messages::task::TaskState::Queued,
                     waiting_for: None,
@@ -261,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_says_of_its_own_was_not_verified() {
+        let own_word = || Failure {
+            unchecked: true,
+            ..Failure::new(FailureClass::Contract, "I broke it")
+        };
+        let mut story = Story::new("user:a", checked());
+        story.attempt_with("one", Err(own_word()));
+        story.is("one", [0, 0, 0]);
+        // The first result that somebody looked at is its first.
+        story.attempt("one", Ok(()));
+        story.is("one", [1, 1, 1]);
+    }
+
+    #[test]
     fn without_a_word_of_somebody_else_nothing_counts() {
         for (by, contract) in [
             ("user:a", Value::Null),
@@ -293,5 +331,9 @@ mod tests {
         assert_eq!(known.all.verified, PAIRS_MAX as u64 + 10);
         qualities.add(&AgentId::new("b").unwrap(), "t", &[], seen);
         assert_eq!(qualities.agents.len(), 1);
+        // Read back, it goes on the same way.
+        let text = serde_json::to_string(&qualities).unwrap();
+        assert!(text.starts_with("{\"a\":{\"all\""));
+        assert_eq!(serde_json::from_str::<Qualities>(&text).unwrap(), qualities);
     }
 }

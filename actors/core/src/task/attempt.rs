@@ -133,6 +133,7 @@ pub(crate) fn ended(
         return Err(Refusal::NeedsChecks(attempt.task));
     }
     let id = attempt.task;
+    let result = result.map_err(|failure| unseen(failure, key));
     if key.is_none() {
         tx.stop_attempt(&id, "its outcome was reported from outside");
     }
@@ -160,6 +161,16 @@ pub(crate) fn ended(
     Ok(tx
         .view(&id)
         .map_or(Answer::Done, |task| Answer::Task(Box::new(task))))
+}
+
+/// A failure that comes in: of its own instance it is by nobody who looked at a result, whatever it says of itself. People
+/// who report from outside have looked.
+fn unseen(failure: Failure, by: Option<&InstanceKey>) -> Failure {
+    let unchecked = by.is_some() && failure.class == FailureClass::Contract;
+    Failure {
+        unchecked,
+        ..failure
+    }
 }
 
 /// Takes note that an instance dropped an attempt that had ended here before.

@@ -464,11 +464,10 @@ impl Tx<'_> {
             }
             None => {}
         }
+        let message = format!("its deadline {deadline_at} has passed");
         let failure = Failure {
-            class: FailureClass::Timeout,
-            message: format!("its deadline {deadline_at} has passed"),
             retryable: false,
-            retry_after_ms: None,
+            ..Failure::new(FailureClass::Timeout, message)
         };
         self.stop_attempt(id, &failure.message);
         let (at, otherwise) = (self.ctx.now, GivenUp::DeadLettered);

@@ -400,10 +400,8 @@ impl TaskRecord {
             let why = answered.comment.as_ref();
             let why = why.map_or_else(String::new, |comment| format!(": {comment}"));
             let failure = Failure {
-                class: FailureClass::Refusal,
-                message: format!("denied by {by}{why}"),
                 retryable: false,
-                retry_after_ms: None,
+                ..Failure::new(FailureClass::Refusal, format!("denied by {by}{why}"))
             };
             self.end(at, TaskState::Failed, Some(failure));
         }

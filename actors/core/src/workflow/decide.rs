@@ -525,10 +525,8 @@ fn tick(tx: &mut Tx<'_>) {
             return;
         }
         let error = Failure {
-            class: FailureClass::Timeout,
-            message: "the step's time ran out".to_owned(),
             retryable: false,
-            retry_after_ms: None,
+            ..Failure::new(FailureClass::Timeout, "the step's time ran out")
         };
         fail_step(tx, &run, number, error);
     }

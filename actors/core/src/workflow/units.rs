@@ -22,10 +22,8 @@ pub const STEP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Why a step does not begin, or ends as it does.
 pub(super) fn contract(message: impl Into<String>) -> Failure {
     Failure {
-        class: FailureClass::Contract,
-        message: message.into(),
         retryable: false,
-        retry_after_ms: None,
+        ..Failure::new(FailureClass::Contract, message)
     }
 }
 

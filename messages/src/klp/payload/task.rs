@@ -240,6 +240,7 @@ impl Serialize for TaskResult {
                         message,
                         retryable,
                         retry_after_ms,
+                        unchecked: _,
                     },
                 usage,
             } => {

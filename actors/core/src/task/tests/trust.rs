@@ -229,3 +229,25 @@ fn a_poisonous_task_takes_no_trust_at_its_end() {
     assert_eq!(world.state(&id), TaskState::DeadLettered);
     assert_eq!(decision.trust, []);
 }
+
+#[test]
+fn what_an_agent_says_of_its_own_work_counts_as_verified_by_nobody() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[4]);
+    let verified = |world: &World| {
+        let known = world.tasks.qualities().agent(&agent_id("a"));
+        known.map_or(0, |known| known.all.verified)
+    };
+    let unchecked = |world: &World, id: &TaskId| {
+        let error = world.tasks.get(id).unwrap().error.clone().unwrap();
+        error.unchecked
+    };
+    let id = world.submit(checked());
+    world.end(&id, Err(Failure::new(FailureClass::Contract, "I broke it")));
+    assert!(unchecked(&world, &id));
+    assert_eq!(verified(&world), 0);
+    let id = world.submit(checked());
+    world.end(&id, Ok(json!(42)));
+    assert!(!unchecked(&world, &id));
+    assert_eq!(verified(&world), 1);
+}

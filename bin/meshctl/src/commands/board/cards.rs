@@ -30,8 +30,9 @@ const MODE_OWN: u32 = 0o600;
 
 pub(super) const EXPORT_HELP: &str = "\
 Writes a line for each card, JSON: {\"id\", \"column\", \"task\"}. Without --all only the cards of tasks that have not
-ended. Left out are tasks below others, since whoever works on those delegates again, and what meshd asks; and of
-what a card depends on, what has succeeded and is not in the file.
+ended. Left out are tasks below others, since whoever works on those delegates again, steps of workflows (labels
+`workflow` and `step`), which a new run makes again, and what meshd asks; and of what a card depends on, what is not
+in the file and has succeeded, or is kept no more.
 
 Examples:
   meshctl board export --out cards.jsonl
@@ -40,7 +41,8 @@ Examples:
 pub(super) const IMPORT_HELP: &str = "\
 Submits a task for each line of FILE, or of standard input (-), in the order of what they depend on. A line is what
 `board export` writes; of another tool's card `task` is enough, in the form of a submission. Importing a file again, as
-the same caller, makes no second card of the same id. A line that is no card is refused before any card is made.
+the same caller, makes no second card of the same id. A line that is no card is refused before any card is made, and so
+are cards that depend on each other in a circle.
 
 Examples:
   meshctl board import cards.jsonl
@@ -90,12 +92,12 @@ pub(super) fn export(arguments: &Export, session: &mut Session) -> Result<(), Fa
     for mut task in answer.rows::<Task>()?.into_iter().rev() {
         met.insert(task.id.clone(), task.state == TaskState::Succeeded);
         let own = task.spec.parent.is_none() && task.submitted_by != "meshd";
-        if !own || (task.state.is_terminal() && !arguments.all) {
+        if !own || is_step(&task.spec.labels) || (task.state.is_terminal() && !arguments.all) {
             continue;
         }
         let mut needed = Vec::new();
         for id in std::mem::take(&mut task.spec.depends_on) {
-            if written.contains(&id) || !has_succeeded(&id, &mut met, session)? {
+            if written.contains(&id) || !is_met(&id, &mut met, session)? {
                 needed.push(id);
             }
         }
@@ -120,8 +122,13 @@ pub(super) fn export(arguments: &Export, session: &mut Session) -> Result<(), Fa
     session.out.screen(&Screen::confirmation(sentence, name))
 }
 
-/// Whether a task has succeeded, asked once.
-fn has_succeeded(
+/// Whether a task with these labels is a step of a workflow: it would run a second time, and its run would know nothing of it.
+fn is_step(labels: &BTreeMap<String, String>) -> bool {
+    labels.contains_key("workflow") && labels.contains_key("step")
+}
+
+/// Whether a task has succeeded, or ended so long ago that it is not kept; asked once.
+fn is_met(
     id: &TaskId,
     met: &mut BTreeMap<TaskId, bool>,
     session: &Session,
@@ -129,12 +136,14 @@ fn has_succeeded(
     if let Some(known) = met.get(id) {
         return Ok(*known);
     }
-    let task: Task = session
-        .send(&Request::get(&["v1", "tasks", id.as_str()]))?
-        .read()?;
-    let succeeded = task.state == TaskState::Succeeded;
-    met.insert(id.clone(), succeeded);
-    Ok(succeeded)
+    let answer = session.send(&Request::get(&["v1", "tasks", id.as_str()]));
+    let is_met = match answer {
+        Ok(answer) => answer.read::<Task>()?.state == TaskState::Succeeded,
+        Err(failure) if failure.exit == Exit::NotFound => true,
+        Err(failure) => return Err(failure),
+    };
+    met.insert(id.clone(), is_met);
+    Ok(is_met)
 }
 
 fn unwritable(error: serde_json::Error) -> Failure {
@@ -143,18 +152,14 @@ fn unwritable(error: serde_json::Error) -> Failure {
 
 pub(super) fn import(arguments: &Import, session: &mut Session) -> Result<(), Failure> {
     let (name, text) = input::lines(&arguments.file, &mut io::stdin())?;
-    let mut open = cards_of(&name, &text)?;
+    let arrays = arrays(cards_of(&name, &text)?).map_err(|line| {
+        let text = format!("{name}, line {line}: it depends on itself by way of others");
+        Failure::new(Exit::Failed, text)
+    })?;
     let mut made: BTreeMap<TaskId, TaskId> = BTreeMap::new();
     let mut ids = Vec::new();
-    while !open.is_empty() {
-        let (now, later) = next_array(open, &made);
-        if now.is_empty() {
-            let stuck = later.first().map_or(0, |(line, _)| *line);
-            return Err(Failure::new(
-                Exit::Failed,
-                format!("{name}, line {stuck}: it depends on itself by way of others"),
-            ));
-        }
+    for mut now in arrays {
+        rename(&mut now, &made);
         let specs = now.iter().map(|(_, card)| serde_json::to_value(&card.task));
         let specs: Result<Vec<Value>, _> = specs.collect();
         let body = Value::Array(specs.map_err(unwritable)?);
@@ -171,7 +176,6 @@ pub(super) fn import(arguments: &Import, session: &mut Session) -> Result<(), Fa
             }
             ids.push(receipt.id);
         }
-        open = later;
     }
     let sentence = format!("{} cards are on the board", ids.len());
     session.out.screen(
@@ -225,30 +229,74 @@ fn cards_of(name: &str, text: &str) -> Result<Vec<(usize, Card)>, Failure> {
 
 type Numbered = Vec<(usize, Card)>;
 
-/// The next cards that depend on none of the file that is not there yet, with what they depend on by its new id; and the rest.
-fn next_array(open: Numbered, made: &BTreeMap<TaskId, TaskId>) -> (Numbered, Numbered) {
-    let names: Vec<TaskId> = open
-        .iter()
-        .filter_map(|(_, card)| card.id.clone())
-        .collect();
-    let (mut now, mut later, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for (line, mut card) in open {
-        let waits = card.task.depends_on.iter().any(|id| names.contains(id));
-        let size = serde_json::to_vec(&card.task).map_or(0, |text| text.len());
-        let fits = now.is_empty() || (now.len() < ARRAY_MAX && bytes + size <= ARRAY_BYTES_MAX);
-        if waits || !fits {
-            later.push((line, card));
-            continue;
-        }
-        for id in &mut card.task.depends_on {
-            if let Some(new) = made.get(id) {
-                *id = new.clone();
-            }
-        }
-        bytes += size;
-        now.push((line, card));
+/// The cards in arrays that are submitted one after the other: each card after those of the file that it depends on. The
+/// first line of those that depend on themselves, or on such, when there are any.
+fn arrays(cards: Numbered) -> Result<Vec<Numbered>, usize> {
+    let mut left: BTreeMap<TaskId, usize> = BTreeMap::new();
+    for id in cards.iter().filter_map(|(_, card)| card.id.clone()) {
+        *left.entry(id).or_default() += 1;
     }
-    (now, later)
+    let mut dependents: BTreeMap<TaskId, Vec<usize>> = BTreeMap::new();
+    let mut lacking = Vec::with_capacity(cards.len());
+    for (at, (_, card)) in cards.iter().enumerate() {
+        let needed = card.task.depends_on.iter().collect::<BTreeSet<_>>();
+        let needed: Vec<_> = needed
+            .into_iter()
+            .filter(|id| left.contains_key(*id))
+            .collect();
+        lacking.push(needed.len());
+        for id in needed {
+            dependents.entry(id.clone()).or_default().push(at);
+        }
+    }
+    let mut open: Vec<_> = cards.into_iter().map(Some).collect();
+    let mut wave: Vec<usize> = (0..open.len()).filter(|at| lacking[*at] == 0).collect();
+    let mut arrays = Vec::new();
+    while !wave.is_empty() {
+        let (mut next, mut array, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (line, card) in wave.into_iter().filter_map(|at| open[at].take()) {
+            let size = serde_json::to_vec(&card.task).map_or(0, |text| text.len());
+            if array.len() >= ARRAY_MAX || (!array.is_empty() && bytes + size > ARRAY_BYTES_MAX) {
+                arrays.push(std::mem::take(&mut array));
+                bytes = 0;
+            }
+            bytes += size;
+            if let Some((id, left)) = card
+                .id
+                .as_ref()
+                .and_then(|id| Some((id, left.get_mut(id)?)))
+            {
+                *left -= 1;
+                let freed = (*left == 0).then(|| dependents.remove(id)).flatten();
+                for dependent in freed.into_iter().flatten() {
+                    lacking[dependent] -= 1;
+                    if lacking[dependent] == 0 {
+                        next.push(dependent);
+                    }
+                }
+            }
+            array.push((line, card));
+        }
+        arrays.push(array);
+        next.sort_unstable();
+        wave = next;
+    }
+    match open.into_iter().flatten().next() {
+        Some((line, _)) => Err(line),
+        None => Ok(arrays),
+    }
+}
+
+/// Names what cards depend on by its new id, where it has one.
+fn rename(cards: &mut Numbered, made: &BTreeMap<TaskId, TaskId>) {
+    for id in cards
+        .iter_mut()
+        .flat_map(|(_, card)| &mut card.task.depends_on)
+    {
+        if let Some(new) = made.get(id) {
+            *id = new.clone();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -270,12 +318,44 @@ mod tests {
             .iter()
             .map(|(_, card)| card.task.idempotency_key.as_deref());
         assert_eq!(keys.collect::<Vec<_>>(), [Some("card:b"), Some("mine")]);
-        let (now, later) = next_array(cards, &BTreeMap::new());
-        assert_eq!((ids(&now), ids(&later)), (vec!["a"], vec!["b"]));
+        let mut all = arrays(cards).unwrap();
+        assert_eq!(all.iter().map(ids).collect::<Vec<_>>(), [["a"], ["b"]]);
         let id = |text: &str| TaskId::new(text).unwrap();
-        let (now, later) = next_array(later, &[(id("a"), id("new"))].into());
-        assert!(later.is_empty());
-        assert_eq!(now[0].1.task.depends_on, [id("new"), id("other")]);
+        rename(&mut all[1], &[(id("a"), id("new"))].into());
+        assert_eq!(all[1][0].1.task.depends_on, [id("new"), id("other")]);
+    }
+
+    #[test]
+    fn many_cards_go_in_arrays_that_are_full_and_none_is_lost() {
+        let card = |no: usize| match no % 2 {
+            0 => format!(r#"{{"id":"c{no}","task":{{"requirements":["x"]}}}}"#),
+            _ => format!(
+                r#"{{"id":"c{no}","task":{{"requirements":["x"],"dependsOn":["c{}"]}}}}"#,
+                no - 1
+            ),
+        };
+        let text: Vec<String> = (0..5 * ARRAY_MAX).map(card).collect();
+        let all = arrays(cards_of("cards", &text.join("\n")).unwrap()).unwrap();
+        let sizes: Vec<usize> = all.iter().map(Vec::len).collect();
+        let half = ARRAY_MAX / 2;
+        let wave = [ARRAY_MAX, ARRAY_MAX, half];
+        assert_eq!(sizes, [wave, wave].concat());
+        let mut lines: Vec<usize> = all.iter().flatten().map(|(line, _)| *line).collect();
+        lines.sort_unstable();
+        assert!(lines.into_iter().eq(1..=5 * ARRAY_MAX));
+    }
+
+    #[test]
+    fn steps_of_workflows_are_no_cards() {
+        let labels = |names: &[&str]| {
+            let named = names
+                .iter()
+                .map(|name| ((*name).to_owned(), "x".to_owned()));
+            named.collect::<BTreeMap<_, _>>()
+        };
+        assert!(is_step(&labels(&["step", "workflow"])));
+        assert!(!is_step(&labels(&["workflow"])));
+        assert!(!is_step(&labels(&["step"])));
     }
 
     #[test]
@@ -297,8 +377,7 @@ mod tests {
     #[test]
     fn a_circle_and_a_line_that_is_no_card_are_told_by_their_line() {
         let text = r#"{"id":"a","task":{"requirements":["x"],"dependsOn":["a"]}}"#;
-        let (now, later) = next_array(cards_of("cards", text).unwrap(), &BTreeMap::new());
-        assert_eq!((now.len(), later[0].0), (0, 1));
+        assert_eq!(arrays(cards_of("cards", text).unwrap()).unwrap_err(), 1);
         let text = "{\"task\":{}}\n{\"title\":\"x\"}";
         let refused = format!("{:?}", cards_of("cards", text).unwrap_err());
         assert!(refused.contains("cards, line 2"), "{refused}");
