@@ -374,6 +374,8 @@ pub struct TaskFacts {
     pub needs: Vec<String>,
     /// The one agent that may get it.
     pub agent: Option<AgentId>,
+    /// The resources that it takes for itself; of a step of a workflow as they are written there.
+    pub claims: Vec<String>,
     /// It has another agent check a result: whoever submitted the work asked for it, and nobody hands anything on.
     pub check: bool,
 }
@@ -396,6 +398,7 @@ impl TaskFacts {
             kind: ESCALATION.to_owned(),
             needs: step.requirements.clone(),
             agent: step.agent.clone(),
+            claims: Vec::new(),
             check: false,
         });
         let own = std::iter::once(Self::of(spec));
@@ -408,6 +411,7 @@ impl TaskFacts {
             kind: spec.action().to_owned(),
             needs: spec.needs(),
             agent: spec.agent.clone(),
+            claims: spec.claims.iter().map(|c| c.resource.clone()).collect(),
             check: false,
         }
     }
@@ -429,6 +433,7 @@ fn gather(document: &WorkflowDocument, all: &mut Vec<TaskFacts>) {
                 agent: step.agent.clone(),
                 contract: step.contract.clone(),
                 escalate: step.escalate.clone(),
+                claims: step.claims.clone(),
                 ..TaskSpec::default()
             }));
         }

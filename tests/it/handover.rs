@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, eventually, has_python};
+use mesh_tests::{Bundle, Daemon, Home, eventually, has_python};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -31,6 +31,7 @@ for line in sys.stdin:
         say(type="STATUS_UPDATE", in_reply_to=got["id"], payload=answer)
     if got["type"] == "TASK_REQUEST":
         order = payload["input"]
+        if "hang" in order and got["attempt"] == 1: continue
         if "keep" in order: state = order["keep"]
         if "large" in order: state = "x" * order["large"]
         say(type="TASK_RESULT", task_id=got["task_id"], payload={"ok": True, "output": {
@@ -183,6 +184,35 @@ fn an_upgrade_without_what_was_asked_for_is_taken_back_on_record() {
             .ok(200);
         daemon.client().delete("/v1/agents/keeper").ok(200);
     }
+}
+
+#[test]
+fn what_is_in_the_midst_of_its_work_is_not_asked() {
+    if !has_python("what_is_in_the_midst_of_its_work_is_not_asked") {
+        return;
+    }
+    let home = Home::new().config("api:\n  drain_timeout: 1s\n");
+    let daemon = home.start();
+    daemon.deploy(&keeper("1.0.0", "ok", "ok"));
+    daemon.register(&keeper("2.0.0", "ok", "ok"));
+    let task = daemon.submit(&json!({
+        "requirements": ["keep"], "input": {"hang": true}
+    }));
+    eventually("it is at work", LONG, || {
+        let task = daemon.task(&task);
+        if task["state"] == "running" {
+            Ok(())
+        } else {
+            Err(task.to_string())
+        }
+    });
+    let done = upgrade(&daemon, "2.0.0");
+    assert_eq!(done["success"], false, "{done}");
+    let why = done["error"].as_str().unwrap();
+    assert!(why.contains("its work was not done in time"), "{done}");
+    assert_eq!(daemon.output("keep", &json!({}))["version"], "1.0.0");
+    assert_eq!(daemon.audit("kind=state.lost").len(), 1);
+    assert_eq!(daemon.audit("kind=state.saved").len(), 0);
 }
 
 #[test]

@@ -32,6 +32,10 @@ while True:
     if got["type"] == "TASK_REQUEST":
         output = [done(order) for order in got["payload"]["input"]]
         say(type="TASK_RESULT", task_id=got["task_id"], payload={"ok": True, "output": output})
+    if got["type"] == "MESSAGE":
+        # As an answer, each of the lines names the message.
+        output = [done({**order, "in_reply_to": got["id"]}) for order in got["payload"]["orders"]]
+        say(type="MESSAGE", in_reply_to=got["id"], to="kai://agent.other", payload=output)
 "#;
 
 fn agent(security: &Value) -> Bundle {
@@ -256,27 +260,110 @@ fn tools_agents_topics_and_claims_are_what_its_permissions_leave() {
 }
 
 #[test]
+fn a_message_that_somebody_sent_it_leaves_an_answer_and_nothing_else() {
+    if !has_python("a_message_that_somebody_sent_it_leaves_an_answer_and_nothing_else") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    daemon.deploy(&agent(&json!({"permissions": []})));
+    let claim = json!({"op": "acquire", "resource": "a"});
+    let task = json!({"requirements": ["echo"], "input": 1, "claims": [{"resource": "a"}]});
+    let orders = json!([
+        memory("get", "a"),
+        line("CLAIM", None, claim, true),
+        line("TASK_REQUEST", None, task, true),
+        line("PUBLISH", None, json!({"topic": "a"}), true),
+    ]);
+    let message =
+        json!({"type": "MESSAGE", "to": "kai://agent.agent", "payload": {"orders": orders}});
+    let answer = daemon.client().post("/v1/messages", &message).ok(200);
+    let answers = answer["payload"].as_array();
+    let answers = answers.unwrap_or_else(|| panic!("its answer is let through: {answer}"));
+    let missing = [
+        ("memory", "memory:read (a)"),
+        ("task.submit", "claim:write (a)"),
+        ("task.submit", "capability:execute (echo)"),
+        ("message.send", "topic:write (a)"),
+    ];
+    assert_eq!(answers.len(), missing.len(), "{answer}");
+    for (answer, (_, missing)) in answers.iter().zip(missing) {
+        assert!(answer.to_string().contains(missing), "{missing}: {answer}");
+    }
+    on_record(&daemon, &missing);
+}
+
+#[track_caller]
+fn denied(answer: &mesh_tests::Answer, rule: &str) {
+    let problem = answer.problem(403, "forbidden");
+    let errors = json!([format!("denied by permission {rule}")]);
+    assert_eq!(problem["errors"], errors, "{problem}");
+}
+
+#[test]
+fn what_is_posted_needs_what_the_same_act_needs_elsewhere() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let permissions = [
+        permission("api", &["write"], Some("message.send")),
+        permission("capability", &["execute"], Some("echo")),
+        permission("topic", &["read"], None),
+        permission("agent", &["write"], Some("echo")),
+    ];
+    let agent = Bundle::echo("agent").set("security", json!({"permissions": permissions}));
+    daemon.deploy(&agent);
+    let own = own(&daemon);
+    let post = |kind: &str, to: &str, payload: Value| {
+        let message = json!({"type": kind, "to": to, "payload": payload});
+        own.post("/v1/messages", &message)
+    };
+    let news = json!({"note": "well"});
+    post("STATUS_UPDATE", "kai://agent.echo", news.clone()).ok(200);
+    let barred = [
+        ("message.send", "agent:write (agent)"),
+        ("task.submit", "api:execute (task.submit)"),
+        ("message.receive", "api:read (message.receive)"),
+    ];
+    let task = json!({"requirements": ["echo"], "input": 1});
+    denied(
+        &post("STATUS_UPDATE", "kai://agent.agent", news),
+        barred[0].1,
+    );
+    denied(&post("TASK_REQUEST", "kai://agent.echo", task), barred[1].1);
+    let topic = json!({"topic": "a"});
+    denied(&post("SUBSCRIBE", "kai://agent.agent", topic), barred[2].1);
+    on_record(&daemon, &barred);
+}
+
+#[test]
 fn over_http_its_token_opens_what_its_permissions_leave() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
     let permissions = [
         permission("api", &["execute"], Some("task.submit")),
         permission("capability", &["execute"], Some("echo")),
+        permission("claim", &["write"], Some("port:*")),
     ];
     let agent = Bundle::echo("agent");
     daemon.deploy(&agent.set("security", json!({"permissions": permissions})));
     let own = own(&daemon);
     let task = |need: &str| json!({"requirements": [need], "input": 1});
     own.post("/v1/tasks", &task("echo")).ok(202);
-    let denied = |answer: &mesh_tests::Answer, rule: &str| {
-        let problem = answer.problem(403, "forbidden");
-        let errors = json!([format!("denied by permission {rule}")]);
-        assert_eq!(problem["errors"], errors, "{problem}");
-    };
     denied(
         &own.post("/v1/tasks", &task("agent")),
         "capability:execute (agent)",
     );
+    let with = |field: &str, value: Value| {
+        let mut task = task("echo");
+        task[field] = value;
+        own.post("/v1/tasks", &task)
+    };
+    with("claims", json!([{"resource": "port:80"}])).ok(202);
+    let claims = json!([{"resource": "port:80"}, {"resource": "branch:main"}]);
+    denied(&with("claims", claims), "claim:write (branch:main)");
+    let check = json!({"name": "looked at", "requirements": ["agent"]});
+    let contract = json!({"checks": [check]});
+    denied(&with("contract", contract), "capability:execute (agent)");
     let message = json!({"type": "MESSAGE", "to": "kai://agent.echo", "payload": {}});
     denied(
         &own.post("/v1/messages", &message),
@@ -286,11 +373,14 @@ fn over_http_its_token_opens_what_its_permissions_leave() {
         &daemon,
         &[
             ("task.submit", "capability:execute (agent)"),
+            ("task.submit", "claim:write (branch:main)"),
+            ("task.submit", "capability:execute (agent)"),
             ("message.send", "api:write (message.send)"),
         ],
     );
     // A permission gives nothing that the role does not.
     own.get("/v1/tasks").problem(403, "forbidden");
+    own.get("/v1/memory/agent").problem(403, "forbidden");
 }
 
 #[test]

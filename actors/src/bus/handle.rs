@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use mesh_actors_core::access::{Recipient, needs};
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
+use mesh_messages::access::AccessVerb;
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
@@ -274,11 +275,14 @@ impl BusHandle {
         let Some(agent) = check::agent_of_caller(caller) else {
             return Ok(());
         };
-        // A task is asked about when its address has told what it needs.
-        if envelope.kind == MessageType::TaskRequest {
-            return Ok(());
-        }
-        let needs = needs::of_message(envelope);
+        // What it came through is a door for messages; for what else it does there is a door of its own.
+        let (action, needs) = match envelope.kind {
+            // The task is asked about when its address has told what it needs.
+            MessageType::TaskRequest => (Action::TaskSubmit, Vec::new()),
+            _ => (action, needs::of_message(envelope)),
+        };
+        let door = AccessVerb::named(action.name()).map(needs::of_action);
+        let needs = door.into_iter().chain(needs).collect();
         match self.outside.directory.missing(&agent, None, needs) {
             None => Ok(()),
             Some(need) => {

@@ -134,6 +134,7 @@ mod tests {
             kind: kind.to_owned(),
             needs: needs.iter().map(|need| (*need).to_owned()).collect(),
             agent: agent.map(|id| id.parse().unwrap()),
+            claims: Vec::new(),
             check: false,
         }
     }

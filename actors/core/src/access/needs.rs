@@ -27,7 +27,7 @@ pub fn of_message(envelope: &Envelope) -> Vec<Need> {
         }
         MessageType::TaskRequest => envelope
             .payload_as::<TaskRequest>()
-            .map(|task| of_task(&asked(task)))
+            .map(|task| asked(task).iter().flat_map(of_task).collect())
             .unwrap_or_default(),
         MessageType::Message | MessageType::StatusUpdate => addressed(&envelope.to),
         MessageType::Publish => {
@@ -63,14 +63,16 @@ pub fn of_message(envelope: &Envelope) -> Vec<Need> {
     }
 }
 
-/// What giving this task to somebody needs.
+/// What giving this task to somebody needs: the capabilities, and what it claims.
 #[must_use]
 pub fn of_task(task: &TaskFacts) -> Vec<Need> {
     let give = |name: &String| Need::new(ResourceKind::Capability, Action::Execute, name);
+    let take = |resource: &String| Need::new(ResourceKind::Claim, Action::Write, resource);
+    let claims = task.claims.iter().map(take);
     if task.needs.is_empty() {
-        vec![give(&task.kind)]
+        std::iter::once(give(&task.kind)).chain(claims).collect()
     } else {
-        task.needs.iter().map(give).collect()
+        task.needs.iter().map(give).chain(claims).collect()
     }
 }
 
@@ -137,10 +139,14 @@ fn topic(action: Action, name: &str) -> Need {
     Need::new(ResourceKind::Topic, action, name)
 }
 
-fn asked(task: TaskRequest) -> TaskFacts {
-    TaskFacts::of(&TaskSpec {
+/// The task that a delegation asks for, and those that it leads to.
+fn asked(task: TaskRequest) -> Vec<TaskFacts> {
+    TaskFacts::all_of(&TaskSpec {
         kind: task.action,
         requirements: task.requirements,
+        approval: task.approval,
+        escalate: task.escalate,
+        claims: task.claims,
         ..TaskSpec::default()
     })
 }
@@ -238,6 +244,25 @@ mod tests {
                 node,
                 json!({"requirements": ["web"]}),
                 &["capability:execute (web)"],
+            ),
+            (
+                "TASK_REQUEST",
+                node,
+                json!({
+                    "requirements": ["web"], "input": 1, "claims": [{"resource": "port:80"}],
+                    "escalate": [{"requirements": ["pdf"]}, {"person": "admin"}],
+                }),
+                &[
+                    "capability:execute (web)",
+                    "claim:write (port:80)",
+                    "capability:execute (pdf)",
+                ],
+            ),
+            (
+                "TASK_REQUEST",
+                node,
+                json!({"approval": {"message": "go on?"}}),
+                &["capability:execute (approval)"],
             ),
             (
                 "MESSAGE",

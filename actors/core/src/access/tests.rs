@@ -23,6 +23,7 @@ fn task(kind: &str, needs: &[&str]) -> TaskFacts {
         kind: kind.to_owned(),
         needs: needs.iter().map(|need| (*need).to_owned()).collect(),
         agent: None,
+        claims: Vec::new(),
     }
 }
 

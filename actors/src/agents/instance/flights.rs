@@ -364,13 +364,19 @@ impl Session {
         Ok(true)
     }
 
+    /// Whether somebody waits for this as the answer to a message: then they get it, and nothing else is done with it.
+    pub(super) fn is_awaited(&self, line: &Envelope) -> bool {
+        let asked = line.in_reply_to.as_ref();
+        line.kind == MessageType::Message && asked.is_some_and(|id| self.mail.contains_key(id))
+    }
+
     /// Passes on what the agent says to others; true when a side task does it.
     pub(super) fn pass_on(&mut self, envelope: Envelope) -> bool {
-        if let Some(waiting) = envelope
+        let asked = envelope
             .in_reply_to
             .as_ref()
-            .and_then(|id| self.mail.remove(id))
-        {
+            .filter(|_| self.is_awaited(&envelope));
+        if let Some(waiting) = asked.and_then(|id| self.mail.remove(id)) {
             let _nobody_waits_any_more = waiting.send(envelope);
             return false;
         }

@@ -41,7 +41,16 @@ impl Session {
         match self.hand {
             Hand::Empty => false,
             Hand::Asked => true,
-            Hand::Full if self.hooks.contains(&ControlVerb::SaveState) && self.out.is_some() => {
+            // Half of its work is in hand: what it would say now is not what it is when that is done.
+            Hand::Full if self.names_save() && !self.flights.is_empty() => {
+                self.hand = Hand::Asked;
+                self.phase = Phase::Draining {
+                    until: now().plus(KEPT_MAX),
+                };
+                self.state_is(Err("its work was not done in time".to_owned()));
+                true
+            }
+            Hand::Full if self.names_save() && self.out.is_some() => {
                 self.hand = Hand::Asked;
                 self.phase = Phase::Draining {
                     until: now().plus(SAVE_MAX).plus(KEPT_MAX),
@@ -54,6 +63,10 @@ impl Session {
                 false
             }
         }
+    }
+
+    fn names_save(&self) -> bool {
+        self.hooks.contains(&ControlVerb::SaveState)
     }
 
     /// It has said what it is.

@@ -13,9 +13,7 @@ impl Session {
     /// Refuses a line for which a permission is missing; true when it did.
     pub(super) fn lacks_permission(&mut self, line: &Envelope) -> bool {
         // Whoever was asked may answer, and how it goes is told to meshd alone, whatever the address.
-        let answers = line.in_reply_to.as_ref();
-        let answers = answers.is_some_and(|id| self.mail.contains_key(id));
-        if answers || line.kind == MessageType::StatusUpdate {
+        if self.is_awaited(line) || line.kind == MessageType::StatusUpdate {
             return false;
         }
         let security = &self.args.manifest.security;

@@ -160,7 +160,10 @@ impl AgentMachine {
         }
         turn.instances
             .insert(instance, (epoch, Lifecycle::Executing));
-        turn.note_restored(instance, epoch);
+        // While a version is being exchanged it is not settled whose the state is: the old one may come back for it.
+        if self.upgrade.is_none() {
+            turn.note_restored(instance, epoch);
+        }
         turn.out
             .events
             .push(AgentEvent::Started { instance, epoch });

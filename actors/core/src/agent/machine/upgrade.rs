@@ -66,6 +66,14 @@ impl AgentMachine {
     /// All of the new version is up.
     pub(super) fn complete_upgrade(&mut self, turn: &mut Turn<'_>) {
         if let Some(upgrade) = self.upgrade.take_if(|u| u.started) {
+            let serving: Vec<_> = turn
+                .instances
+                .iter()
+                .map(|(no, (e, _))| (*no, *e))
+                .collect();
+            for (instance, epoch) in serving {
+                turn.note_restored(instance, epoch);
+            }
             turn.upgraded(upgrade);
             turn.lifecycle(Lifecycle::Upgrading, Lifecycle::Executing);
         }

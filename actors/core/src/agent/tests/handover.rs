@@ -75,15 +75,43 @@ fn what_the_old_version_says_is_on_record_before_it_ends_and_taken_by_the_new_on
     expect(&world, &none, &[], &["kept 2"]);
     world.end(0, None);
     world.end(1, None);
-    assert_eq!(world.kept(), [(0, json!({"a": 1}))]);
+    let both = [(0, json!({"a": 1}))];
+    assert_eq!(world.kept(), both);
     let up = world.up(0, &BOTH);
-    expect(&world, &up, &["restored 0@3 from 1", "started 0@3"], &[]);
-    assert_eq!(world.kept(), []);
+    expect(&world, &up, &["started 0@3"], &[]);
+    assert_eq!(world.kept(), both, "the exchange is not over");
     let up = world.up(1, &BOTH);
     assert_eq!(
         up.effects.last(),
         Some(&AgentEffect::UpgradeDone { error: None })
     );
+    assert_eq!(world.kept(), []);
+}
+
+#[test]
+fn where_one_replica_fails_the_old_version_has_the_state_of_all_again() {
+    let mut world = handing(2);
+    world.run(soft());
+    for no in 0..2 {
+        world.save(no, Ok(json!(no)));
+    }
+    for no in 0..2 {
+        world.end(no, None);
+    }
+    world.up(0, &BOTH);
+    world.end(1, Some(FailureClass::Start));
+    world.end(0, None);
+    assert_eq!(world.kept(), [(0, json!(0)), (1, json!(1))]);
+    // The one that failed is the first to be started again.
+    for (no, taken) in [
+        (1, ["restored 1@5 from 2", "started 1@5"]),
+        (0, ["restored 0@6 from 1", "started 0@6"]),
+    ] {
+        let up = world.up(no, &BOTH);
+        expect(&world, &up, &taken, &[]);
+    }
+    assert_eq!(world.state.current.as_deref(), Some("1.0.0"));
+    assert_eq!(world.kept(), []);
 }
 
 #[test]
