@@ -206,8 +206,8 @@ fn who_cannot_be_told_is_told_all_of_it_later_also_after_kill_9() {
 #[test]
 fn what_is_too_much_for_whoever_is_told_does_not_hold_up_the_rest() {
     let outside = Outside::start();
-    // It takes nothing of more than 2000 bytes.
-    outside.bound_bodies(2000);
+    // It takes nothing of more than 1300 bytes.
+    outside.bound_bodies(1300);
     let config = format!(
         "alerts:\n  url: http://127.0.0.1:{}/\n  kinds: [security.alert, access.denied]\n",
         outside.port()
