@@ -236,7 +236,11 @@ fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
         let tasks = second.client().get("/v1/tasks").ok(200);
         let tasks = tasks["items"].as_array().unwrap();
         let step = tasks.iter().any(|task| task["labels"]["step"] == "one");
-        if step { Ok(()) } else { Err("not yet") }
+        if step {
+            Ok(())
+        } else {
+            Err(format!("{tasks:?}"))
+        }
     });
     let left = second.ctl(&["board", "export"]).exits(0).out;
     let left: Value = serde_json::from_str(left.trim()).unwrap();

@@ -134,6 +134,7 @@ fn a_stop_says_what_it_would_break_and_does_what_it_is_told_about_it() {
     let optional = json!([{"name": "search", "type": "agent", "required": false}]);
     daemon.deploy(&Bundle::echo("front").set("dependencies", optional));
     daemon.ctl(&["agent", "stop", "search"]).exits(0);
+    daemon.gone("search", PATIENCE);
     assert_eq!(daemon.status("front")["lifecycle"], "executing");
     daemon.ctl(&["agent", "start", "search"]).exits(0);
     serves(&daemon, "search");
