@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::egress;
 
+mod posted;
+
 const LONG: Duration = Duration::from_mins(1);
 
 /// Does what its tasks order: says a line, and answers what it was answered where that is waited for; or runs Python.
@@ -298,41 +300,6 @@ fn denied(answer: &mesh_tests::Answer, rule: &str) {
     let problem = answer.problem(403, "forbidden");
     let errors = json!([format!("denied by permission {rule}")]);
     assert_eq!(problem["errors"], errors, "{problem}");
-}
-
-#[test]
-fn what_is_posted_needs_what_the_same_act_needs_elsewhere() {
-    let daemon = Daemon::start();
-    daemon.deploy(&Bundle::echo("echo"));
-    let permissions = [
-        permission("api", &["write"], Some("message.send")),
-        permission("capability", &["execute"], Some("echo")),
-        permission("topic", &["read"], None),
-        permission("agent", &["write"], Some("echo")),
-    ];
-    let agent = Bundle::echo("agent").set("security", json!({"permissions": permissions}));
-    daemon.deploy(&agent);
-    let own = own(&daemon);
-    let post = |kind: &str, to: &str, payload: Value| {
-        let message = json!({"type": kind, "to": to, "payload": payload});
-        own.post("/v1/messages", &message)
-    };
-    let news = json!({"note": "well"});
-    post("STATUS_UPDATE", "kai://agent.echo", news.clone()).ok(200);
-    let barred = [
-        ("message.send", "agent:write (agent)"),
-        ("task.submit", "api:execute (task.submit)"),
-        ("message.receive", "api:read (message.receive)"),
-    ];
-    let task = json!({"requirements": ["echo"], "input": 1});
-    denied(
-        &post("STATUS_UPDATE", "kai://agent.agent", news),
-        barred[0].1,
-    );
-    denied(&post("TASK_REQUEST", "kai://agent.echo", task), barred[1].1);
-    let topic = json!({"topic": "a"});
-    denied(&post("SUBSCRIBE", "kai://agent.agent", topic), barred[2].1);
-    on_record(&daemon, &barred);
 }
 
 #[test]
