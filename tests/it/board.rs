@@ -231,7 +231,10 @@ fn cards_go_from_one_board_to_another_once_and_keep_what_they_depend_on() {
     // A step belongs to its run: it is no card, or it would be done twice.
     let step = json!({"id": "one", "requirements": ["nobody"]});
     let run = json!({"workflow": {"name": "w", "steps": [step]}});
-    second.client().post("/v1/workflows", &run).ok(202);
+    second
+        .client()
+        .post("/v1/workflows?deployLater=true", &run)
+        .ok(202);
     eventually("the step is a task", PATIENCE, || {
         let tasks = second.client().get("/v1/tasks").ok(200);
         let tasks = tasks["items"].as_array().unwrap();

@@ -788,7 +788,7 @@ async fn queries_are_answered_alerts_are_heard_and_the_rest_is_misplaced() {
     let receipt = fixture.send(of("SECURITY_ALERT", alert)).await.unwrap();
     assert_eq!(receipt["status"], "recorded");
     assert_eq!(fixture.world.alerts.lock().unwrap()[0].description, "odd");
-    assert_eq!(fixture.kinds(), ["message_sent"]);
+    assert_eq!(fixture.kinds(), ["message_sent", "security.alert"]);
     for kind in [
         "TASK_RESULT",
         "HANDSHAKE",
