@@ -4,8 +4,8 @@
 //! between, in the order of the log. Each bears the id of its record, by which a second telling is known. Who cannot be
 //! told waits for nobody else, is in the health report meanwhile, and is told all of it later.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,21 +23,17 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
-use crate::durable;
+use crate::{durable, outgoing};
 
 /// How often it is looked for something new.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest pause before somebody who could not be told is tried again; it doubles from [`LOOK_EVERY`].
 const PAUSE_MAX: Duration = Duration::from_mins(1);
-/// How long somebody may take for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long a telling may take altogether; a disk may hang, too.
 const TELL_MAX: Duration = Duration::from_secs(30);
 /// Alerts of one request, and bytes of it; one that is larger goes by itself.
 const BATCH_MAX: usize = 100;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
-/// A file of more than this holds something else than a token.
-const TOKEN_BYTES_MAX: u64 = 4096;
 /// Authorities that are known to an operator are a few.
 const CA_BYTES_MAX: u64 = 1024 * 1024;
 /// Only its owner may read what was told.
@@ -357,25 +353,8 @@ fn post(
         .unversioned_rustls_crypto_provider(Arc::new(default_provider()))
         .root_certs(roots)
         .build();
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        // A token must not follow a redirect or pass through somebody's proxy.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .max_idle_connections(0)
-        .timeout_global(Some(ANSWER_MAX))
-        .tls_config(tls)
-        .user_agent(concat!("meshd/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent();
-    let mut request = agent
-        .post(url)
-        .header("content-type", "application/cloudevents-batch+json");
-    if let Some(path) = token_file {
-        let token = zeroize::Zeroizing::new(read_bounded(path, TOKEN_BYTES_MAX)?);
-        request = request.header("authorization", format!("Bearer {}", token.trim()));
-    }
+    let content = "application/cloudevents-batch+json";
+    let request = outgoing::request(url, content, token_file, tls)?;
     let mut answer = request.send(format!("[{}]", events.join(",")))?;
     let status = answer.status();
     if status.is_success() {
@@ -391,7 +370,7 @@ fn post(
 }
 
 fn authorities(path: &Path) -> anyhow::Result<Vec<ureq::tls::Certificate<'static>>> {
-    let pem = read_bounded(path, CA_BYTES_MAX)?;
+    let pem = outgoing::read(path, CA_BYTES_MAX)?;
     let mut found = Vec::new();
     for item in parse_pem(pem.as_bytes()) {
         let item = item.with_context(|| format!("{} is no PEM", path.display()))?;
@@ -403,14 +382,6 @@ fn authorities(path: &Path) -> anyhow::Result<Vec<ureq::tls::Certificate<'static
         bail!("{} holds no certificate", path.display());
     }
     Ok(found)
-}
-
-fn read_bounded(path: &Path, max: u64) -> anyhow::Result<String> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(max).read_to_string(&mut text))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text)
 }
 
 fn read_told(place: &Path) -> anyhow::Result<Option<Told>> {

@@ -17,6 +17,7 @@ mod exit;
 mod identity;
 mod natives;
 mod notary;
+mod outgoing;
 mod renewal;
 mod settings;
 mod show;

@@ -8,25 +8,21 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use mesh_actors::operations::Operations;
 use mesh_config::WitnessConfig;
 use mesh_persistence::AddCheckpoint;
 use tokio::sync::Mutex;
+use ureq::tls::TlsConfig;
 
-use crate::durable;
+use crate::{durable, outgoing};
 
-/// How long a witness may take for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Largest answer of a witness: a few lines.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Largest file of checkpoints. Beyond it, every other one of the older half goes: what is left still narrows down where a
 /// log was rewritten, and `meshctl audit verify` reads files of this size.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// A token has 64 bytes; a file of more holds something else.
-const TOKEN_BYTES_MAX: u64 = 4096;
 /// The last checkpoint that a witness co-signed, in the data directory.
 const COSIGNED_FILE: &str = "cosigned";
 /// Only its owner may read it.
@@ -171,25 +167,7 @@ fn size_of(note: &str) -> Option<u64> {
 }
 
 fn post(url: &str, token: Option<&Path>, body: String) -> anyhow::Result<(u16, String)> {
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        // A token must not follow a redirect or pass through somebody's proxy.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .max_idle_connections(0)
-        .timeout_global(Some(ANSWER_MAX))
-        .user_agent(concat!("meshd/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent();
-    let mut request = agent.post(url).header("content-type", "text/plain");
-    if let Some(path) = token {
-        let mut token = zeroize::Zeroizing::new(String::new());
-        File::open(path)
-            .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token))
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        request = request.header("authorization", format!("Bearer {}", token.trim()));
-    }
+    let request = outgoing::request(url, "text/plain", token, TlsConfig::default())?;
     let mut answer = request.send(body)?;
     let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
     let text = text.read_to_string()?;
