@@ -8,21 +8,16 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
 
 use crate::binaries::{MESHD, binary};
-use crate::bundle::Bundle;
 use crate::http::Client;
 use crate::meshctl::{Ran, meshctl};
 use crate::slots::Slot;
-use crate::wait::eventually;
 
 /// A start replays the log and tries out the sandbox; on a busy machine that takes seconds.
 const READY_MAX: Duration = Duration::from_mins(1);
 /// Longest orderly end: drain and stop of agents are shortened in [`CONFIG`].
 const STOP_MAX: Duration = Duration::from_secs(30);
-/// Time for an agent to be ready: an interpreter's start, several at once.
-const AGENT_READY_MAX: Duration = Duration::from_secs(30);
 /// Lines of the daemon's log that a failed test shows.
 const LOG_TAIL: usize = 80;
 /// What begins the one line that the daemon writes to standard output.
@@ -396,136 +391,6 @@ impl Daemon {
         self.lines.try_iter().collect()
     }
 
-    /// Deploys an agent and waits until all its instances serve.
-    #[track_caller]
-    pub fn deploy(&self, bundle: &Bundle) {
-        self.register(bundle);
-        let wanted = bundle.manifest()["replicas"].as_u64().unwrap_or(1);
-        eventually(
-            &format!("{} is ready", bundle.id()),
-            AGENT_READY_MAX,
-            || {
-                let status = self.status(bundle.id());
-                if executing(&status) == wanted {
-                    Ok(())
-                } else {
-                    Err(status.to_string())
-                }
-            },
-        );
-    }
-
-    /// Registers an agent, which starts it, and does not wait for it.
-    #[track_caller]
-    pub fn register(&self, bundle: &Bundle) -> Value {
-        let tar = bundle.tar();
-        self.client
-            .send(
-                "POST",
-                "/v1/agents",
-                &[("content-type", "application/x-tar")],
-                Some(&tar),
-            )
-            .ok(201)
-    }
-
-    /// An agent's status.
-    #[track_caller]
-    pub fn status(&self, agent: &str) -> Value {
-        self.client
-            .get(&format!("/v1/agents/{agent}/status"))
-            .ok(200)
-    }
-
-    /// Waits until an agent's fault policy is in this state; returns its status.
-    #[track_caller]
-    pub fn fault_state(&self, agent: &str, state: &str, within: Duration) -> Value {
-        eventually(&format!("{agent} is {state}"), within, || {
-            let status = self.status(agent);
-            if status["fault"]["state"] == state {
-                Ok(status)
-            } else {
-                Err(status.to_string())
-            }
-        })
-    }
-
-    /// Waits until no instance of an agent is left; returns its status.
-    #[track_caller]
-    pub fn gone(&self, agent: &str, within: Duration) -> Value {
-        eventually(&format!("no instance of {agent} is left"), within, || {
-            let status = self.status(agent);
-            if status["instances"] == json!([]) {
-                Ok(status)
-            } else {
-                Err(status.to_string())
-            }
-        })
-    }
-
-    /// Submits a task and returns its id.
-    #[track_caller]
-    pub fn submit(&self, task: &Value) -> String {
-        let receipt = self.client.post("/v1/tasks", task).ok(202);
-        receipt["id"]
-            .as_str()
-            .expect("a receipt names its task")
-            .to_owned()
-    }
-
-    /// Submits a task for the agent with this capability.
-    #[track_caller]
-    pub fn ask(&self, capability: &str, input: &Value) -> String {
-        self.submit(&json!({"requirements": [capability], "input": input}))
-    }
-
-    /// A task as it is.
-    #[track_caller]
-    pub fn task(&self, id: &str) -> Value {
-        self.client.get(&format!("/v1/tasks/{id}")).ok(200)
-    }
-
-    /// Waits for the end of a task and returns it.
-    #[track_caller]
-    pub fn ended(&self, id: &str, within: Duration) -> Value {
-        eventually(&format!("task {id} has ended"), within, || {
-            let task = self.client.get(&format!("/v1/tasks/{id}?wait=1s")).ok(200);
-            let state = task["state"].as_str().unwrap_or_default();
-            if TERMINAL.contains(&state) {
-                Ok(task)
-            } else {
-                Err(task.to_string())
-            }
-        })
-    }
-
-    /// Submits a task, waits for its success and returns the output.
-    #[track_caller]
-    pub fn output(&self, capability: &str, input: &Value) -> Value {
-        let id = self.ask(capability, input);
-        let task = self.ended(&id, Duration::from_secs(30));
-        assert_eq!(task["state"], "succeeded", "{task}");
-        task["output"].clone()
-    }
-
-    /// Audit records of one kind, oldest first.
-    #[track_caller]
-    pub fn audit(&self, query: &str) -> Vec<Value> {
-        let mut all = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = self
-                .client
-                .get(&format!("/v1/audit?limit=1000&{query}{cursor}"))
-                .ok(200);
-            all.extend(page["items"].as_array().expect("a page").iter().cloned());
-            match page["nextCursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return all,
-            }
-        }
-    }
-
     /// Ends it with `SIGKILL`. Its home is left as it is.
     pub fn kill9(mut self) -> Home {
         drop(self.child.kill());
@@ -570,20 +435,6 @@ impl Daemon {
             let _gone_already = kill_process(pid, signal);
         }
     }
-}
-
-/// The states after which nothing follows.
-const TERMINAL: [&str; 4] = ["succeeded", "failed", "cancelled", "dead_lettered"];
-
-/// Instances that serve.
-fn executing(status: &Value) -> u64 {
-    let instances = status["instances"]
-        .as_array()
-        .map_or(&[] as &[Value], Vec::as_slice);
-    instances
-        .iter()
-        .filter(|instance| instance["lifecycle"] == "executing")
-        .count() as u64
 }
 
 impl Drop for Daemon {

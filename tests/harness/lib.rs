@@ -23,6 +23,7 @@ mod processes;
 mod random;
 mod skip;
 mod slots;
+mod verbs;
 mod wait;
 
 pub use binaries::{MESHCTL, MESHD, binary};

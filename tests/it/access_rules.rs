@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Client, Daemon, eventually, has_python};
+use mesh_tests::{Bundle, Daemon, eventually, has_python};
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -26,12 +26,6 @@ fn asker(id: &str) -> Bundle {
         .file("asker.py", ASKER)
         .set("entry", json!("asker.py"))
         .set("runtime", json!({"command": "python3"}))
-}
-
-fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
-    let body = json!({"role": role, "subject": subject});
-    let issued = daemon.client().post("/v1/tokens", &body).ok(201);
-    daemon.client().with_token(issued["token"].as_str())
 }
 
 fn apply(daemon: &Daemon, document: &Value) -> mesh_tests::Answer {
@@ -64,8 +58,8 @@ fn run_of(kind: &str) -> Value {
 fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
-    let ben = of_role(&daemon, "operator", "ben");
-    let olga = of_role(&daemon, "operator", "olga");
+    let ben = daemon.of_role("operator", "ben");
+    let olga = daemon.of_role("operator", "olga");
     let task = |kind: &str| json!({"type": kind, "requirements": ["echo"], "input": {}});
     let before = ben.post("/v1/tasks?wait=30s", &task("billing.run")).ok(200);
     let later =
@@ -136,7 +130,11 @@ fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() 
     }
     // meshctl is a client like any other; the policy says where the rules come from, and outlives a kill.
     let daemon = daemon.kill9().start();
-    denied(of_role(&daemon, "operator", "ben").post("/v1/tasks", &task("billing.run")));
+    denied(
+        daemon
+            .of_role("operator", "ben")
+            .post("/v1/tasks", &task("billing.run")),
+    );
     let shown = daemon.client().get("/v1/policies").ok(200);
     let values = shown["values"].as_array().unwrap();
     let access = values
@@ -146,7 +144,8 @@ fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() 
     assert_eq!(access["origin"], "policy");
     assert_eq!(access["value"].as_array().unwrap().len(), 2);
     rules(&daemon, &json!([]));
-    of_role(&daemon, "operator", "ben")
+    daemon
+        .of_role("operator", "ben")
         .post("/v1/tasks", &task("billing.run"))
         .ok(202);
 }
@@ -155,7 +154,7 @@ fn a_task_type_that_is_denied_is_denied_on_every_way_in_and_the_rule_is_named() 
 fn an_allowance_reaches_exactly_as_far_as_it_says_and_a_denial_wins_over_it() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
-    let vera = of_role(&daemon, "viewer", "vera");
+    let vera = daemon.of_role("viewer", "vera");
     let task =
         |kind: &str, needs: &[&str]| json!({"type": kind, "requirements": needs, "input": {}});
     forbidden(&vera.post("/v1/tasks", &task("report.a", &["echo"])), None);
@@ -192,7 +191,7 @@ fn an_allowance_reaches_exactly_as_far_as_it_says_and_a_denial_wins_over_it() {
     forbidden(&vera.post("/v1/workflows", &run_of("report.a")), None);
     forbidden(&vera.post("/v1/tokens", &json!({"role": "admin"})), None);
 
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     let cancel = |id: &Value| format!("/v1/tasks/{}/cancel", id.as_str().unwrap());
     forbidden(
         &olga.post(&cancel(&hers["id"]), &json!({})),
@@ -412,7 +411,7 @@ fn an_agent_uses_the_topics_that_its_manifest_leaves_it_whichever_way_it_asks() 
     refused(&expected);
 
     // Over HTTP with a token of the agent's, too.
-    let own = of_role(&daemon, "agent", "speaker");
+    let own = daemon.of_role("agent", "speaker");
     let payload = json!({"topic": "prices", "data": 1});
     let body = json!({"type": "PUBLISH", "to": "topic://prices", "payload": payload});
     let problem = own.post("/v1/messages", &body).problem(403, "forbidden");
@@ -467,7 +466,7 @@ fn work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has() {
     let daemon = Daemon::start();
     daemon.deploy(&asker("asker"));
     // Issued by an admin, not given with the handshake: the same agent.
-    let own = of_role(&daemon, "agent", "asker");
+    let own = daemon.of_role("agent", "asker");
     let free = json!({"requirements": ["nobody"]});
     own.post("/v1/tasks", &free).ok(202);
     let bounded = daemon.submit(&json!({
@@ -496,7 +495,7 @@ fn work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has() {
     own.post("/v1/tasks", &child).ok(202);
     // What is somebody else's is not its to use up.
     daemon.deploy(&asker("other"));
-    let other = of_role(&daemon, "agent", "other");
+    let other = daemon.of_role("agent", "other");
     let refused = other.post("/v1/tasks", &child).problem(422, "invalid_task");
     assert_eq!(refused["field"], "parent", "{refused}");
 }

@@ -69,12 +69,6 @@ fn order(input: &Value, budget: &Value) -> Value {
     task
 }
 
-fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
-    let body = json!({"role": role, "subject": subject});
-    let issued = daemon.client().post("/v1/tokens", &body).ok(201);
-    daemon.client().with_token(issued["token"].as_str())
-}
-
 fn budget(daemon: &Daemon, account: &str) -> Value {
     let path = format!("/v1/budgets/{account}");
     daemon.client().get(&path).ok(200)
@@ -141,8 +135,8 @@ fn ten_calls_are_ten_also_across_kill_9_and_an_answer_lets_the_task_go_on() {
     assert_eq!((question(&task), attempts(&task)), (asked.clone(), 10));
     assert_eq!(budget(&daemon, &account)["used"]["calls"], 10);
 
-    let olga = of_role(&daemon, "operator", "olga");
-    let victor = of_role(&daemon, "viewer", "victor");
+    let olga = daemon.of_role("operator", "olga");
+    let victor = daemon.of_role("viewer", "victor");
     assert_eq!(answer(&victor, &asked, "2").status, 403);
     answer(&olga, &asked, "soon").problem(422, "invalid_answer");
     answer(&olga, &asked, "2").ok(200);
@@ -279,7 +273,7 @@ fn an_agents_window_rolls_over_and_a_providers_account_is_the_operators_to_bound
         "1",
     ]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     let document = json!({"budgets": {"provider:acme": null}});
     assert_eq!(olga.put("/v1/policies", &document).status, 403);
     let wrong = json!({"budgets": {"acme": {"perMs": 1, "calls": 1}}});
@@ -383,7 +377,7 @@ fn an_agent_whose_instances_fail_too_often_is_given_no_more_work_until_somebody_
     let shown = budget(&daemon, "agent:frail");
     assert_eq!(shown["used"]["restarts"], 1, "{shown}");
     // Asked anew where the question of before was taken back while the agent came up.
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     let answered = |client: &Client, status: u16| {
         eventually("the question is there", LONG, || {
             let answer = answer(client, &question(&short(&daemon, &second)), "1");

@@ -38,25 +38,6 @@ fn worker(id: &str) -> Bundle {
         .set("runtime", json!({"command": "python3"}))
 }
 
-fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
-    let body = json!({"role": role, "subject": subject});
-    let issued = daemon.client().post("/v1/tokens", &body).ok(201);
-    daemon.client().with_token(issued["token"].as_str())
-}
-
-fn open(daemon: &Daemon) -> Vec<Value> {
-    let page = daemon.client().get("/v1/inbox").ok(200);
-    page["items"].as_array().unwrap().clone()
-}
-
-/// The one request that is open, once there is one.
-fn asked(daemon: &Daemon) -> Value {
-    eventually("a person is asked", LONG, || match &open(daemon)[..] {
-        [one] => Ok(one.clone()),
-        other => Err(format!("{other:?}")),
-    })
-}
-
 fn doomed(input: &Value, steps: &Value) -> Value {
     json!({
         "type": "junior",
@@ -87,12 +68,12 @@ fn a_person_is_asked_once_over_kill_9_and_gives_another_round_the_output_or_neit
         &json!({"ill": true}),
         &json!([{"person": "operator"}]),
     ));
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     assert_eq!(item["parent"], json!(task));
     assert_eq!(item["about"]["attempts"].as_array().unwrap().len(), 2);
     assert_eq!(item["choices"], json!(["retry", "drop"]));
     let daemon = daemon.kill9().start();
-    let same = asked(&daemon);
+    let same = daemon.asked(LONG);
     assert_eq!(
         (&same["id"], &same["expiresAt"]),
         (&item["id"], &item["expiresAt"])
@@ -104,16 +85,16 @@ fn a_person_is_asked_once_over_kill_9_and_gives_another_round_the_output_or_neit
     let why = daemon.ctl(&["task", "explain", &task]).exits(0);
     assert!(why.out.contains("an operator is to take it up"), "{why:?}");
 
-    let viewer = of_role(&daemon, "viewer", "vera");
+    let viewer = daemon.of_role("viewer", "vera");
     answer(&viewer, &item["id"], &say("retry")).problem(403, "forbidden");
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     answer(&olga, &item["id"], &say("perhaps")).problem(422, "invalid_answer");
     answer(&olga, &item["id"], &say("retry")).ok(200);
     // It fails again, and somebody is asked anew.
-    let second = asked(&daemon);
+    let second = daemon.asked(LONG);
     assert_ne!(second["id"], item["id"]);
     let daemon = daemon.kill9().start();
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     answer(&olga, &item["id"], &say("retry")).problem(409, "not_waiting_for_approval");
     answer(&olga, &second["id"], &say(r#"output: {"did": "by hand"}"#)).ok(200);
     let ended = daemon.ended(&task, LONG);
@@ -125,12 +106,12 @@ fn a_person_is_asked_once_over_kill_9_and_gives_another_round_the_output_or_neit
     assert_eq!(ended["attempts"].as_array().unwrap().len(), 4);
     let shown = daemon.ctl(&["task", "show", &task]).exits(0);
     assert!(shown.out.contains("done by user:olga"), "{shown:?}");
-    assert_eq!(open(&daemon), Vec::<Value>::new());
+    assert_eq!(daemon.inbox(), Vec::<Value>::new());
     // Asked and moved on, twice each.
     assert_eq!(daemon.audit("kind=task.escalation").len(), 4);
 
     let dropped = daemon.submit(&doomed(&json!({"no": true}), &json!([{"person": "admin"}])));
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     answer(&olga, &item["id"], &say("drop")).problem(403, "forbidden");
     daemon
         .ctl(&["inbox", "deny", item["id"].as_str().unwrap()])
@@ -208,17 +189,17 @@ fn a_retry_takes_the_question_back_and_the_policy_names_who_is_asked_by_default(
     put(json!({"default": {"escalate": [{"person": "operator"}]}})).ok(200);
     let plain = json!({"type": "junior", "input": {"no": true}});
     let task = daemon.submit(&plain);
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     daemon.ctl(&["task", "retry", &task]).exits(0);
     let gone = daemon
         .client()
         .get(&format!("/v1/inbox/{}", item["id"].as_str().unwrap()))
         .ok(200);
     assert_eq!(gone["state"], "withdrawn");
-    let second = asked(&daemon);
+    let second = daemon.asked(LONG);
     assert_ne!(second["id"], item["id"]);
     daemon.ctl(&["task", "cancel", &task]).exits(0);
-    assert_eq!(open(&daemon), Vec::<Value>::new());
+    assert_eq!(daemon.inbox(), Vec::<Value>::new());
     let mut alone = plain;
     alone["escalate"] = json!([]);
     let ended = daemon.ended(&daemon.submit(&alone), LONG);
@@ -236,7 +217,7 @@ fn a_retry_takes_the_question_back_and_the_policy_names_who_is_asked_by_default(
             &json!({"workflow": document, "input": null}),
         )
         .ok(202);
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     answer(daemon.client(), &item["id"], &say(r#"output: {"x": 1}"#)).ok(200);
     let path = format!("/v1/workflows/{}", run["id"].as_str().unwrap());
     eventually("the run goes on", LONG, || {

@@ -32,25 +32,6 @@ fn asker(id: &str) -> Bundle {
         .set("runtime", json!({"command": "python3"}))
 }
 
-fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
-    let body = json!({"role": role, "subject": subject});
-    let issued = daemon.client().post("/v1/tokens", &body).ok(201);
-    daemon.client().with_token(issued["token"].as_str())
-}
-
-fn open(daemon: &Daemon) -> Vec<Value> {
-    let page = daemon.client().get("/v1/inbox").ok(200);
-    page["items"].as_array().unwrap().clone()
-}
-
-/// The one request that is open, once there is one.
-fn asked(daemon: &Daemon) -> Value {
-    eventually("somebody asks", LONG, || match &open(daemon)[..] {
-        [one] => Ok(one.clone()),
-        other => Err(format!("{other:?}")),
-    })
-}
-
 fn answer(client: &Client, id: &Value, body: &Value) -> mesh_tests::Answer {
     client.post(&format!("/v1/inbox/{}/answer", id.as_str().unwrap()), body)
 }
@@ -67,7 +48,7 @@ fn what_an_agent_asks_survives_kill_9_and_its_answer_reaches_the_agent_that_asks
     let question =
         json!({"approval": {"kind": "question", "message": "which?", "choices": ["red", "blue"]}});
     let task = daemon.ask("ask", &question);
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     assert_eq!(
         (
             &item["kind"],
@@ -85,12 +66,12 @@ fn what_an_agent_asks_survives_kill_9_and_its_answer_reaches_the_agent_that_asks
         ),
     );
     let daemon = daemon.kill9().start();
-    let same = asked(&daemon);
+    let same = daemon.asked(LONG);
     assert_eq!(
         (&same["id"], &same["expiresAt"]),
         (&item["id"], &item["expiresAt"])
     );
-    let olga = of_role(&daemon, "operator", "olga");
+    let olga = daemon.of_role("operator", "olga");
     for wrong in [
         json!({"approve": true}),
         json!({"approve": true, "answer": "green"}),
@@ -110,7 +91,7 @@ fn what_an_agent_asks_survives_kill_9_and_its_answer_reaches_the_agent_that_asks
     );
     let ended = daemon.ended(&task, LONG);
     assert_eq!(ended["output"]["output"]["answer"], "red", "{ended}");
-    assert_eq!(open(&daemon), Vec::<Value>::new());
+    assert_eq!(daemon.inbox(), Vec::<Value>::new());
     let late = json!({"approve": false});
     answer(&olga, &item["id"], &late).problem(409, "not_waiting_for_approval");
     let daemon = daemon.kill9().start();
@@ -168,7 +149,7 @@ fn policy_decides_what_is_asked_and_of_whom_whatever_the_agent_says() {
     assert_eq!(rules, ["default.approvals[1]", "default.approvals[0]"]);
 
     let task = daemon.ask("ask", &permission("net.open"));
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     assert_eq!(
         (&item["role"], &item["rule"]),
         (&json!("admin"), &json!("default.approvals[2]"))
@@ -179,7 +160,7 @@ fn policy_decides_what_is_asked_and_of_whom_whatever_the_agent_says() {
         ("operator", 403, "forbidden"),
         ("publisher", 403, "forbidden"),
     ] {
-        let caller = of_role(&daemon, role, role);
+        let caller = daemon.of_role(role, role);
         answer(&caller, &item["id"], &yes).problem(status, code);
         caller
             .post(
@@ -188,7 +169,7 @@ fn policy_decides_what_is_asked_and_of_whom_whatever_the_agent_says() {
             )
             .problem(status, code);
     }
-    answer(&of_role(&daemon, "agent", "asker"), &item["id"], &yes).problem(403, "forbidden");
+    answer(&daemon.of_role("agent", "asker"), &item["id"], &yes).problem(403, "forbidden");
     eventually("the refused answer is in the audit", LONG, || {
         let denied = daemon.audit("kind=access.denied");
         let found = denied.iter().any(|record| {
@@ -204,7 +185,7 @@ fn policy_decides_what_is_asked_and_of_whom_whatever_the_agent_says() {
         }
     });
     assert_eq!(
-        asked(&daemon)["id"],
+        daemon.asked(LONG)["id"],
         item["id"],
         "a refused answer changes nothing"
     );
@@ -224,7 +205,7 @@ fn of_many_answers_at_once_exactly_one_counts() {
     let daemon = Daemon::start();
     let task = daemon.submit(&json!({"approval": {"message": "ship it?"}}));
     let callers: Vec<_> = (0..8)
-        .map(|n| of_role(&daemon, "operator", &format!("o{n}")))
+        .map(|n| daemon.of_role("operator", &format!("o{n}")))
         .collect();
     let barrier = Arc::new(Barrier::new(callers.len()));
     let answers: Vec<_> = callers
@@ -276,7 +257,7 @@ fn a_request_that_nobody_answers_expires_and_one_that_is_cancelled_is_withdrawn(
         answer(daemon.client(), &json!(id), &json!({"approve": true}))
             .problem(409, "not_waiting_for_approval");
     }
-    assert_eq!(open(&daemon), Vec::<Value>::new());
+    assert_eq!(daemon.inbox(), Vec::<Value>::new());
 }
 
 #[test]
@@ -291,12 +272,12 @@ fn a_workflows_approval_is_in_the_inbox_and_the_list_has_pages() {
         .client()
         .post("/v1/workflows", &json!({"workflow": document, "input": {}}))
         .ok(202);
-    let item = asked(&daemon);
+    let item = daemon.asked(LONG);
     assert_eq!(
         (&item["message"], &item["role"]),
         (&json!("ship?"), &json!("admin"))
     );
-    let operator = of_role(&daemon, "operator", "olga");
+    let operator = daemon.of_role("operator", "olga");
     answer(&operator, &item["id"], &json!({"approve": true})).problem(403, "forbidden");
     answer(daemon.client(), &item["id"], &json!({"approve": true})).ok(200);
     let run = format!("/v1/workflows/{}?wait=60s", run["id"].as_str().unwrap());
@@ -371,20 +352,20 @@ fn requests_that_make_no_sense_are_refused_with_the_field() {
         .client()
         .post("/v1/tasks", &json!({"approval": {"role": "agent"}}))
         .problem(422, "invalid_value");
-    assert_eq!(open(&daemon), Vec::<Value>::new());
+    assert_eq!(daemon.inbox(), Vec::<Value>::new());
 }
 
 #[test]
 fn an_agents_open_questions_are_bounded() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
-    let agent = of_role(&daemon, "agent", "echo");
+    let agent = daemon.of_role("agent", "echo");
     let ask = json!({"approval": {"message": "again?"}});
     let many: Vec<_> = (0..100).map(|_| ask.clone()).collect();
     agent.post("/v1/tasks", &json!(many)).ok(202);
     agent.post("/v1/tasks", &ask).problem(503, "too_many_asks");
     daemon.client().post("/v1/tasks", &ask).ok(202);
-    let first = open(&daemon).last().unwrap()["id"].clone();
+    let first = daemon.inbox().last().unwrap()["id"].clone();
     answer(daemon.client(), &first, &json!({"approve": false})).ok(200);
     agent.post("/v1/tasks", &ask).ok(202);
 }

@@ -7,12 +7,6 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn of_role(daemon: &Daemon, role: &str, subject: &str) -> Client {
-    let body = json!({"role": role, "subject": subject});
-    let issued = daemon.client().post("/v1/tokens", &body).ok(201);
-    daemon.client().with_token(issued["token"].as_str())
-}
-
 fn register(publisher: &Client, bundle: &Bundle) {
     let tar = ("Content-Type", "application/x-tar");
     let answer = publisher.send("POST", "/v1/agents", &[tar], Some(&bundle.tar()));
@@ -28,10 +22,10 @@ fn verb(caller: &Client, agent: &str, verb: &str) -> u16 {
 fn a_publisher_makes_less_of_its_own_agents_and_touches_nobody_elses() {
     let daemon = Daemon::start();
     let (ada, ben) = (
-        of_role(&daemon, "publisher", "ada"),
-        of_role(&daemon, "publisher", "ben"),
+        daemon.of_role("publisher", "ada"),
+        daemon.of_role("publisher", "ben"),
     );
-    let viewer = of_role(&daemon, "viewer", "ada");
+    let viewer = daemon.of_role("viewer", "ada");
     register(&ada, &Bundle::echo("hers"));
     register(&ben, &Bundle::echo("his"));
     let profile = daemon.client().get("/v1/agents/hers").ok(200);
@@ -84,7 +78,7 @@ fn a_publisher_makes_less_of_its_own_agents_and_touches_nobody_elses() {
 #[test]
 fn an_owner_does_not_undo_what_others_did_to_its_agent() {
     let daemon = Daemon::start();
-    let ada = of_role(&daemon, "publisher", "ada");
+    let ada = daemon.of_role("publisher", "ada");
     for agent in ["isolated", "limited"] {
         register(&ada, &Bundle::echo(agent));
         // 409: it runs already.
@@ -116,7 +110,7 @@ fn an_owner_does_not_undo_what_others_did_to_its_agent() {
 fn an_agent_cancels_the_tasks_that_it_submitted_and_no_others() {
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
-    let agent = of_role(&daemon, "agent", "echo");
+    let agent = daemon.of_role("agent", "echo");
     // Nobody has it, so it waits.
     let task = json!({"type": "nobody-can"});
     let receipt = agent.post("/v1/tasks", &task).ok(202);
