@@ -27,7 +27,7 @@ use crate::alarms::Alarms;
 use crate::alerts::Untold;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::outbound::{EgressSettings, Outbound};
+use crate::outbound::{EgressSettings, Outbound, ServiceSettings};
 use crate::secrets::SecretShelf;
 use crate::store::StoreCell;
 
@@ -67,6 +67,8 @@ pub struct Settings {
     pub open_network: BTreeSet<AgentId>,
     /// What no agent's connections get beyond.
     pub egress: EgressSettings,
+    /// What service steps may call.
+    pub services: ServiceSettings,
     /// Where the vault's key is; `<data>/vault.key` when absent.
     pub vault_key: Option<KeySource>,
     /// First user id given to agents, and how many follow; used when meshd is root.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use mesh_egress::{
     Act, Binding, Bounds, Credentials, Denial, Digest, DomainRules, HeaderTemplate, Host, Limits,
     Noted, Observer, Pattern, Permit, Policy, Protocol, Proxy, ProxyParts, RequestRule,
-    SystemResolver, grants_from, tls_config,
+    ServicePolicy, SystemResolver, grants_from, tls_config,
 };
 use mesh_messages::agent::PolicyValue;
 use mesh_messages::events::EgressDenial;
@@ -51,6 +51,15 @@ pub struct EgressSettings {
     pub extra_ca: Option<PathBuf>,
 }
 
+/// What the `service` steps of workflows may call; meshd does so itself.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceSettings {
+    /// Whom.
+    pub policy: ServicePolicy,
+    /// A PEM file of the authorities that certificates are checked against; those that browsers know when absent.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// What all ways out share.
 #[derive(Debug, Default)]
 pub struct Outbound {
@@ -58,7 +67,10 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    fn tls(&self, settings: &EgressSettings) -> Result<Arc<mesh_egress::TlsConfig>, String> {
+    pub(crate) fn tls(
+        &self,
+        settings: &EgressSettings,
+    ) -> Result<Arc<mesh_egress::TlsConfig>, String> {
         if let Some(made) = self.tls.get() {
             return Ok(Arc::clone(made));
         }

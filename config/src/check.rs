@@ -133,10 +133,9 @@ fn is_subject(subject: &str) -> bool {
 /// Least rate of an agent's way out: below it not even a page arrives within the time of a request.
 const EGRESS_RATE_MIN: u64 = 1024;
 
-fn egress(config: &Config, errors: &mut Vec<FieldError>) {
-    let egress = &config.sandbox.egress;
-    let at = |key: &str| format!("sandbox.egress.{key}");
-    for (index, network) in egress.networks.iter().enumerate() {
+/// Networks, or addresses alone.
+fn networks(key: &str, texts: &[String], errors: &mut Vec<FieldError>) {
+    for (index, network) in texts.iter().enumerate() {
         let (address, bits) = match network.split_once('/') {
             Some((address, bits)) => (address, bits.parse::<u8>().ok()),
             None => (network.as_str(), Some(0)),
@@ -149,9 +148,16 @@ fn egress(config: &Config, errors: &mut Vec<FieldError>) {
         if bits.zip(most).is_none_or(|(bits, most)| bits > most) {
             let message =
                 format!("{network:?} is not a network such as 10.1.0.0/16, nor an address");
-            errors.push(FieldError::new(at(&format!("networks[{index}]")), message));
+            errors.push(FieldError::new(format!("{key}[{index}]"), message));
         }
     }
+}
+
+fn egress(config: &Config, errors: &mut Vec<FieldError>) {
+    let egress = &config.sandbox.egress;
+    let at = |key: &str| format!("sandbox.egress.{key}");
+    networks("sandbox.egress.networks", &egress.networks, errors);
+    networks("services.networks", &config.services.networks, errors);
     for (name, addresses) in &egress.hosts {
         for address in addresses
             .iter()

@@ -26,6 +26,7 @@ mod policy;
 mod protocol;
 mod request;
 mod server;
+mod service;
 pub mod socks;
 
 pub use address::{grants_from, refused_address};
@@ -42,3 +43,4 @@ pub use policy::{Ask, DomainRules, Policy, Verdict};
 pub use protocol::Protocol;
 pub use request::{PathPattern, RequestRule, RuleError, plain_path};
 pub use server::{Credentials, NoCredentials, Observer, Proxy, ProxyParts};
+pub use service::ServicePolicy;

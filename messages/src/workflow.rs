@@ -219,7 +219,7 @@ pub enum Service {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceCall {
-    /// Where, `http://…`.
+    /// Where, `http://…` or `https://…`.
     pub url: String,
     /// `POST` when absent.
     #[serde(default)]

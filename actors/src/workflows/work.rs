@@ -98,10 +98,11 @@ impl Shell {
         let me = self.me.clone();
         let slots = Arc::clone(&self.call_slots);
         let task = call.task.clone();
+        let ctx = Arc::clone(&self.args.ctx);
         let under_way = self.work.spawn(async move {
             let _slot = slots.acquire().await;
             let task = call.task.clone();
-            let outcome = service::call(call).await;
+            let outcome = service::call(&ctx, call).await;
             tell(&me, task, outcome);
         });
         self.calls.insert(task, under_way);

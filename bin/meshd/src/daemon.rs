@@ -129,8 +129,9 @@ impl Serving {
         let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
         // Before anything is recorded: a second daemon on the same port leaves no trace in the log.
         let (listener, address) = bind(&config.listen, tls.is_some()).await?;
+        let tree = settings::tree(&config, &origins, data.clone(), run_id);
         let options = MeshOptions {
-            settings: settings::tree(&config, &origins, data.clone(), run_id),
+            settings: tree.map_err(|error| Failure::new(Exit::Config, error))?,
             key,
             natives: natives::all(),
             sandbox_helper: None,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use mesh_actors::context::{DefaultLimits, KeySource, LivenessLimits, Settings};
-use mesh_actors::outbound::EgressSettings;
+use mesh_actors::outbound::{EgressSettings, ServiceSettings};
 use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
-use mesh_egress::Limits as EgressLimits;
+use mesh_egress::{Limits as EgressLimits, Pattern, ServicePolicy, grants_from};
 use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
@@ -128,10 +129,18 @@ fn trust_threshold(value: f64) -> TrustLevel {
 }
 
 /// What the tree needs to know; `data` is the data directory, absolute, and `run_id` names this run.
-pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: String) -> Settings {
+///
+/// # Errors
+/// See [`check`].
+pub(crate) fn tree(
+    config: &Config,
+    origins: &Origins,
+    data: PathBuf,
+    run_id: String,
+) -> anyhow::Result<Settings> {
     let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
     let (retry, uids) = (&orchestrator.retry, config.sandbox.uid_range);
-    Settings {
+    Ok(Settings {
         data,
         run_id,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,6 +159,7 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         sandbox_level: config.default_policy.security.sandbox_level,
         open_network: config.sandbox.open_network.iter().cloned().collect(),
         egress: egress(config),
+        services: services(config)?,
         vault_key: vault_key(config),
         uids: (uids.first, uids.count),
         audit_all_actions: orchestrator.security.audit_all_actions,
@@ -180,7 +190,56 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
                 .map(mesh_messages::units::ByteCount::bytes),
         },
         journal_segment_bytes: config.journal.segment_size.bytes(),
+    })
+}
+
+/// What service steps may call.
+///
+/// # Errors
+/// The key that cannot be read, and why.
+fn services(config: &Config) -> anyhow::Result<ServiceSettings> {
+    let services = &config.services;
+    let networks = grants_from(services.networks.iter().map(String::as_str));
+    let policy = ServicePolicy {
+        allowed: services
+            .allowed_domains
+            .as_deref()
+            .map(|texts| patterns("services.allowed_domains", texts))
+            .transpose()?,
+        blocked: patterns("services.blocked_domains", &services.blocked_domains)?,
+        ports: services.ports.as_ref().map(|p| p.iter().copied().collect()),
+        networks: networks
+            .map_err(|text| anyhow::anyhow!("services.networks: {text:?} is no network"))?,
+    };
+    Ok(ServiceSettings {
+        policy,
+        ca_file: services.ca_file.clone(),
+    })
+}
+
+/// Hosts as an operator lists them.
+fn patterns(key: &str, texts: &[String]) -> anyhow::Result<Vec<Pattern>> {
+    let read = |(index, text): (usize, &String)| {
+        Pattern::parse(text).with_context(|| {
+            format!(
+                "{key}[{index}]: {text:?} is not a host such as api.example.com or *.example.com"
+            )
+        })
+    };
+    texts.iter().enumerate().map(read).collect()
+}
+
+/// What neither its form nor its values show, but what it is used for.
+///
+/// # Errors
+/// The key that cannot be used, and why.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    let egress = &config.sandbox.egress;
+    if let Some(allowed) = &egress.allowed_domains {
+        patterns("sandbox.egress.allowed_domains", allowed)?;
     }
+    patterns("sandbox.egress.blocked_domains", &egress.blocked_domains)?;
+    services(config).map(|_| ())
 }
 
 /// What no agent's connections get beyond.

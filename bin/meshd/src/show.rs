@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::cli::{ConfigArgs, RunArgs, SchemaOf};
 use crate::exit::{Exit, Failure};
+use crate::settings;
 
 /// Joins file, environment and flags.
 ///
@@ -27,6 +28,7 @@ pub(crate) fn load(args: &RunArgs) -> Result<(Config, Origins), Failure> {
 fn checked(sources: &Sources) -> anyhow::Result<(Config, Origins)> {
     let (config, origins) = Config::load(sources)
         .map_err(|errors| anyhow::anyhow!("the configuration is not valid\n{errors}"))?;
+    settings::check(&config)?;
     // Whoever names a directory of agents does not want to run without them.
     if let Some(dir) = &config.agents
         && let Err(error) = std::fs::read_dir(dir)

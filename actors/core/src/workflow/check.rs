@@ -441,19 +441,17 @@ fn service_parts(service: &Service, at: &str, errors: &mut Vec<FieldError>) {
     let host = call
         .url
         .strip_prefix("http://")
+        .or_else(|| call.url.strip_prefix("https://"))
         .map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     let visible = call.url.bytes().all(|b| b.is_ascii_graphic());
     match host {
-        None => add(
-            "",
-            "must be an http:// address; this version calls no other",
-        ),
+        None => add("", "must be an http:// or https:// address"),
         Some(host)
             if host.is_empty() || host.contains('@') || !visible || call.url.contains("${") =>
         {
             add(
                 "",
-                "must be a plain http:// address with a host, without a user and without expressions",
+                "must be a plain address with a host, without a user and without expressions",
             );
         }
         Some(_) => {}
