@@ -20,18 +20,20 @@ impl Daemon {
     pub fn deploy(&self, bundle: &Bundle) {
         self.register(bundle);
         let wanted = bundle.manifest()["replicas"].as_u64().unwrap_or(1);
-        eventually(
-            &format!("{} is ready", bundle.id()),
-            AGENT_READY_MAX,
-            || {
-                let status = self.status(bundle.id());
-                if executing(&status) == wanted {
-                    Ok(())
-                } else {
-                    Err(status.to_string())
-                }
-            },
-        );
+        self.executing(bundle.id(), wanted, AGENT_READY_MAX);
+    }
+
+    /// Waits until this many instances of an agent serve.
+    #[track_caller]
+    pub fn executing(&self, agent: &str, wanted: u64, within: Duration) {
+        eventually(&format!("{agent} is ready"), within, || {
+            let status = self.status(agent);
+            if executing(&status) == wanted {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        });
     }
 
     /// Registers an agent, which starts it, and does not wait for it.

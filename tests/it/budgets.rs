@@ -372,24 +372,17 @@ fn an_agent_whose_instances_fail_too_often_is_given_no_more_work_until_somebody_
         .filter(|record| record["payload"]["step"]["step"] == "restarted")
         .collect();
     assert_eq!(counted.len(), 1, "{records:?}");
+    let asked = question(&short(&daemon, &second));
     // An orderly stop and a kill of meshd are no failures of the agent.
     let daemon = daemon.kill9().start();
     let shown = budget(&daemon, "agent:frail");
     assert_eq!(shown["used"]["restarts"], 1, "{shown}");
-    // Asked anew where the question of before was taken back while the agent came up.
+    // The question of before is the one to answer, also once the agent is up again.
+    daemon.executing("frail", 1, LONG);
+    assert_eq!(question(&short(&daemon, &second)), asked);
     let olga = daemon.of_role("operator", "olga");
-    let answered = |client: &Client, status: u16| {
-        eventually("the question is there", LONG, || {
-            let answer = answer(client, &question(&short(&daemon, &second)), "1");
-            if answer.status == status {
-                Ok(())
-            } else {
-                Err(answer.text())
-            }
-        });
-    };
-    answered(&olga, 403);
-    answered(daemon.client(), 200);
+    answer(&olga, &asked, "1").problem(403, "forbidden");
+    answer(daemon.client(), &asked, "1").ok(200);
     assert_eq!(daemon.ended(&second, LONG)["state"], "succeeded");
 }
 
