@@ -204,6 +204,7 @@ enum Effect {
         reply: Reply<Posted>,
     },
     Published {
+        topic: TopicPattern,
         envelope: Box<Envelope>,
         to: Vec<AgentId>,
         /// Durable subscriptions that have it.

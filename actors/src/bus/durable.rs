@@ -347,12 +347,9 @@ impl State {
             let Some(agent) = owner.and_then(|id| AgentId::new(id).ok()) else {
                 continue;
             };
-            let mut alive = self.handle.outside.delivery.incarnations(&agent);
+            let mut alive = self.listeners(&agent, &queue.terms.topic);
             if alive.is_empty() || self.room_of(&agent) == 0 || !queue.has_more(now) {
                 continue;
-            }
-            if self.barred(&agent)(&queue.terms.topic) {
-                continue; // It is about to be removed.
             }
             // Replicas take turns.
             self.turn = self.turn.wrapping_add(1);

@@ -116,6 +116,36 @@ impl State {
             .check_topic((&agent, epoch), action, &order.topic)
     }
 
+    /// The incarnations of an agent that take messages now and whose manifest leaves them this topic: it may have become another
+    /// one since the agent subscribed, and they differ while a new version takes the place of another.
+    pub(super) fn listeners(&self, agent: &AgentId, topic: &TopicPattern) -> Vec<Epoch> {
+        let Outside {
+            directory,
+            delivery,
+            ..
+        } = &self.handle.outside;
+        let mut alive = delivery.incarnations(agent);
+        alive.retain(|epoch| {
+            let policy = directory.topics(agent, Some(*epoch));
+            policy.may_subscribe(topic)
+        });
+        alive
+    }
+
+    /// Hands a publication to one incarnation that may have it; whether one took it.
+    fn tell(&self, agent: &AgentId, topic: &TopicPattern, envelope: Envelope) -> bool {
+        let delivery = &self.handle.outside.delivery;
+        let listeners = self.listeners(agent, topic);
+        let told = if listeners.len() == delivery.incarnations(agent).len() {
+            delivery.deliver(agent, envelope, None)
+        } else if let Some(one) = listeners.last() {
+            delivery.deliver_to(agent, *one, envelope)
+        } else {
+            return false;
+        };
+        told.is_ok()
+    }
+
     pub(super) async fn publish(
         &mut self,
         publication: Publication,
@@ -147,6 +177,7 @@ impl State {
             Publishing::Accept(pushed_out) => pushed_out,
             Publishing::Known => {
                 let effect = Effect::Published {
+                    topic,
                     envelope: Box::new(envelope),
                     to: Vec::new(),
                     durable: 0,
@@ -162,11 +193,8 @@ impl State {
             }
         };
         let durable = state.durable_receivers(&topic);
-        let directory = &self.handle.outside.directory;
-        // Its manifest may have become another one since it subscribed.
         let up = |agent: &&AgentId| {
-            let policy = directory.topics(agent, None);
-            self.presence(agent) == Presence::Up && policy.may_subscribe(&topic)
+            self.presence(agent) == Presence::Up && !self.listeners(agent, &topic).is_empty()
         };
         let wanted = self
             .partition
@@ -176,7 +204,7 @@ impl State {
         let sent = BusEvent::Sent {
             message: envelope.id.clone(),
             from: envelope.from.to_string(),
-            to: Address::Topic(topic).to_string(),
+            to: Address::Topic(topic.clone()).to_string(),
             kind: envelope.kind.name().to_owned(),
             envelope: whole,
         };
@@ -191,6 +219,7 @@ impl State {
         let first = std::iter::once(sent).chain(pushed_out);
         let events = first.chain(received).collect();
         let effect = Effect::Published {
+            topic,
             envelope: Box::new(envelope),
             to,
             durable,
@@ -328,21 +357,14 @@ impl State {
                 Effect::Held { reply: None } => {}
                 Effect::Refused { problem, reply } => answer_to(reply, Err(problem)),
                 Effect::Published {
+                    topic,
                     envelope,
                     to,
                     durable,
                     reply,
                 } => {
-                    let outside = &self.handle.outside;
-                    let reached = to
-                        .iter()
-                        .filter(|agent| {
-                            outside
-                                .delivery
-                                .deliver(agent, (*envelope).clone(), None)
-                                .is_ok()
-                        })
-                        .count();
+                    let told = |agent: &&AgentId| self.tell(agent, &topic, (*envelope).clone());
+                    let reached = to.iter().filter(told).count();
                     if let Some(reply) = reply {
                         answer_to(reply, Ok(reached + durable));
                     }

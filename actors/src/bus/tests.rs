@@ -42,6 +42,10 @@ struct World {
     signers: Mutex<BTreeSet<String>>,
     /// What every agent's manifest leaves it.
     topics: Mutex<TopicPolicy>,
+    /// Further incarnations of every agent, of another version, with what their manifest leaves them.
+    others: Mutex<BTreeMap<Epoch, TopicPolicy>>,
+    /// What was handed to one incarnation and no other.
+    addressed: Mutex<Vec<(Epoch, String)>>,
     /// The same for permissions.
     security: Mutex<SecurityConfig>,
 }
@@ -57,8 +61,10 @@ impl Directory for World {
         entry.map_or(Presence::Gone, |entry| entry.presence)
     }
 
-    fn topics(&self, _: &AgentId, _: Option<Epoch>) -> TopicPolicy {
-        self.topics.lock().unwrap().clone()
+    fn topics(&self, _: &AgentId, epoch: Option<Epoch>) -> TopicPolicy {
+        let others = self.others.lock().unwrap();
+        let other = epoch.and_then(|epoch| others.get(&epoch).cloned());
+        other.unwrap_or_else(|| self.topics.lock().unwrap().clone())
     }
 
     fn missing(&self, _: &AgentId, _: Option<Epoch>, needs: Vec<Need>) -> Option<Need> {
@@ -70,11 +76,16 @@ impl Delivery for World {
     fn incarnations(&self, agent: &AgentId) -> Vec<Epoch> {
         let up = self.presence(agent) == Presence::Up && !*self.unreachable.lock().unwrap();
         let epoch = *self.epoch.lock().unwrap();
-        up.then_some(Epoch(epoch + 1)).into_iter().collect()
+        let others = self.others.lock().unwrap();
+        let all = std::iter::once(Epoch(epoch + 1)).chain(others.keys().copied());
+        if up { all.collect() } else { Vec::new() }
     }
 
     fn deliver_to(&self, agent: &AgentId, epoch: Epoch, envelope: Envelope) -> Result<(), NoRoute> {
         if self.incarnations(agent).contains(&epoch) {
+            let mut addressed = self.addressed.lock().unwrap();
+            addressed.push((epoch, envelope.id.clone()));
+            drop(addressed);
             self.deliver(agent, envelope, None)
         } else {
             Err(NoRoute)
@@ -1129,6 +1140,46 @@ async fn an_agent_uses_no_topic_beyond_its_manifest_and_what_it_has_beyond_a_lat
     let got = fixture.delivered();
     assert!(got.iter().all(|got| got != "other:m1"), "{got:?}");
     assert!(got.iter().any(|got| got == "other:m2"), "{got:?}");
+}
+
+#[tokio::test]
+async fn while_two_versions_run_a_publication_goes_to_one_whose_manifest_leaves_it_the_topic() {
+    let fixture = Fixture::new().await;
+    let policy = |subscribe: &[&str]| -> TopicPolicy {
+        serde_json::from_value(json!({"subscribe": subscribe})).unwrap()
+    };
+    let versions = |one: &[&str], other: &[&str]| {
+        *fixture.world.topics.lock().unwrap() = policy(one);
+        *fixture.world.others.lock().unwrap() = [(Epoch(9), policy(other))].into();
+    };
+    versions(&["a.x"], &["a.x"]);
+    let asked = json!({"topic": "a.x"});
+    let done = fixture.line("other", MessageType::Subscribe, "kai://node.here", asked);
+    done.await.unwrap();
+    let both = fixture.send(publication("m0", "a.x")).await;
+    both.unwrap();
+    until("one of both has it", || fixture.delivered() == ["other:m0"]).await;
+    assert!(fixture.world.addressed.lock().unwrap().is_empty());
+
+    versions(&["a.x"], &[]);
+    fixture.send(publication("m1", "a.x")).await.unwrap();
+    versions(&[], &["a.x"]);
+    fixture.send(publication("m2", "a.x")).await.unwrap();
+    versions(&[], &[]);
+    fixture.send(publication("m3", "a.x")).await.unwrap();
+    versions(&["a.x"], &["a.x"]);
+    fixture.send(publication("m4", "a.x")).await.unwrap();
+    until("the last one is there", || {
+        fixture.delivered().last().map(String::as_str) == Some("other:m4")
+    })
+    .await;
+    let addressed = fixture.world.addressed.lock().unwrap().clone();
+    let expected = [(Epoch(1), "m1"), (Epoch(9), "m2")];
+    assert_eq!(
+        addressed,
+        expected.map(|(epoch, id)| (epoch, id.to_owned()))
+    );
+    assert_eq!(fixture.delivered().len(), 4);
 }
 
 #[tokio::test]
