@@ -229,3 +229,69 @@ fn a_retry_takes_the_question_back_and_the_policy_names_who_is_asked_by_default(
         }
     });
 }
+
+/// Has its work done by `junior`, and by `senior` what that one cannot do.
+const LEAD: &str = r#"
+import json, sys
+def say(**line): print(json.dumps(line), flush=True)
+say(type="HANDSHAKE", payload={"name": "lead", "version": "1.0.0", "capabilities": ["lead"]})
+waiting = {}
+for line in sys.stdin:
+    got = json.loads(line)
+    if got["type"] == "TASK_REQUEST":
+        task = got["task_id"]
+        waiting["part-1"] = task
+        say(type="TASK_REQUEST", id="part-1", task_id=task, payload={
+            "action": "junior", "requirements": ["junior"], "input": got["payload"]["input"],
+            "escalate": [{"requirements": ["senior"]}]})
+    elif got["type"] == "TASK_RESULT" and got.get("in_reply_to") in waiting:
+        task = waiting.pop(got["in_reply_to"])
+        say(type="TASK_RESULT", task_id=task, payload=got["payload"])
+"#;
+
+#[test]
+fn what_an_agent_delegates_is_taken_up_over_kill_9_before_the_agent_hears_of_it() {
+    if !has_python("what_an_agent_delegates_is_taken_up_over_kill_9_before_the_agent_hears_of_it") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&worker("junior"));
+    let lead = Bundle::new("lead")
+        .set("capabilities", json!(["lead"]))
+        .file("lead.py", LEAD)
+        .set("entry", json!("lead.py"))
+        .set("runtime", json!({"command": "python3"}));
+    daemon.deploy(&lead);
+    let task = daemon.submit(&json!({"requirements": ["lead"], "input": {"no": true}}));
+    let taken_up = |daemon: &Daemon| -> Value {
+        eventually("somebody is to take the part up", LONG, || {
+            let all = daemon.client().get("/v1/tasks?state=parked").ok(200);
+            match &all["items"].as_array().unwrap()[..] {
+                [one] => Ok(one.clone()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    };
+    let held = taken_up(&daemon);
+    let part = held["parent"].as_str().unwrap();
+    assert_eq!(daemon.task(part)["parent"], json!(task));
+    assert_eq!(daemon.task(part)["waitingFor"]["reason"], "escalation");
+
+    let daemon = daemon.kill9().start();
+    assert_eq!(taken_up(&daemon)["id"], held["id"]);
+    daemon.deploy(&worker("senior"));
+    let ended = daemon.ended(&task, LONG);
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let output = &ended["output"];
+    assert_eq!(
+        (&output["mended"], &output["error"]),
+        (&json!(part), &json!("refusal"))
+    );
+    let all = daemon.client().get("/v1/tasks?limit=100").ok(200);
+    let all = all["items"].as_array().unwrap();
+    assert_eq!(
+        all.len(),
+        3,
+        "the task, its part, and who took it up: {all:?}"
+    );
+}
