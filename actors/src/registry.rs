@@ -441,15 +441,15 @@ impl RegistryShell {
         }
     }
 
-    /// What was decided for an agent is not for another one that gets its id.
+    /// What was decided for an agent is not for another one that gets its id, unless admins signed it.
     fn forget_policy(&self, agent: &AgentId) {
+        if self.args.ctx.governance.load().has_signed_for(agent) {
+            return;
+        }
         let mut policy = PolicyDocument::clone(&self.args.ctx.policy.load());
         if policy.agents.remove(agent).is_some() {
             self.args.ctx.policy.store(Arc::new(policy));
         }
-        let mut governance = Governance::clone(&self.args.ctx.governance.load());
-        governance.forget_agent(agent);
-        self.args.ctx.governance.store(Arc::new(governance));
     }
 
     /// From here on every start and every reader sees it; agents that run take it over when their episode is over.

@@ -48,7 +48,7 @@ pub const CODES: &[ProblemCode] = &[
     code("forbidden", 403, "Not permitted", "Use a token whose role permits this; `errors` says what else is asked for."),
     code("forged_sender", 403, "The message speaks for somebody else", "Leave `from` out, or name yourself; an admin may name anybody."),
     code("insufficient_signatures", 403, "Too few admins signed", "Have more of them sign: `meshctl governance sign`; `errors` says how many it takes."),
-    code("invalid_admin_authority", 403, "The issuer is no admin, or did not sign", "Have an admin issue it; `meshctl governance show` lists the admins."),
+    code("invalid_admin_authority", 403, "The issuer is no admin", "Have an admin issue it; `meshctl governance show` lists the admins."),
     code("memory_not_shared", 403, "The agent does not share its memory", "Ask its owner to share it in the manifest."),
     code("memory_not_yours", 403, "The memory is another agent's", "Write to the agent's own memory."),
     code("not_allowed", 403, "The sender may not do this", "Leave `from` out, or name yourself; only an admin speaks for others."),

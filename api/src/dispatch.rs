@@ -72,8 +72,7 @@ async fn answer(
         Handler::Guarded(action, run) => (*action, run),
     };
     let caller = authenticate(&shared, &parts)?;
-    let path = parts.uri.path();
-    let resource = path[..path.floor_char_boundary(RESOURCE_MAX)].to_owned();
+    let resource = resource_of(&parts).to_owned();
     shared.ops.authorize(&caller, action, &resource).await?;
     let (ops, who) = (&shared.ops, caller.clone());
     let served = serve(&shared, (route, run), (params, parts, caller), rest).await;
@@ -127,11 +126,18 @@ async fn serve(
     }
 }
 
+/// What is asked for, as records name it.
+fn resource_of(parts: &Parts) -> &str {
+    let path = parts.uri.path();
+    &path[..path.floor_char_boundary(RESOURCE_MAX)]
+}
+
 fn authenticate(shared: &Shared, parts: &Parts) -> Result<Caller, Refusal> {
     let caller = shared.ops.authenticate(Credentials {
         bearer: bearer(&parts.headers),
         certificate: certificate(parts),
         loopback: loopback(parts),
+        resource: resource_of(parts),
     });
     caller.map_err(|problem| match Refusal::from(problem) {
         refusal if refusal.is_unauthenticated() => Refusal::unauthenticated(),

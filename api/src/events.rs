@@ -110,6 +110,7 @@ impl Reader {
                 bearer: Some(bearer.as_str()),
                 certificate: None,
                 loopback: subscription.caller.loopback,
+                resource: "/v1/events",
             };
             match ops.authenticate(credentials) {
                 Ok(caller) => subscription.caller = caller,

@@ -33,4 +33,6 @@ pub struct Credentials<'a> {
     pub certificate: Option<&'a CertificateNames>,
     /// Whether it sits on this host.
     pub loopback: bool,
+    /// What it asks for, as the record of a refusal names it; nothing where it is not known yet.
+    pub resource: &'a str,
 }

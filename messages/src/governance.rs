@@ -165,7 +165,8 @@ pub struct GovernanceView {
     /// The admins and how many have to sign; absent until a first update names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<AdminSet>,
-    /// Where the admins, and each scope of the policy, come from: `admins`, `default`, `agents.<id>`.
+    /// Where the admins, and each scope of the policy, come from: `admins`, `default`, `agents.<id>`,
+    /// `budgets.<account>`.
     pub origins: BTreeMap<String, GovernanceOrigin>,
     /// The shutdown in force, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -216,13 +216,25 @@ fn what_was_changed_after_the_signing_or_is_unknown_is_refused_with_its_field() 
         daemon.client().post("/v1/governance", &update)
     };
     send(&|update| update["payload"]["default"]["essential"] = json!(true))
-        .problem(403, "invalid_admin_authority");
-    send(&|update| update["sequence"] = json!(9)).problem(403, "invalid_admin_authority");
-    let unknown =
-        send(&|update| update["type"] = json!("node_dance")).problem(422, "invalid_update");
-    assert!(
-        unknown["detail"].as_str().unwrap().contains("node_dance"),
-        "{unknown}"
+        .problem(403, "insufficient_signatures");
+    send(&|update| update["sequence"] = json!(9)).problem(403, "insufficient_signatures");
+    let other = |update: &mut Value| update["type"] = json!("node_dance");
+    send(&other).problem(403, "insufficient_signatures");
+    let mut unknown = good.clone();
+    other(&mut unknown);
+    unknown["signatures"] = json!([]);
+    std::fs::write(&path, unknown.to_string()).unwrap();
+    for n in [0, 1] {
+        let secret = admins.secret(n);
+        daemon
+            .ctl(&["governance", "sign", text(&path), "--key", &secret])
+            .exits(0);
+    }
+    let signed: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let refused = daemon.client().post("/v1/governance", &signed);
+    assert_eq!(
+        refused.problem(422, "invalid_update")["detail"],
+        "Unknown governance update type: node_dance"
     );
     let twice = send(&|update| {
         let first = update["signatures"][0].clone();
@@ -295,4 +307,93 @@ fn a_shutdown_isolates_every_agent_across_kill_9_until_it_is_lifted_and_they_are
     );
     assert_eq!(daemon.output("echo", &json!("back")), "back");
     assert_eq!(daemon.status("other")["status"], "quarantined");
+}
+
+#[test]
+fn what_m_admins_signed_no_single_one_undoes_and_every_value_says_who_signed_it() {
+    let daemon = Daemon::start();
+    let account = json!({"provider": "acme", "calls": 5});
+    let echo = || Bundle::echo("echo").set("budget", account.clone());
+    daemon.deploy(&echo());
+    let admins = Admins::new(&daemon, 3);
+    admins.appoint(&daemon);
+    let file = daemon.home().scratch().join("policy.yaml");
+    let document = json!({
+        "default": {
+            "approvals": [{"action": "*", "decision": "ask", "role": "admin"}],
+            "escalate": [{"person": "operator"}],
+        },
+        "agents": {"echo": {"lifecycle": {"max_crashes": 9}}},
+        "budgets": {"provider:acme": {"perMs": 3_600_000, "attempts": 1}},
+    });
+    std::fs::write(&file, document.to_string()).unwrap();
+    let update = ["policy_update", "--policy", text(&file)];
+    admins.submit(&daemon, &update, &[0, 1]).exits(0);
+
+    let in_force = daemon.client().get("/v1/policies").ok(200);
+    let values = in_force["values"].as_array().unwrap();
+    for key in ["approvals", "escalate", "budgets.provider:acme"] {
+        let value = values.iter().find(|value| value["key"] == key);
+        let origin = value.unwrap_or_else(|| panic!("{key}: {in_force}"))["origin"].to_string();
+        assert!(origin.contains("update 2 signed by"), "{key}: {origin}");
+    }
+    let shown = daemon.ctl(&["governance", "show"]).exits(0);
+    assert!(shown.out.contains("budgets.provider:acme"), "{}", shown.out);
+
+    // Whoever may remove and deploy does not get rid of it by that.
+    daemon.client().delete("/v1/agents/echo").ok(200);
+    daemon.deploy(&echo());
+    let policy = daemon.client().get("/v1/agents/echo/policy").ok(200);
+    let values = policy["items"].as_array().unwrap();
+    let crashes = values.iter().find(|v| v["key"] == "lifecycle.max_crashes");
+    assert_eq!(crashes.unwrap()["value"], 9, "{policy}");
+
+    // Nor does one of them raise what they bounded together.
+    assert_eq!(daemon.output("echo", &json!(1)), 1);
+    let waits = daemon.ask("echo", &json!(2));
+    let item = daemon.asked(LONG);
+    let path = format!("/v1/inbox/{}/answer", item["id"].as_str().unwrap());
+    let raise = json!({"approve": true, "answer": "1000"});
+    let refused = daemon.client().post(&path, &raise);
+    let refused = refused.problem(403, "insufficient_signatures");
+    assert_eq!(refused["detail"], "Insufficient signatures");
+    assert_eq!(daemon.task(&waits)["state"], "parked");
+    let denied = denials_of(&daemon, "inbox.answer");
+    assert_eq!(denied, ["Insufficient signatures"]);
+}
+
+/// The reasons of refusals of an action.
+fn denials_of(daemon: &Daemon, action: &str) -> Vec<String> {
+    let records = daemon.audit("kind=access.denied");
+    let about = records
+        .iter()
+        .filter(|record| record["payload"]["action"] == action);
+    let reason = |record: &Value| record["payload"]["reason"].as_str().unwrap().to_owned();
+    about.map(reason).collect()
+}
+
+#[test]
+fn while_a_shutdown_is_in_force_meshd_calls_no_service_either() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let daemon = Daemon::start();
+    let admins = Admins::new(&daemon, 3);
+    admins.appoint(&daemon);
+    let order = ["emergency_shutdown", "--reason", "leaked key"];
+    admins.submit(&daemon, &order, &[1, 2]).exits(0);
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let steps = json!([{"id": "call", "service": {"url": url, "method": "GET"}, "timeoutMs": 700}]);
+    let body = json!({"workflow": {"steps": steps}});
+    let run = daemon.client().post("/v1/workflows?wait=20s", &body);
+    assert_eq!(run.ok(200)["state"], "failed");
+    assert!(listener.accept().is_err(), "nobody came");
+
+    let lift = ["emergency_lift", "--reason", "key replaced"];
+    admins.submit(&daemon, &lift, &[0, 1]).exits(0);
+    let called = std::thread::spawn(move || {
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().map(drop)
+    });
+    drop(daemon.client().post("/v1/workflows", &body));
+    called.join().unwrap().unwrap();
 }

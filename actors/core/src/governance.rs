@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use mesh_messages::Timestamp;
 use mesh_messages::governance::{
     ADMINS_MAX, AdminSet, GOVERNANCE_VERSION, GovernanceOrigin, GovernanceUpdate, GovernanceView,
     HALT_REASON_MAX, Halt, HaltOrder, kind,
@@ -17,6 +16,7 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::Checker;
+use mesh_messages::{AgentId, Timestamp};
 use serde_json::Value;
 
 /// The admins and what they decided.
@@ -26,7 +26,7 @@ pub struct Governance {
     pub sequence: u64,
     /// Who may sign; nobody yet when absent.
     pub authority: Option<AdminSet>,
-    /// By what: `admins`, `default`, `agents.<id>`.
+    /// By what: `admins`, `default`, `agents.<id>`, `budgets.<account>`.
     pub origins: BTreeMap<String, GovernanceOrigin>,
     /// The shutdown in force.
     pub halted: Option<Halt>,
@@ -75,14 +75,12 @@ pub enum Denied {
         next: u64,
     },
     /// Nobody knows this type.
-    #[error(
-        "type: unknown update type {0}; known are admin_update, policy_update, emergency_shutdown, emergency_lift"
-    )]
+    #[error("Unknown governance update type: {0}")]
     UnknownType(String),
     /// Its payload makes no sense.
     #[error("payload: {0}")]
     Payload(String),
-    /// Its issuer is no admin, or did not sign it.
+    /// Its issuer is no admin.
     #[error("Invalid admin authority")]
     Authority,
     /// Too few admins signed.
@@ -113,9 +111,9 @@ impl From<Denied> for Problem {
             Denied::Sequence { .. } => {
                 Self::new(ProblemKind::Conflict, "update_replayed", detail).field("sequence")
             }
-            Denied::UnknownType(_) | Denied::NoAdmins | Denied::NotHalted => {
-                Self::invalid("invalid_update", "type", detail)
-            }
+            Denied::UnknownType(_) => Self::invalid("invalid_update", "type", detail)
+                .errors(vec![format!("known are {}", kind::ALL.join(", "))]),
+            Denied::NoAdmins | Denied::NotHalted => Self::invalid("invalid_update", "type", detail),
             Denied::Payload(_) => Self::invalid("invalid_update", "payload", detail),
             Denied::Authority => {
                 Self::new(ProblemKind::Forbidden, "invalid_admin_authority", detail)
@@ -163,23 +161,26 @@ impl Governance {
         if update.mesh != *mesh {
             return Err(Denied::Elsewhere(Box::new(update.mesh)));
         }
-        if !kind::ALL.contains(&update.kind.as_str()) {
-            return Err(Denied::UnknownType(update.kind.clone()));
-        }
+        let known = kind::ALL.contains(&update.kind.as_str());
+        let unknown = || Denied::UnknownType(update.kind.clone());
         // The first admins vouch for themselves: before them there is nobody who could.
         let named = match (&self.authority, update.kind.as_str()) {
             (Some(authority), _) => authority.clone(),
             (None, kind::ADMIN_UPDATE) => admins_of(update)?,
+            (None, _) if !known => return Err(unknown()),
             (None, _) => return Err(Denied::NoAdmins),
         };
-        let mut signers = update.signers();
-        signers.retain(|key| named.admins.contains(key));
-        if !signers.contains(&update.issuer) {
+        if !named.admins.contains(&update.issuer) {
             return Err(Denied::Authority);
         }
+        let mut signers = update.signers();
+        signers.retain(|key| named.admins.contains(key));
         let (have, need) = (signers.len(), named.threshold);
         if u32::try_from(have).unwrap_or(u32::MAX) < need {
             return Err(Denied::Signatures { have, need });
+        }
+        if !known {
+            return Err(unknown());
         }
         if now >= update.expires {
             return Err(Denied::Expired(update.expires));
@@ -216,8 +217,12 @@ impl Governance {
                     self.origins.insert("default".to_owned(), origin.clone());
                 }
                 for agent in document.agents.keys() {
+                    self.origins.insert(scope_of(agent), origin.clone());
+                }
+                // Also what was taken back: that somebody may bound it again is for the admins to say.
+                for account in document.budgets.keys() {
                     self.origins
-                        .insert(format!("agents.{agent}"), origin.clone());
+                        .insert(format!("budgets.{account}"), origin.clone());
                 }
             }
             Ok(Change::Shutdown(HaltOrder { reason })) => {
@@ -229,10 +234,20 @@ impl Governance {
         }
     }
 
-    /// An agent was removed, and with it what was decided for it alone.
-    pub fn forget_agent(&mut self, agent: &mesh_messages::AgentId) {
-        self.origins.remove(&format!("agents.{agent}"));
+    /// Whether admins signed what holds for this agent: then it stays when the agent is removed, and holds for the next one of
+    /// its id. Otherwise whoever may remove and deploy could do what it takes *m* signatures to do.
+    pub fn has_signed_for(&self, agent: &AgentId) -> bool {
+        self.origins.contains_key(&scope_of(agent))
     }
+
+    /// Whether admins signed how much an account has; then no single one of them raises it.
+    pub fn has_signed_account(&self, account: &str) -> bool {
+        self.origins.contains_key(&format!("budgets.{account}"))
+    }
+}
+
+fn scope_of(agent: &AgentId) -> String {
+    format!("agents.{agent}")
 }
 
 fn read<T: DeserializeOwned>(update: &GovernanceUpdate) -> Result<T, Denied> {

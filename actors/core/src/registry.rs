@@ -73,8 +73,9 @@ impl RegistryState {
             }
             RegistryEvent::Unlisted { agent } => {
                 self.agents.remove(agent);
-                self.policy.agents.remove(agent);
-                self.governance.forget_agent(agent);
+                if !self.governance.has_signed_for(agent) {
+                    self.policy.agents.remove(agent);
+                }
             }
             RegistryEvent::Governed { update, signers } => {
                 self.governance.apply(update, signers);

@@ -47,6 +47,7 @@ mod validate;
 
 pub use asks::{OPEN_ASKS_MAX, POLICY};
 pub use attempt::POISON_KILLS;
+pub use budgets::{CANCEL, account_asked_about};
 pub use claims::{CLAIMS_OF_TASK_MAX, Claims, RESOURCES_MAX, WAITERS_MAX};
 pub use command::{
     Answer, Answerer, Asker, AttemptOutcome, AttemptRef, Command, Context, Decision, Delivery,

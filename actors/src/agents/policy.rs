@@ -149,14 +149,19 @@ pub(crate) fn resolve(
     }
     let (liveness, bounds) = bounds(manifest, settings);
     values.extend(bounds);
-    for (key, rules, origin) in [
-        ("access", &layers.all.access, "policy"),
-        ("access.own", &layers.agent.access, &layers.agent_origin),
+    for (suffix, said, origin) in [
+        ("", layers.all, "policy"),
+        (".own", layers.agent, &layers.agent_origin),
     ] {
-        if !rules.is_empty() {
+        let lists = [
+            ("access", json!(said.access)),
+            ("approvals", json!(said.approvals)),
+            ("escalate", json!(said.escalate)),
+        ];
+        for (key, value) in lists.into_iter().filter(|(_, list)| *list != json!([])) {
             values.push(PolicyValue {
-                key: key.to_owned(),
-                value: json!(rules),
+                key: format!("{key}{suffix}"),
+                value,
                 origin: origin.to_owned(),
             });
         }

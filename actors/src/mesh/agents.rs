@@ -7,8 +7,8 @@ use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::dependencies::names_agents;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{
-    AgentRegistration, AgentStatusKind, AgentSummary, FaultState, Lifecycle, Page, REPLICAS_MAX,
-    RecoveryResult, SandboxView,
+    AgentRegistration, AgentStatusKind, AgentSummary, FaultState, Lifecycle, Page, PolicyValue,
+    REPLICAS_MAX, RecoveryResult, SandboxView,
 };
 use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::RuntimeKind;
@@ -113,8 +113,9 @@ impl Mesh {
         self.circle(&manifest)?;
         notices.extend(self.dependency_notices(&manifest));
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
-            // Registered without a start, it harms nobody; what a start would be refused for is said.
-            if start {
+            // Registered without a start, it harms nobody; what this machine would refuse to start is said. What the operator's
+            // policy does not take does not come in.
+            if start || refusal.code == "policy_refused" {
                 return Err(refusal);
             }
             notices.push(format!("it will not start: {}", refusal.detail));
@@ -240,9 +241,16 @@ impl Mesh {
     }
 
     pub(super) fn policy_in_force(&self) -> PolicyInForce {
+        let applied = PolicyDocument::clone(&self.ctx.policy.load());
+        let mut values = effective_default(&self.ctx).values;
+        values.extend(applied.budgets.iter().map(|(account, budget)| PolicyValue {
+            key: format!("budgets.{account}"),
+            value: serde_json::json!(budget),
+            origin: "policy".to_owned(),
+        }));
         PolicyInForce {
-            values: self.signed(effective_default(&self.ctx).values),
-            applied: PolicyDocument::clone(&self.ctx.policy.load()),
+            values: self.signed(values),
+            applied,
         }
     }
 

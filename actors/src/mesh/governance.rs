@@ -133,6 +133,7 @@ impl Mesh {
                 continue;
             };
             let scope = match scope.strip_prefix(':') {
+                None if value.key.starts_with("budgets.") => value.key.clone(),
                 None => "default".to_owned(),
                 Some(agent) => format!("agents.{agent}"),
             };

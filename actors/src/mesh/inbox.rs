@@ -1,8 +1,9 @@
 //! The inbox: what people are asked, and their answers.
 
 use async_trait::async_trait;
+use mesh_actors_core::governance::Denied;
 use mesh_actors_core::projection::{self, InboxFilter};
-use mesh_actors_core::task::Answerer;
+use mesh_actors_core::task::{Answerer, CANCEL, account_asked_about};
 use mesh_messages::TaskId;
 use mesh_messages::agent::Page;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer, InboxItem};
@@ -11,7 +12,7 @@ use mesh_messages::system::{Caller, Role};
 use mesh_messages::task::Task;
 
 use super::Mesh;
-use super::tasks::{decode_cursor, task_id};
+use super::tasks::{decode_cursor, find, task_id};
 use crate::operations::{Action, InboxOperations, InboxQuery, PageRequest};
 use crate::reads::{self, LookupError, StoreReader};
 
@@ -52,6 +53,34 @@ impl InboxOperations for Mesh {
 }
 
 impl Mesh {
+    /// Refuses that one person raises what it took several admins to bound; it takes as many to raise it.
+    ///
+    /// # Errors
+    /// `insufficient_signatures`.
+    async fn not_signed(
+        &self,
+        caller: &Caller,
+        id: &TaskId,
+        answer: &InboxAnswer,
+    ) -> Result<(), Problem> {
+        let governance = self.ctx.governance.load_full();
+        let cancels = answer.answer.as_deref().map(str::trim) == Some(CANCEL);
+        if !answer.approve || cancels || !governance.is_in_force() {
+            return Ok(());
+        }
+        let asked = find(&self.ctx, &self.orchestrator, id).await?;
+        let account = account_asked_about(&asked.submitted_by, &asked.spec);
+        if !account.is_some_and(|account| governance.has_signed_account(account)) {
+            return Ok(());
+        }
+        let need = governance.authority.as_ref().map_or(1, |set| set.threshold);
+        let denied = Problem::from(Denied::Signatures { have: 0, need });
+        let (action, resource) = (Action::InboxAnswer.name(), format!("/v1/inbox/{id}"));
+        self.sentinel
+            .record_denied(&caller.name, action, &resource, &denied.detail);
+        Err(denied)
+    }
+
     /// Gives a person's answer, whichever way it came: the first one counts.
     async fn inbox_give(
         &self,
@@ -69,6 +98,7 @@ impl Mesh {
                 }
             },
         };
+        self.not_signed(caller, id, &answer).await?;
         let given = self.orchestrator.approve(by, id.clone(), answer).await;
         given.inspect_err(|problem| {
             if problem.kind == ProblemKind::Forbidden {

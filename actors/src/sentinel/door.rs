@@ -30,9 +30,9 @@ const SESSIONS_PER_AGENT_MAX: usize = 2 * REPLICAS_MAX as usize;
 /// Tokens of one incarnation that open something at a time: the last, and the one before, for what is under way with it.
 const SESSIONS_PER_INCARNATION_MAX: usize = 2;
 
-/// Refusals of one caller that are journalled: a mistake or an attack shows itself within the first ones, and the rest
-/// must not fill the disk. They are counted, all of them, and the counts are on record.
-const DENIALS_PER_CALLER: Quota = Quota::per_second(ONE).allow_burst(TWENTY);
+/// Refusals of one caller that are journalled: a sweep over every verb there is is on record whole, and what follows must not
+/// fill the disk. They are counted, all of them, and the counts are on record.
+const DENIALS_PER_CALLER: Quota = Quota::per_second(ONE).allow_burst(SWEEP);
 /// The same for callers who could not say who they are, all together.
 const DENIALS_OF_STRANGERS: Quota = Quota::per_minute(TWENTY).allow_burst(TWENTY);
 /// Calls of one agent that are journalled, each of them twice: an agent that thinks calls a few times a second.
@@ -40,6 +40,7 @@ const CALLS_PER_AGENT: Quota = Quota::per_second(TEN).allow_burst(HUNDRED);
 const TEN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 const HUNDRED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const ONE: NonZeroU32 = NonZeroU32::MIN;
+const SWEEP: NonZeroU32 = NonZeroU32::MIN.saturating_add(255);
 const TWENTY: NonZeroU32 = NonZeroU32::MIN.saturating_add(19);
 
 /// What a token opens.

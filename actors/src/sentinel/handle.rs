@@ -122,6 +122,7 @@ impl SentinelHandle {
             bearer,
             certificate: None,
             loopback,
+            resource: "",
         })
     }
 
@@ -149,7 +150,7 @@ impl SentinelHandle {
             None => None,
         };
         count(&self.door.counts.unauthenticated);
-        self.record_stranger(claimed);
+        self.record_stranger(claimed, given.resource);
         Err(Problem::new(
             ProblemKind::Unauthenticated,
             "unauthenticated",
@@ -196,12 +197,12 @@ impl SentinelHandle {
         }
     }
 
-    fn record_stranger(&self, claimed: Option<String>) {
+    fn record_stranger(&self, claimed: Option<String>, resource: &str) {
         let action = AUTHENTICATE;
         crate::request::denied();
         if self.door.is_worth_recording(None) {
             let user = claimed.map_or_else(|| "anonymous".to_owned(), |name| format!("{name}?"));
-            let event = denied(&user, action, "", ("Invalid authentication", None));
+            let event = denied(&user, action, resource, ("Invalid authentication", None));
             self.cast_audit(event, (&user, action, UNKNOWN));
         } else {
             // Whoever they claim to be is not counted against that one.

@@ -184,8 +184,15 @@ impl SentinelHandle {
         open && limited(caller, action, &facts).is_none()
     }
 
-    /// Counts and audits that a task is held to limits that do not leave what was to be done on its behalf.
+    /// Counts and audits that a task is held to limits that do not leave what was to be done on its behalf, or
+    /// that agents give each other none here.
     pub(crate) fn note_confined(&self, caller: &Caller, resource: &str, problem: &Problem) {
+        if problem.code == "cross_agent_off" {
+            let rule = Some("orchestrator.policies.allow_cross_agent".to_owned());
+            let action = Action::TaskSubmit;
+            let _told_already = self.forbid(&caller.name, action, resource, rule);
+            return;
+        }
         if let ("forbidden", [why, ..]) = (problem.code, &problem.errors[..]) {
             let limit = why.strip_prefix("denied by ").unwrap_or(why).to_owned();
             let action = Action::TaskSubmit;

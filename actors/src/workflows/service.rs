@@ -30,6 +30,9 @@ use crate::context::Context;
 const TRIES_MAX: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How often a call that is held back looks whether the shutdown was lifted.
+const HALTED: Duration = Duration::from_millis(250);
+
 /// How one try ended.
 enum Tried {
     Ended(UnitOutcome),
@@ -38,6 +41,10 @@ enum Tried {
 
 /// Calls a service until it answers, or has had its chances.
 pub(super) async fn call(ctx: &Arc<Context>, call: Call) -> UnitOutcome {
+    // While a shutdown is in force nothing is done in anybody's name. The step's time goes on.
+    while ctx.governance.load().halted.is_some() {
+        tokio::time::sleep(HALTED).await;
+    }
     let mut pause = PAUSE;
     let mut last = String::new();
     for tried in 0..TRIES_MAX {

@@ -104,10 +104,40 @@ fn who_is_no_admin_or_did_not_sign_issues_nothing() {
     borrowed.issuer = secret(3).public();
     assert_eq!(
         denied(&state, &borrowed),
-        Denied::Authority,
+        Denied::Signatures { have: 0, need: 2 },
         "another issuer is another document"
     );
     assert_eq!(Denied::Authority.to_string(), "Invalid admin authority");
+}
+
+#[test]
+fn an_admin_may_issue_what_enough_others_sign() {
+    let state = governed();
+    let issued = |signers: &[u8]| {
+        let mut update = update(2, kind::POLICY_UPDATE, policy(), signers);
+        update.issuer = secret(3).public();
+        update.signatures.clear();
+        for signer in signers {
+            update.sign(&secret(*signer));
+        }
+        update
+    };
+    let good = state.decide(now(), &mesh(), &issued(&[1, 2])).unwrap();
+    assert_eq!(good.signers.len(), 2);
+    for (signers, have) in [(&[] as &[u8], 0), (&[1], 1), (&[3], 1)] {
+        let expected = Denied::Signatures { have, need: 2 };
+        assert_eq!(denied(&state, &issued(signers)), expected);
+    }
+    let expected = "Insufficient signatures";
+    assert_eq!(denied(&state, &issued(&[])).to_string(), expected);
+    // What it would do is looked at last, and by nobody who may not.
+    let mut unknown = update(2, "node_dance", json!({}), &[1]);
+    assert_eq!(
+        denied(&state, &unknown),
+        Denied::Signatures { have: 1, need: 2 }
+    );
+    unknown.issuer = secret(9).public();
+    assert_eq!(denied(&state, &unknown), Denied::Authority);
 }
 
 #[test]
@@ -124,7 +154,8 @@ fn whatever_is_changed_after_the_signing_voids_the_signatures() {
     for change in changes {
         let mut bad = good.clone();
         change(&mut bad);
-        assert_eq!(denied(&state, &bad), Denied::Authority, "{bad:?}");
+        let none = Denied::Signatures { have: 0, need: 2 };
+        assert_eq!(denied(&state, &bad), none, "{bad:?}");
     }
 }
 
@@ -206,6 +237,8 @@ fn sets_and_payloads_that_make_no_sense_and_unknown_types_are_refused() {
     }
     let unknown = denied(&state, &update(2, "node_dance", json!({}), &[1, 2]));
     assert_eq!(unknown, Denied::UnknownType("node_dance".to_owned()));
+    let said = "Unknown governance update type: node_dance";
+    assert_eq!(unknown.to_string(), said);
     let lift = update(2, kind::EMERGENCY_LIFT, json!({"reason": ""}), &[1, 2]);
     assert_eq!(denied(&state, &lift), Denied::NotHalted);
 }

@@ -417,4 +417,5 @@ pub(crate) fn told(
 
 mod line;
 
+pub use line::{CANCEL, account_asked_about};
 pub(crate) use line::{Ruled, is_question, read_answer};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, Priority, TaskState, WaitReason};
-use mesh_messages::{AgentId, TaskId, Timestamp};
+use mesh_messages::{AgentId, FailureClass, TaskId, Timestamp};
 
 use super::escalate::escalated_to;
 use super::standing::Ask;
@@ -345,11 +345,18 @@ pub(crate) fn rank(id: &TaskId, entry: &Entry) -> Rank {
     (at, seq, id.clone())
 }
 
-/// Where a task stands in line, or would if it stood in one.
+/// Where a task stands in line, or would if it stood in one. Whom a provider refused stands behind those who came before that:
+/// otherwise one that is refused again and again would be the only one of its submitter that ever tries.
 pub(crate) fn place(entry: &Entry) -> (Timestamp, u64) {
     let task = &entry.record.task;
-    let at = task.submitted_at.plus(handicap(task.spec.priority));
-    (at, entry.seq)
+    let last = task.attempts.last();
+    let refused = last.filter(|attempt| {
+        let error = attempt.error.as_ref();
+        error.is_some_and(|error| error.class == FailureClass::Quota)
+    });
+    let since = refused.and_then(|attempt| attempt.ended_at);
+    let since = since.map_or(task.submitted_at, |at| at.max(task.submitted_at));
+    (since.plus(handicap(task.spec.priority)), entry.seq)
 }
 
 fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {

@@ -33,11 +33,13 @@ impl Session {
     pub(super) fn has_proven(&mut self, hello: &Handshake, line: &Envelope) -> bool {
         let Some(key) = hello.key else {
             if self.challenge.is_some() || hello.proof.is_some() {
-                self.violated("answered the challenge of its key without naming it");
+                self.violated(
+                    "Trust validation failed: answered the challenge of its key without naming it",
+                );
                 return false;
             }
             if self.args.manifest.signs_itself() {
-                let text = "it has crypto_required, and names no key in its handshake; it is to name and prove the one \
+                let text = "Trust validation failed: it has crypto_required, and names no key in its handshake; it is to name and prove the one \
                     that is registered as its own";
                 self.kill(Some(Failure::new(FailureClass::Start, text)));
                 return false;
@@ -47,10 +49,10 @@ impl Session {
         let registered = self.args.services.key_of(&self.args.agent);
         if registered != Some(key) {
             if registered.is_some() {
-                self.violated("named a key that is not the one registered as its own");
+                self.violated("Trust validation failed: named a key that is not the one registered as its own");
             } else {
                 let text = format!(
-                    "it names the key {key}, which is not registered as its own; meshctl key register does that"
+                    "Trust validation failed: it names the key {key}, which is not registered as its own; meshctl key register does that"
                 );
                 self.kill(Some(Failure::new(FailureClass::Start, text)));
             }
@@ -66,12 +68,12 @@ impl Session {
                 let signed = handshake_proof(&node, agent, self.args.epoch, &challenge.text);
                 let holds = key.verify(&signed, proof).is_ok();
                 if !holds {
-                    self.violated("could not prove that it holds the key that it named");
+                    self.violated("Trust validation failed: could not prove that it holds the key that it named");
                 }
                 holds
             }
             _ => {
-                self.violated("did not answer the challenge of the key that it named");
+                self.violated("Trust validation failed: did not answer the challenge of the key that it named");
                 false
             }
         }
@@ -133,7 +135,7 @@ impl Session {
         };
         let bad = line.verify(&key).is_err();
         if bad {
-            self.violated("wrote a line whose signature does not hold");
+            self.violated("Trust validation failed: wrote a line whose signature does not hold");
         }
         bad
     }

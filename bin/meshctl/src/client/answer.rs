@@ -161,6 +161,9 @@ impl Refusal {
                 "the token is {}; name another with --token-file or MESH_TOKEN, or the daemon's data directory with --data",
                 self.token_origin
             ),
+            (403, "insufficient_signatures" | "invalid_admin_authority") => {
+                "`meshctl governance show` says who has to sign, and how many of them".to_owned()
+            }
             (403, _) => {
                 "it takes a token of another role; an admin issues one with `meshctl token issue`"
                     .to_owned()

@@ -23,14 +23,20 @@ use crate::task::tx::Tx;
 
 /// Who is named as having asked.
 const ASKER: &str = "meshd";
-/// The answer that ends a task instead of raising its budget.
-const CANCEL: &str = "cancel";
+/// The answer that ends a task, or leaves an account as it is, instead of raising its budget.
+pub const CANCEL: &str = "cancel";
 /// How much longer than the window a question about it can be answered: the end of the window comes first.
 const QUESTION_GRACE: Duration = Duration::from_hours(1);
 
 /// Whether a task is a question about an account, which is no child that anybody delegated.
 pub(crate) fn is_question(by: &str, spec: &TaskSpec) -> bool {
     by == ASKER && spec.approval.is_some()
+}
+
+/// The account about which a task asks a person, if it does.
+pub fn account_asked_about<'t>(by: &str, spec: &'t TaskSpec) -> Option<&'t str> {
+    let account = is_question(by, spec).then(|| spec.input.get("account"))?;
+    account.and_then(serde_json::Value::as_str)
 }
 
 /// Tasks of one line that need the same of the same accounts.

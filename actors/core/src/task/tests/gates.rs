@@ -303,3 +303,25 @@ fn a_limit_that_ends_its_task_closes_the_gate_all_the_same() {
     let next = world.submit(json!({"requirements": ["x"]}));
     world.waits(&next, TaskState::Parked, WaitReason::Quota);
 }
+
+#[test]
+fn one_that_is_refused_again_and_again_does_not_keep_its_submitters_others_from_trying() {
+    let mut world = wide();
+    fleet_of(&mut world, 2, "acme");
+    let greedy = world.submit(json!({"requirements": ["x"]}));
+    let other = world.submit(json!({"requirements": ["x"]}));
+    for id in [&greedy, &other] {
+        world.end(id, Err(limit(Some(3_000))));
+    }
+    // Whoever was refused longest ago tries next, whichever was submitted first.
+    world.next();
+    let mut tried = under_way(&world);
+    for _ in 0..6 {
+        assert_eq!(tried.len(), 1, "one tries, the others wait");
+        let first = tried.remove(0);
+        world.end(&first, Err(limit(Some(3_000))));
+        world.next();
+        tried = under_way(&world);
+        assert_ne!(tried, [first], "it is the other one's turn");
+    }
+}
