@@ -166,6 +166,7 @@ fn settings(data: &Path) -> Settings {
         open_network: BTreeSet::new(),
         uids: (200_000, 1000),
         egress: mesh_actors::outbound::EgressSettings::default(),
+        encryption: mesh_messages::system::AtRest::none(),
         vault_key: None,
         audit_all_actions: false,
         certificates: Vec::new(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sections::{
     AlertsConfig, ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig,
-    NodeConfig, NothingToSet, OrchestratorConfig, SandboxConfig, SupervisionConfig,
+    NodeConfig, NothingToSet, OrchestratorConfig, SandboxConfig, StorageConfig, SupervisionConfig,
     TelemetryConfig, VaultConfig,
 };
 
@@ -34,6 +34,8 @@ pub struct Config {
     pub sandbox: SandboxConfig,
     /// Secrets at rest.
     pub vault: VaultConfig,
+    /// The data directory at rest.
+    pub storage: StorageConfig,
     /// Bounds of the HTTP surface.
     pub api: ApiConfig,
     /// Logs and traces.
@@ -69,6 +71,7 @@ impl Default for Config {
             supervision: SupervisionConfig::default(),
             sandbox: SandboxConfig::default(),
             vault: VaultConfig::default(),
+            storage: StorageConfig::default(),
             api: ApiConfig::default(),
             telemetry: TelemetryConfig::default(),
             memory: NothingToSet::default(),

@@ -19,7 +19,8 @@ pub use sections::{
     DefaultResourceLimits, Degradable, EgressConfig, JournalConfig, LifecycleDefaults,
     LivenessDefaults, LogFormat, NodeConfig, NothingToSet, OrchestratorConfig,
     OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults, RateLimit, RepetitionDefaults,
-    RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults, StallDefaults,
-    SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig, UidRange, VaultConfig, WitnessConfig,
+    RetryConfig, SandboxConfig, SecurityDefaults, SilenceDefaults, StallDefaults, StorageConfig,
+    StorageEncryption, SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig, UidRange,
+    VaultConfig, WitnessConfig,
 };
 pub use sources::{DEFAULT_FILE, ENV_OF_THE_CLIENT, ENV_PREFIX, ReadError, Sources};

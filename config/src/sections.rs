@@ -12,6 +12,7 @@ mod audit;
 mod egress;
 mod faults;
 mod liveness;
+mod storage;
 mod tls;
 
 pub use alerts::AlertsConfig;
@@ -22,6 +23,7 @@ pub use faults::SupervisionConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
 };
+pub use storage::{StorageConfig, StorageEncryption};
 pub use tls::{TlsClient, TlsConfig};
 
 /// This node.

@@ -241,6 +241,18 @@ impl Home {
         finish(self.run_command(), READY_MAX)
     }
 
+    /// Runs `meshd storage VERB` on the data directory, while no daemon does.
+    #[track_caller]
+    pub fn storage(&self, verb: &str) -> Ended {
+        let mut command = self.command();
+        command
+            .args(["storage", verb, "--config"])
+            .arg(self.config_file())
+            .arg("--data")
+            .arg(&self.data);
+        finish(command, READY_MAX)
+    }
+
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

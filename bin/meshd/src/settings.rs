@@ -9,6 +9,7 @@ use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_egress::Limits as EgressLimits;
 use mesh_messages::certificate::KnownCertificate;
+use mesh_messages::system::AtRest;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
 use mesh_messages::units::{ByteCount, Span};
@@ -128,7 +129,13 @@ fn trust_threshold(value: f64) -> TrustLevel {
 }
 
 /// What the tree needs to know; `data` is the data directory, absolute, and `run_id` names this run.
-pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: String) -> Settings {
+pub(crate) fn tree(
+    config: &Config,
+    origins: &Origins,
+    data: PathBuf,
+    run_id: String,
+    encryption: AtRest,
+) -> Settings {
     let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
     let (retry, uids) = (&orchestrator.retry, config.sandbox.uid_range);
     Settings {
@@ -150,6 +157,7 @@ pub(crate) fn tree(config: &Config, origins: &Origins, data: PathBuf, run_id: St
         sandbox_level: config.default_policy.security.sandbox_level,
         open_network: config.sandbox.open_network.iter().cloned().collect(),
         egress: egress(config),
+        encryption,
         vault_key: vault_key(config),
         uids: (uids.first, uids.count),
         audit_all_actions: orchestrator.security.audit_all_actions,
@@ -208,12 +216,30 @@ fn egress(config: &Config) -> EgressSettings {
 /// Where the vault's key is, when not in the data directory.
 pub(crate) fn vault_key(config: &Config) -> Option<KeySource> {
     let vault = &config.vault;
+    key_source(&vault.key_file, &vault.passphrase_file, &vault.keyring)
+}
+
+/// Where the key comes from that the data directory's is derived from.
+pub(crate) fn storage_key(config: &Config) -> Option<KeySource> {
+    let storage = &config.storage;
+    key_source(
+        &storage.key_file,
+        &storage.passphrase_file,
+        &storage.keyring,
+    )
+}
+
+fn key_source(
+    key_file: &Option<String>,
+    passphrase_file: &Option<String>,
+    keyring: &Option<String>,
+) -> Option<KeySource> {
     let file = |path: &Option<String>, source: fn(PathBuf) -> KeySource| {
         path.as_ref().map(|path| source(PathBuf::from(path)))
     };
-    file(&vault.passphrase_file, KeySource::Passphrase)
-        .or_else(|| file(&vault.key_file, KeySource::File))
-        .or_else(|| vault.keyring.clone().map(KeySource::Keyring))
+    file(passphrase_file, KeySource::Passphrase)
+        .or_else(|| file(key_file, KeySource::File))
+        .or_else(|| keyring.clone().map(KeySource::Keyring))
 }
 
 /// What the operator demands of every sandbox.
