@@ -109,6 +109,24 @@ impl From<io::Error> for FscryptError {
     }
 }
 
+/// The requests of `linux/fscrypt.h`.
+pub(crate) mod request {
+    pub(crate) const SET_POLICY: u32 = 0x800C_6613;
+    pub(crate) const GET_POLICY_EX: u32 = 0xC009_6616;
+    pub(crate) const ADD_KEY: u32 = 0xC050_6617;
+    pub(crate) const REMOVE_KEY: u32 = 0xC040_6618;
+    pub(crate) const REMOVE_KEY_ALL_USERS: u32 = 0xC040_6619;
+    pub(crate) const GET_KEY_STATUS: u32 = 0xC080_661A;
+}
+
+/// Those that agents may not make.
+pub(crate) const WITHHELD: [u64; 4] = [
+    request::SET_POLICY as u64,
+    request::ADD_KEY as u64,
+    request::REMOVE_KEY as u64,
+    request::REMOVE_KEY_ALL_USERS as u64,
+];
+
 /// `struct fscrypt_policy_v2`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]

@@ -13,7 +13,7 @@ use std::ptr;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
-use crate::fscrypt::{AddKey, GetPolicy, GetStatus, RawPolicy, RemoveKey};
+use crate::fscrypt::{AddKey, GetPolicy, GetStatus, RawPolicy, RemoveKey, request};
 
 /// Turns the usual "-1 and errno" into a result.
 fn checked(answer: c_int) -> io::Result<c_int> {
@@ -59,12 +59,14 @@ pub(crate) enum FscryptCall<'a> {
 /// Asks the file system on which `on` lies.
 pub(crate) fn fscrypt(on: BorrowedFd<'_>, call: FscryptCall<'_>) -> io::Result<()> {
     let (request, argument): (u32, *mut libc::c_void) = match call {
-        FscryptCall::GetPolicy(asked) => (0xC009_6616, ptr::from_mut(asked).cast()),
+        FscryptCall::GetPolicy(asked) => (request::GET_POLICY_EX, ptr::from_mut(asked).cast()),
         // The kernel only reads it.
-        FscryptCall::SetPolicy(policy) => (0x800C_6613, ptr::from_ref(policy).cast_mut().cast()),
-        FscryptCall::AddKey(asked) => (0xC050_6617, ptr::from_mut(asked).cast()),
-        FscryptCall::RemoveKey(asked) => (0xC040_6618, ptr::from_mut(asked).cast()),
-        FscryptCall::KeyStatus(asked) => (0xC080_661A, ptr::from_mut(asked).cast()),
+        FscryptCall::SetPolicy(policy) => {
+            (request::SET_POLICY, ptr::from_ref(policy).cast_mut().cast())
+        }
+        FscryptCall::AddKey(asked) => (request::ADD_KEY, ptr::from_mut(asked).cast()),
+        FscryptCall::RemoveKey(asked) => (request::REMOVE_KEY, ptr::from_mut(asked).cast()),
+        FscryptCall::KeyStatus(asked) => (request::GET_KEY_STATUS, ptr::from_mut(asked).cast()),
     };
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: each argument is the structure that the kernel's header names for its request, sizes given in it included, and

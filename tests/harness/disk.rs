@@ -13,6 +13,9 @@ use crate::wait::eventually;
 
 /// The smallest that `mkfs.xfs` makes is 300 MiB. The file is sparse.
 const IMAGE_BYTES: u64 = 320 << 20;
+/// No block of a file system is smaller than what is looked at here at once.
+const BLOCK_BYTES: usize = 1024;
+const EMPTY: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 /// Whoever still has the file system (a sandbox that is coming down) lets go of it within this time.
 const RELEASED_MAX: Duration = Duration::from_secs(20);
 /// Ends a file system at once, as a power cut does: `_IOR('X', 125, __u32)` of ext4 and xfs, with "no log flush". What was
@@ -113,11 +116,13 @@ impl LoopDisk {
         &self.place
     }
 
-    /// All bytes of the device, as whoever takes the disk out of the machine reads them.
+    /// All bytes of the device but its empty blocks, as whoever takes the disk out of the machine reads them.
     #[track_caller]
     pub fn raw(&self) -> Vec<u8> {
         run(&mut Command::new("sync")).expect("what is in memory gets to the disk");
-        fs::read(self.image.path().join("image")).expect("the image")
+        let raw = fs::read(self.image.path().join("image")).expect("the image");
+        let filled = raw.chunks(BLOCK_BYTES).filter(|block| *block != EMPTY);
+        filled.flatten().copied().collect()
     }
 
     /// Takes the file system away and brings it back, as the machine's next start does.

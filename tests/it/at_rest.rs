@@ -1,9 +1,13 @@
 //! Data at rest: unreadable without its key, on a file system of its own whose raw bytes are searched.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
+use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, FileSystem, Home, LoopDisk, eventually};
+use mesh_tests::{
+    Bundle, Daemon, Ended, FileSystem, Home, LoopDisk, binary, eventually, has_program, has_python,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -64,13 +68,16 @@ fn fill(daemon: &Daemon) -> Value {
     )
 }
 
+/// An input that lies in the content store.
+fn large() -> Value {
+    json!({"text": MARKERS[0], "more": "y".repeat(40_000)})
+}
+
 /// The markers that stand somewhere on the disk.
 fn found(disk: &LoopDisk) -> Vec<&'static str> {
     let raw = disk.raw();
-    let stands = |marker: &&&str| {
-        let marker = marker.as_bytes();
-        raw.windows(marker.len()).any(|bytes| bytes == marker)
-    };
+    let text = String::from_utf8_lossy(&raw);
+    let stands = |marker: &&&str| text.contains(**marker);
     MARKERS.iter().filter(stands).copied().collect()
 }
 
@@ -109,6 +116,16 @@ fn what_agents_were_told_and_wrote_is_nowhere_on_the_disk_and_is_back_with_the_k
         "{begun:?}"
     );
     assert!(daemon.ctl(&["status"]).exits(0).out.contains("fscrypt"));
+    let mut doctor = daemon.home().command();
+    doctor.args(["doctor", "-o", "json", "--data"]);
+    doctor.arg(daemon.home().data());
+    let examined = Ended::of(doctor, Duration::from_secs(30));
+    let examined: Value = serde_json::from_str(&examined.out).unwrap();
+    let finding = examined["findings"].as_array().unwrap().iter();
+    let finding = finding
+        .clone()
+        .find(|finding| finding["name"] == "encryption");
+    assert_eq!(finding.unwrap()["verdict"], "good", "{examined}");
     assert_eq!(found(&disk), [""; 0], "while it runs");
     let (home, code) = daemon.stop(Signal::TERM);
     assert_eq!(code, 0);
@@ -184,19 +201,15 @@ fn a_killed_daemon_leaves_its_key_until_it_is_taken_away_or_the_next_start() {
         home.data().join("token").is_file(),
         "the kernel has it still"
     );
-    eventually(
-        "the key is taken away",
-        std::time::Duration::from_secs(10),
-        || {
-            let ended = home.storage("lock");
-            let names = fs::read_dir(home.data()).unwrap();
-            let readable = names.flatten().any(|entry| entry.file_name() == "token");
-            match (ended.code, readable) {
-                (0, false) => Ok(()),
-                seen => Err(format!("{seen:?} {}", ended.err)),
-            }
-        },
-    );
+    eventually("the key is taken away", Duration::from_secs(10), || {
+        let ended = home.storage("lock");
+        let names = fs::read_dir(home.data()).unwrap();
+        let readable = names.flatten().any(|entry| entry.file_name() == "token");
+        match (ended.code, readable) {
+            (0, false) => Ok(()),
+            seen => Err(format!("{seen:?} {}", ended.err)),
+        }
+    });
     locked(home.data());
     let daemon = home.start();
     assert_eq!(
@@ -256,7 +269,7 @@ fn what_cannot_be_encrypted_or_opened_is_refused_with_its_reason_and_changes_not
     let kept = home.scratch().join("kept.key");
     let other = home.config(&config.replace("storage.key", "other.key"));
     fs::write(other.scratch().join("other.key"), "5a".repeat(32)).unwrap();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    let mode = fs::Permissions::from_mode(0o600);
     fs::set_permissions(other.scratch().join("other.key"), mode).unwrap();
     refused(&other, "is not the one that");
     let home = other.config(&config);
@@ -339,8 +352,7 @@ fn a_passphrase_opens_it_too() {
     let home = Home::new().data_at(&disk.place().join("data"));
     let phrase = home.scratch().join("phrase");
     fs::write(&phrase, "correct horse battery staple").unwrap();
-    let mode = || std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    fs::set_permissions(&phrase, mode()).unwrap();
+    fs::set_permissions(&phrase, fs::Permissions::from_mode(0o600)).unwrap();
     let config = format!(
         "{WAITS}storage:\n  encryption: required\n  passphrase_file: {}\n",
         phrase.display()
@@ -353,4 +365,66 @@ fn a_passphrase_opens_it_too() {
     assert!(!ended.err.contains("battery"), "{}", ended.err);
     fs::write(&phrase, "correct horse battery staple").unwrap();
     drop(home.start());
+}
+
+/// Asks for the policy of its home, and then tries to take away the key that it names, as itself and for everybody.
+const TAKES_THE_KEY: &str = r#"
+import ctypes as c, json, os, struct
+libc = c.CDLL(None, use_errno=True)
+home = os.open(os.environ["HOME"], os.O_RDONLY)
+policy = c.create_string_buffer(struct.pack("<Q", 24) + bytes(24), 32)
+assert libc.ioctl(home, c.c_ulong(0xc0096616), policy) == 0, os.strerror(c.get_errno())
+key = policy.raw[16:32]
+def take(request):
+    asked = c.create_string_buffer(struct.pack("<II32sI", 2, 0, key, 0) + bytes(20), 64)
+    return c.get_errno() if libc.ioctl(home, c.c_ulong(request), asked) else 0
+print(json.dumps({"errno": [take(0xc0406618), take(0xc0406619)]}))
+"#;
+
+#[test]
+fn an_ordinary_user_s_data_is_encrypted_too() {
+    let test = "an_ordinary_user_s_data_is_encrypted_too";
+    let Some(disk) = LoopDisk::mount(test, FileSystem::EncryptingExt4) else {
+        return;
+    };
+    if !has_program(test, "setpriv") {
+        return;
+    }
+    let user = 64_321;
+    let own = disk.place().join("own");
+    fs::create_dir(&own).unwrap();
+    chown(&own, Some(user), Some(user)).unwrap();
+    let open = || fs::Permissions::from_mode(0o755);
+    fs::set_permissions(disk.place().parent().unwrap(), open()).unwrap();
+    let home = Home::new().data_at(&own.join("data"));
+    let config = required(&home, "storage.key");
+    let home = home.config(&config);
+    // The build directory may be closed to others.
+    let meshd = home.scratch().join("meshd");
+    fs::copy(binary("meshd"), &meshd).unwrap();
+    chown(home.scratch(), Some(user), Some(user)).unwrap();
+    for entry in fs::read_dir(home.scratch()).unwrap().flatten() {
+        chown(entry.path(), Some(user), Some(user)).unwrap();
+    }
+    fs::set_permissions(&meshd, open()).unwrap();
+    let number = user.to_string();
+    let run = format!("shift; exec {} \"$@\"", meshd.display());
+    let words = ["setpriv", "--reuid", &number, "--regid", &number];
+    let rest = ["--clear-groups", "--inh-caps=-all", "sh", "-c", &run, "sh"];
+    let daemon = home.through(&[&words[..], &rest[..]].concat()).start();
+    let told = fill(&daemon);
+    // To the kernel the agent is meshd's own user, who may take back the key that they gave.
+    if has_python(test) {
+        let taker = Bundle::command("taker", &format!("python3 -c '{TAKES_THE_KEY}'"));
+        daemon.deploy(&taker.set("capabilities", json!(["take"])));
+        let taken = daemon.output("take", &json!({}));
+        assert_eq!(taken["errno"], [1, 1], "{taken}");
+        assert_eq!(daemon.output("keep", &large()), told);
+    }
+    let (home, code) = daemon.stop(Signal::TERM);
+    assert_eq!(code, 0);
+    locked(home.data());
+    assert_eq!(found(&disk), [""; 0]);
+    let daemon = home.start();
+    assert_eq!(daemon.output("keep", &large()), told);
 }
