@@ -418,7 +418,7 @@ fn an_ordinary_user_s_data_is_encrypted_too() {
         let taker = Bundle::command("taker", &format!("python3 -c '{TAKES_THE_KEY}'"));
         daemon.deploy(&taker.set("capabilities", json!(["take"])));
         let taken = daemon.output("take", &json!({}));
-        assert_eq!(taken["errno"], [1, 1], "{taken}");
+        assert_eq!(taken["errno"], json!([1, 1]), "{taken}");
         assert_eq!(daemon.output("keep", &large()), told);
     }
     let (home, code) = daemon.stop(Signal::TERM);
