@@ -236,6 +236,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
         sandbox_level: SandboxLevel::Relaxed,
         open_network: std::collections::BTreeSet::new(),
         egress: mesh_actors::outbound::EgressSettings::default(),
+        encryption: mesh_messages::system::AtRest::none(),
         vault_key: None,
         uids: (200_000, 1000),
         audit_all_actions: false,

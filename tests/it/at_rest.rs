@@ -332,6 +332,45 @@ fn plain_data_is_moved_in_with_homes_and_all_and_the_plain_copy_is_named() {
     assert!(!notes.is_empty(), "the home came along");
 }
 
+#[test]
+fn moving_in_that_is_killed_leaves_all_of_it_and_is_taken_up_again() {
+    let test = "moving_in_that_is_killed_leaves_all_of_it_and_is_taken_up_again";
+    let Some(disk) = LoopDisk::mount(test, FileSystem::EncryptingExt4) else {
+        return;
+    };
+    let home = Home::new().data_at(&disk.place().join("data"));
+    let daemon = home.start();
+    let told = fill(&daemon);
+    let (home, _) = daemon.stop(Signal::TERM);
+    let config = required(&home, "storage.key");
+    let mut home = home.config(&config);
+    // What is not of its making is in the way, and stays.
+    let copy = disk.place().join("data.encrypting");
+    fs::create_dir(&copy).unwrap();
+    fs::write(copy.join("mine"), "x").unwrap();
+    let refused = home.storage("encrypt").exits(64);
+    assert!(refused.err.contains("is in the way"), "{}", refused.err);
+    fs::remove_file(copy.join("mine")).unwrap();
+    for after in [1, 5, 10, 20, 40, 80, 160] {
+        home = home.storage_and_kill9("encrypt", Duration::from_millis(after));
+        // Either the plain one or the encrypted one has the name, and is whole.
+        assert!(home.data().is_dir());
+    }
+    eventually("it is moved in", Duration::from_secs(30), || {
+        let ended = home.storage("encrypt");
+        match ended.code {
+            0 => Ok(()),
+            5 => Err(ended.err),
+            code => panic!("{code}: {}", ended.err),
+        }
+    });
+    assert!(!copy.exists());
+    let daemon = home.start();
+    assert_eq!(daemon.output("keep", &large()), told);
+    let status = daemon.client().get("/status").ok(200);
+    assert_eq!(status["encryption"]["level"], "kernel", "{status}");
+}
+
 fn collect(dir: &Path, name: &str, into: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -216,30 +216,34 @@ fn egress(config: &Config) -> EgressSettings {
 /// Where the vault's key is, when not in the data directory.
 pub(crate) fn vault_key(config: &Config) -> Option<KeySource> {
     let vault = &config.vault;
-    key_source(&vault.key_file, &vault.passphrase_file, &vault.keyring)
+    key_source(
+        vault.key_file.as_ref(),
+        vault.passphrase_file.as_ref(),
+        vault.keyring.as_ref(),
+    )
 }
 
 /// Where the key comes from that the data directory's is derived from.
 pub(crate) fn storage_key(config: &Config) -> Option<KeySource> {
     let storage = &config.storage;
     key_source(
-        &storage.key_file,
-        &storage.passphrase_file,
-        &storage.keyring,
+        storage.key_file.as_ref(),
+        storage.passphrase_file.as_ref(),
+        storage.keyring.as_ref(),
     )
 }
 
 fn key_source(
-    key_file: &Option<String>,
-    passphrase_file: &Option<String>,
-    keyring: &Option<String>,
+    key_file: Option<&String>,
+    passphrase_file: Option<&String>,
+    keyring: Option<&String>,
 ) -> Option<KeySource> {
-    let file = |path: &Option<String>, source: fn(PathBuf) -> KeySource| {
-        path.as_ref().map(|path| source(PathBuf::from(path)))
+    let file = |path: Option<&String>, source: fn(PathBuf) -> KeySource| {
+        path.map(|path| source(PathBuf::from(path)))
     };
     file(passphrase_file, KeySource::Passphrase)
         .or_else(|| file(key_file, KeySource::File))
-        .or_else(|| keyring.clone().map(KeySource::Keyring))
+        .or_else(|| keyring.cloned().map(KeySource::Keyring))
 }
 
 /// What the operator demands of every sandbox.

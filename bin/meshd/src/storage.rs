@@ -127,8 +127,9 @@ impl Storage {
     fn known_key(&self, source: &KeySource, policy: KeyIdentifier) -> Result<StorageKey, Failure> {
         let salt = read_salt(self.dir()?).ok_or_else(|| {
             told(format!(
-                "storage.encryption: {} is encrypted, and its attribute {SALT_ATTRIBUTE} is missing or changed; \
-                 without it the key cannot be derived: restore it from a copy, or restore a backup",
+                "storage.encryption: {} is encrypted, and its attribute {SALT_ATTRIBUTE}, without which the key cannot be \
+                 derived, is missing or changed; restore it from a copy, or restore a backup. If somebody else encrypted the \
+                 directory, set this to off",
                 self.data.display()
             ))
         })?;
@@ -236,7 +237,12 @@ fn source(config: &Config, data: &Path) -> Result<KeySource, Failure> {
     let source = settings::storage_key(config)
         .ok_or_else(|| told("storage.encryption: no key is named".to_owned()))?;
     if let KeySource::File(path) | KeySource::Passphrase(path) = &source {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let real = absolute.parent().map(fs::canonicalize);
+        let path = match (real, absolute.file_name()) {
+            (Some(Ok(dir)), Some(name)) => dir.join(name),
+            _ => absolute,
+        };
         if path.starts_with(data) {
             return Err(told(format!(
                 "storage: the key {} lies in the directory that it opens; keep it elsewhere",

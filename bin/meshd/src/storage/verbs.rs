@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use anyhow::anyhow;
 use mesh_actors::context::KeySource;
 use mesh_config::{Config, StorageEncryption};
 use mesh_sandbox::fscrypt::{self, KeyStatus, Policy};
-use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, syncfs};
 
 use super::{Storage, policy_of, read_salt, source, sync_parent, told};
 use crate::cli::{StorageArgs, StorageVerb};
@@ -92,7 +92,7 @@ fn no_daemon(data: &Path) -> Result<(), Failure> {
     let Ok(file) = File::open(data.join("journal/lock")) else {
         return Ok(());
     };
-    let free = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let free = flock(&file, FlockOperation::NonBlockingLockExclusive);
     free.map_err(|_| {
         let error = anyhow!(
             "data: {} is in use by another meshd; stop it first",
@@ -114,8 +114,20 @@ fn remove_unfinished(copy: &Path) -> Result<(), Failure> {
             copy.display()
         )));
     }
-    drop(dir);
-    fs::remove_dir_all(copy).map_err(|error| failed(copy, "cannot be removed", error))
+    // Whoever copies has it locked, `cp` included, which goes on when this process is killed.
+    if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let error = anyhow!(
+            "an earlier run is still copying to {}; wait until it has ended",
+            copy.display()
+        );
+        return Err(Failure::new(Exit::InUse, error));
+    }
+    let left = policy_of(&dir, copy)?;
+    fs::remove_dir_all(copy).map_err(|error| failed(copy, "cannot be removed", error))?;
+    if let Policy::Encrypted(key) = left {
+        fscrypt::remove_key(dir.as_fd(), key).map_err(|error| super::refused("storage", error))?;
+    }
+    Ok(())
 }
 
 /// A new encrypted directory with everything that is in `data`, on the disk.
@@ -125,12 +137,14 @@ fn copied(data: &Path, copy: &Path, source: &KeySource) -> Result<Storage, Failu
     let mut target = Storage::locked(copy)?;
     let found = policy_of(target.dir()?, copy)?;
     target.unlock(source, found)?;
+    let lock = target.dir()?.try_clone();
+    let lock = lock.map_err(|error| failed(copy, "cannot be held", error))?;
     // Owners, modes, times, links and holes as they are, however deep an agent has nested its home.
     let ended = Command::new("cp")
         .args(["-a", "--"])
         .arg(data.join("."))
         .arg(copy)
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(OwnedFd::from(lock)))
         .stdout(Stdio::null())
         .status();
     let ended = ended.map_err(|error| failed(data, "cannot be copied: `cp`", error))?;
