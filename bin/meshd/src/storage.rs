@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use mesh_actors::context::KeySource;
@@ -28,6 +29,11 @@ pub(crate) use verbs::run;
 /// The attribute with the salt, in hexadecimal after the version of its form.
 const SALT_ATTRIBUTE: &str = "user.meshd.storage";
 const SALT_FORM: &str = "1:";
+
+/// The kernel takes the mounts of ended sandboxes apart in its own time, and they hold files of homes until then. It is asked
+/// again for so long at most, and so often.
+const RELEASED_MAX: Duration = Duration::from_secs(2);
+const RELEASED_STEP: Duration = Duration::from_millis(20);
 
 /// The data directory, locked; while it is held, its key is the kernel's, if it has one. Dropped, the key is taken away.
 #[derive(Debug)]
@@ -200,10 +206,15 @@ impl Storage {
         // The directory was open until now, so its own names are still readable. Asked of its parent, where that is on the
         // same file system, the kernel forgets them, too. Whoever starts in between has given the key anew, and keeps it.
         drop(dir);
-        if let Some(parent) = beside(&self.data)
-            && fscrypt::key_status(parent.as_fd(), key)? == KeyStatus::RemovedInPart
-        {
-            left = fscrypt::remove_key(parent.as_fd(), key)?;
+        if let Some(parent) = beside(&self.data) {
+            let begun = Instant::now();
+            while fscrypt::key_status(parent.as_fd(), key)? == KeyStatus::RemovedInPart {
+                left = fscrypt::remove_key(parent.as_fd(), key)?;
+                if !left.files_busy || begun.elapsed() > RELEASED_MAX {
+                    break;
+                }
+                std::thread::sleep(RELEASED_STEP);
+            }
         }
         if left.files_busy {
             tracing::warn!(data = %self.data.display(), "somebody still has files of the data directory open, and can read those");
