@@ -15,7 +15,7 @@ use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::identity::{DidKey, SigningKey};
 use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::policy::PolicyDocument;
-use mesh_messages::system::MeshEvent;
+use mesh_messages::system::{AtRest, MeshEvent};
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
 use mesh_sandbox::{Launcher, PlanPolicy};
@@ -71,6 +71,8 @@ pub struct Settings {
     pub services: ServiceSettings,
     /// Where the vault's key is; `<data>/vault.key` when absent.
     pub vault_key: Option<KeySource>,
+    /// Whether the data directory is readable without a key.
+    pub encryption: AtRest,
     /// First user id given to agents, and how many follow; used when meshd is root.
     pub uids: (u32, u32),
     /// Whether allowed actions are audited, too.

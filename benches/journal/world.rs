@@ -167,6 +167,7 @@ fn settings(data: &Path) -> Settings {
         uids: (200_000, 1000),
         egress: mesh_actors::outbound::EgressSettings::default(),
         services: mesh_actors::outbound::ServiceSettings::default(),
+        encryption: mesh_messages::system::AtRest::none(),
         vault_key: None,
         audit_all_actions: false,
         certificates: Vec::new(),

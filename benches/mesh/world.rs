@@ -186,6 +186,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
         open_network: BTreeSet::new(),
         egress: mesh_actors::outbound::EgressSettings::default(),
         services: mesh_actors::outbound::ServiceSettings::default(),
+        encryption: mesh_messages::system::AtRest::none(),
         vault_key: None,
         uids: (200_000, 1000),
         audit_all_actions: false,

@@ -8,7 +8,7 @@ use mesh_messages::system::Role;
 use mesh_messages::units::{ByteCount, Span};
 
 use crate::config::Config;
-use crate::sections::TlsConfig;
+use crate::sections::{StorageEncryption, TlsConfig};
 
 /// Bounds of `journal.segment_size`: two of the largest records, and what is read at once when the log is opened.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 128 * 1024..=64 * 1024 * 1024;
@@ -50,6 +50,7 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
     }
     tls(&config.api.tls, &mut errors);
     egress(config, &mut errors);
+    storage(config, &mut errors);
     times(config, &mut errors);
     errors
 }
@@ -186,26 +187,55 @@ fn egress(config: &Config, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::new(at(key), "must be longer than nothing"));
         }
     }
-    let vault = &config.vault;
-    if vault.key_file.is_some() && vault.passphrase_file.is_some() {
+    key_sources(
+        "vault",
+        [&config.vault.key_file, &config.vault.passphrase_file],
+        config.vault.keyring.as_deref(),
+        errors,
+    );
+}
+
+/// What the data directory's encryption needs.
+fn storage(config: &Config, errors: &mut Vec<FieldError>) {
+    let storage = &config.storage;
+    let files = [&storage.key_file, &storage.passphrase_file];
+    key_sources("storage", files, storage.keyring.as_deref(), errors);
+    let named = files.iter().any(|file| file.is_some()) || storage.keyring.is_some();
+    if storage.encryption == StorageEncryption::Required && !named {
         errors.push(FieldError::new(
-            "vault.passphrase_file",
-            "excludes vault.key_file; name one of them",
+            "storage.encryption",
+            "needs a key: name storage.key_file, storage.passphrase_file or storage.keyring",
         ));
     }
-    if let Some(name) = &vault.keyring {
-        if vault.key_file.is_some() || vault.passphrase_file.is_some() {
-            errors.push(FieldError::new(
-                "vault.keyring",
-                "excludes vault.key_file and vault.passphrase_file; name one of them",
-            ));
-        }
-        if name.is_empty() || name.len() > KEYRING_NAME_BYTES_MAX || name.contains('\0') {
-            errors.push(FieldError::new(
-                "vault.keyring",
-                format!("expected 1 to {KEYRING_NAME_BYTES_MAX} bytes, none of them zero"),
-            ));
-        }
+}
+
+/// One place at most that a key comes from.
+fn key_sources(
+    section: &str,
+    [key_file, passphrase_file]: [&Option<String>; 2],
+    keyring: Option<&str>,
+    errors: &mut Vec<FieldError>,
+) {
+    if key_file.is_some() && passphrase_file.is_some() {
+        errors.push(FieldError::new(
+            format!("{section}.passphrase_file"),
+            format!("excludes {section}.key_file; name one of them"),
+        ));
+    }
+    let Some(name) = keyring else {
+        return;
+    };
+    let at = format!("{section}.keyring");
+    if key_file.is_some() || passphrase_file.is_some() {
+        let both =
+            format!("excludes {section}.key_file and {section}.passphrase_file; name one of them");
+        errors.push(FieldError::new(at.clone(), both));
+    }
+    if name.is_empty() || name.len() > KEYRING_NAME_BYTES_MAX || name.contains('\0') {
+        errors.push(FieldError::new(
+            at,
+            format!("expected 1 to {KEYRING_NAME_BYTES_MAX} bytes, none of them zero"),
+        ));
     }
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sections::{
     AlertsConfig, ApiConfig, AuditConfig, ChaosConfig, ClusterConfig, DefaultPolicy, JournalConfig,
-    NodeConfig, NothingToSet, OrchestratorConfig, SandboxConfig, ServicesConfig, SupervisionConfig,
-    TelemetryConfig, VaultConfig,
+    NodeConfig, NothingToSet, OrchestratorConfig, SandboxConfig, ServicesConfig, StorageConfig,
+    SupervisionConfig, TelemetryConfig, VaultConfig,
 };
 
 /// Everything that an operator can set. `Default` is what an empty file gives.
@@ -36,6 +36,8 @@ pub struct Config {
     pub vault: VaultConfig,
     /// Plain services that meshd itself calls.
     pub services: ServicesConfig,
+    /// The data directory at rest.
+    pub storage: StorageConfig,
     /// Bounds of the HTTP surface.
     pub api: ApiConfig,
     /// Logs and traces.
@@ -72,6 +74,7 @@ impl Default for Config {
             sandbox: SandboxConfig::default(),
             vault: VaultConfig::default(),
             services: ServicesConfig::default(),
+            storage: StorageConfig::default(),
             api: ApiConfig::default(),
             telemetry: TelemetryConfig::default(),
             memory: NothingToSet::default(),

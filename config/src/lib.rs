@@ -20,6 +20,7 @@ pub use sections::{
     LivenessDefaults, LogFormat, NodeConfig, NothingToSet, OrchestratorConfig,
     OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults, RateLimit, RepetitionDefaults,
     RetryConfig, SandboxConfig, SecurityDefaults, ServicesConfig, SilenceDefaults, StallDefaults,
-    SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig, UidRange, VaultConfig, WitnessConfig,
+    StorageConfig, StorageEncryption, SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig,
+    UidRange, VaultConfig, WitnessConfig,
 };
 pub use sources::{DEFAULT_FILE, ENV_OF_THE_CLIENT, ENV_PREFIX, ReadError, Sources};

@@ -13,6 +13,7 @@ mod egress;
 mod faults;
 mod liveness;
 mod services;
+mod storage;
 mod tls;
 
 pub use alerts::AlertsConfig;
@@ -24,6 +25,7 @@ pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
 };
 pub use services::ServicesConfig;
+pub use storage::{StorageConfig, StorageEncryption};
 pub use tls::{TlsClient, TlsConfig};
 
 /// This node.

@@ -142,10 +142,60 @@ pub struct SystemStatus {
     pub tasks: BTreeMap<String, u64>,
     /// The journal.
     pub journal: JournalStatus,
+    /// Whether the data directory is readable without a key.
+    #[serde(default = "AtRest::none")]
+    pub encryption: AtRest,
     /// What the operator granted beyond the default, and what this machine cannot enforce.
     pub warnings: Vec<String>,
     /// Stale messages that were refused since the start, by kind.
     pub refused: BTreeMap<String, u64>,
+}
+
+/// Whether the data directory is readable without a key, seen from meshd. What encrypts the disk below is not seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AtRest {
+    /// Who holds it.
+    pub level: AtRestLevel,
+    /// By what; empty when nobody does.
+    pub mechanism: String,
+}
+
+/// Who keeps data at rest from being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AtRestLevel {
+    /// The kernel.
+    Kernel,
+    /// Nobody: it is as readable as the disk below it.
+    None,
+}
+
+impl AtRest {
+    /// Nobody keeps it from being read.
+    pub fn none() -> Self {
+        Self {
+            level: AtRestLevel::None,
+            mechanism: String::new(),
+        }
+    }
+
+    /// The kernel does.
+    pub fn kernel(mechanism: impl Into<String>) -> Self {
+        Self {
+            level: AtRestLevel::Kernel,
+            mechanism: mechanism.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for AtRest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.level {
+            AtRestLevel::Kernel => write!(f, "kernel ({})", self.mechanism),
+            AtRestLevel::None => f.write_str("none"),
+        }
+    }
 }
 
 /// One actor of the tree.

@@ -7,12 +7,16 @@
 //! 2. [`plan`] decides how a [`SandboxSpec`] is enforced here, or refuses ([`Refused`]). Pure.
 //! 3. [`Launcher::launch`] builds exactly that ([`Child`]), or fails without having run the program.
 //!
+//! [`fscrypt`] is beside it: the kernel's calls for directories that it encrypts, because this crate alone makes calls that no
+//! safe wrapper offers.
+//!
 //! The sandbox is built by this very binary, executed anew ([`sandbox_main`]): between `fork` and `execve` a
 //! process with threads may do next to nothing, and the helper has to do a lot.
 
 mod balloon;
 mod cgroup;
 mod child;
+pub mod fscrypt;
 mod helper;
 mod homes;
 mod interpreter;

@@ -11,6 +11,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, sock_filter,
 };
 
+use crate::fscrypt;
 use crate::spec::Execution;
 
 /// Why the filters could not be compiled: a bug, or an architecture that the compiler does not know.
@@ -82,7 +83,7 @@ fn refused(execution: Execution) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_clone, namespace_flags()?);
     rules.insert(libc::SYS_socket, sockets()?);
     rules.insert(libc::SYS_socketpair, sockets()?);
-    rules.insert(libc::SYS_ioctl, terminals()?);
+    rules.insert(libc::SYS_ioctl, requests()?);
     rules.extend(modes()?);
     if !execution.is_open() {
         // A file in memory lies on no mount, and so below no rule about what can be executed.
@@ -165,8 +166,10 @@ fn sockets() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// No typing into somebody else's terminal. The kernel looks at 32 bits of the request, so does the filter.
-fn terminals() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+/// No typing into somebody else's terminal, and no giving and taking of a file system's keys: where meshd is no root, its
+/// agents are the same user to the kernel, and could take the key from under it. The kernel looks at 32 bits of the request,
+/// so does the filter.
+fn requests() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     [
         libc::TIOCSTI,
         libc::TIOCLINUX,
@@ -174,6 +177,7 @@ fn terminals() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         libc::TIOCCONS,
     ]
     .into_iter()
+    .chain(fscrypt::WITHHELD)
     .map(|request| when(1, Cmp::Eq, request & 0xffff_ffff))
     .collect()
 }

@@ -18,6 +18,9 @@ pub const SECRETS_INSIDE: &str = "/run/secrets";
 /// Port of the sandbox's own loopback on which the proxy listens; where proxies usually do.
 pub const PROXY_PORT: u16 = 3128;
 
+/// Where granted paths are mounted that cannot lie in the private `/tmp` that they are named in.
+const GRANTED_INSIDE: &str = "/run/granted";
+
 /// All secrets of one sandbox together. They lie in memory, and keys are small.
 pub const SECRETS_BYTES_MAX: usize = 4 << 20;
 
@@ -384,13 +387,37 @@ impl SandboxSpec {
                 let why = "it belongs to the system and is only ever read-only";
                 return Err(forbidden("allowedPaths", &allowed.path, why));
             }
-            if self.temp_widens(allowed) {
-                let why = "it lies below /tmp, and would have the rights of the private one there; leave it as many, or tempFileAccess \
-                           out";
+            if self.temp_widens(allowed) && !self.stands_alone(&allowed.path) {
+                let why = "it would have the rights of the private /tmp, or of the granted path below /tmp that it lies in; leave it \
+                           as many, or tempFileAccess out";
                 return Err(forbidden("allowedPaths", &allowed.path, why));
             }
         }
         Ok(())
+    }
+
+    /// Where a granted path is mounted. One below a private `/tmp` that may do less than that lies elsewhere, and a link in
+    /// `/tmp` leads there: rules add up along the path that a file lies at, and this one does not lead through `/tmp`.
+    pub(crate) fn mounted_at(&self, path: &Path) -> PathBuf {
+        let apart = self.apart().any(|apart| path.starts_with(apart));
+        match path.strip_prefix("/") {
+            Ok(below) if apart => Path::new(GRANTED_INSIDE).join(below),
+            _ => path.to_owned(),
+        }
+    }
+
+    /// The granted paths that lie elsewhere than they are named, without those within them.
+    pub(crate) fn apart(&self) -> impl Iterator<Item = &Path> {
+        let narrower = self.allowed_paths.iter().filter(|it| self.temp_widens(it));
+        narrower
+            .map(|it| it.path.as_path())
+            .filter(|path| self.stands_alone(path))
+    }
+
+    /// Whether a path below `/tmp` lies in no other granted one.
+    fn stands_alone(&self, path: &Path) -> bool {
+        let within = |other: &AllowedPath| path != other.path && path.starts_with(&other.path);
+        path != Path::new("/tmp") && !self.allowed_paths.iter().any(within)
     }
 
     /// Whether the rights in a private `/tmp` reach a grant below it that has fewer: Landlock adds them up along a path, and

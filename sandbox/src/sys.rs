@@ -13,6 +13,8 @@ use std::ptr;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
+use crate::fscrypt::{AddKey, GetPolicy, GetStatus, RawPolicy, RemoveKey, request};
+
 /// Turns the usual "-1 and errno" into a result.
 fn checked(answer: c_int) -> io::Result<c_int> {
     if answer < 0 {
@@ -37,6 +39,40 @@ pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: the helper has one thread, so the child inherits no lock that another thread holds.
     let pid = checked(unsafe { libc::fork() })?;
     Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent))
+}
+
+/// A call of fscrypt, with what it is asked; the kernel writes its answer into the same place.
+#[derive(Debug)]
+pub(crate) enum FscryptCall<'a> {
+    /// `FS_IOC_GET_ENCRYPTION_POLICY_EX`.
+    GetPolicy(&'a mut GetPolicy),
+    /// `FS_IOC_SET_ENCRYPTION_POLICY`.
+    SetPolicy(&'a RawPolicy),
+    /// `FS_IOC_ADD_ENCRYPTION_KEY`.
+    AddKey(&'a mut AddKey),
+    /// `FS_IOC_REMOVE_ENCRYPTION_KEY`.
+    RemoveKey(&'a mut RemoveKey),
+    /// `FS_IOC_GET_ENCRYPTION_KEY_STATUS`.
+    KeyStatus(&'a mut GetStatus),
+}
+
+/// Asks the file system on which `on` lies.
+pub(crate) fn fscrypt(on: BorrowedFd<'_>, call: FscryptCall<'_>) -> io::Result<()> {
+    let (request, argument): (u32, *mut libc::c_void) = match call {
+        FscryptCall::GetPolicy(asked) => (request::GET_POLICY_EX, ptr::from_mut(asked).cast()),
+        // The kernel only reads it.
+        FscryptCall::SetPolicy(policy) => {
+            (request::SET_POLICY, ptr::from_ref(policy).cast_mut().cast())
+        }
+        FscryptCall::AddKey(asked) => (request::ADD_KEY, ptr::from_mut(asked).cast()),
+        FscryptCall::RemoveKey(asked) => (request::REMOVE_KEY, ptr::from_mut(asked).cast()),
+        FscryptCall::KeyStatus(asked) => (request::GET_KEY_STATUS, ptr::from_mut(asked).cast()),
+    };
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: each argument is the structure that the kernel's header names for its request, sizes given in it included, and
+    // is borrowed for as long as the call takes.
+    checked(unsafe { libc::ioctl(on.as_raw_fd(), request.into(), argument) })?;
+    Ok(())
 }
 
 /// Leaves the given namespaces for new ones.

@@ -223,15 +223,13 @@ impl Home {
     /// Starts the daemon and kills it after so long, ready or not.
     #[must_use]
     pub fn start_and_kill9(self, after: Duration) -> Self {
-        let mut child = self
+        let child = self
             .run_command()
             .stdout(Stdio::null())
             .stderr(self.open_log())
             .spawn()
             .expect("meshd starts");
-        std::thread::sleep(after);
-        drop(child.kill());
-        drop(child.wait());
+        kill9_after(child, after);
         self
     }
 
@@ -239,6 +237,31 @@ impl Home {
     #[track_caller]
     pub fn run_to_end(&self) -> Ended {
         finish(self.run_command(), READY_MAX)
+    }
+
+    /// Runs `meshd storage VERB` on the data directory, while no daemon does.
+    #[track_caller]
+    pub fn storage(&self, verb: &str) -> Ended {
+        finish(self.storage_command(verb), READY_MAX)
+    }
+
+    /// The same, killed after so long, ended or not.
+    #[must_use]
+    pub fn storage_and_kill9(self, verb: &str, after: Duration) -> Self {
+        let mut command = self.storage_command(verb);
+        let silent = command.stdout(Stdio::null()).stderr(Stdio::null());
+        kill9_after(silent.spawn().expect("meshd starts"), after);
+        self
+    }
+
+    fn storage_command(&self, verb: &str) -> Command {
+        let mut command = self.command();
+        command
+            .args(["storage", verb, "--config"])
+            .arg(self.config_file())
+            .arg("--data")
+            .arg(&self.data);
+        command
     }
 
     fn log_tail(&self) -> String {
@@ -323,6 +346,12 @@ fn finish(mut command: Command, within: Duration) -> Ended {
             text("err")
         ),
     }
+}
+
+fn kill9_after(mut child: Child, after: Duration) {
+    std::thread::sleep(after);
+    drop(child.kill());
+    drop(child.wait());
 }
 
 /// Waits for an end; kills what does not end in time.

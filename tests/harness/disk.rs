@@ -13,6 +13,9 @@ use crate::wait::eventually;
 
 /// The smallest that `mkfs.xfs` makes is 300 MiB. The file is sparse.
 const IMAGE_BYTES: u64 = 320 << 20;
+/// No block of a file system is smaller than what is looked at here at once.
+const BLOCK_BYTES: usize = 1024;
+const EMPTY: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 /// Whoever still has the file system (a sandbox that is coming down) lets go of it within this time.
 const RELEASED_MAX: Duration = Duration::from_secs(20);
 /// Ends a file system at once, as a power cut does: `_IOR('X', 125, __u32)` of ext4 and xfs, with "no log flush". What was
@@ -25,6 +28,8 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))"
 pub enum FileSystem {
     /// ext4 with its defaults.
     Ext4,
+    /// ext4 that can encrypt directories, as `mkfs.ext4 -O encrypt` makes it.
+    EncryptingExt4,
     /// xfs with its defaults.
     Xfs,
 }
@@ -32,8 +37,15 @@ pub enum FileSystem {
 impl FileSystem {
     const fn mkfs(self) -> &'static str {
         match self {
-            Self::Ext4 => "mkfs.ext4",
+            Self::Ext4 | Self::EncryptingExt4 => "mkfs.ext4",
             Self::Xfs => "mkfs.xfs",
+        }
+    }
+
+    const fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::EncryptingExt4 => &["-O", "encrypt"],
+            Self::Ext4 | Self::Xfs => &[],
         }
     }
 }
@@ -44,7 +56,7 @@ pub struct LoopDisk {
     device: String,
     place: PathBuf,
     // In memory where there is a place: what is tested is what the file system makes of a cut, not the medium below.
-    _dir: TempDir,
+    image: TempDir,
 }
 
 /// Runs a command; what it wrote to standard output when it succeeded, else to standard error.
@@ -74,7 +86,8 @@ impl LoopDisk {
         let (path, place) = (dir.path().join("image"), dir.path().join("disk"));
         let file = File::create(&path).expect("an image");
         file.set_len(IMAGE_BYTES).expect("an image of that size");
-        run(Command::new(kind.mkfs()).arg("-q").arg(&path)).expect("a file system");
+        let mkfs = &mut Command::new(kind.mkfs());
+        run(mkfs.args(kind.features()).arg("-q").arg(&path)).expect("a file system");
         let device = match run(Command::new("losetup")
             .args(["--find", "--show"])
             .arg(&path))
@@ -89,7 +102,7 @@ impl LoopDisk {
         let disk = Self {
             device,
             place,
-            _dir: dir,
+            image: dir,
         };
         if let Err(reason) = disk.try_mount() {
             skip(test, &format!("it cannot be mounted: {reason}"));
@@ -101,6 +114,24 @@ impl LoopDisk {
     /// Where it is mounted.
     pub fn place(&self) -> &Path {
         &self.place
+    }
+
+    /// All bytes of the device but its empty blocks, as whoever takes the disk out of the machine reads them.
+    #[track_caller]
+    pub fn raw(&self) -> Vec<u8> {
+        run(&mut Command::new("sync")).expect("what is in memory gets to the disk");
+        let raw = fs::read(self.image.path().join("image")).expect("the image");
+        let filled = raw.chunks(BLOCK_BYTES).filter(|block| *block != EMPTY);
+        filled.flatten().copied().collect()
+    }
+
+    /// Takes the file system away and brings it back, as the machine's next start does.
+    #[track_caller]
+    pub fn mount_again(&self) {
+        eventually("the file system is released", RELEASED_MAX, || {
+            run(Command::new("umount").arg(&self.place))
+        });
+        self.try_mount().expect("it is mounted again");
     }
 
     fn try_mount(&self) -> Result<(), String> {

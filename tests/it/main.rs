@@ -9,6 +9,7 @@
 mod access_rules;
 mod agents;
 mod alerts;
+mod at_rest;
 mod backup;
 mod board;
 mod budgets;

@@ -15,7 +15,7 @@ use crate::{VaultError, file, keyring};
 pub(crate) const KEY_BYTES: usize = 32;
 
 /// Salt of a passphrase; in the vault, and all zeros where the key is not derived.
-pub(crate) const SALT_BYTES: usize = 16;
+pub const SALT_BYTES: usize = 16;
 
 /// Shortest passphrase: below it argon2 cannot help.
 pub const PASSPHRASE_BYTES_MIN: usize = 12;
@@ -52,7 +52,7 @@ impl fmt::Display for KeySource {
 #[non_exhaustive]
 pub enum KeyError {
     /// It cannot be read or made.
-    #[error("the vault's key {} cannot be {what}", path.display())]
+    #[error("the key {} cannot be {what}", path.display())]
     File {
         /// Where.
         path: PathBuf,
@@ -62,13 +62,13 @@ pub enum KeyError {
         source: io::Error,
     },
     /// Others may read it.
-    #[error("the vault's key {} may be read by others: make it its owner's alone (`chmod 600`)", path.display())]
+    #[error("the key {} may be read by others: make it its owner's alone (`chmod 600`)", path.display())]
     Open {
         /// Where.
         path: PathBuf,
     },
     /// The kernel does not give it.
-    #[error("the vault's key {name} cannot be had from the kernel's keyring: {detail}")]
+    #[error("the key {name} cannot be had from the kernel's keyring: {detail}")]
     Keyring {
         /// Its description.
         name: String,
@@ -120,6 +120,11 @@ impl Key {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The key as the source gives it now; a passphrase is derived with the salt.
+    pub(crate) fn derived(source: &KeySource, salt: [u8; SALT_BYTES]) -> Result<Self, KeyError> {
+        derive(source, &source.read()?, salt)
     }
 
     /// The key of a vault that is about to exist; a key file is made when there is none.

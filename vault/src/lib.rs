@@ -1,4 +1,4 @@
-//! Secrets at rest: one encrypted file, and the key that opens it.
+//! Secrets at rest: one encrypted file, and the key that opens it; and the key of a directory that the kernel encrypts.
 //!
 //! All secrets lie in one file, as one ciphertext: whoever has the file learns its size, and neither names nor values. It
 //! is written aside, synced and renamed, so that after a crash there is either the old file or the new one. Why so, and
@@ -10,6 +10,7 @@ mod file;
 mod key;
 mod keyring;
 mod plain;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-pub use key::{KeyError, KeySource, PASSPHRASE_BYTES_MIN};
+pub use key::{KeyError, KeySource, PASSPHRASE_BYTES_MIN, SALT_BYTES};
+pub use storage::{IDENTIFIER_BYTES, MASTER_BYTES, StorageKey};
 
 use key::Key;
 

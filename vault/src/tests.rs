@@ -295,3 +295,21 @@ proptest! {
         let _no_panic = file::Header::read(&bytes);
     }
 }
+
+#[test]
+fn a_key_of_the_keyring_derives_a_directory_s_key_and_a_missing_one_is_told() {
+    let name = format!("meshd-test-{}-storage", std::process::id());
+    let source = KeySource::Keyring(name.clone());
+    let Some(key) = in_the_keyring(&name, &"5a".repeat(32)) else {
+        return;
+    };
+    let made = StorageKey::make(&source).unwrap();
+    let again = StorageKey::existing(&source, made.salt()).unwrap();
+    assert_eq!(made.master(), again.master());
+    key.update(&"5b".repeat(32)).unwrap();
+    let other = StorageKey::existing(&source, made.salt()).unwrap();
+    assert_ne!(made.identifier(), other.identifier());
+    key.revoke().unwrap();
+    let missing = StorageKey::existing(&source, made.salt());
+    assert!(matches!(missing, Err(KeyError::Keyring { .. })));
+}

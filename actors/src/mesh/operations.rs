@@ -426,6 +426,7 @@ impl Operations for Mesh {
                     .map(Position),
                 checkpoint_size: size,
             },
+            encryption: self.ctx.settings.encryption.clone(),
             warnings: self.warnings(),
             refused,
         })

@@ -927,6 +927,7 @@ impl Operations for Fake {
                 projected: None,
                 checkpoint_size: 0,
             },
+            encryption: mesh_messages::system::AtRest::none(),
             warnings: Vec::new(),
             refused: BTreeMap::new(),
         })

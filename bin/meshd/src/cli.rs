@@ -63,6 +63,14 @@ Examples:
   meshd config --origin                 every value with where it comes from
   meshd config --check -c meshd.yaml    print nothing but errors; exit 64 when there are any")]
     Config(ConfigArgs),
+    /// Work on the data directory while no daemon runs: encrypt what is in it, or take its key from the kernel
+    #[command(after_help = "\
+Examples:
+  meshd storage encrypt -c meshd.yaml    move a plain data directory into an encrypted one, in the same place
+  meshd storage lock -c meshd.yaml       take away the key that a killed meshd has left with the kernel
+
+A daemon that ends in order takes the key away by itself. What encryption needs is under `storage` in the configuration.")]
+    Storage(StorageArgs),
     /// Print the JSON Schema of a format
     #[command(after_help = "Example:\n  meshd schema manifest > manifest.schema.json")]
     Schema {
@@ -161,6 +169,25 @@ pub(crate) struct ConfigArgs {
     /// Print where each value comes from
     #[arg(long)]
     pub(crate) origin: bool,
+}
+
+/// Arguments of `storage`.
+#[derive(Debug, Args)]
+pub(crate) struct StorageArgs {
+    /// What to do
+    #[arg(value_enum)]
+    pub(crate) verb: StorageVerb,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// What to do to the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StorageVerb {
+    /// Move a plain directory into an encrypted one.
+    Encrypt,
+    /// Take the key away from the kernel.
+    Lock,
 }
 
 /// A format with a schema.

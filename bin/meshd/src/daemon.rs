@@ -10,7 +10,7 @@ use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
 use mesh_api::Tls;
 use mesh_config::{Config, Origins};
 use mesh_messages::identity::SigningKey;
-use mesh_messages::system::{Caller, Role};
+use mesh_messages::system::{AtRest, Caller, Role};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,6 +22,7 @@ use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
 use crate::notary::Notary;
+use crate::storage::Storage;
 use crate::telemetry::{self, Export, Resource};
 use crate::{bundles, identity, natives, renewal, settings, show};
 
@@ -34,7 +35,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// Why it does not run, with the exit code.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let (config, origins) = show::load(args)?;
-    let node = Node::open(config, origins)?;
+    let (node, storage) = Node::open(config, origins)?;
     let export = node.telemetry()?;
     if identity::is_open_to_others(&node.data) {
         tracing::warn!(data = %node.data.display(), "others may look into the data directory; consider chmod 700");
@@ -50,6 +51,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     });
     // A blocked thread, as of a disk that hangs, must not keep meshd from ending.
     runtime.shutdown_timeout(AT_ONCE);
+    // Nothing of the data directory is open any more, so the kernel can forget all of it.
+    drop(storage);
     export.flush();
     outcome
 }
@@ -62,21 +65,25 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     pub(crate) key: SigningKey,
     run_id: String,
+    at_rest: AtRest,
 }
 
 impl Node {
-    /// Opens the data directory and the key.
-    pub(crate) fn open(config: Config, origins: Origins) -> Result<Self, Failure> {
+    /// Opens the data directory and the key. The directory is meshd's, and readable, for as long as the second is held.
+    pub(crate) fn open(config: Config, origins: Origins) -> Result<(Self, Storage), Failure> {
         let data = identity::data_dir(&config.data)?;
+        let storage = Storage::open(&config, &data)?;
         let key = identity::node_key(&data)?;
         let run_id = uuid::Uuid::now_v7().simple().to_string();
-        Ok(Self {
+        let node = Self {
             config,
             origins,
             data,
             key,
             run_id,
-        })
+            at_rest: storage.at_rest().clone(),
+        };
+        Ok((node, storage))
     }
 
     /// Starts logging and exporting.
@@ -122,6 +129,7 @@ impl Serving {
             data,
             key,
             run_id,
+            at_rest,
         } = node;
         let source = key.public().to_string();
         let files = settings::tls(&config);
@@ -129,7 +137,7 @@ impl Serving {
         let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
         // Before anything is recorded: a second daemon on the same port leaves no trace in the log.
         let (listener, address) = bind(&config.listen, tls.is_some()).await?;
-        let tree = settings::tree(&config, &origins, data.clone(), run_id);
+        let tree = settings::tree(&config, &origins, data.clone(), run_id, at_rest);
         let options = MeshOptions {
             settings: tree.map_err(|error| Failure::new(Exit::Config, error))?,
             key,

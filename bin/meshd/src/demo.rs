@@ -59,7 +59,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let data = tempfile::Builder::new().prefix("meshd-demo-").tempdir();
     let data = data.map_err(|error| Failure::io("cannot make a temporary directory", error))?;
     outside(&root, data.path()).map_err(|error| Failure::new(Exit::Failed, error))?;
-    let node = Node::open(config(&data), Origins::default())?;
+    let (node, storage) = Node::open(config(&data), Origins::default())?;
     let export = node.telemetry()?;
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
@@ -73,6 +73,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
         demo.play(node, &mut signals, &export, args.keep).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(storage);
     outcome
 }
 

@@ -117,6 +117,7 @@ fn examine(config: &Config) -> Result<Diagnosis, Failure> {
     };
     findings.push(cgroups(&probe));
     findings.push(host::vault(config));
+    findings.push(host::encryption(config));
     findings.extend(host::findings(&config.data));
     Ok(Diagnosis {
         version: env!("CARGO_PKG_VERSION"),

@@ -21,6 +21,7 @@ mod outgoing;
 mod renewal;
 mod settings;
 mod show;
+mod storage;
 mod telemetry;
 
 use cli::{Cli, Command};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Config(args)) => show::config(&args),
+        Some(Command::Storage(args)) => storage::run(&args),
         Some(Command::Schema { format }) => show::schema(format),
     })
 }

@@ -10,6 +10,7 @@ use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_egress::{Limits as EgressLimits, Pattern, ServicePolicy, grants_from};
 use mesh_messages::certificate::KnownCertificate;
+use mesh_messages::system::AtRest;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
 use mesh_messages::units::{ByteCount, Span};
@@ -137,6 +138,7 @@ pub(crate) fn tree(
     origins: &Origins,
     data: PathBuf,
     run_id: String,
+    encryption: AtRest,
 ) -> anyhow::Result<Settings> {
     let (orchestrator, supervision) = (&config.orchestrator, &config.supervision);
     let (retry, uids) = (&orchestrator.retry, config.sandbox.uid_range);
@@ -160,6 +162,7 @@ pub(crate) fn tree(
         open_network: config.sandbox.open_network.iter().cloned().collect(),
         egress: egress(config),
         services: services(config)?,
+        encryption,
         vault_key: vault_key(config),
         uids: (uids.first, uids.count),
         audit_all_actions: orchestrator.security.audit_all_actions,
@@ -267,12 +270,34 @@ fn egress(config: &Config) -> EgressSettings {
 /// Where the vault's key is, when not in the data directory.
 pub(crate) fn vault_key(config: &Config) -> Option<KeySource> {
     let vault = &config.vault;
-    let file = |path: &Option<String>, source: fn(PathBuf) -> KeySource| {
-        path.as_ref().map(|path| source(PathBuf::from(path)))
+    key_source(
+        vault.key_file.as_ref(),
+        vault.passphrase_file.as_ref(),
+        vault.keyring.as_ref(),
+    )
+}
+
+/// Where the key comes from that the data directory's is derived from.
+pub(crate) fn storage_key(config: &Config) -> Option<KeySource> {
+    let storage = &config.storage;
+    key_source(
+        storage.key_file.as_ref(),
+        storage.passphrase_file.as_ref(),
+        storage.keyring.as_ref(),
+    )
+}
+
+fn key_source(
+    key_file: Option<&String>,
+    passphrase_file: Option<&String>,
+    keyring: Option<&String>,
+) -> Option<KeySource> {
+    let file = |path: Option<&String>, source: fn(PathBuf) -> KeySource| {
+        path.map(|path| source(PathBuf::from(path)))
     };
-    file(&vault.passphrase_file, KeySource::Passphrase)
-        .or_else(|| file(&vault.key_file, KeySource::File))
-        .or_else(|| vault.keyring.clone().map(KeySource::Keyring))
+    file(passphrase_file, KeySource::Passphrase)
+        .or_else(|| file(key_file, KeySource::File))
+        .or_else(|| keyring.cloned().map(KeySource::Keyring))
 }
 
 /// What the operator demands of every sandbox.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::HealthLevel;
 use crate::ids::Position;
+use crate::system::AtRest;
 
 /// A backup that a log goes on from. What its node recorded after it is not in this log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub enum NodeEvent {
         /// The backup that the log goes on from, at the first start after it was restored.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restored: Option<Restoration>,
+        /// Whether the data directory was readable without a key; not said by versions that did not know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        encryption: Option<AtRest>,
     },
     /// meshd stops in order.
     #[serde(rename = "node.stopped")]

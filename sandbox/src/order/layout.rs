@@ -188,7 +188,15 @@ impl Layout {
                 (rights.write, rights.delete) = (false, false);
             }
             let (kind, access) = place(rights, spec.execution);
-            self.bind(&allowed.path, &allowed.path, kind, access)?;
+            self.bind(&allowed.path, spec.mounted_at(&allowed.path), kind, access)?;
+        }
+        for path in spec.apart() {
+            self.root
+                .directories
+                .extend(path.parent().map(Path::to_owned));
+            self.root
+                .links
+                .push((path.to_owned(), spec.mounted_at(path)));
         }
         Ok(())
     }

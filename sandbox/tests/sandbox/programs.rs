@@ -36,6 +36,10 @@ pub(crate) const TESTS: &[Test] = &[
         "a_grant_below_tmp_is_not_covered_by_the_private_tmp",
         grant_below_tmp,
     ),
+    (
+        "what_a_grant_below_tmp_may_not_do_is_not_done_by_way_of_the_private_tmp",
+        detours_around_a_grant_below_tmp,
+    ),
     ("tmp_is_private_or_absent", tmp),
     (
         "a_missing_program_is_told_from_a_failed_set_up",
@@ -206,6 +210,10 @@ tries() {
 
 /// What of all that is left under these rights, in a granted path.
 fn left(rights: Rights, read_only: bool, execution: Execution) -> String {
+    left_beside(rights, read_only, execution, TempAccess::None)
+}
+
+fn left_beside(rights: Rights, read_only: bool, execution: Execution, temp: TempAccess) -> String {
     let bench = Bench::new();
     let [path, _] = open_directories(&bench);
     for name in ["gone", "moved", "program"] {
@@ -219,7 +227,7 @@ fn left(rights: Rights, read_only: bool, execution: Execution) -> String {
             read_only,
         }],
         execution,
-        temp: TempAccess::None,
+        temp,
         narrowed: Narrowed {
             paths: BTreeMap::from([(path.clone().into(), rights)]),
             ..Narrowed::default()
@@ -251,14 +259,23 @@ fn narrowed_paths() -> Verdict {
         // A path that is shown to be read is never changed, whatever the rights.
         let read: String = expected.chars().filter(|c| "rx".contains(*c)).collect();
         assert_eq!(left(given, true, open), read, "{given:?}");
+        // The test's directories lie below `/tmp`, whose private one has all rights: they add nothing.
+        let private = TempAccess::Private;
+        let beside = |read_only| left_beside(given, read_only, open, private);
+        assert_eq!(
+            (beside(false), beside(true)),
+            (expected.to_owned(), read),
+            "{given:?}"
+        );
     }
     assert_eq!(left(Rights::ALL, false, Execution::Withheld), "rwcdm");
-    // Rules about files add up along a path, so what lies below the private `/tmp` has at least its rights.
+    // Rules about files add up along a path, so what lies in another granted path has at least its rights.
+    let granted = |path: &str| AllowedPath {
+        path: path.into(),
+        read_only: false,
+    };
     let spec = SandboxSpec {
-        allowed_paths: vec![AllowedPath {
-            path: "/tmp/there".into(),
-            read_only: false,
-        }],
+        allowed_paths: vec![granted("/tmp/there"), granted("/tmp")],
         narrowed: Narrowed {
             paths: BTreeMap::from([("/tmp/there".into(), rights(true, true, false))]),
             ..Narrowed::default()
@@ -267,7 +284,7 @@ fn narrowed_paths() -> Verdict {
     };
     assert!(
         spec.check()
-            .is_err_and(|error| error.to_string().contains("below /tmp"))
+            .is_err_and(|error| error.to_string().contains("rights of the private /tmp"))
     );
     Verdict::Passed
 }
@@ -293,6 +310,50 @@ fn narrowed_home() -> Verdict {
         ..bench.shell(script)
     });
     expect(&outcome, "refused\n0\nno program of its own\nremoved");
+    Verdict::Passed
+}
+
+/// What an agent tries that has all rights in `/tmp`, and in a directory below it those to write and not to remove.
+const DETOURS: &str = r"
+mv $1/moved /tmp/stolen 2>/dev/null && echo moved out
+ln $1/file /tmp/second 2>/dev/null && echo linked out
+rm -rf $1/gone $1/../*/gone /tmp/*/gone 2>/dev/null; ls $1/gone >/dev/null || echo removed through the link
+real=$(readlink -f $1); rm -f $real/gone 2>/dev/null; ls $1/gone > /dev/null || echo removed where it lies
+cd $1; rm -f gone ./gone /proc/self/cwd/gone 2>/dev/null; ls gone > /dev/null || echo removed from within
+cd /; rm -f $1 2>/dev/null; mkdir -p $1 2>/dev/null; mv /tmp/* /tmp/elsewhere 2>/dev/null
+rm -f /tmp/elsewhere/gone 2>/dev/null; rm -rf /run/granted 2>/dev/null
+ls $real/gone >/dev/null || echo removed after all
+echo x >> $real/file && echo written
+";
+
+fn detours_around_a_grant_below_tmp() -> Verdict {
+    let bench = Bench::new();
+    let [path, _] = open_directories(&bench);
+    if !path.starts_with("/tmp/") {
+        return Verdict::Skipped(format!("temporary files lie at {path}, not below /tmp"));
+    }
+    for name in ["gone", "moved"] {
+        fs::write(Path::new(&path).join(name), name).unwrap();
+    }
+    let rights = Rights {
+        delete: false,
+        ..Rights::ALL
+    };
+    let outcome = bench.run(&SandboxSpec {
+        allowed_paths: vec![AllowedPath {
+            path: (&path).into(),
+            read_only: false,
+        }],
+        narrowed: Narrowed {
+            paths: BTreeMap::from([(path.clone().into(), rights)]),
+            ..Narrowed::default()
+        },
+        ..bench.shell(&format!("tries() {{ {DETOURS} }}; tries {path}"))
+    });
+    expect(&outcome, "written");
+    for name in ["gone", "moved", "file"] {
+        assert!(Path::new(&path).join(name).exists(), "{name} is gone");
+    }
     Verdict::Passed
 }
 

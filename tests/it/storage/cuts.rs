@@ -8,7 +8,7 @@ use mesh_tests::{
     Daemon, FileSystem, Home, LoopDisk, Random, descendants, eventually, shim, survivors,
 };
 
-use super::load::{Books, echo, home, listed, live, say, seeded};
+use super::load::{Books, CONFIG, echo, home, listed, live, say, seeded};
 use crate::crash::{setting, submit};
 
 /// Power cuts of each file system; `MESH_POWER_CUTS` asks for more.
@@ -66,10 +66,13 @@ fn one_life(
 }
 
 fn cuts(test: &str, kind: FileSystem) {
-    let Some(disk) = LoopDisk::mount(test, kind) else {
-        return;
-    };
-    let home = home().data_at(&disk.place().join("data"));
+    if let Some(disk) = LoopDisk::mount(test, kind) {
+        cuts_on(test, &disk, home());
+    }
+}
+
+fn cuts_on(test: &str, disk: &LoopDisk, home: Home) {
+    let home = home.data_at(&disk.place().join("data"));
     let mut random = seeded(test);
     let mut books = Books::default();
     let mut daemon = home.start();
@@ -79,7 +82,7 @@ fn cuts(test: &str, kind: FileSystem) {
         if random.between(0, 3) == 0 {
             books.keep_checkpoint(&daemon);
         }
-        let home = one_life(daemon, &disk, &books, round, &mut random);
+        let home = one_life(daemon, disk, &books, round, &mut random);
         daemon = home.start();
         books.recent_are_there(&mut daemon, &format!("after cut {}", round + 1));
         if round % 10 == 9 {
@@ -101,6 +104,22 @@ fn every_acknowledged_task_survives_power_cuts_on_ext4_and_ends_once() {
         "every_acknowledged_task_survives_power_cuts_on_ext4_and_ends_once",
         FileSystem::Ext4,
     );
+}
+
+#[test]
+fn every_acknowledged_task_survives_power_cuts_on_an_encrypted_directory_and_ends_once() {
+    let test =
+        "every_acknowledged_task_survives_power_cuts_on_an_encrypted_directory_and_ends_once";
+    let Some(disk) = LoopDisk::mount(test, FileSystem::EncryptingExt4) else {
+        return;
+    };
+    let home = home();
+    let key = home.scratch().join("storage.key");
+    let storage = format!(
+        "{CONFIG}storage:\n  encryption: required\n  key_file: {}\n",
+        key.display()
+    );
+    cuts_on(test, &disk, home.config(&storage));
 }
 
 #[test]

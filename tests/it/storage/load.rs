@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::crash::{Ledger, each_ends_once, setting, submit};
 
 /// The smallest segments that there are, so that a few tasks lead over several of them.
-const CONFIG: &str = "journal:\n  segment_size: 128KiB\nsupervision:\n  stop_timeout: 2s\napi:\n  drain_timeout: 2s\ntelemetry:\n  log_format: human\n";
+pub(super) const CONFIG: &str = "journal:\n  segment_size: 128KiB\nsupervision:\n  stop_timeout: 2s\napi:\n  drain_timeout: 2s\ntelemetry:\n  log_format: human\n";
 
 /// Input beyond this lies in the content store; one task in so many has such an input.
 const LARGE: u64 = 34_000;

@@ -72,6 +72,7 @@ fn status_screen(status: &SystemStatus) -> Screen {
         "journal".into(),
         format!("{} records, {} bytes", journal.records, journal.bytes).into(),
     ]);
+    about.row(["at rest".into(), status.encryption.to_string().into()]);
     if status.refused.values().any(|n| *n > 0) {
         about.row(["refused".into(), counts(&status.refused).into()]);
     }

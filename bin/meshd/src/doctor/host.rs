@@ -8,7 +8,7 @@ use mesh_config::Config;
 use mesh_sandbox::interpreter_paths;
 
 use super::{Finding, Verdict, finding};
-use crate::{identity, settings};
+use crate::{identity, settings, storage};
 
 /// Interpreters that are looked for: those of the entries that need none to be named.
 const INTERPRETERS: [(&str, &str); 2] = [
@@ -40,6 +40,17 @@ pub(super) fn vault(config: &Config) -> Finding {
         Err(reason) => Finding {
             cure: Some("put the key back, or remove the vault and set its secrets anew".to_owned()),
             ..finding("secrets", "vault", Verdict::Weak, reason)
+        },
+    }
+}
+
+/// Whether the data directory is encrypted, or could be.
+pub(super) fn encryption(config: &Config) -> Finding {
+    match storage::examine(config) {
+        Ok(at_rest) => finding("host", "encryption", Verdict::Good, at_rest.to_string()),
+        Err((detail, cure)) => Finding {
+            cure: Some(cure),
+            ..finding("host", "encryption", Verdict::Weak, detail)
         },
     }
 }
