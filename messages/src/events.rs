@@ -37,6 +37,9 @@ use crate::trust::TrustChange;
 /// Version of every payload that this build writes.
 pub const KIND_VERSION: u16 = 1;
 
+/// The kind of the record that another key signs for the log. Verifiers go by it.
+pub const KEY_ROTATED: &str = "key.rotated";
+
 /// Names of the partitions.
 pub mod partition {
     use crate::ids::AgentId;
