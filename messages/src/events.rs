@@ -94,7 +94,7 @@ pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
 pub use registry::RegistryEvent;
 pub use retention::RetentionEvent;
-pub use sentinel::{AuditCount, AuditCounts, CallNote, SentinelEvent};
+pub use sentinel::{AuditCount, AuditCounts, CallNote, LogSuccession, SentinelEvent};
 pub use workflow::WorkflowEvent;
 
 /// The life of one agent. Partition `agent/<id>`.

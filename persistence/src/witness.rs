@@ -134,13 +134,21 @@ impl AddCheckpoint {
         log: &DidKey,
         root: Option<&str>,
     ) -> Result<Succession, WitnessError> {
-        let succession = Succession::read(&self.note, log)?;
+        let succession = self.succession(log)?;
         let claim = CheckpointClaim {
             size: succession.size,
             root: succession.root,
         };
         self.check_continues(claim, root)?;
         Ok(succession)
+    }
+
+    /// Reads the note as a succession of the log's key, signed by both keys. Whether the log continues is not checked.
+    ///
+    /// # Errors
+    /// [`WitnessError::Succession`].
+    pub fn succession(&self, log: &DidKey) -> Result<Succession, WitnessError> {
+        Ok(Succession::read(&self.note, log)?)
     }
 
     /// The log of which the note is a succession; `None` when it is none.

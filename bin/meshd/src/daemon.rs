@@ -9,7 +9,6 @@ use std::time::Duration;
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
 use mesh_api::Tls;
 use mesh_config::{Config, Origins};
-use mesh_messages::identity::SigningKey;
 use mesh_messages::system::{Caller, Role};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +20,7 @@ use crate::cli::RunArgs;
 use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
+use crate::identity::Identity;
 use crate::notary::Notary;
 use crate::telemetry::{self, Export, Resource};
 use crate::{bundles, identity, natives, renewal, settings, show};
@@ -60,7 +60,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) origins: Origins,
     pub(crate) data: PathBuf,
-    pub(crate) key: SigningKey,
+    pub(crate) identity: Identity,
     run_id: String,
 }
 
@@ -68,13 +68,13 @@ impl Node {
     /// Opens the data directory and the key.
     pub(crate) fn open(config: Config, origins: Origins) -> Result<Self, Failure> {
         let data = identity::data_dir(&config.data)?;
-        let key = identity::node_key(&data)?;
+        let identity = identity::identity(&data)?;
         let run_id = uuid::Uuid::now_v7().simple().to_string();
         Ok(Self {
             config,
             origins,
             data,
-            key,
+            identity,
             run_id,
         })
     }
@@ -82,7 +82,7 @@ impl Node {
     /// Starts logging and exporting.
     pub(crate) fn telemetry(&self) -> Result<Export, Failure> {
         let named = self.config.node.name.clone();
-        let node = named.unwrap_or_else(|| self.key.public().to_string());
+        let node = named.unwrap_or_else(|| self.identity.name.to_string());
         telemetry::start(&self.config.telemetry, Resource { node })
             .map_err(|error| Failure::new(Exit::Config, error))
     }
@@ -120,10 +120,10 @@ impl Serving {
             config,
             origins,
             data,
-            key,
+            identity,
             run_id,
         } = node;
-        let source = key.public().to_string();
+        let source = identity.name.to_string();
         let files = settings::tls(&config);
         let tls = files.as_ref().map(Tls::load).transpose();
         let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
@@ -131,7 +131,7 @@ impl Serving {
         let (listener, address) = bind(&config.listen, tls.is_some()).await?;
         let options = MeshOptions {
             settings: settings::tree(&config, &origins, data.clone(), run_id),
-            key,
+            key: identity.key,
             natives: natives::all(),
             sandbox_helper: None,
         };

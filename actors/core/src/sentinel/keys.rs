@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use mesh_messages::Timestamp;
 use mesh_messages::address::Address;
-use mesh_messages::events::SentinelEvent;
+use mesh_messages::events::{LogSuccession, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::system::KeyInfo;
 
@@ -61,6 +61,9 @@ pub enum WitnessRefusal {
     /// Too many logs.
     #[error("this node co-signs {WITNESSED_MAX} logs already")]
     TooMany,
+    /// A key took over that cannot: it is not the next one, or hands over from a key that is not in force.
+    #[error("it does not follow from what is known of the log's key here: {0}")]
+    NotNext(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,12 @@ pub struct KeyRing {
     // Invariant: exactly the keys that hold, by owner.
     current: BTreeMap<String, DidKey>,
     witnessed: BTreeMap<String, Witnessed>,
+    // The keys that took over from a log's first one, by its name.
+    #[serde(default)]
+    successors: BTreeMap<String, Vec<DidKey>>,
+    // How many successions of this node's own key are on record.
+    #[serde(default)]
+    rotations: u64,
 }
 
 /// Who owns what is signed in the name of an address: one spelling for each.
@@ -198,6 +207,81 @@ impl KeyRing {
         }))
     }
 
+    /// How many successions of this node's own key are on record.
+    pub fn rotations(&self) -> u64 {
+        self.rotations
+    }
+
+    /// Logs whose first key does not sign any more, with the one that does.
+    pub fn succeeded_logs(&self) -> impl Iterator<Item = (&str, DidKey)> {
+        let current = |(log, keys): (_, &Vec<DidKey>)| Some((log, *keys.last()?));
+        self.successors
+            .iter()
+            .filter_map(move |(log, keys)| current((log.as_str(), keys)))
+    }
+
+    /// The key that signs for a log, if it holds: the log's name where no other took over.
+    pub fn log_key(&self, origin: &DidKey) -> Option<DidKey> {
+        let successors = self.successors.get(&origin.to_string());
+        let key = successors.and_then(|keys| keys.last()).unwrap_or(origin);
+        self.owner(key).map(|_| *key)
+    }
+
+    /// Decides on another key that signs for a log from a tree on whose proof begins at size `old` and has been checked
+    /// against what [`witnessed`](Self::witnessed) says, as have its signatures; `None` when it is known.
+    ///
+    /// # Errors
+    /// [`WitnessRefusal`].
+    pub fn succeed(
+        &self,
+        old: u64,
+        new: LogSuccession,
+    ) -> Result<Option<SentinelEvent>, WitnessRefusal> {
+        let refused = |why: String| Err(WitnessRefusal::NotNext(why));
+        if let Some(known) = self.known_successor(&new) {
+            return known.map(|()| None);
+        }
+        if self.log_key(&new.origin) != Some(new.old) {
+            return refused(format!("{} is not the key in force", new.old));
+        }
+        if self.keys.contains_key(&new.new.to_string()) || new.new == new.origin {
+            return refused(format!("{} is or was somebody's key", new.new));
+        }
+        let last = self.witnessed.get(&new.origin.to_string());
+        let size = last.map_or(0, |last| last.size);
+        if size != old || new.size < old {
+            return Err(WitnessRefusal::Conflict { last: size });
+        }
+        let full = last.is_none() && self.witnessed.len() >= WITNESSED_MAX;
+        if full || self.keys.len() >= KEYS_MAX {
+            return Err(WitnessRefusal::TooMany);
+        }
+        Ok(Some(SentinelEvent::SuccessionWitnessed(Box::new(new))))
+    }
+
+    /// Whether a succession is known already, or cannot be the next one; `None` when it could.
+    pub fn known_successor(&self, new: &LogSuccession) -> Option<Result<(), WitnessRefusal>> {
+        let successors = self.successors.get(&new.origin.to_string());
+        let successors = successors.map_or(&[][..], Vec::as_slice);
+        let next = successors.len() as u64 + 1;
+        if new.number == next {
+            return None;
+        }
+        let index = usize::try_from(new.number).unwrap_or(usize::MAX);
+        let known = index.checked_sub(1).and_then(|n| successors.get(n));
+        Some(match known {
+            Some(known) if *known == new.new => Ok(()),
+            Some(known) => Err(WitnessRefusal::NotNext(format!(
+                "as number {} {known} took over",
+                new.number
+            ))),
+            None => Err(WitnessRefusal::NotNext(format!(
+                "it is number {}, and number {next} follows",
+                new.number
+            ))),
+        })
+    }
+
     /// The last checkpoint of a log that was co-signed.
     pub fn witnessed(&self, origin: &str) -> Option<&Witnessed> {
         self.witnessed.get(origin)
@@ -264,6 +348,8 @@ impl KeyRing {
                 self.witnessed
                     .insert(origin.clone(), Witnessed { size, root });
             }
+            SentinelEvent::KeyRotated { .. } => self.rotations += 1,
+            SentinelEvent::SuccessionWitnessed(new) => self.take_over(at, new),
             SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. }
             | SentinelEvent::Allowed { .. }
@@ -275,6 +361,30 @@ impl KeyRing {
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
+    }
+
+    fn take_over(&mut self, at: Timestamp, new: &LogSuccession) {
+        if let Some(owner) = self.owner(&new.old).map(str::to_owned) {
+            let reason = if new.compromised {
+                "compromised"
+            } else {
+                "succeeded"
+            };
+            self.end(&new.old, at, reason);
+            let entry = Entry {
+                owner: owner.clone(),
+                registered: at,
+                revoked: None,
+                reason: None,
+            };
+            self.keys.insert(new.new.to_string(), entry);
+            self.current.insert(owner, new.new);
+        }
+        let origin = new.origin.to_string();
+        let (size, root) = (new.size, new.root.clone());
+        self.witnessed
+            .insert(origin.clone(), Witnessed { size, root });
+        self.successors.entry(origin).or_default().push(new.new);
     }
 
     fn end(&mut self, key: &DidKey, at: Timestamp, reason: &str) {
