@@ -308,20 +308,12 @@ fn what_a_witness_saw_of_the_keys_has_to_agree() {
     let other = memory_journal();
     grow(&other, 300);
     let stolen = rotate(&other, 8, true);
-    refused(&file, Some(&stolen), "checkpoint: it is signed by");
+    refused(&file, Some(&stolen), "witness: it saw");
     // Whoever has the old key goes on with it: the witness knows that another one took over.
     let fork = memory_journal();
     grow(&fork, 400);
-    refused(
-        &lines(&fork, false),
-        Some(&first),
-        "checkpoint: it is signed by",
-    );
-    refused(
-        &lines(&fork, true),
-        Some(&first),
-        "checkpoint: it is signed by",
-    );
+    refused(&lines(&fork, false), Some(&first), "witness: it saw");
+    refused(&lines(&fork, true), Some(&first), "witness: it saw");
     // Or hands over to a key of their own.
     let fork = memory_journal();
     grow(&fork, 300);

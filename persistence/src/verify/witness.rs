@@ -71,19 +71,17 @@ impl Witnesses {
             }
             keys.add(note)
                 .map_err(|e| witness(format!("a succession that it saw does not follow: {e}")))?;
-            let size = closing.claim.size;
-            if size > seen.size
-                || seen.compromised
-                || (size == seen.size && closing.claim.root != seen.root)
-            {
+            let (size, root) = (closing.claim.size, closing.claim.root);
+            let ends_there = size == seen.size && root == seen.root;
+            if !ends_there && (size >= seen.size || seen.compromised) {
                 let why = if seen.compromised {
-                    ", because that one is in wrong hands"
+                    ", because the old one is in wrong hands"
                 } else {
                     ""
                 };
-                return Err(VerifyError::Checkpoint(format!(
-                    "it is signed by {} over {size} records, but the witness saw {} take over at {}{why}",
-                    seen.old, seen.new, seen.size
+                return Err(witness(format!(
+                    "it saw {} take over from {} at {} records{why}; the old one signed this log of {size}",
+                    seen.new, seen.old, seen.size
                 )));
             }
         }
