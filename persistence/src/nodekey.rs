@@ -147,7 +147,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::file::FileJournal;
+    use crate::file::{FileJournal, FileJournalOptions};
     use crate::journal::Journal as _;
     use crate::testing::{clock, key, record};
 
@@ -156,7 +156,13 @@ mod tests {
     }
 
     fn open(data: &Path, key: SigningKey) -> FileJournal {
-        FileJournal::open(&data.join("journal"), &Default::default(), key, clock()).unwrap()
+        FileJournal::open(
+            &data.join("journal"),
+            &FileJournalOptions::default(),
+            key,
+            clock(),
+        )
+        .unwrap()
     }
 
     fn names(data: &Path) -> Vec<String> {
@@ -263,13 +269,18 @@ mod tests {
         // The new secret is nowhere: the old one does not open the log any more.
         let keys = log_keys(&data.join("journal")).unwrap();
         let found = node_key(data, keys.as_ref()).unwrap().unwrap();
-        let opened = FileJournal::open(&data.join("journal"), &Default::default(), found, clock());
+        let opened = FileJournal::open(
+            &data.join("journal"),
+            &FileJournalOptions::default(),
+            found,
+            clock(),
+        );
         assert!(matches!(opened, Err(OpenError::OtherKey { .. })));
         // Without the file that says who signs, the new one is another node's.
         fs::remove_file(data.join("journal/successions")).unwrap();
         let opened = FileJournal::open(
             &data.join("journal"),
-            &Default::default(),
+            &FileJournalOptions::default(),
             secret(9),
             clock(),
         );

@@ -231,12 +231,11 @@ fn succession(line: &[u8], before: Option<&LogKeys>) -> Result<Option<String>, V
 
 fn succeeded(before: Option<LogKeys>, note: &str, number: usize) -> Result<LogKeys, VerifyError> {
     let bad = |detail: String| VerifyError::Succession { number, detail };
-    let mut keys = match before {
-        Some(keys) => keys,
-        None => {
-            let log = log_of(note);
-            LogKeys::of(log.ok_or_else(|| bad("it is about something else".to_owned()))?)
-        }
+    let mut keys = if let Some(keys) = before {
+        keys
+    } else {
+        let log = log_of(note);
+        LogKeys::of(log.ok_or_else(|| bad("it is about something else".to_owned()))?)
     };
     keys.add(note).map_err(|error| bad(error.to_string()))?;
     Ok(keys)

@@ -4,15 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Home, Random, eventually, has_python, meshctl};
+use mesh_tests::{Bundle, Daemon, Home, Random, eventually, has_python, meshctl, shim};
 use serde_json::{Value, json};
 
 use crate::proof_audit::{judged, lines_of};
 
 /// How long a checkpoint may take to its witness.
 const WITNESS_MAX: Duration = Duration::from_secs(30);
-/// How many kills in the midst of a change.
-const KILLS: usize = 8;
+/// How many kills in the midst of a change, at whatever moment.
+const KILLS: usize = 4;
+/// Most lives until a change comes to its end, each with its kill one sync later.
+const LIVES_MAX: usize = 150;
+/// A change makes so many syncs at least.
+const KILLED_MIN: usize = 6;
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
@@ -299,6 +303,30 @@ fn a_witness_follows_to_the_new_key_and_refuses_the_old_one() {
     post("add-succession", "old 0\n\nnothing").problem(404, "log_not_found");
 }
 
+/// Exactly one key is in force, its secret is in its place and nothing else, what is on record agrees, and the log verifies.
+#[track_caller]
+fn one_key_is_in_force(daemon: &Daemon, name: &str, what: &str) -> usize {
+    let (node, current) = keys(daemon);
+    assert_eq!(node, name, "{what}");
+    let data = daemon.home().data();
+    assert_eq!(secret_there(data), current, "{what}");
+    assert!(!data.join("node.key.next").exists(), "{what}");
+    let notes = daemon.client().get("/v1/audit/successions").text();
+    let takeovers = notes.matches("/key-succession\n").count();
+    let records = daemon.audit("kind=key.rotated");
+    assert_eq!(records.len(), takeovers, "{what}");
+    let last = records.last().map(|last| text(&last["payload"]["new"]));
+    assert_eq!(last.unwrap_or(node), current, "{what}");
+    let file: PathBuf = daemon.home().scratch().join("log");
+    fs::write(&file, daemon.client().get("/v1/audit/export").text()).unwrap();
+    let verified = meshctl(
+        &daemon.home().scratch().join("nowhere"),
+        &["audit", "verify", file.to_str().unwrap(), "--key", name],
+    );
+    assert_eq!(verified.code, 0, "{what}: {}", verified.err);
+    takeovers
+}
+
 #[test]
 fn killed_in_the_midst_of_it_exactly_one_key_is_in_force() {
     let mut random = Random::new(7);
@@ -308,30 +336,17 @@ fn killed_in_the_midst_of_it_exactly_one_key_is_in_force() {
     for round in 0..KILLS {
         let url = daemon.url().to_owned();
         let data = daemon.home().data().to_owned();
-        let wait = Duration::from_millis(random.between(0, 40));
+        let wait = Duration::from_millis(random.between(10, 60));
         let home = std::thread::scope(|scope| {
             scope.spawn(|| meshctl(&data, &["--url", &url, "key", "rotate", "--node"]));
             // From when it is asked for, or about that.
-            std::thread::sleep(wait + Duration::from_millis(10));
+            std::thread::sleep(wait);
             daemon.kill9()
         });
         daemon = home.start();
-        let (node, current) = keys(&daemon);
-        assert_eq!(node, name);
-        assert_eq!(secret_there(daemon.home().data()), current, "round {round}");
-        assert!(!daemon.home().data().join("node.key.next").exists());
-        let notes = daemon.client().get("/v1/audit/successions").text();
-        let takeovers = notes.matches("/key-succession\n").count();
-        assert_eq!(daemon.audit("kind=key.rotated").len(), takeovers);
-        let file: PathBuf = daemon.home().scratch().join("log");
-        fs::write(&file, daemon.client().get("/v1/audit/export").text()).unwrap();
-        let verified = meshctl(
-            &daemon.home().scratch().join("nowhere"),
-            &["audit", "verify", file.to_str().unwrap(), "--key", &name],
-        );
-        verified.exits(0);
+        one_key_is_in_force(&daemon, &name, &format!("round {round}"));
     }
-    // What a kill between the two steps leaves, in each order; the secrets are real.
+    // What a kill between two steps leaves, in each order; the secrets are real.
     let current = keys(&daemon).1;
     let stray = daemon.home().scratch().join("stray.key");
     daemon
@@ -344,13 +359,69 @@ fn killed_in_the_midst_of_it_exactly_one_key_is_in_force() {
     );
     fs::copy(&stray, &next).unwrap();
     let daemon = home.start();
-    assert_eq!(keys(&daemon).1, current);
-    assert!(!next.exists(), "one that never came into force goes");
+    one_key_is_in_force(&daemon, &name, "one that never came into force");
     let home = daemon.kill9();
     fs::rename(&key, &next).unwrap();
     fs::copy(&stray, &key).unwrap();
     let daemon = home.start();
+    one_key_is_in_force(&daemon, &name, "one whose secret is not in its place");
     assert_eq!(keys(&daemon).1, current);
-    assert!(!next.exists());
-    assert_eq!(secret_there(daemon.home().data()), current);
+}
+
+#[test]
+fn killed_at_any_sync_of_it_exactly_one_key_is_in_force() {
+    let test = "killed_at_any_sync_of_it_exactly_one_key_is_in_force";
+    let Some(library) = shim(test).and_then(Path::to_str) else {
+        return;
+    };
+    let mut home = Home::new();
+    let log = home.scratch().join("disk.log");
+    let daemon = home.start();
+    let (name, _) = keys(&daemon);
+    home = daemon.kill9();
+    let (mut nth, mut lives, mut killed, mut takeovers) = (1, 0, 0, Vec::new());
+    loop {
+        lives += 1;
+        assert!(
+            lives < LIVES_MAX,
+            "it never comes to its end; {killed} kills"
+        );
+        drop(fs::remove_file(&log));
+        let (data, fault) = (home.data().to_owned(), format!("sync:die:{nth}"));
+        let env = [
+            ("LD_PRELOAD", library),
+            ("DISK_DIR", data.to_str().unwrap()),
+            ("DISK_FAULT", &fault),
+            ("DISK_LOG", log.to_str().unwrap()),
+        ];
+        let started = home.only_env(&env).try_start();
+        let (mut order, mut start) = (None, true);
+        home = match started {
+            Ok(daemon) => {
+                order = Some(daemon.ctl(&["key", "rotate", "--node"]).code);
+                daemon.kill9()
+            }
+            Err((home, _)) => {
+                start = false;
+                home
+            }
+        };
+        let fired = fs::read_to_string(&log).is_ok_and(|log| log.contains("fired "));
+        let daemon = home.only_env(&[]).start();
+        takeovers.push(one_key_is_in_force(&daemon, &name, &fault));
+        home = daemon.kill9();
+        killed += usize::from(fired && start);
+        if order == Some(0) && !fired {
+            break;
+        }
+        // The syncs of a start are passed over quickly; those of the change are not.
+        nth += if start || nth == 1 { 1 } else { 2 };
+    }
+    assert!(killed >= KILLED_MIN, "{killed} kills in {lives} lives");
+    // Some kills came before it was in force, and some after.
+    let stays = takeovers
+        .windows(2)
+        .filter(|pair| pair[0] == pair[1])
+        .count();
+    assert!(stays > 0 && *takeovers.last().unwrap() > 1, "{takeovers:?}");
 }
