@@ -83,6 +83,13 @@ pub struct Witnessed {
     pub root: String,
 }
 
+/// A key that took over a log, and the last tree that the one before it speaks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Successor {
+    key: DidKey,
+    size: u64,
+}
+
 /// Every key that was ever registered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRing {
@@ -92,7 +99,7 @@ pub struct KeyRing {
     witnessed: BTreeMap<String, Witnessed>,
     // The keys that took over from a log's first one, by its name.
     #[serde(default)]
-    successors: BTreeMap<String, Vec<DidKey>>,
+    successors: BTreeMap<String, Vec<Successor>>,
     // How many successions of this node's own key are on record.
     #[serde(default)]
     rotations: u64,
@@ -214,7 +221,7 @@ impl KeyRing {
 
     /// Logs whose first key does not sign any more, with the one that does.
     pub fn succeeded_logs(&self) -> impl Iterator<Item = (&str, DidKey)> {
-        let current = |(log, keys): (_, &Vec<DidKey>)| Some((log, *keys.last()?));
+        let current = |(log, keys): (_, &Vec<Successor>)| Some((log, keys.last()?.key));
         self.successors
             .iter()
             .filter_map(move |(log, keys)| current((log.as_str(), keys)))
@@ -223,8 +230,9 @@ impl KeyRing {
     /// The key that signs for a log, if it holds: the log's name where no other took over.
     pub fn log_key(&self, origin: &DidKey) -> Option<DidKey> {
         let successors = self.successors.get(&origin.to_string());
-        let key = successors.and_then(|keys| keys.last()).unwrap_or(origin);
-        self.owner(key).map(|_| *key)
+        let last = successors.and_then(|keys| keys.last());
+        let key = last.map_or(*origin, |last| last.key);
+        self.owner(&key).map(|_| key)
     }
 
     /// Decides on another key that signs for a log from a tree on whose proof begins at size `old` and has been checked
@@ -247,7 +255,15 @@ impl KeyRing {
         if self.keys.contains_key(&new.new.to_string()) || new.new == new.origin {
             return refused(format!("{} is or was somebody's key", new.new));
         }
-        let last = self.witnessed.get(&new.origin.to_string());
+        let origin = new.origin.to_string();
+        let before = self.successors.get(&origin).and_then(|keys| keys.last());
+        if new.size <= before.map_or(0, |before| before.size) {
+            return refused(format!(
+                "trees of up to {} records were another key's",
+                new.size
+            ));
+        }
+        let last = self.witnessed.get(&origin);
         let size = last.map_or(0, |last| last.size);
         if size != old || new.size < old {
             return Err(WitnessRefusal::Conflict { last: size });
@@ -270,10 +286,10 @@ impl KeyRing {
         let index = usize::try_from(new.number).unwrap_or(usize::MAX);
         let known = index.checked_sub(1).and_then(|n| successors.get(n));
         Some(match known {
-            Some(known) if *known == new.new => Ok(()),
+            Some(known) if known.key == new.new => Ok(()),
             Some(known) => Err(WitnessRefusal::NotNext(format!(
-                "as number {} {known} took over",
-                new.number
+                "as number {} {} took over",
+                new.number, known.key
             ))),
             None => Err(WitnessRefusal::NotNext(format!(
                 "it is number {}, and number {next} follows",
@@ -384,7 +400,9 @@ impl KeyRing {
         let (size, root) = (new.size, new.root.clone());
         self.witnessed
             .insert(origin.clone(), Witnessed { size, root });
-        self.successors.entry(origin).or_default().push(new.new);
+        let (key, size) = (new.new, new.size);
+        let successors = self.successors.entry(origin).or_default();
+        successors.push(Successor { key, size });
     }
 
     fn end(&mut self, key: &DidKey, at: Timestamp, reason: &str) {
@@ -491,5 +509,98 @@ mod tests {
             );
         }
         assert!(ring.witness("log", 5, &seen(9, "b")).unwrap().is_some());
+    }
+
+    /// The key `from` hands over a log to the key `to`.
+    fn handed_over(number: u64, (from, to): (u8, u8), size: u64) -> LogSuccession {
+        LogSuccession {
+            origin: key(1),
+            number,
+            old: key(from),
+            new: key(to),
+            size,
+            root: format!("{size:064x}"),
+            compromised: false,
+            note: String::new(),
+        }
+    }
+
+    fn take(ring: &mut KeyRing, event: Option<SentinelEvent>) {
+        ring.apply(Timestamp::ZERO, &event.unwrap());
+    }
+
+    fn witnessing() -> KeyRing {
+        let mut ring = KeyRing::default();
+        let owner = Address::node("first").unwrap();
+        let registered = ring.register(key(1), &owner).unwrap();
+        take(&mut ring, registered);
+        let seen = Witnessed {
+            size: 10,
+            root: format!("{:064x}", 10),
+        };
+        let witnessed = ring.witness(&key(1).to_string(), 0, &seen).unwrap();
+        take(&mut ring, witnessed);
+        ring
+    }
+
+    #[test]
+    fn a_log_is_followed_from_key_to_key_and_nobody_comes_back() {
+        let mut ring = witnessing();
+        let first = handed_over(1, (1, 2), 12);
+        let event = ring.succeed(10, first.clone()).unwrap();
+        take(&mut ring, event);
+        assert_eq!(ring.log_key(&key(1)), Some(key(2)));
+        assert_eq!(
+            ring.log_key(&key(2)),
+            Some(key(2)),
+            "it is a key like others"
+        );
+        assert_eq!(ring.key_of("kai://node.first"), Some(key(2)));
+        assert_eq!(ring.owner(&key(1)), None);
+        assert_eq!(ring.witnessed(&key(1).to_string()).unwrap().size, 12);
+        assert_eq!(ring.succeed(12, first).unwrap(), None, "known");
+        for (refused, old) in [
+            // Another key for the same number, the old key once more, one that was there, one in between left out.
+            (handed_over(1, (1, 9), 12), 12),
+            (handed_over(2, (1, 9), 13), 12),
+            (handed_over(2, (2, 1), 13), 12),
+            (handed_over(3, (2, 3), 13), 12),
+        ] {
+            let told = ring.succeed(old, refused).unwrap_err();
+            assert!(matches!(told, WitnessRefusal::NotNext(_)), "{told}");
+        }
+        // From where another tree was co-signed, or over fewer records than that.
+        let told = ring.succeed(10, handed_over(2, (2, 3), 13)).unwrap_err();
+        assert_eq!(told, WitnessRefusal::Conflict { last: 12 });
+        for size in [0, 11, 12] {
+            let told = ring.succeed(12, handed_over(2, (2, 3), size)).unwrap_err();
+            assert!(matches!(told, WitnessRefusal::NotNext(_)), "{told}");
+        }
+        let mut early = witnessing();
+        let told = early.succeed(10, handed_over(1, (1, 2), 9)).unwrap_err();
+        assert_eq!(told, WitnessRefusal::Conflict { last: 10 });
+        let event = early.succeed(10, handed_over(1, (1, 2), 10)).unwrap();
+        take(&mut early, event);
+        let event = ring.succeed(12, handed_over(2, (2, 3), 13)).unwrap();
+        take(&mut ring, event);
+        let kept: KeyRing = serde_json::from_str(&serde_json::to_string(&ring).unwrap()).unwrap();
+        assert_eq!(kept, ring);
+        assert_eq!(ring.log_key(&key(1)), Some(key(3)));
+        let revoked = ring.revoke(key(3), "").unwrap();
+        take(&mut ring, revoked);
+        assert_eq!(ring.log_key(&key(1)), None);
+        let told = ring.succeed(13, handed_over(3, (3, 4), 14)).unwrap_err();
+        assert!(matches!(told, WitnessRefusal::NotNext(_)));
+    }
+
+    #[test]
+    fn a_log_that_nobody_registered_is_not_followed() {
+        let ring = KeyRing::default();
+        let told = ring.succeed(0, handed_over(1, (1, 2), 12)).unwrap_err();
+        assert!(matches!(told, WitnessRefusal::NotNext(_)));
+        // As it was stored before there were successions.
+        let old: KeyRing =
+            serde_json::from_str(r#"{"keys":{},"current":{},"witnessed":{}}"#).unwrap();
+        assert_eq!(old, ring);
     }
 }
