@@ -240,29 +240,24 @@ impl Mesh {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, why));
         }
-        if let Err(error) = mesh
-            .sentinel
-            .ensure_admin_token(&mesh.ctx.settings.data)
-            .await
-        {
+        if let Err(why) = mesh.before_anybody_is_served().await {
             mesh.stop().await;
-            return Err(not_up(&mesh.ctx, format!("the admin's token: {error}")));
-        }
-        if let Err(problem) = mesh.record_rotations().await {
-            mesh.stop().await;
-            return Err(not_up(
-                &mesh.ctx,
-                format!("the record of the node's key: {problem}"),
-            ));
-        }
-        if let Err(problem) = mesh.halt_if_ordered().await {
-            mesh.stop().await;
-            return Err(not_up(
-                &mesh.ctx,
-                format!("the shutdown in force: {problem}"),
-            ));
+            return Err(not_up(&mesh.ctx, why));
         }
         Ok(mesh)
+    }
+
+    /// What has to be so before the first request: the admin has a token, the log says which key signs for it, and a shutdown
+    /// that is in force holds.
+    async fn before_anybody_is_served(&self) -> Result<(), String> {
+        let data = &self.ctx.settings.data;
+        let admitted = self.sentinel.ensure_admin_token(data).await;
+        admitted.map_err(|error| format!("the admin's token: {error}"))?;
+        let recorded = self.record_rotations().await;
+        recorded.map_err(|problem| format!("the record of the node's key: {problem}"))?;
+        let halted = self.halt_if_ordered().await;
+        halted.map_err(|problem| format!("the shutdown in force: {problem}"))?;
+        Ok(())
     }
 
     /// Says on the bus what happens to tasks and agents, for as long as the tree lives.
