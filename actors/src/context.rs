@@ -12,12 +12,13 @@ use mesh_actors_core::governance::Governance;
 pub use mesh_actors_core::liveness::Limits as LivenessLimits;
 use mesh_messages::AgentId;
 use mesh_messages::certificate::KnownCertificate;
-use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::SandboxLevel;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::system::{AtRest, MeshEvent};
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
+use mesh_persistence::LogSigner;
 use mesh_sandbox::{Launcher, PlanPolicy};
 use mesh_supervision_core::fault::FaultConfig;
 pub use mesh_vault::KeySource;
@@ -130,13 +131,34 @@ pub struct DefaultLimits {
     pub nofile: u32,
 }
 
-/// The node's identity.
+/// The node's identity: a name that stays, and the key that signs for it now.
 #[derive(Debug)]
 pub struct NodeIdentity {
-    /// Its public name.
+    /// Its public name, which is its log's: its first key.
     pub did: DidKey,
-    /// Its key.
-    pub key: SigningKey,
+    signer: ArcSwap<LogSigner>,
+}
+
+impl NodeIdentity {
+    /// Of a node whose log is signed so.
+    #[must_use]
+    pub fn new(signer: LogSigner) -> Self {
+        Self {
+            did: *signer.keys().log(),
+            signer: ArcSwap::from_pointee(signer),
+        }
+    }
+
+    /// Who signs for it at this moment.
+    #[must_use]
+    pub fn signer(&self) -> Arc<LogSigner> {
+        self.signer.load_full()
+    }
+
+    /// Another one signs from now on.
+    pub(crate) fn hold(&self, signer: Arc<LogSigner>) {
+        self.signer.store(signer);
+    }
 }
 
 /// What every actor is given.
@@ -145,7 +167,7 @@ pub struct Context {
     /// The configuration.
     pub settings: Settings,
     /// Who this node is.
-    pub node: NodeIdentity,
+    pub node: Arc<NodeIdentity>,
     /// The open journal.
     pub store: StoreCell,
     /// Starts sandboxes.

@@ -10,11 +10,12 @@ use tokio::task::JoinHandle;
 
 use mesh_messages::identity::SigningKey;
 use mesh_persistence::{
-    ContentStore, FileJournal, FileJournalOptions, Journal, OpenError, ProjectionStore,
+    ContentStore, FileJournal, FileJournalOptions, Journal, LogSigner, NodeKeyError, OpenError,
+    ProjectionStore, log_keys, node_key, settle,
 };
 
 use crate::clock::now;
-use crate::context::Context;
+use crate::context::{Context, NodeIdentity};
 use crate::projector::MeshProjector;
 use crate::store::{JournalNews, OpenStore, follow, is_of_the_disk};
 
@@ -35,12 +36,24 @@ pub enum StoreError {
     /// The log could not be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The node's key could not be found.
+    #[error(transparent)]
+    Key(NodeKeyError),
     /// The content store could not be opened.
     #[error("failed to open the content store")]
     Content(#[source] std::io::Error),
     /// The projections could not be opened, nor made anew.
     #[error("failed to open the projections")]
     Projections(#[from] mesh_persistence::ProjectionError),
+}
+
+impl From<NodeKeyError> for StoreError {
+    fn from(error: NodeKeyError) -> Self {
+        match error {
+            NodeKeyError::Log(error) => Self::Journal(error),
+            error => Self::Key(error),
+        }
+    }
 }
 
 /// Opens everything that a node stores. Blocks on the disk.
@@ -65,12 +78,49 @@ fn open_log(ctx: &Context) -> Result<(Arc<dyn Journal>, Arc<ContentStore>), Stor
     let options = FileJournalOptions {
         segment_bytes: ctx.settings.journal_segment_bytes,
     };
-    let key = SigningKey::from_secret(ctx.node.key.secret_bytes());
-    let journal = FileJournal::open(&data.join(JOURNAL_DIR), &options, key, Arc::new(now))?;
+    let dir = data.join(JOURNAL_DIR);
+    let journal = FileJournal::open(&dir, &options, secret(ctx, &dir)?, Arc::new(now))?;
+    let signer = journal.signer();
+    if let Err(error) = settle(data, signer.keys().current()) {
+        // The secret is found where it is.
+        tracing::warn!(%error, "a change of the node's key is not tidied up");
+    }
+    ctx.node.hold(signer);
     let journal: Arc<dyn Journal> = Arc::new(journal);
     let content =
         Arc::new(ContentStore::open(&data.join(CONTENT_DIR)).map_err(StoreError::Content)?);
     Ok((journal, content))
+}
+
+/// Who a node is whose data is here: `key` signs for it unless another one took over, whose secret is there.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn identity(data: &Path, key: SigningKey) -> Result<NodeIdentity, StoreError> {
+    let Some(keys) = log_keys(&data.join(JOURNAL_DIR))? else {
+        return Ok(NodeIdentity::new(LogSigner::new(key)));
+    };
+    let secret = if *keys.current() == key.public() {
+        key
+    } else {
+        node_key(data, Some(&keys))?.unwrap_or(key)
+    };
+    let (expected, found) = (keys.current().to_string(), secret.public().to_string());
+    LogSigner::with_keys(keys, secret)
+        .map(NodeIdentity::new)
+        .ok_or(StoreError::Journal(OpenError::OtherKey { expected, found }))
+}
+
+/// The secret of the key that signs for the log, which may have changed since it was last open.
+fn secret(ctx: &Context, journal: &Path) -> Result<SigningKey, StoreError> {
+    let keys = log_keys(journal)?;
+    let held = ctx.node.signer().secret().clone();
+    match keys {
+        Some(keys) if *keys.current() != held.public() => {
+            Ok(node_key(&ctx.settings.data, Some(&keys))?.unwrap_or(held))
+        }
+        Some(_) | None => Ok(held),
+    }
 }
 
 /// Holds the log of a node before anything else runs, and so finds out what is wrong with it. Blocks on the disk.

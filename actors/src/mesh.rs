@@ -21,7 +21,7 @@ use crate::alarms::Alarms;
 use crate::alerts::Untold;
 use crate::bus::{BusHandle, NodeSigner, Outside};
 use crate::clock::now;
-use crate::context::{Context, EVENTS_KEPT, NodeIdentity, Settings};
+use crate::context::{Context, EVENTS_KEPT, Settings};
 use crate::directory::Directory;
 use crate::health::HealthHandle;
 use crate::journal::{StoreError, hold_log};
@@ -66,6 +66,7 @@ mod refusals;
 mod schedules;
 mod secrets;
 mod services;
+mod succession;
 mod tasks;
 mod trust;
 mod views;
@@ -93,7 +94,7 @@ const RUN_DIR: &str = "run";
 pub struct MeshOptions {
     /// What it needs to know of the configuration.
     pub settings: Settings,
-    /// The node's key.
+    /// The node's key: the one in force, or the first.
     pub key: SigningKey,
     /// Agents compiled into the binary.
     pub natives: NativeAgents,
@@ -147,6 +148,8 @@ pub struct Mesh {
     chaos: Arc<Chaos>,
     // Whoever registers what needs other agents holds it.
     registering: Arc<tokio::sync::Mutex<()>>,
+    // Whoever gives the node another key holds it.
+    rotating: Arc<tokio::sync::Mutex<()>>,
     root: SupervisorHandle,
     edge: SupervisorPlace,
 }
@@ -164,7 +167,7 @@ impl Mesh {
         })
         .with_certificates(&ctx.settings.certificates)
         .with_policy(Arc::clone(&ctx.policy))
-        .with_signer(SigningKey::from_secret(ctx.node.key.secret_bytes()));
+        .with_signer(Arc::clone(&ctx.node));
         let memory = MemoryHandle::new(Arc::new(ContextRules(Arc::clone(&ctx))), sentinel.clone());
         let orchestrator = OrchestratorHandle::default();
         let services = Arc::new(MeshServices::new(
@@ -220,6 +223,7 @@ impl Mesh {
             started_at: now(),
             chaos: Arc::default(),
             registering: Arc::default(),
+            rotating: Arc::default(),
             root,
             edge: parts.edge,
         };
@@ -236,22 +240,24 @@ impl Mesh {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, why));
         }
-        if let Err(error) = mesh
-            .sentinel
-            .ensure_admin_token(&mesh.ctx.settings.data)
-            .await
-        {
+        if let Err(why) = mesh.before_anybody_is_served().await {
             mesh.stop().await;
-            return Err(not_up(&mesh.ctx, format!("the admin's token: {error}")));
-        }
-        if let Err(problem) = mesh.halt_if_ordered().await {
-            mesh.stop().await;
-            return Err(not_up(
-                &mesh.ctx,
-                format!("the shutdown in force: {problem}"),
-            ));
+            return Err(not_up(&mesh.ctx, why));
         }
         Ok(mesh)
+    }
+
+    /// What has to be so before the first request: the admin has a token, the log says which key signs for it, and a shutdown
+    /// that is in force holds.
+    async fn before_anybody_is_served(&self) -> Result<(), String> {
+        let data = &self.ctx.settings.data;
+        let admitted = self.sentinel.ensure_admin_token(data).await;
+        admitted.map_err(|error| format!("the admin's token: {error}"))?;
+        let recorded = self.record_rotations().await;
+        recorded.map_err(|problem| format!("the record of the node's key: {problem}"))?;
+        let halted = self.halt_if_ordered().await;
+        halted.map_err(|problem| format!("the shutdown in force: {problem}"))?;
+        Ok(())
     }
 
     /// Says on the bus what happens to tasks and agents, for as long as the tree lives.
@@ -410,7 +416,7 @@ fn bus_handle(
     let node = NodeSigner {
         // A did:key is made of characters that every address may hold.
         address: Address::node(&did).unwrap_or_else(|_| Address::Node(did.into())),
-        key: Arc::new(SigningKey::from_secret(ctx.node.key.secret_bytes())),
+        node: Arc::clone(&ctx.node),
     };
     BusHandle::new(outside, node, sentinel.clone())
 }
@@ -424,10 +430,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             natives,
             sandbox_helper,
         } = options;
-        let node = NodeIdentity {
-            did: key.public(),
-            key,
-        };
+        let node = Arc::new(crate::journal::identity(&settings.data, key).map_err(start_error)?);
         let tag = blake3::hash(settings.data.to_string_lossy().as_bytes()).to_hex();
         let launcher = Launcher::start(LauncherConfig {
             run_dir: settings.data.join(RUN_DIR),

@@ -25,7 +25,8 @@ use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, KeyInfo,
-    MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, SystemStatus, TokenInfo, TokenOrder,
+    KeyRotation, MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, RotatedKey,
+    SystemStatus, TokenInfo, TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
@@ -539,6 +540,12 @@ pub trait Operations:
         key: DidKey,
         reason: String,
     ) -> Result<KeyInfo, Problem>;
+    /// Gives this node another key, which signs for its log from here on.
+    async fn rotate_key(&self, caller: &Caller, order: KeyRotation) -> Result<RotatedKey, Problem>;
+    /// The notes that say which keys took over from the log's first one, one after the other; empty while that one signs.
+    fn successions(&self) -> String;
+    /// Takes in that another key signs for another log: a request as to a witness, with the succession as its note.
+    async fn witness_succession(&self, body: &str) -> Result<WitnessAnswer, Problem>;
     /// The bytes of a C2SP tile of the audit log, by its path after `tile/`.
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem>;
     /// Co-signs another log's checkpoint: a C2SP request to a witness.

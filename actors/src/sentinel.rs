@@ -126,6 +126,19 @@ enum Effect {
         witnessed: Option<Witnessed>,
         reply: RpcReplyPort<Option<Witnessed>>,
     },
+    SuccessionShown {
+        known: Result<bool, Problem>,
+        reply: Reply<bool>,
+    },
+    /// Another key signs for another log.
+    Succeeded {
+        reply: Reply<()>,
+    },
+    /// Another key signs for this node's log.
+    Rotated {
+        ended: u64,
+        reply: Reply<u64>,
+    },
 }
 
 impl Machine for SentinelState {

@@ -42,6 +42,7 @@ pub const CODES: &[ProblemCode] = &[
     code("unauthenticated", 401, "Not authenticated", "Send `Authorization: Bearer <token>` with a token that is neither expired nor revoked."),
     code("bad_checkpoint", 403, "The checkpoint is not its log's", "Send the checkpoint as the log signed it; `detail` says what is wrong with it."),
     code("bad_signature", 403, "The envelope's signature does not hold", "Sign with the key that is known as the sender's, over what is sent; or leave the signature out, and meshd signs."),
+    code("bad_succession", 403, "The note does not say that another key took over", "Send the succession as both keys signed it, and those before it first; `detail` says what is wrong with it."),
     code("chaos_disabled", 403, "Chaos is switched off here", "Set `chaos.enabled` to true in meshd's configuration, or `MESH_CHAOS__ENABLED=true` in its environment, and start it again; switch it off again after the rehearsal."),
     code("chaos_root_refused", 403, "The root of the tree is never struck", "Name another part; the root's end is meshd's."),
     code("cross_agent_off", 403, "Agents may not delegate to agents here", "Set `orchestrator.allow_cross_agent`, or submit the task as an operator."),

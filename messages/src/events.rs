@@ -37,6 +37,9 @@ use crate::trust::TrustChange;
 /// Version of every payload that this build writes.
 pub const KIND_VERSION: u16 = 1;
 
+/// The kind of the record that another key signs for the log. Verifiers go by it.
+pub const KEY_ROTATED: &str = "key.rotated";
+
 /// Names of the partitions.
 pub mod partition {
     use crate::ids::AgentId;
@@ -91,7 +94,7 @@ pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
 pub use registry::RegistryEvent;
 pub use retention::RetentionEvent;
-pub use sentinel::{AuditCount, AuditCounts, CallNote, SentinelEvent};
+pub use sentinel::{AuditCount, AuditCounts, CallNote, LogSuccession, SentinelEvent};
 pub use workflow::WorkflowEvent;
 
 /// The life of one agent. Partition `agent/<id>`.

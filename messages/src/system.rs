@@ -112,14 +112,47 @@ pub struct HealthReport {
     pub timestamp: Timestamp,
 }
 
+/// `POST /v1/keys/node/rotate`: another key for the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRotation {
+    /// The old key is in wrong hands: nothing that it signs is believed any more, and tokens that rest on it end.
+    #[serde(default)]
+    pub compromised: bool,
+    /// Why, for the record. At most 256 characters.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The answer to a [`KeyRotation`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RotatedKey {
+    /// The node's name, which stays: its first key.
+    pub node: DidKey,
+    /// The key in force.
+    pub key: DidKey,
+    /// The key before it.
+    pub replaces: DidKey,
+    /// How many records the last tree has that the key before it speaks for.
+    pub size: u64,
+    /// How many tokens ended with it.
+    pub ended_tokens: u64,
+    /// The note that both keys signed.
+    pub succession: String,
+}
+
 /// `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SystemStatus {
     /// `meshd`'s version.
     pub version: String,
-    /// The node's key, `did:key:…`.
+    /// The node's name, which is its log's: its first key, `did:key:…`.
     pub node: String,
+    /// The key that signs for it now; absent from a meshd that does not know of any other than the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Names this run.
     pub run_id: String,
     /// When it started.

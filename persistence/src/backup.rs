@@ -4,6 +4,7 @@
 //! backup.json                format, log, signed checkpoint, how many bytes follow
 //! journal/log/<first>.seg    the part of each segment that the checkpoint covers
 //! journal/checkpoint         the signed note
+//! journal/successions        where another key took over from the log's first one: the notes that say so (format 3)
 //! journal/erased             after the segments: what was overwritten while they were copied is on it
 //! content/ab/cdef…           listed after the cut, so whatever a record names is there
 //! bundles/<digest>/…
@@ -20,9 +21,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use mesh_messages::identity::DidKey;
 use serde::{Deserialize, Serialize};
 
+use crate::file::SUCCESSIONS_FILE;
 use crate::journal::{CheckpointError, ReadError, SignedCheckpoint};
+use crate::succession::LogKeys;
 
 mod archive;
 mod restore;
@@ -32,15 +36,17 @@ mod tests;
 pub use restore::{RestoreError, Restored, restore};
 
 /// Version of the archive. A newer one is refused.
-pub const BACKUP_FORMAT: u32 = 2;
-/// Version of an archive without a vault, which older readers know.
+pub const BACKUP_FORMAT: u32 = 3;
+/// Version of an archive with a vault whose log has its first key, which older readers know.
+const FORMAT_VAULT: u32 = 2;
+/// The same without a vault.
 const FORMAT_PLAIN: u32 = 1;
 
 /// The entries that are not copies of files.
 const ABOUT: &str = "backup.json";
 const SUM: &str = "blake3";
 /// Put before the rest by whoever has the key's file; not covered by the digest, and checked against the log's id.
-const KEY: &str = "node.key";
+const KEY: &str = crate::nodekey::FILE;
 
 /// Says, in a data directory, which backup its log goes on from: a `Restoration` as JSON. meshd records it once.
 pub const RESTORED_FILE: &str = "restored.json";
@@ -63,6 +69,8 @@ pub struct JournalCut {
     pub(crate) log: String,
     /// The checkpoint.
     pub(crate) checkpoint: SignedCheckpoint,
+    /// Who signed it.
+    pub(crate) keys: LogKeys,
     /// The segments, each with how much of it counts.
     pub(crate) segments: Vec<(PathBuf, u64)>,
     /// The list of erased records.
@@ -121,6 +129,17 @@ pub struct AboutBackup {
     /// Whether the vault is in it, encrypted.
     #[serde(default)]
     pub vault: bool,
+    /// The key in force, where that is not the log's first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<DidKey>,
+}
+
+impl AboutBackup {
+    /// The `did:key` of the key that the node's secret has to be of.
+    pub fn key_in_force(&self) -> String {
+        self.key
+            .map_or_else(|| self.log.clone(), |key| key.to_string())
+    }
 }
 
 /// What else goes into a backup.
@@ -170,17 +189,20 @@ pub fn backup(
         bytes += list(data, other)?.iter().map(|file| file.len).sum::<u64>();
     }
     bytes += vault.as_ref().map_or(0, |vault| vault.len() as u64);
+    let successions = cut.keys.to_text();
+    let key = (!successions.is_empty()).then(|| *cut.keys.current());
     let about = AboutBackup {
-        format: if vault.is_some() {
-            BACKUP_FORMAT
-        } else {
-            FORMAT_PLAIN
+        format: match (&key, &vault) {
+            (Some(_), _) => BACKUP_FORMAT,
+            (None, Some(_)) => FORMAT_VAULT,
+            (None, None) => FORMAT_PLAIN,
         },
         log: cut.log.clone(),
         records: cut.checkpoint.size,
         checkpoint: cut.checkpoint.note.clone(),
         bytes,
         vault: vault.is_some(),
+        key,
     };
     let mut archive = archive::Writer::new(out);
     let about = serde_json::to_vec_pretty(&about).map_err(io::Error::from)?;
@@ -190,6 +212,10 @@ pub fn backup(
     }
     let note = cut.checkpoint.note.as_bytes();
     archive.bytes(&format!("{JOURNAL_DIR}/checkpoint"), note)?;
+    if !successions.is_empty() {
+        let name = format!("{JOURNAL_DIR}/{SUCCESSIONS_FILE}");
+        archive.bytes(&name, successions.as_bytes())?;
+    }
     // Read whole, and only now: it grows by an entry at a time, and a segment's body is overwritten after its entry.
     let erased = fs::read(&cut.erased).map_err(|source| BackupError::Read {
         path: cut.erased.clone(),

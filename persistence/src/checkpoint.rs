@@ -1,14 +1,21 @@
 //! Checkpoints as C2SP signed notes, signed with the node's ed25519 key.
 //!
-//! Origin and key name are both the log's id, the node's `did:key`, so a note names the key that must have signed it.
+//! Origin and key name are both the log's id, the `did:key` of its first key. Which key must have signed a note follows from
+//! the log's [successions](crate::succession); the key's id in the signature tells which one did.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 use mesh_messages::identity::{DidKey, SigningKey};
 use signed_note::Note;
-use tlog_tiles::{Checkpoint, Hash};
+use tlog_tiles::Hash;
+
+use crate::succession::LogKeys;
 
 /// Algorithm byte of an ed25519 signature in a signed note.
 const ALG_ED25519: u8 = 1;
+/// What begins a line of signature.
+pub(crate) const SIGNATURE_LINE: &str = "\u{2014} ";
 
 /// Why a note is not a checkpoint of the log it should be of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,52 +46,77 @@ pub struct CheckpointClaim {
     pub root: Hash,
 }
 
-/// Makes the signed note for a tree.
-pub(crate) fn sign(key: &SigningKey, claim: CheckpointClaim) -> Result<String, String> {
-    let text = Checkpoint::new(&key.public().to_string(), claim.size, claim.root, "")
-        .map_err(|e| e.to_string())?
-        .to_bytes();
-    sign_text(key, &text)
+/// The line of a signature over a note's text, in the log's name.
+pub(crate) fn line_of(log: &DidKey, key: &SigningKey, text: &[u8]) -> String {
+    let name = log.to_string();
+    let secret = ed25519_dalek::SigningKey::from_bytes(key.secret_bytes());
+    let mut bytes = key_id(&name, &key.public()).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&secret.sign(text).to_bytes());
+    format!("{SIGNATURE_LINE}{name} {}\n", BASE64.encode(bytes))
 }
 
-/// Makes the signed note for something else that is said of the log. Its first line is `<log>/<about>`, which is no log's
-/// origin, so that no such note can be passed off as a checkpoint.
-pub(crate) fn attest(key: &SigningKey, about: &str, statement: &str) -> Result<String, String> {
-    let text = format!("{}/{about}\n{statement}\n", key.public());
-    sign_text(key, text.as_bytes())
+/// Whether a line is the signature of `key` over a note's text, in the log's name.
+pub(crate) fn bears(line: &str, text: &[u8], log: &DidKey, key: &DidKey) -> bool {
+    let name = log.to_string();
+    let verifier = NodeVerifier {
+        id: key_id(&name, key),
+        key: *key,
+    };
+    signed_note::Signature::from_bytes(line.as_bytes()).is_ok_and(|signature| {
+        signature.name() == name
+            && signature.id() == verifier.id
+            && verifier.verify(text, signature.signature())
+    })
 }
 
-fn sign_text(key: &SigningKey, text: &[u8]) -> Result<String, String> {
-    let public = key.public();
-    let name = public.to_string();
-    let key = ed25519_dalek::SigningKey::from_bytes(key.secret_bytes());
-    let signature = key.sign(text).to_bytes().to_vec();
-    let id = key_id(&name, &public);
-    let signature = signed_note::Signature::new(name, id, signature).map_err(|e| e.to_string())?;
-    let note = Note::new(text, &[signature]).map_err(|e| e.to_string())?;
-    String::from_utf8(note.to_bytes()).map_err(|e| e.to_string())
+/// Splits notes that follow each other: after the signatures of one begins the text of the next.
+pub(crate) fn split_notes(text: &str) -> Vec<String> {
+    let mut notes = Vec::new();
+    let (mut note, mut signed) = (String::new(), false);
+    for line in text.split_inclusive('\n') {
+        let is_signature = line.starts_with(SIGNATURE_LINE);
+        if signed && !is_signature {
+            notes.push(std::mem::take(&mut note));
+            signed = false;
+            if line.trim().is_empty() {
+                continue;
+            }
+        }
+        if note.is_empty() && line.trim().is_empty() {
+            continue;
+        }
+        note.push_str(line);
+        signed |= is_signature;
+    }
+    if !note.is_empty() {
+        if !note.ends_with('\n') {
+            note.push('\n');
+        }
+        notes.push(note);
+    }
+    notes
 }
 
-/// What a note made by [`attest`] says, without its first line.
+/// What a note says that the key in force signed of the log, without its first line.
 pub(crate) fn verify_attested(
     note: &str,
-    key: &DidKey,
+    keys: &LogKeys,
     about: &str,
 ) -> Result<String, CheckpointInvalid> {
     let malformed = |detail: &str| CheckpointInvalid::Malformed(detail.to_owned());
     let note = Note::from_bytes(note.as_bytes()).map_err(|e| malformed(&e.to_string()))?;
     let text = std::str::from_utf8(note.text()).map_err(|_| malformed("it is not UTF-8"))?;
     let statement = text
-        .strip_prefix(&format!("{key}/{about}\n"))
+        .strip_prefix(&format!("{}/{about}\n", keys.log()))
         .ok_or_else(|| malformed("it is about something else"))?;
-    verify_by(&note, key)?;
+    verify_by(&note, keys.log(), keys.current())?;
     Ok(statement.trim_end_matches('\n').to_owned())
 }
 
-/// Checks that the key signed a note. Of several signatures by it each has to hold, though one would do: whoever reads only
+/// Checks that the key signed a note in the log's name. Of several signatures by it each has to hold, though one would do: whoever reads only
 /// the first, or only the last, comes to the same end.
-fn verify_by(note: &Note, key: &DidKey) -> Result<(), CheckpointInvalid> {
-    let name = key.to_string();
+pub(crate) fn verify_by(note: &Note, log: &DidKey, key: &DidKey) -> Result<(), CheckpointInvalid> {
+    let name = log.to_string();
     let verifier = NodeVerifier {
         id: key_id(&name, key),
         key: *key,
@@ -100,34 +132,21 @@ fn verify_by(note: &Note, key: &DidKey) -> Result<(), CheckpointInvalid> {
             .map_err(|e| CheckpointInvalid::Malformed(e.to_string()))?;
         if signature.name() == name && signature.id() == verifier.id {
             if !verifier.verify(note.text(), signature.signature()) {
-                return Err(CheckpointInvalid::Signature(name));
+                return Err(CheckpointInvalid::Signature(key.to_string()));
             }
             held = true;
         }
     }
-    held.then_some(()).ok_or(CheckpointInvalid::Signature(name))
+    held.then_some(())
+        .ok_or_else(|| CheckpointInvalid::Signature(key.to_string()))
 }
 
-/// Checks that `note` is a checkpoint of the log whose id is `key`, signed by that key.
+/// Checks that `note` is a checkpoint of the log whose name is `key`, signed by that key, its first.
 ///
 /// # Errors
 /// [`CheckpointInvalid`].
 pub fn verify_checkpoint(note: &str, key: &DidKey) -> Result<CheckpointClaim, CheckpointInvalid> {
-    let malformed = |detail: String| CheckpointInvalid::Malformed(detail);
-    let name = key.to_string();
-    let note = Note::from_bytes(note.as_bytes()).map_err(|e| malformed(e.to_string()))?;
-    let claim = Checkpoint::from_bytes(note.text()).map_err(|e| malformed(e.to_string()))?;
-    if claim.origin() != name {
-        return Err(CheckpointInvalid::OtherLog {
-            expected: name,
-            found: claim.origin().to_owned(),
-        });
-    }
-    verify_by(&note, key)?;
-    Ok(CheckpointClaim {
-        size: claim.size(),
-        root: *claim.hash(),
-    })
+    LogKeys::of(*key).verify_checkpoint(note)
 }
 
 fn key_id(name: &str, key: &DidKey) -> u32 {

@@ -1,5 +1,6 @@
 //! The audit log as a file that anybody can check: JSON Lines, a record each, then the signed checkpoint.
 //!
+//! Where another key took over from the log's first one, the notes that say so come first: they tell who signed all else.
 //! The checkpoint alone shows *that* something was changed. Which record it was can be told because the node also signs,
 //! when it exports, the leaf hashes of each [`block`], and for one agent the [`positions`] of its records.
 
@@ -47,6 +48,11 @@ pub struct Exported {
     pub records: u64,
     /// How many records the checkpoint covers.
     pub size: u64,
+}
+
+#[derive(Serialize)]
+struct SuccessionLine<'a> {
+    succession: &'a str,
 }
 
 #[derive(Serialize)]
@@ -110,7 +116,19 @@ pub fn export_without(
     hidden: &dyn Fn(&RecordHeader) -> bool,
     mut out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
-    let checkpoint = journal.checkpoint()?;
+    // Whoever signed the checkpoint signs all of it, also when another key takes over meanwhile.
+    let (checkpoint, signer) = journal.signed()?;
+    let attest = |about: &str, statement: &str| {
+        let note = signer.attest(about, statement);
+        note.map_err(CheckpointError::Note)
+    };
+    for one in signer.keys().successions() {
+        let line = SuccessionLine {
+            succession: &one.note,
+        };
+        serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+    }
     let mut positions = Positions::default();
     let mut leaves = Vec::with_capacity(block::RECORDS);
     for record in journal.read(Position(0))? {
@@ -134,7 +152,7 @@ pub fn export_without(
             leaves.push(leaf);
             if leaves.len() == block::RECORDS || position.0 + 1 == checkpoint.size {
                 let first = position.0 + 1 - leaves.len() as u64;
-                signed = Some(journal.attest(block::ABOUT, &block::statement(first, &leaves))?);
+                signed = Some(attest(block::ABOUT, &block::statement(first, &leaves))?);
                 leaves.clear();
             }
         }
@@ -147,7 +165,7 @@ pub fn export_without(
     let of_agent = agent.map(|agent| {
         let positions = positions.to_string();
         let statement = positions::statement(agent, &checkpoint, records, &positions);
-        let note = journal.attest(positions::ABOUT, &statement)?;
+        let note = attest(positions::ABOUT, &statement)?;
         Ok::<_, CheckpointError>(AgentLine { note, positions })
     });
     let line = CheckpointLine {

@@ -8,6 +8,7 @@
 //!      /erased               positions whose payload was erased
 //!      /hashes               the audit tree (derived, checked, rebuilt)
 //!      /checkpoint           the last checkpoint that was given out
+//!      /successions          the keys that took over from the first one; missing while that one signs
 //!      /snapshots/<partition>/<position>.snap
 //!      /runs/<first>.run     which records of a segment are whose (derived, checked, rebuilt)
 //! ```
@@ -20,7 +21,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use mesh_messages::identity::SigningKey;
@@ -33,15 +34,16 @@ use self::erased::ErasedFile;
 use self::layout::{BATCH_OVERHEAD, HEAD_MAX, LogStart, SegmentHead, encode_record};
 use self::partition::PartitionWalk;
 use crate::backup::{CutError, JournalCut};
-use crate::checkpoint::{self, CheckpointClaim, verify_checkpoint};
+use crate::checkpoint::CheckpointClaim;
 use crate::clock::Clock;
 use crate::fsio;
 use crate::journal::{
     AppendError, Appended, CheckpointError, Durability, EraseError, Journal, ProofError, ReadError,
-    ReadOnly, RecordReader, SignedCheckpoint, Snapshot, SnapshotError,
+    ReadOnly, RecordReader, SignedCheckpoint, Snapshot, SnapshotError, SucceedError,
 };
 use crate::seal::{SealedAppend, prepare};
 use crate::snapshot::SnapshotDir;
+use crate::succession::LogSigner;
 
 mod committer;
 mod cursor;
@@ -54,12 +56,16 @@ mod recover;
 mod restored;
 mod runs;
 mod segment;
+mod succeed;
 mod tail;
 mod treefile;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use succeed::{FILE as SUCCESSIONS_FILE, read as read_keys};
+
+use open::io_at;
 pub use open::{FileJournalOptions, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use restored::LogCheckError;
 
@@ -75,7 +81,6 @@ const QUEUE_APPENDS_MAX: usize = 8192;
 pub struct FileJournal {
     dir: PathBuf,
     log_id: String,
-    key: SigningKey,
     clock: Arc<dyn Clock>,
     /// Size of the segments that are to come.
     segment_len: usize,
@@ -84,9 +89,15 @@ pub struct FileJournal {
     threads: Vec<JoinHandle<()>>,
     snapshots: SnapshotDir,
     erased: Mutex<ErasedFile>,
-    last_checkpoint: Mutex<Option<SignedCheckpoint>>,
+    signing: Mutex<Signing>,
     // Released when the journal is dropped, after the committer has ended.
     _lock: File,
+}
+
+/// Who signs for the log, and the last checkpoint that was given out.
+struct Signing {
+    signer: Arc<LogSigner>,
+    last: Option<SignedCheckpoint>,
 }
 
 impl FileJournal {
@@ -247,6 +258,45 @@ impl FileJournal {
         Ok(())
     }
 
+    fn signing(&self) -> MutexGuard<'_, Signing> {
+        // What a panic elsewhere left is whole: it is changed in one assignment.
+        self.signing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The checkpoint of the log as it is now, remembered on the disk.
+    fn sign_checkpoint(&self, signing: &mut Signing) -> Result<SignedCheckpoint, CheckpointError> {
+        if let Some(failed) = self.shared.durable.borrow().failed.clone() {
+            return Err(failed.into());
+        }
+        let tree = self.shared.tree.frontier();
+        let claim = CheckpointClaim {
+            size: tree.size(),
+            root: tree.root(),
+        };
+        if let Some(last) = &signing.last {
+            self.check_continues(CheckpointClaim {
+                size: last.size,
+                root: last.root,
+            })?;
+            if last.size == claim.size {
+                return Ok(last.clone());
+            }
+        }
+        let note = signing.signer.sign(claim).map_err(CheckpointError::Note)?;
+        let path = self.checkpoint_path();
+        fsio::replace(&path, note.as_bytes()).map_err(|source| CheckpointError::Io {
+            file: path.display().to_string(),
+            source,
+        })?;
+        let signed = SignedCheckpoint {
+            size: claim.size,
+            root: claim.root,
+            note,
+        };
+        signing.last = Some(signed.clone());
+        Ok(signed)
+    }
+
     fn checkpoint_path(&self) -> PathBuf {
         self.dir.join("checkpoint")
     }
@@ -377,45 +427,18 @@ impl Journal for FileJournal {
         self.snapshots.load(partition, self.durable_size())
     }
 
-    fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError> {
-        let mut last = self
-            .last_checkpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(failed) = self.shared.durable.borrow().failed.clone() {
-            return Err(failed.into());
-        }
-        let tree = self.shared.tree.frontier();
-        let claim = CheckpointClaim {
-            size: tree.size(),
-            root: tree.root(),
-        };
-        if let Some(last) = &*last {
-            self.check_continues(CheckpointClaim {
-                size: last.size,
-                root: last.root,
-            })?;
-            if last.size == claim.size {
-                return Ok(last.clone());
-            }
-        }
-        let note = checkpoint::sign(&self.key, claim).map_err(CheckpointError::Note)?;
-        let path = self.checkpoint_path();
-        fsio::replace(&path, note.as_bytes()).map_err(|source| CheckpointError::Io {
-            file: path.display().to_string(),
-            source,
-        })?;
-        let signed = SignedCheckpoint {
-            size: claim.size,
-            root: claim.root,
-            note,
-        };
-        *last = Some(signed.clone());
-        Ok(signed)
+    fn signed(&self) -> Result<(SignedCheckpoint, Arc<LogSigner>), CheckpointError> {
+        let mut signing = self.signing();
+        let checkpoint = self.sign_checkpoint(&mut signing)?;
+        Ok((checkpoint, Arc::clone(&signing.signer)))
     }
 
-    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError> {
-        checkpoint::attest(&self.key, about, statement).map_err(CheckpointError::Note)
+    fn signer(&self) -> Arc<LogSigner> {
+        Arc::clone(&self.signing().signer)
+    }
+
+    fn succeed(&self, new: SigningKey, compromised: bool) -> Result<Arc<LogSigner>, SucceedError> {
+        self.hand_over(new, compromised)
     }
 
     fn cut(&self) -> Result<JournalCut, CutError> {

@@ -8,17 +8,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use mesh_messages::identity::SigningKey;
 use mesh_messages::{NewRecord, PartitionId, Position, Record};
 use tlog_tiles::Hash;
 use tokio::sync::watch;
 
 use crate::backup::{CutError, JournalCut};
+use crate::succession::LogSigner;
 
 mod error;
 
 pub use error::{
     AppendError, CheckpointError, EraseError, Failed, ProofError, ReadError, ReadOnly,
-    SnapshotError,
+    SnapshotError, SucceedError,
 };
 
 /// Largest append, in bytes of its headers and payloads: a submitted array of tasks whose inputs are inline.
@@ -37,7 +39,7 @@ pub const PARTITION_NAME_MAX: usize = 80;
 /// Reads and proofs block on the disk; call them from a blocking context. [`append`](Journal::append),
 /// [`durable`](Journal::durable) and [`admission`](Journal::admission) never do.
 pub trait Journal: fmt::Debug + Send + Sync {
-    /// The log's id: the `did:key` of the node that signs its checkpoints.
+    /// The log's id: the `did:key` of the node's first key, whatever key signs now.
     fn log_id(&self) -> &str;
 
     /// Appends records to a partition, all of them or none, also across a crash.
@@ -147,14 +149,26 @@ pub trait Journal: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`CheckpointError`], above all when the log is behind or beside the last one that was given out.
-    fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError>;
+    fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError> {
+        self.signed().map(|(checkpoint, _)| checkpoint)
+    }
 
-    /// Signs something that is said of the log beside its checkpoints: a C2SP signed note whose first line is
-    /// `<log>/<about>` and whose other lines are `statement`. Unlike a checkpoint it is not kept.
+    /// The same, and who signs at this moment, to sign what is said beside it.
     ///
     /// # Errors
-    /// [`CheckpointError::Note`] when the texts cannot stand in a note.
-    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError>;
+    /// As [`Journal::checkpoint`].
+    fn signed(&self) -> Result<(SignedCheckpoint, Arc<LogSigner>), CheckpointError>;
+
+    /// Who signs for the log.
+    fn signer(&self) -> Arc<LogSigner>;
+
+    /// Another key signs from here on: the one in force signs a last checkpoint, and both sign that the new one takes over.
+    ///
+    /// When this returns, it is durable. `compromised` says that the old key is in wrong hands.
+    ///
+    /// # Errors
+    /// [`SucceedError`]; the old key is in force then, unless the journal has failed: opened again, it knows which one is.
+    fn succeed(&self, new: SigningKey, compromised: bool) -> Result<Arc<LogSigner>, SucceedError>;
 
     /// Signs a checkpoint and says which files hold exactly what it covers, for a [backup](crate::backup()).
     ///

@@ -14,9 +14,11 @@ mod fsio;
 mod hash_text;
 mod journal;
 mod memory;
+mod nodekey;
 mod projection;
 mod seal;
 mod snapshot;
+mod succession;
 #[cfg(test)]
 mod testing;
 mod tree;
@@ -40,13 +42,15 @@ pub use file::{
 pub use journal::{
     APPEND_BYTES_MAX, APPEND_RECORDS_MAX, AppendError, Appended, CheckpointError, Durability,
     EraseError, Failed, Journal, PARTITION_NAME_MAX, ProofError, ReadError, ReadOnly, RecordReader,
-    SignedCheckpoint, Snapshot, SnapshotError, wait_durable,
+    SignedCheckpoint, Snapshot, SnapshotError, SucceedError, wait_durable,
 };
 pub use memory::MemoryJournal;
+pub use nodekey::{NodeKeyError, log_keys, node_key, prepare_next, settle};
 pub use projection::{
     FollowError, PAGE_MAX, Page, Pass, ProjectError, ProjectionBatch, ProjectionError,
     ProjectionStore, Projector, View, WaitError, catch_up, follow,
 };
+pub use succession::{LogKeys, LogSigner, SUCCESSIONS_MAX, Succession, SuccessionInvalid};
 pub use tlog_tiles::Hash;
 pub use verify::{VerifyError, VerifyReport, verify};
 pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};

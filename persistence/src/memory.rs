@@ -8,13 +8,14 @@ use mesh_messages::{NewRecord, PartitionId, Position, Record, RecordBody};
 use tlog_tiles::Hash;
 use tokio::sync::watch;
 
-use crate::checkpoint::{self, CheckpointClaim};
+use crate::checkpoint::CheckpointClaim;
 use crate::clock::Clock;
 use crate::journal::{
     AppendError, Appended, CheckpointError, Durability, EraseError, Failed, Journal, ProofError,
-    ReadError, ReadOnly, RecordReader, SignedCheckpoint, Snapshot, SnapshotError,
+    ReadError, ReadOnly, RecordReader, SignedCheckpoint, Snapshot, SnapshotError, SucceedError,
 };
 use crate::seal::{Sequencer, prepare};
+use crate::succession::LogSigner;
 use crate::tree::{self, Frontier, MemoryHashes};
 
 /// A journal without a disk.
@@ -22,7 +23,6 @@ use crate::tree::{self, Frontier, MemoryHashes};
 /// Appends are durable at once unless it was told to [hold](MemoryJournal::hold) them.
 pub struct MemoryJournal {
     log_id: String,
-    key: SigningKey,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     durable: watch::Sender<Durability>,
@@ -37,7 +37,8 @@ struct State {
     hashes: MemoryHashes,
     leaves: Vec<Hash>,
     snapshots: BTreeMap<PartitionId, Snapshot>,
-    last_checkpoint: Option<CheckpointClaim>,
+    signer: Arc<LogSigner>,
+    last_checkpoint: Option<SignedCheckpoint>,
     held: bool,
     fail_next_sync: bool,
     busy: bool,
@@ -55,6 +56,7 @@ impl MemoryJournal {
             hashes: MemoryHashes::default(),
             leaves: Vec::new(),
             snapshots: BTreeMap::new(),
+            signer: Arc::new(LogSigner::new(key)),
             last_checkpoint: None,
             held: false,
             fail_next_sync: false,
@@ -64,7 +66,6 @@ impl MemoryJournal {
         let (durable, _) = watch::channel(Durability::default());
         Self {
             log_id,
-            key,
             clock,
             state: Mutex::new(state),
             durable,
@@ -102,9 +103,16 @@ impl MemoryJournal {
 
     /// What opening the journal again gives after a failure or a power cut: the durable records alone.
     pub fn reopen(&self) -> Self {
-        let new = Self::new(self.key.clone(), Arc::clone(&self.clock));
+        let signer = self.signer();
+        let new = Self::new(signer.secret().clone(), Arc::clone(&self.clock));
+        let new = Self {
+            log_id: self.log_id.clone(),
+            ..new
+        };
         {
             let (old, mut state) = (self.lock(), new.lock());
+            state.signer = signer;
+            state.sequencer = Sequencer::new(self.log_id.clone());
             let durable = &old.records[..self.durable_len()];
             for record in durable {
                 state.sequencer.observe(&record.header);
@@ -114,7 +122,7 @@ impl MemoryJournal {
                     .push(tlog_tiles::record_hash(&record.header_bytes));
             }
             state.snapshots.clone_from(&old.snapshots);
-            state.last_checkpoint = old.last_checkpoint;
+            state.last_checkpoint.clone_from(&old.last_checkpoint);
             new.sync(&mut state);
         }
         new
@@ -167,6 +175,34 @@ impl MemoryJournal {
             detail: e.to_string(),
         })
     }
+}
+
+fn sign_checkpoint(state: &mut State) -> Result<SignedCheckpoint, CheckpointError> {
+    let (size, root) = (state.frontier.size(), state.frontier.root());
+    if let Some(last) = &state.last_checkpoint {
+        if size < last.size {
+            return Err(CheckpointError::Smaller {
+                last: last.size,
+                size,
+            });
+        }
+        let then = tree::root(last.size, &state.frontier, &state.hashes).map_err(|e| {
+            ProofError::Inconsistent {
+                detail: e.to_string(),
+            }
+        })?;
+        if then != last.root {
+            return Err(CheckpointError::Inconsistent { last: last.size });
+        }
+        if size == last.size {
+            return Ok(last.clone());
+        }
+    }
+    let claim = CheckpointClaim { size, root };
+    let note = state.signer.sign(claim).map_err(CheckpointError::Note)?;
+    let signed = SignedCheckpoint { size, root, note };
+    state.last_checkpoint = Some(signed.clone());
+    Ok(signed)
 }
 
 impl Journal for MemoryJournal {
@@ -296,33 +332,25 @@ impl Journal for MemoryJournal {
         Ok(self.lock().snapshots.get(partition).cloned())
     }
 
-    fn checkpoint(&self) -> Result<SignedCheckpoint, CheckpointError> {
+    fn signed(&self) -> Result<(SignedCheckpoint, Arc<LogSigner>), CheckpointError> {
         let mut state = self.lock();
-        let (size, root) = (state.frontier.size(), state.frontier.root());
-        if let Some(last) = state.last_checkpoint {
-            if size < last.size {
-                return Err(CheckpointError::Smaller {
-                    last: last.size,
-                    size,
-                });
-            }
-            let then = tree::root(last.size, &state.frontier, &state.hashes).map_err(|e| {
-                ProofError::Inconsistent {
-                    detail: e.to_string(),
-                }
-            })?;
-            if then != last.root {
-                return Err(CheckpointError::Inconsistent { last: last.size });
-            }
-        }
-        let claim = CheckpointClaim { size, root };
-        let note = checkpoint::sign(&self.key, claim).map_err(CheckpointError::Note)?;
-        state.last_checkpoint = Some(claim);
-        Ok(SignedCheckpoint { size, root, note })
+        let checkpoint = sign_checkpoint(&mut state)?;
+        Ok((checkpoint, Arc::clone(&state.signer)))
     }
 
-    fn attest(&self, about: &str, statement: &str) -> Result<String, CheckpointError> {
-        checkpoint::attest(&self.key, about, statement).map_err(CheckpointError::Note)
+    fn signer(&self) -> Arc<LogSigner> {
+        Arc::clone(&self.lock().signer)
+    }
+
+    fn succeed(&self, new: SigningKey, compromised: bool) -> Result<Arc<LogSigner>, SucceedError> {
+        let mut state = self.lock();
+        let last = sign_checkpoint(&mut state)?;
+        let tree = CheckpointClaim {
+            size: last.size,
+            root: last.root,
+        };
+        state.signer = Arc::new(state.signer.succeeded(tree, new, compromised)?);
+        Ok(Arc::clone(&state.signer))
     }
 
     fn subtrees(&self, level: u8, first: u64, count: u64) -> Result<Vec<Hash>, ProofError> {

@@ -4,6 +4,7 @@
 //! whole log:  header → leaf → frontier ──────────────► the signed root; every block's signed leaves say which record differs
 //! one agent:  header → leaf → its proof ─────────────► the signed root; the signed positions say which record is missing
 //! witness:    frontier at the witness's size ────────► the root that it saw; a log that ends before it was cut
+//! successions: frontier at the size of each ──────────► the root that both keys signed; they lead to the key of all else
 //! ```
 //!
 //! Streams: besides one line at a time it keeps the frontier of the tree and one block (or, for one agent's export, the proofs).
@@ -14,15 +15,18 @@ use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
 use self::checker::{Checker, Fault};
-use self::line::{AgentLine, CheckpointLine, looks_like_record};
+use self::line::{AgentLine, CheckpointLine, SuccessionLine, looks_like_record};
 use self::witness::Witnesses;
-use crate::checkpoint::{CheckpointClaim, verify_checkpoint};
+use crate::checkpoint::CheckpointClaim;
+use crate::succession::{LogKeys, log_of};
 
 mod agent;
 mod checker;
 mod line;
 mod witness;
 
+#[cfg(test)]
+mod successions;
 #[cfg(test)]
 mod tampering;
 #[cfg(test)]
@@ -45,8 +49,10 @@ pub struct VerifyReport {
     pub size: u64,
     /// The root that was signed.
     pub root: Hash,
-    /// The key that signed it.
+    /// The log's name: its first key.
     pub key: DidKey,
+    /// The key that signed it; the same, unless another one took over.
+    pub signer: DidKey,
     /// Whether that key is merely the file's own word.
     pub key_is_from_file: bool,
     /// Whether it holds the records of one agent: all that the node signed that there were.
@@ -64,6 +70,14 @@ pub enum VerifyError {
     Record {
         /// Which.
         number: u64,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Who signs for the log is not what the file says.
+    #[error("succession {number}: {detail}")]
+    Succession {
+        /// Which, from 1.
+        number: usize,
         /// What is wrong.
         detail: String,
     },
@@ -87,9 +101,9 @@ impl VerifyError {
 
 /// Checks an export.
 ///
-/// Without `key` the file's own is believed, which proves only that the file agrees with itself. `witness` holds one or
-/// several checkpoints of the same log that somebody else kept, one after the other: they show that the log's end was not
-/// cut off, and that it was not written anew.
+/// `key` is the log's name, or the key that signs for it now. Without it the file's own is believed, which proves only that
+/// the file agrees with itself. `witness` holds one or several checkpoints, and successions, of the same log that somebody
+/// else kept, one after the other: they show that the log's end was not cut off, and that it was not written anew.
 ///
 /// # Errors
 /// [`VerifyError`], naming the first bad record where that can be told.
@@ -104,9 +118,19 @@ pub fn verify(
         .transpose()?
         .unwrap_or_default();
     let mut lines = Lines { reader, number: 0 };
-    let mut checker = Checker::new(key, witnesses);
-    let missing = VerifyError::record(0, MISSING_CHECKPOINT);
-    let mut line = lines.next()?.ok_or(missing)?;
+    let missing = || VerifyError::record(0, MISSING_CHECKPOINT);
+    let mut line = lines.next()?.ok_or_else(missing)?;
+    let mut keys = None;
+    while let Some(note) = succession(&line, keys.as_ref())? {
+        let number = keys
+            .as_ref()
+            .map_or(0, |keys: &LogKeys| keys.successions().len())
+            + 1;
+        keys = Some(succeeded(keys, &note, number)?);
+        line = lines.next()?.ok_or_else(missing)?;
+    }
+    let keys = known(keys, key)?;
+    let mut checker = Checker::new(keys, witnesses);
     let mut fault = None;
     while let Some(next) = lines.next()? {
         if fault.is_none() {
@@ -118,20 +142,21 @@ pub fn verify(
         }
         line = next;
     }
-    let closing = match last_line(&line, &checker, key) {
+    let closing = match last_line(&line, &checker) {
         Ok(closing) => closing,
         Err(error) => {
             return Err(fault.map_or(error, |f| VerifyError::record(f.number, f.detail)));
         }
     };
-    checker.witnesses().check_signatures(&closing.signer)?;
+    checker.witnesses().check_signatures(&closing)?;
     checker.finish(&closing, fault)?;
     Ok(VerifyReport {
         records: checker.count(),
         erased: checker.erased(),
         size: closing.claim.size,
         root: closing.claim.root,
-        key: closing.signer,
+        key: *closing.keys.log(),
+        signer: *closing.keys.at(closing.claim.size),
         key_is_from_file: key.is_none(),
         of_one_agent: checker.of_one_agent(),
         witnessed: checker.witnesses().largest(),
@@ -143,16 +168,12 @@ const MISSING_CHECKPOINT: &str = "the file ends before the checkpoint";
 /// What the last line says, its signature checked.
 struct Closing {
     claim: CheckpointClaim,
-    signer: DidKey,
+    keys: LogKeys,
     /// What is said of one agent's positions, unchecked.
     agent: Option<AgentLine>,
 }
 
-fn last_line(
-    line: &[u8],
-    checker: &Checker,
-    given: Option<&DidKey>,
-) -> Result<Closing, VerifyError> {
+fn last_line(line: &[u8], checker: &Checker) -> Result<Closing, VerifyError> {
     let bad = VerifyError::Checkpoint;
     let last: CheckpointLine = match serde_json::from_slice(line) {
         Ok(last) => last,
@@ -169,17 +190,72 @@ fn last_line(
         }
         Err(error) => return Err(bad(format!("the last line does not parse: {error}"))),
     };
-    let signer = given.copied().unwrap_or(last.key);
-    if signer != last.key {
-        let detail = format!("the file is of key {}, not of {signer}", last.key);
+    let keys = checker.keys().cloned();
+    let keys = keys.unwrap_or_else(|| LogKeys::of(last.key));
+    if *keys.log() != last.key {
+        let detail = format!("the file is of key {}, not of {}", last.key, keys.log());
         return Err(bad(detail));
     }
-    let claim = verify_checkpoint(&last.checkpoint, &signer).map_err(|e| bad(e.to_string()))?;
+    let claim = keys
+        .verify_checkpoint(&last.checkpoint)
+        .map_err(|e| bad(e.to_string()))?;
+    if let Some(latest) = keys.successions().last()
+        && (claim.size < latest.size || (claim.size == latest.size && claim.root != latest.root))
+    {
+        let detail = format!(
+            "it covers {} records, which is not beyond the tree of {} at which {} took over",
+            claim.size, latest.size, latest.new
+        );
+        return Err(bad(detail));
+    }
     Ok(Closing {
         claim,
-        signer,
+        keys,
         agent: last.agent,
     })
+}
+
+/// The note of a line that says that another key took over; `None` for any other line.
+fn succession(line: &[u8], before: Option<&LogKeys>) -> Result<Option<String>, VerifyError> {
+    if !line.starts_with(b"{\"succession\"") {
+        return Ok(None);
+    }
+    let number = before.map_or(0, |keys| keys.successions().len()) + 1;
+    let parsed: SuccessionLine =
+        serde_json::from_slice(line).map_err(|error| VerifyError::Succession {
+            number,
+            detail: format!("its line does not parse: {error}"),
+        })?;
+    Ok(Some(parsed.succession))
+}
+
+fn succeeded(before: Option<LogKeys>, note: &str, number: usize) -> Result<LogKeys, VerifyError> {
+    let bad = |detail: String| VerifyError::Succession { number, detail };
+    let mut keys = if let Some(keys) = before {
+        keys
+    } else {
+        let log = log_of(note);
+        LogKeys::of(log.ok_or_else(|| bad("it is about something else".to_owned()))?)
+    };
+    keys.add(note).map_err(|error| bad(error.to_string()))?;
+    Ok(keys)
+}
+
+/// Whose log it must be. A key that took over has signed that it did, so whoever trusts it need not know the first one.
+fn known(found: Option<LogKeys>, given: Option<&DidKey>) -> Result<Option<LogKeys>, VerifyError> {
+    match (found, given) {
+        (Some(keys), Some(given)) if given != keys.log() && given != keys.current() => {
+            let number = keys.successions().len();
+            let detail = format!(
+                "they lead from {} to {}, and neither is {given}",
+                keys.log(),
+                keys.current()
+            );
+            Err(VerifyError::Succession { number, detail })
+        }
+        (None, Some(given)) => Ok(Some(LogKeys::of(*given))),
+        (found, _) => Ok(found),
+    }
 }
 
 /// Lines of bounded length.

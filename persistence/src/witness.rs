@@ -18,11 +18,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer as _, VerifyingKey};
 use mesh_messages::Timestamp;
-use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_messages::identity::DidKey;
 use signed_note::Note;
 use tlog_tiles::Hash;
 
-use crate::checkpoint::{CheckpointClaim, CheckpointInvalid, verify_checkpoint};
+use crate::checkpoint::{CheckpointClaim, CheckpointInvalid, SIGNATURE_LINE};
+use crate::succession::{LogSigner, Succession, SuccessionInvalid, log_of, signed_checkpoint};
 
 /// Algorithm byte of a co-signature's key.
 const ALG_COSIGNATURE: u8 = 4;
@@ -30,8 +31,6 @@ const ALG_COSIGNATURE: u8 = 4;
 const PROOF_HASHES_MAX: usize = 63;
 /// Largest tree that is looked at: beyond it the arithmetic of proofs has no room.
 const SIZE_MAX: u64 = 1 << 62;
-/// What begins a line of signature.
-const SIGNATURE_LINE: &str = "\u{2014} ";
 
 /// Why a checkpoint is not co-signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +42,9 @@ pub enum WitnessError {
     /// The checkpoint is not the log's.
     #[error("its checkpoint is not accepted: {0}")]
     Checkpoint(#[from] CheckpointInvalid),
+    /// The note does not say that another key took over.
+    #[error("its succession is not accepted: {0}")]
+    Succession(#[from] SuccessionInvalid),
     /// The log does not continue what was co-signed before.
     #[error("the proof does not show that the log continues what was co-signed: {0}")]
     Proof(String),
@@ -107,12 +109,58 @@ impl AddCheckpoint {
         body
     }
 
-    /// Checks that the checkpoint is `key`'s, and that it continues the log of `old` records and root `root` (hex).
+    /// Checks that the checkpoint is of the log `log`, signed by its key in force `key`, and that it continues the log of `old` records and root `root` (hex).
     ///
     /// # Errors
     /// [`WitnessError`].
-    pub fn check(&self, key: &DidKey, root: Option<&str>) -> Result<CheckpointClaim, WitnessError> {
-        let claim = verify_checkpoint(&self.note, key)?;
+    pub fn check(
+        &self,
+        log: &DidKey,
+        key: &DidKey,
+        root: Option<&str>,
+    ) -> Result<CheckpointClaim, WitnessError> {
+        let claim = signed_checkpoint(&self.note, log, |_| key)?;
+        self.check_continues(claim, root)?;
+        Ok(claim)
+    }
+
+    /// Reads the note as a succession of the log's key, and checks that the tree in it continues the log of `old` records and
+    /// root `root` (hex). Whether it follows from the keys that are known is for the caller to say.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub fn check_succession(
+        &self,
+        log: &DidKey,
+        root: Option<&str>,
+    ) -> Result<Succession, WitnessError> {
+        let succession = self.succession(log)?;
+        let claim = CheckpointClaim {
+            size: succession.size,
+            root: succession.root,
+        };
+        self.check_continues(claim, root)?;
+        Ok(succession)
+    }
+
+    /// Reads the note as a succession of the log's key, signed by both keys. Whether the log continues is not checked.
+    ///
+    /// # Errors
+    /// [`WitnessError::Succession`].
+    pub fn succession(&self, log: &DidKey) -> Result<Succession, WitnessError> {
+        Ok(Succession::read(&self.note, log)?)
+    }
+
+    /// The log of which the note is a succession; `None` when it is none.
+    pub fn succession_of(&self) -> Option<DidKey> {
+        log_of(&self.note)
+    }
+
+    fn check_continues(
+        &self,
+        claim: CheckpointClaim,
+        root: Option<&str>,
+    ) -> Result<(), WitnessError> {
         let bad = |detail: &str| WitnessError::Proof(detail.to_owned());
         if claim.size > SIZE_MAX {
             return Err(bad("it claims more records than a log can have"));
@@ -134,45 +182,49 @@ impl AddCheckpoint {
                     "its root differs from what was co-signed for the same size",
                 ))
             } else {
-                Ok(claim)
+                Ok(())
             };
         }
         let root = root
             .and_then(|text| hex::decode(text).ok()?.try_into().ok())
             .ok_or_else(|| bad("nothing of that size was co-signed"))?;
         tlog_tiles::check_tree(&self.proof, claim.size, claim.root, self.old, Hash(root))
-            .map_err(|_| bad("its hashes do not lead from one root to the other"))?;
-        Ok(claim)
+            .map_err(|_| bad("its hashes do not lead from one root to the other"))
     }
 }
 
-/// Makes the line of a co-signature over a checkpoint.
+/// Makes the line of a co-signature over a checkpoint, or a succession: in the witness's name, with its key in force.
 ///
 /// # Errors
 /// [`WitnessError::Malformed`] when the note is none.
-pub fn cosign(key: &SigningKey, note: &str, at: Timestamp) -> Result<String, WitnessError> {
+pub fn cosign(signer: &LogSigner, note: &str, at: Timestamp) -> Result<String, WitnessError> {
     let malformed = |detail: String| WitnessError::Malformed(detail);
     let note = Note::from_bytes(note.as_bytes()).map_err(|e| malformed(e.to_string()))?;
     let seconds = at.as_millis() / 1000;
     let signed = signed_text(seconds, note.text());
-    let public = key.public();
-    let name = public.to_string();
-    let secret = ed25519_dalek::SigningKey::from_bytes(key.secret_bytes());
-    let mut bytes = key_id(&name, &public).to_be_bytes().to_vec();
+    let name = signer.keys().log().to_string();
+    let secret = ed25519_dalek::SigningKey::from_bytes(signer.secret().secret_bytes());
+    let mut bytes = key_id(&name, signer.keys().current())
+        .to_be_bytes()
+        .to_vec();
     bytes.extend_from_slice(&seconds.to_be_bytes());
     bytes.extend_from_slice(&secret.sign(&signed).to_bytes());
     Ok(format!("{SIGNATURE_LINE}{name} {}\n", BASE64.encode(bytes)))
 }
 
-/// Checks that `witness` co-signed a checkpoint; when it did.
+/// Checks that the witness of this name, whose key in force is or was `key`, co-signed a note; when it did.
 ///
 /// # Errors
 /// [`CheckpointInvalid`] when it did not.
-pub fn verify_cosignature(note: &str, witness: &DidKey) -> Result<Timestamp, CheckpointInvalid> {
+pub fn verify_cosignature(
+    note: &str,
+    witness: &DidKey,
+    key: &DidKey,
+) -> Result<Timestamp, CheckpointInvalid> {
     let name = witness.to_string();
     let parsed = Note::from_bytes(note.as_bytes())
         .map_err(|e| CheckpointInvalid::Malformed(e.to_string()))?;
-    let id = key_id(&name, witness).to_be_bytes();
+    let id = key_id(&name, key).to_be_bytes();
     let prefix = format!("{SIGNATURE_LINE}{name} ");
     let signed = || CheckpointInvalid::Signature(name.clone());
     for line in note.lines().filter_map(|line| line.strip_prefix(&prefix)) {
@@ -190,7 +242,7 @@ pub fn verify_cosignature(note: &str, witness: &DidKey) -> Result<Timestamp, Che
         }
         let seconds = u64::from_be_bytes(*time);
         let signature = Signature::from_slice(signature).map_err(|_| signed())?;
-        let key = witness.ed25519_bytes().ok_or_else(signed)?;
+        let key = key.ed25519_bytes().ok_or_else(signed)?;
         let key = VerifyingKey::from_bytes(&key).map_err(|_| signed())?;
         key.verify_strict(&signed_text(seconds, parsed.text()), &signature)
             .map_err(|_| signed())?;
@@ -215,6 +267,7 @@ fn key_id(name: &str, key: &DidKey) -> u32 {
 #[cfg(test)]
 mod tests {
     use mesh_messages::PartitionId;
+    use mesh_messages::identity::SigningKey;
 
     use super::*;
     use crate::journal::Journal as _;
@@ -248,11 +301,15 @@ mod tests {
     fn a_log_that_grew_is_co_signed_and_one_that_forked_is_not() {
         let journal = memory_journal();
         grow(&journal, 5);
-        let first = request(&journal, 0).check(&key().public(), None).unwrap();
+        let first = request(&journal, 0)
+            .check(&key().public(), &key().public(), None)
+            .unwrap();
         let root = hex::encode(first.root.0);
         grow(&journal, 7);
         let later = request(&journal, 5);
-        let claim = later.check(&key().public(), Some(&root)).unwrap();
+        let claim = later
+            .check(&key().public(), &key().public(), Some(&root))
+            .unwrap();
         assert_eq!(claim.size, 12);
 
         let other = memory_journal();
@@ -260,15 +317,18 @@ mod tests {
         grow(&other, 7);
         let forked = request(&other, 5);
         assert!(matches!(
-            forked.check(&key().public(), Some(&root)),
+            forked.check(&key().public(), &key().public(), Some(&root)),
             Err(WitnessError::Proof(_))
         ));
         let mut cut = later.clone();
         cut.proof.pop();
-        assert!(cut.check(&key().public(), Some(&root)).is_err());
+        assert!(
+            cut.check(&key().public(), &key().public(), Some(&root))
+                .is_err()
+        );
         let stranger = SigningKey::from_secret(&[9; 32]).public();
         assert!(matches!(
-            later.check(&stranger, Some(&root)),
+            later.check(&stranger, &stranger, Some(&root)),
             Err(WitnessError::Checkpoint(_))
         ));
     }
@@ -278,19 +338,20 @@ mod tests {
         let journal = memory_journal();
         grow(&journal, 3);
         let note = journal.checkpoint().unwrap().note;
-        let witness = SigningKey::from_secret(&[11; 32]);
+        let signer = LogSigner::new(SigningKey::from_secret(&[11; 32]));
+        let witness = *signer.keys().log();
         let at = Timestamp::from_millis(1_700_000_000_123);
-        let line = cosign(&witness, &note, at).unwrap();
+        let line = cosign(&signer, &note, at).unwrap();
         let both = format!("{note}{line}");
-        let seen = verify_cosignature(&both, &witness.public()).unwrap();
+        let seen = verify_cosignature(&both, &witness, &witness).unwrap();
         assert_eq!(seen.as_millis(), 1_700_000_000_000);
         // The log's own signature still stands.
-        verify_checkpoint(&both, &key().public()).unwrap();
-        assert!(verify_cosignature(&both, &key().public()).is_err());
-        assert!(verify_cosignature(&note, &witness.public()).is_err());
+        crate::verify_checkpoint(&both, &key().public()).unwrap();
+        assert!(verify_cosignature(&both, &key().public(), &key().public()).is_err());
+        assert!(verify_cosignature(&note, &witness, &witness).is_err());
         grow(&journal, 1);
         let other = format!("{}{line}", journal.checkpoint().unwrap().note);
-        assert!(verify_cosignature(&other, &witness.public()).is_err());
+        assert!(verify_cosignature(&other, &witness, &witness).is_err());
     }
 
     #[test]

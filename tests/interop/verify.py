@@ -10,11 +10,11 @@ import json
 import re
 import sys
 
-from c2sp import checkpoint, included, need, node, note, sha
+from c2sp import Keys, included, is_succession, log_keys, need, node, sha
 
 
 class Bad(Exception):
-    """What is wrong, beginning with `record N: `, `checkpoint: ` or `witness: `."""
+    """What is wrong, beginning with `record N: `, `succession N: `, `checkpoint: ` or `witness: `."""
 
 
 def bad(number, why, what="checkpoint"):
@@ -29,8 +29,8 @@ def parse(text):
 
 
 class Checker:
-    def __init__(self, key, witnesses):
-        self.key, self.witnesses, self.nodes = key, witnesses, []
+    def __init__(self, keys, witnesses):
+        self.keys, self.witnesses, self.nodes, self.rotated = keys, witnesses, [], 0
         self.count, self.last, self.log, self.seqs = 0, None, None, {}
         self.agent, self.block, self.blocks, self.proofs = None, [], None, []
 
@@ -59,7 +59,7 @@ class Checker:
             need(self.agent or position == self.count, f"it says position {position}")
             need(not self.agent or not self.last or position > self.last[0], "it is doubled or moved")
             need(not self.last or stamp > self.last[1], "its time is not after that of the record before it")
-            need(header["log"] == (self.log or self.key or header["log"]), "it is of another log")
+            need(header["log"] == (self.log or self.keys and self.keys.log or header["log"]), "it is of another log")
             need((salt is None) == (payload is None), "of salt and payload only one is there")
             if salt is not None:
                 need(len(salt) == 32 and salt == salt.lower(), "its salt is malformed")
@@ -84,12 +84,18 @@ class Checker:
             grown, rest = node(self.nodes.pop(), grown), rest >> 1
         self.nodes.append(grown)
         self.signed_block(line.get("block"), leaf)
+        later = self.keys.later if self.keys else []
+        if any(size == self.count and root != self.root() for size, root, *_ in later):
+            bad(at, "it or one before it is not what both keys signed")
+        self.rotated += header["kind"] == "key.rotated"
+        if self.rotated > sum(size <= self.count for size, *_ in later):
+            bad(at, "it says that another key took over, but the file holds no such succession")
         if any(size == self.count and root != self.root() for size, root in self.witnesses):
             bad(at, "it or one before it is not what the witness saw")
 
     def signed_block(self, text, leaf):
         self.block.append(leaf)
-        first, did = self.count - len(self.block), self.key or self.log
+        first = self.count - len(self.block)
         if text is None or self.blocks is False:
             if len(self.block) == 256 and self.blocks:
                 bad(self.count - 1, "the signed list of its block is missing")
@@ -97,7 +103,7 @@ class Checker:
             self.block = [] if self.blocks is False else self.block
             return
         try:
-            place, hashes = note(text, did, f"{did}/export-block")
+            place, hashes = (self.keys or Keys(self.log)).note(text, "export-block")
             need(place == f"{first} {len(self.block)}" and len(hashes) == 64 * len(self.block), "it is of other records")
         except ValueError as error:
             bad(self.count - 1, f"the signed list of its block: {error}")
@@ -107,10 +113,10 @@ class Checker:
         self.block, self.blocks = [], True
 
     def finish(self, last, fault):
-        (size, root), did = checkpoint(last["checkpoint"], last["key"]), last["key"]
+        size, root = self.keys.checkpoint(last["checkpoint"])
         if self.agent:
-            self.finish_agent(last.get("agent"), did, size, root, fault)
-        if self.log not in (None, did):
+            self.finish_agent(last.get("agent"), size, root, fault)
+        if self.log not in (None, self.keys.log):
             bad(self.last[0] if self.agent else 0, f"it is of log {self.log}")
         if not self.agent and self.count != size:
             bad(min(self.count, size), f"the checkpoint covers {size} records")
@@ -125,9 +131,9 @@ class Checker:
                 bad(None, "only the whole log shows that it continues what was seen", "witness")
         return self.count, root
 
-    def finish_agent(self, said, did, size, root, fault):
+    def finish_agent(self, said, size, root, fault):
         try:
-            agent, of, signed = note(said["note"], did, f"{did}/export-agent")
+            agent, of, signed = self.keys.note(said["note"], "export-agent")
             text = said["positions"]
             listed = [n for r in text.split(",") for n in range(int(r.split("-")[0]), int(r.split("-")[-1]) + 1)]
             need(of == f"{size} {root.hex()}" and signed == f"{len(listed)} {sha(text.encode()).hex()}", "of other records")
@@ -145,8 +151,9 @@ class Checker:
 
 def verify(text, key, witness):
     notes, fault = re.findall("(?:.+\n)+\n(?:\u2014 .+\n)+", witness), None
-    claims = [(int(seen.split("\n")[1]), base64.b64decode(seen.split("\n")[2])) for seen in notes]
-    checker, lines = Checker(key, claims), text.removesuffix("\n").split("\n")
+    claims = [seen.split("\n") for seen in notes if not is_succession(seen)]
+    claims, lines = [(int(seen[1]), base64.b64decode(seen[2])) for seen in claims], text.removesuffix("\n").split("\n")
+    checker = Checker(log_keys(lines, parse, key, Bad), claims)
     for line in lines[:-1]:
         try:
             fault or checker.line(line)
@@ -158,15 +165,16 @@ def verify(text, key, witness):
         last = parse(lines[-1])
         if "record" in last:
             raise fault or Bad(f"record {checker.number() + 1}: the file ends before the checkpoint")
-        need(not set(last) - {"checkpoint", "key", "agent"} and key in (None, last["key"]), "it is another key's")
-        checkpoint(last["checkpoint"], last["key"])
+        checker.keys = checker.keys or Keys(last["key"])
+        need(not set(last) - {"checkpoint", "key", "agent"} and checker.keys.log == last["key"], "it is another key's")
+        size, root = checker.keys.checkpoint(last["checkpoint"])
+        need(all(end < size or (end, its) == (size, root) for end, its, *_ in checker.keys.later), "a later key signs")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         cut = '{"record"'.startswith(lines[-1][:9])
         raise fault or Bad(f"{f'record {checker.number()}' if cut else 'checkpoint'}: the file ends here: {error}")
     try:
         need(notes or not witness, "it is no checkpoint")
-        for seen in notes:
-            checkpoint(seen, last["key"])
+        checker.keys.agree(notes, size, root)
     except (ValueError, IndexError) as error:
         bad(None, error, "witness")
     return checker.finish(last, fault)

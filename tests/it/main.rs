@@ -48,6 +48,7 @@ mod proof_identity;
 mod proof_keys;
 mod proof_klp;
 mod proof_refusals;
+mod proof_succession;
 mod proof_tiles;
 mod recipients;
 mod retention;

@@ -20,7 +20,7 @@ const PYTHON_MAX: Duration = Duration::from_mins(2);
 /// How long a checkpoint may take to its witness.
 const WITNESS_MAX: Duration = Duration::from_secs(30);
 
-fn lines_of(text: &str) -> Vec<String> {
+pub(crate) fn lines_of(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
@@ -53,44 +53,54 @@ impl Log {
 
     /// What both verifiers say of these lines; asserts that they agree. `None` when it verifies.
     pub(crate) fn judged(&self, what: &str, lines: &[String], more: &[&str]) -> Option<String> {
-        let path = self.daemon.home().scratch().join("judged.jsonl");
-        fs::write(&path, lines.join("\n") + "\n").unwrap();
-        let nowhere = self.daemon.home().scratch().join("nowhere");
-        let file = path.to_str().unwrap();
-        let arguments = [&["audit", "verify", file, "--key", &self.key], more].concat();
-        let ours = meshctl(&nowhere, &arguments);
-        let mut python = Command::new("python3");
-        python
-            .arg(interop("verify.py"))
-            .args([file, "--key", &self.key])
-            .args(more);
-        let theirs = Ended::of(python, PYTHON_MAX);
-        assert_eq!(
-            ours.code, theirs.code,
-            "{what}: {} / {}",
-            ours.err, theirs.err
-        );
-        if ours.code == 0 {
-            // `verified N records, root …`, the root in either's spelling of base64.
-            assert_eq!(ours.out.trim(), theirs.out.trim(), "{what}");
-            return None;
-        }
-        let place = |text: &str| {
-            let text = text
-                .trim()
-                .trim_start_matches("error: ")
-                .trim_start_matches("meshctl: ");
-            text.split(':').next().unwrap_or_default().to_owned()
-        };
-        assert_eq!(
-            place(&ours.err),
-            place(&theirs.err),
-            "{what}: {} / {}",
-            ours.err,
-            theirs.err
-        );
-        Some(place(&ours.err))
+        judged((self.daemon.home().scratch(), &self.key), what, lines, more)
     }
+}
+
+/// What both verifiers say of these lines, given this key; asserts that they agree. `None` when it verifies.
+pub(crate) fn judged(
+    (scratch, key): (&Path, &str),
+    what: &str,
+    lines: &[String],
+    more: &[&str],
+) -> Option<String> {
+    let path = scratch.join("judged.jsonl");
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let nowhere = scratch.join("nowhere");
+    let file = path.to_str().unwrap();
+    let arguments = [&["audit", "verify", file, "--key", key], more].concat();
+    let ours = meshctl(&nowhere, &arguments);
+    let mut python = Command::new("python3");
+    python
+        .arg(interop("verify.py"))
+        .args([file, "--key", key])
+        .args(more);
+    let theirs = Ended::of(python, PYTHON_MAX);
+    assert_eq!(
+        ours.code, theirs.code,
+        "{what}: {} / {}",
+        ours.err, theirs.err
+    );
+    if ours.code == 0 {
+        // `verified N records, root …`, the root in either's spelling of base64.
+        assert_eq!(ours.out.trim(), theirs.out.trim(), "{what}");
+        return None;
+    }
+    let place = |text: &str| {
+        let text = text
+            .trim()
+            .trim_start_matches("error: ")
+            .trim_start_matches("meshctl: ");
+        text.split(':').next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        place(&ours.err),
+        place(&theirs.err),
+        "{what}: {} / {}",
+        ours.err,
+        theirs.err
+    );
+    Some(place(&ours.err))
 }
 
 fn position(line: &str) -> u64 {

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 115] = [
+const TABLE: [(&str, &str, &str); 118] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -100,9 +100,11 @@ const TABLE: [(&str, &str, &str); 115] = [
     ("DELETE", "/v1/bus/dead/{id}", "oa"),
     ("GET", "/v1/audit", "voap"),
     ("GET", "/v1/audit/checkpoint", "voap"),
+    ("GET", "/v1/audit/successions", "voap"),
     ("GET", "/v1/audit/proof", "voap"),
     ("GET", "/v1/audit/tile/{path}", "voap"),
     ("POST", "/v1/audit/witness/add-checkpoint", "oag"),
+    ("POST", "/v1/audit/witness/add-succession", "oag"),
     ("GET", "/v1/audit/export", "voap"),
     ("GET", "/v1/audit/trace", "voap"),
     ("GET", "/v1/audit/state", "voap"),
@@ -120,6 +122,7 @@ const TABLE: [(&str, &str, &str); 115] = [
     ("POST", "/v1/keys", "a"),
     ("GET", "/v1/keys", "voap"),
     ("POST", "/v1/keys/{key}/revoke", "a"),
+    ("POST", "/v1/keys/node/rotate", "a"),
     ("GET", "/v1/secrets", "a"),
     ("PUT", "/v1/secrets/{name}", "a"),
     ("DELETE", "/v1/secrets/{name}", "a"),

@@ -237,6 +237,16 @@ impl SentinelState {
         Ok(Some(SentinelEvent::TokenRevoked { id }))
     }
 
+    /// The tokens in force that rest on a signature of the node's: those that can be narrowed. They end with a key that is in
+    /// wrong hands.
+    pub fn resting_on_keys(&self) -> Vec<String> {
+        self.tokens
+            .iter()
+            .filter(|(_, token)| token.attenuable && !token.revoked)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
     /// Makes void every token that an agent was given.
     pub fn revoke_agent(&self, agent: &AgentId) -> Vec<SentinelEvent> {
         self.tokens
@@ -279,10 +289,18 @@ impl SentinelState {
                 }
                 None => self.revoked(id),
             },
+            SentinelEvent::KeyRotated { compromised, .. } => {
+                if *compromised {
+                    for id in self.resting_on_keys() {
+                        self.revoked(&id);
+                    }
+                }
+            }
             // The audit is the log itself; nothing is decided by what was allowed or denied before.
             SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
+            | SentinelEvent::SuccessionWitnessed(_)
             | SentinelEvent::Allowed { .. }
             | SentinelEvent::Denied { .. }
             | SentinelEvent::Refused { .. }

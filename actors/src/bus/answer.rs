@@ -97,6 +97,6 @@ pub(super) fn reply_to(
     let (from, to) = (bus.node.address.clone(), asked.from.clone());
     let mut reply = Envelope::new(kind, from, to, payload, stamp);
     reply.in_reply_to = Some(asked.id.clone());
-    reply.sign(&bus.node.key);
+    bus.node.sign(&mut reply);
     reply
 }

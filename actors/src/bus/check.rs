@@ -1,12 +1,12 @@
 //! Whether an envelope may be acted upon, and in whose name.
 
 use mesh_messages::address::Address;
-use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Defaults, Envelope, ErrorCode, KlpDecodeError, ReplayError, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{AgentId, Epoch, Timestamp};
 
+use super::NodeSigner;
 use super::outside::Keys;
 use crate::sentinel::SentinelHandle;
 
@@ -278,7 +278,7 @@ fn is_own(caller: &Caller, from: &Address) -> bool {
 }
 
 /// Makes of a vouched envelope what travels: without a written-out token, and signed, by meshd if by nobody else.
-pub(super) fn sealed(vouched: Vouched, node: &SigningKey) -> Envelope {
+pub(super) fn sealed(vouched: Vouched, node: &NodeSigner) -> Envelope {
     let Vouched {
         mut envelope,
         signed,
@@ -292,7 +292,7 @@ pub(super) fn sealed(vouched: Vouched, node: &SigningKey) -> Envelope {
     // A receiver must be able to read it without knowing who its sender's channel was.
     let complete = || decode(envelope.to_value(), &Defaults::default()).is_ok();
     if !signed || written_out || !complete() {
-        envelope.sign(node);
+        node.sign(&mut envelope);
     }
     envelope
 }

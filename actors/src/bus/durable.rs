@@ -233,7 +233,7 @@ impl State {
         let (from, to) = (node.address.clone(), Address::Topic(topic.clone()));
         let mut envelope = Envelope::new(MessageType::Publish, from, to, payload, stamp);
         envelope.context = context;
-        envelope.sign(&node.key);
+        node.sign(&mut envelope);
         let publication = Publication {
             topic,
             publisher: None,
@@ -458,7 +458,7 @@ impl State {
         });
         context.insert("delivery".to_owned(), delivery);
         envelope.context = Some(context.into());
-        envelope.sign(&self.handle.node.key);
+        self.handle.node.sign(&mut envelope);
         Some(envelope)
     }
 

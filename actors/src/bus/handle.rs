@@ -10,7 +10,6 @@ use mesh_actors_core::access::{Recipient, needs};
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
 use mesh_messages::access::AccessVerb;
 use mesh_messages::address::{Address, TopicPattern};
-use mesh_messages::identity::SigningKey;
 use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
 use mesh_messages::manifest::{Action as Permitted, Need, ResourceKind};
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -22,6 +21,7 @@ use super::check::{self, Vouched};
 use super::outside::Outside;
 use super::{Message, route};
 use crate::clock;
+use crate::context::NodeIdentity;
 use crate::operations::Action;
 use crate::sentinel::{Facts, SentinelHandle};
 use crate::slot::Slot;
@@ -40,8 +40,15 @@ const PATH: &str = "/v1/messages";
 pub struct NodeSigner {
     /// Its address.
     pub address: Address,
-    /// Its key.
-    pub key: Arc<SigningKey>,
+    /// Who it is.
+    pub node: Arc<NodeIdentity>,
+}
+
+impl NodeSigner {
+    /// Signs in its name, with the key in force.
+    pub(super) fn sign(&self, envelope: &mut Envelope) {
+        envelope.sign(self.node.signer().secret());
+    }
 }
 
 /// The only way to talk to the bus. Cheap to clone.
@@ -134,7 +141,7 @@ impl BusHandle {
                 .decide_later(caller, Action::TaskSubmit, PATH)?;
         }
         let asked = Asked::new(&vouched.envelope, now, wait);
-        let envelope = check::sealed(vouched, &self.node.key);
+        let envelope = check::sealed(vouched, &self.node);
         let is_publication = envelope.kind == MessageType::Publish;
         let answer = route::route(self, caller, envelope, &asked).await;
         // What was not published may be sent again as it is; if it was after all, the bus knows it by its id.
@@ -170,7 +177,7 @@ impl BusHandle {
         if let Some(bearer) = &vouched.bearer {
             self.sentinel.decide(bearer, action, &to)?;
         }
-        let envelope = check::sealed(vouched, &self.node.key);
+        let envelope = check::sealed(vouched, &self.node);
         route::from_agent(self, (agent, epoch), envelope).await
     }
 

@@ -78,7 +78,7 @@ pub(super) async fn task(
             // Its sender knows the task by the name that it gave; the mesh knows it by its own.
             reply.context = Some(json!({"taskId": task.as_str()}));
             reply.task_id = Some(envelope.task_id.clone().unwrap_or(task));
-            reply.sign(&bus.node.key);
+            bus.node.sign(&mut reply);
             Ok(Answer::Reply(Box::new(reply)))
         }
     }

@@ -158,7 +158,7 @@ async fn message(
             {
                 answer.to = sender;
                 answer.in_reply_to = Some(original);
-                answer.sign(&bus.node.key);
+                bus.node.sign(&mut answer);
             }
             Ok(Answer::Reply(Box::new(answer)))
         }

@@ -14,10 +14,11 @@ use mesh_messages::manifest::{Need, Persona, SecurityConfig, TopicPolicy};
 use mesh_messages::problem::ProblemKind;
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{Epoch, TaskId};
-use mesh_persistence::Journal as _;
+use mesh_persistence::{Journal as _, LogSigner};
 
 use super::*;
 use crate::clock;
+use crate::context::NodeIdentity;
 use crate::sentinel::{Quota, SentinelHandle, SentinelSettings};
 use crate::testing::{PATIENCE, Store, until};
 
@@ -220,7 +221,7 @@ impl Fixture {
         };
         let node = NodeSigner {
             address: Address::node("here").unwrap(),
-            key: Arc::new(node_key()),
+            node: Arc::new(NodeIdentity::new(LogSigner::new(node_key()))),
         };
         let bus = BusHandle::new(outside, node, sentinel.clone());
         let fixture = Self {

@@ -23,8 +23,8 @@ use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, JournalStatus,
-    KeyInfo, MemoryEntry, MemoryStats, NodeInfo, PastState, Role, SystemStatus, TokenInfo,
-    TokenOrder,
+    KeyInfo, KeyRotation, MemoryEntry, MemoryStats, NodeInfo, PastState, Role, RotatedKey,
+    SystemStatus, TokenInfo, TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
@@ -404,6 +404,7 @@ impl Operations for Mesh {
         Ok(SystemStatus {
             version: self.ctx.settings.version.clone(),
             node: self.ctx.node.did.to_string(),
+            key: Some(self.ctx.node.signer().keys().current().to_string()),
             run_id: self.ctx.settings.run_id.clone(),
             started_at: self.started_at,
             uptime: u64::try_from(at.since(self.started_at).as_millis()).unwrap_or(u64::MAX),
@@ -537,6 +538,18 @@ impl Operations for Mesh {
         reason: String,
     ) -> Result<KeyInfo, Problem> {
         self.sentinel.revoke_key(&caller.name, key, reason).await
+    }
+
+    async fn rotate_key(&self, caller: &Caller, order: KeyRotation) -> Result<RotatedKey, Problem> {
+        self.rotate(caller, order).await
+    }
+
+    fn successions(&self) -> String {
+        self.succession_notes()
+    }
+
+    async fn witness_succession(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+        self.succession_witnessed(body).await
     }
 
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {

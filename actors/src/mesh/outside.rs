@@ -191,7 +191,7 @@ impl bus::Keys for BusOutside {
     fn key_of(&self, address: &Address) -> Option<DidKey> {
         match address {
             Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
-                Some(self.ctx.node.did)
+                Some(*self.ctx.node.signer().keys().current())
             }
             _ => self.sentinel.key_of(address),
         }

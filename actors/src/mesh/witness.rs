@@ -1,6 +1,7 @@
 //! What lets strangers check the log: tiles, and this node as a witness of other logs.
 
 use mesh_messages::address::Address;
+use mesh_messages::events::LogSuccession;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, KeyInfo};
@@ -80,7 +81,7 @@ impl Mesh {
         key: &DidKey,
         owner: Address,
     ) -> Result<KeyInfo, Problem> {
-        if *key == self.ctx.node.did {
+        if self.ctx.node.signer().keys().knows(key) {
             let text = "the node's own key is the node's";
             return Err(Problem::new(ProblemKind::Conflict, "key_used", text).field("key"));
         }
@@ -106,22 +107,16 @@ impl Mesh {
     /// Co-signs another log's checkpoint, if its key is registered here and it has only grown since the last time.
     pub(super) async fn cosigned(&self, body: &str) -> Result<WitnessAnswer, Problem> {
         let request = AddCheckpoint::parse(body).map_err(refused)?;
-        let key: Option<DidKey> = request.origin.parse().ok();
-        let known = key.filter(|key| self.sentinel.knows_key(key));
-        let Some(key) = known else {
-            let text = format!(
-                "no key of log {:?} is registered here; meshctl key register does that",
-                request.origin.chars().take(80).collect::<String>()
-            );
-            return Err(Problem::new(ProblemKind::NotFound, "log_not_found", text));
-        };
+        let log: Option<DidKey> = request.origin.parse().ok();
+        let known = log.and_then(|log| Some((log, self.sentinel.log_key(&log)?)));
+        let (log, key) = known.ok_or_else(|| unknown_log(&request.origin))?;
         let last = self.sentinel.witnessed(&request.origin).await?;
         let size = last.as_ref().map_or(0, |last| last.size);
         if request.old != size {
             return Ok(WitnessAnswer::Conflict(size));
         }
         let root = last.as_ref().map(|last| last.root.as_str());
-        let claim = request.check(&key, root).map_err(refused)?;
+        let claim = request.check(&log, &key, root).map_err(refused)?;
         let new = Witnessed {
             size: claim.size,
             root: hex::encode(claim.root.0),
@@ -135,9 +130,61 @@ impl Mesh {
             }
             Err(problem) => return Err(problem),
         }
-        let line = cosign(&self.ctx.node.key, &request.note, now()).map_err(refused)?;
+        self.co_signature(&request.note)
+    }
+
+    /// Takes in that another key signs for another log, if its owner is registered here and it follows from what is known.
+    pub(super) async fn succession_witnessed(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+        let request = AddCheckpoint::parse(body).map_err(refused)?;
+        let log = request.succession_of();
+        let log = log.ok_or_else(|| unknown_log(&request.origin))?;
+        if self.sentinel.log_key(&log).is_none() {
+            return Err(unknown_log(&log.to_string()));
+        }
+        let last = self.sentinel.witnessed(&log.to_string()).await?;
+        let size = last.as_ref().map_or(0, |last| last.size);
+        let new = request.succession(&log).map_err(refused)?;
+        let new = LogSuccession {
+            origin: log,
+            number: new.number,
+            old: new.old,
+            new: new.new,
+            size: new.size,
+            root: hex::encode(new.root.0),
+            compromised: new.compromised,
+            note: new.note,
+        };
+        if !self.sentinel.knows_succession(&new).await? {
+            if request.old != size {
+                return Ok(WitnessAnswer::Conflict(size));
+            }
+            let root = last.as_ref().map(|last| last.root.as_str());
+            request.check_succession(&log, root).map_err(refused)?;
+            match self.sentinel.succeed(size, new).await {
+                Ok(()) => {}
+                // Somebody else was faster.
+                Err(problem) if problem.code == "witness_conflict" => {
+                    let last = self.sentinel.witnessed(&log.to_string()).await?;
+                    return Ok(WitnessAnswer::Conflict(last.map_or(0, |last| last.size)));
+                }
+                Err(problem) => return Err(problem),
+            }
+        }
+        self.co_signature(&request.note)
+    }
+
+    fn co_signature(&self, note: &str) -> Result<WitnessAnswer, Problem> {
+        let line = cosign(&self.ctx.node.signer(), note, now()).map_err(refused)?;
         Ok(WitnessAnswer::Signed(line))
     }
+}
+
+fn unknown_log(origin: &str) -> Problem {
+    let text = format!(
+        "no key of log {:?} is registered here; meshctl key register does that",
+        origin.chars().take(80).collect::<String>()
+    );
+    Problem::new(ProblemKind::NotFound, "log_not_found", text)
 }
 
 fn refused(error: WitnessError) -> Problem {
@@ -148,6 +195,9 @@ fn refused(error: WitnessError) -> Problem {
         }
         WitnessError::Checkpoint(_) => {
             Problem::new(ProblemKind::Forbidden, "bad_checkpoint", detail)
+        }
+        WitnessError::Succession(_) => {
+            Problem::new(ProblemKind::Forbidden, "bad_succession", detail)
         }
         _ => Problem::new(ProblemKind::Invalid, "bad_proof", detail),
     }

@@ -19,6 +19,7 @@ use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{AgentId, Epoch, Timestamp};
+use mesh_persistence::LogKeys;
 
 use super::refusals::Counted;
 use super::token::{self, SecretDigest};
@@ -68,6 +69,8 @@ struct Passes {
     sessions: BTreeMap<String, Session>,
     // By owner.
     keys: BTreeMap<String, DidKey>,
+    // Who signs for logs whose first key does not any more.
+    logs: BTreeMap<String, DidKey>,
 }
 
 impl Passes {
@@ -144,7 +147,12 @@ impl Door {
     /// Replaces the keys by those that hold: they are durable.
     pub(super) fn hold_keys(&self, ring: &KeyRing) {
         let keys = ring.current().map(|(owner, key)| (owner.to_owned(), key));
-        self.write().keys = keys.collect();
+        let logs = ring
+            .succeeded_logs()
+            .map(|(log, key)| (log.to_owned(), key));
+        let (keys, logs) = (keys.collect(), logs.collect());
+        let mut passes = self.write();
+        (passes.keys, passes.logs) = (keys, logs);
     }
 
     /// A key holds no more.
@@ -156,6 +164,22 @@ impl Door {
     pub(super) fn key_of(&self, owner: &str) -> Option<DidKey> {
         let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
         passes.keys.get(owner).copied()
+    }
+
+    /// The key that signs for another log, if it holds: the log's name where no other took over.
+    pub(super) fn log_key(&self, origin: &DidKey) -> Option<DidKey> {
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        let key = passes.logs.get(&origin.to_string()).unwrap_or(origin);
+        passes
+            .keys
+            .values()
+            .any(|known| known == key)
+            .then_some(*key)
+    }
+
+    /// Lets no token in any more that rests on a signature of this node's.
+    pub(super) fn expel_resting_on_keys(&self) {
+        self.write().tokens.retain(|_, pass| !pass.attenuable);
     }
 
     /// Whether a key is somebody's.
@@ -261,11 +285,14 @@ impl Door {
         text: &str,
         loopback: bool,
         now: Timestamp,
-        mesh: &DidKey,
+        keys: &LogKeys,
     ) -> Result<Caller, Rejected> {
         let unknown = |_| Rejected { claimed: None };
         let token = Capability::read(text).map_err(unknown)?;
-        let proven = token.verify(mesh).map_err(unknown)?;
+        // Whichever of this node's keys was in force when it was issued; those that rest on a stolen one are void by now.
+        let issuer = token.claimed_mesh().filter(|key| keys.knows(key));
+        let issuer = issuer.ok_or(Rejected { claimed: None })?;
+        let proven = token.verify(&issuer).map_err(unknown)?;
         let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
         let pass = passes.tokens.get(&proven.root.id);
         let pass = pass.filter(|pass| pass.attenuable);

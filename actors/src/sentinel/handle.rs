@@ -12,7 +12,6 @@ use mesh_messages::capability::CAPABILITY_PREFIX;
 use mesh_messages::certificate::{Credentials, KnownCertificate};
 use mesh_messages::chaos::ChaosBlow;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
-use mesh_messages::identity::SigningKey;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, IssuedToken, Role, TokenInfo, TokenOrder};
@@ -23,6 +22,7 @@ use super::door::{Door, count};
 use super::state::no_randomness;
 use super::{Message, SentinelSettings};
 use crate::clock;
+use crate::context::NodeIdentity;
 use crate::partition::Cause;
 use crate::slot::Slot;
 
@@ -46,7 +46,7 @@ pub struct SentinelHandle {
     pub(super) audit_all_actions: bool,
     pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
     // Signs tokens that can be narrowed; without it there are none.
-    pub(super) signer: Option<Arc<SigningKey>>,
+    pub(super) signer: Option<Arc<NodeIdentity>>,
     certificates: Arc<Certificates>,
 }
 
@@ -70,10 +70,10 @@ impl SentinelHandle {
         Self { policy, ..self }
     }
 
-    /// The same, with the node's key, by which it issues and knows tokens that their holders can narrow.
+    /// The same, with the node's keys, by which it issues and knows tokens that their holders can narrow.
     #[must_use]
-    pub fn with_signer(self, key: SigningKey) -> Self {
-        let signer = Some(Arc::new(key));
+    pub fn with_signer(self, node: Arc<NodeIdentity>) -> Self {
+        let signer = Some(node);
         Self { signer, ..self }
     }
 
@@ -133,9 +133,10 @@ impl SentinelHandle {
     pub fn authenticate_by(&self, given: Credentials<'_>) -> Result<Caller, Problem> {
         let loopback = given.loopback;
         let identify = |text: &str| match &self.signer {
-            Some(key) if text.starts_with(CAPABILITY_PREFIX) => {
-                let (now, mesh) = (clock::now(), key.public());
-                self.door.identify_capability(text, loopback, now, &mesh)
+            Some(node) if text.starts_with(CAPABILITY_PREFIX) => {
+                let (now, signer) = (clock::now(), node.signer());
+                self.door
+                    .identify_capability(text, loopback, now, signer.keys())
             }
             _ => self.door.identify(text, loopback, clock::now()),
         };

@@ -4,10 +4,11 @@ use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use mesh_actors_core::sentinel::{KeyRefusal, WitnessRefusal, Witnessed};
 use mesh_messages::address::Address;
-use mesh_messages::events::SentinelEvent;
+use mesh_messages::events::{LogSuccession, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::KeyInfo;
+use mesh_persistence::Succession;
 
 use super::handle::CALL_LIMIT;
 use super::{Effect, Message, Reply, SentinelHandle, State, answer};
@@ -44,6 +45,26 @@ pub(crate) enum KeyMessage {
         old: u64,
         new: Witnessed,
         reply: Reply<()>,
+    },
+    /// Whether it is known that another key signs for another log.
+    Knows {
+        new: LogSuccession,
+        reply: Reply<bool>,
+    },
+    /// Another key signs for another log; its signatures and its proof, which begins at size `old`, have been checked.
+    Succeed {
+        by: Cause,
+        old: u64,
+        new: LogSuccession,
+        reply: Reply<()>,
+    },
+    /// Other keys sign for this node's log: all of them, of which those are put on record that are not yet. Answers how many
+    /// tokens that ends.
+    Rotated {
+        by: Cause,
+        successions: Vec<Succession>,
+        reason: String,
+        reply: Reply<u64>,
     },
 }
 
@@ -91,7 +112,77 @@ impl State {
                     Ok(())
                 }
             },
+            KeyMessage::Knows { new, reply } => {
+                let known = self.partition.state().keys().known_successor(&new);
+                let known = known.transpose().map(|known| known.is_some());
+                let known = known.map_err(|refusal| not_witnessed(&refusal));
+                let effects = vec![Effect::SuccessionShown { known, reply }];
+                self.commit(Vec::new(), &Cause::meshd(), effects).await
+            }
+            KeyMessage::Succeed {
+                by,
+                old,
+                new,
+                reply,
+            } => {
+                let decided = self.partition.state().keys().succeed(old, new);
+                let problem = match decided {
+                    Ok(event) => match event.as_ref().map_or(Ok(()), |_| self.writable()) {
+                        Ok(()) => {
+                            let events = event.into_iter().collect();
+                            let effects = vec![Effect::Succeeded { reply }];
+                            return self.commit(events, &by, effects).await;
+                        }
+                        Err(problem) => problem,
+                    },
+                    Err(refusal) => not_witnessed(&refusal),
+                };
+                answer(reply, Err(problem));
+                Ok(())
+            }
+            KeyMessage::Rotated {
+                by,
+                successions,
+                reason,
+                reply,
+            } => {
+                self.record_rotations(&by, successions, &reason, reply)
+                    .await
+            }
         }
+    }
+
+    /// Records what the log's own file says, also on a disk that takes no new work: it has happened.
+    async fn record_rotations(
+        &mut self,
+        by: &Cause,
+        successions: Vec<Succession>,
+        reason: &str,
+        reply: Reply<u64>,
+    ) -> Result<(), ActorProcessingErr> {
+        let state = self.partition.state();
+        let known = state.keys().rotations();
+        let new: Vec<_> = successions
+            .into_iter()
+            .filter(|one| one.number > known)
+            .collect();
+        let ended = if new.iter().any(|one| one.compromised) {
+            state.resting_on_keys().len() as u64
+        } else {
+            0
+        };
+        let event = |one: Succession| SentinelEvent::KeyRotated {
+            number: one.number,
+            old: Box::new(one.old),
+            new: Box::new(one.new),
+            size: one.size,
+            compromised: one.compromised,
+            reason: reason.to_owned(),
+            note: one.note,
+        };
+        let events = new.into_iter().map(event).collect();
+        self.commit(events, by, vec![Effect::Rotated { ended, reply }])
+            .await
     }
 
     async fn decided_key(
@@ -134,6 +225,58 @@ impl SentinelHandle {
     #[must_use]
     pub fn knows_key(&self, key: &DidKey) -> bool {
         self.door.knows_key(key)
+    }
+
+    /// The key that signs for another log whose owner is known here, if it holds. Never waits.
+    #[must_use]
+    pub fn log_key(&self, origin: &DidKey) -> Option<DidKey> {
+        self.door.log_key(origin)
+    }
+
+    /// Whether it is known here that another key signs for another log.
+    ///
+    /// # Errors
+    /// `bad_succession` when another one is known, or it is not the next; that the sentinel is not there.
+    pub async fn knows_succession(&self, new: &LogSuccession) -> Result<bool, Problem> {
+        let new = new.clone();
+        self.ask_key(|reply| KeyMessage::Knows { new, reply })
+            .await?
+    }
+
+    /// Remembers that another key signs for another log; answers when that is durable. `old` is where its proof began.
+    ///
+    /// # Errors
+    /// `witness_conflict`, `bad_succession`, `too_many_logs`, or that it cannot be written now.
+    pub async fn succeed(&self, old: u64, new: LogSuccession) -> Result<(), Problem> {
+        let by = Cause::by("meshd");
+        self.ask_key(|reply| KeyMessage::Succeed {
+            by,
+            old,
+            new,
+            reply,
+        })
+        .await?
+    }
+
+    /// Puts on record which keys took over for this node's own log, as far as they are not yet; answers, when that is durable,
+    /// how many tokens ended with it.
+    ///
+    /// # Errors
+    /// That it cannot be written now.
+    pub async fn record_rotations(
+        &self,
+        by: &str,
+        successions: Vec<Succession>,
+        reason: String,
+    ) -> Result<u64, Problem> {
+        let by = Cause::by(by);
+        self.ask_key(|reply| KeyMessage::Rotated {
+            by,
+            successions,
+            reason,
+            reply,
+        })
+        .await?
     }
 
     /// Registers a key as somebody's; the one before it does not hold any more.
@@ -239,6 +382,11 @@ fn not_witnessed(refusal: &WitnessRefusal) -> Problem {
     let code = match refusal {
         WitnessRefusal::Conflict { .. } => "witness_conflict",
         WitnessRefusal::TooMany => "too_many_logs",
+        WitnessRefusal::NotNext(_) => "bad_succession",
     };
-    Problem::new(ProblemKind::Conflict, code, detail)
+    let kind = match refusal {
+        WitnessRefusal::NotNext(_) => ProblemKind::Forbidden,
+        WitnessRefusal::Conflict { .. } | WitnessRefusal::TooMany => ProblemKind::Conflict,
+    };
+    Problem::new(kind, code, detail)
 }

@@ -85,11 +85,13 @@ impl State {
         &self,
         (id, role, subject, expires): (&str, Role, String, Option<Timestamp>),
     ) -> Result<(Zeroizing<String>, String), Problem> {
-        let Some(key) = &self.handle.signer else {
+        let Some(node) = &self.handle.signer else {
             return Err(Problem::internal(
                 "this node has no key to sign tokens with",
             ));
         };
+        let signer = node.signer();
+        let key = signer.secret();
         let root = Root {
             mesh: key.public(),
             id: id.to_owned(),
@@ -139,6 +141,8 @@ impl State {
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
+            | SentinelEvent::KeyRotated { .. }
+            | SentinelEvent::SuccessionWitnessed(_)
             | SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. } => return Ok(()),
         };
@@ -201,6 +205,10 @@ impl State {
             match event {
                 SentinelEvent::TokenRevoked { id } => self.handle.door.expel(id),
                 SentinelEvent::KeyRevoked { key, .. } => self.handle.door.expel_key(key),
+                SentinelEvent::KeyRotated {
+                    compromised: true, ..
+                } => self.handle.door.expel_resting_on_keys(),
+                SentinelEvent::SuccessionWitnessed(new) => self.handle.door.expel_key(&new.old),
                 _ => {}
             }
         }
@@ -240,6 +248,12 @@ impl State {
                         info.ok_or_else(|| Problem::internal("the key is gone")),
                     );
                 }
+                Effect::SuccessionShown { known, reply } => answer(reply, known),
+                Effect::Succeeded { reply } => {
+                    self.handle.door.hold_keys(self.partition.state().keys());
+                    answer(reply, Ok(()));
+                }
+                Effect::Rotated { ended, reply } => answer(reply, Ok(ended)),
                 Effect::KeysListed { keys, reply } => answer(reply, keys),
                 Effect::WitnessedShown { witnessed, reply } => answer(reply, witnessed),
             }

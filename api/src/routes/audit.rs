@@ -108,6 +108,13 @@ pub(super) fn routes() -> Vec<Route> {
         )
         .answers_as(NOTE, "A C2SP note."),
         Route::get(
+            "/v1/audit/successions",
+            "getSuccessions",
+            "Which keys took over from the log's first one",
+            successions,
+        )
+        .answers_as(NOTE, "A note for each, one after the other; nothing while the first key signs."),
+        Route::get(
             "/v1/audit/proof",
             "getProof",
             "Proves that a record is in the tree, or that a tree grew",
@@ -129,6 +136,16 @@ pub(super) fn routes() -> Vec<Route> {
             "witnessCheckpoint",
             "Co-signs another log's checkpoint that continues the last one (C2SP tlog-witness)",
             witness,
+        )
+        .needs(Action::MessageSend)
+        .takes_text(BodySize::Checkpoint)
+        .answers_as(NOTE, "The line of the co-signature. 409 has, as text, the size from which to prove.")
+        .refuses(&[400, 403, 404, 409, 422]),
+        Route::post(
+            "/v1/audit/witness/add-succession",
+            "witnessSuccession",
+            "Takes in that another key signs for another log: a request as for a checkpoint, with the succession as its note",
+            witness_succession,
         )
         .needs(Action::MessageSend)
         .takes_text(BodySize::Checkpoint)
@@ -169,6 +186,10 @@ async fn checkpoint(call: Call) -> Answer {
     text(NOTE, call.ops().checkpoint().await?)
 }
 
+async fn successions(call: Call) -> Answer {
+    text(NOTE, call.ops().successions())
+}
+
 async fn proof(call: Call) -> Answer {
     let (index, size) = (call.query.integer(&INDEX)?, call.query.integer(&SIZE)?);
     let (from, to) = (call.query.integer(&FROM)?, call.query.integer(&TO)?);
@@ -193,9 +214,20 @@ async fn tile(call: Call) -> Answer {
 }
 
 async fn witness(call: Call) -> Answer {
-    let body = std::str::from_utf8(&call.body)
-        .map_err(|_| Refusal::new("malformed_checkpoint", "the body is not UTF-8"))?;
-    match call.ops().witness(body).await? {
+    answered(call.ops().witness(note_of(&call)?).await?)
+}
+
+async fn witness_succession(call: Call) -> Answer {
+    answered(call.ops().witness_succession(note_of(&call)?).await?)
+}
+
+fn note_of(call: &Call) -> Result<&str, Refusal> {
+    std::str::from_utf8(&call.body)
+        .map_err(|_| Refusal::new("malformed_checkpoint", "the body is not UTF-8"))
+}
+
+fn answered(answer: WitnessAnswer) -> Answer {
+    match answer {
         WitnessAnswer::Signed(line) => text(NOTE, line),
         WitnessAnswer::Conflict(size) => {
             let mut response = text(TREE_SIZE, format!("{size}\n"))?;

@@ -5,7 +5,7 @@ use mesh_actors::operations::Action;
 use mesh_messages::address::Address;
 use mesh_messages::agent::Page;
 use mesh_messages::identity::DidKey;
-use mesh_messages::system::KeyInfo;
+use mesh_messages::system::{KeyInfo, KeyRotation, RotatedKey};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,19 @@ pub(super) fn routes() -> Vec<Route> {
         .may_take::<RevocationRequest>()
         .answers::<KeyInfo>(200, "It does not hold any more.")
         .refuses(&[404, 422]),
+        Route::post(
+            "/v1/keys/node/rotate",
+            "rotateNodeKey",
+            "Gives the node another key, which signs for its log from here on",
+            rotate,
+        )
+        .needs(Action::Keys)
+        .may_take::<KeyRotation>()
+        .answers::<RotatedKey>(
+            200,
+            "The key in force, and the note by which both keys say so.",
+        )
+        .refuses(&[409, 422]),
     ]
 }
 
@@ -83,4 +96,9 @@ async fn revoke(call: Call) -> Answer {
         .field("key")
     })?;
     ok(&call.ops().revoke_key(&call.caller, key, reason).await?)
+}
+
+async fn rotate(call: Call) -> Answer {
+    let order: KeyRotation = call.json_or_empty()?;
+    ok(&call.ops().rotate_key(&call.caller, order).await?)
 }

@@ -911,6 +911,7 @@ impl Operations for Fake {
         Ok(SystemStatus {
             version: "0.0.0".into(),
             node: "did:key:z6Mk".into(),
+            key: None,
             run_id: "run".into(),
             started_at: Timestamp::ZERO,
             uptime: 0,
@@ -1083,6 +1084,18 @@ impl Operations for Fake {
             revoked: Some(Timestamp::ZERO),
             reason: Some(reason),
         })
+    }
+
+    async fn rotate_key(&self, _: &Caller, _: KeyRotation) -> Result<RotatedKey, Problem> {
+        Err(Problem::internal("not here"))
+    }
+
+    fn successions(&self) -> String {
+        String::new()
+    }
+
+    async fn witness_succession(&self, _: &str) -> Result<WitnessAnswer, Problem> {
+        Err(Problem::internal("not here"))
     }
 
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
 use mesh_api::Tls;
 use mesh_config::{Config, Origins};
-use mesh_messages::identity::SigningKey;
 use mesh_messages::system::{AtRest, Caller, Role};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +20,7 @@ use crate::cli::RunArgs;
 use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
+use crate::identity::Identity;
 use crate::notary::Notary;
 use crate::storage::Storage;
 use crate::telemetry::{self, Export, Resource};
@@ -63,7 +63,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) origins: Origins,
     pub(crate) data: PathBuf,
-    pub(crate) key: SigningKey,
+    pub(crate) identity: Identity,
     run_id: String,
     at_rest: AtRest,
 }
@@ -73,13 +73,13 @@ impl Node {
     pub(crate) fn open(config: Config, origins: Origins) -> Result<(Self, Storage), Failure> {
         let data = identity::data_dir(&config.data)?;
         let storage = Storage::open(&config, &data)?;
-        let key = identity::node_key(&data)?;
+        let identity = identity::identity(&data)?;
         let run_id = uuid::Uuid::now_v7().simple().to_string();
         let node = Self {
             config,
             origins,
             data,
-            key,
+            identity,
             run_id,
             at_rest: storage.at_rest().clone(),
         };
@@ -89,7 +89,7 @@ impl Node {
     /// Starts logging and exporting.
     pub(crate) fn telemetry(&self) -> Result<Export, Failure> {
         let named = self.config.node.name.clone();
-        let node = named.unwrap_or_else(|| self.key.public().to_string());
+        let node = named.unwrap_or_else(|| self.identity.name.to_string());
         telemetry::start(&self.config.telemetry, Resource { node })
             .map_err(|error| Failure::new(Exit::Config, error))
     }
@@ -127,11 +127,11 @@ impl Serving {
             config,
             origins,
             data,
-            key,
+            identity,
             run_id,
             at_rest,
         } = node;
-        let source = key.public().to_string();
+        let source = identity.name.to_string();
         let files = settings::tls(&config);
         let tls = files.as_ref().map(Tls::load).transpose();
         let tls = tls.map_err(|error| Failure::new(Exit::Config, error))?;
@@ -140,7 +140,7 @@ impl Serving {
         let tree = settings::tree(&config, &origins, data.clone(), run_id, at_rest);
         let options = MeshOptions {
             settings: tree.map_err(|error| Failure::new(Exit::Config, error))?,
-            key,
+            key: identity.key,
             natives: natives::all(),
             sandbox_helper: None,
         };

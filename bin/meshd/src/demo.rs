@@ -67,7 +67,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
         let demo = Demo {
             root,
             data: data.path().to_owned(),
-            key: node.key.public(),
+            key: node.identity.name,
             screen: Screen::new(),
         };
         demo.play(node, &mut signals, &export, args.keep).await

@@ -5,15 +5,27 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use mesh_messages::identity::SigningKey;
+use mesh_messages::identity::{DidKey, SigningKey};
+use mesh_persistence::{NodeKeyError, log_keys, node_key};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Failure};
 
 /// The node's private key, hex, readable by its owner alone.
 const KEY_FILE: &str = "node.key";
+/// The log, below the data directory: it says which key is in force.
+const JOURNAL_DIR: &str = "journal";
 /// Bytes of the secret.
 const SECRET_LEN: usize = 32;
+
+/// Who the node is.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// Its name, which is its log's: its first key.
+    pub(crate) name: DidKey,
+    /// The key in force.
+    pub(crate) key: SigningKey,
+}
 
 /// Makes the data directory when it is missing, for its owner alone, and names it absolutely.
 ///
@@ -35,11 +47,31 @@ pub(crate) fn is_open_to_others(data: &Path) -> bool {
     fs::metadata(data).is_ok_and(|about| about.mode() & 0o077 != 0)
 }
 
-/// Reads the node's key, or makes it at the first start.
+/// Reads the node's key that is in force, or makes its first one at the first start.
 ///
 /// # Errors
 /// A [`Failure`] that names the file; a key that cannot be read is never replaced, because the log belongs to it.
-pub(crate) fn node_key(data: &Path) -> Result<SigningKey, Failure> {
+pub(crate) fn identity(data: &Path) -> Result<Identity, Failure> {
+    let keys = log_keys(&data.join(JOURNAL_DIR)).map_err(failure)?;
+    let key = match node_key(data, keys.as_ref()).map_err(failure)? {
+        Some(key) => key,
+        None => first_key(data)?,
+    };
+    let name = keys.map_or_else(|| key.public(), |keys| *keys.log());
+    Ok(Identity { name, key })
+}
+
+fn failure(error: NodeKeyError) -> Failure {
+    match &error {
+        NodeKeyError::Io { source, .. } => {
+            let exit = Exit::of_io(source);
+            Failure::new(exit, error)
+        }
+        _ => Failure::new(Exit::Config, error),
+    }
+}
+
+fn first_key(data: &Path) -> Result<SigningKey, Failure> {
     let path = data.join(KEY_FILE);
     let failed = |error| {
         Failure::io(
@@ -97,8 +129,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let data = data_dir(&root.path().join("a/b")).unwrap();
         assert!(!is_open_to_others(&data) && is_open_to_others(root.path().parent().unwrap()));
-        let first = node_key(&data).unwrap().public();
-        assert_eq!(node_key(&data).unwrap().public(), first);
+        let first = identity(&data).unwrap().key.public();
+        assert_eq!(identity(&data).unwrap().key.public(), first);
         assert_eq!(
             fs::metadata(data.join(KEY_FILE)).unwrap().mode() & 0o777,
             0o600
@@ -115,7 +147,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let keys: Vec<String> = std::thread::scope(|scope| {
             let starts: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| node_key(data.path()).unwrap().public().to_string()))
+                .map(|_| scope.spawn(|| identity(data.path()).unwrap().key.public().to_string()))
                 .collect();
             starts
                 .into_iter()
@@ -129,7 +161,7 @@ mod tests {
     fn a_damaged_key_is_refused_and_kept() {
         let data = tempfile::tempdir().unwrap();
         fs::write(data.path().join(KEY_FILE), "rubbish").unwrap();
-        let failure = node_key(data.path()).unwrap_err();
+        let failure = identity(data.path()).unwrap_err();
         assert_eq!(failure.exit, Exit::Config);
         assert_eq!(
             fs::read_to_string(data.path().join(KEY_FILE)).unwrap(),

@@ -36,6 +36,9 @@ pub(crate) struct Notary {
     /// How many records the last checkpoint covered that went into the file, and that the witness has.
     filed: u64,
     witnessed: u64,
+    /// How many notes of the log's keys went into the file, and the witness has.
+    keys_filed: usize,
+    keys_witnessed: usize,
 }
 
 impl std::fmt::Debug for Notary {
@@ -60,6 +63,8 @@ impl Notary {
                 cosigned: data.join(COSIGNED_FILE),
                 filed: 0,
                 witnessed: 0,
+                keys_filed: 0,
+                keys_witnessed: 0,
             }))
         })
     }
@@ -83,10 +88,15 @@ impl Notary {
             }
         };
         let Some(size) = size_of(&note) else { return };
+        // Before what a later key signed.
+        let successions = split(&self.operations.successions());
+        if let Some(path) = self.settings.file.clone() {
+            self.keys_filed += file_successions(path, successions.clone(), self.keys_filed).await;
+        }
         if let Some(url) = self.settings.url.clone()
             && size > self.witnessed
         {
-            match self.cosign(&url, &note, size).await {
+            match self.cosign_all(&url, &note, &successions).await {
                 Ok(lines) => {
                     note.push_str(&lines);
                     self.witnessed = size;
@@ -116,9 +126,33 @@ impl Notary {
         }
     }
 
+    /// Has the witness take in which keys sign for the log, and co-sign the checkpoint; its lines on that.
+    async fn cosign_all(
+        &mut self,
+        url: &str,
+        note: &str,
+        successions: &[String],
+    ) -> anyhow::Result<String> {
+        for succession in successions.iter().skip(self.keys_witnessed) {
+            let size = succession_size(succession).context("a succession without a size")?;
+            self.cosign((url, "add-succession"), succession, size)
+                .await?;
+            self.keys_witnessed += 1;
+            self.witnessed = self.witnessed.max(size);
+        }
+        let size = size_of(note).context("a checkpoint without a size")?;
+        self.cosign((url, "add-checkpoint"), note, size).await
+    }
+
     /// Has the witness co-sign; its lines.
-    async fn cosign(&self, url: &str, note: &str, size: u64) -> anyhow::Result<String> {
-        let mut old = self.witnessed;
+    async fn cosign(
+        &self,
+        (url, verb): (&str, &str),
+        note: &str,
+        size: u64,
+    ) -> anyhow::Result<String> {
+        // What it knows already, it co-signs from wherever.
+        let mut old = self.witnessed.min(size);
         // The witness knows best where it stands; it says so once.
         for _ in 0..2 {
             if old > size {
@@ -134,10 +168,7 @@ impl Notary {
                 serde_json::from_value(proof["path"].clone())?
             };
             let body = AddCheckpoint::to_body(old, &proof, note);
-            let (url, token) = (
-                format!("{url}/add-checkpoint"),
-                self.settings.token_file.clone(),
-            );
+            let (url, token) = (format!("{url}/{verb}"), self.settings.token_file.clone());
             let answer =
                 tokio::task::spawn_blocking(move || post(&url, token.as_deref(), body)).await??;
             match answer {
@@ -164,6 +195,38 @@ impl Notary {
 /// The size that a checkpoint names in its second line.
 fn size_of(note: &str) -> Option<u64> {
     note.lines().nth(1)?.parse().ok()
+}
+
+/// The size that a succession names in its third line.
+fn succession_size(note: &str) -> Option<u64> {
+    note.lines().nth(2)?.split(' ').next()?.parse().ok()
+}
+
+/// Notes that follow each other, with an empty line between them.
+fn split(notes: &str) -> Vec<String> {
+    let pieces: Vec<&str> = notes.split_inclusive("\n\n").collect();
+    // A note has an empty line within it, so two pieces are one note.
+    let notes = pieces.chunks(2).map(<[&str]>::concat);
+    notes.map(|note| format!("{}\n", note.trim_end())).collect()
+}
+
+/// Appends those notes that are not in the file; how many more are in it.
+async fn file_successions(path: PathBuf, notes: Vec<String>, filed: usize) -> usize {
+    if notes.len() <= filed {
+        return 0;
+    }
+    let more = notes.len() - filed;
+    let done = logged("file a succession for the witness", move || {
+        // A run before this one may have filed some of them.
+        let known = match std::fs::read_to_string(&path) {
+            Ok(known) => known,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let missing = notes.iter().filter(|note| !known.contains(note.as_str()));
+        missing.into_iter().try_for_each(|note| file(&path, note))
+    });
+    if done.await { more } else { 0 }
 }
 
 fn post(url: &str, token: Option<&Path>, body: String) -> anyhow::Result<(u16, String)> {
@@ -207,7 +270,7 @@ fn file(path: &Path, note: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Every other one of the older half of the notes, and the newer half.
+/// Every other one of the older half of the notes, and the newer half; successions stay, for nothing makes up for them.
 fn thinned(text: &str) -> String {
     let notes: Vec<&str> = text.split_inclusive("\n\n").collect();
     // A note has an empty line within it, so two pieces are one note.
@@ -216,7 +279,7 @@ fn thinned(text: &str) -> String {
     let kept = notes
         .iter()
         .enumerate()
-        .filter(|(n, _)| *n >= half || n % 2 == 0);
+        .filter(|(n, note)| *n >= half || n % 2 == 0 || succession_size(note).is_some());
     kept.map(|(_, note)| note.as_str()).collect()
 }
 

@@ -37,6 +37,7 @@ impl Default for AlertsConfig {
             "health.alert",
             "governance.updated",
             "key.revoked",
+            "key.rotated",
         ];
         Self {
             file: None,

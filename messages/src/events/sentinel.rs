@@ -112,6 +112,27 @@ pub enum SentinelEvent {
         /// Their root, hex.
         root: String,
     },
+    /// Another key signs for this node's log. The log's own file says so, and is what counts; this puts it on record.
+    #[serde(rename = "key.rotated")]
+    KeyRotated {
+        /// Which succession of the log's key it is, from 1.
+        number: u64,
+        /// The old key.
+        old: Box<DidKey>,
+        /// The new key.
+        new: Box<DidKey>,
+        /// The last tree that the old key speaks for.
+        size: u64,
+        /// Whether the old key is in wrong hands: tokens that rest on it are void from here on.
+        compromised: bool,
+        /// Why, as whoever ordered it says.
+        reason: String,
+        /// The note that both keys signed.
+        note: String,
+    },
+    /// Another key signs for another log, whose checkpoints this node co-signs; it is its owner's key from now on.
+    #[serde(rename = "succession.witnessed")]
+    SuccessionWitnessed(Box<LogSuccession>),
     /// Something is about to be hurt on purpose. Written before the blow falls.
     #[serde(rename = "chaos.struck")]
     ChaosStruck {
@@ -120,6 +141,27 @@ pub enum SentinelEvent {
         /// What it is, and what it falls on.
         blow: Box<ChaosBlow>,
     },
+}
+
+/// Another key signs for a log that is not this node's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSuccession {
+    /// The log: the `did:key` of its first key.
+    pub origin: DidKey,
+    /// Which succession of its key it is, from 1.
+    pub number: u64,
+    /// The old key.
+    pub old: DidKey,
+    /// The new key.
+    pub new: DidKey,
+    /// The last tree that the old key speaks for.
+    pub size: u64,
+    /// Its root, hex.
+    pub root: String,
+    /// Whether the old key is in wrong hands.
+    pub compromised: bool,
+    /// The note that both keys signed.
+    pub note: String,
 }
 
 /// A call of an agent, as it says.
@@ -192,5 +234,7 @@ kinds!(SentinelEvent {
     KeyRegistered => "key.registered",
     KeyRevoked => "key.revoked",
     CheckpointWitnessed => "checkpoint.witnessed",
+    KeyRotated => "key.rotated",
+    SuccessionWitnessed => "succession.witnessed",
     ChaosStruck => "chaos.struck",
 });

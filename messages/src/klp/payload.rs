@@ -81,8 +81,11 @@ pub struct Handshake {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HandshakeReply {
-    /// The node's `did:key`.
+    /// The node's `did:key`, which is its name.
     pub node: String,
+    /// The key that it signs with now, where another one took over from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Who the agent is.
     pub agent: AgentId,
     /// Which replica.

@@ -13,9 +13,10 @@ use super::{
     ABOUT, AboutBackup, BACKUP_FORMAT, BUNDLES_DIR, CONTENT_DIR, JOURNAL_DIR, KEY, MODE,
     RESTORED_FILE, SUM, VAULT_DIR, VAULT_FILE,
 };
-use crate::checkpoint::{CheckpointClaim, verify_checkpoint};
-use crate::file::{FileJournal, LogCheckError};
+use crate::checkpoint::CheckpointClaim;
+use crate::file::{FileJournal, LogCheckError, SUCCESSIONS_FILE, read_keys};
 use crate::fsio;
+use crate::succession::LogKeys;
 
 /// Bytes copied at once.
 const CHUNK: usize = 64 * 1024;
@@ -29,6 +30,8 @@ const BUNDLE_DIR_MODE: u32 = 0o755;
 pub struct Restored {
     /// The log's id.
     pub log: String,
+    /// The key in force.
+    pub key: DidKey,
     /// Its records.
     pub records: u64,
     /// The root of the tree over them, as it was signed.
@@ -65,10 +68,10 @@ pub enum RestoreError {
     /// The node's key is neither in it nor given. Give it.
     #[error("the node's key is not in the backup")]
     NoKey,
-    /// The key that was given, or the one in the backup, is not the log's. Give the right one.
-    #[error("the key is {found}, but the log belongs to {expected}")]
+    /// The key that was given, or the one in the backup, is not the one in force. Give the right one.
+    #[error("the key is {found}, but the one in force is {expected}")]
     OtherKey {
-        /// The log's.
+        /// The one in force.
         expected: String,
         /// The one there is.
         found: String,
@@ -296,9 +299,9 @@ fn place_of(path: &Path) -> Place {
         [JOURNAL_DIR, "log", _] if path.extension().is_some_and(|kind| kind == "seg") => {
             Place::Private
         }
-        [JOURNAL_DIR, "checkpoint" | "erased"] | [CONTENT_DIR, _, _] | [VAULT_DIR, VAULT_FILE] => {
-            Place::Private
-        }
+        [JOURNAL_DIR, "checkpoint" | "erased" | SUCCESSIONS_FILE]
+        | [CONTENT_DIR, _, _]
+        | [VAULT_DIR, VAULT_FILE] => Place::Private,
         [BUNDLES_DIR, _, _, ..] => Place::Bundle,
         _ => Place::Nowhere,
     }
@@ -388,15 +391,22 @@ fn check(
         .log
         .parse()
         .map_err(|_| damaged("the log's id is no key"))?;
-    let claim: CheckpointClaim = verify_checkpoint(&about.checkpoint, &log)
+    let found = read_keys(&dir.join(JOURNAL_DIR));
+    let found = found.map_err(|error| RestoreError::Log(error.into()))?;
+    let keys = found.unwrap_or_else(|| LogKeys::of(log));
+    if *keys.log() != log {
+        return Err(damaged("its successions are of another log"));
+    }
+    let claim: CheckpointClaim = keys
+        .verify_checkpoint(&about.checkpoint)
         .map_err(|error| damaged(format!("its checkpoint: {error}")))?;
     let packed = unpacked.key.as_deref().map(parse_key).transpose()?;
-    let mut keys = given.into_iter().chain(packed);
-    let key = keys.next().ok_or(RestoreError::NoKey)?;
-    for key in std::iter::once(&key).chain(&keys.collect::<Vec<_>>()) {
-        if key.public() != log {
+    let mut secrets = given.into_iter().chain(packed);
+    let key = secrets.next().ok_or(RestoreError::NoKey)?;
+    for key in std::iter::once(&key).chain(&secrets.collect::<Vec<_>>()) {
+        if key.public() != *keys.current() {
             return Err(RestoreError::OtherKey {
-                expected: about.log.clone(),
+                expected: keys.current().to_string(),
                 found: key.public().to_string(),
             });
         }
@@ -405,6 +415,7 @@ fn check(
         .map_err(RestoreError::Log)?;
     let restored = Restored {
         log: about.log.clone(),
+        key: key.public(),
         records: claim.size,
         root: claim.root,
         erased: checked,

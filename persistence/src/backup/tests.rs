@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use mesh_messages::identity::SigningKey;
 use mesh_messages::{PartitionId, Position};
 
 use super::*;
@@ -251,6 +252,37 @@ fn a_backup_of_a_newer_format_and_one_that_would_write_elsewhere_are_refused() {
 }
 
 #[test]
+fn a_backup_goes_on_under_the_key_in_force_alone() {
+    let node = Node::new();
+    node.grow(20);
+    let second = SigningKey::from_secret(&[8; 32]);
+    node.journal.succeed(second.clone(), false).unwrap();
+    node.grow(40);
+    let bytes = node.backup();
+    let about = about_backup(&bytes).unwrap();
+    assert_eq!(
+        (about.format, about.key),
+        (BACKUP_FORMAT, Some(second.public()))
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let old = restore(&bytes[..], &dir.path().join("old"), Some(key())).unwrap_err();
+    assert!(matches!(old, RestoreError::OtherKey { .. }), "{old}");
+    assert!(!dir.path().join("old").exists());
+    let data = dir.path().join("new");
+    let restored = restore(&bytes[..], &data, Some(second.clone())).unwrap();
+    assert_eq!(
+        (restored.log, restored.key),
+        (key().public().to_string(), second.public())
+    );
+    let options = FileJournalOptions {
+        segment_bytes: SEGMENT_BYTES_MIN,
+    };
+    let journal = FileJournal::open(&data.join(JOURNAL_DIR), &options, second, clock()).unwrap();
+    assert_eq!(journal.signer().keys(), node.journal.signer().keys());
+    append(&journal);
+}
+
+#[test]
 fn the_vault_is_in_it_only_when_asked_for_and_is_covered_by_its_digest() {
     let node = Node::new();
     node.grow(3);
@@ -271,7 +303,7 @@ fn the_vault_is_in_it_only_when_asked_for_and_is_covered_by_its_digest() {
 
     let with = node.backup_with(VaultCopy::With);
     let about = about_backup(&with).unwrap();
-    assert_eq!((about.vault, about.format), (true, BACKUP_FORMAT));
+    assert_eq!((about.vault, about.format), (true, FORMAT_VAULT));
     let (_some, data) = place();
     assert!(restore(with.as_slice(), &data, Some(key())).unwrap().vault);
     let vault = data.join("secrets/vault");

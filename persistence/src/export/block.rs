@@ -6,11 +6,11 @@
 //! <their leaf hashes, one after the other, in hex>
 //! ```
 
-use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
 use crate::checkpoint::verify_attested;
 use crate::hash_text::HashText;
+use crate::succession::LogKeys;
 
 /// What such a note is about, for its first line.
 pub(crate) const ABOUT: &str = "export-block";
@@ -33,11 +33,11 @@ pub(crate) fn statement(first: u64, leaves: &[Hash]) -> String {
 /// What is wrong with the note.
 pub(crate) fn first_changed(
     note: &str,
-    key: &DidKey,
+    keys: &LogKeys,
     first: u64,
     leaves: &[Hash],
 ) -> Result<Option<u64>, String> {
-    let text = verify_attested(note, key, ABOUT).map_err(|e| e.to_string())?;
+    let text = verify_attested(note, keys, ABOUT).map_err(|e| e.to_string())?;
     let (place, hashes) = text.split_once('\n').ok_or("it has no list")?;
     if place != format!("{first} {}", leaves.len()) {
         return Err(format!("it is about other records: {place}"));

@@ -12,11 +12,11 @@
 use std::str::FromStr;
 
 use mesh_messages::AgentId;
-use mesh_messages::identity::DidKey;
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::{CheckpointClaim, verify_attested};
 use crate::journal::SignedCheckpoint;
+use crate::succession::LogKeys;
 
 /// What such a note is about, for its first line.
 pub(crate) const ABOUT: &str = "export-agent";
@@ -112,10 +112,10 @@ fn digest(positions: &str) -> String {
 pub(crate) fn read(
     note: &str,
     ranges: &str,
-    key: &DidKey,
+    keys: &LogKeys,
     claim: CheckpointClaim,
 ) -> Result<(AgentId, Positions), String> {
-    let text = verify_attested(note, key, ABOUT).map_err(|e| e.to_string())?;
+    let text = verify_attested(note, keys, ABOUT).map_err(|e| e.to_string())?;
     let lines: Vec<&str> = text.split('\n').collect();
     let &[agent, of, list] = lines.as_slice() else {
         return Err("it has not three lines".to_owned());

@@ -21,20 +21,21 @@ use super::runs::{Runs, RunsIndex};
 use super::segment::{End, Segment, Segments, file_name};
 use super::tail::{Tail, TailFile};
 use super::treefile::TreeFile;
-use super::{FileJournal, verify_checkpoint};
+use super::{FileJournal, Signing};
 use crate::checkpoint::CheckpointInvalid;
 use crate::clock::Clock;
 use crate::fsio;
 use crate::journal::{Durability, Failed, ReadOnly, SignedCheckpoint};
 use crate::seal::Sequencer;
 use crate::snapshot::SnapshotDir;
+use crate::succession::LogKeys;
 use crate::tree::Frontier;
 
 mod error;
 mod last;
 
 pub use error::OpenError;
-use error::{corrupt, io_at};
+pub(super) use error::{corrupt, io_at};
 use last::{Recovered, check_against, recover_last};
 
 /// Smallest segment: two of the largest records fit.
@@ -71,7 +72,8 @@ struct Found {
 impl FileJournal {
     /// Opens the journal in `dir`; makes an empty one when there is none.
     ///
-    /// `node_key` signs its checkpoints, and its `did:key` is the log's id.
+    /// `node_key` is the key in force: it signs its checkpoints. The log's id is the `did:key` of its first key, which it is
+    /// unless the log says otherwise.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -85,11 +87,12 @@ impl FileJournal {
             .ok()
             .filter(|_| (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes))
             .ok_or(OpenError::SegmentBytes(options.segment_bytes))?;
-        let log_id = node_key.public().to_string();
         let log_dir = dir.join("log");
         fsio::create_dir(&log_dir).map_err(io_at(&log_dir))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io_at(dir))?;
         let lock = lock(dir)?;
+        let signer = super::succeed::signer(dir, node_key)?;
+        let log_id = signer.keys().log().to_string();
 
         let erased_path = dir.join("erased");
         let (erased_file, erased) = ErasedFile::open(&erased_path)
@@ -97,7 +100,7 @@ impl FileJournal {
             .map_err(|offset| corrupt(&erased_path, offset, "the list of erasures is damaged"))?;
         let (tail_file, tail) =
             TailFile::open(&dir.join("tail")).map_err(io_at(&dir.join("tail")))?;
-        let checkpoint = read_checkpoint(&dir.join("checkpoint"), &node_key)?;
+        let checkpoint = read_checkpoint(&dir.join("checkpoint"), signer.keys())?;
         let mut found = find_segments(&log_dir, &log_id)?;
         if found.is_empty() {
             if tail.is_some_and(|tail| tail.next > 0) || checkpoint.is_some() {
@@ -126,14 +129,16 @@ impl FileJournal {
         let journal = Self {
             dir: dir.to_owned(),
             log_id,
-            key: node_key,
             clock,
             segment_len,
             shared,
             threads,
             snapshots: SnapshotDir::new(dir.join("snapshots")),
             erased: Mutex::new(erased_file),
-            last_checkpoint: Mutex::new(checkpoint),
+            signing: Mutex::new(Signing {
+                signer: Arc::new(signer),
+                last: checkpoint,
+            }),
             _lock: lock,
         };
         journal.overwrite(&erased.last.into_iter().collect())?;
@@ -167,13 +172,13 @@ fn lock(dir: &Path) -> Result<fs::File, OpenError> {
     Ok(file)
 }
 
-fn read_checkpoint(path: &Path, key: &SigningKey) -> Result<Option<SignedCheckpoint>, OpenError> {
+fn read_checkpoint(path: &Path, keys: &LogKeys) -> Result<Option<SignedCheckpoint>, OpenError> {
     let Some(bytes) = fsio::read_if_exists(path).map_err(io_at(path))? else {
         return Ok(None);
     };
     let damaged = |detail: String| corrupt(path, 0, detail);
     let note = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
-    let claim = verify_checkpoint(&note, &key.public()).map_err(|error| match error {
+    let claim = keys.verify_checkpoint(&note).map_err(|error| match error {
         CheckpointInvalid::OtherLog { expected, found } => OpenError::OtherLog { expected, found },
         error => damaged(error.to_string()),
     })?;

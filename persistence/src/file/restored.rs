@@ -70,7 +70,7 @@ impl Clock for NoClock {
 impl FileJournal {
     /// A fresh checkpoint, and the files that hold exactly what it covers.
     pub(super) fn cut_at_checkpoint(&self) -> Result<JournalCut, CutError> {
-        let checkpoint = self.checkpoint()?;
+        let (checkpoint, signer) = self.signed()?;
         let mut segments = None;
         // The tree grows a moment before the segments tell of it.
         for _ in 0..CUT_TRIES_MAX {
@@ -88,6 +88,7 @@ impl FileJournal {
         Ok(JournalCut {
             log: self.log_id.clone(),
             checkpoint,
+            keys: signer.keys().clone(),
             segments: segments
                 .into_iter()
                 .map(|(segment, len)| (segment.path.clone(), len))

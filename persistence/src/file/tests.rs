@@ -8,6 +8,7 @@ use mesh_messages::{PartitionId, Position, Record};
 
 use super::*;
 use crate::testing::{clock, key, record};
+use crate::verify_checkpoint;
 
 mod crash;
 mod damage;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use mesh_messages::{PartitionId, Position};
 
+use crate::succession::SuccessionInvalid;
+
 /// New work is refused because the disk is full.
 ///
 /// What is running may still record its progress. The journal recovers by itself once there is space: try again.
@@ -218,6 +220,27 @@ pub enum CheckpointError {
     Note(String),
     /// It could not be remembered, so it was not given out. Retry.
     #[error("failed to store the checkpoint in {file}")]
+    Io {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why no other key signs for the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SucceedError {
+    /// The key in force could not sign its last checkpoint.
+    #[error("the key in force could not sign its last checkpoint")]
+    Checkpoint(#[from] CheckpointError),
+    /// The new key cannot take over here: it was the log's before, there is no record since the last time, or there were too
+    /// many.
+    #[error("the new key cannot take over: {0}")]
+    Refused(#[from] SuccessionInvalid),
+    /// The file that says so could not be written. The journal has failed unless the file is certainly as it was.
+    #[error("failed to store the succession in {file}")]
     Io {
         /// The file.
         file: String,

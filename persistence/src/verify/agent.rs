@@ -32,7 +32,7 @@ pub(super) fn check(
         .as_ref()
         .ok_or_else(|| unlisted("it is missing, so records may be, too".to_owned()))?;
     let (agent, listed) =
-        positions::read(&line.note, &line.positions, &closing.signer, closing.claim)
+        positions::read(&line.note, &line.positions, &closing.keys, closing.claim)
             .map_err(unlisted)?;
     let mut listed = listed.iter();
     for record in included {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_messages::identity::DidKey;
+use mesh_messages::events::KEY_ROTATED;
 use mesh_messages::record::RECORD_FORMAT;
 use mesh_messages::{PartitionId, RecordHeader, Timestamp};
 use tlog_tiles::Hash;
@@ -13,6 +13,7 @@ use super::witness::Witnesses;
 use super::{Closing, VerifyError};
 use crate::export::block;
 use crate::hash_text::HashText;
+use crate::succession::LogKeys;
 use crate::tree::Frontier;
 
 /// The first record that is wrong.
@@ -32,7 +33,9 @@ enum Blocks {
 }
 
 pub(super) struct Checker {
-    key: Option<DidKey>,
+    keys: Option<LogKeys>,
+    // Of the log that the records name, where no other was to be expected.
+    named: Option<LogKeys>,
     count: u64,
     erased: u64,
     log: Option<String>,
@@ -47,12 +50,16 @@ pub(super) struct Checker {
     one_agent: bool,
     included: Vec<Included>,
     witnesses: Witnesses,
+    // How many records said that another key took over, and how many successions the log has agreed with.
+    rotated: usize,
+    succeeded: usize,
 }
 
 impl Checker {
-    pub(super) fn new(key: Option<&DidKey>, witnesses: Witnesses) -> Self {
+    pub(super) fn new(keys: Option<LogKeys>, witnesses: Witnesses) -> Self {
         Self {
-            key: key.copied(),
+            keys,
+            named: None,
             count: 0,
             erased: 0,
             log: None,
@@ -64,7 +71,13 @@ impl Checker {
             one_agent: false,
             included: Vec::new(),
             witnesses,
+            rotated: 0,
+            succeeded: 0,
         }
+    }
+
+    pub(super) fn keys(&self) -> Option<&LogKeys> {
+        self.keys.as_ref()
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -166,7 +179,7 @@ impl Checker {
                 return Err("its time is not after that of the record before it".into());
             }
         }
-        match (&self.log, &self.key) {
+        match (&self.log, self.keys.as_ref().map(LogKeys::log)) {
             (Some(log), _) if *log != header.log => {
                 Err(format!("it is of another log, {}", header.log))
             }
@@ -194,6 +207,32 @@ impl Checker {
             ));
         }
         self.frontier.push(leaf, |_| {});
+        self.check_successions(header)
+    }
+
+    /// Compares the tree with what was signed when another key took over, and what the records say of that.
+    fn check_successions(&mut self, header: &RecordHeader) -> Result<(), String> {
+        let successions = self.keys.as_ref().map_or(&[][..], LogKeys::successions);
+        if let Some(next) = successions.get(self.succeeded)
+            && next.size == self.frontier.size()
+        {
+            if next.root != self.frontier.root() {
+                return Err(format!(
+                    "it or one before it is not what was signed when key {} took over at {} records",
+                    next.new, next.size
+                ));
+            }
+            self.succeeded += 1;
+        }
+        if header.kind == KEY_ROTATED {
+            self.rotated += 1;
+            if self.rotated > self.succeeded {
+                return Err(
+                    "it says that another key took over, but the file holds no such succession"
+                        .to_owned(),
+                );
+            }
+        }
         Ok(())
     }
 
@@ -217,12 +256,15 @@ impl Checker {
             return Ok(());
         };
         self.blocks = Blocks::Borne;
-        let key = match (self.key, &self.log) {
-            (Some(key), _) => Ok(key),
-            (None, log) => log.as_deref().unwrap_or_default().parse(),
+        if self.keys.is_none() && self.named.is_none() {
+            let log = self.log.as_deref().unwrap_or_default().parse();
+            let log = log.map_err(|_| (first, "its log is no key".to_owned()))?;
+            self.named = Some(LogKeys::of(log));
+        }
+        let Some(keys) = self.keys.as_ref().or(self.named.as_ref()) else {
+            return Ok(());
         };
-        let key = key.map_err(|_| (first, "its log is no key".to_owned()))?;
-        let changed = block::first_changed(note, &key, first, &self.leaves)
+        let changed = block::first_changed(note, keys, first, &self.leaves)
             .map_err(|why| (last, format!("the signed list of its block: {why}")))?;
         if let Some(changed) = changed {
             let detail = "it was changed: the node signed another leaf hash for it".to_owned();
@@ -244,7 +286,7 @@ impl Checker {
         fault: Option<Fault>,
     ) -> Result<(), VerifyError> {
         let claim = closing.claim;
-        let signer = closing.signer.to_string();
+        let signer = closing.keys.log().to_string();
         if self.one_agent {
             agent::check(&self.included, closing, fault)?;
         }

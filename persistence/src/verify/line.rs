@@ -14,6 +14,12 @@ const PROOF_HASHES_MAX: usize = 63;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct SuccessionLine {
+    pub(super) succession: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RecordLine<'a> {
     #[serde(borrow)]
     pub(super) record: Cow<'a, str>,

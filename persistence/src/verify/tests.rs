@@ -249,7 +249,7 @@ fn checkpoints_of_others_are_told() {
         root: Hash([1; 32]),
     };
     refused("checkpoint: it is of log", |lines| {
-        let note = crate::checkpoint::sign(&other, claim).unwrap();
+        let note = crate::LogSigner::new(other.clone()).sign(claim).unwrap();
         edit(&mut lines[20], |line| line["checkpoint"] = note.into());
     });
     refused("checkpoint: it does not bear a valid signature", |lines| {

@@ -1,13 +1,10 @@
-//! Checkpoints of the same log that somebody else kept.
+//! Checkpoints of the same log, and successions of its key, that somebody else kept.
 
-use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
-use super::VerifyError;
-use crate::checkpoint::{CheckpointClaim, verify_checkpoint};
-
-/// What begins a line of signature in a C2SP note.
-const SIGNATURE_LINE: &str = "\u{2014} ";
+use super::{Closing, VerifyError};
+use crate::checkpoint::{CheckpointClaim, split_notes};
+use crate::succession::{LogKeys, Succession, log_of};
 
 /// They are checked against the log as it grows, smallest first.
 #[derive(Debug, Default)]
@@ -16,30 +13,79 @@ pub(super) struct Witnesses {
     claims: Vec<(CheckpointClaim, String)>,
     // How many of them the log has agreed with.
     passed: usize,
+    // As they stand in the file.
+    successions: Vec<String>,
 }
 
 impl Witnesses {
     /// Reads one note, or several one after the other.
     pub(super) fn read(text: &str) -> Result<Self, VerifyError> {
-        let mut claims = notes(text)
-            .into_iter()
-            .map(|note| Ok((peek_claim(&note)?, note)))
-            .collect::<Result<Vec<_>, VerifyError>>()?;
-        if claims.is_empty() {
+        let (mut claims, mut successions) = (Vec::new(), Vec::new());
+        for note in split_notes(text) {
+            if log_of(&note).is_some() {
+                successions.push(note);
+            } else {
+                claims.push((peek_claim(&note)?, note));
+            }
+        }
+        if claims.is_empty() && successions.is_empty() {
             let detail = "it is no checkpoint: there is nothing in it".to_owned();
             return Err(VerifyError::Witness(detail));
         }
         claims.sort_by_key(|(claim, _)| claim.size);
-        Ok(Self { claims, passed: 0 })
+        Ok(Self {
+            claims,
+            passed: 0,
+            successions,
+        })
     }
 
-    /// Whether all of them are signed by the log's own key.
-    pub(super) fn check_signatures(&self, key: &DidKey) -> Result<(), VerifyError> {
+    /// Whether all of them are signed by the key that signed for the log then, and none knows of another one.
+    pub(super) fn check_signatures(&self, closing: &Closing) -> Result<(), VerifyError> {
+        let keys = self.check_successions(closing)?;
         for (_, note) in &self.claims {
-            verify_checkpoint(note, key)
+            keys.verify_checkpoint(note)
                 .map_err(|e| VerifyError::Witness(format!("its checkpoint is not valid: {e}")))?;
         }
         Ok(())
+    }
+
+    /// Compares the successions that were seen with those of the log; all of them together, for the witness may have seen
+    /// later ones.
+    fn check_successions(&self, closing: &Closing) -> Result<LogKeys, VerifyError> {
+        let witness = |detail: String| VerifyError::Witness(detail);
+        let mut keys = closing.keys.clone();
+        for note in &self.successions {
+            let seen = Succession::read(note, keys.log())
+                .map_err(|e| witness(format!("a succession that it saw is not valid: {e}")))?;
+            let index = usize::try_from(seen.number).unwrap_or(usize::MAX);
+            match index.checked_sub(1).and_then(|n| keys.successions().get(n)) {
+                Some(ours) if ours.note == seen.note => continue,
+                Some(ours) => {
+                    return Err(witness(format!(
+                        "it saw {} take over from {} as number {}, but in this log it is {}",
+                        seen.new, seen.old, seen.number, ours.new
+                    )));
+                }
+                None => {}
+            }
+            keys.add(note)
+                .map_err(|e| witness(format!("a succession that it saw does not follow: {e}")))?;
+            let (size, root) = (closing.claim.size, closing.claim.root);
+            let ends_there = size == seen.size && root == seen.root;
+            if !ends_there && (size >= seen.size || seen.compromised) {
+                let why = if seen.compromised {
+                    ", because the old one is in wrong hands"
+                } else {
+                    ""
+                };
+                return Err(witness(format!(
+                    "it saw {} take over from {} at {} records{why}; the old one signed this log of {size}",
+                    seen.new, seen.old, seen.size
+                )));
+            }
+        }
+        Ok(keys)
     }
 
     /// The size of the largest.
@@ -70,34 +116,6 @@ impl Witnesses {
         }
         Ok(())
     }
-}
-
-/// Splits notes that follow each other: after the signatures of one begins the text of the next.
-fn notes(text: &str) -> Vec<String> {
-    let mut notes = Vec::new();
-    let (mut note, mut signed) = (String::new(), false);
-    for line in text.split_inclusive('\n') {
-        let is_signature = line.starts_with(SIGNATURE_LINE);
-        if signed && !is_signature {
-            notes.push(std::mem::take(&mut note));
-            signed = false;
-            if line.trim().is_empty() {
-                continue;
-            }
-        }
-        if note.is_empty() && line.trim().is_empty() {
-            continue;
-        }
-        note.push_str(line);
-        signed |= is_signature;
-    }
-    if !note.is_empty() {
-        if !note.ends_with('\n') {
-            note.push('\n');
-        }
-        notes.push(note);
-    }
-    notes
 }
 
 /// What a note claims, its signature unchecked.

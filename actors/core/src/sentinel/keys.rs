@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use mesh_messages::Timestamp;
 use mesh_messages::address::Address;
-use mesh_messages::events::SentinelEvent;
+use mesh_messages::events::{LogSuccession, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::system::KeyInfo;
 
@@ -61,6 +61,9 @@ pub enum WitnessRefusal {
     /// Too many logs.
     #[error("this node co-signs {WITNESSED_MAX} logs already")]
     TooMany,
+    /// A key took over that cannot: it is not the next one, or hands over from a key that is not in force.
+    #[error("it does not follow from what is known of the log's key here: {0}")]
+    NotNext(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,13 @@ pub struct Witnessed {
     pub root: String,
 }
 
+/// A key that took over a log, and the last tree that the one before it speaks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Successor {
+    key: DidKey,
+    size: u64,
+}
+
 /// Every key that was ever registered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRing {
@@ -87,6 +97,12 @@ pub struct KeyRing {
     // Invariant: exactly the keys that hold, by owner.
     current: BTreeMap<String, DidKey>,
     witnessed: BTreeMap<String, Witnessed>,
+    // The keys that took over from a log's first one, by its name.
+    #[serde(default)]
+    successors: BTreeMap<String, Vec<Successor>>,
+    // How many successions of this node's own key are on record.
+    #[serde(default)]
+    rotations: u64,
 }
 
 /// Who owns what is signed in the name of an address: one spelling for each.
@@ -198,6 +214,90 @@ impl KeyRing {
         }))
     }
 
+    /// How many successions of this node's own key are on record.
+    pub fn rotations(&self) -> u64 {
+        self.rotations
+    }
+
+    /// Logs whose first key does not sign any more, with the one that does.
+    pub fn succeeded_logs(&self) -> impl Iterator<Item = (&str, DidKey)> {
+        let current = |(log, keys): (_, &Vec<Successor>)| Some((log, keys.last()?.key));
+        self.successors
+            .iter()
+            .filter_map(move |(log, keys)| current((log.as_str(), keys)))
+    }
+
+    /// The key that signs for a log, if it holds: the log's name where no other took over.
+    pub fn log_key(&self, origin: &DidKey) -> Option<DidKey> {
+        let successors = self.successors.get(&origin.to_string());
+        let last = successors.and_then(|keys| keys.last());
+        let key = last.map_or(*origin, |last| last.key);
+        self.owner(&key).map(|_| key)
+    }
+
+    /// Decides on another key that signs for a log from a tree on whose proof begins at size `old` and has been checked
+    /// against what [`witnessed`](Self::witnessed) says, as have its signatures; `None` when it is known.
+    ///
+    /// # Errors
+    /// [`WitnessRefusal`].
+    pub fn succeed(
+        &self,
+        old: u64,
+        new: LogSuccession,
+    ) -> Result<Option<SentinelEvent>, WitnessRefusal> {
+        let refused = |why: String| Err(WitnessRefusal::NotNext(why));
+        if let Some(known) = self.known_successor(&new) {
+            return known.map(|()| None);
+        }
+        if self.log_key(&new.origin) != Some(new.old) {
+            return refused(format!("{} is not the key in force", new.old));
+        }
+        if self.keys.contains_key(&new.new.to_string()) || new.new == new.origin {
+            return refused(format!("{} is or was somebody's key", new.new));
+        }
+        let origin = new.origin.to_string();
+        let before = self.successors.get(&origin).and_then(|keys| keys.last());
+        if new.size <= before.map_or(0, |before| before.size) {
+            return refused(format!(
+                "trees of up to {} records were another key's",
+                new.size
+            ));
+        }
+        let last = self.witnessed.get(&origin);
+        let size = last.map_or(0, |last| last.size);
+        if size != old || new.size < old {
+            return Err(WitnessRefusal::Conflict { last: size });
+        }
+        let full = last.is_none() && self.witnessed.len() >= WITNESSED_MAX;
+        if full || self.keys.len() >= KEYS_MAX {
+            return Err(WitnessRefusal::TooMany);
+        }
+        Ok(Some(SentinelEvent::SuccessionWitnessed(Box::new(new))))
+    }
+
+    /// Whether a succession is known already, or cannot be the next one; `None` when it could.
+    pub fn known_successor(&self, new: &LogSuccession) -> Option<Result<(), WitnessRefusal>> {
+        let successors = self.successors.get(&new.origin.to_string());
+        let successors = successors.map_or(&[][..], Vec::as_slice);
+        let next = successors.len() as u64 + 1;
+        if new.number == next {
+            return None;
+        }
+        let index = usize::try_from(new.number).unwrap_or(usize::MAX);
+        let known = index.checked_sub(1).and_then(|n| successors.get(n));
+        Some(match known {
+            Some(known) if known.key == new.new => Ok(()),
+            Some(known) => Err(WitnessRefusal::NotNext(format!(
+                "as number {} {} took over",
+                new.number, known.key
+            ))),
+            None => Err(WitnessRefusal::NotNext(format!(
+                "it is number {}, and number {next} follows",
+                new.number
+            ))),
+        })
+    }
+
     /// The last checkpoint of a log that was co-signed.
     pub fn witnessed(&self, origin: &str) -> Option<&Witnessed> {
         self.witnessed.get(origin)
@@ -264,6 +364,8 @@ impl KeyRing {
                 self.witnessed
                     .insert(origin.clone(), Witnessed { size, root });
             }
+            SentinelEvent::KeyRotated { .. } => self.rotations += 1,
+            SentinelEvent::SuccessionWitnessed(new) => self.take_over(at, new),
             SentinelEvent::TokenIssued { .. }
             | SentinelEvent::TokenRevoked { .. }
             | SentinelEvent::Allowed { .. }
@@ -275,6 +377,32 @@ impl KeyRing {
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }
+    }
+
+    fn take_over(&mut self, at: Timestamp, new: &LogSuccession) {
+        if let Some(owner) = self.owner(&new.old).map(str::to_owned) {
+            let reason = if new.compromised {
+                "compromised"
+            } else {
+                "succeeded"
+            };
+            self.end(&new.old, at, reason);
+            let entry = Entry {
+                owner: owner.clone(),
+                registered: at,
+                revoked: None,
+                reason: None,
+            };
+            self.keys.insert(new.new.to_string(), entry);
+            self.current.insert(owner, new.new);
+        }
+        let origin = new.origin.to_string();
+        let (size, root) = (new.size, new.root.clone());
+        self.witnessed
+            .insert(origin.clone(), Witnessed { size, root });
+        let (key, size) = (new.new, new.size);
+        let successors = self.successors.entry(origin).or_default();
+        successors.push(Successor { key, size });
     }
 
     fn end(&mut self, key: &DidKey, at: Timestamp, reason: &str) {
@@ -381,5 +509,98 @@ mod tests {
             );
         }
         assert!(ring.witness("log", 5, &seen(9, "b")).unwrap().is_some());
+    }
+
+    /// The key `from` hands over a log to the key `to`.
+    fn handed_over(number: u64, (from, to): (u8, u8), size: u64) -> LogSuccession {
+        LogSuccession {
+            origin: key(1),
+            number,
+            old: key(from),
+            new: key(to),
+            size,
+            root: format!("{size:064x}"),
+            compromised: false,
+            note: String::new(),
+        }
+    }
+
+    fn take(ring: &mut KeyRing, event: Option<SentinelEvent>) {
+        ring.apply(Timestamp::ZERO, &event.unwrap());
+    }
+
+    fn witnessing() -> KeyRing {
+        let mut ring = KeyRing::default();
+        let owner = Address::node("first").unwrap();
+        let registered = ring.register(key(1), &owner).unwrap();
+        take(&mut ring, registered);
+        let seen = Witnessed {
+            size: 10,
+            root: format!("{:064x}", 10),
+        };
+        let witnessed = ring.witness(&key(1).to_string(), 0, &seen).unwrap();
+        take(&mut ring, witnessed);
+        ring
+    }
+
+    #[test]
+    fn a_log_is_followed_from_key_to_key_and_nobody_comes_back() {
+        let mut ring = witnessing();
+        let first = handed_over(1, (1, 2), 12);
+        let event = ring.succeed(10, first.clone()).unwrap();
+        take(&mut ring, event);
+        assert_eq!(ring.log_key(&key(1)), Some(key(2)));
+        assert_eq!(
+            ring.log_key(&key(2)),
+            Some(key(2)),
+            "it is a key like others"
+        );
+        assert_eq!(ring.key_of("kai://node.first"), Some(key(2)));
+        assert_eq!(ring.owner(&key(1)), None);
+        assert_eq!(ring.witnessed(&key(1).to_string()).unwrap().size, 12);
+        assert_eq!(ring.succeed(12, first).unwrap(), None, "known");
+        for (refused, old) in [
+            // Another key for the same number, the old key once more, one that was there, one in between left out.
+            (handed_over(1, (1, 9), 12), 12),
+            (handed_over(2, (1, 9), 13), 12),
+            (handed_over(2, (2, 1), 13), 12),
+            (handed_over(3, (2, 3), 13), 12),
+        ] {
+            let told = ring.succeed(old, refused).unwrap_err();
+            assert!(matches!(told, WitnessRefusal::NotNext(_)), "{told}");
+        }
+        // From where another tree was co-signed, or over fewer records than that.
+        let told = ring.succeed(10, handed_over(2, (2, 3), 13)).unwrap_err();
+        assert_eq!(told, WitnessRefusal::Conflict { last: 12 });
+        for size in [0, 11, 12] {
+            let told = ring.succeed(12, handed_over(2, (2, 3), size)).unwrap_err();
+            assert!(matches!(told, WitnessRefusal::NotNext(_)), "{told}");
+        }
+        let mut early = witnessing();
+        let told = early.succeed(10, handed_over(1, (1, 2), 9)).unwrap_err();
+        assert_eq!(told, WitnessRefusal::Conflict { last: 10 });
+        let event = early.succeed(10, handed_over(1, (1, 2), 10)).unwrap();
+        take(&mut early, event);
+        let event = ring.succeed(12, handed_over(2, (2, 3), 13)).unwrap();
+        take(&mut ring, event);
+        let kept: KeyRing = serde_json::from_str(&serde_json::to_string(&ring).unwrap()).unwrap();
+        assert_eq!(kept, ring);
+        assert_eq!(ring.log_key(&key(1)), Some(key(3)));
+        let revoked = ring.revoke(key(3), "").unwrap();
+        take(&mut ring, revoked);
+        assert_eq!(ring.log_key(&key(1)), None);
+        let told = ring.succeed(13, handed_over(3, (3, 4), 14)).unwrap_err();
+        assert!(matches!(told, WitnessRefusal::NotNext(_)));
+    }
+
+    #[test]
+    fn a_log_that_nobody_registered_is_not_followed() {
+        let ring = KeyRing::default();
+        let told = ring.succeed(0, handed_over(1, (1, 2), 12)).unwrap_err();
+        assert!(matches!(told, WitnessRefusal::NotNext(_)));
+        // As it was stored before there were successions.
+        let old: KeyRing =
+            serde_json::from_str(r#"{"keys":{},"current":{},"witnessed":{}}"#).unwrap();
+        assert_eq!(old, ring);
     }
 }

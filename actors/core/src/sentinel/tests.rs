@@ -193,3 +193,34 @@ proptest! {
         prop_assert_eq!(&kept, &state);
     }
 }
+
+#[test]
+fn a_key_in_wrong_hands_ends_what_rests_on_it_and_another_change_does_not() {
+    let mut state = SentinelState::default();
+    let narrowable = NewToken {
+        attenuable: true,
+        ..new("a", Role::Viewer, None, None)
+    };
+    for token in [narrowable, new("b", Role::Viewer, None, None)] {
+        let issued = state.issue(at(0), token).unwrap();
+        take(&mut state, issued);
+    }
+    let key = |n: u8| Box::new(mesh_messages::identity::SigningKey::from_secret(&[n; 32]).public());
+    let rotated = |number: u64, compromised| SentinelEvent::KeyRotated {
+        number,
+        old: key(1),
+        new: key(2),
+        size: number,
+        compromised,
+        reason: String::new(),
+        note: String::new(),
+    };
+    assert_eq!(state.resting_on_keys(), ["a"]);
+    take(&mut state, [rotated(1, false)]);
+    assert!(state.token("a").unwrap().is_valid(at(1)));
+    take(&mut state, [rotated(2, true)]);
+    assert!(!state.token("a").unwrap().is_valid(at(1)));
+    assert!(state.token("b").unwrap().is_valid(at(1)));
+    assert!(state.resting_on_keys().is_empty());
+    assert_eq!(state.keys().rotations(), 2);
+}

@@ -275,8 +275,11 @@ impl Session {
 
     pub(super) fn hello_reply(&self) -> HandshakeReply {
         let limits = effective(&self.args.manifest, &self.args.ctx).limits.kernel;
+        let node = &self.args.ctx.node;
+        let key = *node.signer().keys().current();
         HandshakeReply {
-            node: self.args.ctx.node.did.to_string(),
+            node: node.did.to_string(),
+            key: (key != node.did).then(|| key.to_string()),
             agent: self.args.agent.clone(),
             instance: self.args.instance,
             epoch: self.args.epoch,

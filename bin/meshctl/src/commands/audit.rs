@@ -58,13 +58,17 @@ pub(crate) enum Command {
     /// Print a fresh signed checkpoint, for a witness to keep
     #[command(after_help = "Example:\n  meshctl audit checkpoint > witness.note")]
     Checkpoint,
+    /// Print the notes that say which keys took over from the log's first one, for a witness to keep
+    #[command(after_help = "Example:\n  meshctl audit successions >> witness.note")]
+    Successions,
 }
 
 const VERIFY_HELP: &str = "\
 Prints `verified N records, root …`, or names the first bad record and exits with 1. Give it the node's key
-(`meshctl key show`, noted down before), or it can only show that the file agrees with itself. A witness is a
-checkpoint that somebody else kept, or several of them one after the other, as `audit.witness.file` collects them:
-it shows that the log's end was not cut off and that it was not written anew.
+(`meshctl key show`, noted down before), or it can only show that the file agrees with itself. Where other keys took
+over, that is the node's first one, whose name the log bears, or the one in force. A witness is a checkpoint that
+somebody else kept, or several of them one after the other, as `audit.witness.file` collects them: it shows that the
+log's end was not cut off, that it was not written anew, and which keys took over.
 
 Examples:
   meshctl audit verify audit.jsonl
@@ -81,6 +85,7 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::State(arguments) => past::run(arguments, session),
         Command::Erase(arguments) => erase::run(arguments, session),
         Command::Checkpoint => checkpoint(session),
+        Command::Successions => successions(session),
     }
 }
 
@@ -91,6 +96,19 @@ fn checkpoint(session: &mut Session) -> Result<(), Failure> {
     let document = Answer::from_value(&json!({ "checkpoint": note }));
     session.out.show(&document, || {
         Ok(Screen::new().line(note.trim_end_matches('\n')))
+    })
+}
+
+fn successions(session: &mut Session) -> Result<(), Failure> {
+    let answer = session.send(&Request::get(&["v1", "audit", "successions"]))?;
+    let notes = answer.text().to_owned();
+    let document = Answer::from_value(&json!({ "successions": notes }));
+    session.out.show(&document, || {
+        let screen = Screen::new();
+        Ok(match notes.trim_end_matches('\n') {
+            "" => screen,
+            notes => screen.line(notes),
+        })
     })
 }
 

@@ -62,10 +62,10 @@ pub(super) fn run(arguments: &Backup, session: &mut Session) -> Result<(), Failu
         let failed = |error: io::Error| Failure::file(path, &error);
         if let Some((text, key)) = &key {
             let ours = key.public().to_string();
-            if ours != about.log {
-                let node = &about.log;
+            let node = about.key_in_force();
+            if ours != node {
                 let message = format!(
-                    "{} is the key of {ours}, but the node is {node}",
+                    "{} is the key {ours}, but the node's key in force is {node}",
                     key_file.display()
                 );
                 return Err(Failure::new(Exit::Conflict, message)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use mesh_messages::address::Address;
 use mesh_messages::identity::{DidKey, SigningKey};
-use mesh_messages::system::{KeyInfo, SystemStatus};
+use mesh_messages::system::{KeyInfo, KeyRotation, RotatedKey, SystemStatus};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -49,15 +49,26 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ADDRESS")]
         owner: Address,
     },
-    /// Make a new key for an owner and register it in place of the old one
-    #[command(after_help = "Example:\n  meshctl key rotate --owner user:ada --out ada-2.key")]
+    /// Make a new key for an owner, or for the node itself, in place of the old one
+    #[command(
+        after_help = "Examples:\n  meshctl key rotate --owner user:ada --out ada-2.key\n  meshctl key rotate --node --reason 'once a year'\n  meshctl key rotate --node --compromised --reason 'copied from a backup'\n\nThe node's new secret is made by meshd and stays in its data directory (node.key): copy it to where the old one's copy was.\nThe node's name and its log's stay; both keys sign that the new one takes over."
+    )]
     Rotate {
         /// Whose it is
-        #[arg(long, value_name = "ADDRESS")]
-        owner: Address,
+        #[arg(long, value_name = "ADDRESS", required_unless_present = "node")]
+        owner: Option<Address>,
         /// The file for the new secret; it must not exist
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "node")]
+        out: Option<PathBuf>,
+        /// The node's own key
+        #[arg(long, conflicts_with_all = ["owner", "out"])]
+        node: bool,
+        /// With --node: the old key is in wrong hands; tokens that can be narrowed end
+        #[arg(long, requires = "node")]
+        compromised: bool,
+        /// With --node: why, for the record
+        #[arg(long, value_name = "TEXT", requires = "node")]
+        reason: Option<String>,
     },
     /// List the registered keys, those of the past included
     #[command(after_help = "Example:\n  meshctl key list")]
@@ -74,7 +85,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
     },
-    /// Print the node's did:key, which its audit log is verified with; or that of a key's file
+    /// Print the node's did:key, which its audit log is verified with, and the one in force; or that of a key's file
     #[command(after_help = "Examples:\n  meshctl key show\n  meshctl key show --file ada.key")]
     Show {
         /// The file of a secret that `key new` wrote; needs no daemon
@@ -97,12 +108,27 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             };
             register(&key, owner, session)
         }
-        Command::Rotate { owner, out } => {
+        Command::Rotate {
+            owner: Some(owner),
+            out: Some(out),
+            ..
+        } => {
             let key = generate(out)?;
             session
                 .out
                 .note(&format!("the secret is in {}", out.display()));
             register(&key.public(), owner, session)
+        }
+        Command::Rotate {
+            compromised,
+            reason,
+            ..
+        } => {
+            let order = KeyRotation {
+                compromised: *compromised,
+                reason: reason.clone().unwrap_or_default(),
+            };
+            rotate_node(&order, session)
         }
         Command::List => list(session),
         Command::Revoke { key, reason } => revoke(key, reason, session),
@@ -190,6 +216,27 @@ fn register(key: &DidKey, owner: &Address, session: &mut Session) -> Result<(), 
     })
 }
 
+fn rotate_node(order: &KeyRotation, session: &mut Session) -> Result<(), Failure> {
+    let request = Request::post(&["v1", "keys", "node", "rotate"]).json(&json!(order));
+    let answer = session.send(&request)?;
+    let rotated: RotatedKey = answer.read()?;
+    let out = &mut session.out;
+    out.note("copy node.key from the data directory to where its last copy was; without it no backup from here on can be restored");
+    if rotated.ended_tokens > 0 {
+        let ended = rotated.ended_tokens;
+        out.note(&format!(
+            "{ended} tokens that can be narrowed have ended; issue others"
+        ));
+    }
+    let (new, old, size) = (rotated.key, rotated.replaces, rotated.size);
+    out.show(&answer, || {
+        Ok(Screen::confirmation(
+            format!("{new} signs for the node from record {size} on, in place of {old}"),
+            new.to_string(),
+        ))
+    })
+}
+
 fn revoke(key: &DidKey, reason: &str, session: &mut Session) -> Result<(), Failure> {
     let text = key.to_string();
     let request =
@@ -232,7 +279,13 @@ fn write_secret(path: &Path, key: &SigningKey) -> io::Result<()> {
 
 fn show(session: &mut Session) -> Result<(), Failure> {
     let status: SystemStatus = session.send(&Request::get(&["status"]))?.read()?;
-    let answer = Answer::from_value(&json!({ "key": status.node }));
+    let current = status.key.as_ref().unwrap_or(&status.node);
+    if *current != status.node {
+        session.out.note(&format!(
+            "{current} signs for it now; `meshctl audit successions` prints how it came to that"
+        ));
+    }
+    let answer = Answer::from_value(&json!({ "key": status.node, "inForce": current }));
     session.out.show(&answer, || {
         Ok(Screen::new()
             .line(&status.node)

@@ -78,6 +78,7 @@ pub(super) fn run(arguments: &Restore, session: &mut Session) -> Result<(), Fail
     let answer = Answer::from_value(&json!({
         "data": name,
         "log": restored.log,
+        "key": restored.key,
         "records": restored.records,
         "root": restored.root.to_string(),
         "erased": restored.erased,
@@ -107,7 +108,7 @@ fn told(error: &RestoreError) -> Failure {
         RestoreError::NoKey => Failure::new(Exit::Usage, message)
             .hint("name a copy of the node's node.key with --node-key"),
         RestoreError::OtherKey { .. } => Failure::new(Exit::Conflict, message)
-            .hint("name the key of the node that was backed up with --node-key"),
+            .hint("name the key that was in force when the backup was taken with --node-key"),
         RestoreError::Damaged(_) | RestoreError::Log(_) => Failure::new(Exit::Failed, message)
             .hint("nothing was restored; use another copy of the backup"),
         _ => Failure::new(Exit::Failed, message),

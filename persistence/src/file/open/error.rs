@@ -38,12 +38,23 @@ pub enum OpenError {
         /// The newest format that can be read.
         supported: u32,
     },
-    /// The log belongs to another node's key. Use that key, or another directory.
-    #[error("the log belongs to {found}, not to {expected}")]
+    /// The log belongs to another node's key, or its file of successions is missing. Use that key, bring that file back, or use
+    /// another directory.
+    #[error(
+        "the log belongs to {found}, not to {expected}; when that is its newer key, its file `successions` is missing"
+    )]
     OtherLog {
         /// Our id.
         expected: String,
         /// The log's id.
+        found: String,
+    },
+    /// Another key signs for the log. Use that one.
+    #[error("the key in force is {expected}, not {found}")]
+    OtherKey {
+        /// The key in force.
+        expected: String,
+        /// The key that was given.
         found: String,
     },
     /// A checkpoint over more records was given out: the log's end is missing. Restore it from a copy.
@@ -74,14 +85,14 @@ fn by(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }
 
-pub(super) fn io_at(path: &Path) -> impl Fn(io::Error) -> OpenError {
+pub(in crate::file) fn io_at(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |source| OpenError::Io {
         path: path.display().to_string(),
         source,
     }
 }
 
-pub(super) fn corrupt(path: &Path, offset: u64, detail: impl Into<String>) -> OpenError {
+pub(in crate::file) fn corrupt(path: &Path, offset: u64, detail: impl Into<String>) -> OpenError {
     OpenError::Corrupt {
         segment: path.display().to_string(),
         offset,

@@ -91,7 +91,7 @@ struct Document {
 }
 
 /// Kinds that change what may run, who may do what, or by which rules.
-const CHANGES: [&str; 16] = [
+const CHANGES: [&str; 17] = [
     "agent.listed",
     "agent.unlisted",
     "registered",
@@ -104,6 +104,7 @@ const CHANGES: [&str; 16] = [
     "token.revoked",
     "key.registered",
     "key.revoked",
+    "key.rotated",
     "memory.sealed",
     "memory.purged",
     "task.retried",

@@ -21,7 +21,7 @@ const WITNESS_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub(crate) struct Verify {
     /// The export
     file: PathBuf,
-    /// The node's key, from a source that you trust
+    /// The node's first key, which is its log's name, or the one in force, from a source that you trust
     #[arg(long, value_name = "DID:KEY")]
     key: Option<DidKey>,
     /// Checkpoints of the same log that somebody else kept
@@ -61,6 +61,7 @@ pub(super) fn run(arguments: &Verify, session: &mut Session) -> Result<(), Failu
         "size": report.size,
         "root": report.root.to_string(),
         "key": report.key,
+        "signer": report.signer,
         "keyIsFromFile": report.key_is_from_file,
         "ofOneAgent": report.of_one_agent,
         "witnessed": report.witnessed,
