@@ -111,6 +111,7 @@ impl Shell {
             // Who cancels outside of requests is named in the reason.
             TaskEvent::Cancelled { .. }
             | TaskEvent::Escalation { .. }
+            | TaskEvent::Team { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => Cause::after(&cause.actor, state.trail(task)),
             TaskEvent::AttemptFailed { .. } => {

@@ -224,6 +224,12 @@ impl Claims {
         })
     }
 
+    /// The token under which a task has a resource, if it has it.
+    pub(crate) fn token_of(&self, name: &str, task: &TaskId) -> Option<u64> {
+        let holder = self.get(name)?.holder.as_ref()?;
+        (holder.task == *task).then_some(holder.token)
+    }
+
     pub(crate) fn count_of(&self, task: &TaskId) -> usize {
         self.by_task.get(task).map_or(0, BTreeSet::len)
     }

@@ -30,9 +30,11 @@ const AFTER_DEADLINE: Duration = Duration::from_mins(1);
 
 /// The attempt that had a resource and may still be at it, although it has ended here.
 fn leaving<'l>(live: &'l Live, name: &str) -> Option<&'l (InstanceKey, TaskId, AttemptNo)> {
-    let left = live.leaving.get(name)?;
-    let held = live.releasing.get(&left.0)?;
-    held.contains(&(left.1.clone(), left.2)).then_some(left)
+    let mut left = live.leaving.get(name)?.iter();
+    left.find(|(key, task, attempt)| {
+        let held = live.releasing.get(key);
+        held.is_some_and(|held| held.contains(&(task.clone(), *attempt)))
+    })
 }
 
 fn is_free(tasks: &Tasks, live: &Live, name: &str) -> bool {
@@ -157,10 +159,16 @@ impl Tx<'_> {
     pub(crate) fn keep_claims(&mut self, key: &InstanceKey, id: &TaskId, attempt: AttemptNo) {
         let claimed = self.tasks.get(id).into_iter();
         let claimed = claimed.flat_map(|task| task.spec.claims.iter().map(|claim| &claim.resource));
+        // What a team has, its parts work on.
+        let above = self.tasks.get(id).and_then(|task| task.spec.parent.clone());
+        let above = above.and_then(|above| self.tasks.get(&above));
+        let above = above.filter(|above| above.teamwork.is_some()).into_iter();
+        let above = above.flat_map(|above| above.spec.claims.iter().map(|claim| &claim.resource));
         let held = self.tasks.claims().held_by(id);
-        for name in claimed.chain(held) {
+        for name in claimed.chain(above).chain(held) {
             let left = (key.clone(), id.clone(), attempt);
-            self.live.leaving.insert(name.clone(), left);
+            let all = self.live.leaving.entry(name.clone()).or_default();
+            all.insert(left);
         }
     }
 

@@ -15,7 +15,8 @@ impl World {
             let waiting = claim.waiting.iter().map(|w| (&w.task, w.attempt));
             for (task, attempt) in holder.chain(waiting) {
                 let record = self.tasks.record(task).expect("a held task");
-                let current = record.attempt().map(|a| a.number);
+                let team = record.is_teams().then_some(record.last_attempt);
+                let current = record.attempt().map(|a| a.number).or(team);
                 assert_eq!(current, Some(attempt), "{task} is in {claim:?}");
             }
             assert!(more || claim.holder.is_some(), "nobody has {claim:?}");
