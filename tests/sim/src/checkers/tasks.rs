@@ -13,6 +13,7 @@ use mesh_messages::claim::ClaimStep;
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{TaskAssignment, TaskState, WaitReason};
+use mesh_messages::team::TeamStep;
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::fault_rules::{LOST_MAX, Meaning, of_class};
@@ -29,6 +30,8 @@ const DECLINED: &str = "who declined a task is not asked again";
 const SLOTS: &str = "no more work at once than is allowed";
 const CLAIMS: &str =
     "what one attempt has claimed, no other has, and it has all that its task claims";
+
+const TEAMS: &str = "a team's task succeeds with all of its parts, and nobody else has it";
 
 /// Who has an attempt.
 pub(crate) type Holder = (AgentId, InstanceNo, Epoch);
@@ -51,6 +54,8 @@ pub(crate) struct Line {
     declined: BTreeSet<Holder>,
     /// How it ends if nobody takes it up, while somebody is asked to.
     escalated: Option<TaskState>,
+    /// The parts of the team that has it.
+    team: Option<Vec<TaskId>>,
 }
 
 /// All tasks by their events.
@@ -96,6 +101,7 @@ impl Book {
                 solo: 0,
                 declined: BTreeSet::new(),
                 escalated: None,
+                team: None,
             };
             edges.hit_named("task", format_args!("submitted > {state}"));
             self.lines.insert(id.clone(), line);
@@ -121,11 +127,30 @@ impl Book {
         let held = line.holder.clone();
         let to = next(id, line, event, edges)?;
         line.state = to;
+        let team = line.team.clone();
+        if to != TaskState::Blocked || line.escalated.is_some() {
+            line.team = None;
+        }
+        let teams = line.team.is_some();
+        if let (TaskEvent::Team { step, .. }, Some(parts)) = (event, &team)
+            && matches!(**step, TeamStep::Done { .. })
+        {
+            let lacks = parts.iter().find(|part| {
+                let part = self.lines.get(*part);
+                part.is_none_or(|part| part.state != TaskState::Succeeded)
+            });
+            ensure(lacks.is_none(), TEAMS, || {
+                format!("{id} succeeded, and not its part {lacks:?}")
+            })?;
+        }
+        let Some(line) = self.lines.get(id) else {
+            return Ok(());
+        };
         if from != to {
             edges.hit_named("task", format_args!("{from} > {to}"));
         }
         let (now, parent) = (line.holder.clone(), line.parent.clone());
-        self.claims(id, event, now.is_some(), edges)?;
+        self.claims(id, event, now.is_some() || teams, edges)?;
         self.moved(id, held, now);
         if let Some(parent) = parent {
             let open = self.children.entry(parent).or_default();
@@ -307,6 +332,12 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
+        TaskEvent::Claim { attempt, .. } if line.team.is_some() => {
+            ensure(*attempt == line.attempt, FENCE, || {
+                format!("{id} claims as attempt {attempt} of {}", line.attempt)
+            })?;
+        }
+        TaskEvent::Team { step, .. } => return teamed(id, line, step, edges),
         TaskEvent::Checking { attempt, .. }
         | TaskEvent::Checked { attempt, .. }
         | TaskEvent::Claim { attempt, .. } => return checked(id, line, *attempt),
@@ -412,6 +443,57 @@ fn escalated(
         EscalationMove::Dropped { .. } => {
             edges.hit("escalation", "given up");
             otherwise
+        }
+    })
+}
+
+/// Where a step of a team leads: it has the task while that is blocked, and nobody else has.
+fn teamed(
+    id: &TaskId,
+    line: &mut Line,
+    step: &TeamStep,
+    edges: &mut Edges,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    if let TeamStep::Formed(team) = step {
+        let ready = matches!(from, TaskState::Queued | TaskState::Parked);
+        ensure(ready && line.team.is_none(), TEAMS, || {
+            format!("{id} gets a team while it is {from}")
+        })?;
+        edges.hit_named("team", format_args!("{} formed", team.pattern.name()));
+        let parts = team.parts.iter().map(|part| part.task.clone());
+        line.team = Some(parts.collect());
+        return Ok(TaskState::Blocked);
+    }
+    ensure(line.team.is_some(), TEAMS, || {
+        format!("{id} has no team, and {step:?}")
+    })?;
+    Ok(match step {
+        TeamStep::Formed(_) | TeamStep::Phase(_) => from,
+        TeamStep::Began => {
+            edges.hit("team", "began");
+            from
+        }
+        TeamStep::Done { .. } => {
+            edges.hit("team", "done");
+            TaskState::Succeeded
+        }
+        TeamStep::Failed {
+            otherwise,
+            escalates,
+            ..
+        } => {
+            edges.hit("team", "failed");
+            line.team = None;
+            if *escalates {
+                TaskState::Blocked
+            } else {
+                otherwise.state()
+            }
+        }
+        TeamStep::Disbanded { .. } => {
+            edges.hit("team", "disbanded");
+            TaskState::Queued
         }
     })
 }

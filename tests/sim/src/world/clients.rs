@@ -207,6 +207,11 @@ impl World {
         let mut needs = vec![CAPABILITIES[random.index(CAPABILITIES.len())].to_owned()];
         if random.percent(3) {
             needs = vec!["fly".to_owned()];
+        } else if random.percent(8) {
+            // Mostly what no agent has alone.
+            let first = random.index(CAPABILITIES.len());
+            let all = CAPABILITIES.into_iter().cycle().skip(first).take(3);
+            needs = all.map(str::to_owned).collect();
         }
         let priority = match random.between(0, 5) {
             0 => Priority::Critical,

@@ -6,6 +6,7 @@ use mesh_messages::claim::TaskClaim;
 use mesh_messages::escalation::EscalationStep;
 use mesh_messages::inbox::AnswerRole;
 use mesh_messages::task::{Priority, RetrySpec, TaskReceipt, TaskSpec};
+use mesh_messages::team::TeamWish;
 use mesh_messages::units::Span;
 use mesh_messages::{AgentId, TaskId};
 use serde_json::Value;
@@ -59,6 +60,10 @@ pub(crate) struct Submit {
     /// may be repeated, and is then asked in turn; none asks nobody
     #[arg(long, value_name = "WHO", value_parser = escalation)]
     escalate: Vec<Who>,
+    /// Whether several agents may do it between them when none has all that it requires: auto, hierarchical,
+    /// cross_functional or never; auto when absent
+    #[arg(long, value_name = "HOW", value_parser = team)]
+    team: Option<TeamWish>,
     /// A mark to find it by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = input::pair)]
     labels: Vec<(String, String)>,
@@ -73,6 +78,11 @@ pub(crate) struct Submit {
 fn priority(text: &str) -> Result<Priority, String> {
     serde_json::from_value(Value::from(text))
         .map_err(|_| "must be low, normal, high or critical".to_owned())
+}
+
+fn team(text: &str) -> Result<TeamWish, String> {
+    serde_json::from_value(Value::from(text))
+        .map_err(|_| "must be auto, hierarchical, cross_functional or never".to_owned())
 }
 
 fn claimed(resource: &str) -> TaskClaim {
@@ -134,6 +144,7 @@ impl Submit {
                     .filter_map(|who| who.0.clone())
                     .collect()
             }),
+            team: self.team,
             labels: self.labels.iter().cloned().collect(),
             ..TaskSpec::default()
         }
