@@ -66,6 +66,7 @@ mod refusals;
 mod schedules;
 mod secrets;
 mod services;
+mod talk;
 mod tasks;
 mod trust;
 mod views;

@@ -19,7 +19,7 @@ use crate::workflow::ApprovalSpec;
 
 mod answers;
 
-pub use answers::{Progress, TaskExplanation, TaskReceipt};
+pub use answers::{Progress, TaskExplanation, TaskMessage, TaskReceipt};
 
 /// Most tasks that one submission may hold.
 pub const TASKS_PER_SUBMIT_MAX: usize = 1000;

@@ -84,6 +84,7 @@ impl Shell {
                         actor: self.actor_of(task, event),
                         cause: None,
                         correlation,
+                        task: None,
                     };
                     Led {
                         by: Some(by),

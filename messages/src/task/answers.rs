@@ -21,6 +21,25 @@ pub struct Progress {
     pub at: Timestamp,
 }
 
+/// A message about a task, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskMessage {
+    /// Its id; `GET /v1/messages/{id}/trace` tells more of it.
+    pub id: String,
+    /// When it was said.
+    pub at: Timestamp,
+    /// Who said it.
+    pub from: String,
+    /// To whom, or to which topic.
+    pub to: String,
+    /// Its KLP type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether an agent has got it.
+    pub received: bool,
+}
+
 /// The answer to a submission.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -54,4 +73,7 @@ pub struct TaskExplanation {
     /// The team that does it, or the last one that did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teamwork: Option<Box<Teamwork>>,
+    /// The latest messages about it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<TaskMessage>,
 }

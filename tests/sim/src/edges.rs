@@ -238,6 +238,17 @@ pub const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "team",
+        &[
+            "cross_functional formed",
+            "hierarchical formed",
+            "began",
+            "disbanded",
+            "done",
+            "failed",
+        ],
+    ),
+    (
         "report",
         &[
             "made again",

@@ -373,6 +373,7 @@ impl TaskRecord {
             assignment: self.task.assignment.clone(),
             candidates: self.candidates.clone(),
             teamwork: self.task.teamwork.clone(),
+            messages: Vec::new(),
         }
     }
 

@@ -248,6 +248,20 @@ fn explanation_screen(why: &TaskExplanation) -> Screen {
             screen = screen.line(format!("risk: {}: {}", risk.factor, risk.detail));
         }
     }
+    for said in &why.messages {
+        let got = if said.received {
+            ""
+        } else {
+            ", which no agent has got"
+        };
+        screen = screen.line(format!(
+            "{} at {} from {} to {}{got}",
+            said.kind, said.at, said.from, said.to
+        ));
+    }
+    if why.candidates.is_empty() && why.teamwork.is_some() {
+        return screen;
+    }
     if why.candidates.is_empty() {
         return screen.line("there is no candidate: no agent has these capabilities");
     }
