@@ -164,6 +164,7 @@ pub const EDGES: &[(&str, &[&str])] = &[
             "taken with an attempt",
             "given back with the attempt",
             "waited for",
+            "shared",
         ],
     ),
     (

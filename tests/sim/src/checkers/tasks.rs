@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_messages::claim::ClaimStep;
+use mesh_messages::claim::{ClaimMode, ClaimStep};
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{TaskAssignment, TaskState, WaitReason};
@@ -66,8 +66,8 @@ pub(crate) struct Book {
     pub(crate) held: BTreeMap<Holder, BTreeSet<TaskId>>,
     /// Children that have not ended, by parent.
     children: BTreeMap<TaskId, usize>,
-    /// Who has which resource.
-    claimed: BTreeMap<String, TaskId>,
+    /// Who has which resource, and how.
+    claimed: BTreeMap<String, BTreeMap<TaskId, ClaimMode>>,
     /// The last token that was given out.
     token: u64,
 }
@@ -172,32 +172,44 @@ impl Book {
         edges: &mut Edges,
     ) -> Verdict {
         if !under_way {
-            let before = self.claimed.len();
-            self.claimed.retain(|_, holder| holder != id);
-            if self.claimed.len() < before {
-                edges.hit("claim", "given back with the attempt");
+            for holders in self.claimed.values_mut() {
+                if holders.remove(id).is_some() {
+                    edges.hit("claim", "given back with the attempt");
+                }
             }
+            self.claimed.retain(|_, holders| !holders.is_empty());
         }
         match event {
             TaskEvent::Claim { resource, step, .. } => {
-                let ClaimStep::Granted { token, .. } = step else {
+                let ClaimStep::Granted { token, mode, .. } = step else {
                     let what = || format!("{id}: {step:?}, and nobody asks for that here");
                     return ensure(false, CLAIMS, what);
                 };
-                let before = self.claimed.insert(resource.clone(), id.clone());
-                ensure(before.is_none() && *token > self.token, CLAIMS, || {
+                let holders = self.claimed.entry(resource.clone()).or_default();
+                let shared =
+                    |of: &ClaimMode| *of == ClaimMode::Shared && *mode == ClaimMode::Shared;
+                let fits = holders.values().all(shared) && !holders.contains_key(id);
+                ensure(fits && *token > self.token, CLAIMS, || {
                     format!(
-                        "{id} gets {resource} as {token}, {before:?} had it; the last was {}",
+                        "{id} gets {resource} as {token}, {holders:?} had it; the last was {}",
                         self.token
                     )
                 })?;
+                if holders.insert(id.clone(), *mode).is_none() && holders.len() > 1 {
+                    edges.hit("claim", "shared");
+                }
                 self.token = *token;
                 edges.hit("claim", "taken with an attempt");
             }
             TaskEvent::Started { .. } => {
                 let line = self.lines.get(id);
                 let mut claims = line.into_iter().flat_map(|line| &line.claims);
-                let lacks = claims.find(|one| self.claimed.get(*one) != Some(id));
+                let has = |one: &String| {
+                    self.claimed
+                        .get(one)
+                        .is_some_and(|all| all.contains_key(id))
+                };
+                let lacks = claims.find(|one| !has(one));
                 ensure(lacks.is_none(), CLAIMS, || {
                     format!("{id} began without {lacks:?}")
                 })?;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::escalation::EscalationStep;
 use mesh_messages::inbox::AnswerRole;
 use mesh_messages::task::{Priority, RetrySpec, TaskReceipt, TaskSpec};
@@ -56,6 +56,9 @@ pub(crate) struct Submit {
     /// A resource that it has for itself while it is worked on; may be repeated
     #[arg(long = "claim", value_name = "RESOURCE")]
     claims: Vec<String>,
+    /// A resource that it shares with others who share it, such as to read it; may be repeated
+    #[arg(long = "claim-shared", value_name = "RESOURCE")]
+    shared: Vec<String>,
     /// Who takes it up when it has failed for good: operator, admin, agent:ID, or CAP[+CAP…] for an agent that can do these;
     /// may be repeated, and is then asked in turn; none asks nobody
     #[arg(long, value_name = "WHO", value_parser = escalation)]
@@ -85,9 +88,10 @@ fn team(text: &str) -> Result<TeamWish, String> {
         .map_err(|_| "must be auto, hierarchical, cross_functional or never".to_owned())
 }
 
-fn claimed(resource: &str) -> TaskClaim {
+fn claimed(resource: &str, mode: ClaimMode) -> TaskClaim {
     TaskClaim {
         resource: resource.to_owned(),
+        mode,
         token: None,
     }
 }
@@ -137,7 +141,17 @@ impl Submit {
                 ..RetrySpec::default()
             }),
             depends_on: self.depends_on.clone(),
-            claims: self.claims.iter().map(|name| claimed(name)).collect(),
+            claims: {
+                let alone = self
+                    .claims
+                    .iter()
+                    .map(|name| claimed(name, ClaimMode::Exclusive));
+                let shared = self
+                    .shared
+                    .iter()
+                    .map(|name| claimed(name, ClaimMode::Shared));
+                alone.chain(shared).collect()
+            },
             escalate: (!self.escalate.is_empty()).then(|| {
                 self.escalate
                     .iter()
