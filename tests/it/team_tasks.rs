@@ -47,6 +47,7 @@ fn a_team_does_what_nobody_can_alone_and_everything_shows_it() {
     let card = cards.iter().find(|card| card["id"] == id.as_str());
     let card = card.unwrap_or_else(|| panic!("{board}"));
     assert_eq!(card["waitingFor"]["reason"], "team", "{card}");
+    assert_eq!(card["agent"], "ann", "its lead: {card}");
     let shown = daemon.ctl(&["task", "show", &id]).exits(0);
     assert!(shown.out.contains("led by ann"), "{}", shown.out);
     let task = daemon.ended(&id, END_MAX);

@@ -8,7 +8,7 @@ use mesh_actors_core::projection::{self, EndedRow};
 use mesh_messages::AgentId;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
-use mesh_messages::task::{Task, TaskState};
+use mesh_messages::task::{Task, TaskState, WaitReason};
 
 use super::Mesh;
 use super::talk::{OF_CARD, messages_about};
@@ -151,6 +151,13 @@ fn card(task: Task) -> BoardCard {
         .assignment
         .map(|assignment| (assignment.agent_id, assignment.instance))
         .unzip();
+    // A team's is with its lead.
+    let reason = task.waiting_for.as_ref().map(|waits| waits.reason);
+    let team = task
+        .teamwork
+        .as_ref()
+        .filter(|_| reason == Some(WaitReason::Team));
+    let agent = team.map(|team| team.lead.clone()).or(agent);
     let attempt = task.attempts.last().map_or(0, |attempt| attempt.number.0);
     let progress_at = task.progress.as_ref().map(|progress| progress.at);
     let (progress, note) = task.progress.map_or((None, None), |progress| {

@@ -373,8 +373,16 @@ impl Session {
 
     /// Passes on what the agent says to others; true when a side task does it.
     pub(super) fn pass_on(&mut self, mut envelope: Envelope) -> bool {
-        // What it signed is left as it is.
-        if envelope.task_id.is_none() && envelope.auth.is_none() && envelope.in_reply_to.is_none() {
+        let says = matches!(
+            envelope.kind,
+            MessageType::Message | MessageType::Publish | MessageType::SecurityAlert
+        );
+        // What it signed is left as it is, and what answers another's message is about that one's task.
+        let signed = envelope
+            .auth
+            .as_ref()
+            .is_some_and(|auth| auth.signature.is_some());
+        if says && !signed && envelope.task_id.is_none() && envelope.in_reply_to.is_none() {
             envelope.task_id = self.only_task();
         }
         let asked = envelope
