@@ -366,7 +366,6 @@ fn quality_is_what_checks_said_of_first_and_last_results_not_what_agents_say() {
 fn a_running_card_shows_what_its_agent_says_of_it_and_to_whom() {
     let daemon = Daemon::start();
     let listener = r#"
-read -r line
 echo '{"type":"HANDSHAKE","payload":{"name":"listener","version":"1.0.0","capabilities":["listener"]}}'
 while read -r line; do :; done"#;
     let speaker = r#"
@@ -384,7 +383,7 @@ while read -r line; do
 done"#;
     daemon.deploy(&Bundle::shell("listener", listener));
     daemon.deploy(&Bundle::shell("speaker", speaker).set("memory", json!({"type": "persistent"})));
-    let feed = daemon.client().events("topic=agent.>", None);
+    let feed = daemon.client().events("topic=agent.speaker.message_sent", None);
     let id = daemon.ask("speaker", &json!(null));
     let card = eventually("the card shows it", PATIENCE, || {
         let board = daemon.client().get("/v1/board").ok(200);
