@@ -383,7 +383,9 @@ while read -r line; do
 done"#;
     daemon.deploy(&Bundle::shell("listener", listener));
     daemon.deploy(&Bundle::shell("speaker", speaker).set("memory", json!({"type": "persistent"})));
-    let feed = daemon.client().events("topic=agent.speaker.message_sent", None);
+    let feed = daemon
+        .client()
+        .events("?topic=agent.speaker.message_sent", None);
     let id = daemon.ask("speaker", &json!(null));
     let card = eventually("the card shows it", PATIENCE, || {
         let board = daemon.client().get("/v1/board").ok(200);
