@@ -38,10 +38,6 @@ pub enum ClaimMode {
 
 impl ClaimMode {
     /// Whether it is claimed alone, as is meant where nothing is said.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde hands a reference to what decides on skipping"
-    )]
     pub fn is_exclusive(&self) -> bool {
         *self == Self::Exclusive
     }

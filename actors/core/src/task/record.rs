@@ -155,10 +155,7 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
-                if self.noted(event) => {}
-            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
-            TaskEvent::Team { at, step } if self.teamed(*at, step) => {}
+            _ if self.noted(event) => {}
             // It is about an account, and no part of the record of the task that it was noted with.
             TaskEvent::Gate { .. } => {}
             TaskEvent::Budget { step, .. } => self.note_budget(step),
@@ -257,7 +254,7 @@ impl TaskRecord {
             .is_some_and(|attempt| attempt.number == number)
     }
 
-    /// Takes in what happens in the midst of an attempt, if it is the one under way.
+    /// Takes in what happens in the midst of an attempt, if it is the one under way, to an escalated task, or to a team's.
     fn noted(&mut self, event: &TaskEvent) -> bool {
         match event {
             TaskEvent::Checking {
@@ -270,6 +267,8 @@ impl TaskRecord {
                 attempt, checks, ..
             } => self.note_checks(*attempt, checks),
             // Who holds what is no part of a task's own record.
+            TaskEvent::Escalation { at, step } => self.escalated(*at, step),
+            TaskEvent::Team { at, step } => self.teamed(*at, step),
             TaskEvent::Claim { attempt, .. } => {
                 self.is_under_way(*attempt) || holds_as(self, *attempt)
             }

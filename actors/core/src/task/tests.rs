@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_messages::agent::FaultState;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{Task, TaskReceipt, TaskSpec, TaskState, WaitReason};
+use mesh_messages::team::Teamwork;
 use mesh_messages::{
     AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
 };
@@ -254,7 +255,7 @@ impl World {
                     .teamwork
                     .as_deref()
                     .filter(|_| super::teams::is_teams(entry));
-                let mut parts = team.into_iter().flat_map(|team| team.current());
+                let mut parts = team.into_iter().flat_map(Teamwork::current);
                 let has_part = parts.any(|part| self.tasks.live(&part.task).is_some());
                 assert!(
                     !entry.pending.is_empty()

@@ -242,7 +242,7 @@ fn the_line_is_served_in_its_order_whoever_shares() {
             let (mut world, ids) = at_work(4);
             let alone = |who: usize| modes & (1 << who) != 0;
             let (mut held, mut line): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
-            for who in 0..ASK {
+            for (who, id) in ids.iter().enumerate().take(ASK) {
                 let mode = if alone(who) {
                     ClaimMode::Exclusive
                 } else {
@@ -252,7 +252,7 @@ fn the_line_is_served_in_its_order_whoever_shares() {
                     mode,
                     ..op(ClaimOpKind::Acquire, "x", Some(60_000))
                 };
-                let (reply, _) = world.ask(&ids[who], &who.to_string(), op);
+                let (reply, _) = world.ask(id, &who.to_string(), op);
                 let free = held.is_empty() || (!alone(who) && held.iter().all(|one| !alone(*one)));
                 let goes = line.is_empty() && free;
                 assert_eq!(

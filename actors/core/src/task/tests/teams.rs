@@ -1,6 +1,6 @@
 //! Teams that form by themselves.
 
-use mesh_messages::team::{TeamEnd, TeamPattern, TeamPhase, Teamwork};
+use mesh_messages::team::{TeamEnd, TeamPattern, TeamPhase};
 
 use super::*;
 

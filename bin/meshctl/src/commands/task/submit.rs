@@ -63,9 +63,8 @@ pub(crate) struct Submit {
     /// may be repeated, and is then asked in turn; none asks nobody
     #[arg(long, value_name = "WHO", value_parser = escalation)]
     escalate: Vec<Who>,
-    /// Whether several agents may do it between them when none has all that it requires: auto, hierarchical,
-    /// cross_functional or never; auto when absent
-    #[arg(long, value_name = "HOW", value_parser = team)]
+    #[arg(long, value_name = "HOW", value_parser = team,
+          help = "Whether several agents may do it between them when none has all that it requires: auto, hierarchical, cross_functional or never; auto when absent")]
     team: Option<TeamWish>,
     /// A mark to find it by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = input::pair)]
