@@ -403,8 +403,8 @@ done"#;
     assert_eq!(
         (&said["from"], &said["to"], &said["type"]),
         (
-            &json!("agent:speaker"),
-            &json!("agent:listener"),
+            &json!("kai://agent.speaker"),
+            &json!("kai://agent.listener"),
             &json!("MESSAGE")
         ),
         "{card}"
@@ -422,16 +422,16 @@ done"#;
     assert!(
         board
             .out
-            .contains("25% asking; MESSAGE from agent:speaker to agent:listener"),
+            .contains("25% asking; MESSAGE from kai://agent.speaker to kai://agent.listener"),
         "{}",
         board.out
     );
     // It is said as it happens, with the task.
     let event = feed
         .into_iter()
-        .find(|event| event.data["kind"] == "message_sent")
+        .find(|event| event.data["data"]["kind"] == "message_sent")
         .expect("it is said");
-    assert_eq!(event.data["task"], id.as_str(), "{}", event.data);
+    assert_eq!(event.data["data"]["task"], id.as_str(), "{}", event.data);
     // And on record: nothing that an agent does for a task is without it.
     for kind in ["message_sent", "message_received", "memory.set"] {
         let records = daemon
