@@ -67,6 +67,7 @@ mod schedules;
 mod secrets;
 mod services;
 mod succession;
+mod talk;
 mod tasks;
 mod trust;
 mod views;

@@ -114,6 +114,8 @@ pub struct Cause {
     pub cause: Option<Position>,
     /// Ties together what one request led to.
     pub correlation: Option<String>,
+    /// The task on behalf of which an agent did it, if meshd knows one.
+    pub task: Option<TaskId>,
 }
 
 impl Cause {
@@ -124,6 +126,7 @@ impl Cause {
             actor: "meshd".to_owned(),
             cause: None,
             correlation: None,
+            task: None,
         }
     }
     /// What goes on from here follows from the last record of something.
@@ -133,6 +136,7 @@ impl Cause {
             actor: actor.into(),
             cause: trail.map(|trail| trail.last),
             correlation: trail.and_then(|trail| trail.correlation.as_deref().map(str::to_owned)),
+            task: None,
         }
     }
     /// Somebody by name; while a [request](crate::request) is served, for that request.
@@ -142,6 +146,7 @@ impl Cause {
             actor: actor.into(),
             cause,
             correlation,
+            task: crate::request::task(),
         }
     }
 }

@@ -117,6 +117,8 @@ pub(crate) fn event_of(record: &Record, content: &ContentStore) -> MeshEvent {
         .partition
         .as_str()
         .starts_with(partition::AGENT_PREFIX);
+    // What an agent says or keeps is its own doing, whatever it is about.
+    let of_agent = of_agent || [partition::BUS, partition::MEMORY].contains(&header.partition);
     let topic = match (&header.agent, &header.task) {
         (Some(agent), task) if of_agent || task.is_none() => {
             format!("agent.{agent}.{}", header.kind)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh_actors_core::projection::{self, AuditIndex, ProjectFailure, Reader, Slice, TaskRow};
 use mesh_actors_core::task::TaskRecord;
+use mesh_messages::events::partition;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{AuditEntry, AuditFilter, AuditTrace};
 use mesh_messages::{Position, Record, TaskId, WorkflowRunId};
@@ -350,14 +351,27 @@ pub(crate) fn audit_trace(
     }))
 }
 
-/// The first record of a task.
+/// The first of a task's own records; others may be about it.
 pub(crate) fn first_record(
     store: &OpenStore,
     task: &TaskId,
 ) -> Result<Option<Position>, LookupError> {
     let index = AuditIndex::Task(task);
-    let found = projection::audit_page(&StoreReader(store), index, None, 1);
-    Ok(found.map_err(ProjectFailure::View)?.into_iter().next())
+    let mut after = None;
+    loop {
+        let page = projection::audit_page(&StoreReader(store), index, after, AUDIT_STEP);
+        let page = page.map_err(ProjectFailure::View)?;
+        for position in &page {
+            let record = store.journal.get(*position)?;
+            if record.is_some_and(|record| record.header.partition == partition::TASKS) {
+                return Ok(Some(*position));
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == AUDIT_STEP => after = Some(*last),
+            _ => return Ok(None),
+        }
+    }
 }
 
 /// Whether a kind is the one asked for, or begins with it where that ends with a full stop.

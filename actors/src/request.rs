@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use mesh_messages::Position;
+use mesh_messages::{Position, TaskId};
 
 /// Longest id of a request in a record: it can be the caller's own.
 const ID_CHARS_MAX: usize = 128;
@@ -16,6 +16,7 @@ struct Request {
     id: Option<String>,
     allowed: Mutex<Option<Position>>,
     denied: AtomicBool,
+    task: Option<TaskId>,
 }
 
 tokio::task_local! {
@@ -29,6 +30,7 @@ pub async fn within<T>(id: &str, work: impl Future<Output = T>) -> T {
         id: Some(plain.collect()),
         allowed: Mutex::new(None),
         denied: AtomicBool::new(false),
+        task: None,
     };
     REQUEST.scope(request, work).await
 }
@@ -39,12 +41,31 @@ pub(crate) async fn following<T>(
     correlation: Option<String>,
     work: impl Future<Output = T>,
 ) -> T {
+    working_on(None, cause, correlation, work).await
+}
+
+/// The same on behalf of a task.
+pub(crate) async fn working_on<T>(
+    task: Option<TaskId>,
+    cause: Option<Position>,
+    correlation: Option<String>,
+    work: impl Future<Output = T>,
+) -> T {
     let request = Request {
         id: correlation,
         allowed: Mutex::new(cause),
         denied: AtomicBool::new(false),
+        task,
     };
     REQUEST.scope(request, work).await
+}
+
+/// The task on behalf of which this is done, if meshd knows one.
+pub(crate) fn task() -> Option<TaskId> {
+    REQUEST
+        .try_with(|request| request.task.clone())
+        .ok()
+        .flatten()
 }
 
 /// From here on this record is what the request's doings follow from.

@@ -23,12 +23,40 @@ pub const CLAIM_WAIT_MAX_MS: u64 = 600_000;
 /// Most resources that a task claims as a whole: whoever needs more at once names what they have in common.
 pub const TASK_CLAIMS_MAX: usize = 16;
 
+/// How a resource is claimed.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimMode {
+    /// By one alone: to change it.
+    #[default]
+    Exclusive,
+    /// Together with others who share it, and with nobody who has it alone: to read it.
+    Shared,
+}
+
+impl ClaimMode {
+    /// Whether it is claimed alone, as is meant where nothing is said.
+    pub fn is_exclusive(&self) -> bool {
+        *self == Self::Exclusive
+    }
+
+    /// Whether two who claim it like this can have it at the same time.
+    pub const fn goes_with(self, other: Self) -> bool {
+        matches!((self, other), (Self::Shared, Self::Shared))
+    }
+}
+
 /// A named resource that each attempt of a task has from before it is delivered until it ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskClaim {
     /// Its name, at most 256 bytes: what it means is between those who claim it.
     pub resource: String,
+    /// Alone, or shared with others; alone when absent.
+    #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+    pub mode: ClaimMode,
     /// What the agent is handed with the attempt: higher than that of every claim before it. A submitter leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
@@ -58,6 +86,9 @@ pub enum ClaimStep {
         ttl_ms: u64,
         /// Until when it is waited for.
         until: Timestamp,
+        /// How it is claimed.
+        #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+        mode: ClaimMode,
     },
     /// The attempt has it.
     Granted {
@@ -65,6 +96,9 @@ pub enum ClaimStep {
         token: u64,
         /// Until when, unless it is renewed.
         until: Timestamp,
+        /// How it has it.
+        #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+        mode: ClaimMode,
     },
     /// It is held for longer.
     Renewed {
@@ -96,6 +130,12 @@ pub struct Claim {
     /// Who has it. Nobody for a moment, between one holder and the next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<ClaimHolder>,
+    /// How it is held.
+    #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+    pub mode: ClaimMode,
+    /// Who shares it with the holder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<ClaimHolder>,
     /// Who waits, in the order in which they will get it.
     pub waiting: Vec<ClaimWaiter>,
 }
@@ -136,6 +176,9 @@ pub struct ClaimWaiter {
     pub instance: InstanceNo,
     /// Which incarnation.
     pub epoch: Epoch,
+    /// How it wants it.
+    #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+    pub mode: ClaimMode,
     /// Since when.
     pub since: Timestamp,
     /// Until when.

@@ -31,6 +31,7 @@ use crate::task::{
     AcceptanceCheck, CandidateReport, CheckReport, RetrySpec, TaskAssignment, TaskSpec, TaskState,
     WaitingFor,
 };
+use crate::team::TeamStep;
 use crate::time::Timestamp;
 use crate::trust::TrustChange;
 
@@ -517,6 +518,14 @@ pub enum TaskEvent {
         /// What.
         step: EscalationMove,
     },
+    /// A team does what no single agent can, or what came of that.
+    #[serde(rename = "task.team")]
+    Team {
+        /// When.
+        at: Timestamp,
+        /// What.
+        step: Box<TeamStep>,
+    },
     /// Somebody gave a failed task another round of attempts.
     #[serde(rename = "task.retried")]
     Retried {
@@ -549,6 +558,7 @@ kinds!(TaskEvent {
     DeadLettered => "task.dead_lettered",
     Approved => "task.approved",
     Escalation => "task.escalation",
+    Team => "task.team",
     Retried => "task.retried",
     Trust => "trust.changed",
 });

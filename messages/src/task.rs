@@ -12,9 +12,14 @@ use crate::claim::TaskClaim;
 use crate::escalation::{ESCALATION, Escalation, EscalationStep};
 use crate::failure::Failure;
 use crate::ids::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
+use crate::team::{TeamWish, Teamwork};
 use crate::time::Timestamp;
 use crate::trust::TrustNeed;
 use crate::workflow::ApprovalSpec;
+
+mod answers;
+
+pub use answers::{Progress, TaskExplanation, TaskMessage, TaskReceipt};
 
 /// Most tasks that one submission may hold.
 pub const TASKS_PER_SUBMIT_MAX: usize = 1000;
@@ -207,6 +212,9 @@ pub struct TaskSpec {
     /// The task that was escalated, of which this is the question or the follow-up. Written by meshd alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalates: Option<TaskId>,
+    /// Whether several agents may do it between them when no registered one has all of its requirements; `auto` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<TeamWish>,
     /// The task on whose behalf it runs; it inherits that task's remaining deadline and is cancelled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<TaskId>,
@@ -398,6 +406,8 @@ pub enum WaitReason {
     Budget,
     /// It has failed for good, and somebody was asked to take it up: `tasks` names the question, or the follow-up.
     Escalation,
+    /// A team does it: `agents` have its parts, `tasks` are those that have not ended.
+    Team,
 }
 
 /// One try at a task.
@@ -517,6 +527,9 @@ pub struct Task {
     /// The latest step of its escalation, when it was escalated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalation: Option<Box<Escalation>>,
+    /// The team that does it, or the last one that did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teamwork: Option<Box<Teamwork>>,
     /// Who submitted it.
     pub submitted_by: String,
     /// When it was accepted.
@@ -535,6 +548,7 @@ impl Task {
         match (self.state, reason) {
             (TaskState::Blocked, _) if self.spec.approval.is_some() => "Review",
             (TaskState::Running, Some(WaitReason::Check)) => "Review",
+            (TaskState::Blocked, Some(WaitReason::Team)) => "In progress",
             // Another task has what it claims.
             (TaskState::Parked, Some(WaitReason::Claim)) => "Blocked",
             (state, _) => state.column(),
@@ -544,48 +558,3 @@ impl Task {
 
 /// How many attempts a task shows: more than any retry policy needs, few enough for every page.
 pub const ATTEMPTS_KEPT_MAX: usize = 128;
-
-/// What an agent last said of its work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Progress {
-    /// 0 to 1.
-    pub fraction: f64,
-    /// In words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<String>,
-    /// When it said so.
-    pub at: Timestamp,
-}
-
-/// The answer to a submission.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TaskReceipt {
-    /// The task's id.
-    pub id: TaskId,
-    /// Where it stands.
-    pub state: TaskState,
-    /// Who has it, if someone.
-    pub assignment: Option<TaskAssignment>,
-    /// Why it waits, if it does.
-    pub waiting_for: Option<WaitingFor>,
-}
-
-/// The answer to "why": every candidate and every reason, and why it waits.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TaskExplanation {
-    /// The task.
-    pub task_id: TaskId,
-    /// Where it stands.
-    pub state: TaskState,
-    /// What it needs.
-    pub requirements: Vec<String>,
-    /// Why it does not move.
-    pub waiting_for: Option<WaitingFor>,
-    /// The latest assignment.
-    pub assignment: Option<TaskAssignment>,
-    /// Every agent that was looked at: as of the assignment when there is one, else as of now.
-    pub candidates: Vec<CandidateReport>,
-}

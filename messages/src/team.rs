@@ -2,6 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::escalation::GivenUp;
+use crate::failure::Failure;
+use crate::ids::{AgentId, TaskId};
+use crate::time::Timestamp;
 
 /// Most peers, or tries of a swarm at once.
 pub const SIZE_MAX: u32 = 9;
@@ -34,6 +40,154 @@ impl TeamPattern {
             Self::Swarm => "swarm",
         }
     }
+}
+
+/// Whether several agents may do a task between them when no registered one has all of its requirements.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum TeamWish {
+    /// Yes: under a lead where an agent has the capability [`LEAD`], else side by side.
+    #[default]
+    Auto,
+    /// Yes, and only under an agent that has the capability [`LEAD`].
+    Hierarchical,
+    /// Yes, side by side, whoever there is to lead.
+    #[serde(alias = "cross-functional")]
+    CrossFunctional,
+    /// No: it waits for one agent that has all.
+    Never,
+}
+
+/// The capability of those who lead the teams that form by themselves.
+pub const LEAD: &str = "lead";
+
+/// Most members of a team that forms by itself: each part holds the task's input, and all begin in one group of records.
+pub const MEMBERS_MAX: usize = 16;
+
+/// How far a team is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TeamPhase {
+    /// The lead writes what each is to do.
+    Brief,
+    /// The members do their parts.
+    Parts,
+    /// The lead decides over what they made.
+    Decide,
+}
+
+/// A part of a team's work. Each is a task below the team's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TeamPart {
+    /// `brief`, `part-1` and so on, `decide`.
+    pub name: String,
+    /// Who was taken for it. Another agent that can do the same may do it in the end.
+    pub agent: AgentId,
+    /// What it takes.
+    pub capabilities: Vec<String>,
+    /// The task; it is there once its phase has begun.
+    pub task: TaskId,
+}
+
+/// What became of a team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TeamEnd {
+    /// What it made is the task's output.
+    Done,
+    /// A part of it failed for good, or what it made could not be accepted.
+    Failed,
+    /// It was given up before any part had begun.
+    Disbanded,
+}
+
+/// The team that does a task, or the last one that did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Teamwork {
+    /// The how manieth team of this task it is, from 1.
+    pub number: u32,
+    /// How they work together: `hierarchical` or `cross_functional`.
+    pub pattern: TeamPattern,
+    /// Who leads. Where the pattern has no lead of its own, the member that has most of what is needed.
+    pub lead: AgentId,
+    /// All parts, in order.
+    pub parts: Vec<TeamPart>,
+    /// Why these members: what was measured of each.
+    pub reasons: String,
+    /// How far it is.
+    pub phase: TeamPhase,
+    /// When it was formed.
+    pub formed_at: Timestamp,
+    /// When the first part was handed to an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at: Option<Timestamp>,
+    /// What became of it; absent while it is at work, and where the task was ended meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<TeamEnd>,
+}
+
+impl Teamwork {
+    /// The parts of the phase that it is in.
+    pub fn current(&self) -> impl Iterator<Item = &TeamPart> {
+        self.parts
+            .iter()
+            .filter(|part| self.phase_of(part) == self.phase)
+    }
+
+    /// In which phase a part is done.
+    pub fn phase_of(&self, part: &TeamPart) -> TeamPhase {
+        match part.name.as_str() {
+            "brief" => TeamPhase::Brief,
+            "decide" => TeamPhase::Decide,
+            _ => TeamPhase::Parts,
+        }
+    }
+}
+
+/// What happens to a task that is a team's work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TeamStep {
+    /// A team has it. Its first parts are submitted in the same group of records.
+    Formed(Box<Teamwork>),
+    /// The first part was handed to an agent.
+    Began,
+    /// The next parts are submitted.
+    Phase(TeamPhase),
+    /// It ended well.
+    Done {
+        /// What they made.
+        output: Value,
+    },
+    /// The team did not do it.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// How the task ends.
+        otherwise: GivenUp,
+        /// Whether somebody is asked to take it up first.
+        escalates: bool,
+    },
+    /// It was given up before any part had begun; the task stands in its line again.
+    Disbanded {
+        /// Why.
+        why: String,
+    },
 }
 
 /// When peers agree.

@@ -377,6 +377,9 @@ pub struct Compensation {
     /// What it gets; the output of the step when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
+    /// Resources that its task has while it is worked on; their names may hold expressions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<TaskClaim>,
     /// How long it may take, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]

@@ -7,6 +7,7 @@ use mesh_actors::Operations;
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, AgentEvent, TaskEvent, partition};
 use mesh_messages::identity::SigningKey;
+use mesh_messages::team::TeamStep;
 use mesh_messages::{AgentId, RecordHeader, TaskId};
 use mesh_persistence::verify;
 use serde_json::Value;
@@ -167,6 +168,14 @@ fn is_end(event: &TaskEvent) -> bool {
             step,
             EscalationMove::Done { .. } | EscalationMove::Dropped { .. }
         ),
+        TaskEvent::Team { step, .. } => match &**step {
+            TeamStep::Done { .. } => true,
+            TeamStep::Failed { escalates, .. } => !escalates,
+            TeamStep::Formed(_)
+            | TeamStep::Began
+            | TeamStep::Phase(_)
+            | TeamStep::Disbanded { .. } => false,
+        },
         TaskEvent::Submitted { .. }
         | TaskEvent::Waiting { .. }
         | TaskEvent::Assigned { .. }

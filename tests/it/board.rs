@@ -361,3 +361,87 @@ fn quality_is_what_checks_said_of_first_and_last_results_not_what_agents_say() {
     let daemon = daemon.kill9().start();
     told(&daemon);
 }
+
+#[test]
+fn a_running_card_shows_what_its_agent_says_of_it_and_to_whom() {
+    let daemon = Daemon::start();
+    let listener = r#"
+echo '{"type":"HANDSHAKE","payload":{"name":"listener","version":"1.0.0","capabilities":["listener"]}}'
+while read -r line; do :; done"#;
+    let speaker = r#"
+echo '{"type":"HANDSHAKE","payload":{"name":"speaker","version":"1.0.0","capabilities":["speaker"]}}'
+while read -r line; do
+  case "$line" in
+    *TASK_REQUEST*)
+      task=$(echo "$line" | sed 's/.*"task_id":"\([^"]*\)".*/\1/')
+      echo '{"type":"STATUS_UPDATE","task_id":"'$task'","payload":{"progress":0.25,"note":"asking"}}'
+      echo '{"type":"MEMORY","id":"m1","payload":{"op":"set","key":"seen","value":1}}'
+      echo '{"type":"MESSAGE","id":"q1","to":"agent:listener","payload":{"secret":"of the two"}}'
+      while [ ! -e "$HOME/go" ]; do sleep 0.05; done
+      echo '{"type":"TASK_RESULT","task_id":"'$task'","payload":{"ok":true,"output":1}}' ;;
+  esac
+done"#;
+    daemon.deploy(&Bundle::shell("listener", listener));
+    daemon.deploy(&Bundle::shell("speaker", speaker).set("memory", json!({"type": "persistent"})));
+    let feed = daemon
+        .client()
+        .events("?topic=agent.speaker.message_sent", None);
+    let id = daemon.ask("speaker", &json!(null));
+    let card = eventually("the card shows it", PATIENCE, || {
+        let board = daemon.client().get("/v1/board").ok(200);
+        match card(&board, &id) {
+            Some((_, card)) if card["messages"][0]["received"] == true => Ok(card),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(
+        (&card["progress"], &card["note"]),
+        (&json!(0.25), &json!("asking"))
+    );
+    assert!(card["progressAt"].is_string(), "{card}");
+    let said = &card["messages"][0];
+    assert_eq!(
+        (&said["from"], &said["to"], &said["type"]),
+        (
+            &json!("kai://agent.speaker"),
+            &json!("kai://agent.listener"),
+            &json!("MESSAGE")
+        ),
+        "{card}"
+    );
+    assert!(
+        !card.to_string().contains("of the two"),
+        "not what it says: {card}"
+    );
+    let told = daemon
+        .client()
+        .get(&format!("/v1/tasks/{id}/explain"))
+        .ok(200);
+    assert_eq!(told["messages"][0]["id"], "q1", "{told}");
+    let board = daemon.ctl(&["board"]).exits(0);
+    assert!(
+        board
+            .out
+            .contains("25% asking; MESSAGE from kai://agent.speaker to kai://agent.listener"),
+        "{}",
+        board.out
+    );
+    // It is said as it happens, with the task.
+    let event = feed
+        .into_iter()
+        .find(|event| event.data["data"]["kind"] == "message_sent")
+        .expect("it is said");
+    assert_eq!(event.data["data"]["task"], id.as_str(), "{}", event.data);
+    // And on record: nothing that an agent does for a task is without it.
+    for kind in ["message_sent", "message_received", "memory.set"] {
+        let records = daemon
+            .client()
+            .get(&format!("/v1/audit?task={id}&kind={kind}"))
+            .ok(200);
+        assert_eq!(
+            records["items"].as_array().map(Vec::len),
+            Some(1),
+            "{kind}: {records}"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, eventually};
+use mesh_tests::{Bundle, Daemon, Home, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -323,4 +323,45 @@ fn who_waits_for_long_is_an_issue_and_starts_all_the_same() {
     assert_eq!(daemon.status("late")["fault"]["score"], 0);
     daemon.deploy(&needing("missing", &[]));
     serves(&daemon, "late");
+}
+
+#[test]
+fn a_stop_of_many_waves_goes_on_until_all_have_stopped_however_long_one_answer_may_take() {
+    let daemon = Home::new()
+        .config("api: {answer_timeout: 3s}\nsupervision: {stop_timeout: 2s}\n")
+        .start();
+    // Each is killed at the end of its time; all of them together take longer than an answer may.
+    let stubborn = |id: &str, needs: &[&str]| {
+        let needs: Vec<Value> = needs
+            .iter()
+            .map(|name| json!({"name": name, "type": "agent"}))
+            .collect();
+        let hello = format!(
+            r#"{{"type":"HANDSHAKE","payload":{{"name":"{id}","version":"1.0.0","capabilities":["{id}"],"hooks":["shutdown"]}}}}"#
+        );
+        let script =
+            format!("trap '' TERM\necho '{hello}'\nwhile :; do read -r line || sleep 0.1; done");
+        Bundle::shell(id, &script).set("dependencies", json!(needs))
+    };
+    let chain = ["a", "b", "c", "d"];
+    for (nth, id) in chain.into_iter().enumerate() {
+        let needs = if nth == 0 {
+            vec![]
+        } else {
+            vec![chain[nth - 1]]
+        };
+        daemon.deploy(&stubborn(id, &needs));
+        serves(&daemon, id);
+    }
+    let stop = json!({"dependents": "stop"});
+    daemon
+        .client()
+        .post("/v1/agents/a/stop", &stop)
+        .problem(504, "timed_out");
+    daemon
+        .ctl(&["agent", "stop", "a", "--with-dependents"])
+        .exits(0);
+    for id in chain {
+        assert_eq!(daemon.status(id)["instances"], json!([]), "{id}");
+    }
 }

@@ -58,6 +58,7 @@ mod schedules;
 mod secrets;
 mod sessions;
 mod storage;
+mod team_tasks;
 mod tidy;
 mod tls;
 mod trust;

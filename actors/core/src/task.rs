@@ -39,6 +39,7 @@ mod record;
 mod standing;
 mod state;
 mod submit;
+mod teams;
 #[cfg(test)]
 mod tests;
 mod turns;

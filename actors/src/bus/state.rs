@@ -11,7 +11,7 @@ use mesh_messages::bus::SubscriptionOrder;
 use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::{AgentId, Epoch, Position};
+use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
 use super::outside::Outside;
 use super::{Effect, Message, Posted, Publication, Reply, State};
@@ -303,7 +303,7 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(index, event): (usize, BusEvent)| Entry {
             agent: concerned(&event),
-            task: None,
+            task: about(&event),
             led: match origin_of(&event).filter(|_| by.cause.is_none()) {
                 Some(cause) => Led {
                     by: Some(Cause {
@@ -330,8 +330,8 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(event, origin)| Entry {
             agent: concerned(&event),
+            task: about(&event),
             event,
-            task: None,
             led: Led {
                 by: Some(led_by(origin)),
                 after: None,
@@ -452,6 +452,14 @@ fn origin_of(event: &BusEvent) -> Option<Position> {
         BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
         _ => None,
     }
+}
+
+/// The task that a message is about, as it says itself.
+fn about(event: &BusEvent) -> Option<TaskId> {
+    let (BusEvent::Sent { envelope, .. } | BusEvent::Received { envelope, .. }) = event else {
+        return None;
+    };
+    TaskId::new(envelope.get("task_id")?.as_str()?).ok()
 }
 
 /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.

@@ -334,7 +334,7 @@ impl State {
         let entry = |event| Entry {
             event,
             agent: Some(agent.clone()),
-            task: None,
+            task: by.task.clone(),
             led: Led::default(),
         };
         let entries = events.into_iter().map(entry).collect();

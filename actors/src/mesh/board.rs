@@ -8,9 +8,10 @@ use mesh_actors_core::projection::{self, EndedRow};
 use mesh_messages::AgentId;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
-use mesh_messages::task::{Task, TaskState};
+use mesh_messages::task::{Task, TaskState, WaitReason};
 
 use super::Mesh;
+use super::talk::{OF_CARD, messages_about};
 use super::views::instances;
 use crate::clock::now;
 use crate::operations::{Operations as _, PageRequest, TaskFilter};
@@ -50,10 +51,18 @@ impl Mesh {
         for (name, total) in COLUMNS.into_iter().zip(totals) {
             let wip =
                 (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
+            let mut cards = self.cards_of(name, cards).await?;
+            if name != "Done" {
+                let ids = cards.iter().map(|card| card.id.clone()).collect();
+                let said = messages_about(&store, ids, OF_CARD).await?;
+                for (card, said) in cards.iter_mut().zip(said) {
+                    card.messages = said;
+                }
+            }
             columns.push(BoardColumn {
                 name: name.to_owned(),
                 wip,
-                cards: self.cards_of(name, cards).await?,
+                cards,
                 total,
             });
         }
@@ -77,7 +86,7 @@ impl Mesh {
         for task in self.task_page(filter, page).await?.items {
             // What is held says why it waits, which the read side cannot know.
             let task = match task.state {
-                TaskState::Queued | TaskState::Running => {
+                TaskState::Queued | TaskState::Running | TaskState::Blocked => {
                     self.orchestrator.view(&task.id).await?.unwrap_or(task)
                 }
                 _ => task,
@@ -142,7 +151,15 @@ fn card(task: Task) -> BoardCard {
         .assignment
         .map(|assignment| (assignment.agent_id, assignment.instance))
         .unzip();
+    // A team's is with its lead.
+    let reason = task.waiting_for.as_ref().map(|waits| waits.reason);
+    let team = task
+        .teamwork
+        .as_ref()
+        .filter(|_| reason == Some(WaitReason::Team));
+    let agent = team.map(|team| team.lead.clone()).or(agent);
     let attempt = task.attempts.last().map_or(0, |attempt| attempt.number.0);
+    let progress_at = task.progress.as_ref().map(|progress| progress.at);
     let (progress, note) = task.progress.map_or((None, None), |progress| {
         (Some(progress.fraction), progress.note)
     });
@@ -157,6 +174,8 @@ fn card(task: Task) -> BoardCard {
         error: task.error.filter(|_| task.state != TaskState::Succeeded),
         labels: task.spec.labels,
         progress,
+        progress_at,
+        messages: Vec::new(),
         id: task.id,
         state: task.state,
         waiting_for: task.waiting_for,

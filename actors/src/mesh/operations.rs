@@ -33,6 +33,7 @@ use mesh_messages::{AgentId, Position, TaskId};
 use super::Mesh;
 use super::access::{TASKS, held_within};
 use super::audit::agent_id;
+use super::talk::{OF_TASK, messages_about};
 use super::tasks::{find, reported, retried, task_id, wait_ended};
 use super::views::{directory_bytes, instances, profile, status_kind};
 use crate::agents::policy::effective;
@@ -288,7 +289,12 @@ impl Operations for Mesh {
     }
 
     async fn explain_task(&self, id: &str) -> Result<TaskExplanation, Problem> {
-        self.explanation(&task_id(id)?).await
+        let task = task_id(id)?;
+        let mut told = self.explanation(&task).await?;
+        let store = self.ctx.store.get()?;
+        let said = messages_about(&store, vec![task], OF_TASK).await?;
+        told.messages = said.into_iter().flatten().collect();
+        Ok(told)
     }
 
     async fn task_events(

@@ -84,6 +84,7 @@ impl Shell {
                         actor: self.actor_of(task, event),
                         cause: None,
                         correlation,
+                        task: None,
                     };
                     Led {
                         by: Some(by),
@@ -111,6 +112,7 @@ impl Shell {
             // Who cancels outside of requests is named in the reason.
             TaskEvent::Cancelled { .. }
             | TaskEvent::Escalation { .. }
+            | TaskEvent::Team { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => Cause::after(&cause.actor, state.trail(task)),
             TaskEvent::AttemptFailed { .. } => {

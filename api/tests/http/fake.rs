@@ -142,6 +142,7 @@ fn task(id: TaskId, spec: TaskSpec) -> Task {
         deadline_at: Timestamp::ZERO,
         ended_at: None,
         escalation: None,
+        teamwork: None,
     }
 }
 
@@ -692,6 +693,8 @@ impl Operations for Fake {
         let claim = |name: &str| mesh_messages::claim::Claim {
             resource: name.to_owned(),
             holder: None,
+            mode: mesh_messages::claim::ClaimMode::default(),
+            others: Vec::new(),
             waiting: Vec::new(),
         };
         Ok(vec![claim("a"), claim("b")])
@@ -751,6 +754,8 @@ impl Operations for Fake {
             waiting_for: None,
             assignment: None,
             candidates: Vec::new(),
+            messages: Vec::new(),
+            teamwork: None,
         })
     }
 

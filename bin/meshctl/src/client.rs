@@ -58,6 +58,17 @@ struct Limits {
     silence: Option<Duration>,
 }
 
+impl RequestError {
+    /// Whether what was asked takes longer than an answer may.
+    pub(crate) fn is_late(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Refused(refusal) => refusal.code == "timed_out",
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Foreign { .. } => false,
+        }
+    }
+}
+
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         let message = error.to_string();

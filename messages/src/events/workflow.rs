@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::claim::TaskClaim;
 use crate::failure::Failure;
 use crate::ids::{PlanId, ScheduleId, TaskId, WorkflowRunId};
 use crate::plan::PlanVersion;
@@ -128,6 +129,9 @@ pub enum WorkflowEvent {
         at: Timestamp,
         /// What the compensation gets.
         input: Value,
+        /// What its task claims.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        claims: Vec<TaskClaim>,
         /// The task that it is.
         task: TaskId,
     },

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::ids::{AgentId, InstanceNo, TaskId};
 use crate::quality::Quality;
+use crate::task::TaskMessage;
 use crate::time::Timestamp;
 
 /// One column of the board.
@@ -62,6 +63,12 @@ pub struct BoardCard {
     pub waiting_for: Option<crate::task::WaitingFor>,
     /// 0 to 1.
     pub progress: Option<f64>,
+    /// When its agent last said how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress_at: Option<Timestamp>,
+    /// The latest messages about it, oldest first, while it has not ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<TaskMessage>,
 }
 
 /// `GET /v1/board`.

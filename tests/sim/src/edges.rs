@@ -164,6 +164,7 @@ pub const EDGES: &[(&str, &[&str])] = &[
             "taken with an attempt",
             "given back with the attempt",
             "waited for",
+            "shared",
         ],
     ),
     (
@@ -235,6 +236,17 @@ pub const EDGES: &[(&str, &[&str])] = &[
             "another round",
             "done by somebody else",
             "given up",
+        ],
+    ),
+    (
+        "team",
+        &[
+            "cross_functional formed",
+            "hierarchical formed",
+            "began",
+            "disbanded",
+            "done",
+            "failed",
         ],
     ),
     (

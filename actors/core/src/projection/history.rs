@@ -157,6 +157,7 @@ pub(super) fn project<V: View>(
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Escalation { .. }
+        | TaskEvent::Team { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => Ok(()),
     }

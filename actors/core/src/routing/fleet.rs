@@ -188,6 +188,11 @@ impl Fleet {
             .is_some_and(|i| i.epoch == *epoch)
     }
 
+    /// The agents that have this capability, by id.
+    pub fn having(&self, capability: &str) -> impl Iterator<Item = &AgentId> {
+        self.by_capability.get(capability).into_iter().flatten()
+    }
+
     /// The agents that have all of `needs`, by id; only `only`, when it is named.
     pub fn capable<'a>(
         &'a self,

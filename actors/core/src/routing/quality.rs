@@ -87,6 +87,7 @@ impl Qualities {
             | TaskEvent::DeadLettered { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Escalation { .. }
+            | TaskEvent::Team { .. }
             | TaskEvent::Retried { .. } => return,
         };
         let by_agent = task.submitted_by.starts_with("agent:");

@@ -200,7 +200,7 @@ pub(crate) fn current(
 }
 
 /// The output, if it satisfies the task's contract.
-fn conforming(tx: &Tx<'_>, id: &TaskId, output: Value) -> Result<Value, Failure> {
+pub(crate) fn conforming(tx: &Tx<'_>, id: &TaskId, output: Value) -> Result<Value, Failure> {
     let broken = |message: String| Err(Failure::new(FailureClass::Contract, message));
     let size = json_len(&output);
     if size > TASK_DATA_MAX {

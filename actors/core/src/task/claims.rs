@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mesh_messages::claim::{Claim, ClaimHolder, ClaimStep, ClaimWaiter};
+use mesh_messages::claim::{Claim, ClaimHolder, ClaimMode, ClaimStep, ClaimWaiter};
 use mesh_messages::task::{WaitReason, WaitingFor};
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub(crate) struct Holder {
     pub(crate) token: u64,
     pub(crate) since: Timestamp,
     pub(crate) until: Timestamp,
+    #[serde(default)]
+    pub(crate) mode: ClaimMode,
 }
 
 /// Who waits for one.
@@ -54,13 +56,60 @@ pub(crate) struct Waiter {
     pub(crate) ttl_ms: u64,
     pub(crate) since: Timestamp,
     pub(crate) until: Timestamp,
+    #[serde(default)]
+    pub(crate) mode: ClaimMode,
 }
 
 /// A resource that somebody has or waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "StoredResource")]
 pub(crate) struct Resource {
-    pub(crate) holder: Option<Holder>,
+    /// One alone, or any number who share it, the first first.
+    pub(crate) holders: Vec<Holder>,
     pub(crate) waiting: VecDeque<Waiter>,
+}
+
+/// As snapshots have it; those of a version that knew no sharing name one holder.
+#[derive(Deserialize)]
+struct StoredResource {
+    #[serde(default)]
+    holder: Option<Holder>,
+    #[serde(default)]
+    holders: Vec<Holder>,
+    waiting: VecDeque<Waiter>,
+}
+
+impl From<StoredResource> for Resource {
+    fn from(stored: StoredResource) -> Self {
+        Self {
+            holders: stored.holder.into_iter().chain(stored.holders).collect(),
+            waiting: stored.waiting,
+        }
+    }
+}
+
+impl Resource {
+    /// Whether another one could have it like this beside those who have it.
+    pub(crate) fn admits(&self, mode: ClaimMode) -> bool {
+        self.holders
+            .iter()
+            .all(|holder| holder.mode.goes_with(mode))
+    }
+
+    pub(crate) fn holder(&self) -> Option<&Holder> {
+        self.holders.first()
+    }
+
+    pub(crate) fn held_by(&self, task: &TaskId) -> Option<&Holder> {
+        self.holders.iter().find(|holder| holder.task == *task)
+    }
+
+    /// Whether whoever stands first in line can have it now.
+    fn can_serve(&self) -> bool {
+        self.waiting
+            .front()
+            .is_some_and(|first| self.admits(first.mode))
+    }
 }
 
 /// What a snapshot holds; the rest is made anew.
@@ -80,8 +129,8 @@ pub struct Claims {
     /// What each task's attempt holds or waits for.
     by_task: BTreeMap<TaskId, BTreeSet<String>>,
     /// When something becomes due: of the holder, or of the task that waits.
-    timers: BTreeSet<(Timestamp, String, Option<TaskId>)>,
-    /// Resources that nobody has and somebody waits for.
+    timers: BTreeSet<(Timestamp, String, Due)>,
+    /// Resources that whoever stands first in line for them can have.
     free: BTreeSet<String>,
 }
 
@@ -116,7 +165,8 @@ impl Claims {
         step: &ClaimStep,
     ) {
         let mut resource = self.take(name);
-        let held = |token: u64, until: Timestamp, since: Timestamp| Holder {
+        let held = |token: u64, until: Timestamp, since: Timestamp, mode: ClaimMode| Holder {
+            mode,
             task: task.clone(),
             attempt,
             key: key.clone(),
@@ -129,8 +179,10 @@ impl Claims {
                 request,
                 ttl_ms,
                 until,
+                mode,
             } => {
                 let waiter = |since| Waiter {
+                    mode: *mode,
                     task: task.clone(),
                     attempt,
                     key: key.clone(),
@@ -145,18 +197,20 @@ impl Claims {
                     None => resource.waiting.push_back(waiter(at)),
                 }
             }
-            ClaimStep::Granted { token, until } => {
+            ClaimStep::Granted { token, until, mode } => {
                 resource.waiting.retain(|waiter| waiter.task != *task);
-                resource.holder = Some(held(*token, *until, at));
+                resource.holders.retain(|holder| holder.task != *task);
+                resource.holders.push(held(*token, *until, at, *mode));
                 self.last_token = self.last_token.max(*token);
             }
             ClaimStep::Renewed { until, .. } => {
-                if let Some(holder) = resource.holder.as_mut().filter(|h| h.task == *task) {
+                let mut holders = resource.holders.iter_mut();
+                if let Some(holder) = holders.find(|holder| holder.task == *task) {
                     holder.until = *until;
                 }
             }
             ClaimStep::Released { .. } | ClaimStep::Expired { .. } => {
-                resource.holder = resource.holder.filter(|holder| holder.task != *task);
+                resource.holders.retain(|holder| holder.task != *task);
             }
             ClaimStep::GivenUp => resource.waiting.retain(|waiter| waiter.task != *task),
         }
@@ -167,7 +221,7 @@ impl Claims {
     pub(crate) fn let_go(&mut self, task: &TaskId) {
         for name in self.by_task.get(task).cloned().unwrap_or_default() {
             let mut resource = self.take(&name);
-            resource.holder = resource.holder.filter(|holder| holder.task != *task);
+            resource.holders.retain(|holder| holder.task != *task);
             resource.waiting.retain(|waiter| waiter.task != *task);
             self.put(name, resource);
         }
@@ -193,7 +247,7 @@ impl Claims {
 
     /// Puts one in; one that nobody wants is forgotten.
     fn put(&mut self, name: String, resource: Resource) {
-        if resource.holder.is_none() && resource.waiting.is_empty() {
+        if resource.holders.is_empty() && resource.waiting.is_empty() {
             return;
         }
         for (at, who, task) in ends(&resource) {
@@ -201,7 +255,7 @@ impl Claims {
             let names = self.by_task.entry(task.clone()).or_default();
             names.insert(name.clone());
         }
-        if resource.holder.is_none() {
+        if resource.can_serve() {
             self.free.insert(name.clone());
         }
         self.resources.insert(name, resource);
@@ -219,9 +273,14 @@ impl Claims {
     pub(crate) fn held_by(&self, task: &TaskId) -> impl Iterator<Item = &String> {
         let names = self.by_task.get(task).into_iter().flatten();
         names.filter(|name| {
-            let holder = self.get(name).and_then(|resource| resource.holder.as_ref());
-            holder.is_some_and(|holder| holder.task == *task)
+            let held = self.get(name).and_then(|resource| resource.held_by(task));
+            held.is_some()
         })
+    }
+
+    /// The token under which a task has a resource, if it has it.
+    pub(crate) fn token_of(&self, name: &str, task: &TaskId) -> Option<u64> {
+        self.get(name)?.held_by(task).map(|holder| holder.token)
     }
 
     pub(crate) fn count_of(&self, task: &TaskId) -> usize {
@@ -232,7 +291,7 @@ impl Claims {
         self.timers.first().map(|(at, ..)| *at)
     }
 
-    fn first_due(&self, now: Timestamp) -> Option<(String, Option<TaskId>)> {
+    fn first_due(&self, now: Timestamp) -> Option<(String, Due)> {
         let (at, name, who) = self.timers.first()?;
         (*at <= now).then(|| (name.clone(), who.clone()))
     }
@@ -251,7 +310,12 @@ impl Claims {
     pub fn all(&self) -> impl Iterator<Item = Claim> + '_ {
         self.resources.iter().map(|(name, resource)| Claim {
             resource: name.clone(),
-            holder: resource.holder.as_ref().map(Holder::view),
+            holder: resource.holder().map(Holder::view),
+            mode: resource
+                .holder()
+                .map(|holder| holder.mode)
+                .unwrap_or_default(),
+            others: resource.holders.iter().skip(1).map(Holder::view).collect(),
             waiting: resource.waiting.iter().map(Waiter::view).collect(),
         })
     }
@@ -270,14 +334,17 @@ impl Claims {
             1 => ", and one is before it".to_owned(),
             several => format!(", and {several} are before it"),
         };
-        let holder = resource.holder.as_ref();
+        let holder = resource.holder();
         let has = holder.map_or_else(
             || "nobody".to_owned(),
             |holder| format!("task {} of agent {}", holder.task, holder.key.0),
         );
         Some(WaitingFor {
             reason: WaitReason::Claim,
-            detail: format!("{has} holds {name:?}, which it claims{before}"),
+            detail: format!(
+                "{has}{} holds {name:?}, which it claims{before}",
+                resource.shared()
+            ),
             until: resource.waiting.get(place).map(|waiter| waiter.until),
             agents: holder
                 .map(|holder| holder.key.0.clone())
@@ -291,13 +358,33 @@ impl Claims {
     }
 }
 
+/// What becomes due of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// A task's claim.
+    Claim(TaskId),
+    /// A task's wait.
+    Wait(TaskId),
+}
+
 /// When each of those who have to do with a resource loses it or gives it up.
-fn ends(resource: &Resource) -> impl Iterator<Item = (Timestamp, Option<TaskId>, &TaskId)> {
-    let holder = resource.holder.iter();
+fn ends(resource: &Resource) -> impl Iterator<Item = (Timestamp, Due, &TaskId)> {
+    let holders = resource.holders.iter();
     let waiting = resource.waiting.iter();
-    holder
-        .map(|holder| (holder.until, None, &holder.task))
-        .chain(waiting.map(|waiter| (waiter.until, Some(waiter.task.clone()), &waiter.task)))
+    holders
+        .map(|holder| (holder.until, Due::Claim(holder.task.clone()), &holder.task))
+        .chain(waiting.map(|waiter| (waiter.until, Due::Wait(waiter.task.clone()), &waiter.task)))
+}
+
+impl Resource {
+    /// With how many others its first holder shares it, in words.
+    pub(crate) fn shared(&self) -> String {
+        match self.holders.len() {
+            0 | 1 => String::new(),
+            2 => " and one other".to_owned(),
+            several => format!(" and {} others", several - 1),
+        }
+    }
 }
 
 impl Holder {
@@ -325,6 +412,7 @@ impl Waiter {
             agent,
             instance,
             epoch,
+            mode: self.mode,
             since: self.since,
             until: self.until,
         }

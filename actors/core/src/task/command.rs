@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_messages::budget::Usage;
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::events::TaskEvent;
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
@@ -253,7 +253,7 @@ pub struct Live {
     /// Attempts that ended here but hold their instance's slot until the instance says that it has dropped them.
     pub(crate) releasing: BTreeMap<InstanceKey, BTreeSet<(TaskId, AttemptNo)>>,
     /// Resources that such attempts had: what works on them may still be at it.
-    pub(crate) leaving: BTreeMap<String, (InstanceKey, TaskId, AttemptNo)>,
+    pub(crate) leaving: BTreeMap<String, BTreeMap<(InstanceKey, TaskId, AttemptNo), ClaimMode>>,
     /// Instances that are gone, and why, whose attempts were too many to end in one decision.
     pub(crate) gone: BTreeMap<InstanceKey, Failure>,
     /// Who gets the outcome of a delegated child.

@@ -26,6 +26,9 @@ impl Tx<'_> {
     /// Brings everything that the last events changed to rest: follow-ups, assignments, reasons for waits.
     pub(crate) fn settle(&mut self) {
         self.carry_on();
+        if self.disband_teams() {
+            self.carry_on();
+        }
         self.serve_claims();
         self.serve_claimants();
         self.pay();
@@ -33,6 +36,11 @@ impl Tx<'_> {
         self.mark_waits();
         // Whoever stood before others may have found that it cannot go, after all.
         while self.serve_claimants() {
+            self.dispatch();
+            self.mark_waits();
+        }
+        while self.form_teams() {
+            self.carry_on();
             self.dispatch();
             self.mark_waits();
         }
@@ -157,7 +165,9 @@ impl Tx<'_> {
             },
         );
         self.reserve(id, &chosen.key.0, attempt);
-        let claims = self.take_claims(id, attempt);
+        let mut claims = self.take_claims(id, attempt);
+        claims.extend(self.team_claims(id));
+        self.team_begins(id);
         let Some(entry) = self.tasks.entry(id) else {
             return;
         };

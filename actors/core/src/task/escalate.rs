@@ -302,6 +302,11 @@ impl Tx<'_> {
         }
     }
 
+    /// Whether there is anybody to take a task up that fails for good.
+    pub(crate) fn would_escalate(&self, id: &TaskId, failure: &Failure) -> bool {
+        next_step(self, id, 0, failure).is_some()
+    }
+
     /// Takes the next step of an escalation, from this one on; false when there is none.
     pub(crate) fn escalate(
         &mut self,

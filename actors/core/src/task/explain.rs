@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_messages::TaskId;
-use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitingFor};
+use mesh_messages::task::{Task, TaskExplanation, TaskState, WaitReason, WaitingFor};
 
 use super::claims::claim_wait;
 use super::command::{Context, Live};
@@ -12,6 +12,7 @@ use super::escalate::escalated_to;
 use super::index::{group_of, is_ready, waits_for_claims};
 use super::record::waiting_for_tasks;
 use super::state::{Entry, Tasks};
+use super::teams::{is_teams, team_wait, why_no_team};
 use super::tx::{Slots, Tx};
 use crate::routing::reports;
 
@@ -61,7 +62,13 @@ impl Tasks {
         match entry.task().state {
             // What was journalled names the kind of wait; its details change without being journalled.
             TaskState::Queued | TaskState::Parked if is_ready(entry) => {
-                let parked = outlook(self, live, ctx, &group_of(entry));
+                let mut parked = outlook(self, live, ctx, &group_of(entry));
+                if let Some(waits) = parked.as_mut()
+                    && waits.reason == WaitReason::NoAgent
+                    && let Some(why) = why_no_team(self, live, ctx, entry)
+                {
+                    waits.detail = why;
+                }
                 Some(parked.unwrap_or_else(|| why_queued(self, live, ctx, entry)))
             }
             TaskState::Parked if waits_for_claims(entry) => {
@@ -73,6 +80,7 @@ impl Tasks {
             {
                 entry.task().waiting_for.clone()
             }
+            TaskState::Blocked if is_teams(entry) => team_wait(self, live, ctx, entry),
             TaskState::Blocked => Some(waiting_for_tasks(entry.pending.iter().cloned().collect())),
             TaskState::Queued | TaskState::Parked | TaskState::Retrying => {
                 entry.task().waiting_for.clone()

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_messages::task::{ATTEMPT_TIMEOUT_DEFAULT_MS, Priority, TaskState, WaitReason};
+use mesh_messages::team::TeamWish;
 use mesh_messages::{AgentId, FailureClass, TaskId, Timestamp};
 
 use super::escalate::escalated_to;
 use super::standing::Ask;
 use super::state::Entry;
+use super::teams::{is_teams, wish};
 use crate::routing::InstanceKey;
 
 /// What becomes due.
@@ -43,6 +45,8 @@ pub(crate) struct GroupKey {
     pub(crate) declined: BTreeSet<InstanceKey>,
     /// The agent that submitted them, which the operator's rules may keep from others.
     pub(crate) by: Option<String>,
+    /// Whether teams may do them.
+    pub(crate) team: TeamWish,
 }
 
 /// Place in the line: virtual time, then order of submission.
@@ -86,6 +90,8 @@ pub(crate) struct Index {
     pub(crate) escalated: BTreeMap<TaskId, TaskId>,
     /// Tasks that wait for a person, by submitter.
     pub(crate) asks: BTreeMap<String, BTreeSet<TaskId>>,
+    /// Tasks that a team has of which no part was handed to an agent yet.
+    pub(crate) fresh_teams: BTreeSet<TaskId>,
 }
 
 /// How much later than its submission a task of this priority stands in line. A bound on how long it can be overtaken.
@@ -134,6 +140,9 @@ impl Index {
         }
         if is_unblocked(entry) {
             self.unblocked.insert(id.clone());
+        }
+        if is_fresh_team(entry) {
+            self.fresh_teams.insert(id.clone());
         }
         for dependency in &entry.pending {
             self.dependents
@@ -187,6 +196,9 @@ impl Index {
         }
         if is_unblocked(entry) {
             self.unblocked.remove(id);
+        }
+        if is_fresh_team(entry) {
+            self.fresh_teams.remove(id);
         }
         if task.spec.approval.is_some() {
             remove_from(&mut self.asks, &task.submitted_by, id);
@@ -291,7 +303,12 @@ fn is_unblocked(entry: &Entry) -> bool {
     task.state == TaskState::Blocked
         && entry.pending.is_empty()
         && task.spec.approval.is_none()
-        && reason != Some(WaitReason::Escalation)
+        && !matches!(reason, Some(WaitReason::Escalation | WaitReason::Team))
+}
+
+fn is_fresh_team(entry: &Entry) -> bool {
+    let team = entry.task().teamwork.as_ref();
+    is_teams(entry) && team.is_some_and(|team| team.began_at.is_none())
 }
 
 pub(crate) fn instance_of(entry: &Entry) -> Option<InstanceKey> {
@@ -312,6 +329,7 @@ pub(crate) fn group_of(entry: &Entry) -> GroupKey {
         child: entry.task().spec.parent.is_some(),
         declined: entry.record.declined.clone(),
         by: by.starts_with("agent:").then(|| by.clone()),
+        team: wish(entry),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_messages::budget::{Amounts, BudgetStep};
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::inbox::{AnswerRole, Answered, InboxItem, InboxState, Ruling};
+use mesh_messages::inbox::{Answered, Ruling};
 use mesh_messages::task::{
     ATTEMPTS_KEPT_MAX, AcceptanceCheck, Attempt, CandidateReport, CheckReport, Task,
     TaskExplanation, TaskSpec, TaskState, WaitReason, WaitingFor,
@@ -16,11 +16,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::RetryPolicy;
+use super::teams::holds_as;
 use crate::routing::InstanceKey;
 pub(crate) use waits::waiting_for_tasks;
 use waits::{waiting_for_checks, waiting_for_person};
 
+mod asked;
 mod escalated;
+mod team;
 mod waits;
 
 /// An event that cannot happen to a task in this state: its log has lost records, or this is a bug.
@@ -152,9 +155,7 @@ impl TaskRecord {
             })
         };
         match event {
-            TaskEvent::Checking { .. } | TaskEvent::Checked { .. } | TaskEvent::Claim { .. }
-                if self.noted(event) => {}
-            TaskEvent::Escalation { at, step } if self.escalated(*at, step) => {}
+            _ if self.noted(event) => {}
             // It is about an account, and no part of the record of the task that it was noted with.
             TaskEvent::Gate { .. } => {}
             TaskEvent::Budget { step, .. } => self.note_budget(step),
@@ -163,6 +164,7 @@ impl TaskRecord {
             | TaskEvent::Checked { .. }
             | TaskEvent::Claim { .. }
             | TaskEvent::Escalation { .. }
+            | TaskEvent::Team { .. }
             | TaskEvent::Trust(_) => return misfit(),
             TaskEvent::Waiting {
                 state: to,
@@ -252,7 +254,7 @@ impl TaskRecord {
             .is_some_and(|attempt| attempt.number == number)
     }
 
-    /// Takes in what happens in the midst of an attempt, if it is the one under way.
+    /// Takes in what happens in the midst of an attempt, if it is the one under way, to an escalated task, or to a team's.
     fn noted(&mut self, event: &TaskEvent) -> bool {
         match event {
             TaskEvent::Checking {
@@ -265,7 +267,11 @@ impl TaskRecord {
                 attempt, checks, ..
             } => self.note_checks(*attempt, checks),
             // Who holds what is no part of a task's own record.
-            TaskEvent::Claim { attempt, .. } => self.is_under_way(*attempt),
+            TaskEvent::Escalation { at, step } => self.escalated(*at, step),
+            TaskEvent::Team { at, step } => self.teamed(*at, step),
+            TaskEvent::Claim { attempt, .. } => {
+                self.is_under_way(*attempt) || holds_as(self, *attempt)
+            }
             _ => false,
         }
     }
@@ -365,77 +371,9 @@ impl TaskRecord {
             waiting_for: self.task.waiting_for.clone(),
             assignment: self.task.assignment.clone(),
             candidates: self.candidates.clone(),
+            teamwork: self.task.teamwork.clone(),
+            messages: Vec::new(),
         }
-    }
-
-    /// A person's yes ends it well, a no is a refusal; either way it is an answer, and the only one.
-    fn approved(&mut self, event: &TaskEvent) {
-        let TaskEvent::Approved {
-            at,
-            by,
-            approve,
-            comment,
-            answer,
-        } = event
-        else {
-            return;
-        };
-        let at = *at;
-        let answered = Answered {
-            at,
-            by: by.clone(),
-            approve: *approve,
-            answer: answer.clone(),
-            comment: comment.clone(),
-        };
-        if answered.approve {
-            let mut output =
-                serde_json::json!({ "approved": true, "by": by, "comment": answered.comment });
-            if let Some(answer) = &answered.answer {
-                output["answer"] = answer.as_str().into();
-            }
-            self.task.output = Some(output);
-            self.end(at, TaskState::Succeeded, None);
-        } else {
-            let why = answered.comment.as_ref();
-            let why = why.map_or_else(String::new, |comment| format!(": {comment}"));
-            let failure = Failure {
-                retryable: false,
-                ..Failure::new(FailureClass::Refusal, format!("denied by {by}{why}"))
-            };
-            self.end(at, TaskState::Failed, Some(failure));
-        }
-        self.answered = Some(Box::new(answered));
-    }
-
-    /// The least role that may answer it.
-    pub fn answer_role(&self) -> AnswerRole {
-        self.ruling
-            .as_ref()
-            .map(|ruling| ruling.role)
-            .unwrap_or_default()
-    }
-
-    /// It as the inbox shows it; `None` when it asks nobody.
-    pub fn inbox_item(&self) -> Option<InboxItem> {
-        let (task, ask) = (&self.task, self.task.spec.approval.as_ref()?);
-        Some(InboxItem {
-            id: task.id.clone(),
-            state: InboxState::of(task)?,
-            kind: ask.kind,
-            message: ask.message.clone(),
-            permission: ask.permission.clone(),
-            choices: ask.choices.clone(),
-            about: task.spec.input.clone(),
-            asked_by: task.submitted_by.clone(),
-            parent: task.spec.parent.clone(),
-            priority: task.spec.priority,
-            role: self.answer_role(),
-            rule: self.ruling.as_ref().and_then(|ruling| ruling.rule.clone()),
-            asked_at: task.submitted_at,
-            expires_at: task.deadline_at,
-            answered: self.answered.as_deref().cloned(),
-        })
     }
 
     fn assigned(
@@ -587,6 +525,7 @@ fn new_task(
         progress: None,
         assignment: None,
         escalation: None,
+        teamwork: None,
         submitted_by: by.to_owned(),
         submitted_at,
         deadline_at,

@@ -17,6 +17,7 @@ use super::claims::Claims;
 use super::escalate::is_step;
 use super::index::{Index, instance_of};
 use super::record::{Misfit, TaskRecord};
+use super::teams::{is_teams, stands_for, team_of};
 use super::turns::Served;
 use super::tx::keys_of;
 use crate::budget::Ledger;
@@ -334,10 +335,19 @@ impl Tasks {
 
     /// Forgets the ended tasks whose last event is among the first `events`: the read side shows them by now.
     pub fn evict(&mut self, events: u64) {
-        while let Some((last, id)) = self.index.ended.first().cloned() {
-            if last > events {
-                return;
-            }
+        let shown = self.index.ended.iter();
+        let shown = shown.take_while(|(last, _)| *last <= events);
+        // What a part of a team made is needed until the team has ended.
+        let wanted = |id: &TaskId| {
+            self.get(id)
+                .is_some_and(|task| team_of(self, task).is_some())
+        };
+        let over: Vec<_> = shown
+            .map(|(_, id)| id)
+            .filter(|id| !wanted(id))
+            .cloned()
+            .collect();
+        for id in over {
             if let Some(entry) = self.entries.remove(&id) {
                 self.index.remove(&id, &entry);
             }
@@ -497,6 +507,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
         | TaskEvent::Succeeded { .. }
         | TaskEvent::Cancelled { .. }
         | TaskEvent::Escalation { .. }
+        | TaskEvent::Team { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::DeadLettered { .. } => entry.pending.clear(),
     }
@@ -504,7 +515,9 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
 
 /// Claims belong to the attempt under way, and end with it.
 fn note_claims(claims: &mut Claims, id: &TaskId, entry: &Entry, event: &TaskEvent) {
-    match (event, instance_of(entry)) {
+    let team = entry.task().teamwork.as_deref();
+    let team = team.filter(|_| is_teams(entry)).map(stands_for);
+    match (event, instance_of(entry).or(team)) {
         (
             TaskEvent::Claim {
                 attempt,
@@ -563,6 +576,7 @@ fn note_success_or_failure(stats: &mut Stats, entry: &Entry, event: &TaskEvent) 
         | TaskEvent::Cancelled { .. }
         | TaskEvent::DeadLettered { .. }
         | TaskEvent::Escalation { .. }
+        | TaskEvent::Team { .. }
         | TaskEvent::Approved { .. }
         | TaskEvent::Retried { .. } => {}
     }

@@ -13,6 +13,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::task::{
     DEADLINE_DEFAULT_MS, TASKS_PER_SUBMIT_MAX, Task, TaskReceipt, TaskSpec, TaskState,
 };
+use mesh_messages::team::TeamWish;
 use mesh_messages::{AgentId, TaskId, Timestamp};
 
 use crate::access::limits::{self, WITHIN_MAX};
@@ -135,6 +136,10 @@ pub(crate) fn delegate(
     let by = format!("agent:{}", asker.key.0);
     // As meshd asks for a check; no agent can write such an id.
     let verifies = asker.request.contains('\n');
+    if verifies {
+        // One agent answers for it.
+        spec.team = Some(TeamWish::Never);
+    }
     let items = admit(
         tx,
         &by,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_messages::agent::FaultState;
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{Task, TaskReceipt, TaskSpec, TaskState, WaitReason};
+use mesh_messages::team::Teamwork;
 use mesh_messages::{
     AgentId, AttemptNo, Epoch, Failure, FailureClass, InstanceNo, TaskId, Timestamp,
 };
@@ -31,6 +32,7 @@ mod gates;
 mod properties;
 mod restart;
 mod submission;
+mod teams;
 mod trust;
 
 /// The machine, a clock that the test turns, and a second state that only ever replays.
@@ -249,9 +251,16 @@ impl World {
                 // For other tasks, or for a person.
                 let waits = task.waiting_for.as_ref().map(|wait| wait.reason);
                 let asked = super::escalate::escalated_to(entry);
+                let team = task
+                    .teamwork
+                    .as_deref()
+                    .filter(|_| super::teams::is_teams(entry));
+                let mut parts = team.into_iter().flat_map(Teamwork::current);
+                let has_part = parts.any(|part| self.tasks.live(&part.task).is_some());
                 assert!(
                     !entry.pending.is_empty()
                         || waits == Some(WaitReason::Approval)
+                        || has_part
                         || asked.is_some_and(|asked| self.tasks.live(asked).is_some()),
                     "{task:?}"
                 );

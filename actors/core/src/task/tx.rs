@@ -103,6 +103,7 @@ impl<'a> Tx<'a> {
             }
             self.answer_asker(id);
             self.take_up(id);
+            self.team_on(id);
         }
     }
 
@@ -128,6 +129,7 @@ impl<'a> Tx<'a> {
             | TaskEvent::Gate { .. }
             | TaskEvent::Budget { .. }
             | TaskEvent::Escalation { .. }
+            | TaskEvent::Team { .. }
             | TaskEvent::Approved { .. }
             | TaskEvent::Retried { .. } => return,
         };

@@ -64,6 +64,9 @@ pub(crate) fn validate(spec: &TaskSpec, report: &mut Report<'_>) -> usize {
     if let Some(contract) = &spec.contract {
         check_contract(contract, report);
     }
+    if let Some(why) = super::teams::misfit(spec) {
+        report.add("team", why);
+    }
     if let Some(TrustNeed::Least(least)) = spec.trust
         && TrustLevel::try_from(least).is_err()
     {

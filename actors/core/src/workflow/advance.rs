@@ -14,7 +14,7 @@ use super::decide::{
 };
 use super::plan::{Plan, StepPlan, Work};
 use super::state::{Run, StepRun};
-use super::units::{contract, effect_of, scope, short, units};
+use super::units::{claims, contract, effect_of, scope, short, units};
 
 /// Does all that can be done now.
 pub(crate) fn advance(tx: &mut Tx<'_>, id: &WorkflowRunId) {
@@ -375,27 +375,31 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
     let made = made
         .or_else(|| unit.last_output.clone())
         .unwrap_or_default();
+    let named: Vec<_> = undo.input.iter().chain(&undo.claims).collect();
+    let mut scope = scope(run, &named);
+    if let Some(own) = Arc::make_mut(&mut scope.steps).get_mut(plan.id.as_str()) {
+        own["output"] = made.clone();
+    }
+    scope.item = unit.item.as_ref();
+    scope.index = u32::try_from(index).ok();
+    scope.round = Some(step.round);
     let input = match &undo.input {
         None => Ok(made),
         Some(template) => {
-            let mut scope = scope(run, &[template]);
-            if let Some(own) = Arc::make_mut(&mut scope.steps).get_mut(plan.id.as_str()) {
-                own["output"] = made;
-            }
-            scope.item = unit.item.as_ref();
-            scope.index = u32::try_from(index).ok();
-            scope.round = Some(step.round);
-            template.write(&scope)
+            let written = template.write(&scope);
+            written.map_err(|error| contract(format!("compensate.input: {error}")))
         }
     };
+    let ready = input.and_then(|input| {
+        let claims = claims(undo.claims.as_ref(), &scope);
+        let claims = claims.map_err(|wrong| contract(format!("compensate.{}", wrong.message)))?;
+        Ok((input, claims))
+    });
     let task = unit_task(id, &plan.id, step.round, index, true);
     let (step, place) = (plan.id.clone(), u32::try_from(index).unwrap_or(u32::MAX));
-    let (input, wrong) = match input {
-        Ok(input) => (input, None),
-        Err(error) => (
-            Value::Null,
-            Some(contract(format!("compensate.input: {error}"))),
-        ),
+    let ((input, claims), wrong) = match ready {
+        Ok(ready) => (ready, None),
+        Err(wrong) => ((Value::Null, Vec::new()), Some(wrong)),
     };
     tx.emit(WorkflowEvent::Compensating {
         run: id.clone(),
@@ -403,6 +407,7 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
         index: place,
         at: tx.now,
         input,
+        claims,
         task,
     });
     if wrong.is_some() {

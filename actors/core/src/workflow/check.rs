@@ -397,11 +397,16 @@ fn undo_parts(
             kind: undo.kind.clone(),
             requirements: undo.requirements.clone(),
             timeout_ms: undo.timeout_ms,
+            claims: undo.claims.clone(),
             ..TaskSpec::default()
         };
         task_parts(&spec, at, around, errors);
     }
     if let Some(service) = &undo.service {
+        if !undo.claims.is_empty() {
+            let message = "only a task claims anything";
+            errors.push(FieldError::new(join(at, "claims"), message));
+        }
         service_parts(service, &join(at, "service"), errors);
     }
 }

@@ -63,6 +63,7 @@ pub(crate) enum Work {
 pub(crate) struct Undo {
     /// The step's output when absent.
     pub(crate) input: Option<Template>,
+    pub(crate) claims: Option<Template>,
     pub(crate) work: Work,
     pub(crate) timeout_ms: Option<u64>,
 }
@@ -354,6 +355,10 @@ impl Maker<'_> {
     fn undo(&mut self, undo: &Compensation, allowed: &Allowed<'_>) -> Undo {
         let input = undo.input.as_ref();
         let input = input.map(|value| self.template("compensate.input", value, allowed));
+        let claims = (!undo.claims.is_empty()).then(|| {
+            let claims = serde_json::to_value(&undo.claims).unwrap_or_default();
+            self.template("compensate.claims", &claims, allowed)
+        });
         let work = match &undo.service {
             Some(service) => Work::Service(service.call()),
             None => Work::Task(Box::new(TaskSpec {
@@ -365,6 +370,7 @@ impl Maker<'_> {
         };
         Undo {
             input,
+            claims,
             work,
             timeout_ms: undo.timeout_ms,
         }

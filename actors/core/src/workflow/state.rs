@@ -49,6 +49,8 @@ pub(crate) struct Unit {
 pub(crate) struct UndoRun {
     pub(crate) task: TaskId,
     pub(crate) input: Value,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) claims: Vec<TaskClaim>,
     pub(crate) ended: bool,
     pub(crate) error: Option<Failure>,
 }

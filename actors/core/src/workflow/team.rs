@@ -106,7 +106,7 @@ fn of_most<'a>(open: &[&String], some: &[&'a Candidate], poor: bool) -> Option<&
 }
 
 /// Who has all of these and goes first: those that serve, then those that stand better, then by name.
-fn ranked<'a>(needs: &[String], fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
+pub(crate) fn ranked<'a>(needs: &[String], fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
     let has = |candidate: &&Candidate| needs.iter().all(|one| candidate.capabilities.contains(one));
     let mut able: Vec<_> = fleet.iter().filter(has).collect();
     let rank = |one: &Candidate| (!one.serves, std::cmp::Reverse(one.standing(needs)));
@@ -115,7 +115,7 @@ fn ranked<'a>(needs: &[String], fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
 }
 
 /// Why these members, a sentence for each: what was measured of it, and of the first one that it was taken before.
-fn reasons(members: &[(String, AgentId, Vec<String>)], fleet: &[Candidate]) -> String {
+pub(crate) fn reasons(members: &[(String, AgentId, Vec<String>)], fleet: &[Candidate]) -> String {
     let mut told = Vec::new();
     for (part, agent, needs) in members {
         let able = ranked(needs, fleet);

@@ -107,7 +107,10 @@ pub(super) fn units(run: &Run, number: usize, round: u32) -> Result<Vec<UnitPlan
 }
 
 /// What the task of a unit claims, written out.
-fn claims(template: Option<&Template>, scope: &Scope<'_>) -> Result<Vec<TaskClaim>, Failure> {
+pub(crate) fn claims(
+    template: Option<&Template>,
+    scope: &Scope<'_>,
+) -> Result<Vec<TaskClaim>, Failure> {
     let Some(template) = template else {
         return Ok(Vec::new());
     };
@@ -120,7 +123,8 @@ fn claims(template: Option<&Template>, scope: &Scope<'_>) -> Result<Vec<TaskClai
         if let Some(why) = not_a_resource(&claim.resource) {
             return Err(wrong(format!("[{nth}].resource: {why}")));
         }
-        if claims[..nth].contains(claim) {
+        let mut earlier = claims[..nth].iter();
+        if earlier.any(|one| one.resource == claim.resource) {
             return Err(wrong(format!("[{nth}].resource: is there twice")));
         }
     }
@@ -135,7 +139,11 @@ pub(crate) fn effect_of(run: &Run, number: usize, index: usize, undo: bool) -> O
     if undo {
         let (undo, under_way) = (plan.undo.as_ref()?, unit.undo.as_ref()?);
         let (task, input) = (under_way.task.clone(), under_way.input.clone());
-        return effect_for(&undo.work, task, &run.by, input, labels, undo.timeout_ms);
+        let mut effect = effect_for(&undo.work, task, &run.by, input, labels, undo.timeout_ms);
+        if let Some(Effect::Submit(job)) = &mut effect {
+            job.spec.claims.clone_from(&under_way.claims);
+        }
+        return effect;
     }
     if matches!(plan.work, Work::Team(_)) && unit.outcome.is_none() {
         let draft = Draft::of(run, number, index);

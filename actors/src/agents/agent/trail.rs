@@ -70,6 +70,7 @@ impl AgentTrail {
             actor: cause.actor.clone(),
             cause: position,
             correlation,
+            task: None,
         };
         Led {
             by: Some(by),

@@ -70,7 +70,7 @@ impl Session {
         let led = self.led_by(Some(&task));
         let services = Arc::clone(&self.args.services);
         let me = self.me.clone();
-        self.aside((None, led), async move {
+        self.aside((None, led, None), async move {
             let reply = services.claim(asked).await?;
             if wait.is_some() {
                 // That meshd cannot tell now is no answer to one that waits: it is asked again.

@@ -310,7 +310,7 @@ impl Session {
         };
         let services = Arc::clone(&self.args.services);
         let led = self.led_by(Some(&delegation.parent));
-        self.aside((watched, led), async move {
+        self.aside((watched, led, None), async move {
             match services.delegate(delegation).await {
                 Ok(_) => None,
                 // A delegation that is refused has its outcome: so an agent waits for one kind of answer only.
@@ -353,7 +353,8 @@ impl Session {
             _ => agent.clone(),
         };
         let led = self.led_by(envelope.task_id.as_ref());
-        self.aside((watched, led), async move {
+        let task = self.about(envelope);
+        self.aside((watched, led, task), async move {
             let reply = services.memory(&agent, &owner, op).await;
             Some((
                 MessageType::Memory,
@@ -371,7 +372,19 @@ impl Session {
     }
 
     /// Passes on what the agent says to others; true when a side task does it.
-    pub(super) fn pass_on(&mut self, envelope: Envelope) -> bool {
+    pub(super) fn pass_on(&mut self, mut envelope: Envelope) -> bool {
+        let says = matches!(
+            envelope.kind,
+            MessageType::Message | MessageType::Publish | MessageType::SecurityAlert
+        );
+        // What it signed is left as it is, and what answers another's message is about that one's task.
+        let signed = envelope
+            .auth
+            .as_ref()
+            .is_some_and(|auth| auth.signature.is_some());
+        if says && !signed && envelope.task_id.is_none() && envelope.in_reply_to.is_none() {
+            envelope.task_id = self.only_task();
+        }
         let asked = envelope
             .in_reply_to
             .as_ref()
@@ -383,7 +396,7 @@ impl Session {
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
         let led = self.led_by(envelope.task_id.as_ref());
-        self.aside((None, led), async move {
+        self.aside((None, led, None), async move {
             match services.pass_on(&agent, epoch, envelope).await {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
@@ -415,14 +428,14 @@ impl Session {
     /// an answer, the watched call has ended.
     pub(super) fn aside(
         &mut self,
-        (watched, led): (Option<(TaskId, String)>, Option<Cause>),
+        (watched, led, task): (Option<(TaskId, String)>, Option<Cause>, Option<TaskId>),
         work: impl Future<Output = Option<(MessageType, String, Value)>> + Send + 'static,
     ) {
         let (me, permit) = (self.me.clone(), Permit(Arc::clone(&self.lines)));
         let mut answer = self.message(MessageType::Message, Value::Null);
         self.spawn(async move {
             let (cause, correlation) = led.map_or((None, None), |l| (l.cause, l.correlation));
-            let answered = crate::request::following(cause, correlation, work).await;
+            let answered = crate::request::working_on(task, cause, correlation, work).await;
             if let Some((kind, in_reply_to, payload)) = answered {
                 answer.kind = kind;
                 answer.payload = payload;

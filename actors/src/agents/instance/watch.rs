@@ -125,7 +125,7 @@ impl Session {
     }
 
     /// The task that a line is about: the one it names, or the only one in hand.
-    fn about(&self, envelope: &Envelope) -> Option<TaskId> {
+    pub(super) fn about(&self, envelope: &Envelope) -> Option<TaskId> {
         match &envelope.task_id {
             Some(task) => self.flights.contains_key(task).then(|| task.clone()),
             None => self.only_task(),

@@ -121,7 +121,22 @@ fn told(card: &BoardCard) -> String {
         let said = [share, card.note.clone()].into_iter().flatten();
         said.collect::<Vec<_>>().join(" ")
     };
-    format!("{step}{rest}").trim_end_matches("; ").to_owned()
+    let said = card.messages.last().map(|last| {
+        let more = match card.messages.len() {
+            0 | 1 => "",
+            _ => ", and others before it",
+        };
+        format!(
+            "{} from {} to {} at {}{more}",
+            last.kind, last.from, last.to, last.at
+        )
+    });
+    let all = [
+        format!("{step}{rest}").trim_end_matches("; ").to_owned(),
+        said.unwrap_or_default(),
+    ];
+    let all: Vec<_> = all.into_iter().filter(|text| !text.is_empty()).collect();
+    all.join("; ")
 }
 
 fn flow(flow: &BoardFlow) -> String {

@@ -46,7 +46,11 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         let mut table = Table::new(&["RESOURCE", "HELD BY", "TASK", "TOKEN", "UNTIL", "WAITING"]);
         for claim in &claims {
             let holder = claim.holder.as_ref();
-            let by = holder.map(|holder| format!("{}#{}", holder.agent, holder.instance));
+            let others = match claim.others.len() {
+                0 => String::new(),
+                several => format!(" and {several} more who share it"),
+            };
+            let by = holder.map(|holder| format!("{}#{}{others}", holder.agent, holder.instance));
             let task = holder.map(|holder| holder.task.to_string());
             let token = holder.map(|holder| holder.token.to_string());
             let until = holder.map(|holder| holder.until.to_string());

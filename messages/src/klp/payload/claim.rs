@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::claim::ClaimHolder;
+use crate::claim::{ClaimHolder, ClaimMode};
 use crate::time::Timestamp;
 
 /// `CLAIM` of an agent, on behalf of the task that the line names, or of the only one in hand.
@@ -14,6 +14,9 @@ pub struct ClaimOp {
     pub op: ClaimOpKind,
     /// The name of the resource: what it means is between the agents that use it.
     pub resource: String,
+    /// With `acquire`: alone, or shared with others who share it; alone when absent.
+    #[serde(default, skip_serializing_if = "ClaimMode::is_exclusive")]
+    pub mode: ClaimMode,
     /// With `acquire` and `renew`: for how long from now, or from when it is granted; one minute when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,

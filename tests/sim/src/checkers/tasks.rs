@@ -9,10 +9,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_messages::claim::ClaimStep;
+use mesh_messages::claim::{ClaimMode, ClaimStep};
 use mesh_messages::escalation::EscalationMove;
 use mesh_messages::events::{AfterFailure, TaskEvent};
 use mesh_messages::task::{TaskAssignment, TaskState, WaitReason};
+use mesh_messages::team::TeamStep;
 use mesh_messages::{AgentId, AttemptNo, Epoch, FailureClass, InstanceNo, TaskId};
 
 use super::fault_rules::{LOST_MAX, Meaning, of_class};
@@ -29,6 +30,8 @@ const DECLINED: &str = "who declined a task is not asked again";
 const SLOTS: &str = "no more work at once than is allowed";
 const CLAIMS: &str =
     "what one attempt has claimed, no other has, and it has all that its task claims";
+
+const TEAMS: &str = "a team's task succeeds with all of its parts, and nobody else has it";
 
 /// Who has an attempt.
 pub(crate) type Holder = (AgentId, InstanceNo, Epoch);
@@ -51,6 +54,8 @@ pub(crate) struct Line {
     declined: BTreeSet<Holder>,
     /// How it ends if nobody takes it up, while somebody is asked to.
     escalated: Option<TaskState>,
+    /// The parts of the team that has it.
+    team: Option<Vec<TaskId>>,
 }
 
 /// All tasks by their events.
@@ -61,8 +66,8 @@ pub(crate) struct Book {
     pub(crate) held: BTreeMap<Holder, BTreeSet<TaskId>>,
     /// Children that have not ended, by parent.
     children: BTreeMap<TaskId, usize>,
-    /// Who has which resource.
-    claimed: BTreeMap<String, TaskId>,
+    /// Who has which resource, and how.
+    claimed: BTreeMap<String, BTreeMap<TaskId, ClaimMode>>,
     /// The last token that was given out.
     token: u64,
 }
@@ -96,6 +101,7 @@ impl Book {
                 solo: 0,
                 declined: BTreeSet::new(),
                 escalated: None,
+                team: None,
             };
             edges.hit_named("task", format_args!("submitted > {state}"));
             self.lines.insert(id.clone(), line);
@@ -121,11 +127,30 @@ impl Book {
         let held = line.holder.clone();
         let to = next(id, line, event, edges)?;
         line.state = to;
+        let team = line.team.clone();
+        if to != TaskState::Blocked || line.escalated.is_some() {
+            line.team = None;
+        }
+        let teams = line.team.is_some();
+        if let (TaskEvent::Team { step, .. }, Some(parts)) = (event, &team)
+            && matches!(**step, TeamStep::Done { .. })
+        {
+            let lacks = parts.iter().find(|part| {
+                let part = self.lines.get(*part);
+                part.is_none_or(|part| part.state != TaskState::Succeeded)
+            });
+            ensure(lacks.is_none(), TEAMS, || {
+                format!("{id} succeeded, and not its part {lacks:?}")
+            })?;
+        }
+        let Some(line) = self.lines.get(id) else {
+            return Ok(());
+        };
         if from != to {
             edges.hit_named("task", format_args!("{from} > {to}"));
         }
         let (now, parent) = (line.holder.clone(), line.parent.clone());
-        self.claims(id, event, now.is_some(), edges)?;
+        self.claims(id, event, now.is_some() || teams, edges)?;
         self.moved(id, held, now);
         if let Some(parent) = parent {
             let open = self.children.entry(parent).or_default();
@@ -147,32 +172,44 @@ impl Book {
         edges: &mut Edges,
     ) -> Verdict {
         if !under_way {
-            let before = self.claimed.len();
-            self.claimed.retain(|_, holder| holder != id);
-            if self.claimed.len() < before {
-                edges.hit("claim", "given back with the attempt");
+            for holders in self.claimed.values_mut() {
+                if holders.remove(id).is_some() {
+                    edges.hit("claim", "given back with the attempt");
+                }
             }
+            self.claimed.retain(|_, holders| !holders.is_empty());
         }
         match event {
             TaskEvent::Claim { resource, step, .. } => {
-                let ClaimStep::Granted { token, .. } = step else {
+                let ClaimStep::Granted { token, mode, .. } = step else {
                     let what = || format!("{id}: {step:?}, and nobody asks for that here");
                     return ensure(false, CLAIMS, what);
                 };
-                let before = self.claimed.insert(resource.clone(), id.clone());
-                ensure(before.is_none() && *token > self.token, CLAIMS, || {
+                let holders = self.claimed.entry(resource.clone()).or_default();
+                let shared =
+                    |of: &ClaimMode| *of == ClaimMode::Shared && *mode == ClaimMode::Shared;
+                let fits = holders.values().all(shared) && !holders.contains_key(id);
+                ensure(fits && *token > self.token, CLAIMS, || {
                     format!(
-                        "{id} gets {resource} as {token}, {before:?} had it; the last was {}",
+                        "{id} gets {resource} as {token}, {holders:?} had it; the last was {}",
                         self.token
                     )
                 })?;
+                if holders.insert(id.clone(), *mode).is_none() && holders.len() > 1 {
+                    edges.hit("claim", "shared");
+                }
                 self.token = *token;
                 edges.hit("claim", "taken with an attempt");
             }
             TaskEvent::Started { .. } => {
                 let line = self.lines.get(id);
                 let mut claims = line.into_iter().flat_map(|line| &line.claims);
-                let lacks = claims.find(|one| self.claimed.get(*one) != Some(id));
+                let has = |one: &String| {
+                    self.claimed
+                        .get(one)
+                        .is_some_and(|all| all.contains_key(id))
+                };
+                let lacks = claims.find(|one| !has(one));
                 ensure(lacks.is_none(), CLAIMS, || {
                     format!("{id} began without {lacks:?}")
                 })?;
@@ -307,6 +344,12 @@ fn next(
             )?;
             return Ok(TaskState::Running);
         }
+        TaskEvent::Claim { attempt, .. } if line.team.is_some() => {
+            ensure(*attempt == line.attempt, FENCE, || {
+                format!("{id} claims as attempt {attempt} of {}", line.attempt)
+            })?;
+        }
+        TaskEvent::Team { step, .. } => return teamed(id, line, step, edges),
         TaskEvent::Checking { attempt, .. }
         | TaskEvent::Checked { attempt, .. }
         | TaskEvent::Claim { attempt, .. } => return checked(id, line, *attempt),
@@ -412,6 +455,57 @@ fn escalated(
         EscalationMove::Dropped { .. } => {
             edges.hit("escalation", "given up");
             otherwise
+        }
+    })
+}
+
+/// Where a step of a team leads: it has the task while that is blocked, and nobody else has.
+fn teamed(
+    id: &TaskId,
+    line: &mut Line,
+    step: &TeamStep,
+    edges: &mut Edges,
+) -> Result<TaskState, super::Breach> {
+    let from = line.state;
+    if let TeamStep::Formed(team) = step {
+        let ready = matches!(from, TaskState::Queued | TaskState::Parked);
+        ensure(ready && line.team.is_none(), TEAMS, || {
+            format!("{id} gets a team while it is {from}")
+        })?;
+        edges.hit_named("team", format_args!("{} formed", team.pattern.name()));
+        let parts = team.parts.iter().map(|part| part.task.clone());
+        line.team = Some(parts.collect());
+        return Ok(TaskState::Blocked);
+    }
+    ensure(line.team.is_some(), TEAMS, || {
+        format!("{id} has no team, and {step:?}")
+    })?;
+    Ok(match step {
+        TeamStep::Formed(_) | TeamStep::Phase(_) => from,
+        TeamStep::Began => {
+            edges.hit("team", "began");
+            from
+        }
+        TeamStep::Done { .. } => {
+            edges.hit("team", "done");
+            TaskState::Succeeded
+        }
+        TeamStep::Failed {
+            otherwise,
+            escalates,
+            ..
+        } => {
+            edges.hit("team", "failed");
+            line.team = None;
+            if *escalates {
+                TaskState::Blocked
+            } else {
+                otherwise.state()
+            }
+        }
+        TeamStep::Disbanded { .. } => {
+            edges.hit("team", "disbanded");
+            TaskState::Queued
         }
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mesh_actors_core::agent::AgentCommand;
 use mesh_actors_core::task::{Answerer, AttemptRef, Command, NewTask, TaskConfig};
 use mesh_messages::agent::{FaultState, Lifecycle};
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::escalation::{ANSWER_DROP, ANSWER_RETRY, EscalationStep};
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
 use mesh_messages::task::{DelayStrategy, Priority, RetrySpec, TaskContract, TaskSpec, TaskState};
@@ -207,6 +207,11 @@ impl World {
         let mut needs = vec![CAPABILITIES[random.index(CAPABILITIES.len())].to_owned()];
         if random.percent(3) {
             needs = vec!["fly".to_owned()];
+        } else if random.percent(8) {
+            // Mostly what no agent has alone.
+            let first = random.index(CAPABILITIES.len());
+            let all = CAPABILITIES.into_iter().cycle().skip(first).take(3);
+            needs = all.map(str::to_owned).collect();
         }
         let priority = match random.between(0, 5) {
             0 => Priority::Critical,
@@ -263,8 +268,14 @@ impl World {
                 let first = random.index(names.len());
                 let count = 1 + random.index(names.len() - 1);
                 let wanted = names.into_iter().cycle().skip(first).take(count);
+                let shared = random.percent(40);
                 spec.claims.extend(wanted.map(|name| TaskClaim {
                     resource: name.to_owned(),
+                    mode: if shared {
+                        ClaimMode::Shared
+                    } else {
+                        ClaimMode::Exclusive
+                    },
                     token: None,
                 }));
             }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use mesh_messages::claim::{
-    CLAIM_TTL_DEFAULT_MS, CLAIM_TTL_MAX_MS, CLAIM_WAIT_MAX_MS, ClaimStep, not_a_resource,
+    CLAIM_TTL_DEFAULT_MS, CLAIM_TTL_MAX_MS, CLAIM_WAIT_MAX_MS, ClaimMode, ClaimStep, not_a_resource,
 };
 use mesh_messages::events::TaskEvent;
 use mesh_messages::klp::{ClaimCode, ClaimOp, ClaimOpKind, ClaimReply};
 use mesh_messages::{AttemptNo, TaskId, Timestamp};
 
-use super::{CLAIMS_OF_TASK_MAX, Holder, RESOURCES_MAX, WAITERS_MAX};
+use super::{CLAIMS_OF_TASK_MAX, Due, Holder, RESOURCES_MAX, WAITERS_MAX};
 use crate::task::attempt::current;
 use crate::task::command::{Answer, Asker, Effect, Refusal};
 use crate::task::tx::Tx;
@@ -56,8 +56,9 @@ fn ends_at(now: Timestamp, ms: u64) -> Timestamp {
 
 /// The claim of this very attempt on the resource, if it has it.
 fn held<'t>(tx: &'t Tx<'_>, asker: &Asker, op: &ClaimOp) -> Option<&'t Holder> {
-    let holder = tx.tasks.claims().get(&op.resource)?.holder.as_ref()?;
-    let own = holder.task == asker.parent.task && holder.attempt == asker.parent.attempt;
+    let resource = tx.tasks.claims().get(&op.resource)?;
+    let holder = resource.held_by(&asker.parent.task)?;
+    let own = holder.attempt == asker.parent.attempt;
     (own && op.token.is_none_or(|token| token == holder.token)).then_some(holder)
 }
 
@@ -68,7 +69,12 @@ fn acquire(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Option<ClaimReply> {
         token: None,
         ..op.clone()
     };
-    if held(tx, &asker, &own).is_some() {
+    if let Some(holder) = held(tx, &asker, &own) {
+        // Two who share it and both want it alone would wait for each other.
+        if op.mode.is_exclusive() && !holder.mode.is_exclusive() {
+            let text = "the attempt shares it; release it first, then ask for it alone";
+            return Some(ClaimReply::refused(name, ClaimCode::Invalid, text));
+        }
         return Some(renew(tx, &asker, &own));
     }
     let claims = tx.tasks.claims();
@@ -82,17 +88,18 @@ fn acquire(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Option<ClaimReply> {
             "the task holds or waits for {CLAIMS_OF_TASK_MAX} resources, and no more are allowed"
         ));
     }
-    let Some(resource) = resource else {
-        if claims.len() >= RESOURCES_MAX {
-            return too_many(format!(
-                "{RESOURCES_MAX} resources are claimed, and no more are held; ask again later"
-            ));
-        }
+    if resource.is_none() && claims.len() >= RESOURCES_MAX {
+        return too_many(format!(
+            "{RESOURCES_MAX} resources are claimed, and no more are held; ask again later"
+        ));
+    }
+    // Also who would share it stands behind those who wait, so that nobody waits for ever.
+    let Some(resource) = resource.filter(|r| !r.waiting.is_empty() || !r.admits(op.mode)) else {
         let until = ends_at(tx.ctx.now, ttl_ms);
-        let token = tx.grant(task, asker.parent.attempt, name, until);
+        let token = tx.grant(task, asker.parent.attempt, (name, op.mode), until);
         return Some(ClaimReply::done(name, token, Some(until)));
     };
-    let (line, holder) = (resource.waiting.len(), resource.holder.clone());
+    let (line, holder) = (resource.waiting.len(), resource.holder().cloned());
     let wait_ms = op.wait_ms.unwrap_or_default();
     if wait_ms == 0 && earlier.is_none() {
         let who = holder.as_ref().map_or_else(
@@ -115,6 +122,7 @@ fn acquire(tx: &mut Tx<'_>, asker: Asker, op: &ClaimOp) -> Option<ClaimReply> {
         request: asker.request.clone(),
         ttl_ms,
         until,
+        mode: op.mode,
     };
     let task = asker.parent.task.clone();
     tx.claim_step(&task, asker.parent.attempt, name, step);
@@ -156,9 +164,8 @@ fn not_held(tx: &Tx<'_>, op: &ClaimOp) -> ClaimReply {
         "the attempt does not hold it, or no longer; what it did to it since may be another's now";
     let mut reply = ClaimReply::refused(&op.resource, ClaimCode::NotHeld, text);
     let resource = tx.tasks.claims().get(&op.resource);
-    reply.holder = resource
-        .and_then(|resource| resource.holder.as_ref())
-        .map(Holder::view);
+    let holder = resource.and_then(|resource| resource.holder());
+    reply.holder = holder.map(Holder::view);
     reply
 }
 
@@ -172,19 +179,19 @@ pub(crate) fn expire(tx: &mut Tx<'_>) {
             return;
         };
         match who {
-            None => {
-                let Some(holder) = resource.holder.clone() else {
+            Due::Claim(task) => {
+                let Some(holder) = resource.held_by(&task).cloned() else {
                     return;
                 };
                 let token = holder.token;
                 let step = ClaimStep::Expired { token };
                 tx.claim_step(&holder.task, holder.attempt, &name, step);
             }
-            Some(task) => {
+            Due::Wait(task) => {
                 let Some(waiter) = resource.waiting.iter().find(|w| w.task == task).cloned() else {
                     return;
                 };
-                let holder = resource.holder.as_ref().map(Holder::view);
+                let holder = resource.holder().map(Holder::view);
                 tx.claim_step(&waiter.task, waiter.attempt, &name, ClaimStep::GivenUp);
                 let text = "it was not free within the time that it was waited for";
                 let mut reply = ClaimReply::refused(&name, ClaimCode::WaitOver, text);
@@ -227,16 +234,17 @@ impl Tx<'_> {
         &mut self,
         task: &TaskId,
         attempt: AttemptNo,
-        name: &str,
+        (name, mode): (&str, ClaimMode),
         until: Timestamp,
     ) -> u64 {
         let token = self.tasks.claims().next_token(self.ctx.now);
         let task = task.clone();
-        self.claim_step(&task, attempt, name, ClaimStep::Granted { token, until });
+        let step = ClaimStep::Granted { token, until, mode };
+        self.claim_step(&task, attempt, name, step);
         token
     }
 
-    /// Gives what nobody has to whoever stands first in line for it.
+    /// Gives what is free to whoever stands first in line for it, and to those behind who can share it.
     pub(crate) fn serve_claims(&mut self) {
         while let Some(name) = self.tasks.claims().first_free().cloned() {
             if self.is_full() {
@@ -247,7 +255,7 @@ impl Tx<'_> {
                 return;
             };
             let until = ends_at(self.ctx.now, next.ttl_ms);
-            let token = self.grant(&next.task, next.attempt, &name, until);
+            let token = self.grant(&next.task, next.attempt, (&name, next.mode), until);
             let reply = Box::new(ClaimReply::done(&name, token, Some(until)));
             let asker = next.asker();
             self.effect(Effect::ClaimAnswered { asker, reply });

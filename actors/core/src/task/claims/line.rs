@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{TaskSpec, TaskState, WaitReason, WaitingFor};
 use mesh_messages::{AttemptNo, TaskId};
@@ -28,27 +28,56 @@ use crate::task::tx::{EVENTS_MAX, Tx};
 /// given up while the attempt is about to be ended.
 const AFTER_DEADLINE: Duration = Duration::from_mins(1);
 
-/// The attempt that had a resource and may still be at it, although it has ended here.
-fn leaving<'l>(live: &'l Live, name: &str) -> Option<&'l (InstanceKey, TaskId, AttemptNo)> {
-    let left = live.leaving.get(name)?;
-    let held = live.releasing.get(&left.0)?;
-    held.contains(&(left.1.clone(), left.2)).then_some(left)
+/// The attempt that had a resource and may still be at it, although it has ended here, in the way of who wants it like this.
+fn leaving<'l>(
+    live: &'l Live,
+    name: &str,
+    mode: ClaimMode,
+) -> Option<&'l (InstanceKey, TaskId, AttemptNo)> {
+    let mut left = live.leaving.get(name)?.iter();
+    let found = left.find(|((key, task, attempt), had)| {
+        let held = live.releasing.get(key);
+        !had.goes_with(mode) && held.is_some_and(|held| held.contains(&(task.clone(), *attempt)))
+    });
+    found.map(|(left, _)| left)
 }
 
-fn is_free(tasks: &Tasks, live: &Live, name: &str) -> bool {
-    tasks.claims().get(name).is_none() && leaving(live, name).is_none()
+/// Whether those who have something, and wait for it in the midst of an attempt, let a task have it, too.
+fn is_open(tasks: &Tasks, claim: &TaskClaim, delegated: bool) -> bool {
+    let held = tasks.claims().get(&claim.resource);
+    held.is_none_or(|held| {
+        let line = held.waiting.is_empty() || (delegated && !held.holders.is_empty());
+        line && held.admits(claim.mode)
+    })
 }
 
-/// Who stands in line for a resource before a task that yields to others, apart from those who go.
+/// Whether a task can have this as far as those are concerned who have it. What attempts under way wait for goes to them
+/// first; a delegated task that can share it does not wait for them, as they may wait for those above it.
+fn is_free(tasks: &Tasks, live: &Live, claim: &TaskClaim, delegated: bool) -> bool {
+    is_open(tasks, claim, delegated) && leaving(live, &claim.resource, claim.mode).is_none()
+}
+
+/// How a task claims something.
+fn mode_of(tasks: &Tasks, id: &TaskId, name: &str) -> ClaimMode {
+    let claims = tasks.get(id).map(|task| task.spec.claims.as_slice());
+    let mut claims = claims.unwrap_or_default().iter();
+    let claim = claims.find(|claim| claim.resource == name);
+    claim.map(|claim| claim.mode).unwrap_or_default()
+}
+
+/// Who stands in line for a resource before a task that yields to others, and could not share it, apart from those who go.
 fn before<'t>(
     tasks: &'t Tasks,
-    name: &str,
+    claim: &TaskClaim,
     own: &Rank,
     going: &BTreeSet<TaskId>,
 ) -> Option<&'t TaskId> {
-    let line = tasks.index().claimants.get(&(name.to_owned(), false))?;
+    let name = &claim.resource;
+    let line = tasks.index().claimants.get(&(name.clone(), false))?;
     let mut line = line.iter().take_while(|other| *other < own);
-    let first = line.find(|other| !going.contains(&other.2));
+    let first = line.find(|other| {
+        !going.contains(&other.2) && !mode_of(tasks, &other.2, name).goes_with(claim.mode)
+    });
     first.map(|first| &first.2)
 }
 
@@ -69,27 +98,31 @@ pub(crate) fn claim_wait(tasks: &Tasks, live: &Live, entry: &Entry) -> Option<Wa
     };
     spec.claims.iter().find_map(|claim| {
         let name = &claim.resource;
-        if let Some(held) = tasks.claims().get(name) {
-            let Some(holder) = &held.holder else {
+        let held = tasks.claims().get(name);
+        if let Some(held) = held.filter(|_| !is_open(tasks, claim, is_delegated(entry))) {
+            let Some(holder) = held.holder().filter(|_| !held.admits(claim.mode)) else {
                 let detail = format!("attempts under way are before it in line for {name:?}");
                 let others = held.waiting.iter().map(|one| one.task.clone());
                 return Some(waits(detail, Vec::new(), others.take(8).collect()));
             };
             let agent = holder.key.0.clone();
             let detail = format!(
-                "task {} of agent {agent} holds {name:?}, which it claims",
-                holder.task
+                "task {} of agent {agent}{} holds {name:?}, which it claims",
+                holder.task,
+                held.shared()
             );
             return Some(waits(detail, vec![agent], vec![holder.task.clone()]));
         }
-        if let Some(((agent, ..), task, _)) = leaving(live, name) {
+        if let Some((agent, task, _)) =
+            leaving(live, name, claim.mode).map(|(key, task, no)| (&key.0, task, no))
+        {
             let detail = format!("task {task} had {name:?}, and agent {agent} is still ending it");
             return Some(waits(detail, vec![agent.clone()], vec![task.clone()]));
         }
         if is_delegated(entry) {
             return None;
         }
-        let first = before(tasks, name, &own, &nobody)?;
+        let first = before(tasks, claim, &own, &nobody)?;
         let detail = format!("task {first} is before it in line for {name:?}");
         Some(waits(detail, Vec::new(), vec![first.clone()]))
     })
@@ -106,10 +139,12 @@ pub(crate) fn taken_above(tasks: &Tasks, spec: &TaskSpec) -> Option<(usize, Task
         let mut claims = spec.claims.iter();
         let taken = claims.position(|claim| {
             let held = tasks.claims().get(&claim.resource);
-            let holder = held.and_then(|held| held.holder.as_ref());
-            let own = &entry.task().spec.claims;
-            holder.is_some_and(|holder| holder.task == *id)
-                || own.iter().any(|one| one.resource == claim.resource)
+            let holder = held.and_then(|held| held.held_by(id));
+            let own = entry.task().spec.claims.iter();
+            let mut own = own.filter(|one| one.resource == claim.resource);
+            // What both share, neither waits for.
+            holder.is_some_and(|holder| !holder.mode.goes_with(claim.mode))
+                || own.any(|one| !one.mode.goes_with(claim.mode))
         });
         if let Some(nth) = taken {
             return Some((nth, id.clone()));
@@ -144,7 +179,7 @@ impl Tx<'_> {
             task.deadline_at.plus(AFTER_DEADLINE),
         );
         let taken = claims.into_iter().map(|claim| {
-            let token = self.grant(id, attempt, &claim.resource, until);
+            let token = self.grant(id, attempt, (&claim.resource, claim.mode), until);
             TaskClaim {
                 token: Some(token),
                 ..claim
@@ -155,12 +190,33 @@ impl Tx<'_> {
 
     /// Keeps others from what an attempt has that is being ended, until its instance has dropped it.
     pub(crate) fn keep_claims(&mut self, key: &InstanceKey, id: &TaskId, attempt: AttemptNo) {
-        let claimed = self.tasks.get(id).into_iter();
-        let claimed = claimed.flat_map(|task| task.spec.claims.iter().map(|claim| &claim.resource));
-        let held = self.tasks.claims().held_by(id);
-        for name in claimed.chain(held) {
+        let mut names: BTreeMap<String, ClaimMode> = BTreeMap::new();
+        for name in self.tasks.claims().held_by(id) {
+            let held = self
+                .tasks
+                .claims()
+                .get(name)
+                .and_then(|one| one.held_by(id));
+            names.insert(name.clone(), held.map(|held| held.mode).unwrap_or_default());
+        }
+        let own = self.tasks.get(id);
+        // What a team has, its parts work on.
+        let above = own.and_then(|task| self.tasks.get(task.spec.parent.as_ref()?));
+        let above = above.filter(|above| above.teamwork.is_some());
+        for claim in own
+            .into_iter()
+            .chain(above)
+            .flat_map(|task| &task.spec.claims)
+        {
+            names.insert(claim.resource.clone(), claim.mode);
+        }
+        for (name, mode) in names {
             let left = (key.clone(), id.clone(), attempt);
-            self.live.leaving.insert(name.clone(), left);
+            self.live
+                .leaving
+                .entry(name)
+                .or_default()
+                .insert(left, mode);
         }
     }
 
@@ -169,7 +225,7 @@ impl Tx<'_> {
         if !self.live.leaving.is_empty() {
             let gone: Vec<String> = self.live.leaving.keys().cloned().collect();
             for name in gone {
-                if leaving(self.live, &name).is_none() {
+                if leaving(self.live, &name, ClaimMode::Exclusive).is_none() {
                     self.live.leaving.remove(&name);
                 }
             }
@@ -196,8 +252,8 @@ struct Round<'a> {
     live: &'a Live,
     ctx: Context<'a>,
     going: BTreeSet<TaskId>,
-    /// Of each line and resource, that one goes.
-    turns: BTreeSet<(GroupKey, String)>,
+    /// Of each line and resource, how those want it who go.
+    turns: BTreeMap<(GroupKey, String), ClaimMode>,
     /// Whether a line waits for a slot alone.
     soon: BTreeMap<GroupKey, bool>,
 }
@@ -209,7 +265,7 @@ impl<'a> Round<'a> {
             live,
             ctx,
             going: BTreeSet::new(),
-            turns: BTreeSet::new(),
+            turns: BTreeMap::new(),
             soon: BTreeMap::new(),
         }
     }
@@ -217,7 +273,12 @@ impl<'a> Round<'a> {
     fn going(mut self) -> Vec<TaskId> {
         let mut all = Vec::new();
         for ((name, delegated), line) in &self.tasks.index().claimants {
-            if !is_free(self.tasks, self.live, name) {
+            let shared = TaskClaim {
+                resource: name.clone(),
+                mode: ClaimMode::Shared,
+                token: None,
+            };
+            if !is_free(self.tasks, self.live, &shared, *delegated) {
                 continue;
             }
             for rank in line {
@@ -229,7 +290,7 @@ impl<'a> Round<'a> {
                 }
                 if self.goes(rank, *delegated) {
                     all.push(rank.2.clone());
-                } else if !delegated {
+                } else if !delegated && mode_of(self.tasks, &rank.2, name).is_exclusive() {
                     break;
                 }
             }
@@ -244,19 +305,16 @@ impl<'a> Round<'a> {
         let group = group_of(entry);
         let claims = &entry.task().spec.claims;
         let free = claims.iter().all(|claim| {
-            let name = &claim.resource;
-            is_free(self.tasks, self.live, name)
-                && (delegated || before(self.tasks, name, own, &self.going).is_none())
+            is_free(self.tasks, self.live, claim, delegated)
+                && (delegated || before(self.tasks, claim, own, &self.going).is_none())
         });
-        if !free
-            || claims
-                .iter()
-                .any(|one| self.is_anothers(&group, &one.resource, own))
-        {
+        if !free || claims.iter().any(|one| self.is_anothers(&group, one, own)) {
             return false;
         }
         for claim in claims {
-            self.turns.insert((group.clone(), claim.resource.clone()));
+            let turn = self.turns.entry((group.clone(), claim.resource.clone()));
+            let turn = turn.or_insert(claim.mode);
+            *turn = (*turn).min(claim.mode);
         }
         self.going.insert(own.2.clone());
         true
@@ -264,11 +322,17 @@ impl<'a> Round<'a> {
 
     /// Whether one of the same line that waits for a slot alone will have the resource first: to call all of them up would
     /// only send them back. Where no slot can come, they wait for an agent, and it is said so.
-    fn is_anothers(&mut self, group: &GroupKey, name: &str, own: &Rank) -> bool {
-        let turn = (group.clone(), name.to_owned());
-        let queued = self.tasks.index().claiming.get(&turn);
-        let called = queued.is_some_and(|line| line.first().is_some_and(|first| first < own));
-        if !called && !self.turns.contains(&turn) {
+    fn is_anothers(&mut self, group: &GroupKey, claim: &TaskClaim, own: &Rank) -> bool {
+        let turn = (group.clone(), claim.resource.clone());
+        let queued = self.tasks.index().claiming.get(&turn).into_iter().flatten();
+        let mut queued = queued.take_while(|other| *other < own);
+        let called = queued
+            .any(|other| !mode_of(self.tasks, &other.2, &claim.resource).goes_with(claim.mode));
+        let turns = self
+            .turns
+            .get(&turn)
+            .is_some_and(|mode| !mode.goes_with(claim.mode));
+        if !called && !turns {
             return false;
         }
         let (tasks, live, ctx) = (self.tasks, self.live, self.ctx);

@@ -35,6 +35,15 @@ fn claiming(needs: &str, names: &[&str]) -> Value {
     json!({"requirements": [needs], "claims": claims})
 }
 
+/// The same, shared with others.
+fn sharing(needs: &str, names: &[&str]) -> Value {
+    let mut spec = claiming(needs, names);
+    for claim in spec["claims"].as_array_mut().expect("a list") {
+        claim["mode"] = json!("shared");
+    }
+    spec
+}
+
 fn world(slots: u32) -> World {
     let mut world = World::new();
     world.agent("a", &["work"], &[slots]);
@@ -119,6 +128,85 @@ fn whoever_waits_for_several_is_not_overtaken_for_ever() {
     world.waits(&y, TaskState::Parked, WaitReason::Claim);
     assert_eq!(delivered(&world.succeed(&x)), [format!("{both}#1")]);
     assert_eq!(delivered(&world.succeed(&both)), [format!("{y}#1")]);
+}
+
+#[test]
+fn tasks_share_what_they_read_and_one_that_writes_is_not_overtaken() {
+    let mut world = world(8);
+    let readers: Vec<_> = (0..3)
+        .map(|_| world.submit(sharing("work", &["x"])))
+        .collect();
+    assert!(
+        readers
+            .iter()
+            .all(|id| world.state(id) == TaskState::Assigned)
+    );
+    let writer = world.submit(claiming("other", &["x"]));
+    world.waits(&writer, TaskState::Parked, WaitReason::Claim);
+    let late: Vec<_> = (0..3)
+        .map(|_| world.submit(sharing("work", &["x"])))
+        .collect();
+    for id in &late {
+        world.waits(id, TaskState::Parked, WaitReason::Claim);
+    }
+    for (nth, id) in readers.iter().enumerate() {
+        let decision = world.succeed(id);
+        let next = if nth == 2 {
+            vec![format!("{writer}#1")]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(delivered(&decision), next);
+    }
+    let decision = world.succeed(&writer);
+    let all: Vec<_> = late.iter().map(|id| format!("{id}#1")).collect();
+    assert_eq!(delivered(&decision), all, "all of them at once");
+}
+
+#[test]
+fn what_is_still_being_ended_keeps_out_who_wants_it_alone_and_not_who_shares() {
+    let mut world = world(8);
+    let first = world.submit(sharing("work", &["x"]));
+    let key = world.attempt(&first).1;
+    world.take_up(&key);
+    world.run(Command::Cancel {
+        task: first,
+        reason: "enough".to_owned(),
+    });
+    let second = world.submit(sharing("other", &["x"]));
+    assert_eq!(world.agent_of(&second), "b");
+    world.succeed(&second);
+    let third = world.submit(claiming("other", &["x"]));
+    world.waits(&third, TaskState::Parked, WaitReason::Claim);
+    world.run(Command::InstanceDown {
+        key,
+        failure: Failure::new(FailureClass::Crash, "signal 9"),
+    });
+    assert_eq!(world.agent_of(&third), "b");
+}
+
+#[test]
+fn a_delegated_task_shares_what_the_one_above_it_shares() {
+    let mut world = world(8);
+    let parent = world.submit(sharing("work", &["x"]));
+    let writer = world.submit(claiming("other", &["x"]));
+    world.waits(&writer, TaskState::Parked, WaitReason::Claim);
+    let (asked, key) = world.attempt(&parent);
+    let asker = Asker {
+        parent: asked,
+        key,
+        request: "r".to_owned(),
+    };
+    let spec = serde_json::from_value(sharing("other", &["x"])).unwrap();
+    let decision = world.run(Command::Delegate {
+        asker,
+        spec: Box::new(spec),
+    });
+    let Answer::Child(child) = decision.answer.clone() else {
+        panic!("{decision:?}");
+    };
+    // The one above it would wait for it for ever.
+    assert_eq!(delivered(&decision), [format!("{child}#1")]);
 }
 
 #[test]
@@ -234,12 +322,14 @@ proptest! {
             let going: Vec<_> = ids.iter().filter(|id| world.tasks.record(id).is_some_and(|r| r.attempt().is_some())).cloned().collect();
             let one = (!going.is_empty()).then(|| going[who % going.len()].clone());
             match (what, one) {
-                (0..=3, _) => ids.push(world.submit(claiming(["work", "other"][who % 2], &names))),
+                (0..=1, _) => ids.push(world.submit(claiming(["work", "other"][who % 2], &names))),
+                (2..=3, _) => ids.push(world.submit(sharing(["work", "other"][who % 2], &names))),
                 (4, Some(id)) => { world.succeed(&id); }
                 (5, Some(id)) => {
                     let (asked, key) = world.attempt(&id);
                     let asker = Asker { parent: asked, key, request: format!("q{some}") };
-                    let spec = serde_json::from_value(claiming("other", &names)).unwrap();
+                    let spec = if some == 1 { sharing("other", &names) } else { claiming("other", &names) };
+                    let spec = serde_json::from_value(spec).unwrap();
                     if let Ok(decision) = world.decide(Command::Delegate { asker, spec: Box::new(spec) })
                         && let Answer::Child(child) = decision.answer
                         && !ids.contains(&child)

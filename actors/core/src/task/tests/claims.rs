@@ -1,5 +1,6 @@
 //! Claims: one holder at a time, tokens that rise, waiters in order, and nobody who is gone in the way.
 
+use mesh_messages::claim::ClaimMode;
 use mesh_messages::klp::{ClaimCode, ClaimOp, ClaimOpKind, ClaimReply};
 use proptest::prelude::*;
 
@@ -11,14 +12,21 @@ impl World {
     /// Nobody but attempts under way hold or wait, nobody waits for what is free, and what is due has a timer.
     pub(super) fn check_claims(&self, more: bool) {
         for claim in self.tasks.claims().all() {
-            let holder = claim.holder.iter().map(|h| (&h.task, h.attempt));
+            let holder = claim.holder.iter().chain(&claim.others);
+            let holder = holder.map(|h| (&h.task, h.attempt));
             let waiting = claim.waiting.iter().map(|w| (&w.task, w.attempt));
             for (task, attempt) in holder.chain(waiting) {
                 let record = self.tasks.record(task).expect("a held task");
-                let current = record.attempt().map(|a| a.number);
+                let team = record.is_teams().then_some(record.last_attempt);
+                let current = record.attempt().map(|a| a.number).or(team);
                 assert_eq!(current, Some(attempt), "{task} is in {claim:?}");
             }
             assert!(more || claim.holder.is_some(), "nobody has {claim:?}");
+            let readers = claim.mode == ClaimMode::Shared;
+            assert!(claim.others.is_empty() || readers, "two have {claim:?}");
+            let first = claim.waiting.first();
+            let first = first.is_some_and(|first| readers && first.mode == ClaimMode::Shared);
+            assert!(more || !first, "the first could share {claim:?}");
         }
     }
 
@@ -58,7 +66,15 @@ fn op(kind: ClaimOpKind, resource: &str, wait_ms: Option<u64>) -> ClaimOp {
         resource: resource.to_owned(),
         ttl_ms: Some(TTL),
         wait_ms,
+        mode: ClaimMode::Exclusive,
         token: None,
+    }
+}
+
+fn shared(resource: &str, wait_ms: Option<u64>) -> ClaimOp {
+    ClaimOp {
+        mode: ClaimMode::Shared,
+        ..op(ClaimOpKind::Acquire, resource, wait_ms)
     }
 }
 
@@ -163,6 +179,115 @@ fn a_wait_ends_at_its_time_also_where_two_wait_for_each_other() {
         told(&decision),
         [(ids[0].to_string(), "wants b".to_owned(), over)]
     );
+}
+
+#[test]
+fn those_who_share_have_it_together_and_whoever_wants_it_alone_comes_in_its_turn() {
+    let (mut world, ids) = at_work(5);
+    let (first, _) = world.ask(&ids[0], "r", shared("x", None));
+    let (second, _) = world.ask(&ids[1], "r", shared("x", None));
+    assert!(second.expect("an answer").token > first.expect("an answer").token);
+    let claim = world.tasks.claims().all().next().expect("a claim");
+    assert_eq!((claim.mode, claim.others.len()), (ClaimMode::Shared, 1));
+    world.queues(&ids[2], "writer", "x", 60_000);
+    // A late reader stands behind it, though it could share now.
+    let (reply, _) = world.ask(&ids[3], "r", shared("x", None));
+    assert_eq!(reply.expect("an answer").code, Some(ClaimCode::Held));
+    assert_eq!(
+        world.ask(&ids[3], "late", shared("x", Some(60_000))).0,
+        None
+    );
+    assert_eq!(
+        world.ask(&ids[4], "later", shared("x", Some(60_000))).0,
+        None
+    );
+    let detail = world.view(&ids[2]).waiting_for.expect("a wait").detail;
+    assert!(detail.contains("and one other holds"), "{detail}");
+    let release = || op(ClaimOpKind::Release, "x", None);
+    assert!(told(&world.ask(&ids[0], "r", release()).1).is_empty());
+    let decision = world.ask(&ids[1], "r", release()).1;
+    assert_eq!(told(&decision)[0].1, "writer");
+    let requests = |decision: &Decision| -> Vec<_> {
+        told(decision)
+            .into_iter()
+            .map(|(_, request, _)| request)
+            .collect()
+    };
+    let decision = world.ask(&ids[2], "r", release()).1;
+    assert_eq!(requests(&decision), ["late", "later"], "both at once");
+}
+
+#[test]
+fn who_shares_a_thing_does_not_get_it_alone_before_it_gives_it_back() {
+    let (mut world, ids) = at_work(1);
+    world.ask(&ids[0], "r", shared("x", None));
+    let (reply, decision) = world.ask(&ids[0], "r", op(ClaimOpKind::Acquire, "x", Some(9)));
+    assert_eq!(reply.expect("an answer").code, Some(ClaimCode::Invalid));
+    assert!(decision.events.is_empty());
+    // And what it has alone, it need not share.
+    world.ask(&ids[0], "r", op(ClaimOpKind::Release, "x", None));
+    let token = world.takes(&ids[0], "x");
+    let (reply, _) = world.ask(&ids[0], "r", shared("x", None));
+    assert_eq!(reply.expect("an answer").token, Some(token));
+    let claim = world.tasks.claims().all().next().expect("a claim");
+    assert_eq!(claim.mode, ClaimMode::Exclusive);
+}
+
+/// Every order in which four who want it alone or share it ask, and give it back.
+#[test]
+fn the_line_is_served_in_its_order_whoever_shares() {
+    const ASK: usize = 4;
+    for modes in 0..1_usize << ASK {
+        for order in 0..24_usize {
+            let (mut world, ids) = at_work(4);
+            let alone = |who: usize| modes & (1 << who) != 0;
+            let (mut held, mut line): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+            for (who, id) in ids.iter().enumerate().take(ASK) {
+                let mode = if alone(who) {
+                    ClaimMode::Exclusive
+                } else {
+                    ClaimMode::Shared
+                };
+                let op = ClaimOp {
+                    mode,
+                    ..op(ClaimOpKind::Acquire, "x", Some(60_000))
+                };
+                let (reply, _) = world.ask(id, &who.to_string(), op);
+                let free = held.is_empty() || (!alone(who) && held.iter().all(|one| !alone(*one)));
+                let goes = line.is_empty() && free;
+                assert_eq!(
+                    reply.is_some(),
+                    goes,
+                    "{modes:b}: {who} after {held:?}, {line:?}"
+                );
+                if goes { held.push(who) } else { line.push(who) }
+            }
+            let mut pick = order;
+            while !held.is_empty() {
+                let who = held.remove(pick % held.len());
+                pick /= 2;
+                let decision = world
+                    .ask(&ids[who], "r", op(ClaimOpKind::Release, "x", None))
+                    .1;
+                let mut served = Vec::new();
+                while let Some(next) = line.first().copied() {
+                    let shares = !alone(next) && held.iter().all(|one| !alone(*one));
+                    if !held.is_empty() && !shares {
+                        break;
+                    }
+                    line.remove(0);
+                    held.push(next);
+                    served.push(next.to_string());
+                }
+                let told: Vec<_> = told(&decision)
+                    .into_iter()
+                    .map(|(_, request, _)| request)
+                    .collect();
+                assert_eq!(told, served, "{modes:b}, {order}");
+            }
+            assert!(line.is_empty(), "nobody waits for ever");
+        }
+    }
 }
 
 #[test]
@@ -274,7 +399,9 @@ proptest! {
                         3 => ClaimOpKind::Renew,
                         _ => ClaimOpKind::Acquire,
                     };
-                    world.ask(&ids[who], &format!("q{ms}"), op(kind, &name, (what == 4).then_some(ms))).1
+                    let mode = if ms % 3 == 0 { ClaimMode::Exclusive } else { ClaimMode::Shared };
+                    let op = ClaimOp { mode, ..op(kind, &name, (what == 4).then_some(ms)) };
+                    world.ask(&ids[who], &format!("q{ms}"), op).1
                 }
             };
             for (_, event) in &decision.events {

@@ -63,7 +63,11 @@ enum Step {
     Evict,
 }
 
-const AGENTS: [(&str, &[&str]); 3] = [("a", &["x", "y"]), ("b", &["x"]), ("c", &["y", "z"])];
+const AGENTS: [(&str, &[&str]); 3] = [
+    ("a", &["x", "y"]),
+    ("b", &["x", "lead"]),
+    ("c", &["y", "z"]),
+];
 const KINDS: [&str; 4] = ["x", "y", "z", "nobody"];
 const FAULTS: [FaultState; 6] = [
     FaultState::Running,
@@ -98,9 +102,9 @@ fn step() -> impl Strategy<Value = Step> {
     let news = prop_oneof![3 => down(), 3 => fleet(), 1 => (0..3_usize).prop_map(Step::Gone)];
     let index = 0..64_usize;
     prop_oneof![
-        6 => (0..4_u8, 0..13_u8, 1..4_usize)
+        6 => (0..4_u8, 0..18_u8, 1..4_usize)
             .prop_map(|(kind, flavour, count)| Step::Submit { kind, flavour, count }),
-        4 => (index.clone(), 0..4_u8, 0..13_u8, 0..3_u8)
+        4 => (index.clone(), 0..4_u8, 0..18_u8, 0..3_u8)
             .prop_map(|(parent, kind, flavour, request)| Step::Delegate { parent, kind, flavour, request }),
         3 => (index.clone(), 0..60_u64, any::<bool>())
             .prop_map(|(task, tokens, last)| Step::Told { task, tokens, last }),
@@ -160,6 +164,23 @@ impl World {
             12 => {
                 spec["deadlineMs"] = json!(90_000);
                 spec["escalate"] = json!([{"requirements": ["z"]}, {"agent": "nobody"}]);
+            }
+            // Nobody has both.
+            13..=17 => {
+                spec["requirements"] = json!(["x", "z"]);
+                match flavour {
+                    14 => spec["team"] = json!("cross_functional"),
+                    15 => {
+                        spec["team"] = json!("cross_functional");
+                        spec["claims"] = json!([{"resource": "r"}]);
+                    }
+                    16 => {
+                        spec["retry"] = json!({"maxAttempts": 1});
+                        spec["escalate"] = json!([{"person": "operator"}]);
+                    }
+                    17 => spec["budget"] = json!({"attempts": 4}),
+                    _ => {}
+                }
             }
             _ => {}
         }

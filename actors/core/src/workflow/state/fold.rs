@@ -42,12 +42,17 @@ pub(super) fn fold_step(step: &mut StepRun, event: &WorkflowEvent) {
             step.error.clone_from(error);
         }
         WorkflowEvent::Compensating {
-            index, input, task, ..
+            index,
+            input,
+            claims,
+            task,
+            ..
         } => {
             if let Some(unit) = step.units.get_mut(*index as usize) {
                 unit.undo = Some(UndoRun {
                     task: task.clone(),
                     input: input.clone(),
+                    claims: claims.clone(),
                     ended: false,
                     error: None,
                 });

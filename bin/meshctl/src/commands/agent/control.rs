@@ -1,7 +1,7 @@
 //! Orders to agents.
 
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
-use mesh_messages::dependency::{Dependents, Needed};
+use mesh_messages::dependency::{DependencyGraph, Dependents, Needed};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -60,8 +60,31 @@ fn post(id: &str, verb: &str, body: Option<&Value>, session: &Session) -> Result
 
 pub(super) fn order(id: &str, verb: Verb, session: &mut Session) -> Result<(), Failure> {
     let (name, body, done) = verb.parts();
-    let answer = post(id, name, body.as_ref(), session)?;
+    let answer = match verb {
+        Verb::Stop(Dependents::Stop) => stop_all(id, session)?,
+        _ => post(id, name, body.as_ref(), session)?,
+    };
     confirm(id, &done, &answer, session)
+}
+
+/// Stops an agent and whoever needs it.
+///
+/// That takes as long as there are waves of those who need each other, and meshd lets no answer take longer than it is set
+/// to. What was stopped stays so, and whoever asks again has the rest stopped: at least one wave each time.
+fn stop_all(id: &str, session: &Session) -> Result<Answer, Failure> {
+    let graph: DependencyGraph = session
+        .send(&Request::get(&["v1", "dependencies"]))?
+        .read()?;
+    let order = json!({ "dependents": Dependents::Stop });
+    let request = Request::post(&["v1", "agents", id, "stop"]).slow();
+    let request = request.json(&order);
+    for _ in 1..graph.waves.len() {
+        match session.client()?.send(&request) {
+            Err(error) if error.is_late() => {}
+            answer => return Ok(answer?),
+        }
+    }
+    session.send(&request)
 }
 
 /// Says what was done, and the stage that the agent is in now.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_messages::escalation::{EscalationMove, GivenUp};
 use mesh_messages::events::{AfterFailure, TaskEvent};
+use mesh_messages::team::TeamStep;
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, Position, TaskId};
 
 use super::evidence::Evidence;
@@ -97,6 +98,17 @@ pub(super) fn stories(evidence: &Evidence) -> BTreeMap<TaskId, Story> {
                 EscalationMove::Done { .. } | EscalationMove::Dropped { .. } => {
                     story.ends.push(fact.position);
                 }
+            },
+            TaskEvent::Team { step, .. } => match &**step {
+                TeamStep::Done { .. }
+                | TeamStep::Failed {
+                    escalates: false, ..
+                } => story.ends.push(fact.position),
+                TeamStep::Formed(_)
+                | TeamStep::Began
+                | TeamStep::Phase(_)
+                | TeamStep::Failed { .. }
+                | TeamStep::Disbanded { .. } => {}
             },
             TaskEvent::Retried { .. } => {
                 story.ends.clear();

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use mesh_messages::escalation::EscalationEnd;
 use mesh_messages::task::{CandidateReport, Task, TaskExplanation, TaskState, WaitingFor};
+use mesh_messages::team::{TeamEnd, Teamwork};
 
 use crate::client::Request;
 use crate::exit::Failure;
@@ -169,6 +170,9 @@ pub(crate) fn task_screen(task: &Task) -> Screen {
     if let Some(about) = &task.spec.escalates {
         pair("escalates", about.as_str().into());
     }
+    if let Some(team) = &task.teamwork {
+        pair("team", team_text(team).into());
+    }
     for (key, value) in &task.spec.labels {
         pair("label", format!("{key}={value}").into());
     }
@@ -225,6 +229,12 @@ fn explanation_screen(why: &TaskExplanation) -> Screen {
     if let Some(waiting) = &why.waiting_for {
         screen = screen.line(waiting_text(waiting));
     }
+    if let Some(team) = &why.teamwork {
+        screen = screen.line(format!("team {}: {}", team.number, team_text(team)));
+        if !team.reasons.is_empty() {
+            screen = screen.line(format!("its members: {}", team.reasons));
+        }
+    }
     if let Some(assignment) = &why.assignment {
         let share = assignment.confidence * 100.0;
         screen = screen.line(format!(
@@ -238,10 +248,46 @@ fn explanation_screen(why: &TaskExplanation) -> Screen {
             screen = screen.line(format!("risk: {}: {}", risk.factor, risk.detail));
         }
     }
+    for said in &why.messages {
+        let got = if said.received {
+            ""
+        } else {
+            ", which no agent has got"
+        };
+        screen = screen.line(format!(
+            "{} at {} from {} to {}{got}",
+            said.kind, said.at, said.from, said.to
+        ));
+    }
+    if why.candidates.is_empty() && why.teamwork.is_some() {
+        return screen;
+    }
     if why.candidates.is_empty() {
         return screen.line("there is no candidate: no agent has these capabilities");
     }
     screen.table(candidate_table(&why.candidates))
+}
+
+/// Who leads a team, who is in it, and how far it is.
+fn team_text(team: &Teamwork) -> String {
+    let parts = team.parts.iter().map(|part| {
+        let needs = part.capabilities.join(", ");
+        format!("{} {} ({needs}) as {}", part.name, part.agent, part.task)
+    });
+    let parts: Vec<_> = parts.collect();
+    let pattern = team.pattern.name();
+    let stands = match team.end {
+        Some(TeamEnd::Done) => "done",
+        Some(TeamEnd::Failed) => "failed",
+        Some(TeamEnd::Disbanded) => "disbanded before it began",
+        None if team.began_at.is_none() => "formed, nobody has begun",
+        None => "at work",
+    };
+    format!(
+        "{pattern}, led by {}, {stands}: {}",
+        team.lead,
+        parts.join("; ")
+    )
 }
 
 fn waiting_text(waiting: &WaitingFor) -> String {

@@ -2,10 +2,11 @@
 
 use std::io;
 
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::escalation::EscalationStep;
 use mesh_messages::inbox::AnswerRole;
 use mesh_messages::task::{Priority, RetrySpec, TaskReceipt, TaskSpec};
+use mesh_messages::team::TeamWish;
 use mesh_messages::units::Span;
 use mesh_messages::{AgentId, TaskId};
 use serde_json::Value;
@@ -55,10 +56,16 @@ pub(crate) struct Submit {
     /// A resource that it has for itself while it is worked on; may be repeated
     #[arg(long = "claim", value_name = "RESOURCE")]
     claims: Vec<String>,
+    /// A resource that it shares with others who share it, such as to read it; may be repeated
+    #[arg(long = "claim-shared", value_name = "RESOURCE")]
+    shared: Vec<String>,
     /// Who takes it up when it has failed for good: operator, admin, agent:ID, or CAP[+CAP…] for an agent that can do these;
     /// may be repeated, and is then asked in turn; none asks nobody
     #[arg(long, value_name = "WHO", value_parser = escalation)]
     escalate: Vec<Who>,
+    #[arg(long, value_name = "HOW", value_parser = team,
+          help = "Whether several agents may do it between them when none has all that it requires: auto, hierarchical, cross_functional or never; auto when absent")]
+    team: Option<TeamWish>,
     /// A mark to find it by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = input::pair)]
     labels: Vec<(String, String)>,
@@ -75,9 +82,15 @@ fn priority(text: &str) -> Result<Priority, String> {
         .map_err(|_| "must be low, normal, high or critical".to_owned())
 }
 
-fn claimed(resource: &str) -> TaskClaim {
+fn team(text: &str) -> Result<TeamWish, String> {
+    serde_json::from_value(Value::from(text))
+        .map_err(|_| "must be auto, hierarchical, cross_functional or never".to_owned())
+}
+
+fn claimed(resource: &str, mode: ClaimMode) -> TaskClaim {
     TaskClaim {
         resource: resource.to_owned(),
+        mode,
         token: None,
     }
 }
@@ -127,13 +140,24 @@ impl Submit {
                 ..RetrySpec::default()
             }),
             depends_on: self.depends_on.clone(),
-            claims: self.claims.iter().map(|name| claimed(name)).collect(),
+            claims: {
+                let alone = self
+                    .claims
+                    .iter()
+                    .map(|name| claimed(name, ClaimMode::Exclusive));
+                let shared = self
+                    .shared
+                    .iter()
+                    .map(|name| claimed(name, ClaimMode::Shared));
+                alone.chain(shared).collect()
+            },
             escalate: (!self.escalate.is_empty()).then(|| {
                 self.escalate
                     .iter()
                     .filter_map(|who| who.0.clone())
                     .collect()
             }),
+            team: self.team,
             labels: self.labels.iter().cloned().collect(),
             ..TaskSpec::default()
         }

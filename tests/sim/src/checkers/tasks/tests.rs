@@ -1,6 +1,6 @@
 //! The ledger notices every history that must not be: each test writes one down by hand.
 
-use mesh_messages::claim::TaskClaim;
+use mesh_messages::claim::{ClaimMode, TaskClaim};
 use mesh_messages::task::{RetrySpec, TaskAssignment};
 use mesh_messages::{Failure, Timestamp};
 
@@ -216,7 +216,11 @@ fn a_resource_that_two_have_and_an_attempt_without_its_own_are_noticed() {
         attempt: AttemptNo(1),
         at: AT,
         resource: "r".to_owned(),
-        step: ClaimStep::Granted { token, until: AT },
+        step: ClaimStep::Granted {
+            token,
+            until: AT,
+            mode: ClaimMode::Exclusive,
+        },
     };
     let (mut book, mut edges) = (Book::default(), Edges::default());
     for (name, token) in [("t1", 5), ("t2", 6)] {
@@ -241,6 +245,7 @@ fn a_resource_that_two_have_and_an_attempt_without_its_own_are_noticed() {
     if let TaskEvent::Submitted { spec, .. } = &mut claims {
         spec.claims = vec![TaskClaim {
             resource: "r".to_owned(),
+            mode: ClaimMode::Exclusive,
             token: None,
         }];
     }

@@ -8,6 +8,7 @@ use mesh_actors_core::agent::AgentState;
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::manifest::{AgentManifest, ManifestFormat, parse_manifest};
+use mesh_messages::team::LEAD;
 use mesh_messages::{AgentId, AttemptNo, Epoch, InstanceNo, TaskId};
 use mesh_supervision_core::fault::{FaultConfig, Ladder};
 
@@ -103,6 +104,9 @@ pub(crate) fn cast(random: &mut Random) -> (Vec<AgentId>, Vec<Seat>) {
         let other = CAPABILITIES[random.index(CAPABILITIES.len())];
         if !capabilities.contains(&other) {
             capabilities.push(other);
+        }
+        if no % 5 == 4 && random.percent(50) {
+            capabilities.push(LEAD);
         }
         let config = config(random);
         ids.push(id.clone());
