@@ -47,6 +47,8 @@ pub struct Supervisor {
     seats: BTreeMap<ChildId, Seat>,
     restarts: RestartWindow,
     phase: Phase,
+    /// A significant child has ended by itself, and whether that ends the supervisor is still to be decided.
+    significant_ended: bool,
     deferred: VecDeque<(RequestId, Request)>,
     seat_last: Seat,
     incarnation_last: u64,
@@ -193,6 +195,7 @@ impl Supervisor {
             seats: BTreeMap::new(),
             restarts: RestartWindow::default(),
             phase: Phase::New,
+            significant_ended: false,
             deferred: VecDeque::new(),
             seat_last: Seat::default(),
             incarnation_last: 0,
@@ -256,6 +259,7 @@ impl Supervisor {
             Input::Request { id, request } => self.request(id, request, turn),
             Input::Stop { deadline } => self.stop(deadline, turn),
         }
+        self.decide_auto_shutdown(turn);
         self.serve_deferred(turn);
     }
 

@@ -94,8 +94,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         bug: "the end of one significant child ends a supervisor that waits for all of them",
         package: SUPERVISION,
         file: "supervision/core/src/supervisor/lifecycle.rs",
-        from: ".any(|child| child.spec.significant && child.state != ChildState::Down),",
-        to: ".all(|child| child.spec.significant && child.state != ChildState::Down),",
+        from: "ChildState::Running { .. } | ChildState::Restarting { .. } => stays = true,",
+        to: "ChildState::Running { .. } | ChildState::Restarting { .. } => {}",
     },
     Mutant {
         name: "killed-is-normal",

@@ -134,6 +134,9 @@ pub enum Strategy {
 }
 
 /// Whether the own, final end of significant children ends the supervisor.
+///
+/// An end during the boot or the restart of a group counts when that is over. With [`AutoShutdown::AllSignificant`] the
+/// outcome of a significant child's start or stop that is under way is awaited as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AutoShutdown {
     /// No. Significant children are then refused.
