@@ -203,12 +203,44 @@ fn a_manual_order_in_quarantine_cancels_the_recovery() {
 
 #[test]
 fn an_ordered_quarantine_of_an_essential_agent_does_not_escalate() {
-    let mut bench = Bench::running_with(FaultConfig {
+    const KINDS: [ReasonKind; 4] = [
+        ReasonKind::Crash,
+        ReasonKind::ResourceAbuse,
+        ReasonKind::SecurityViolation,
+        ReasonKind::Manual,
+    ];
+    const SEVERITIES: [Severity; 4] = [
+        Severity::Low,
+        Severity::Medium,
+        Severity::High,
+        Severity::Critical,
+    ];
+    let essential = FaultConfig {
         essential: true,
         ..FaultConfig::default()
-    });
-    bench.quarantine(ReasonKind::Manual, Severity::Critical);
-    assert!(!bench.has(|effect| matches!(effect, FaultEffect::Escalate { .. })));
+    };
+    let escalated =
+        |bench: &Bench| bench.has(|effect| matches!(effect, FaultEffect::Escalate { .. }));
+    for (first, then) in KINDS.into_iter().flat_map(|a| KINDS.map(|b| (a, b))) {
+        for severity in SEVERITIES {
+            let mut bench = Bench::running_with(essential.clone());
+            // While it runs, and again while it is quarantined.
+            bench.quarantine(first, Severity::Low);
+            assert!(!escalated(&bench), "{first:?}");
+            bench.quarantine(then, severity);
+            assert!(!escalated(&bench), "{first:?}, then {then:?} {severity:?}");
+            let mut bench = Bench::running_with(essential.clone());
+            bench.crash_until(FaultState::Quarantined);
+            bench.take();
+            bench.quarantine(then, severity);
+            assert!(!escalated(&bench), "crashed, then {then:?} {severity:?}");
+        }
+    }
+    // A failure does, in the same place.
+    let mut bench = Bench::running_with(essential);
+    bench.quarantine(ReasonKind::Crash, Severity::Low);
+    bench.fail(Severity::Critical);
+    assert!(escalated(&bench));
 }
 
 #[test]
