@@ -99,6 +99,8 @@ enum ChildState {
     Stopping {
         incarnation: Incarnation,
         limit: Limit,
+        /// When it is killed, if it was asked.
+        until: Timestamp,
         bounce: bool,
     },
 }

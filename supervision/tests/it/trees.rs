@@ -201,6 +201,36 @@ async fn a_deadline_reaches_the_innermost_child_before_the_outer_one_loses_patie
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shortened_stop_reaches_the_innermost_child() {
+    let (journal, slot) = (Journal::new(), Slot::new(None));
+    let spec = {
+        let journal = journal.clone();
+        move || {
+            let habit = Habit {
+                deaf: true,
+                ..Habit::default()
+            };
+            SupervisorSpec::new(Flags::default())
+                .child(puppet_with("b", &journal, habit).shutdown(Shutdown::Infinity))
+        }
+    };
+    let root =
+        supervise(SupervisorSpec::new(Flags::default()).child(inner("inner", &slot, spec))).await;
+    let middle = current(&slot);
+    let (patient, begin) = (root.clone(), Instant::now());
+    let first = tokio::spawn(async move { patient.stop(Duration::from_mins(4)).await });
+    journal.expect("start b; stop b").await;
+    root.stop(Duration::from_secs(10)).await;
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(
+        middle.terminated().await,
+        Ended::InOrder(End::Stopped),
+        "it was not killed"
+    );
+    assert_eq!(first.await.unwrap(), Ended::InOrder(End::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_inner_supervisor_is_restarted_with_all_its_children() {
     let (journal, slot) = (Journal::new(), Slot::new(None));
     let spec = {

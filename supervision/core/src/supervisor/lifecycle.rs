@@ -74,9 +74,7 @@ impl Supervisor {
                 }
                 self.plan_started(seat, turn);
             }
-            ChildState::Stopping { .. } => {
-                self.stopped(seat, incarnation, ExitReason::Normal, turn);
-            }
+            ChildState::Stopping { .. } => self.start_given_up(seat, incarnation, turn),
             ChildState::Down | ChildState::Running { .. } | ChildState::Restarting { .. } => {
                 self.stale_count += 1;
             }
@@ -95,9 +93,7 @@ impl Supervisor {
         };
         let cause = match child.state {
             ChildState::Starting { cause, .. } => cause,
-            ChildState::Stopping { .. } => {
-                return self.stopped(seat, incarnation, ExitReason::Shutdown(None), turn);
-            }
+            ChildState::Stopping { .. } => return self.start_given_up(seat, incarnation, turn),
             ChildState::Down | ChildState::Running { .. } | ChildState::Restarting { .. } => {
                 self.stale_count += 1;
                 return;
