@@ -61,6 +61,7 @@
 //! | `code_change` | [`SupervisorHandle::change`] |
 //! | `simple_one_for_one` | [`Strategy::Dynamic`]; like Elixir's `DynamicSupervisor`, each member brings its own spec and has an id |
 //! | `ignore` | [`Started::ignored`] |
+//! | `{ok, Pid, Info}` | has no counterpart: what a start has to tell, it sends or leaves with whoever made the [`Child`] |
 //! | reports to the logger | an [`Observer`] |
 //! | exit reasons | a child's stop reason: none or `normal`, `shutdown`, `shutdown: …`, or a failure, see [`classify_stop`] |
 //!

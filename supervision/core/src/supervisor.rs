@@ -159,7 +159,7 @@ pub struct ChildView<'a> {
 /// How many children there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Specs.
+    /// Specs. In a [`Strategy::Dynamic`] supervisor each member has its own; OTP counts one template for all of them.
     pub specs: usize,
     /// Children that run.
     pub active: usize,

@@ -318,5 +318,30 @@ impl Flags {
 /// ```
 /// let flags = mesh_supervision_core::supervisor::Flags { intensity: 0, ..Default::default() };
 /// ```
+///
+/// A restart type, a strategy, a type of child and a kind of auto-shutdown that there are not, and those that there are:
+///
+/// ```compile_fail
+/// let restart = mesh_supervision_core::supervisor::Restart::from("prmanent");
+/// ```
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { strategy: "one_for_two", ..Default::default() };
+/// ```
+/// ```compile_fail
+/// use mesh_supervision_core::supervisor::ChildSpec;
+/// let spec = ChildSpec { kind: "wrker", ..ChildSpec::worker("a") };
+/// ```
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { auto_shutdown: true, ..Default::default() };
+/// ```
+/// ```
+/// use mesh_supervision_core::supervisor::{AutoShutdown, ChildKind, ChildSpec, Flags, Restart, Strategy};
+/// let spec = ChildSpec { kind: ChildKind::Worker, restart: Restart::Permanent, ..ChildSpec::worker("a") };
+/// let flags = Flags {
+///     strategy: Strategy::OneForOne,
+///     auto_shutdown: AutoShutdown::Never,
+///     ..Default::default()
+/// };
+/// ```
 #[cfg(doctest)]
 struct RefusedByTheCompiler;
