@@ -98,6 +98,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "ChildState::Running { .. } | ChildState::Restarting { .. } => {}",
     },
     Mutant {
+        name: "auto-shutdown-at-once",
+        bug: "the end of a significant child counts before those are up that the boot or a group is still to start",
+        package: SUPERVISION,
+        file: "supervision/core/src/supervisor/lifecycle.rs",
+        from: "self.phase != Phase::Serving(None) {",
+        to: "!matches!(self.phase, Phase::Serving(_)) {",
+    },
+    Mutant {
+        name: "an-order-escalates",
+        bug: "a quarantine that somebody orders ends meshd when the agent is essential",
+        package: SUPERVISION,
+        file: "supervision/core/src/fault/failures.rs",
+        from: "        self.isolate(turn);\n        let k",
+        to: "        self.isolate(turn);\n        self.escalate_if_exhausted(turn);\n        let k",
+    },
+    Mutant {
         name: "killed-is-normal",
         bug: "an actor that was killed counts as ended in order",
         package: SHELL,
