@@ -38,7 +38,25 @@ pub struct SupervisorHandle {
 pub(crate) enum Life {
     Booting,
     Ready,
-    Ended(End),
+    Ended {
+        end: End,
+        /// Whether all its children had been started before.
+        was_ready: bool,
+    },
+}
+
+impl Life {
+    /// Whether all children of the spec have been started, be it that it has ended since.
+    pub(crate) const fn was_ready(&self) -> bool {
+        matches!(
+            self,
+            Self::Ready
+                | Self::Ended {
+                    was_ready: true,
+                    ..
+                }
+        )
+    }
 }
 
 /// How a supervisor ended, as its owner sees it.
@@ -264,21 +282,29 @@ impl SupervisorHandle {
             .await
             .as_deref()
         {
-            Ok(Life::Ended(end)) => Err(Ended::InOrder(end.clone())),
+            Ok(Life::Ended { end, .. }) => Err(Ended::InOrder(end.clone())),
             Ok(Life::Booting | Life::Ready) => Ok(()),
             Err(_) => Err(Ended::Killed),
         }
+    }
+
+    /// Waits until its boot is over; whether that succeeded, even if it has ended since.
+    pub(crate) async fn booted(&self) -> bool {
+        let mut life = self.life.clone();
+        life.wait_for(|life| *life != Life::Booting)
+            .await
+            .is_ok_and(|life| life.was_ready())
     }
 
     /// Waits until it has ended. A root's owner learns here that it must give up.
     pub async fn terminated(&self) -> Ended {
         let mut life = self.life.clone();
         match life
-            .wait_for(|life| matches!(life, Life::Ended(_)))
+            .wait_for(|life| matches!(life, Life::Ended { .. }))
             .await
             .as_deref()
         {
-            Ok(Life::Ended(end)) => Ended::InOrder(end.clone()),
+            Ok(Life::Ended { end, .. }) => Ended::InOrder(end.clone()),
             Ok(Life::Booting | Life::Ready) | Err(_) => Ended::Killed,
         }
     }

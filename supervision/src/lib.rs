@@ -61,6 +61,7 @@
 //! | `code_change` | [`SupervisorHandle::change`] |
 //! | `simple_one_for_one` | [`Strategy::Dynamic`]; like Elixir's `DynamicSupervisor`, each member brings its own spec and has an id |
 //! | `ignore` | [`Started::ignored`] |
+//! | `{ok, Pid, Info}` | has no counterpart: what a start has to tell, it sends or leaves with whoever made the [`Child`] |
 //! | reports to the logger | an [`Observer`] |
 //! | exit reasons | a child's stop reason: none or `normal`, `shutdown`, `shutdown: …`, or a failure, see [`classify_stop`] |
 //!
@@ -118,7 +119,7 @@
 //! |---|---|---|
 //! | An inner supervisor that exceeds its intensity exits `shutdown`; a transient one is then not restarted. | It leaves with an error ([`Escalation`]), and is restarted. | A subtree must not vanish silently. |
 //! | The supervisor is blocked by every start and stop. | Only a restart of a group, and the boot, make requests wait; looking is always answered. A start can be given up, and has a limit ([`START_LIMIT`]). | One slow child must not hold up the others. |
-//! | A crash during a group's restart is handled when that is over. | At once: the restart begins anew from there. | A sibling's start may depend on the crashed child. |
+//! | A crash during the boot or a group's restart is handled when that is over. | At once: the restart begins anew from there. One restart too many before all children are up, and a group's restart that fails then, is a failed boot. | A sibling's start may depend on the crashed child. |
 //! | `infinity` waits for ever, and so does a kill. | Both have a cap ([`Flags::infinity_cap`], [`Flags::kill_limit`]). | Nothing waits without a deadline. |
 //! | A running supervisor can change to and from `simple_one_for_one`. | Refused ([`SpecError::StrategyFixed`]). | Its children would have to change their nature. |
 //!

@@ -357,7 +357,7 @@ impl State {
     }
 
     fn end(&self, myself: &ActorRef<Message>, end: End) -> Result<(), ActorProcessingErr> {
-        self.life.send_replace(Life::Ended(end.clone()));
+        self.live_no_more(end.clone());
         if end.is_abnormal() {
             return Err(Escalation {
                 supervisor: self.name.clone(),
@@ -367,6 +367,13 @@ impl State {
         }
         myself.stop(Some(SHUTDOWN.to_owned()));
         Ok(())
+    }
+
+    fn live_no_more(&self, end: End) {
+        self.life.send_modify(|life| {
+            let was_ready = life.was_ready();
+            *life = Life::Ended { end, was_ready };
+        });
     }
 
     fn children(&self) -> Vec<ChildInfo> {

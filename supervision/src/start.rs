@@ -61,7 +61,7 @@ pub(crate) async fn start_and_watch(
         supervisor: supervisor.clone(),
     });
     if let Some(supervisor) = supervisor
-        && supervisor.ready().await.is_ok()
+        && supervisor.booted().await
     {
         let started = Input::Started {
             child: child.clone(),

@@ -47,6 +47,8 @@ pub struct Supervisor {
     seats: BTreeMap<ChildId, Seat>,
     restarts: RestartWindow,
     phase: Phase,
+    /// A significant child has ended by itself, and whether that ends the supervisor is still to be decided.
+    significant_ended: bool,
     deferred: VecDeque<(RequestId, Request)>,
     seat_last: Seat,
     incarnation_last: u64,
@@ -97,6 +99,8 @@ enum ChildState {
     Stopping {
         incarnation: Incarnation,
         limit: Limit,
+        /// When it is killed, if it was asked.
+        until: Timestamp,
         bounce: bool,
     },
 }
@@ -155,7 +159,7 @@ pub struct ChildView<'a> {
 /// How many children there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Specs.
+    /// Specs. In a [`Strategy::Dynamic`] supervisor each member has its own; OTP counts one template for all of them.
     pub specs: usize,
     /// Children that run.
     pub active: usize,
@@ -193,6 +197,7 @@ impl Supervisor {
             seats: BTreeMap::new(),
             restarts: RestartWindow::default(),
             phase: Phase::New,
+            significant_ended: false,
             deferred: VecDeque::new(),
             seat_last: Seat::default(),
             incarnation_last: 0,
@@ -256,6 +261,7 @@ impl Supervisor {
             Input::Request { id, request } => self.request(id, request, turn),
             Input::Stop { deadline } => self.stop(deadline, turn),
         }
+        self.decide_auto_shutdown(turn);
         self.serve_deferred(turn);
     }
 

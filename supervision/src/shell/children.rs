@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_supervision_core::supervisor::{ChildId, ExitReason, Incarnation, Input};
+use mesh_supervision_core::supervisor::{ChildId, ChildStatus, ExitReason, Incarnation, Input};
 use ractor::{ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
 
@@ -112,6 +112,17 @@ impl Slots {
         match &self.slots.get(&incarnation)?.body {
             Body::Start(_) => None,
             Body::Actor { cell, .. } => Some(cell.clone()),
+        }
+    }
+
+    /// Whether this is a supervisor all of whose children have been started.
+    fn was_ready(&self, incarnation: Incarnation) -> bool {
+        match self.slots.get(&incarnation).map(|slot| &slot.body) {
+            Some(Body::Actor {
+                supervisor: Some(supervisor),
+                ..
+            }) => supervisor.life.borrow().was_ready(),
+            Some(Body::Actor { .. } | Body::Start(_)) | None => false,
         }
     }
 
@@ -229,6 +240,14 @@ impl State {
         incarnation: Incarnation,
         reason: ExitReason,
     ) -> Result<(), ActorProcessingErr> {
+        let is_starting = self.machine.child(&child).is_some_and(|view| {
+            view.status == ChildStatus::Starting && view.incarnation == Some(incarnation)
+        });
+        if is_starting && self.slots.was_ready(incarnation) {
+            // ractor's news of the end may overtake the message that it was up.
+            let child = child.clone();
+            self.input(myself, Input::Started { child, incarnation })?;
+        }
         self.slots.over(incarnation);
         self.input(
             myself,

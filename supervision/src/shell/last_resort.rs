@@ -13,7 +13,6 @@ use super::{
     children::{Body, Slot},
     effects::FAR,
 };
-use crate::handle::Life;
 
 impl State {
     pub(super) async fn stop_children_without_machine(&mut self) {
@@ -49,6 +48,6 @@ impl State {
                 }
             }
         }
-        self.life.send_replace(Life::Ended(End::Stopped));
+        self.live_no_more(End::Stopped);
     }
 }

@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use self::{
     oracle::Oracle,
     ours::Ours,
-    story::{Story, group_story, pool_story},
+    story::{Story, group_story, pool_story, significant_story},
 };
 
 /// Enough for each kind of step in each state, and done in seconds.
@@ -69,6 +69,14 @@ fn compare(test: &str, stories: impl proptest::strategy::Strategy<Value = Story>
 #[test]
 fn groups_behave_as_erlangs() {
     compare("groups_behave_as_erlangs", group_story());
+}
+
+#[test]
+fn significant_children_behave_as_erlangs() {
+    compare(
+        "significant_children_behave_as_erlangs",
+        significant_story(),
+    );
 }
 
 #[test]

@@ -201,6 +201,36 @@ async fn a_deadline_reaches_the_innermost_child_before_the_outer_one_loses_patie
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shortened_stop_reaches_the_innermost_child() {
+    let (journal, slot) = (Journal::new(), Slot::new(None));
+    let spec = {
+        let journal = journal.clone();
+        move || {
+            let habit = Habit {
+                deaf: true,
+                ..Habit::default()
+            };
+            SupervisorSpec::new(Flags::default())
+                .child(puppet_with("b", &journal, habit).shutdown(Shutdown::Infinity))
+        }
+    };
+    let root =
+        supervise(SupervisorSpec::new(Flags::default()).child(inner("inner", &slot, spec))).await;
+    let middle = current(&slot);
+    let (patient, begin) = (root.clone(), Instant::now());
+    let first = tokio::spawn(async move { patient.stop(Duration::from_mins(4)).await });
+    journal.expect("start b; stop b").await;
+    root.stop(Duration::from_secs(10)).await;
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(
+        middle.terminated().await,
+        Ended::InOrder(End::Stopped),
+        "it was not killed"
+    );
+    assert_eq!(first.await.unwrap(), Ended::InOrder(End::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_inner_supervisor_is_restarted_with_all_its_children() {
     let (journal, slot) = (Journal::new(), Slot::new(None));
     let spec = {
@@ -213,4 +243,53 @@ async fn a_killed_inner_supervisor_is_restarted_with_all_its_children() {
     journal.expect("start x; start x").await;
     until(&root, "inner", Some(ChildStatus::Running)).await;
     assert_eq!(first.terminated().await, Ended::Killed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_supervisor_whose_significant_child_was_done_during_its_boot_has_booted() {
+    // With a slow start behind it, and with nothing left to stop, so that being up and the end are one.
+    for last_is_ignored in [false, true] {
+        let (journal, slot) = (Journal::new(), Slot::new(None));
+        let flags = Flags {
+            auto_shutdown: AutoShutdown::AnySignificant,
+            ..Flags::default()
+        };
+        let spec = {
+            let journal = journal.clone();
+            move || {
+                let slow = Habit {
+                    start_takes: Duration::from_secs(1),
+                    ..Habit::default()
+                };
+                let last = if last_is_ignored {
+                    Child::worker("b", |_| async {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        Ok(Started::ignored())
+                    })
+                } else {
+                    puppet_with("b", &journal, slow)
+                };
+                SupervisorSpec::new(flags)
+                    .child(
+                        puppet("a", &journal)
+                            .restart(Restart::Transient)
+                            .significant(),
+                    )
+                    .child(last)
+            }
+        };
+        let root = SupervisorSpec::new(Flags::default())
+            .child(inner("inner", &slot, spec).restart(Restart::Transient))
+            .child(puppet("z", &journal));
+        let (root, _join) = Supervisor::spawn(None, root).await.unwrap();
+        let mut up = slot.subscribe();
+        let handle = up.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        until(&handle, "a", Some(ChildStatus::Running)).await;
+        tell(&handle, "a", Tell::Stop(None)).await;
+        root.ready().await.unwrap();
+        until(&root, "inner", Some(ChildStatus::Down)).await;
+        assert_eq!(handle.terminated().await, Ended::InOrder(End::AutoShutdown));
+        assert_eq!(journal.count("start z"), 1);
+        root.stop(Duration::from_secs(5)).await;
+    }
 }

@@ -94,6 +94,7 @@ pub const EDGES: &[(&str, &[&str])] = &[
             "quarantined, recover --force: recovering",
             "quarantined, recover: recovering",
             "stopped, start: running",
+            "stopped in its trial, start: recovering",
             "live, stop: stopped",
             "running, restart: running",
             "live, resume: same",

@@ -31,7 +31,11 @@ impl FaultPolicy {
         let critical = reason.severity == Severity::Critical;
         match self.record.state {
             FaultState::Quarantined => {
+                let was_exhausted = self.is_exhausted();
                 self.worsen(reason, turn);
+                if !was_exhausted {
+                    self.escalate_if_exhausted(turn);
+                }
                 if critical {
                     self.convict();
                 }
@@ -245,9 +249,8 @@ impl FaultPolicy {
         }
     }
 
-    /// Something bad, or an order, while already in quarantine.
+    /// Something bad, or an order, while already in quarantine. An order never escalates, so that is up to the caller.
     pub(super) fn worsen(&mut self, reason: QuarantineReason, turn: &mut Turn<'_>) {
-        let was_exhausted = self.is_exhausted();
         let Some(quarantine) = &mut self.record.quarantine else {
             return;
         };
@@ -266,9 +269,6 @@ impl FaultPolicy {
         // A manual order without any attempt so far is not exhausted, but nothing recovers by itself any more.
         if self.is_exhausted() || manual {
             self.disarm(turn);
-        }
-        if self.is_exhausted() && !was_exhausted && !manual {
-            self.escalate_if_exhausted(turn);
         }
     }
 

@@ -49,6 +49,11 @@ impl FaultPolicy {
                 Order::Start | Order::Stop | Order::Restart | Order::Resume,
                 FaultState::Quarantined,
             ) => Err(FaultRefusal::Quarantined),
+            // A recovery that was called off has no verdict yet, so it begins again.
+            (Order::Start, FaultState::Stopped) if self.record.quarantine.is_some() => {
+                self.try_to_recover(turn);
+                Ok(())
+            }
             (Order::Start, FaultState::Stopped) => {
                 self.go(FaultState::Running, turn);
                 self.start(turn);
@@ -58,8 +63,7 @@ impl FaultPolicy {
             (Order::Restart | Order::Resume, FaultState::Stopped) => Err(FaultRefusal::Stopped),
             (Order::Stop, _) => {
                 self.go(FaultState::Stopped, turn);
-                // A recovery that was called off has no verdict; its score stays, so the next failure comes back here.
-                self.record.quarantine = None;
+                // Its score stays, so the next failure comes back here; and so does a quarantine that it was on trial for.
                 turn.effects.push(FaultEffect::Stop);
                 Ok(())
             }

@@ -171,7 +171,7 @@ pub struct FaultRecord {
     pub permit: Option<Permit>,
     /// On trial only: whether a task has ended well.
     pub proven: bool,
-    /// The quarantine, while it lasts or is being recovered from.
+    /// The quarantine, until it is recovered from: also while it is on trial, or was stopped in its trial.
     pub quarantine: Option<QuarantineRecord>,
     /// The last scored failure or order that changed something, for people.
     pub reason: Option<QuarantineReason>,

@@ -2,6 +2,7 @@
 
 use super::{
     ChildState, Effect, End, Limit, Phase, Refusal, Report, Seat, Strategy, Supervisor, Turn,
+    requests::Waiter,
 };
 use crate::Timestamp;
 
@@ -45,9 +46,14 @@ impl Supervisor {
             });
         }
         for child in self.children.values_mut() {
-            if let Some(waiter) = child.waiter.take() {
+            // A stop by order goes on, and is answered when the child is down.
+            let gives_up = |waiter: &mut Waiter| !matches!(waiter, Waiter::Terminate(_));
+            if let Some(waiter) = child.waiter.take_if(gives_up) {
                 waiter.answer(Err(Refusal::ShuttingDown), turn);
             }
+        }
+        if let Some(deadline) = deadline {
+            self.hurry(deadline, turn);
         }
         if self.flags.strategy == Strategy::Dynamic {
             let seats: Vec<Seat> = self.children.keys().copied().collect();
@@ -96,19 +102,27 @@ impl Supervisor {
         }
     }
 
-    /// Gives the children that have been asked already no more time than this.
+    /// Gives the children that have been asked already no more time than this, and tells them so: they may be
+    /// supervisors, who then give their own children less.
     fn hurry(&mut self, deadline: Timestamp, turn: &mut Turn<'_>) {
-        for child in self.children.values() {
+        for child in self.children.values_mut() {
             if let ChildState::Stopping {
                 incarnation,
                 limit: Limit::Asked,
+                until,
                 ..
-            } = child.state
+            } = &mut child.state
+                && deadline < *until
             {
-                let id = child.spec.id.clone();
+                *until = deadline;
+                turn.emit(Effect::Stop {
+                    child: child.spec.id.clone(),
+                    incarnation: *incarnation,
+                    deadline,
+                });
                 turn.emit(Effect::ArmLimit {
-                    child: id,
-                    incarnation,
+                    child: child.spec.id.clone(),
+                    incarnation: *incarnation,
                     limit: Limit::Asked,
                     at: deadline,
                 });

@@ -273,7 +273,8 @@ pub enum Effect {
         /// The start.
         incarnation: Incarnation,
     },
-    /// Ask the child to stop, or give up its start; answer with `Exited` or `StartFailed`.
+    /// Ask the child to stop, or give up its start; answer with `Exited` or `StartFailed`. A second one for the same
+    /// start only brings the deadline nearer.
     Stop {
         /// The child.
         child: ChildId,

@@ -74,9 +74,7 @@ impl Supervisor {
                 }
                 self.plan_started(seat, turn);
             }
-            ChildState::Stopping { .. } => {
-                self.stopped(seat, incarnation, ExitReason::Normal, turn);
-            }
+            ChildState::Stopping { .. } => self.start_given_up(seat, incarnation, turn),
             ChildState::Down | ChildState::Running { .. } | ChildState::Restarting { .. } => {
                 self.stale_count += 1;
             }
@@ -95,9 +93,7 @@ impl Supervisor {
         };
         let cause = match child.state {
             ChildState::Starting { cause, .. } => cause,
-            ChildState::Stopping { .. } => {
-                return self.stopped(seat, incarnation, ExitReason::Shutdown(None), turn);
-            }
+            ChildState::Stopping { .. } => return self.start_given_up(seat, incarnation, turn),
             ChildState::Down | ChildState::Running { .. } | ChildState::Restarting { .. } => {
                 self.stale_count += 1;
                 return;
@@ -217,9 +213,7 @@ impl Supervisor {
             return self.restart(seat, &reason.to_string(), turn);
         }
         self.rest(seat, turn);
-        if significant {
-            self.significant_ended(turn);
-        }
+        self.significant_ended |= significant;
     }
 
     /// Restarts the child, and whoever the strategy adds, if the intensity allows. The child is down.
@@ -263,15 +257,37 @@ impl Supervisor {
         }
     }
 
-    fn significant_ended(&mut self, turn: &mut Turn<'_>) {
+    /// Decides whether the end of a significant child ends the supervisor, as soon as nothing under way can change it.
+    ///
+    /// OTP hears of that end only when the boot, the restart of a group, a start or a stop is over. Until then a child
+    /// that is down may be one that is still to be started, and one that is being started may not come up.
+    pub(super) fn decide_auto_shutdown(&mut self, turn: &mut Turn<'_>) {
+        if !self.significant_ended || self.phase != Phase::Serving(None) {
+            return;
+        }
         let over = match self.flags.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
-            AutoShutdown::AllSignificant => !self
-                .children
-                .values()
-                .any(|child| child.spec.significant && child.state != ChildState::Down),
+            AutoShutdown::AllSignificant => {
+                let (mut stays, mut moves) = (false, false);
+                for child in self
+                    .children
+                    .values()
+                    .filter(|child| child.spec.significant)
+                {
+                    match child.state {
+                        ChildState::Down => {}
+                        ChildState::Running { .. } | ChildState::Restarting { .. } => stays = true,
+                        ChildState::Starting { .. } | ChildState::Stopping { .. } => moves = true,
+                    }
+                }
+                if moves && !stays {
+                    return;
+                }
+                !stays
+            }
         };
+        self.significant_ended = false;
         if over {
             self.end(End::AutoShutdown, None, turn);
         }

@@ -123,7 +123,7 @@ pub enum Report {
         incarnation: Incarnation,
         /// How it ended.
         reason: ExitReason,
-        /// Whether that is how a stop should end.
+        /// Whether that is how a stop should end: as the child was told, or, unless it is permanent, in order by itself.
         clean: bool,
     },
     /// The supervisor has ended.

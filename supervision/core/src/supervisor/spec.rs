@@ -134,6 +134,9 @@ pub enum Strategy {
 }
 
 /// Whether the own, final end of significant children ends the supervisor.
+///
+/// An end during the boot or the restart of a group counts when that is over. With [`AutoShutdown::AllSignificant`] the
+/// outcome of a significant child's start or stop that is under way is awaited as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AutoShutdown {
     /// No. Significant children are then refused.
@@ -314,6 +317,31 @@ impl Flags {
 /// ```
 /// ```
 /// let flags = mesh_supervision_core::supervisor::Flags { intensity: 0, ..Default::default() };
+/// ```
+///
+/// A restart type, a strategy, a type of child and a kind of auto-shutdown that there are not, and those that there are:
+///
+/// ```compile_fail
+/// let restart = mesh_supervision_core::supervisor::Restart::from("prmanent");
+/// ```
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { strategy: "one_for_two", ..Default::default() };
+/// ```
+/// ```compile_fail
+/// use mesh_supervision_core::supervisor::ChildSpec;
+/// let spec = ChildSpec { kind: "wrker", ..ChildSpec::worker("a") };
+/// ```
+/// ```compile_fail
+/// let flags = mesh_supervision_core::supervisor::Flags { auto_shutdown: true, ..Default::default() };
+/// ```
+/// ```
+/// use mesh_supervision_core::supervisor::{AutoShutdown, ChildKind, ChildSpec, Flags, Restart, Strategy};
+/// let spec = ChildSpec { kind: ChildKind::Worker, restart: Restart::Permanent, ..ChildSpec::worker("a") };
+/// let flags = Flags {
+///     strategy: Strategy::OneForOne,
+///     auto_shutdown: AutoShutdown::Never,
+///     ..Default::default()
+/// };
 /// ```
 #[cfg(doctest)]
 struct RefusedByTheCompiler;

@@ -1,8 +1,8 @@
 //! One child: its stop, by request, by force, or not at all.
 
 use super::{
-    ChildState, Effect, ExitReason, Incarnation, Limit, Phase, Refusal, Reply, Report, Restart,
-    Seat, Shutdown, StartCause, Supervisor, Turn, requests::Waiter,
+    ChildSpec, ChildState, Effect, ExitReason, Incarnation, Limit, Phase, Refusal, Reply, Report,
+    Restart, Seat, Shutdown, StartCause, Supervisor, Turn, requests::Waiter,
 };
 
 impl Supervisor {
@@ -25,6 +25,7 @@ impl Supervisor {
             child.state = ChildState::Stopping {
                 incarnation,
                 limit: Limit::Killed,
+                until: turn.now,
                 bounce,
             };
             return self.kill(seat, turn);
@@ -33,6 +34,7 @@ impl Supervisor {
         child.state = ChildState::Stopping {
             incarnation,
             limit: Limit::Asked,
+            until: deadline,
             bounce,
         };
         turn.emit(Effect::Stop {
@@ -103,6 +105,21 @@ impl Supervisor {
         }
     }
 
+    /// A child that was told to stop while it was starting never ran, which is what was wanted.
+    pub(super) fn start_given_up(
+        &mut self,
+        seat: Seat,
+        incarnation: Incarnation,
+        turn: &mut Turn<'_>,
+    ) {
+        let shutdown = self.children.get(&seat).map(|child| child.spec.shutdown);
+        let reason = match shutdown {
+            Some(Shutdown::BrutalKill) => ExitReason::Killed,
+            Some(Shutdown::Timeout(_) | Shutdown::Infinity) | None => ExitReason::Shutdown(None),
+        };
+        self.stopped(seat, incarnation, reason, turn);
+    }
+
     /// A child that was told to stop is down.
     pub(super) fn stopped(
         &mut self,
@@ -118,8 +135,7 @@ impl Supervisor {
             return;
         };
         child.state = ChildState::Down;
-        let brutal = child.spec.shutdown == Shutdown::BrutalKill;
-        let clean = !reason.is_abnormal() || (brutal && reason == ExitReason::Killed);
+        let clean = is_clean(&child.spec, &reason);
         let temporary = child.spec.restart == Restart::Temporary;
         turn.report(Report::Stopped {
             child: child.spec.id.clone(),
@@ -158,5 +174,16 @@ impl Supervisor {
             }
         }
         self.forget(seat, turn);
+    }
+}
+
+/// Whether that is how the child should end when it is told to: as it was told, or by its own decision if that is not
+/// one that would have it restarted.
+fn is_clean(spec: &ChildSpec, reason: &ExitReason) -> bool {
+    let permanent = spec.restart == Restart::Permanent;
+    match (spec.shutdown, reason) {
+        (Shutdown::BrutalKill, ExitReason::Killed)
+        | (Shutdown::Timeout(_) | Shutdown::Infinity, ExitReason::Shutdown(None)) => true,
+        _ => !permanent && !reason.is_abnormal(),
     }
 }

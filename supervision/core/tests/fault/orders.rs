@@ -190,6 +190,54 @@ fn a_quarantine_ordered_for_a_cause_is_treated_like_that_cause() {
 }
 
 #[test]
+fn a_stop_during_a_recovery_does_not_skip_the_trial() {
+    let recovered = |bench: &Bench| bench.has(|it| matches!(it, FaultEffect::Recovered { .. }));
+    let mut bench = Bench::running();
+    bench.quarantine(ReasonKind::SecurityViolation, Severity::Critical);
+    bench.order(Order::Recover { force: true }).unwrap();
+    bench.up();
+    let quarantine = bench.record().quarantine.clone();
+    for _ in 0..2 {
+        bench.order(Order::Stop).unwrap();
+        assert_eq!(bench.state(), FaultState::Stopped);
+        assert_eq!(bench.record().quarantine, quarantine);
+        let now = bench.now;
+        bench.policy = FaultPolicy::restore(
+            bench.record().clone(),
+            FaultConfig::default(),
+            now,
+            &mut Vec::new(),
+        )
+        .unwrap();
+        bench.order(Order::Start).unwrap();
+        assert_eq!(bench.state(), FaultState::Recovering);
+        bench.up();
+    }
+    assert!(!recovered(&bench));
+    bench.pass(60 * SECOND);
+    assert_eq!(
+        (bench.state(), recovered(&bench)),
+        (FaultState::Running, true)
+    );
+    assert_eq!(bench.record().quarantine, None);
+}
+
+#[test]
+fn a_recovery_that_fails_after_a_stop_is_a_failed_recovery() {
+    let mut bench = Bench::in_state(FaultState::Recovering);
+    let (stopped, straight) = (bench.policy.clone(), {
+        bench.crash();
+        bench.record().quarantine.clone()
+    });
+    bench.policy = stopped;
+    bench.order(Order::Stop).unwrap();
+    bench.order(Order::Start).unwrap();
+    bench.crash();
+    assert_eq!(bench.state(), FaultState::Quarantined);
+    assert_eq!(bench.record().quarantine, straight);
+}
+
+#[test]
 fn a_manual_order_in_quarantine_cancels_the_recovery() {
     let mut bench = Bench::in_state(FaultState::Quarantined);
     bench.quarantine(ReasonKind::Manual, Severity::Low);
@@ -203,12 +251,46 @@ fn a_manual_order_in_quarantine_cancels_the_recovery() {
 
 #[test]
 fn an_ordered_quarantine_of_an_essential_agent_does_not_escalate() {
-    let mut bench = Bench::running_with(FaultConfig {
+    const KINDS: [ReasonKind; 4] = [
+        ReasonKind::Crash,
+        ReasonKind::ResourceAbuse,
+        ReasonKind::SecurityViolation,
+        ReasonKind::Manual,
+    ];
+    const SEVERITIES: [Severity; 4] = [
+        Severity::Low,
+        Severity::Medium,
+        Severity::High,
+        Severity::Critical,
+    ];
+    let essential = FaultConfig {
         essential: true,
         ..FaultConfig::default()
-    });
-    bench.quarantine(ReasonKind::Manual, Severity::Critical);
-    assert!(!bench.has(|effect| matches!(effect, FaultEffect::Escalate { .. })));
+    };
+    let escalated =
+        |bench: &Bench| bench.has(|effect| matches!(effect, FaultEffect::Escalate { .. }));
+    for (first, then) in KINDS.into_iter().flat_map(|a| KINDS.map(|b| (a, b))) {
+        for severity in SEVERITIES {
+            let mut bench = Bench::running_with(essential.clone());
+            bench.quarantine(then, severity);
+            assert!(!escalated(&bench), "{then:?} {severity:?}");
+            // While it is quarantined, by an order and by its failures.
+            let mut bench = Bench::running_with(essential.clone());
+            bench.quarantine(first, Severity::Low);
+            bench.quarantine(then, severity);
+            assert!(!escalated(&bench), "{first:?}, then {then:?} {severity:?}");
+            let mut bench = Bench::running_with(essential.clone());
+            bench.crash_until(FaultState::Quarantined);
+            bench.take();
+            bench.quarantine(then, severity);
+            assert!(!escalated(&bench), "crashed, then {then:?} {severity:?}");
+        }
+    }
+    // A failure does, in the same place.
+    let mut bench = Bench::running_with(essential);
+    bench.quarantine(ReasonKind::Crash, Severity::Low);
+    bench.fail(Severity::Critical);
+    assert!(escalated(&bench));
 }
 
 #[test]

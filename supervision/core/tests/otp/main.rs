@@ -5,6 +5,7 @@
 )]
 
 mod admin;
+mod auto_shutdown;
 mod bench;
 mod intensity;
 mod restart_types;

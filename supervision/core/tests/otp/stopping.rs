@@ -89,7 +89,129 @@ fn a_second_stop_can_only_bring_the_deadline_nearer() {
         deadline: Some(near.plus(LIMIT)),
     });
     bench.pass(LIMIT);
-    bench.expect("stop a; kill a");
+    // It is told of the nearer one, for it may have children of its own.
+    bench.expect("stop a; stop a; kill a");
+}
+
+#[test]
+fn a_stop_hurries_the_children_that_are_being_stopped_by_order_already() {
+    let patient = with(ChildSpec::worker("a"), |spec| {
+        spec.shutdown = Shutdown::Infinity;
+    });
+    let mut bench = Bench::booted(Flags::default(), vec![patient, impatient("b")]);
+    bench.deaf.extend(["a".into(), "b".into()]);
+    bench.request(Request::Terminate { child: "a".into() });
+    bench.request(Request::Terminate { child: "b".into() });
+    let deadline = Some(bench.now.plus(LIMIT * 2));
+    bench.input(Input::Stop { deadline });
+    // The one that has less time keeps its own limit.
+    bench.expect("stop a; stop b; stop a");
+    bench.pass(LIMIT);
+    bench.expect("kill b");
+    bench.pass(LIMIT);
+    bench.expect("kill a");
+    assert_eq!(bench.end, Some(End::Stopped));
+}
+
+#[test]
+fn a_stop_without_a_deadline_leaves_the_stops_under_way_their_time() {
+    let mut bench = Bench::booted(Flags::default(), vec![impatient("a")]);
+    bench.deaf.insert("a".into());
+    bench.request(Request::Terminate { child: "a".into() });
+    bench.stop();
+    bench.expect("stop a");
+    bench.pass(LIMIT);
+    bench.expect("kill a");
+}
+
+#[test]
+fn a_termination_under_way_is_answered_although_the_supervisor_ends() {
+    type Cause = fn(&mut Bench);
+    let causes: [(Cause, bool); 2] = [
+        (|bench| bench.stop(), false),
+        (|bench| bench.crash("b"), true),
+    ];
+    for (cause, escalates) in causes {
+        let mut bench = Bench::running(Strategy::OneForOne, 0, "a b c");
+        bench.deaf.insert("a".into());
+        bench.slow.insert("d".into());
+        let terminated = bench.request(Request::Terminate { child: "a".into() });
+        let added = bench.request(Request::Add {
+            spec: ChildSpec::worker("d"),
+        });
+        cause(&mut bench);
+        // A start is given up, and what would come after it refused.
+        assert_eq!(
+            bench.replies.remove(&added),
+            Some(Err(Refusal::ShuttingDown))
+        );
+        assert_eq!(bench.replies.get(&terminated), None);
+        bench.exit("a", ExitReason::Shutdown(None));
+        assert_eq!(
+            bench.replies.remove(&terminated),
+            Some(Ok(Reply::Terminated))
+        );
+        assert_eq!(bench.end.is_some_and(|end| end.is_abnormal()), escalates);
+    }
+}
+
+/// What Erlang reports as `shutdown_error`, and what it does not.
+#[test]
+fn whether_a_stop_was_clean_depends_on_the_restart_type_as_in_otp() {
+    let remark = || ExitReason::Shutdown(Some("done".to_owned()));
+    let ends = [
+        ExitReason::Normal,
+        ExitReason::Shutdown(None),
+        remark(),
+        ExitReason::Killed,
+        crash(),
+    ];
+    let (asked, killed) = (Shutdown::WORKER, Shutdown::BrutalKill);
+    for (restart, shutdown, clean) in [
+        (
+            Restart::Permanent,
+            asked,
+            [false, true, false, false, false],
+        ),
+        (Restart::Transient, asked, [true, true, true, false, false]),
+        (Restart::Temporary, asked, [true, true, true, false, false]),
+        (
+            Restart::Permanent,
+            killed,
+            [false, false, false, true, false],
+        ),
+        (Restart::Transient, killed, [true, true, true, true, false]),
+        (Restart::Temporary, killed, [true, true, true, true, false]),
+    ] {
+        for (reason, clean) in ends.iter().zip(clean) {
+            let spec = with(ChildSpec::worker("a"), |spec| {
+                (spec.restart, spec.shutdown) = (restart, shutdown);
+            });
+            let mut bench = Bench::booted(Flags::default(), vec![spec]);
+            bench.deaf.insert("a".into());
+            bench.immortal.insert("a".into());
+            bench.stop();
+            bench.exit("a", reason.clone());
+            let stopped = bench.reports.iter().find_map(|report| match report {
+                Report::Stopped { clean, .. } => Some(*clean),
+                _ => None,
+            });
+            assert_eq!(stopped, Some(clean), "{restart:?} {shutdown:?} {reason}");
+        }
+    }
+}
+
+#[test]
+fn a_start_that_is_given_up_is_a_clean_stop() {
+    for shutdown in [Shutdown::WORKER, Shutdown::BrutalKill] {
+        let spec = with(ChildSpec::worker("a"), |spec| spec.shutdown = shutdown);
+        let mut bench = Bench::new(Flags::default(), vec![spec]);
+        bench.slow.insert("a".into());
+        bench.boot();
+        bench.stop();
+        let clean = |report: &Report| matches!(report, Report::Stopped { clean: true, .. });
+        assert!(bench.reports.iter().any(clean), "{:?}", bench.reports);
+    }
 }
 
 #[test]
@@ -106,7 +228,7 @@ fn a_limit_that_a_nearer_one_overtook_ends_nothing() {
         deadline: Some(bench.now.plus(near)),
     });
     bench.pass(near);
-    bench.expect("stop a; kill a");
+    bench.expect("stop a; stop a; kill a");
     // The first limit comes while it is being killed already.
     bench.pass(Duration::from_millis(1));
     assert_eq!(bench.end, None);

@@ -10,6 +10,8 @@
 %%   exit HOW ID                               a child ends by itself
 %%   both ID ID                                two are killed before the supervisor looks, in the order of their starts
 %%   fail N ID | ignore N ID                   what the next N starts of a child come to
+%%   meanwhile HOW LEAVER STARTING STEP        a `boot` or an `exit`; a child that is not permanent leaves when the start of
+%%                                             another one, in its group, has begun
 %%   change STRATEGY INTENSITY AUTO_SHUTDOWN   change_code with the children named since
 %%
 %% Each step but `begin` and `child` is answered by one line: its outcome, what happened, and what there is afterwards.
@@ -46,10 +48,12 @@ perform(Step) ->
         {["boot"], _} -> boot();
         {["fail", N, Id], _} -> next(Id, fail, N);
         {["ignore", N, Id], _} -> next(Id, ignore, N);
+        {["meanwhile", How, Leaver, Starting, "boot"], _} -> prepare(How, Leaver, Starting, get(children)), boot();
         {_, none} -> "gone";
         {_, Sup} -> try step(Step, Sup) catch exit:_ -> "gone" end
     end,
     settle(get(sup)),
+    ets:match_delete(oracle, {{meanwhile, '_'}, '_', '_'}),
     Events = [Text || {{event, _}, Text} <- ets:tab2list(oracle)],
     ets:match_delete(oracle, {{event, '_'}, '_'}),
     io:format("~s | ~s | ~s~n", [Outcome, lists:join(", ", Events), lists:join(" ", listing(get(sup)))]).
@@ -71,6 +75,10 @@ shutdown("timeout") -> 5000;
 shutdown(Other) -> list_to_atom(Other).
 
 start(Id) ->
+    case ets:take(oracle, {meanwhile, Id}) of
+        [{_, How, Leaver}] -> leave_meanwhile(How, Leaver);
+        [] -> ok
+    end,
     case outcome(Id) of
         fail ->
             note("fail", Id),
@@ -89,6 +97,13 @@ start(Id) ->
             receive {up, Pid} -> ok end,
             ets:insert(oracle, [{{pid, Id}, Pid}, {{id, Pid}, Id}]),
             {ok, Pid}
+    end.
+
+%% The supervisor itself waits for the end, and hears of it in its own time.
+leave_meanwhile(How, Leaver) ->
+    case ets:lookup(oracle, {pid, Leaver}) of
+        [{_, Pid}] -> case is_process_alive(Pid) of true -> leave(Pid, Leaver, How); false -> ok end;
+        [] -> ok
     end.
 
 live(Supervisor, Id) ->
@@ -160,6 +175,16 @@ step(["change" | Flags], Sup) ->
             share(),
             "invalid"
     end;
+step(["meanwhile", How, Leaver, Starting | ["exit" | _] = Step], Sup) ->
+    case {get_shared(flags), supervisor:get_childspec(Sup, Leaver)} of
+        {["one_for_one" | _], _} ->
+            "none";
+        {_, {ok, #{restart := Restart}}} when Restart =/= permanent ->
+            ets:insert(oracle, {{meanwhile, Starting}, How, Leaver}),
+            step(Step, Sup);
+        _ ->
+            "none"
+    end;
 step(["exit", How, Id], Sup) ->
     case running(Id, Sup) of none -> "none"; Pid -> leave(Pid, Id, How), "ok" end;
 step(["both", One, Two], Sup) ->
@@ -177,6 +202,14 @@ step(["both", One, Two], Sup) ->
             "ok";
         _ ->
             "none"
+    end.
+
+prepare(How, Leaver, Starting, Children) ->
+    case lists:keyfind(Leaver, 1, [list_to_tuple(Child) || Child <- Children]) of
+        {_, Restart, _, _} when Restart =/= "permanent" ->
+            ets:insert(oracle, {{meanwhile, Starting}, How, Leaver});
+        _ ->
+            ok
     end.
 
 share() ->

@@ -7,14 +7,14 @@ use std::{
 };
 
 use mesh_supervision::{
-    Child, ChildInfo, ChildSpec, ChildStatus, Flags, Incarnation, Refusal, RequestError, Started,
-    Strategy, Supervisor, SupervisorHandle, SupervisorSpec,
+    Child, ChildInfo, ChildSpec, ChildStatus, End, Ended, Flags, Incarnation, Refusal,
+    RequestError, Restart, Started, Strategy, Supervisor, SupervisorHandle, SupervisorSpec,
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 
 use super::{
     oracle::normal,
-    story::{How, Step, Story},
+    story::{Cause, How, Meanwhile, Step, Story},
 };
 
 /// What the children and their stage director share.
@@ -24,6 +24,9 @@ struct Stage(Arc<Mutex<StageState>>);
 #[derive(Default)]
 struct StageState {
     events: Vec<String>,
+    /// Who leaves, and how, when the start of a child has begun.
+    meanwhile: Option<Meanwhile>,
+    actors: BTreeMap<String, ActorCell>,
     /// What the next starts of a child come to.
     next: BTreeMap<String, (Outcome, u32)>,
 }
@@ -56,11 +59,28 @@ impl Stage {
         "ok".to_owned()
     }
 
+    /// Lets the child leave that is to leave while this one is being started.
+    async fn meanwhile(&self, starting: &str) {
+        let leaving = {
+            let mut state = self.0.lock().unwrap();
+            let due = state.meanwhile.take_if(|it| it.starting == starting);
+            due.and_then(|it| Some((state.actors.get(&it.leaves)?.clone(), it)))
+        };
+        if let Some((actor, Meanwhile { how, leaves, .. })) = leaving
+            && actor.get_status() == ActorStatus::Running
+        {
+            self.note("exit", &leaves);
+            actor.send_message(Leave(how)).unwrap();
+            actor.wait(None).await.unwrap();
+        }
+    }
+
     fn child(&self, spec: ChildSpec) -> Child {
         let (stage, id) = (self.clone(), spec.id.to_string());
         Child::new(spec, move |context| {
             let player = Player(id.clone(), stage.clone());
             async move {
+                player.1.meanwhile(&player.0).await;
                 match player.1.next(&player.0) {
                     Outcome::Fails => {
                         player.1.note("fail", &player.0);
@@ -71,8 +91,11 @@ impl Stage {
                         Ok(Started::ignored())
                     }
                     Outcome::Starts => {
+                        let (id, stage) = (player.0.clone(), player.1.clone());
                         let spawned =
                             Actor::spawn_linked(None, player, (), context.supervisor).await?;
+                        let cell = spawned.0.get_cell();
+                        stage.0.lock().unwrap().actors.insert(id, cell);
                         Ok(Started::from(spawned))
                     }
                 }
@@ -157,6 +180,14 @@ impl Ours {
 
     async fn line(&mut self, story: &Story, step: &Step) -> String {
         let outcome = match (step, self.supervisor.clone()) {
+            (Step::Meanwhile(meanwhile), None) if matches!(meanwhile.cause, Cause::Boot) => {
+                let leaver = |child: &&ChildSpec| child.id.as_str() == meanwhile.leaves;
+                let leaver = story.children.iter().find(leaver);
+                if leaver.is_some_and(|leaver| leaver.restart != Restart::Permanent) {
+                    self.stage.0.lock().unwrap().meanwhile = Some(meanwhile.clone());
+                }
+                self.boot(story).await
+            }
             (Step::Boot, _) => self.boot(story).await,
             (Step::Fail(n, id), _) => self.stage.set_next(id, Outcome::Fails, *n),
             (Step::Ignore(n, id), _) => self.stage.set_next(id, Outcome::Ignores, *n),
@@ -164,6 +195,7 @@ impl Ours {
             (_, Some(supervisor)) => self.step(&supervisor, step).await,
         };
         let listing = self.settled().await;
+        self.stage.0.lock().unwrap().meanwhile = None;
         let events = std::mem::take(&mut self.stage.0.lock().unwrap().events).join(", ");
         let is_pool = self.flags.strategy == Strategy::Dynamic;
         let line = format!("{outcome} | {events} | {listing}");
@@ -180,8 +212,10 @@ impl Ours {
         let Ok((supervisor, _join)) = Supervisor::spawn(None, spec).await else {
             return "invalid".to_owned();
         };
-        if supervisor.ready().await.is_err() {
-            return "failed".to_owned();
+        match supervisor.ready().await {
+            // It was up first: that one of its children left early is no failed boot.
+            Ok(()) | Err(Ended::InOrder(End::AutoShutdown)) => {}
+            Err(_) => return "failed".to_owned(),
         }
         self.supervisor = Some(supervisor);
         "ok".to_owned()
@@ -201,19 +235,19 @@ impl Ours {
             },
             Step::Terminate(id) => plain(supervisor.terminate_child(id.as_str()).await),
             Step::Delete(id) => plain(supervisor.delete_child(id.as_str()).await),
-            Step::Exit(how, id) => {
-                let Some(actor) = running(supervisor, &[id]).await.pop() else {
-                    return "none".to_owned();
+            Step::Meanwhile(meanwhile) => {
+                let Cause::Kill(killed) = &meanwhile.cause else {
+                    return "ok".to_owned();
                 };
-                self.stage.note("exit", id);
-                if *how == How::Kill {
-                    actor.1.kill();
-                } else {
-                    actor.1.send_message(Leave(*how)).unwrap();
+                let leaver = supervisor.child(meanwhile.leaves.as_str()).await.unwrap();
+                let stays = |leaver: ChildInfo| leaver.spec.restart == Restart::Permanent;
+                if self.flags.strategy == Strategy::OneForOne || leaver.is_none_or(stays) {
+                    return "none".to_owned();
                 }
-                actor.1.wait(None).await.unwrap();
-                "ok".to_owned()
+                self.stage.0.lock().unwrap().meanwhile = Some(meanwhile.clone());
+                self.exit(supervisor, How::Kill, killed).await
             }
+            Step::Exit(how, id) => self.exit(supervisor, *how, id).await,
             Step::Both(one, two) => {
                 let chosen = running(supervisor, &[one, two]).await;
                 if chosen.len() != 2 || self.flags.strategy == Strategy::OneForOne {
@@ -237,6 +271,20 @@ impl Ours {
                 plain(changed)
             }
         }
+    }
+
+    async fn exit(&self, supervisor: &SupervisorHandle, how: How, id: &str) -> String {
+        let Some(actor) = running(supervisor, &[id]).await.pop() else {
+            return "none".to_owned();
+        };
+        self.stage.note("exit", id);
+        if how == How::Kill {
+            actor.1.kill();
+        } else {
+            actor.1.send_message(Leave(how)).unwrap();
+        }
+        actor.1.wait(None).await.unwrap();
+        "ok".to_owned()
     }
 
     /// What there is once nothing more will happen by itself.
@@ -283,13 +331,13 @@ fn is_settled(child: &ChildInfo) -> bool {
 }
 
 /// Those of these children that run, in the order of their starts.
-async fn running(supervisor: &SupervisorHandle, ids: &[&String]) -> Vec<(String, ActorCell)> {
+async fn running(supervisor: &SupervisorHandle, ids: &[&str]) -> Vec<(String, ActorCell)> {
     let children = supervisor.children().await.unwrap();
     children
         .into_iter()
         .filter(|child| child.status == ChildStatus::Running)
         .map(|child| (child.spec.id.to_string(), child.actor.unwrap()))
-        .filter(|(id, _)| ids.contains(&id))
+        .filter(|(id, _)| ids.contains(&id.as_str()))
         .collect()
 }
 

@@ -30,6 +30,25 @@ pub(super) enum Step {
     Fail(u32, String),
     Ignore(u32, String),
     Change(Flags, Vec<ChildSpec>),
+    /// A boot or the restart of a group, in which a child leaves while another one is being started.
+    Meanwhile(Meanwhile),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Meanwhile {
+    pub(super) how: How,
+    /// Not a permanent one, for that would be a crash.
+    pub(super) leaves: String,
+    pub(super) starting: String,
+    pub(super) cause: Cause,
+}
+
+/// Why children are started.
+#[derive(Debug, Clone)]
+pub(super) enum Cause {
+    Boot,
+    /// This one is killed.
+    Kill(String),
 }
 
 #[derive(Debug, Clone)]
@@ -98,12 +117,29 @@ impl fmt::Display for Step {
                 }
                 write!(f, "change {}", flags_text(flags))
             }
+            Self::Meanwhile(Meanwhile {
+                how,
+                leaves,
+                starting,
+                cause,
+            }) => {
+                let how = format!("{how:?}").to_lowercase();
+                write!(f, "meanwhile {how} {leaves} {starting} ")?;
+                match cause {
+                    Cause::Boot => f.write_str("boot"),
+                    Cause::Kill(id) => write!(f, "exit kill {id}"),
+                }
+            }
         }
     }
 }
 
+fn one_of(ids: &'static [&'static str]) -> impl Generator<Value = String> {
+    prop::sample::select(ids).prop_map(ToOwned::to_owned)
+}
+
 fn id() -> impl Generator<Value = String> {
-    prop::sample::select(&IDS[..]).prop_map(ToOwned::to_owned)
+    one_of(&IDS)
 }
 
 fn how() -> impl Generator<Value = How> {
@@ -190,6 +226,7 @@ fn group_step() -> impl Generator<Value = Step> {
     prop_oneof![
         8 => (how(), id()).prop_map(|(how, id)| Step::Exit(how, id)),
         3 => (id(), id()).prop_map(|(one, two)| Step::Both(one, two)),
+        2 => meanwhile(&IDS, id().prop_map(Cause::Kill)),
         2 => spec(id()).prop_map(Step::Add),
         2 => id().prop_map(Step::Start),
         2 => id().prop_map(Step::Terminate),
@@ -199,6 +236,28 @@ fn group_step() -> impl Generator<Value = Step> {
         1 => flags(GROUPS)
             .prop_flat_map(|flags| (Just(flags), specs(flags)))
             .prop_map(|(flags, specs)| Step::Change(flags, specs)),
+    ]
+}
+
+fn meanwhile(
+    ids: &'static [&'static str],
+    cause: impl Generator<Value = Cause>,
+) -> impl Generator<Value = Step> {
+    let how = prop::sample::select(&[How::Normal, How::Shutdown, How::Remark][..]);
+    (how, one_of(ids), one_of(ids), cause).prop_map(|(how, leaves, starting, cause)| {
+        Step::Meanwhile(Meanwhile {
+            how,
+            leaves,
+            starting,
+            cause,
+        })
+    })
+}
+
+fn boot(ids: &'static [&'static str]) -> impl Generator<Value = Step> {
+    prop_oneof![
+        2 => Just(Step::Boot),
+        1 => meanwhile(ids, Just(Cause::Boot)),
     ]
 }
 
@@ -220,12 +279,12 @@ pub(super) fn group_story() -> impl Generator<Value = Story> {
             (
                 Just(flags),
                 specs(flags),
-                prelude(),
+                (prelude(), boot(&IDS)),
                 vec(group_step(), 0..24),
             )
         })
-        .prop_map(|(flags, children, mut steps, then)| {
-            steps.push(Step::Boot);
+        .prop_map(|(flags, children, (mut steps, boot), then)| {
+            steps.push(boot);
             steps.extend(then);
             steps.push(Step::Stop);
             Story {
@@ -234,6 +293,51 @@ pub(super) fn group_story() -> impl Generator<Value = Story> {
                 steps,
             }
         })
+}
+
+/// A history of a few children most of whom are significant, and leave at any time.
+pub(super) fn significant_story() -> impl Generator<Value = Story> {
+    const FEW: [&str; 3] = ["a", "b", "c"];
+    let auto = [AutoShutdown::AnySignificant, AutoShutdown::AllSignificant];
+    let flags = (
+        prop::sample::select(&GROUPS[1..]),
+        prop::sample::select(auto.to_vec()),
+    )
+        .prop_map(|(strategy, auto_shutdown)| Flags {
+            strategy,
+            auto_shutdown,
+            intensity: 200,
+            period: std::time::Duration::from_hours(1),
+            ..Flags::default()
+        });
+    let children = FEW.map(|id| {
+        let kinds = [
+            (Restart::Permanent, false),
+            (Restart::Transient, true),
+            (Restart::Transient, true),
+            (Restart::Temporary, true),
+        ];
+        prop::sample::select(kinds.to_vec()).prop_map(move |(restart, significant)| ChildSpec {
+            restart,
+            significant,
+            ..ChildSpec::worker(id)
+        })
+    });
+    let step = prop_oneof![
+        4 => meanwhile(&FEW, one_of(&FEW).prop_map(Cause::Kill)),
+        1 => (how(), one_of(&FEW)).prop_map(|(how, id)| Step::Exit(how, id)),
+        1 => one_of(&FEW).prop_map(Step::Start),
+        1 => one_of(&FEW).prop_map(Step::Terminate),
+        1 => (1..3_u32, one_of(&FEW)).prop_map(|(n, id)| Step::Fail(n, id)),
+        1 => (1..3_u32, one_of(&FEW)).prop_map(|(n, id)| Step::Ignore(n, id)),
+    ];
+    (flags, children, boot(&FEW), vec(step, 0..16)).prop_map(|(flags, children, boot, then)| {
+        Story {
+            flags,
+            children: children.into(),
+            steps: [vec![boot], then, vec![Step::Stop]].concat(),
+        }
+    })
 }
 
 /// A history of a pool. Its members have no ids in Erlang, so each addition brings a new one.

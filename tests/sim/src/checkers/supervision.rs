@@ -91,6 +91,8 @@ pub(crate) struct SupervisionCheck {
     step: Step,
     /// Not all children have been started yet.
     booting: bool,
+    /// A significant child has ended by itself, and what that means is not known yet.
+    significant_ended: bool,
     ending: Option<Ending>,
     ended: bool,
     requests: BTreeMap<RequestId, Request>,
@@ -124,6 +126,7 @@ impl SupervisionCheck {
             restarts: Vec::new(),
             step: Step::default(),
             booting: false,
+            significant_ended: false,
             ending: None,
             ended: false,
             requests: BTreeMap::new(),
@@ -219,6 +222,7 @@ impl SupervisionCheck {
                 }
             }
         }
+        self.decide(edges);
     }
 
     /// The end of a child, or news of one that is no longer there.
@@ -324,26 +328,45 @@ impl SupervisionCheck {
             return self.restart(at, now, edges);
         }
         self.rest(at);
-        if significant {
-            let left = self.kids.iter().any(|kid| {
-                kid.spec.significant && (kid.is_there() || kid.stand == Stand::Retrying)
-            });
-            let over = match self.flags.auto_shutdown {
-                AutoShutdown::Never => false,
-                AutoShutdown::AnySignificant => true,
-                AutoShutdown::AllSignificant => !left,
-            };
-            if over {
-                edges.hit(
-                    "supervisor",
-                    if self.flags.auto_shutdown == AutoShutdown::AnySignificant {
-                        "auto shutdown: the first significant child"
-                    } else {
-                        "auto shutdown: the last significant child"
-                    },
-                );
-                self.ends(Ending::AutoShutdown);
-            }
+        self.significant_ended |= significant;
+    }
+
+    /// Whether children are being started, or stopped to be started, one after the other.
+    fn in_sequence(&self) -> bool {
+        let grouped = matches!(
+            self.flags.strategy,
+            Strategy::OneForAll | Strategy::RestForOne
+        );
+        let counts = |why| match why {
+            Why::Boot => true,
+            Why::Restart => grouped,
+            Why::Add | Why::Order => false,
+        };
+        self.kids.iter().any(|kid| {
+            let starting = matches!(kid.stand, Stand::Starting(why) if counts(why));
+            starting || kid.due_stop || kid.due_start.is_some_and(counts)
+        })
+    }
+
+    /// Whether the end of a significant child ends the supervisor, once nothing under way may still change that.
+    fn decide(&mut self, edges: &mut Edges) {
+        if !self.significant_ended || self.ending.is_some() || self.in_sequence() {
+            return;
+        }
+        let significant = || self.kids.iter().filter(|kid| kid.spec.significant);
+        let stays = significant().any(|kid| matches!(kid.stand, Stand::Up | Stand::Retrying));
+        let moves = significant().any(|kid| kid.is_there() || kid.due_start.is_some());
+        let edge = match self.flags.auto_shutdown {
+            AutoShutdown::Never => None,
+            AutoShutdown::AnySignificant => Some("auto shutdown: the first significant child"),
+            AutoShutdown::AllSignificant if stays => None,
+            AutoShutdown::AllSignificant if moves => return,
+            AutoShutdown::AllSignificant => Some("auto shutdown: the last significant child"),
+        };
+        self.significant_ended = false;
+        if let Some(edge) = edge {
+            edges.hit("supervisor", edge);
+            self.ends(Ending::AutoShutdown);
         }
     }
 

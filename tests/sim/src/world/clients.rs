@@ -326,6 +326,10 @@ impl World {
                 let force = self.random.percent(60);
                 ToAgent::Command(AgentCommand::Recover { force })
             }
+            // A trial is short, and a stop within it rare by itself.
+            (_, FaultState::Recovering) if self.random.percent(50) => {
+                ToAgent::Command(AgentCommand::Stop)
+            }
             _ if self.random.percent(20) => ToAgent::Register {
                 version: self.random.index(3),
             },

@@ -91,10 +91,13 @@ pub(super) fn list(arguments: &List, session: &mut Session) -> Result<(), Failur
     })
 }
 
-/// Since when, why, and how often it may still come back by itself.
+/// How many characters of a digest a table has room for; `agent show` and JSON have all.
+const DIGEST_SHOWN: usize = "blake3:0123456789ab".len();
+
+/// With what manifest, since when, why, and how often it may still come back by itself.
 fn quarantined(agents: &[AgentSummary]) -> Table {
     let mut table = Table::new(&[
-        "ID", "VERSION", "SINCE", "TYPE", "SEVERITY", "RETRIES", "WHY",
+        "ID", "VERSION", "MANIFEST", "SINCE", "TYPE", "SEVERITY", "RETRIES", "WHY",
     ]);
     for agent in agents {
         let record = agent.quarantine.as_ref();
@@ -104,6 +107,7 @@ fn quarantined(agents: &[AgentSummary]) -> Table {
         table.row([
             agent.id.as_str().into(),
             agent.version.as_str().into(),
+            field(&|record| record.manifest_digest.chars().take(DIGEST_SHOWN).collect()).into(),
             field(&|record| record.quarantined_at.to_string()).into(),
             field(&|record| wire_name(&record.reason.kind)).into(),
             field(&|record| wire_name(&record.reason.severity)).into(),
@@ -200,6 +204,7 @@ fn status_screen(status: &AgentStatus) -> Screen {
                 "recoveries",
                 Some(format!("{} of {}", record.retry_count, record.max_retries).into()),
             );
+            pair("manifest", Some(record.manifest_digest.as_str().into()));
         }
     }
     for unmet in &status.waiting_for {

@@ -43,7 +43,9 @@ impl FaultTable {
         match self.state {
             FaultState::Quarantined => {
                 edges.hit("fault table", "quarantined, a worse failure: quarantined");
+                let was_exhausted = self.exhausted();
                 self.worsen((severity, kind));
+                self.step.escalates |= self.config.essential && self.exhausted() && !was_exhausted;
                 if critical && let Some(ward) = &mut self.ward {
                     ward.counted = false;
                 }
@@ -145,7 +147,6 @@ impl FaultTable {
     }
 
     pub(super) fn worsen(&mut self, (severity, kind): (Severity, ReasonKind)) {
-        let was = self.exhausted();
         let manual = kind == ReasonKind::Manual;
         let allowed = if manual { 0 } else { recoveries(severity).0 };
         let Some(ward) = &mut self.ward else { return };
@@ -155,7 +156,6 @@ impl FaultTable {
         if self.exhausted() || manual {
             self.due = None;
         }
-        self.step.escalates |= self.exhausted() && !was && !manual && self.config.essential;
     }
 
     pub(super) fn refund(&mut self, now: Timestamp, failures: u32, edges: &mut Edges) {

@@ -92,6 +92,11 @@ impl FaultTable {
                 self.go(S::Recovering, now);
                 self.start_trial();
             }
+            (Wish::Start, _) if self.ward.is_some() => {
+                edges.hit("fault table", "stopped in its trial, start: recovering");
+                self.go(S::Recovering, now);
+                self.start_trial();
+            }
             (Wish::Start, _) => {
                 edges.hit("fault table", "stopped, start: running");
                 self.go(S::Running, now);
@@ -101,7 +106,6 @@ impl FaultTable {
             (Wish::Stop, _) => {
                 edges.hit("fault table", "live, stop: stopped");
                 self.go(S::Stopped, now);
-                self.ward = None;
             }
             (Wish::Restart, _) => {
                 edges.hit("fault table", "running, restart: running");
