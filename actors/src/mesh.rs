@@ -17,6 +17,7 @@ use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle}
 
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
+use crate::agents::spawn::forget_unused_homes;
 use crate::alarms::Alarms;
 use crate::alerts::Untold;
 use crate::bus::{BusHandle, NodeSigner, Outside};
@@ -236,6 +237,7 @@ impl Mesh {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, why));
         }
+        mesh.forget_unused_homes().await;
         if let Err(error) = mesh
             .sentinel
             .ensure_admin_token(&mesh.ctx.settings.data)
@@ -282,6 +284,18 @@ impl Mesh {
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    /// Frees the users of homes that no registered agent has.
+    async fn forget_unused_homes(&self) {
+        let ctx = Arc::clone(&self.ctx);
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let known = |agent: &str| ctx.directory.get(agent).is_some();
+            forget_unused_homes(&ctx.settings.data, known);
+        });
+        if let Err(error) = sweeping.await {
+            tracing::warn!(%error, "unused homes could not be looked for");
+        }
     }
 
     /// What the outside can ask of it.

@@ -102,6 +102,49 @@ pub(crate) fn plan_under(
     start: Start<'_>,
     policy: &PolicyDocument,
 ) -> Result<(Plan, InstanceBounds), SpawnRefusal> {
+    let asked = asked(ctx, start, policy)?;
+    Ok((planned(ctx, &asked)?, asked.bounds))
+}
+
+/// The same for a start that is to happen: once the plan stands, the instance gets a home and a user of its own. What is
+/// refused leaves nothing behind.
+///
+/// # Errors
+/// [`SpawnRefusal`].
+pub(crate) fn plan_launch(
+    ctx: &Context,
+    start: Start<'_>,
+) -> Result<(Plan, InstanceBounds), SpawnRefusal> {
+    let mut asked = asked(ctx, start, &ctx.policy.load())?;
+    let mut plan = planned(ctx, &asked)?;
+    let own = own_user(ctx, &asked.spec.home)?;
+    if own != asked.spec.ids {
+        asked.spec.ids = own;
+        plan = planned(ctx, &asked)?;
+    }
+    Ok((plan, asked.bounds))
+}
+
+/// What a start asks of the machine.
+struct Asked {
+    spec: SandboxSpec,
+    demand: PlanPolicy,
+    bounds: InstanceBounds,
+}
+
+fn planned(ctx: &Context, asked: &Asked) -> Result<Plan, SpawnRefusal> {
+    plan(&asked.spec, ctx.launcher.probe(), &asked.demand).map_err(|refused| {
+        let mut text = refused.to_string();
+        let mut source = std::error::Error::source(&refused);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        SpawnRefusal::Sandbox(text)
+    })
+}
+
+fn asked(ctx: &Context, start: Start<'_>, policy: &PolicyDocument) -> Result<Asked, SpawnRefusal> {
     let settings = &ctx.settings;
     let manifest = start.manifest;
     let policy = resolve(Some(manifest), settings, policy);
@@ -141,7 +184,7 @@ pub(crate) fn plan_under(
             None => PathBuf::from(BUNDLE_INSIDE),
         }),
         bundle: Some(bundle),
-        ids: ids(ctx, &home)?,
+        ids: likely_user(ctx, &home)?,
         home,
         state: settings.data.clone(),
         allowed_paths: files
@@ -171,16 +214,11 @@ pub(crate) fn plan_under(
         required: policy.sandbox_required,
         degradable: degradable(policy.profile, &settings.sandbox.degradable),
     };
-    let planned = plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
-        let mut text = refused.to_string();
-        let mut source = std::error::Error::source(&refused);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        SpawnRefusal::Sandbox(text)
-    })?;
-    Ok((planned, policy.limits))
+    Ok(Asked {
+        spec,
+        demand,
+        bounds: policy.limits,
+    })
 }
 
 /// What of its files it may not do, although it sees them.
@@ -362,15 +400,54 @@ fn all_homes(data: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The user of a home: its owner, else the first of the range that owns no home.
-fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+/// Removes the homes of agents that nobody knows, as a start that went no further leaves them, and with them the hold on
+/// their users. Only empty ones: what was written is not for a rule to judge.
+pub(crate) fn forget_unused_homes(data: &Path, known: impl Fn(&str) -> bool) {
+    for home in all_homes(data) {
+        let name = home.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        if known(name.split('#').next().unwrap_or(name)) {
+            continue;
+        }
+        // The kernel refuses for whatever holds anything.
+        match std::fs::remove_dir(&home) {
+            Ok(()) => tracing::info!(home = %home.display(), "an unused home is removed"),
+            Err(error) => tracing::warn!(
+                home = %home.display(),
+                %error,
+                "a home belongs to no registered agent and is kept, with its user; remove it when nobody needs its files"
+            ),
+        }
+    }
+}
+
+/// The user of a home: its owner, else the one that it would get now. Changes nothing.
+fn likely_user(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+    user_of(ctx, home, |_| Ok(()))
+}
+
+/// The user of a home, which is made and given to it if it is not there.
+fn own_user(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+    let data = &ctx.settings.data;
+    user_of(ctx, home, |uid| {
+        // Before anything is the user's: what is forgotten is at worst a user that nobody got.
+        write_next_uid(data, uid + 1)?;
+        create_home(data, home)?;
+        std::os::unix::fs::chown(home, Some(uid), Some(uid))
+    })
+}
+
+/// The owner of a home, else the first of the range that owns no home and is `taken` for it.
+fn user_of(
+    ctx: &Context,
+    home: &Path,
+    take: impl FnOnce(u32) -> std::io::Result<()>,
+) -> Result<Option<Ids>, SpawnRefusal> {
     let settings: &Settings = &ctx.settings;
     if !ctx.launcher.probe().root {
         return Ok(None);
     }
     let (first, count) = settings.uids;
     let range = first..first.saturating_add(count);
-    let failed = |error: std::io::Error| SpawnRefusal::Home(format!("{}: {error}", home.display()));
     let _one_at_a_time = UIDS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -395,10 +472,7 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
                 "no user id is free in {range:?}; raise sandbox.uid_range.count"
             ))
         })?;
-    // Before anything is the user's: what is forgotten is at worst a user that nobody got.
-    write_next_uid(&settings.data, uid + 1).map_err(failed)?;
-    create_home(&settings.data, home).map_err(failed)?;
-    std::os::unix::fs::chown(home, Some(uid), Some(uid)).map_err(failed)?;
+    take(uid).map_err(|error| SpawnRefusal::Home(format!("{}: {error}", home.display())))?;
     Ok(Some(Ids { uid, gid: uid }))
 }
 
@@ -452,6 +526,20 @@ fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_empty_homes_of_agents_that_nobody_knows_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let homes = dir.path().join("home/agents/utility");
+        for name in ["kept", "kept#1", "gone", "gone#2", "wrote"] {
+            std::fs::create_dir_all(homes.join(name)).unwrap();
+        }
+        std::fs::write(homes.join("wrote/note"), "x").unwrap();
+        forget_unused_homes(dir.path(), |agent| agent == "kept");
+        let left = |name: &str| homes.join(name).exists();
+        let all = ["kept", "kept#1", "gone", "gone#2", "wrote"].map(left);
+        assert_eq!(all, [true, true, false, false, true]);
+    }
 
     #[test]
     fn a_user_is_given_again_only_when_all_others_have_been() {

@@ -24,7 +24,7 @@ use crate::agents::live::InstanceLive;
 use crate::agents::native::NativeBehaviour;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
-use crate::agents::spawn::{Start, plan_under};
+use crate::agents::spawn::{Start, plan_launch};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
@@ -258,7 +258,7 @@ impl OneProgram {
                 epoch,
                 process,
             };
-            plan_under(&planning, start, &planning.policy.load())
+            plan_launch(&planning, start)
         });
         let refused = |text: String| Failure::new(FailureClass::Start, text);
         let (plan, bounds) = plan
