@@ -470,6 +470,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
         let log = hold_log(&ctx).map_err(start_error)?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
+        crate::agents::shortfalls::say(&ctx);
         drop(log);
         Ok(ctx)
     })

@@ -82,6 +82,7 @@ fn profiles_are_listed_assigned_and_compared() {
     assert_eq!(listed(&daemon, "maximum")["agents"], json!(["echo"]));
     let sandbox = daemon.client().get("/v1/agents/echo/sandbox").ok(200);
     assert_eq!(sandbox["profile"], "maximum", "{sandbox}");
+    assert!(sandbox["degraded"].is_array(), "{sandbox}");
     let policy = daemon
         .client()
         .get("/v1/agents/echo/policy?limit=1000")

@@ -13,13 +13,14 @@ use mesh_messages::manifest::{
 };
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::Problem;
-use mesh_messages::{AgentId, Epoch, InstanceNo};
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo};
 use mesh_sandbox::{
-    AllowedPath, BUNDLE_INSIDE, Execution, Ids, Level, Narrowed, NetworkAccess, Plan, PlanPolicy,
-    Program, Rights, SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
+    BUNDLE_INSIDE, Execution, Ids, Level, Narrowed, NetworkAccess, Plan, PlanPolicy, Program,
+    Rights, SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
 };
 
 use super::bundle::{bundle_dir, manifest_name};
+use super::grants::{allowed_paths, former_users, is_forgotten};
 use super::policy::{InstanceBounds, degradable, execution, resolve};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
@@ -29,6 +30,9 @@ const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The user that the next new home gets, below the data directory.
 const NEXT_UID: &str = "home/next-uid";
+
+/// Former users whose files are looked for in one start; a start does not wait for more.
+const LOOKED_FOR_MAX: usize = 4;
 
 /// Two starts must not be given the same user.
 static UIDS: Mutex<()> = Mutex::new(());
@@ -53,6 +57,16 @@ pub(crate) enum SpawnRefusal {
         /// Why not.
         reason: String,
     },
+    /// A path of the host is not granted.
+    #[error("{field}: {text}")]
+    Files {
+        /// The manifest's field.
+        field: String,
+        /// What is wrong.
+        text: String,
+        /// Whether it is the operator who does not let it, rather than that it is not there.
+        policy: bool,
+    },
     /// Its home or user could not be prepared.
     #[error("its home cannot be prepared: {0}")]
     Home(String),
@@ -60,13 +74,33 @@ pub(crate) enum SpawnRefusal {
 
 impl From<SpawnRefusal> for Problem {
     fn from(refusal: SpawnRefusal) -> Self {
+        let code = match &refusal {
+            SpawnRefusal::Files { policy: true, .. } => "policy_refused",
+            _ => "start_refused",
+        };
         let field = match &refusal {
+            SpawnRefusal::Files { field, .. } => field.as_str(),
             SpawnRefusal::Network(_) => "security.networkAccess",
             SpawnRefusal::Sandbox(_) | SpawnRefusal::Home(_) => "security",
             SpawnRefusal::Interpreter(_) => "runtime.command",
             SpawnRefusal::Secrets { .. } => "secrets",
         };
-        Problem::invalid("start_refused", field, refusal.to_string())
+        Problem::invalid(code, field, refusal.to_string())
+    }
+}
+
+impl From<SpawnRefusal> for Failure {
+    /// What is not there now may be there later, and is no fault of the agent's.
+    fn from(refusal: SpawnRefusal) -> Self {
+        let class = match &refusal {
+            SpawnRefusal::Files { .. } => FailureClass::Unavailable,
+            SpawnRefusal::Network(_)
+            | SpawnRefusal::Sandbox(_)
+            | SpawnRefusal::Interpreter(_)
+            | SpawnRefusal::Secrets { .. }
+            | SpawnRefusal::Home(_) => FailureClass::Start,
+        };
+        Self::new(class, refusal.to_string())
     }
 }
 
@@ -187,14 +221,7 @@ fn asked(ctx: &Context, start: Start<'_>, policy: &PolicyDocument) -> Result<Ask
         ids: likely_user(ctx, &home)?,
         home,
         state: settings.data.clone(),
-        allowed_paths: files
-            .paths
-            .iter()
-            .map(|grant| AllowedPath {
-                path: PathBuf::from(&grant.path),
-                read_only: !grant.rights.changes(),
-            })
-            .collect(),
+        allowed_paths: allowed_paths(ctx, manifest)?,
         runtime_paths,
         temp: if files.temp.is_some() {
             TempAccess::Private
@@ -266,10 +293,17 @@ fn secrets(ctx: &Context, manifest: &AgentManifest) -> Result<Vec<SecretFile>, S
     Ok(files)
 }
 
-/// What would be enforced around a start, as the API shows it.
-pub(crate) fn sandbox_view(report: &SandboxReport) -> SandboxView {
+/// What would be enforced around a start of this agent, as the API shows it.
+pub(crate) fn sandbox_view(
+    ctx: &Context,
+    manifest: &AgentManifest,
+    report: &SandboxReport,
+) -> SandboxView {
+    let holds = resolve(Some(manifest), &ctx.settings, &ctx.policy.load());
+    let degraded = report.degraded.iter();
     SandboxView {
-        profile: report.profile.clone(),
+        profile: holds.profile.name().to_owned(),
+        degraded: degraded.map(|one| one.name().to_owned()).collect(),
         controls: report
             .controls
             .iter()
@@ -464,12 +498,23 @@ fn user_of(
         .filter_map(|home| Some(std::fs::metadata(home).ok()?.uid()))
         .collect();
     let next = next_uid(&settings.data, &range, &taken);
-    let uid = (next..range.end)
-        .chain(range.start..next)
-        .find(|uid| !taken.contains(uid))
+    let former = former_users(&settings.data);
+    let free = || {
+        let all = (next..range.end).chain(range.start..next);
+        all.filter(|uid| !taken.contains(uid))
+    };
+    // Those whose files may lie somewhere come last, as that takes looking there.
+    let uid = free()
+        .find(|uid| !former.contains(uid))
+        .or_else(|| {
+            free()
+                .take(LOOKED_FOR_MAX)
+                .find(|uid| is_forgotten(&settings.data, *uid))
+        })
         .ok_or_else(|| {
             SpawnRefusal::Home(format!(
-                "no user id is free in {range:?}; raise sandbox.uid_range.count"
+                "no user id is free in {range:?}, as those without a home may have files where they were granted to write; raise \
+                 sandbox.uid_range.count"
             ))
         })?;
     take(uid).map_err(|error| SpawnRefusal::Home(format!("{}: {error}", home.display())))?;
@@ -491,13 +536,17 @@ fn next_uid(data: &Path, range: &std::ops::Range<u32>, taken: &BTreeSet<u32>) ->
 }
 
 fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
+    write_kept(&data.join(NEXT_UID), next.to_string().as_bytes())
+}
+
+/// Writes a small file of meshd's own, whole or not at all, and on the disk when this returns.
+pub(super) fn write_kept(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-    let path = data.join(NEXT_UID);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
-        .create(path.parent().unwrap_or(data))?;
+        .create(path.parent().unwrap_or(path))?;
     let draft = path.with_extension("draft");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -505,7 +554,7 @@ fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(&draft)?;
-    file.write_all(next.to_string().as_bytes())?;
+    file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(draft, path)
 }

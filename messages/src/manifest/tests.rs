@@ -120,7 +120,7 @@ fn every_error_is_reported_at_once_with_its_path() {
     manifest["entry"] = json!("../main.py");
     manifest["memory"] = json!({ "type": "volatile", "persistent": true });
     manifest["security"] = json!({ "networkAccess": {
-        "allowOutbound": true, "allowedDomains": ["example.com", "*.example.com", "not a domain"] } });
+        "allowOutbound": true, "allowedDomains": ["example.com", "*", "not a domain"] } });
     manifest["metadata"] = json!({ "created": "yesterday" });
     manifest["dependencies"] = json!([{ "name": "x", "version": "one", "type": "module" }]);
     refused(
@@ -132,7 +132,7 @@ fn every_error_is_reported_at_once_with_its_path() {
             "memory.persistent: true contradicts type volatile",
             "metadata.created: \"yesterday\" is not a date-time",
             "persona: \"assistent\" is not one of assistant, specialist, guardian, orchestrator, utility, companion; did you mean \"assistant\"?",
-            "security.networkAccess.allowedDomains[2]: \"not a domain\" is not a domain name such as example.com or *.example.com",
+            "security.networkAccess.allowedDomains[2]: \"not a domain\" is not a domain name such as example.com or *.example.com, or * for every name",
             "version: \"1.0\" is not a semantic version such as 1.0.3",
         ],
     );

@@ -52,7 +52,7 @@ impl Session {
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))
                 }
-                Ok(Err(refusal)) => Err(Failure::new(FailureClass::Start, refusal.to_string())),
+                Ok(Err(refusal)) => Err(Failure::from(refusal)),
                 Err(_) => Err(Failure::new(FailureClass::Start, "the start was given up")),
             };
             // A dropped answer drops the child, which ends it.

@@ -264,7 +264,7 @@ impl OneProgram {
         let (plan, bounds) = plan
             .await
             .map_err(|_| refused("the start was given up".to_owned()))?
-            .map_err(|refusal| refused(refusal.to_string()))?;
+            .map_err(Failure::from)?;
         let uid = plan.spec().ids.map(|ids| ids.uid);
         live.plan_limits(process, bounds);
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.
