@@ -40,6 +40,11 @@ pub(super) fn allowed_paths(
         }
         present(&path).map_err(|why| refused(why, false))?;
         let as_owner = root && bounds.as_owner.iter().any(|top| path.starts_with(top));
+        if as_owner && is_roots(&path) {
+            let why = "it belongs to user or group 0, for whom no agent stands; give it an owner of its own, or take it out of \
+                       sandbox.files.as_owner";
+            return Err(refused(why.to_owned(), false));
+        }
         let note = if root && !as_owner {
             unusable(&path, grant.rights.changes())
         } else {
@@ -117,6 +122,10 @@ fn present(path: &Path) -> Result<(), String> {
     }
 }
 
+fn is_roots(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() == 0 || meta.gid() == 0)
+}
+
 /// What a user of its own cannot do in a path that only its modes let it use.
 fn unusable(path: &Path, writes: bool) -> Option<String> {
     let meta = std::fs::symlink_metadata(path).ok()?;
@@ -132,7 +141,7 @@ fn unusable(path: &Path, writes: bool) -> Option<String> {
         (false, false) => return None,
     };
     let owner = meta.uid();
-    let cure = if owner == 0 || meta.gid() == 0 {
+    let cure = if is_roots(path) {
         "give it an owner that is not root and name it in sandbox.files.as_owner, or open its mode"
     } else {
         "name it in sandbox.files.as_owner, or open its mode"

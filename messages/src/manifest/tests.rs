@@ -484,6 +484,19 @@ fn rich() -> Value {
 }
 
 #[test]
+fn variables_of_meshds_own_are_not_a_manifests_to_set() {
+    for (name, is_own) in [
+        ("MESH_AGENT", true),
+        ("mesh_claims", true),
+        ("MESHES", false),
+    ] {
+        let mut manifest = rich();
+        manifest["runtime"]["env"] = json!({ name: "x" });
+        assert_eq!(parse(&manifest).is_err(), is_own, "{name}");
+    }
+}
+
+#[test]
 fn a_level_of_the_sandbox_is_known_by_each_of_its_names() {
     for (name, level) in [
         ("relaxed", SandboxLevel::Relaxed),

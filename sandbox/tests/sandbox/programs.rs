@@ -120,6 +120,7 @@ fn environment() -> Verdict {
         [
             "GREETING=hi there",
             "HOME=/home/agent",
+            "NODE_OPTIONS=--require=/etc/node-proxy.cjs",
             "PATH=/usr/bin:/bin",
             "TMPDIR=/tmp"
         ]
@@ -487,16 +488,28 @@ fn python() -> Verdict {
         return Verdict::Skipped("no python3 on this machine".into());
     };
     expect(&bench.run(&spec), "child\nparent");
+    // Without a `/tmp`, too, there is a place for temporary files.
+    let script = "import multiprocessing, subprocess, tempfile\nassert tempfile.NamedTemporaryFile().name.startswith('/home/agent/')\n\
+                  with multiprocessing.Manager() as manager: print(manager.list([1]))\n\
+                  print(subprocess.run(['sort', '-S', '1K'], input='b\\na\\n' * 9999, text=True, stdout=subprocess.PIPE).stdout[0])";
+    let spec = interpreter(&bench, "python3", &["-c", script]);
+    let bare = SandboxSpec {
+        temp: TempAccess::None,
+        ..spec.unwrap_or_else(|| bench.shell("true"))
+    };
+    expect(&bench.run(&bare), "[1]\na");
     Verdict::Passed
 }
 
 fn node() -> Verdict {
     let bench = Bench::new();
-    let script = "require('child_process').execSync('true'); console.log('ran')";
+    let script = "require('child_process').execSync('true'); console.log('ran');
+        console.log(Object.keys(require('os').networkInterfaces()).join());
+        import('node:os').then(({networkInterfaces}) => console.log(networkInterfaces().lo[0].address))";
     let Some(spec) = interpreter(&bench, "node", &["-e", script]) else {
         return Verdict::Skipped("no node on this machine".into());
     };
-    expect(&bench.run(&spec), "ran");
+    expect(&bench.run(&spec), "ran\nlo\n127.0.0.1");
     Verdict::Passed
 }
 
