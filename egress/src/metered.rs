@@ -215,7 +215,9 @@ mod tests {
             outward.write_all(&half),
             answers.read_exact(&mut heard)
         );
-        (one.unwrap(), two.unwrap(), three.unwrap());
+        one.unwrap();
+        two.unwrap();
+        three.unwrap();
         let took = begin.elapsed();
         assert!(
             (Duration::from_millis(2_700)..Duration::from_secs(15)).contains(&took),

@@ -62,7 +62,7 @@ fn namespace(agent: Ids, owner: Ids) -> io::Result<OwnedFd> {
                 rustix::io::write(&tell, b".").ok();
                 drop(tell);
                 // Until the parent has what it needs.
-                File::from(wait).read(&mut [0]).ok();
+                File::from(wait).read_to_end(&mut Vec::new()).ok();
             }
             sys::leave()
         }
