@@ -66,6 +66,8 @@ pub struct Settings {
     pub sandbox_level: SandboxLevel,
     /// Agents that get the host's network, unfiltered, when they ask for outbound network.
     pub open_network: BTreeSet<AgentId>,
+    /// Which files of the host may be granted.
+    pub files: FileBounds,
     /// What no agent's connections get beyond.
     pub egress: EgressSettings,
     /// What service steps may call.
@@ -113,6 +115,17 @@ pub struct Settings {
 }
 
 pub use mesh_actors_core::retention::Limits as Retention;
+
+/// Which files of the host may be granted to agents, whatever they ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileBounds {
+    /// The only paths, with what is below them; when absent, any to what admins register, and none to what others do.
+    pub allowed: Option<Vec<PathBuf>>,
+    /// Absolute paths, and names wherever they lie, that never are.
+    pub blocked: Vec<PathBuf>,
+    /// Where an agent's user stands for the owner of what is granted.
+    pub as_owner: Vec<PathBuf>,
+}
 
 /// Limits of an agent that overrides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

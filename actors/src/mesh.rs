@@ -17,6 +17,7 @@ use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle}
 
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
+use crate::agents::spawn::forget_unused_homes;
 use crate::alarms::Alarms;
 use crate::alerts::Untold;
 use crate::bus::{BusHandle, NodeSigner, Outside};
@@ -241,6 +242,7 @@ impl Mesh {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, why));
         }
+        mesh.forget_unused_homes().await;
         if let Err(why) = mesh.before_anybody_is_served().await {
             mesh.stop().await;
             return Err(not_up(&mesh.ctx, why));
@@ -289,6 +291,18 @@ impl Mesh {
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    /// Frees the users of homes that no registered agent has.
+    async fn forget_unused_homes(&self) {
+        let ctx = Arc::clone(&self.ctx);
+        let sweeping = tokio::task::spawn_blocking(move || {
+            let known = |agent: &str| ctx.directory.get(agent).is_some();
+            forget_unused_homes(&ctx.settings.data, known);
+        });
+        if let Err(error) = sweeping.await {
+            tracing::warn!(%error, "unused homes could not be looked for");
+        }
     }
 
     /// What the outside can ask of it.
@@ -460,6 +474,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
         let log = hold_log(&ctx).map_err(start_error)?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
+        crate::agents::shortfalls::say(&ctx);
         drop(log);
         Ok(ctx)
     })

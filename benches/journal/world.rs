@@ -164,6 +164,7 @@ fn settings(data: &Path) -> Settings {
         },
         sandbox_level: SandboxLevel::Relaxed,
         open_network: BTreeSet::new(),
+        files: mesh_actors::context::FileBounds::default(),
         uids: (200_000, 1000),
         egress: mesh_actors::outbound::EgressSettings::default(),
         services: mesh_actors::outbound::ServiceSettings::default(),

@@ -184,6 +184,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
         },
         sandbox_level: SandboxLevel::Relaxed,
         open_network: BTreeSet::new(),
+        files: mesh_actors::context::FileBounds::default(),
         egress: mesh_actors::outbound::EgressSettings::default(),
         services: mesh_actors::outbound::ServiceSettings::default(),
         encryption: mesh_messages::system::AtRest::none(),

@@ -49,6 +49,7 @@ pub(crate) fn check(config: &Config) -> Vec<FieldError> {
         ));
     }
     tls(&config.api.tls, &mut errors);
+    files(config, &mut errors);
     egress(config, &mut errors);
     storage(config, &mut errors);
     times(config, &mut errors);
@@ -150,6 +151,35 @@ fn networks(key: &str, texts: &[String], errors: &mut Vec<FieldError>) {
             let message =
                 format!("{network:?} is not a network such as 10.1.0.0/16, nor an address");
             errors.push(FieldError::new(format!("{key}[{index}]"), message));
+        }
+    }
+}
+
+fn files(config: &Config, errors: &mut Vec<FieldError>) {
+    let files = &config.sandbox.files;
+    let absolute = |path: &str| {
+        path.starts_with('/')
+            && !path.contains('\0')
+            && !path.split('/').any(|part| part == "." || part == "..")
+    };
+    let name =
+        |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
+    let allowed = files.allowed_paths.as_deref().unwrap_or_default();
+    let lists = [
+        ("allowed_paths", allowed, false),
+        ("blocked_paths", &files.blocked_paths, true),
+        ("as_owner", &files.as_owner, false),
+    ];
+    for (key, paths, names) in lists {
+        for (index, path) in paths.iter().enumerate() {
+            if absolute(path) || (names && name(path)) {
+                continue;
+            }
+            let or = if names { ", or a name without /" } else { "" };
+            errors.push(FieldError::new(
+                format!("sandbox.files.{key}[{index}]"),
+                format!("{path:?} is not an absolute path without . and ..{or}"),
+            ));
         }
     }
 }

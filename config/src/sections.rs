@@ -11,6 +11,7 @@ mod api;
 mod audit;
 mod egress;
 mod faults;
+mod files;
 mod liveness;
 mod services;
 mod storage;
@@ -21,6 +22,7 @@ pub use api::{ApiConfig, RateLimit};
 pub use audit::{AuditConfig, WitnessConfig};
 pub use egress::{EgressConfig, VaultConfig};
 pub use faults::SupervisionConfig;
+pub use files::FilesConfig;
 pub use liveness::{
     LivenessDefaults, OverrunDefaults, RepetitionDefaults, SilenceDefaults, StallDefaults,
 };
@@ -87,6 +89,8 @@ pub struct SandboxConfig {
     /// Agents whose wish for `allowOutbound` is granted with the host's unfiltered network. Others go through the proxy.
     #[schemars(with = "Vec<mesh_messages::AgentId>", extend("uniqueItems" = true))]
     pub open_network: Vec<mesh_messages::AgentId>,
+    /// Which files of the host agents may be granted.
+    pub files: FilesConfig,
     /// The way out of the sandbox, for agents that ask for `allowOutbound`.
     pub egress: EgressConfig,
 }
@@ -105,6 +109,7 @@ impl Default for SandboxConfig {
             pids: 256,
             open_files: 1024,
             open_network: Vec::new(),
+            files: FilesConfig::default(),
             egress: EgressConfig::default(),
         }
     }

@@ -78,12 +78,13 @@ impl Code {
     #[must_use]
     pub const fn status(self) -> (u16, &'static str) {
         match self {
-            Self::BadRequest | Self::BadHost => (400, "Bad Request"),
+            Self::BadRequest => (400, "Bad Request"),
             Self::HeadTooLarge => (431, "Request Header Fields Too Large"),
             Self::TooManyConnections | Self::CredentialMissing => (503, "Service Unavailable"),
             Self::NotResolved | Self::Unreachable => (502, "Bad Gateway"),
             Self::Timeout => (504, "Gateway Timeout"),
-            Self::DomainNotAllowed
+            Self::BadHost
+            | Self::DomainNotAllowed
             | Self::DomainBlocked
             | Self::PortNotAllowed
             | Self::MethodNotAllowed

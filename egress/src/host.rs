@@ -34,8 +34,9 @@ pub enum HostError {
     /// Not a valid internationalised name.
     #[error("the name is no valid internationalised domain name")]
     Idna,
-    /// `127.1`, `0x7f000001`, `2130706433`: programs disagree on what these mean.
-    #[error("an IPv4 address is four decimal numbers")]
+    /// `127.1`, `0x7f000001`, `2130706433`, `fe80::1%eth0`: programs disagree on what these mean, or they mean something of
+    /// this host.
+    #[error("an IPv4 address is four decimal numbers, one of IPv6 has no zone")]
     OddAddress,
 }
 
@@ -84,7 +85,7 @@ impl fmt::Display for Host {
 
 fn v6(text: &str) -> Result<Host, HostError> {
     // A zone (`fe80::1%eth0`) names an interface of this host, which is no agent's business: it does not parse.
-    let address: Ipv6Addr = text.parse().map_err(|_| HostError::Characters)?;
+    let address: Ipv6Addr = text.parse().map_err(|_| HostError::OddAddress)?;
     Ok(Host::Address(address.into()))
 }
 

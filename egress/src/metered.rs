@@ -16,40 +16,44 @@ use tokio::time::{Instant, Sleep};
 
 use crate::bounds::Bounds;
 
-/// Least rate and least burst: a buffer's worth, so that what was moved at once can always be paid for.
-const BURST_MIN: u32 = 256 * 1024;
+/// Least that is paid for at once, and least burst: fewer bytes would be calls without end.
+const QUANTUM_MIN: u32 = 1024;
+
+/// Most that is paid for at once: a buffer's worth.
+const QUANTUM_MAX: u32 = 64 * 1024;
 
 /// How long is waited at most before it is looked again what the rate is: it may have been changed.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// A rate that several connections share.
+/// A rate that several connections share. What may come at once, beyond it, is a tenth of a second's worth.
 #[derive(Debug)]
 pub(crate) struct Rate {
     limiter: DefaultDirectRateLimiter,
     clock: DefaultClock,
-    burst: u32,
+    quantum: u32,
 }
 
 impl Rate {
     pub(crate) fn new(bytes_per_second: u32) -> Self {
-        let burst = NonZeroU32::new(bytes_per_second.max(BURST_MIN)).unwrap_or(NonZeroU32::MIN);
-        let rate = NonZeroU32::new(bytes_per_second).unwrap_or(NonZeroU32::MIN);
-        let clock = DefaultClock::default();
+        let quantum = (bytes_per_second / 100).clamp(QUANTUM_MIN, QUANTUM_MAX);
+        let burst = (bytes_per_second / 10).max(quantum);
+        let number = |value| NonZeroU32::new(value).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(number(bytes_per_second)).allow_burst(number(burst));
         Self {
-            limiter: DefaultDirectRateLimiter::direct(Quota::per_second(rate).allow_burst(burst)),
-            clock,
-            burst: burst.get(),
+            limiter: DefaultDirectRateLimiter::direct(quota),
+            clock: DefaultClock::default(),
+            quantum,
         }
     }
 
-    /// Pays for bytes that were moved; how long to wait before paying again when it cannot be paid now.
-    fn pay(&self, bytes: u32) -> Result<(), Duration> {
-        let Some(bytes) = NonZeroU32::new(bytes.min(self.burst)) else {
-            return Ok(());
-        };
+    /// Pays for bytes that are to be moved, at most a quantum; how long to wait before paying again when it cannot be paid
+    /// now.
+    fn pay(&self, bytes: NonZeroU32) -> Result<(), Duration> {
         match self.limiter.check_n(bytes) {
-            Ok(Ok(())) | Err(_) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
+            // More than the burst, which no quantum is.
+            Err(_) => Err(LOOK_AGAIN),
         }
     }
 }
@@ -80,39 +84,46 @@ pub(crate) struct Metered<S> {
     given: usize,
     activity: Activity,
     bounds: Arc<Bounds>,
-    reading: Debt,
-    writing: Debt,
+    reading: Credit,
+    writing: Credit,
 }
 
-/// Bytes moved and not paid for yet.
+/// Bytes paid for and not moved yet.
 #[derive(Debug, Default)]
-struct Debt {
+struct Credit {
     bytes: u32,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
-impl Debt {
-    fn settle(&mut self, bounds: &Bounds, cx: &mut Context<'_>) -> Poll<()> {
-        while self.bytes > 0 {
+impl Credit {
+    /// How many of `wanted` bytes may be moved now: at least one, once there is a place for any.
+    fn obtain(&mut self, bounds: &Bounds, wanted: usize, cx: &mut Context<'_>) -> Poll<usize> {
+        loop {
             if let Some(wait) = &mut self.wait {
                 ready!(wait.as_mut().poll(cx));
                 self.wait = None;
             }
-            match bounds.rate().map_or(Ok(()), |rate| rate.pay(self.bytes)) {
-                Ok(()) => self.bytes = 0,
+            let Some(rate) = bounds.rate() else {
+                return Poll::Ready(wanted);
+            };
+            let most = u32::try_from(wanted).unwrap_or(u32::MAX).min(rate.quantum);
+            let Some(lacking) = NonZeroU32::new(most.saturating_sub(self.bytes)) else {
+                return Poll::Ready(wanted.min(self.bytes as usize));
+            };
+            match rate.pay(lacking) {
+                Ok(()) => self.bytes = most,
                 Err(time) => {
                     let until = Instant::now() + time.min(LOOK_AGAIN);
                     self.wait = Some(Box::pin(tokio::time::sleep_until(until)));
                 }
             }
         }
-        Poll::Ready(())
     }
 
-    fn owe(&mut self, bytes: usize) {
+    fn spend(&mut self, bytes: usize) {
         self.bytes = self
             .bytes
-            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+            .saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 }
 
@@ -124,8 +135,8 @@ impl<S> Metered<S> {
             given: 0,
             activity,
             bounds,
-            reading: Debt::default(),
-            writing: Debt::default(),
+            reading: Credit::default(),
+            writing: Credit::default(),
         }
     }
 }
@@ -137,19 +148,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        ready!(this.reading.settle(&this.bounds, cx));
-        let before = buf.filled().len();
+        let most = ready!(this.reading.obtain(&this.bounds, buf.remaining(), cx));
         let rest = this.first.get(this.given..).unwrap_or_default();
-        if rest.is_empty() {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let moved = if rest.is_empty() {
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
+            part.filled().len()
         } else {
-            let count = rest.len().min(buf.remaining());
-            buf.put_slice(&rest[..count]);
+            let count = rest.len().min(most);
+            buf.initialize_unfilled_to(count)
+                .copy_from_slice(&rest[..count]);
             this.given += count;
-        }
-        let moved = buf.filled().len() - before;
+            count
+        };
+        buf.advance(moved);
         this.activity.0.fetch_add(moved as u64, Ordering::Relaxed);
-        this.reading.owe(moved);
+        this.reading.spend(moved);
         Poll::Ready(Ok(()))
     }
 }
@@ -161,10 +175,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        ready!(this.writing.settle(&this.bounds, cx));
-        let moved = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        let most = ready!(this.writing.obtain(&this.bounds, bytes.len(), cx));
+        let moved = ready!(Pin::new(&mut this.stream).poll_write(cx, &bytes[..most]))?;
         this.activity.0.fetch_add(moved as u64, Ordering::Relaxed);
-        this.writing.owe(moved);
+        this.writing.spend(moved);
         Poll::Ready(Ok(moved))
     }
 
@@ -183,15 +197,31 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_rate_holds_over_all_connections_together() {
-        // The limiter reads the real clock, so only the waiting is simulated: what counts is that it waits at all.
-        let rate = Arc::new(Rate::new(BURST_MIN));
-        assert_eq!(rate.pay(BURST_MIN), Ok(()));
-        let wait = rate.pay(BURST_MIN / 2).unwrap_err();
+    /// The limiter reads the real clock, so this takes the time that it is about.
+    #[tokio::test]
+    async fn three_seconds_worth_takes_three_seconds_whichever_way_it_goes() {
+        const RATE: u32 = 100_000;
+        let bounds = Arc::new(Bounds::new(1, Some(RATE)));
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let metered = Metered::new(near, Vec::new(), Activity::default(), bounds);
+        let (mut inward, mut outward) = tokio::io::split(metered);
+        let (mut answers, mut asks) = tokio::io::split(far);
+        let half = vec![7; 3 * RATE as usize / 2];
+        let begin = Instant::now();
+        asks.write_all(&half).await.unwrap();
+        let (mut read, mut heard) = (half.clone(), half.clone());
+        let (one, two, three) = tokio::join!(
+            inward.read_exact(&mut read),
+            outward.write_all(&half),
+            answers.read_exact(&mut heard)
+        );
+        one.unwrap();
+        two.unwrap();
+        three.unwrap();
+        let took = begin.elapsed();
         assert!(
-            wait > Duration::from_millis(300) && wait < Duration::from_secs(1),
-            "{wait:?}"
+            (Duration::from_millis(2_700)..Duration::from_secs(15)).contains(&took),
+            "{took:?}"
         );
     }
 
@@ -209,12 +239,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_rate_that_is_raised_frees_what_waits_for_it() {
-        let (mut far, near) = tokio::io::duplex(4 * BURST_MIN as usize);
+        const MANY: usize = 256 * 1024;
+        let (mut far, near) = tokio::io::duplex(2 * MANY);
         let bounds = Arc::new(Bounds::new(1, Some(1)));
         let mut metered = Metered::new(near, Vec::new(), Activity::default(), Arc::clone(&bounds));
-        far.write_all(&vec![7; 3 * BURST_MIN as usize])
-            .await
-            .unwrap();
+        far.write_all(&vec![7; MANY]).await.unwrap();
         drop(far);
         let mut bytes = Vec::new();
         let reading = metered.read_to_end(&mut bytes);
@@ -224,7 +253,7 @@ mod tests {
         assert!(slow.is_err());
         bounds.set(1, None);
         let freed = tokio::time::timeout(Duration::from_secs(20), reading).await;
-        assert_eq!(freed.unwrap().unwrap(), 3 * BURST_MIN as usize);
+        assert_eq!(freed.unwrap().unwrap(), MANY);
     }
 
     #[tokio::test(start_paused = true)]

@@ -445,8 +445,11 @@ pub struct AgentRegistration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxView {
-    /// The security profile.
+    /// The security profile that holds: `relaxed`, `strict` or `maximum`; `native` for what runs without a sandbox.
     pub profile: String,
+    /// The controls that are weaker than was asked for, by name.
+    #[serde(default)]
+    pub degraded: Vec<String>,
     /// Each control.
     pub controls: Vec<ControlView>,
 }

@@ -17,6 +17,7 @@ mod init;
 mod landlock;
 mod mounts;
 mod outer;
+mod owners;
 mod secrets;
 mod trial;
 
@@ -157,6 +158,8 @@ struct Handover {
     control: OwnedFd,
     /// Ends when the parent does.
     lifeline: OwnedFd,
+    /// For whom the agent stands in what it is granted.
+    owners: owners::Owners,
 }
 
 /// Whether the other end of a pipe or socket is gone. Never blocks.

@@ -22,6 +22,7 @@ mod homes;
 mod interpreter;
 mod launch;
 mod order;
+mod owned;
 mod plan;
 mod probe;
 mod seccomp;
@@ -36,6 +37,7 @@ pub use helper::{is_helper_invocation, sandbox_main};
 pub use homes::{HomeUsage, home_usage, remove_home};
 pub use interpreter::{Interpreter, InterpreterError, interpreter_paths};
 pub use launch::{LaunchError, Launcher, LauncherConfig, StartError};
+pub use owned::owned_below;
 pub use plan::{
     Control, Degradable, Enforcement, Level, NotDegradable, Plan, PlanPolicy, Refused,
     SandboxReport, Shortfall, plan,

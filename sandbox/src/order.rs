@@ -90,7 +90,12 @@ fn environment(spec: &SandboxSpec) -> Vec<String> {
     ]);
     if spec.temp == TempAccess::Private {
         env.insert("TMPDIR", "/tmp");
+    } else if spec.narrowed.home.write && spec.narrowed.home.delete {
+        // Many programs fail without any place for temporary files.
+        env.insert("TMPDIR", HOME_INSIDE);
     }
+    // What node asks for and no sandbox gives, and for old versions the way to the proxy.
+    env.insert("NODE_OPTIONS", layout::NODE_OPTIONS);
     // HTTP in every variable: clients without support for SOCKS refuse to start at all when one names it.
     let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
     if spec.network == NetworkAccess::Proxy {
@@ -98,7 +103,6 @@ fn environment(spec: &SandboxSpec) -> Vec<String> {
         env.extend(["NO_PROXY", "no_proxy"].map(|name| (name, "localhost,127.0.0.1,::1")));
         // Without it node's own client looks at none of these, and older ones not even with it.
         env.insert("NODE_USE_ENV_PROXY", "1");
-        env.insert("NODE_OPTIONS", layout::NODE_OPTIONS);
     }
     env.extend(
         spec.env

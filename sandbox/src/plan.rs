@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::Probe;
-use crate::spec::{Execution, SandboxSpec, SpecError};
+use crate::spec::{SandboxSpec, SpecError};
 use crate::wire::UserNamespace;
 
 use controls::verdicts;
@@ -134,20 +134,18 @@ pub fn plan(spec: &SandboxSpec, probe: &Probe, policy: &PlanPolicy) -> Result<Pl
     if !shortfalls.is_empty() {
         return Err(Refused::Shortfalls(shortfalls));
     }
-    let degraded = verdicts.iter().any(|verdict| verdict.short.is_some());
-    let profile = match (spec.execution, degraded) {
-        (Execution::Installed, _) => "maximum",
-        (Execution::Anything | Execution::Withheld, true) => "degraded",
-        (Execution::Anything | Execution::Withheld, false) => "strict",
-    }
-    .to_owned();
+    let degraded = verdicts
+        .iter()
+        .filter(|verdict| verdict.short.is_some())
+        .map(|verdict| verdict.enforcement.control)
+        .collect();
     let controls = verdicts
         .into_iter()
         .map(|verdict| verdict.enforcement)
         .collect();
     Ok(Plan {
         spec: spec.clone(),
-        report: SandboxReport { profile, controls },
+        report: SandboxReport { degraded, controls },
         user_namespace: user_namespace(probe),
         landlock_abi: probe.landlock_abi,
         pids_by_group: probe.pids.finding.works,

@@ -109,6 +109,13 @@ pub struct AllowedPath {
     pub path: PathBuf,
     /// Whether writing is refused.
     pub read_only: bool,
+    /// Whether the agent's user stands for the owner of the path, in it and below: what is the owner's it may use as the
+    /// owner may, and what it makes there is the owner's. Needs root, and a path whose owner and group are not 0.
+    #[serde(default)]
+    pub as_owner: bool,
+    /// What the report has to say about it, such as that the agent's user cannot use it.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// What may be done with files that are seen.

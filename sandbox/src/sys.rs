@@ -75,6 +75,15 @@ pub(crate) fn fscrypt(on: BorrowedFd<'_>, call: FscryptCall<'_>) -> io::Result<(
     Ok(())
 }
 
+/// Ends this process, and nothing else: what a copy of the helper would do at its end is the helper's to do.
+pub(crate) fn leave() -> ! {
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: it runs no handler and does not return.
+    unsafe {
+        libc::_exit(0)
+    }
+}
+
 /// Leaves the given namespaces for new ones.
 pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     #[expect(
@@ -98,20 +107,33 @@ pub(crate) mod attr {
 
 /// Sets attributes of the mount behind `mount`, and of all below it.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    set_attributes(mount, set, libc::AT_RECURSIVE)
+    set_attributes(mount, set, libc::AT_RECURSIVE, None)
+}
+
+/// Shows whom files behind `mount`, and below it, belong to as the user namespace `owners` maps it. Once, and only before
+/// the mount is anywhere.
+pub(crate) fn mount_owners(mount: BorrowedFd<'_>, owners: BorrowedFd<'_>) -> io::Result<()> {
+    let set = libc::MOUNT_ATTR_IDMAP;
+    set_attributes(mount, set, libc::AT_RECURSIVE, Some(owners))
 }
 
 /// Sets attributes of the mount behind `mount` alone.
 pub(crate) fn mount_setattr_one(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    set_attributes(mount, set, 0)
+    set_attributes(mount, set, 0, None)
 }
 
-fn set_attributes(mount: BorrowedFd<'_>, set: u64, depth: c_int) -> io::Result<()> {
+fn set_attributes(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    depth: c_int,
+    owners: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: 0,
+        // Only looked at where a user namespace is set.
+        userns_fd: owners.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: the path is a valid C string, and `attributes` lives during the call and is as long as said.

@@ -169,6 +169,8 @@ pub(crate) struct Bind {
     pub(crate) kind: BindKind,
     /// Device and inode that the launcher saw; anything else there by now is refused.
     pub(crate) identity: (u64, u64),
+    /// The owner for whom the agent's user stands there.
+    pub(crate) owner: Option<Ids>,
 }
 
 /// How a bind is mounted.

@@ -235,6 +235,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
         },
         sandbox_level: SandboxLevel::Relaxed,
         open_network: std::collections::BTreeSet::new(),
+        files: mesh_actors::context::FileBounds::default(),
         egress: mesh_actors::outbound::EgressSettings::default(),
         services: mesh_actors::outbound::ServiceSettings::default(),
         encryption: mesh_messages::system::AtRest::none(),

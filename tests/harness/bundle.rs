@@ -73,7 +73,7 @@ impl Bundle {
         let mark = marker.as_str();
         Self::rogue(id, way).set(
             "runtime",
-            json!({"command": "python3", "args": ["rogue.py", way, mark], "env": {"MESH_IT_MARK": mark}}),
+            json!({"command": "python3", "args": ["rogue.py", way, mark], "env": {"IT_MARK": mark}}),
         )
     }
 

@@ -102,7 +102,7 @@ fn work(
 }
 
 fn fleet(marker: &Marker) -> [Bundle; 3] {
-    let env = json!({"env": {"MESH_IT_MARK": marker.as_str()}});
+    let env = json!({"env": {"IT_MARK": marker.as_str()}});
     [
         Bundle::echo("echo").set("runtime", env),
         Bundle::marked_rogue("slow", "slow", marker).set("replicas", json!(2)),

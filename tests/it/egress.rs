@@ -127,7 +127,7 @@ fn attacks(port: u16) -> [(&'static str, Value, &'static str); 17] {
         (
             "proxy-06",
             json!(["tunnel", format!("allowed.test%00.evil.example:{port}")]),
-            "bad_host",
+            "bad_request",
         ),
         (
             "proxy-07",

@@ -314,7 +314,10 @@ fn quarantine_in_a_storm() -> Duration {
         &Bundle::new("storm")
             .file("storm.py", STORM)
             .set("entry", json!("storm.py"))
-            .set("runtime", json!({"command": "python3", "args": ["storm.py", mark], "env": {"MESH_IT_MARK": mark}})),
+            .set(
+                "runtime",
+                json!({"command": "python3", "args": ["storm.py", mark], "env": {"IT_MARK": mark}}),
+            ),
     );
     eventually("the storm blows", SOON, || {
         let count = marked(mark).len();

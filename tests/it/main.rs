@@ -30,6 +30,7 @@ mod export_sql;
 mod faults;
 mod formats;
 mod governance;
+mod grants;
 mod handover;
 mod hooks;
 mod inbox;

@@ -82,6 +82,7 @@ fn profiles_are_listed_assigned_and_compared() {
     assert_eq!(listed(&daemon, "maximum")["agents"], json!(["echo"]));
     let sandbox = daemon.client().get("/v1/agents/echo/sandbox").ok(200);
     assert_eq!(sandbox["profile"], "maximum", "{sandbox}");
+    assert!(sandbox["degraded"].is_array(), "{sandbox}");
     let policy = daemon
         .client()
         .get("/v1/agents/echo/policy?limit=1000")
@@ -114,4 +115,29 @@ fn profiles_are_listed_assigned_and_compared() {
         .client()
         .get("/v1/agents/echo/profile?against=none")
         .problem(400, "invalid_query");
+}
+
+#[test]
+fn what_the_configuration_does_not_require_is_its_word_and_not_the_manifests() {
+    let config = "orchestrator:\n  security:\n    sandbox_required: false\n";
+    let daemon = mesh_tests::Home::new().config(config).start();
+    daemon.deploy(
+        &Bundle::echo("echo").set("policy", json!({"security": {"sandbox_level": "relaxed"}})),
+    );
+    let policy = daemon
+        .client()
+        .get("/v1/agents/echo/policy?limit=200")
+        .ok(200);
+    let value = |key: &str| {
+        let values = policy["items"].as_array().unwrap();
+        let found = values.iter().find(|value| value["key"] == key);
+        found.unwrap_or_else(|| panic!("{key}: {policy}")).clone()
+    };
+    let required = value("security.sandbox_required");
+    assert_eq!(required["value"], false, "{required}");
+    assert_ne!(required["origin"], "manifest", "{required}");
+    assert_ne!(required["origin"], "default", "{required}");
+    assert_eq!(value("security.sandbox_level")["origin"], "manifest");
+    let report = daemon.client().get("/v1/agents/echo/sandbox").ok(200);
+    assert_eq!(report["profile"], "relaxed", "{report}");
 }

@@ -48,7 +48,7 @@ fn clinging(marker: &Marker, version: &str) -> Bundle {
         .set("entry", json!("main.py"))
         .set(
             "runtime",
-            json!({"command": "python3", "args": ["main.py"], "env": {"MESH_IT_MARK": marker.as_str(), "VERSION": version}}),
+            json!({"command": "python3", "args": ["main.py"], "env": {"IT_MARK": marker.as_str(), "VERSION": version}}),
         )
 }
 
@@ -88,7 +88,7 @@ fn d2_nothing_of_an_instance_outlives_it_and_nothing_else_is_touched() {
     // Somebody else's, with the same program, started by the same user.
     let mut stranger = Command::new("sleep")
         .arg("3600")
-        .env("MESH_IT_MARK", other.as_str())
+        .env("IT_MARK", other.as_str())
         .spawn()
         .unwrap();
     let daemon = Home::new()
@@ -175,7 +175,7 @@ fn d2_control_outside_meshd_the_same_program_leaves_orphans() {
     let marker = Marker::new();
     let mut agent = Command::new("python3")
         .args(["-c", CLINGING])
-        .env("MESH_IT_MARK", marker.as_str())
+        .env("IT_MARK", marker.as_str())
         .env("VERSION", "1.0.0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

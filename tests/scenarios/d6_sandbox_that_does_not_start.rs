@@ -170,10 +170,17 @@ fn d6_control_where_only_limits_are_missing_it_runs_and_says_so_everywhere() {
         daemon.output("echo", &json!({"works": true})),
         json!({"works": true})
     );
+    let log = daemon.home().log();
+    assert!(
+        log.contains("weaker than asked for") && log.contains("meshd doctor"),
+        "{log}"
+    );
     let recorded = &daemon.audit("kind=activated&agent=echo")[0]["payload"]["sandbox"];
     let shown = daemon.client().get("/v1/agents/echo/sandbox").ok(200);
     for view in [recorded, &shown] {
-        assert_eq!(view["profile"], "degraded", "{view}");
+        assert_eq!(view["profile"], "strict", "{view}");
+        let degraded = view["degraded"].as_array().unwrap();
+        assert!(degraded.contains(&json!("user")), "{view}");
         let user = view["controls"]
             .as_array()
             .unwrap()

@@ -98,7 +98,9 @@ pub(crate) fn resolve(
     let base = assigned.or(layers.all.sandbox_level);
     let profile = profile(settings, (assigned, base), asked);
     let sandbox_required = profile >= SandboxLevel::Strict;
-    let by_manifest = asked.is_some() && !settings.sandbox_required;
+    // A manifest can only ask for more where nobody requires it; that it may ask for less is the configuration's word.
+    let unasked = self::profile(settings, (assigned, base), None) >= SandboxLevel::Strict;
+    let by_manifest = sandbox_required && !unasked;
     let signs_itself = layers.manifest.crypto_required == Some(true);
     let mut plain = |key: &str, value: Value, by_manifest: bool| {
         let origin = if by_manifest {

@@ -13,13 +13,14 @@ use mesh_messages::manifest::{
 };
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::problem::Problem;
-use mesh_messages::{AgentId, Epoch, InstanceNo};
+use mesh_messages::{AgentId, Epoch, Failure, FailureClass, InstanceNo};
 use mesh_sandbox::{
-    AllowedPath, BUNDLE_INSIDE, Execution, Ids, Level, Narrowed, NetworkAccess, Plan, PlanPolicy,
-    Program, Rights, SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
+    BUNDLE_INSIDE, Execution, Ids, Level, Narrowed, NetworkAccess, Plan, PlanPolicy, Program,
+    Rights, SandboxReport, SandboxSpec, SecretFile, TempAccess, interpreter_paths, plan,
 };
 
 use super::bundle::{bundle_dir, manifest_name};
+use super::grants::{allowed_paths, former_users, is_forgotten};
 use super::policy::{InstanceBounds, degradable, execution, resolve};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
@@ -29,6 +30,9 @@ const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The user that the next new home gets, below the data directory.
 const NEXT_UID: &str = "home/next-uid";
+
+/// Former users whose files are looked for in one start; a start does not wait for more.
+const LOOKED_FOR_MAX: usize = 4;
 
 /// Two starts must not be given the same user.
 static UIDS: Mutex<()> = Mutex::new(());
@@ -53,6 +57,16 @@ pub(crate) enum SpawnRefusal {
         /// Why not.
         reason: String,
     },
+    /// A path of the host is not granted.
+    #[error("{field}: {text}")]
+    Files {
+        /// The manifest's field.
+        field: String,
+        /// What is wrong.
+        text: String,
+        /// Whether it is the operator who does not let it, rather than that it is not there.
+        policy: bool,
+    },
     /// Its home or user could not be prepared.
     #[error("its home cannot be prepared: {0}")]
     Home(String),
@@ -60,13 +74,33 @@ pub(crate) enum SpawnRefusal {
 
 impl From<SpawnRefusal> for Problem {
     fn from(refusal: SpawnRefusal) -> Self {
+        let code = match &refusal {
+            SpawnRefusal::Files { policy: true, .. } => "policy_refused",
+            _ => "start_refused",
+        };
         let field = match &refusal {
+            SpawnRefusal::Files { field, .. } => field.as_str(),
             SpawnRefusal::Network(_) => "security.networkAccess",
             SpawnRefusal::Sandbox(_) | SpawnRefusal::Home(_) => "security",
             SpawnRefusal::Interpreter(_) => "runtime.command",
             SpawnRefusal::Secrets { .. } => "secrets",
         };
-        Problem::invalid("start_refused", field, refusal.to_string())
+        Problem::invalid(code, field, refusal.to_string())
+    }
+}
+
+impl From<SpawnRefusal> for Failure {
+    /// What is not there now may be there later, and is no fault of the agent's.
+    fn from(refusal: SpawnRefusal) -> Self {
+        let class = match &refusal {
+            SpawnRefusal::Files { .. } => FailureClass::Unavailable,
+            SpawnRefusal::Network(_)
+            | SpawnRefusal::Sandbox(_)
+            | SpawnRefusal::Interpreter(_)
+            | SpawnRefusal::Secrets { .. }
+            | SpawnRefusal::Home(_) => FailureClass::Start,
+        };
+        Self::new(class, refusal.to_string())
     }
 }
 
@@ -102,6 +136,49 @@ pub(crate) fn plan_under(
     start: Start<'_>,
     policy: &PolicyDocument,
 ) -> Result<(Plan, InstanceBounds), SpawnRefusal> {
+    let asked = asked(ctx, start, policy)?;
+    Ok((planned(ctx, &asked)?, asked.bounds))
+}
+
+/// The same for a start that is to happen: once the plan stands, the instance gets a home and a user of its own. What is
+/// refused leaves nothing behind.
+///
+/// # Errors
+/// [`SpawnRefusal`].
+pub(crate) fn plan_launch(
+    ctx: &Context,
+    start: Start<'_>,
+) -> Result<(Plan, InstanceBounds), SpawnRefusal> {
+    let mut asked = asked(ctx, start, &ctx.policy.load())?;
+    let mut plan = planned(ctx, &asked)?;
+    let own = own_user(ctx, &asked.spec.home)?;
+    if own != asked.spec.ids {
+        asked.spec.ids = own;
+        plan = planned(ctx, &asked)?;
+    }
+    Ok((plan, asked.bounds))
+}
+
+/// What a start asks of the machine.
+struct Asked {
+    spec: SandboxSpec,
+    demand: PlanPolicy,
+    bounds: InstanceBounds,
+}
+
+fn planned(ctx: &Context, asked: &Asked) -> Result<Plan, SpawnRefusal> {
+    plan(&asked.spec, ctx.launcher.probe(), &asked.demand).map_err(|refused| {
+        let mut text = refused.to_string();
+        let mut source = std::error::Error::source(&refused);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        SpawnRefusal::Sandbox(text)
+    })
+}
+
+fn asked(ctx: &Context, start: Start<'_>, policy: &PolicyDocument) -> Result<Asked, SpawnRefusal> {
     let settings = &ctx.settings;
     let manifest = start.manifest;
     let policy = resolve(Some(manifest), settings, policy);
@@ -141,17 +218,10 @@ pub(crate) fn plan_under(
             None => PathBuf::from(BUNDLE_INSIDE),
         }),
         bundle: Some(bundle),
-        ids: ids(ctx, &home)?,
+        ids: likely_user(ctx, &home)?,
         home,
         state: settings.data.clone(),
-        allowed_paths: files
-            .paths
-            .iter()
-            .map(|grant| AllowedPath {
-                path: PathBuf::from(&grant.path),
-                read_only: !grant.rights.changes(),
-            })
-            .collect(),
+        allowed_paths: allowed_paths(ctx, manifest)?,
         runtime_paths,
         temp: if files.temp.is_some() {
             TempAccess::Private
@@ -171,16 +241,11 @@ pub(crate) fn plan_under(
         required: policy.sandbox_required,
         degradable: degradable(policy.profile, &settings.sandbox.degradable),
     };
-    let planned = plan(&spec, ctx.launcher.probe(), &demand).map_err(|refused| {
-        let mut text = refused.to_string();
-        let mut source = std::error::Error::source(&refused);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        SpawnRefusal::Sandbox(text)
-    })?;
-    Ok((planned, policy.limits))
+    Ok(Asked {
+        spec,
+        demand,
+        bounds: policy.limits,
+    })
 }
 
 /// What of its files it may not do, although it sees them.
@@ -228,10 +293,17 @@ fn secrets(ctx: &Context, manifest: &AgentManifest) -> Result<Vec<SecretFile>, S
     Ok(files)
 }
 
-/// What would be enforced around a start, as the API shows it.
-pub(crate) fn sandbox_view(report: &SandboxReport) -> SandboxView {
+/// What would be enforced around a start of this agent, as the API shows it.
+pub(crate) fn sandbox_view(
+    ctx: &Context,
+    manifest: &AgentManifest,
+    report: &SandboxReport,
+) -> SandboxView {
+    let holds = resolve(Some(manifest), &ctx.settings, &ctx.policy.load());
+    let degraded = report.degraded.iter();
     SandboxView {
-        profile: report.profile.clone(),
+        profile: holds.profile.name().to_owned(),
+        degraded: degraded.map(|one| one.name().to_owned()).collect(),
         controls: report
             .controls
             .iter()
@@ -362,15 +434,54 @@ fn all_homes(data: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The user of a home: its owner, else the first of the range that owns no home.
-fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+/// Removes the homes of agents that nobody knows, as a start that went no further leaves them, and with them the hold on
+/// their users. Only empty ones: what was written is not for a rule to judge.
+pub(crate) fn forget_unused_homes(data: &Path, known: impl Fn(&str) -> bool) {
+    for home in all_homes(data) {
+        let name = home.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        if known(name.split('#').next().unwrap_or(name)) {
+            continue;
+        }
+        // The kernel refuses for whatever holds anything.
+        match std::fs::remove_dir(&home) {
+            Ok(()) => tracing::info!(home = %home.display(), "an unused home is removed"),
+            Err(error) => tracing::warn!(
+                home = %home.display(),
+                %error,
+                "a home belongs to no registered agent and is kept, with its user; remove it when nobody needs its files"
+            ),
+        }
+    }
+}
+
+/// The user of a home: its owner, else the one that it would get now. Changes nothing.
+fn likely_user(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+    user_of(ctx, home, |_| Ok(()))
+}
+
+/// The user of a home, which is made and given to it if it is not there.
+fn own_user(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
+    let data = &ctx.settings.data;
+    user_of(ctx, home, |uid| {
+        // Before anything is the user's: what is forgotten is at worst a user that nobody got.
+        write_next_uid(data, uid + 1)?;
+        create_home(data, home)?;
+        std::os::unix::fs::chown(home, Some(uid), Some(uid))
+    })
+}
+
+/// The owner of a home, else the first of the range that owns no home and is `taken` for it.
+fn user_of(
+    ctx: &Context,
+    home: &Path,
+    take: impl FnOnce(u32) -> std::io::Result<()>,
+) -> Result<Option<Ids>, SpawnRefusal> {
     let settings: &Settings = &ctx.settings;
     if !ctx.launcher.probe().root {
         return Ok(None);
     }
     let (first, count) = settings.uids;
     let range = first..first.saturating_add(count);
-    let failed = |error: std::io::Error| SpawnRefusal::Home(format!("{}: {error}", home.display()));
     let _one_at_a_time = UIDS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -387,18 +498,26 @@ fn ids(ctx: &Context, home: &Path) -> Result<Option<Ids>, SpawnRefusal> {
         .filter_map(|home| Some(std::fs::metadata(home).ok()?.uid()))
         .collect();
     let next = next_uid(&settings.data, &range, &taken);
-    let uid = (next..range.end)
-        .chain(range.start..next)
-        .find(|uid| !taken.contains(uid))
+    let former = former_users(&settings.data);
+    let free = || {
+        let all = (next..range.end).chain(range.start..next);
+        all.filter(|uid| !taken.contains(uid))
+    };
+    // Those whose files may lie somewhere come last, as that takes looking there.
+    let uid = free()
+        .find(|uid| !former.contains(uid))
+        .or_else(|| {
+            free()
+                .take(LOOKED_FOR_MAX)
+                .find(|uid| is_forgotten(&settings.data, *uid))
+        })
         .ok_or_else(|| {
             SpawnRefusal::Home(format!(
-                "no user id is free in {range:?}; raise sandbox.uid_range.count"
+                "no user id is free in {range:?}, as those without a home may have files where they were granted to write; raise \
+                 sandbox.uid_range.count"
             ))
         })?;
-    // Before anything is the user's: what is forgotten is at worst a user that nobody got.
-    write_next_uid(&settings.data, uid + 1).map_err(failed)?;
-    create_home(&settings.data, home).map_err(failed)?;
-    std::os::unix::fs::chown(home, Some(uid), Some(uid)).map_err(failed)?;
+    take(uid).map_err(|error| SpawnRefusal::Home(format!("{}: {error}", home.display())))?;
     Ok(Some(Ids { uid, gid: uid }))
 }
 
@@ -417,13 +536,17 @@ fn next_uid(data: &Path, range: &std::ops::Range<u32>, taken: &BTreeSet<u32>) ->
 }
 
 fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
+    write_kept(&data.join(NEXT_UID), next.to_string().as_bytes())
+}
+
+/// Writes a small file of meshd's own, whole or not at all, and on the disk when this returns.
+pub(super) fn write_kept(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-    let path = data.join(NEXT_UID);
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
-        .create(path.parent().unwrap_or(data))?;
+        .create(path.parent().unwrap_or(path))?;
     let draft = path.with_extension("draft");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -431,7 +554,7 @@ fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(&draft)?;
-    file.write_all(next.to_string().as_bytes())?;
+    file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(draft, path)
 }
@@ -452,6 +575,20 @@ fn create_home(data: &Path, home: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_empty_homes_of_agents_that_nobody_knows_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let homes = dir.path().join("home/agents/utility");
+        for name in ["kept", "kept#1", "gone", "gone#2", "wrote"] {
+            std::fs::create_dir_all(homes.join(name)).unwrap();
+        }
+        std::fs::write(homes.join("wrote/note"), "x").unwrap();
+        forget_unused_homes(dir.path(), |agent| agent == "kept");
+        let left = |name: &str| homes.join(name).exists();
+        let all = ["kept", "kept#1", "gone", "gone#2", "wrote"].map(left);
+        assert_eq!(all, [true, true, false, false, true]);
+    }
 
     #[test]
     fn a_user_is_given_again_only_when_all_others_have_been() {

@@ -22,6 +22,7 @@ use super::audit::read_only;
 use super::views::{status_kind, summary};
 use crate::agents::agent::AgentMessage;
 use crate::agents::bundle;
+use crate::agents::grants;
 use crate::agents::policy::{effective, effective_default};
 use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
@@ -112,6 +113,8 @@ impl Mesh {
         };
         self.circle(&manifest)?;
         notices.extend(self.dependency_notices(&manifest));
+        grants::by_whom(&self.ctx, caller, &manifest)?;
+        notices.extend(grants::notices(&self.ctx, &manifest));
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
             // Registered without a start, it harms nobody; what this machine would refuse to start is said. What the operator's
             // policy does not take does not come in.
@@ -502,6 +505,23 @@ impl Mesh {
         // Its manifest bounds it no more, so it does not speak any more either.
         self.sentinel.revoke_agent("meshd", &entry.id).await?;
         self.memory.purge(&caller.name, &entry.id).await?;
+        let (data, agent, state) = (
+            self.ctx.settings.data.clone(),
+            entry.id.clone(),
+            entry.state(),
+        );
+        // First, so that no user is free of whom this is not known.
+        let noted = tokio::task::spawn_blocking(move || {
+            let manifests: Vec<_> = state.versions.values().map(|one| &*one.manifest).collect();
+            grants::remember(&data, &homes_of(&data, &agent), &manifests)
+        });
+        if let Err(error) = noted
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        {
+            let text = format!("where its user may have left files cannot be noted: {error}");
+            return Err(Problem::unavailable("read_only", text));
+        }
         self.registry.unlist(entry.id.clone(), cause).await?;
         let (data, agent) = (self.ctx.settings.data.clone(), entry.id.clone());
         let homes = tokio::task::spawn_blocking(move || {
@@ -529,6 +549,7 @@ impl Mesh {
             if version.manifest.resolved_runtime().kind == RuntimeKind::Native {
                 return Ok(SandboxView {
                     profile: "native".to_owned(),
+                    degraded: Vec::new(),
                     controls: Vec::new(),
                 });
             }
@@ -540,7 +561,7 @@ impl Mesh {
                 process: 0,
             };
             plan_start(&mesh.ctx, start)
-                .map(|plan| sandbox_view(plan.report()))
+                .map(|plan| sandbox_view(&mesh.ctx, &version.manifest, plan.report()))
                 .map_err(Problem::from)
         });
         planned

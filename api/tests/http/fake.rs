@@ -549,6 +549,7 @@ impl Operations for Fake {
     async fn agent_sandbox(&self, id: &str) -> Result<SandboxView, Problem> {
         Self::known(id).map(|()| SandboxView {
             profile: "standard".into(),
+            degraded: Vec::new(),
             controls: Vec::new(),
         })
     }

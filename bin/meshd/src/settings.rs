@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use mesh_actors::context::{DefaultLimits, KeySource, LivenessLimits, Settings};
+use mesh_actors::context::{DefaultLimits, FileBounds, KeySource, LivenessLimits, Settings};
 use mesh_actors::outbound::{EgressSettings, ServiceSettings};
 use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
@@ -160,6 +160,7 @@ pub(crate) fn tree(
         sandbox: sandbox(config),
         sandbox_level: config.default_policy.security.sandbox_level,
         open_network: config.sandbox.open_network.iter().cloned().collect(),
+        files: files(config),
         egress: egress(config),
         services: services(config)?,
         encryption,
@@ -243,6 +244,17 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     }
     patterns("sandbox.egress.blocked_domains", &egress.blocked_domains)?;
     services(config).map(|_| ())
+}
+
+/// Which files of the host may be granted.
+fn files(config: &Config) -> FileBounds {
+    let files = &config.sandbox.files;
+    let paths = |texts: &[String]| texts.iter().map(PathBuf::from).collect();
+    FileBounds {
+        allowed: files.allowed_paths.as_deref().map(paths),
+        blocked: paths(&files.blocked_paths),
+        as_owner: paths(&files.as_owner),
+    }
 }
 
 /// What no agent's connections get beyond.

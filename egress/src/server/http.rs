@@ -10,6 +10,7 @@ use super::{Proxy, read_until, refuse};
 use crate::denial::{Code, Denial};
 use crate::dial::dial;
 use crate::head::{Head, HeadError};
+use crate::host::HostError;
 use crate::policy::Ask;
 
 /// The answer to an opened tunnel.
@@ -80,8 +81,10 @@ impl Proxy {
 fn malformed(error: &HeadError) -> Denial {
     let code = match error {
         HeadError::TooLarge => Code::HeadTooLarge,
-        HeadError::Host(_) => Code::BadHost,
-        HeadError::Syntax(_)
+        // It can be read, and names what nobody gets to by that name.
+        HeadError::Host(HostError::OddAddress | HostError::Idna) => Code::BadHost,
+        HeadError::Host(HostError::Length | HostError::Characters | HostError::Label)
+        | HeadError::Syntax(_)
         | HeadError::NotForProxies
         | HeadError::Mismatch
         | HeadError::Smuggling => Code::BadRequest,

@@ -182,6 +182,10 @@ fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors
             let message = "not an environment variable; expected A-Z a-z 0-9 _ in its name and no NUL in its value";
             errors.push(FieldError::new(format!("runtime.env.{name}"), message));
         }
+        if name.to_ascii_uppercase().starts_with("MESH_") {
+            let message = "names that begin with MESH_ are meshd's own";
+            errors.push(FieldError::new(format!("runtime.env.{name}"), message));
+        }
     }
     if let Some(index) = runtime.args.iter().position(|arg| arg.contains('\0')) {
         errors.push(FieldError::new(

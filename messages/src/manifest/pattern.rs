@@ -50,6 +50,13 @@ pattern!(
     "a domain name such as example.com or *.example.com"
 );
 pattern!(
+    /// A host name, `*.` before it for all names below it, or `*` alone for every name.
+    DomainOrAny,
+    253,
+    r"^(\*|(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)$",
+    "a domain name such as example.com or *.example.com, or * for every name"
+);
+pattern!(
     /// A reference into a vault.
     VaultReference,
     512,

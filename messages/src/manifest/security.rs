@@ -78,9 +78,9 @@ pub struct NetworkPolicy {
     /// Whether it may open connections at all.
     #[serde(default)]
     pub allow_outbound: bool,
-    /// The only domains that it may reach; absent: any that is not blocked.
+    /// The only domains that it may reach; absent: any that is not blocked. `*` alone is every name, and no bare address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Vec<pattern::Domain>>", length(max = 256))]
+    #[schemars(with = "Option<Vec<pattern::DomainOrAny>>", length(max = 256))]
     pub allowed_domains: Option<Vec<String>>,
     /// Domains that it may not reach, even when allowed above.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -120,7 +120,7 @@ fn every_error_is_reported_at_once_with_its_path() {
     manifest["entry"] = json!("../main.py");
     manifest["memory"] = json!({ "type": "volatile", "persistent": true });
     manifest["security"] = json!({ "networkAccess": {
-        "allowOutbound": true, "allowedDomains": ["example.com", "*.example.com", "not a domain"] } });
+        "allowOutbound": true, "allowedDomains": ["example.com", "*", "not a domain"] } });
     manifest["metadata"] = json!({ "created": "yesterday" });
     manifest["dependencies"] = json!([{ "name": "x", "version": "one", "type": "module" }]);
     refused(
@@ -132,7 +132,7 @@ fn every_error_is_reported_at_once_with_its_path() {
             "memory.persistent: true contradicts type volatile",
             "metadata.created: \"yesterday\" is not a date-time",
             "persona: \"assistent\" is not one of assistant, specialist, guardian, orchestrator, utility, companion; did you mean \"assistant\"?",
-            "security.networkAccess.allowedDomains[2]: \"not a domain\" is not a domain name such as example.com or *.example.com",
+            "security.networkAccess.allowedDomains[2]: \"not a domain\" is not a domain name such as example.com or *.example.com, or * for every name",
             "version: \"1.0\" is not a semantic version such as 1.0.3",
         ],
     );
@@ -481,6 +481,19 @@ fn rich() -> Value {
     manifest["budget"] = json!({ "per": "1h", "maxAttempts": 5, "calls": 7, "money": "1.5", "provider": "acme", "team": "red" });
     manifest["secrets"] = json!([{ "name": "t", "from": "vault://a@b", "mode": "mount" }]);
     manifest
+}
+
+#[test]
+fn variables_of_meshds_own_are_not_a_manifests_to_set() {
+    for (name, is_own) in [
+        ("MESH_AGENT", true),
+        ("mesh_claims", true),
+        ("MESHES", false),
+    ] {
+        let mut manifest = rich();
+        manifest["runtime"]["env"] = json!({ name: "x" });
+        assert_eq!(parse(&manifest).is_err(), is_own, "{name}");
+    }
 }
 
 #[test]

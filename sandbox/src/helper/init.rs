@@ -47,8 +47,9 @@ pub(super) fn run(mut handover: Handover) -> i32 {
                 descriptors,
                 control,
                 lifeline,
+                owners,
             } = handover;
-            drop((control, lifeline, signals));
+            drop((control, lifeline, signals, owners));
             agent::run(&order, descriptors)
         }
         Ok(Fork::Parent(agent)) => {
@@ -57,12 +58,13 @@ pub(super) fn run(mut handover: Handover) -> i32 {
                 mut descriptors,
                 control,
                 lifeline,
+                owners,
             } = handover;
             if let Err(error) = lower(order.ids, &lifeline) {
                 return descriptors.status.fail(error);
             }
             // What stays open here would hide its end from the launcher.
-            drop(descriptors);
+            drop((descriptors, owners));
             watch(agent, &control, &lifeline, &signals).map_or(EXIT_FAILED, |()| 0)
         }
         Err(error) => {
@@ -96,7 +98,7 @@ fn build(handover: &Handover) -> Result<(OwnedFd, Option<TcpListener>), StepErro
             content: content.as_fd(),
             owner: handover.order.ids,
         });
-    mounts::build(&handover.order.root, secrets.as_ref())?;
+    mounts::build(&handover.order.root, secrets.as_ref(), &handover.owners)?;
     let signals = sys::child_signals().at(Stage::Fork, "signals of ended children")?;
     Ok((signals, listener))
 }

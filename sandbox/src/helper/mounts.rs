@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root, umask};
 
+use super::owners::Owners;
 use super::secrets::Secrets;
 use super::{At, StepError};
 use crate::spec::SECRETS_INSIDE;
@@ -47,7 +48,11 @@ const PROC_MASKED: [&str; 10] = [
 const PROC_EMPTIED: [&str; 5] = ["acpi", "scsi", "asound", "bus", "fs"];
 
 /// Builds `root` and makes it the root of this mount namespace.
-pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), StepError> {
+pub(super) fn build(
+    root: &Root,
+    secrets: Option<&Secrets<'_>>,
+    owners: &Owners,
+) -> Result<(), StepError> {
     mount_change(
         "/",
         MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
@@ -57,7 +62,7 @@ pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), St
     let binds = root
         .binds
         .iter()
-        .map(detach)
+        .map(|bind| detach(bind, owners))
         .collect::<Result<Vec<_>, _>>()?;
     let null = null_device().at(Stage::Mounts, "/dev/null")?;
     let mask = umask(Mode::WGRP | Mode::WOTH);
@@ -95,7 +100,7 @@ pub(super) fn build(root: &Root, secrets: Option<&Secrets<'_>>) -> Result<(), St
 }
 
 /// Opens what `bind` names, makes sure it is what the launcher saw, and detaches a mount of it.
-fn detach(bind: &Bind) -> Result<OwnedFd, StepError> {
+fn detach(bind: &Bind, owners: &Owners) -> Result<OwnedFd, StepError> {
     let attempt = || -> io::Result<OwnedFd> {
         let strict = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -113,7 +118,21 @@ fn detach(bind: &Bind) -> Result<OwnedFd, StepError> {
             BindKind::Data => attr::NOSUID | attr::NODEV | attr::NOEXEC,
             BindKind::Device => attr::NOSUID | attr::NOEXEC,
         };
-        clone_mount(file.as_fd(), attributes)
+        let tree = clone_mount(file.as_fd(), attributes)?;
+        if let Some(owner) = bind.owner {
+            if (seen.st_uid, seen.st_gid) != (owner.uid, owner.gid) {
+                return Err(io::Error::other(
+                    "its owner changed while the sandbox started",
+                ));
+            }
+            sys::mount_owners(tree.as_fd(), owners.map(owner)?).map_err(|error| {
+                let text = format!(
+                    "no agent can stand for its owner there, as its file system or this kernel does not do that: {error}"
+                );
+                io::Error::other(text)
+            })?;
+        }
+        Ok(tree)
     };
     attempt().at(Stage::Mounts, bind.source.display().to_string())
 }

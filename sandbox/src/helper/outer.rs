@@ -12,6 +12,7 @@ use rustix::process::{
 };
 use rustix::thread::UnshareFlags;
 
+use super::owners::Owners;
 use super::{
     At, Descriptors, EXIT_FAILED, Handover, StatusPipe, StepError, die_with, identity, init,
 };
@@ -27,10 +28,15 @@ pub(super) fn run(launcher: Pid) -> i32 {
     let Ok((control, order, mut descriptors)) = prepare(launcher) else {
         return EXIT_FAILED;
     };
+    // While there are the host's `/proc` and process namespace.
+    let owners = match Owners::of(&order) {
+        Ok(owners) => owners,
+        Err(error) => return descriptors.status.fail(error),
+    };
     if let Err(error) = separate(&order, launcher) {
         return descriptors.status.fail(error);
     }
-    match spawn(order, descriptors, control) {
+    match spawn(order, descriptors, control, owners) {
         Ok(code) | Err(code) => code,
     }
 }
@@ -107,7 +113,12 @@ fn separate(order: &Order, launcher: Pid) -> Result<(), StepError> {
 }
 
 /// Starts pid 1, hands everything to it and waits for its end.
-fn spawn(order: Order, mut descriptors: Descriptors, control: OwnedFd) -> Result<i32, i32> {
+fn spawn(
+    order: Order,
+    mut descriptors: Descriptors,
+    control: OwnedFd,
+    owners: Owners,
+) -> Result<i32, i32> {
     let mut fail = |error: io::Error, detail: &str| {
         descriptors.status.fail(StepError {
             stage: Stage::Fork,
@@ -125,6 +136,7 @@ fn spawn(order: Order, mut descriptors: Descriptors, control: OwnedFd) -> Result
                 descriptors,
                 control,
                 lifeline,
+                owners,
             }))
         }
         Fork::Parent(pid) => {
@@ -137,7 +149,7 @@ fn spawn(order: Order, mut descriptors: Descriptors, control: OwnedFd) -> Result
             );
             told.map_err(|_| EXIT_FAILED)?;
             // What stays open here would hide its end from the launcher.
-            drop((descriptors, control, lifeline, pidfd));
+            drop((descriptors, control, lifeline, pidfd, owners));
             while matches!(
                 waitpid(Some(pid), WaitOptions::empty()),
                 Err(rustix::io::Errno::INTR)

@@ -8,6 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, geteuid, waitpid};
 use rustix::thread::UnshareFlags;
 
+use super::owners::Owners;
 use super::{At, EXIT_FAILED, StepError, die_with, identity, landlock, mounts};
 use crate::probe::Trials;
 use crate::spec::Ids;
@@ -128,7 +129,7 @@ fn file_system() -> Result<(), StepError> {
         memory: vec![memory],
         ..Root::default()
     };
-    mounts::build(&root, None)?;
+    mounts::build(&root, None, &Owners::default())?;
     std::fs::read("/proc/self/stat")
         .at(Stage::Mounts, "/proc/self")
         .map(drop)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
@@ -10,8 +11,8 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::hostname;
 use crate::launch::LaunchError;
 use crate::spec::{
-    BUNDLE_INSIDE, Execution, HOME_INSIDE, NetworkAccess, Rights, SECRETS_INSIDE, SYSTEM_TREES,
-    SandboxSpec, TempAccess,
+    BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, NetworkAccess, Rights, SECRETS_INSIDE,
+    SYSTEM_TREES, SandboxSpec, TempAccess,
 };
 use crate::wire::{Access, Bind, BindKind, MemoryMount, Root};
 
@@ -48,8 +49,9 @@ const ETC_SHOWN: [&str; 8] = [
     "/etc/localtime",
 ];
 
-/// What has versions of node that know nothing of proxies use the one there is; where it lies inside, and what loads it.
-const NODE_PROXY: (&str, &str) = ("/etc/node-proxy.cjs", include_str!("node-proxy.cjs"));
+/// What has node do without the list of interfaces, and versions that know nothing of proxies use the one there is; where it
+/// lies inside, and what loads it.
+const NODE_PRELOAD: (&str, &str) = ("/etc/node-proxy.cjs", include_str!("node-proxy.cjs"));
 pub(super) const NODE_OPTIONS: &str = "--require=/etc/node-proxy.cjs";
 
 /// A file system being laid out.
@@ -112,7 +114,7 @@ impl Layout {
 
     /// An `/etc` of the sandbox's own, which tells nothing of the host's users and services.
     fn etc(&mut self, spec: &SandboxSpec) -> Result<(), LaunchError> {
-        let ids = spec.ids.unwrap_or(crate::spec::Ids {
+        let ids = spec.ids.unwrap_or(Ids {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
         });
@@ -150,10 +152,8 @@ impl Layout {
         self.root
             .files
             .extend(files.map(|(name, text)| (Path::new("/etc").join(name), text)));
-        if spec.network == NetworkAccess::Proxy {
-            let (path, text) = NODE_PROXY;
-            self.root.files.push((path.into(), text.to_owned()));
-        }
+        let (path, text) = NODE_PRELOAD;
+        self.root.files.push((path.into(), text.to_owned()));
         self.rules.insert("/etc".into(), Access::Read);
         for path in ETC_SHOWN {
             // `/etc/localtime` and others are often links; what counts is what they lead to.
@@ -189,6 +189,9 @@ impl Layout {
             }
             let (kind, access) = place(rights, spec.execution);
             self.bind(&allowed.path, spec.mounted_at(&allowed.path), kind, access)?;
+            if allowed.as_owner && spec.ids.is_some() {
+                self.as_owner(&allowed.path)?;
+            }
         }
         for path in spec.apart() {
             self.root
@@ -197,6 +200,23 @@ impl Layout {
             self.root
                 .links
                 .push((path.to_owned(), spec.mounted_at(path)));
+        }
+        Ok(())
+    }
+
+    /// Has the last bind be used as its owner.
+    fn as_owner(&mut self, path: &Path) -> Result<(), LaunchError> {
+        let meta = fs::symlink_metadata(path).map_err(|source| path_error(path, source))?;
+        let owner = Ids {
+            uid: meta.uid(),
+            gid: meta.gid(),
+        };
+        if owner.uid == 0 || owner.gid == 0 {
+            let text = "it belongs to user or group 0, for whom no agent stands; give it an owner of its own";
+            return Err(path_error(path, io::Error::other(text)));
+        }
+        if let Some(bind) = self.root.binds.last_mut() {
+            bind.owner = Some(owner);
         }
         Ok(())
     }
@@ -253,6 +273,7 @@ impl Layout {
             target: target.into(),
             kind,
             identity,
+            owner: None,
         });
         let before = self.rules.entry(target.into()).or_insert(access);
         // The same path granted twice: writing wins, as it does in the mounts, where the later one is on top.

@@ -1,7 +1,26 @@
-// Node reads HTTP_PROXY by itself from 22.21 and 24 on. Before, this has `fetch`, `http` and `https` go through the proxy as
-// newer ones do: loaded first in every Node of a sandbox whose way out is meshd's proxy.
+// Loaded first in every Node of a sandbox.
 "use strict";
-const http = require("node:http");
+
+// The kernel's list of interfaces comes through a kind of socket that no sandbox has. What there is to see is the loopback.
+const os = require("node:os");
+const interfaces = os.networkInterfaces;
+os.networkInterfaces = function networkInterfaces() {
+  try {
+    return interfaces.call(os);
+  } catch {
+    const lo = { mac: "00:00:00:00:00:00", internal: true };
+    return {
+      lo: [
+        { address: "127.0.0.1", netmask: "255.0.0.0", family: "IPv4", ...lo, cidr: "127.0.0.1/8" },
+        { address: "::1", netmask: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", family: "IPv6", ...lo, cidr: "::1/128", scopeid: 0 },
+      ],
+    };
+  }
+};
+require("node:module").syncBuiltinESMExports();
+
+// Node reads HTTP_PROXY by itself from 22.21 and 24 on. Before, this has `fetch`, `http` and `https` go through the proxy as
+// newer ones do.
 
 const named = process.env.HTTP_PROXY;
 if (named && process.env.NODE_USE_ENV_PROXY === "1" && !process.allowedNodeEnvironmentFlags.has("--use-env-proxy")) {
@@ -9,6 +28,7 @@ if (named && process.env.NODE_USE_ENV_PROXY === "1" && !process.allowedNodeEnvir
 }
 
 function through(proxy) {
+  const http = require("node:http");
   const https = require("node:https");
   const net = require("node:net");
   const tls = require("node:tls");

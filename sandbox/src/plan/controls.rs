@@ -130,12 +130,27 @@ fn filesystem(spec: &SandboxSpec, probe: &Probe) -> Verdict {
         "private mounts on a read-only root, Landlock {}",
         probe.landlock_abi
     );
-    all_of(
+    let mut told = all_of(
         Control::Filesystem,
         &requested,
         &[&probe.mounts, &probe.landlock],
         &mechanism,
-    )
+    );
+    let mut notes: Vec<&str> = spec
+        .allowed_paths
+        .iter()
+        .map(|path| path.note.as_str())
+        .filter(|note| !note.is_empty())
+        .collect();
+    if writable > 0 {
+        notes.push(
+            "whoever shares a path that can be written can talk through sockets and pipes in it",
+        );
+    }
+    if told.short.is_none() {
+        told.enforcement.detail = notes.join("; ");
+    }
+    told
 }
 
 fn processes(probe: &Probe) -> Verdict {

@@ -143,8 +143,8 @@ pub struct Enforcement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxReport {
-    /// `strict` when everything asked for is enforced by the kernel, `maximum` when that was asked for, else `degraded`.
-    pub profile: String,
+    /// The controls that fall short of what was asked for, as they were allowed to; in the order of `controls`.
+    pub degraded: Vec<Control>,
     /// Every control, in a fixed order.
     pub controls: Vec<Enforcement>,
 }

@@ -31,6 +31,8 @@ fn refused(path: &str, read_only: bool) {
     let allowed_paths = vec![AllowedPath {
         path: path.into(),
         read_only,
+        as_owner: false,
+        note: String::new(),
     }];
     let answer = SandboxSpec {
         allowed_paths,
@@ -65,6 +67,8 @@ fn grants_of_meshds_own_state_are_refused_from_either_side() {
     let allowed_paths = vec![AllowedPath {
         path: "/srv/mesh".into(),
         read_only: true,
+        as_owner: false,
+        note: String::new(),
     }];
     assert!(
         SandboxSpec {
@@ -101,6 +105,8 @@ fn ordinary_grants_pass() {
     let allowed = |path: &str, read_only| AllowedPath {
         path: path.into(),
         read_only,
+        as_owner: false,
+        note: String::new(),
     };
     let allowed_paths = vec![
         allowed("/srv/in", true),

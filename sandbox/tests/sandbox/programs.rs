@@ -25,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_bundle_is_shown_read_only", bundle),
     ("a_grant_to_read_reads_and_a_grant_to_write_writes", grants),
     (
+        "an_agent_that_stands_for_the_owner_of_a_path_is_the_owner_there",
+        as_owner,
+    ),
+    (
         "what_is_not_granted_of_a_path_cannot_be_done_there",
         narrowed_paths,
     ),
@@ -120,6 +124,7 @@ fn environment() -> Verdict {
         [
             "GREETING=hi there",
             "HOME=/home/agent",
+            "NODE_OPTIONS=--require=/etc/node-proxy.cjs",
             "PATH=/usr/bin:/bin",
             "TMPDIR=/tmp"
         ]
@@ -174,6 +179,8 @@ fn granted(bench: &Bench, script: &str, grants: &[(&str, bool)]) -> Outcome {
     let allowed = |(path, read_only): &(&str, bool)| AllowedPath {
         path: path.into(),
         read_only: *read_only,
+        as_owner: false,
+        note: String::new(),
     };
     let allowed_paths = grants.iter().map(allowed).collect();
     bench.run(&SandboxSpec {
@@ -197,6 +204,79 @@ fn grants() -> Verdict {
         &[(&write, false)],
     );
     expect(&outcome, "hidden");
+    Verdict::Passed
+}
+
+/// daemon-12.
+fn as_owner() -> Verdict {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    /// Nobody's but this test's.
+    const OWNER: u32 = 61_077;
+    if !is_root() {
+        return Verdict::Skipped("only root has agents stand for other users".into());
+    }
+    let bench = Bench::new();
+    let [path, _] = open_directories(&bench);
+    let dir = Path::new(&path);
+    for (name, owner, mode) in [
+        ("own", OWNER, 0o600),
+        // What an earlier agent with this user left, and what others have there.
+        ("left", IDS.uid, 0o600),
+        ("roots", 0, 0o600),
+        ("others", 61_078, 0o666),
+    ] {
+        fs::write(dir.join(name), name).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        chown(dir.join(name), Some(owner), Some(owner)).unwrap();
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(dir, Some(OWNER), Some(OWNER)).unwrap();
+    let run = |read_only, script: &str| {
+        let allowed_paths = vec![AllowedPath {
+            path: (&path).into(),
+            read_only,
+            as_owner: true,
+            note: String::new(),
+        }];
+        bench.run(&SandboxSpec {
+            allowed_paths,
+            ..bench.shell(&format!("cd {path}; {script}"))
+        })
+    };
+    let tries = "for f in own left roots others; do cat $f 2>/dev/null && echo || echo -; done; echo x >> others; \
+                 echo made > made; mkdir below; stat -c %u made own; chmod u+s made 2>/dev/null || echo plain; \
+                 chown 0 made 2>/dev/null || echo kept";
+    let me = IDS.uid;
+    let outcome = run(false, tries);
+    expect(
+        &outcome,
+        &format!("own\n-\n-\nothers\n{me}\n{me}\nplain\nkept"),
+    );
+    for made in ["made", "below"] {
+        let meta = fs::metadata(dir.join(made)).unwrap();
+        assert_eq!(
+            (meta.uid(), meta.gid(), meta.mode() & 0o7000),
+            (OWNER, OWNER, 0)
+        );
+    }
+    let outcome = run(true, "cat own; (echo x > new) 2>/dev/null || echo; id -u");
+    expect(&outcome, &format!("own\n{me}"));
+    // For root nobody stands.
+    chown(dir, Some(0), Some(0)).unwrap();
+    let spec = SandboxSpec {
+        allowed_paths: vec![AllowedPath {
+            path: (&path).into(),
+            read_only: false,
+            as_owner: true,
+            note: String::new(),
+        }],
+        ..bench.shell("true")
+    };
+    let answer = bench.launcher.launch_blocking(bench.plan(&spec)).map(drop);
+    assert!(
+        matches!(answer, Err(LaunchError::Path { .. })),
+        "{answer:?}"
+    );
     Verdict::Passed
 }
 
@@ -225,6 +305,8 @@ fn left_beside(rights: Rights, read_only: bool, execution: Execution, temp: Temp
         allowed_paths: vec![AllowedPath {
             path: (&path).into(),
             read_only,
+            as_owner: false,
+            note: String::new(),
         }],
         execution,
         temp,
@@ -273,6 +355,8 @@ fn narrowed_paths() -> Verdict {
     let granted = |path: &str| AllowedPath {
         path: path.into(),
         read_only: false,
+        as_owner: false,
+        note: String::new(),
     };
     let spec = SandboxSpec {
         allowed_paths: vec![granted("/tmp/there"), granted("/tmp")],
@@ -343,6 +427,8 @@ fn detours_around_a_grant_below_tmp() -> Verdict {
         allowed_paths: vec![AllowedPath {
             path: (&path).into(),
             read_only: false,
+            as_owner: false,
+            note: String::new(),
         }],
         narrowed: Narrowed {
             paths: BTreeMap::from([(path.clone().into(), rights)]),
@@ -430,6 +516,8 @@ fn linked_grant() -> Verdict {
     let allowed_paths = vec![AllowedPath {
         path: link,
         read_only: true,
+        as_owner: false,
+        note: String::new(),
     }];
     let spec = SandboxSpec {
         allowed_paths,
@@ -463,16 +551,28 @@ fn python() -> Verdict {
         return Verdict::Skipped("no python3 on this machine".into());
     };
     expect(&bench.run(&spec), "child\nparent");
+    // Without a `/tmp`, too, there is a place for temporary files.
+    let script = "import multiprocessing, subprocess, tempfile\nassert tempfile.NamedTemporaryFile().name.startswith('/home/agent/')\n\
+                  with multiprocessing.Manager() as manager: print(manager.list([1]))\n\
+                  print(subprocess.run(['sort', '-S', '1K'], input='b\\na\\n' * 9999, text=True, stdout=subprocess.PIPE).stdout[0])";
+    let spec = interpreter(&bench, "python3", &["-c", script]);
+    let bare = SandboxSpec {
+        temp: TempAccess::None,
+        ..spec.unwrap_or_else(|| bench.shell("true"))
+    };
+    expect(&bench.run(&bare), "[1]\na");
     Verdict::Passed
 }
 
 fn node() -> Verdict {
     let bench = Bench::new();
-    let script = "require('child_process').execSync('true'); console.log('ran')";
+    let script = "require('child_process').execSync('true'); console.log('ran');
+        console.log(Object.keys(require('os').networkInterfaces()).join());
+        import('node:os').then(({networkInterfaces}) => console.log(networkInterfaces().lo[0].address))";
     let Some(spec) = interpreter(&bench, "node", &["-e", script]) else {
         return Verdict::Skipped("no node on this machine".into());
     };
-    expect(&bench.run(&spec), "ran");
+    expect(&bench.run(&spec), "ran\nlo\n127.0.0.1");
     Verdict::Passed
 }
 

@@ -395,7 +395,7 @@ impl AgentShell {
         // A refusal shows when it is started; here there is just nothing to show.
         plan_start(&self.args.ctx, start)
             .ok()
-            .map(|plan| sandbox_view(plan.report()))
+            .map(|plan| sandbox_view(&self.args.ctx, &version.manifest, plan.report()))
     }
 
     async fn register(

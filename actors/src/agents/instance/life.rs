@@ -17,7 +17,7 @@ use super::{
 use crate::agents::agent::AgentMessage;
 use crate::agents::lines::{LINES_OUT_MAX, WRITE_STALL_MAX, read_lines, read_log, write_lines};
 use crate::agents::process::{exit_failure, launch};
-use crate::agents::spawn::{Start, plan_under};
+use crate::agents::spawn::{Start, plan_launch};
 use crate::clock::now;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
@@ -40,7 +40,7 @@ impl Session {
                         epoch,
                         process: 0,
                     };
-                    plan_under(&ctx, start, &ctx.policy.load())
+                    plan_launch(&ctx, start)
                 })
             };
             let result = match planned.await {
@@ -52,7 +52,7 @@ impl Session {
                         .await
                         .map(|(child, pipes)| (child, pipes, uid))
                 }
-                Ok(Err(refusal)) => Err(Failure::new(FailureClass::Start, refusal.to_string())),
+                Ok(Err(refusal)) => Err(Failure::from(refusal)),
                 Err(_) => Err(Failure::new(FailureClass::Start, "the start was given up")),
             };
             // A dropped answer drops the child, which ends it.

@@ -24,7 +24,7 @@ use crate::agents::live::InstanceLive;
 use crate::agents::native::NativeBehaviour;
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
-use crate::agents::spawn::{Start, plan_under};
+use crate::agents::spawn::{Start, plan_launch};
 use crate::context::Context;
 use crate::outbound::{Traveller, serve};
 use crate::secrets::Blotter;
@@ -258,13 +258,13 @@ impl OneProgram {
                 epoch,
                 process,
             };
-            plan_under(&planning, start, &planning.policy.load())
+            plan_launch(&planning, start)
         });
         let refused = |text: String| Failure::new(FailureClass::Start, text);
         let (plan, bounds) = plan
             .await
             .map_err(|_| refused("the start was given up".to_owned()))?
-            .map_err(|refusal| refused(refusal.to_string()))?;
+            .map_err(Failure::from)?;
         let uid = plan.spec().ids.map(|ids| ids.uid);
         live.plan_limits(process, bounds);
         // Not interrupted by a cancellation: only a start that has come to its end can be known to be gone.

@@ -292,7 +292,14 @@ pub(super) fn sandbox(id: &str, session: &mut Session) -> Result<(), Failure> {
             .iter()
             .map(|control| control.control.as_str());
         Ok(Screen::new()
-            .line(format!("profile {}", sandbox.profile))
+            .line(match sandbox.degraded.as_slice() {
+                [] => format!("profile {}", sandbox.profile),
+                degraded => format!(
+                    "profile {}, degraded: {}",
+                    sandbox.profile,
+                    degraded.join(", ")
+                ),
+            })
             .table(table)
             .named(names))
     })
