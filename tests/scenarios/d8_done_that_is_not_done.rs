@@ -139,7 +139,8 @@ fn d8_nobody_grades_their_own_work_and_another_agents_no_is_a_no() {
 #[test]
 fn d8_two_agents_that_check_each_other_are_busy_and_not_unable() {
     let daemon = Daemon::start();
-    let script = r#"if grep -q '"check"'; then echo '{"ok": true}'; else echo '{"text": "draft"}'; fi"#;
+    let script =
+        r#"if grep -q '"check"'; then echo '{"ok": true}'; else echo '{"text": "draft"}'; fi"#;
     for name in ["left", "right"] {
         let agent = Bundle::command(name, script).set("capabilities", json!(["write", "review"]));
         daemon.deploy(&agent);

@@ -22,6 +22,7 @@ fn plan(source: &Value) -> Result<Plan, Vec<String>> {
         fleet: None,
         named: &nobody,
         offered: None,
+        registered: None,
     };
     check(source, around).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
@@ -169,6 +170,27 @@ fn a_step_waits_for_what_its_expressions_name() {
     world.end(&second, good(json!("done")));
     assert_eq!(world.view(&id).output, Some(json!({"second": "done"})));
     assert_eq!(world.ended, [id]);
+}
+
+#[test]
+fn what_a_loop_made_is_taken_back_as_of_the_round_that_made_it() {
+    let mut world = World::new();
+    let undo =
+        json!({"requirements": ["x"], "input": {"made": "${steps.a.output}", "in": "${round}"}});
+    let document = json!({"steps": [
+        {"id": "a", "requirements": ["x"], "repeat": {"max": 3}, "onError": "compensate", "compensate": undo},
+    ]});
+    world.start(&document, Value::Null);
+    let outcomes = [good(json!("p")), good(json!("q")), bad(StepState::Failed)];
+    for outcome in outcomes {
+        let task = world.open.first().cloned().unwrap();
+        world.end(&task, outcome);
+    }
+    let mut inputs = world.events.iter().filter_map(|event| match event {
+        WorkflowEvent::Compensating { input, .. } => Some(input.clone()),
+        _ => None,
+    });
+    assert_eq!(inputs.next(), Some(json!({"made": "q", "in": 2})));
 }
 
 #[test]
