@@ -323,13 +323,9 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         add("repeat", message.to_owned());
     }
     if step.after.len() > AFTER_MAX {
-        add(
-            "after",
-            format!(
-                "has {} entries; at most {AFTER_MAX} are accepted",
-                step.after.len()
-            ),
-        );
+        let count = step.after.len();
+        let message = format!("has {count} entries; at most {AFTER_MAX} are accepted");
+        add("after", message);
     }
     if let Some(Value::Array(items)) = &step.for_each
         && items.len() > ITEMS_MAX
