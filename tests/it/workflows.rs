@@ -7,6 +7,7 @@ use mesh_tests::{Bundle, Daemon, eventually};
 use serde_json::{Value, json};
 
 mod kills;
+mod names;
 mod odd;
 mod services;
 mod teams;

@@ -137,6 +137,31 @@ fn d8_nobody_grades_their_own_work_and_another_agents_no_is_a_no() {
 }
 
 #[test]
+fn d8_two_agents_that_check_each_other_are_busy_and_not_unable() {
+    let daemon = Daemon::start();
+    let script =
+        r#"if grep -q '"check"'; then echo '{"ok": true}'; else echo '{"text": "draft"}'; fi"#;
+    for name in ["left", "right"] {
+        let agent = Bundle::command(name, script).set("capabilities", json!(["write", "review"]));
+        daemon.deploy(&agent);
+    }
+    let review = || Some(json!({"checks": [{"name": "reviewed", "requirements": ["review"]}]}));
+    let ids: Vec<_> = (0..6).map(|_| submit(&daemon, "write", review())).collect();
+    for id in ids {
+        let task = daemon.ended(&id, PATIENCE);
+        assert_eq!(task["state"], "succeeded", "{task}");
+        assert_eq!(task["attempts"].as_array().unwrap().len(), 1, "{task}");
+        let check = task["attempts"][0]["checks"][0]["task"].as_str().unwrap();
+        let verdict = daemon.task(check);
+        assert_ne!(
+            verdict["assignment"]["agentId"], task["assignment"]["agentId"],
+            "{verdict}"
+        );
+    }
+    saw("six tasks, each checked by the other one");
+}
+
+#[test]
 fn d8_a_check_that_hangs_or_cannot_be_started_is_told_apart_from_bad_work() {
     let daemon = Daemon::start();
     daemon.deploy(&liar());

@@ -201,7 +201,9 @@ impl Operations for Mesh {
     }
 
     async fn retry_task(&self, caller: &Caller, id: &str) -> Result<Task, Problem> {
-        retried(&self.ctx, &self.orchestrator, &caller.name, task_id(id)?).await
+        let task = task_id(id)?;
+        self.goes_on(&task).await?;
+        retried(&self.ctx, &self.orchestrator, &caller.name, task).await
     }
 
     async fn report_outcome(

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use mesh_actors_core::projection;
 use mesh_actors_core::workflow::{NewRun, Plan, Surroundings, check};
-use mesh_messages::WorkflowRunId;
 use mesh_messages::agent::Page;
 use mesh_messages::json::canonical;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -15,10 +14,12 @@ use mesh_messages::system::Caller;
 use mesh_messages::workflow::{
     StepKind, StepState, StepView, WorkflowCheck, WorkflowDocument, WorkflowRun, mermaid,
 };
+use mesh_messages::{AgentId, TaskId, WorkflowRunId};
 use serde_json::Value;
 
 use super::Mesh;
 use super::plans::candidates;
+use super::tasks::find;
 use crate::operations::{PageRequest, WorkflowOrder};
 use crate::reads::{self, LookupError, StoreReader};
 
@@ -116,11 +117,13 @@ impl Mesh {
                     .all(|need| has.iter().any(|one| one.as_str() == need.as_str()))
             })
         };
+        let registered = |agent: &AgentId| self.ctx.directory.get(agent.as_str()).is_some();
         let fleet = candidates(&self.ctx);
         let around = Surroundings {
             fleet: (!deploy_later).then_some(&fleet),
             named: &named,
             offered: (!deploy_later).then_some(&offered as mesh_actors_core::workflow::Offers<'_>),
+            registered: (!deploy_later).then_some(&registered as &dyn Fn(&AgentId) -> bool),
         };
         check(&source, around).map_err(|errors| invalid(&errors))
     }
@@ -184,6 +187,35 @@ impl Mesh {
             projection::workflow(&StoreReader(store), &wanted).map_err(LookupError::from)
         });
         row.await?.ok_or_else(|| not_found(id.as_str()))
+    }
+
+    /// Whether the run of which a task is a step, if it is one, goes on.
+    ///
+    /// # Errors
+    /// The run has ended: nobody would wait for another round of the task.
+    pub(super) async fn goes_on(&self, task: &TaskId) -> Result<(), Problem> {
+        let Ok(task) = find(&self.ctx, &self.orchestrator, task).await else {
+            return Ok(());
+        };
+        let run = task.spec.labels.get("workflow").map(String::as_str);
+        let Some(run) = run.and_then(|id| WorkflowRunId::new(id).ok()) else {
+            return Ok(());
+        };
+        match self.workflow_of(&run).await {
+            Ok(run) if run.state.is_terminal() => {
+                let detail = format!(
+                    "task {} cannot be retried: it belongs to run {}, which has ended; start another run",
+                    task.id, run.id
+                );
+                Err(Problem::new(
+                    ProblemKind::Conflict,
+                    "task_not_retryable",
+                    detail,
+                ))
+            }
+            // Its label may say anything, where a version before this one took it.
+            _ => Ok(()),
+        }
     }
 
     /// Adds where the tasks of a step stand that has not ended.

@@ -103,4 +103,18 @@ fn the_incident_is_answered_and_what_did_not_help_is_taken_back() {
     let run = ended(&daemon, ran.out.trim());
     assert_eq!(run["state"], "failed", "{run}");
     assert_eq!(step(&run, "act")["compensation"], "succeeded", "{run}");
+    let calm = json!({"signal": "calm"}).to_string();
+    let path = file.to_str().unwrap();
+    let ran = daemon.ctl(&["workflow", "submit", path, "--input", &calm]);
+    let run = ended(&daemon, ran.out.trim());
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(run["output"]["incident"], false, "{run}");
+    for id in ["decide", "act", "verify"] {
+        assert_eq!(step(&run, id)["state"], "skipped", "{run}");
+    }
+    // Whether the action helps need not be said.
+    let errors = json!({"signal": "errors"}).to_string();
+    let ran = daemon.ctl(&["workflow", "submit", path, "--input", &errors]);
+    let run = ended(&daemon, ran.out.trim());
+    assert_eq!(run["output"]["recovered"], true, "{run}");
 }

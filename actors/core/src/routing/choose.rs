@@ -24,6 +24,9 @@ const WEIGHT_RECENT: f64 = 1e-7;
 /// Share of recent failures from which an assignment is called risky.
 const RECENT_FAILURES_RISKY: f64 = 0.25;
 
+/// Why an agent cannot have the check of its own work.
+const DID_THE_WORK: &str = "did the work that is checked";
+
 /// What a task asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
@@ -35,6 +38,10 @@ pub struct Demand<'a> {
     pub only: Option<&'a AgentId>,
     /// Agents that failed it before: taken only when no other can have it now.
     pub avoid: &'a BTreeSet<AgentId>,
+    /// Who is among them only because the submitter would rather have another.
+    pub shuns: Option<&'a AgentId>,
+    /// Whose work it checks: that agent never gets it.
+    pub judges: Option<&'a AgentId>,
     /// Who goes before all others, unless it has failed it.
     pub prefer: Option<&'a AgentId>,
     /// Whether it must be alone on its instance.
@@ -61,6 +68,11 @@ impl Demand<'_> {
     fn prefers_another(&self, agent: &AgentId) -> bool {
         let preferred = self.prefer.filter(|id| !self.avoid.contains(*id));
         preferred.is_some_and(|id| id != agent)
+    }
+
+    /// Whether an agent is avoided because it failed it.
+    fn has_failed(&self, agent: &AgentId) -> bool {
+        self.avoid.contains(agent) && self.shuns != Some(agent)
     }
 
     /// How far an agent is trusted with this.
@@ -142,6 +154,9 @@ impl Candidate<'_> {
 
     /// Its score, or why it cannot have the task.
     fn weigh(&self, demand: &Demand<'_>, occupancy: &dyn Occupancy) -> Result<f64, String> {
+        if demand.judges == Some(self.id) {
+            return Err(DID_THE_WORK.to_owned());
+        }
         match self.agent.gate() {
             Gate::Free => {}
             // It would be judged by what the task does, and the task is under suspicion itself.
@@ -225,8 +240,10 @@ impl Candidate<'_> {
         if demand.prefer == Some(self.id) {
             reasons.push("the task prefers it".to_owned());
         }
-        if demand.avoid.contains(self.id) {
+        if demand.has_failed(self.id) {
             reasons.push("failed this task before".to_owned());
+        } else if demand.avoid.contains(self.id) {
+            reasons.push("the task asks for another".to_owned());
         }
         reasons
     }
@@ -255,7 +272,7 @@ impl Candidate<'_> {
         if self.agent.fault != FaultState::Running {
             risk("fault_state", self.agent.condition());
         }
-        if demand.avoid.contains(self.id) {
+        if demand.has_failed(self.id) {
             risk(
                 "failed_before",
                 format!("{} failed this task before", self.id),
@@ -303,7 +320,7 @@ pub fn choose(
             Err(_)
                 if demand.alone
                     && candidate.trust >= demand.trust.least
-                    && may_be_kept(candidate, occupancy) =>
+                    && may_be_kept(candidate, demand, occupancy) =>
             {
                 let at_work = candidate.load.at_work;
                 if keep.as_ref().is_none_or(|(least, _)| at_work < *least) {
@@ -327,8 +344,9 @@ pub fn choose(
 }
 
 /// Whether an instance would take the task if it had nothing else.
-fn may_be_kept(candidate: &Candidate<'_>, occupancy: &dyn Occupancy) -> bool {
-    candidate.agent.gate() == Gate::Free
+fn may_be_kept(candidate: &Candidate<'_>, demand: &Demand<'_>, occupancy: &dyn Occupancy) -> bool {
+    demand.judges != Some(candidate.id)
+        && candidate.agent.gate() == Gate::Free
         && candidate.instance.closed.is_none()
         && candidate.instance.concurrency > 0
         && !candidate.load.kept
@@ -545,6 +563,8 @@ mod tests {
                 needs: &["x".to_owned()],
                 only: None,
                 avoid: &self.avoid,
+                shuns: None,
+                judges: None,
                 prefer: self.prefer.as_ref(),
                 alone: self.alone,
                 deadline_at: Timestamp::from_millis(1000),

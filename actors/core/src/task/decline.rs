@@ -41,7 +41,8 @@ fn could_have<'a>(
     entry: &'a Entry,
 ) -> Vec<(&'a AgentId, &'a FleetAgent)> {
     let demand = demand(tasks, entry, ctx);
-    let trusted = |id: &AgentId| demand.trust_in(id) >= demand.trust.least;
+    let trusted =
+        |id: &AgentId| demand.judges != Some(id) && demand.trust_in(id) >= demand.trust.least;
     live.fleet
         .capable(demand.needs, demand.only)
         .filter(|(id, _)| trusted(id))

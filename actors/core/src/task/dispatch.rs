@@ -11,7 +11,7 @@ use mesh_messages::{AgentId, AttemptNo, TaskId, Timestamp};
 use super::command::{Context, Delivery, Effect, Live};
 use super::config::TaskConfig;
 use super::decline::declined_by_all;
-use super::index::{GroupKey, attempt_ends_at};
+use super::index::{GroupKey, attempt_ends_at, judges};
 use super::standing::Ask;
 use super::state::{Entry, Tasks};
 use super::turns::Turns;
@@ -243,7 +243,8 @@ pub(crate) fn outlook(
     let only = only(key.agent.as_ref(), key.failed_on.as_ref(), ctx.config);
     let (trust, least) = (tasks.trust(), key.trust.least(ctx.config.trust_threshold));
     let trusted = |agent: &AgentId| {
-        least == TrustLevel::NONE || trust.level(agent, &key.needs, ctx.now) >= least
+        let enough = least == TrustLevel::NONE || trust.level(agent, &key.needs, ctx.now) >= least;
+        enough && key.judges.as_ref() != Some(agent)
     };
     let outlook = live
         .fleet
@@ -251,14 +252,30 @@ pub(crate) fn outlook(
     match outlook {
         Outlook::Soon => None,
         Outlook::Parked(waiting_for) if waiting_for.reason == WaitReason::NoAgent => {
-            let capable: Vec<_> = live.fleet.capable(&key.needs, only).collect();
+            let mut capable: Vec<_> = live.fleet.capable(&key.needs, only).collect();
+            capable.retain(|(id, _)| key.judges.as_ref() != Some(*id));
             if capable.is_empty() {
-                return Some(waiting_for);
+                let detail = match &key.judges {
+                    Some(author) => no_judge(author, &key.needs),
+                    None => waiting_for.detail,
+                };
+                return Some(WaitingFor {
+                    detail,
+                    ..waiting_for
+                });
             }
             Some(untrusted(tasks, ctx, key, least, &capable))
         }
         Outlook::Parked(waiting_for) => Some(waiting_for),
     }
+}
+
+/// Why nobody can check what an agent did; also where that agent could not, either.
+pub(crate) fn no_judge(author: &AgentId, needs: &[String]) -> String {
+    format!(
+        "nobody but {author} itself, who did the work, has {}",
+        needs.join(", ")
+    )
 }
 
 /// When time alone will have brought the next agent to the trust that the tasks of a group need.
@@ -318,6 +335,8 @@ pub(crate) fn demand<'a>(tasks: &'a Tasks, entry: &'a Entry, ctx: Context<'_>) -
             config,
         ),
         avoid: &record.failed_on,
+        shuns: record.task.spec.avoid.as_ref(),
+        judges: judges(entry),
         prefer: record.task.spec.prefer.as_ref(),
         alone: record.is_suspect(),
         deadline_at: record.task.deadline_at,
@@ -354,6 +373,7 @@ pub(crate) fn why_queued(
     let fleet = &live.fleet;
     let capable: Vec<_> = fleet
         .capable(demand.needs, demand.only)
+        .filter(|(id, _)| demand.judges != Some(*id))
         .filter(|(id, _)| demand.trust_in(id) >= demand.trust.least)
         .collect();
     let agents = capable

@@ -45,6 +45,8 @@ pub(crate) struct GroupKey {
     pub(crate) declined: BTreeSet<InstanceKey>,
     /// The agent that submitted them, which the operator's rules may keep from others.
     pub(crate) by: Option<String>,
+    /// The agent whose work they check, which never has them.
+    pub(crate) judges: Option<AgentId>,
     /// Whether teams may do them.
     pub(crate) team: TeamWish,
 }
@@ -281,6 +283,14 @@ pub(crate) fn is_delegated(entry: &Entry) -> bool {
     entry.task().spec.parent.is_some()
 }
 
+/// Whose work a task checks: meshd asks for it in the agent's name, and for another agent.
+pub(crate) fn judges(entry: &Entry) -> Option<&AgentId> {
+    let task = entry.task();
+    let author = task.spec.avoid.as_ref()?;
+    let asked_by = task.submitted_by.strip_prefix("agent:");
+    (task.spec.parent.is_some() && asked_by == Some(author.as_str())).then_some(author)
+}
+
 /// Whether a task stands in line for what it claims as a whole.
 pub(crate) fn waits_for_claims(entry: &Entry) -> bool {
     let task = entry.task();
@@ -329,6 +339,7 @@ pub(crate) fn group_of(entry: &Entry) -> GroupKey {
         child: entry.task().spec.parent.is_some(),
         declined: entry.record.declined.clone(),
         by: by.starts_with("agent:").then(|| by.clone()),
+        judges: judges(entry).cloned(),
         team: wish(entry),
     }
 }

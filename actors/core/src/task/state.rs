@@ -15,7 +15,7 @@ use super::attempt::POISON_KILLS;
 use super::budgets;
 use super::claims::Claims;
 use super::escalate::is_step;
-use super::index::{Index, instance_of};
+use super::index::{Index, instance_of, judges};
 use super::record::{Misfit, TaskRecord};
 use super::teams::{is_teams, stands_for, team_of};
 use super::turns::Served;
@@ -442,6 +442,12 @@ impl Tasks {
                 .entries
                 .get(id)
                 .is_some_and(|e| e.task().state.is_in_flight())
+    }
+
+    /// Whether a task's result is there, and another agent was asked to check it.
+    pub(crate) fn is_judged(&self, id: &TaskId) -> bool {
+        let mut children = self.index.children.get(id).into_iter().flatten();
+        children.any(|child| self.entries.get(child).and_then(judges).is_some())
     }
 
     /// How many tasks are at work in the whole mesh.

@@ -23,6 +23,7 @@ use super::budgets;
 use super::claims::taken_above;
 use super::command::{Answer, Asker, Effect, NewTask, Refusal};
 use super::config::RetryPolicy;
+use super::dispatch::no_judge;
 use super::record::{TaskRecord, waiting_for_tasks};
 use super::tx::Tx;
 use super::validate::{Report, validate};
@@ -113,6 +114,13 @@ pub(crate) fn delegate(
         return Err(Refusal::Stale(asker.parent));
     };
     let id = child_id(parent, round, &asker.request);
+    // As meshd asks for a check; no agent can write such an id.
+    let verifies = asker.request.contains('\n');
+    if verifies && let Some(why) = nobody_judges(tx, &id, &spec) {
+        return Err(Refusal::Invalid {
+            errors: vec![FieldError::new("requirements", why)],
+        });
+    }
     if tx.tasks.live(&id).is_some() {
         tx.live.askers.insert(id.clone(), asker);
         return Ok(Answer::Child(id));
@@ -134,8 +142,6 @@ pub(crate) fn delegate(
     // The request's id says already which requests are the same.
     spec.idempotency_key = None;
     let by = format!("agent:{}", asker.key.0);
-    // As meshd asks for a check; no agent can write such an id.
-    let verifies = asker.request.contains('\n');
     if verifies {
         // One agent answers for it.
         spec.team = Some(TeamWish::Never);
@@ -158,6 +164,19 @@ pub(crate) fn delegate(
     }
     tx.settle();
     Ok(Answer::Child(id))
+}
+
+/// Why a check that no agent has in hand, and that has not ended, is never made: nobody else can do it.
+fn nobody_judges(tx: &Tx<'_>, id: &TaskId, spec: &TaskSpec) -> Option<String> {
+    let author = spec.avoid.as_ref()?;
+    let known = tx.tasks.record(id).or_else(|| tx.ctx.known.tasks.get(id));
+    let settled = known.is_some_and(|check| {
+        let state = check.task.state;
+        state.is_in_flight() || state.is_terminal()
+    });
+    let (fleet, needs) = (&tx.live.fleet, spec.needs());
+    let mut others = fleet.capable(&needs, None).filter(|(id, _)| *id != author);
+    (!settled && fleet.is_complete() && others.next().is_none()).then(|| no_judge(author, &needs))
 }
 
 /// Checks a submission as a whole. Changes nothing.

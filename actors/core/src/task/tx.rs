@@ -13,7 +13,7 @@ use mesh_messages::{AgentId, Epoch, FailureClass, InstanceNo, TaskId};
 use super::budgets;
 use super::command::{Answer, AttemptOutcome, Context, Decision, Effect, Live, Trusting};
 use super::gates;
-use super::index::instance_of;
+use super::index::{instance_of, judges};
 use super::state::Tasks;
 use crate::access::{Recipient, has_recipients, keeps_from};
 use crate::gate::account_of;
@@ -337,20 +337,34 @@ impl<'a> Slots<'a> {
     }
 
     /// How many tasks an instance has in hand. One that waits for its children is among them, since the agent keeps it in
-    /// mind; only to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever.
+    /// mind; only to its own descendants it gives its slot, or an agent that delegates to itself would wait for ever. One
+    /// whose result another agent is to check gives it to checks, too, or two that check each other's work would.
     fn in_hand(&self, key: &InstanceKey) -> usize {
         let Some(in_flight) = self.tasks.index().in_flight.get(key) else {
             return 0;
         };
-        let given = self
+        let mut given: BTreeSet<_> = self
             .ancestors()
-            .filter(|id| in_flight.contains(*id) && !self.tasks.is_at_work(id));
-        in_flight.len() - given.count()
+            .filter(|id| in_flight.contains(*id) && !self.tasks.is_at_work(id))
+            .collect();
+        if self.seeks_to_judge() {
+            given.extend(in_flight.iter().filter(|id| self.tasks.is_judged(id)));
+        }
+        in_flight.len() - given.len()
+    }
+
+    /// Whether the task that looks for a slot checks the work of another.
+    fn seeks_to_judge(&self) -> bool {
+        let seeker = self.seeker.and_then(|id| self.tasks.entry(id));
+        seeker.and_then(judges).is_some()
     }
 
     fn suspect_in_hand(&self, key: &InstanceKey) -> bool {
         let suspects = self.tasks.index().suspects.get(key);
         suspects.into_iter().flatten().any(|suspect| {
+            if self.seeks_to_judge() && self.tasks.is_judged(suspect) {
+                return false;
+            }
             self.tasks.is_at_work(suspect) || self.ancestors().all(|above| above != suspect)
         })
     }

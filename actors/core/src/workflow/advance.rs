@@ -372,6 +372,11 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
     let Some(undo) = &plan.undo else { return };
     let unit = &step.units[index];
     let made = unit.outcome.as_ref().and_then(UnitOutcome::output).cloned();
+    // What a round before it made is taken back as of that round.
+    let round = match &made {
+        Some(_) => step.round,
+        None => step.round.saturating_sub(1).max(1),
+    };
     let made = made
         .or_else(|| unit.last_output.clone())
         .unwrap_or_default();
@@ -382,7 +387,7 @@ fn undo(tx: &mut Tx<'_>, id: &WorkflowRunId, number: usize, index: usize) {
     }
     scope.item = unit.item.as_ref();
     scope.index = u32::try_from(index).ok();
-    scope.round = Some(step.round);
+    scope.round = Some(round);
     let input = match &undo.input {
         None => Ok(made),
         Some(template) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+use mesh_messages::AgentId;
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::TaskSpec;
 use mesh_messages::team::TeamOrder;
@@ -14,9 +15,12 @@ use mesh_messages::workflow::{
 use serde::Deserialize as _;
 use serde_json::Value;
 
+mod known;
+
 use super::plan::Plan;
 use super::team::{self, Candidate};
-use crate::task::{Report, json_len, validate};
+use crate::task::json_len;
+use known::task_parts;
 
 /// Most errors that are told at once: nobody reads more.
 pub const ERRORS_MAX: usize = 64;
@@ -35,6 +39,8 @@ pub struct Surroundings<'a> {
     pub named: &'a dyn Fn(&str) -> Option<Arc<WorkflowDocument>>,
     /// Whether an agent is registered that has all these capabilities; not asked when absent.
     pub offered: Option<Offers<'a>>,
+    /// Whether an agent is registered; not asked when absent.
+    pub registered: Option<&'a dyn Fn(&AgentId) -> bool>,
     /// The agents of which teams can be drafted; not asked when absent.
     pub fleet: Option<&'a [Candidate]>,
 }
@@ -317,13 +323,9 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         add("repeat", message.to_owned());
     }
     if step.after.len() > AFTER_MAX {
-        add(
-            "after",
-            format!(
-                "has {} entries; at most {AFTER_MAX} are accepted",
-                step.after.len()
-            ),
-        );
+        let count = step.after.len();
+        let message = format!("has {count} entries; at most {AFTER_MAX} are accepted");
+        add("after", message);
     }
     if let Some(Value::Array(items)) = &step.for_each
         && items.len() > ITEMS_MAX
@@ -343,6 +345,8 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         let spec = TaskSpec {
             kind: step.kind.clone(),
             requirements: step.requirements.clone(),
+            agent: step.agent.clone(),
+            prefer: step.prefer.clone(),
             timeout_ms: step.timeout_ms,
             retry: step.retry.clone(),
             contract: step.contract.clone(),
@@ -409,33 +413,6 @@ fn undo_parts(
         }
         service_parts(service, &join(at, "service"), errors);
     }
-}
-
-/// What the task machine would say later, said now; and whether anybody can do it.
-fn task_parts(spec: &TaskSpec, at: &str, around: Surroundings<'_>, errors: &mut Vec<FieldError>) {
-    let mut own = Vec::new();
-    validate(spec, &mut Report::new(None, &mut own));
-    if own.is_empty()
-        && spec.approval.is_none()
-        && around
-            .offered
-            .is_some_and(|offered| !offered(&spec.needs()))
-    {
-        let field = if spec.requirements.is_empty() {
-            "type"
-        } else {
-            "requirements"
-        };
-        let message = format!(
-            "unknown capability: no registered agent has {} (deploy one first, or submit with deployLater=true)",
-            spec.needs().join(" and ")
-        );
-        own.push(FieldError::new(field, message));
-    }
-    errors.extend(
-        own.into_iter()
-            .map(|e| FieldError::new(join(at, &e.path), e.message)),
-    );
 }
 
 fn service_parts(service: &Service, at: &str, errors: &mut Vec<FieldError>) {

@@ -50,6 +50,7 @@ fn planned(order: &TeamOrder, fleet: &[Candidate]) -> Result<Plan, Vec<FieldErro
     let around = Surroundings {
         named: &|_| None,
         offered: None,
+        registered: None,
         fleet: None,
     };
     check(&document, around)

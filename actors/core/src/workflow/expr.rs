@@ -17,6 +17,7 @@ mod kind;
 mod scan;
 
 pub use kind::Kind;
+pub(crate) use kind::Known;
 pub(crate) use scan::{Piece, pieces};
 
 /// Longest expression, in bytes: what is longer belongs into an agent.
@@ -178,6 +179,14 @@ impl Expression {
     /// Its type, as far as it shows without values.
     pub fn kind(&self) -> Option<Kind> {
         self.kind
+    }
+
+    /// Its type by what is known of the steps.
+    ///
+    /// # Errors
+    /// What cannot fit.
+    pub(crate) fn kind_within(&self, known: Known<'_>) -> Result<Option<Kind>, String> {
+        kind::kind_within(&self.node, known)
     }
 
     /// Its value.

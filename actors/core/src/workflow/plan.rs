@@ -13,7 +13,7 @@ use mesh_messages::workflow::{
 };
 use serde_json::Value;
 
-use super::expr::{Expression, Kind};
+use super::expr::{Expression, Kind, Known};
 use super::template::{Template, Wrong};
 
 /// A document, ready to run.
@@ -103,12 +103,18 @@ impl Plan {
             // Of two steps of one id, which is refused, the first one is meant.
             by_id.entry(step.id.clone()).or_insert(index);
         }
+        let outputs = outputs(&document);
+        let known = Known {
+            outputs: &outputs,
+            one_of: None,
+        };
         let mut size = document.steps.len();
         let mut steps = Vec::with_capacity(size);
         for (index, step) in document.steps.iter().enumerate() {
             let mut maker = Maker {
                 ids: &ids,
                 by_id: &by_id,
+                known,
                 path: format!("steps[{index}]"),
                 errors,
             };
@@ -124,6 +130,7 @@ impl Plan {
             let mut maker = Maker {
                 ids: &ids,
                 by_id: &by_id,
+                known,
                 path: "output".to_owned(),
                 errors,
             };
@@ -166,6 +173,32 @@ impl Plan {
     }
 }
 
+/// What is known of what steps make, before they make it.
+fn outputs(document: &WorkflowDocument) -> BTreeMap<&str, Kind> {
+    let of = |step: &WorkflowStep| {
+        if step.for_each.is_some() {
+            return Some(Kind::List);
+        }
+        if step.approval.is_some() {
+            return Some(Kind::Map);
+        }
+        let schema = step.contract.as_ref()?.output_schema.as_ref()?;
+        match schema.get("type")?.as_str()? {
+            "boolean" => Some(Kind::Bool),
+            "integer" => Some(Kind::Int),
+            "string" => Some(Kind::Text),
+            "array" => Some(Kind::List),
+            "object" => Some(Kind::Map),
+            // A number is an int or a double.
+            _ => None,
+        }
+    };
+    let steps = document.steps.iter();
+    steps
+        .filter_map(|step| Some((step.id.as_str(), of(step)?)))
+        .collect()
+}
+
 /// What an expression may name beside `input` and other steps.
 #[derive(Debug, Default, Clone, Copy)]
 struct Allowed<'a> {
@@ -178,11 +211,12 @@ struct Allowed<'a> {
 struct Maker<'a> {
     ids: &'a BTreeSet<&'a str>,
     by_id: &'a BTreeMap<String, usize>,
+    known: Known<'a>,
     path: String,
     errors: &'a mut Vec<FieldError>,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
     fn add(&mut self, field: &str, message: impl Into<String>) {
         let dot = if field.is_empty() || field.starts_with('[') {
             ""
@@ -217,7 +251,10 @@ impl Maker<'_> {
         let mut wrong = Vec::new();
         let template = Template::bare(value, self.ids, "", &mut wrong);
         self.told(field, wrong);
-        if let Some(found) = template.kind().filter(|found| *found != kind) {
+        if let Some(found) = template
+            .kind_within(self.known)
+            .filter(|found| *found != kind)
+        {
             let message = format!(
                 "type mismatch: must be a {}, not a {}",
                 kind.name(),
@@ -234,6 +271,9 @@ impl Maker<'_> {
         let mut expressions = Vec::new();
         template.expressions(&mut expressions);
         for expression in expressions {
+            if let Err(why) = expression.kind_within(self.known) {
+                self.add(field, format!("{why} in ${{{}}}", expression.text()));
+            }
             for step in expression.steps() {
                 if !self.ids.contains(step.as_str()) {
                     let message = format!("unknown step \"{step}\" in ${{{}}}", expression.text());
@@ -258,7 +298,7 @@ impl Maker<'_> {
         }
     }
 
-    fn step(&mut self, step: &WorkflowStep) -> StepPlan {
+    fn step(&mut self, step: &'a WorkflowStep) -> StepPlan {
         let own = Some(step.id.as_str());
         let (each, repeats) = (step.for_each.is_some(), step.repeat.is_some());
         let before = Allowed {
@@ -300,7 +340,10 @@ impl Maker<'_> {
             let until = until.map(|v| self.typed("repeat.until", v, &after, Kind::Bool));
             (repeat.max, until)
         });
+        // It sees what its own item made, and not the list.
+        self.known.one_of = own.filter(|_| each);
         let undo = step.compensate.as_ref().map(|undo| self.undo(undo, &after));
+        self.known.one_of = None;
         let deps = self.deps(
             step,
             [when.as_ref(), items.as_ref(), Some(&input), claims.as_ref()],

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::expr::{
-    EvaluationError, Expression, InvalidExpression, Kind, Left, Piece, Scope, pieces,
+    EvaluationError, Expression, InvalidExpression, Kind, Known, Left, Piece, Scope, pieces,
 };
 
 /// JSON with expressions in it.
@@ -129,6 +129,14 @@ impl Template {
             Self::List(_) => Some(Kind::List),
             Self::Map(_) => Some(Kind::Map),
             Self::Invalid(_) => None,
+        }
+    }
+
+    /// The same by what is known of the steps; nothing where that cannot fit.
+    pub(crate) fn kind_within(&self, known: Known<'_>) -> Option<Kind> {
+        match self {
+            Self::Expression(expression) => expression.kind_within(known).ok().flatten(),
+            other => other.kind(),
         }
     }
 

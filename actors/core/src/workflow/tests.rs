@@ -22,6 +22,7 @@ fn plan(source: &Value) -> Result<Plan, Vec<String>> {
         fleet: None,
         named: &nobody,
         offered: None,
+        registered: None,
     };
     check(source, around).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
@@ -169,6 +170,130 @@ fn a_step_waits_for_what_its_expressions_name() {
     world.end(&second, good(json!("done")));
     assert_eq!(world.view(&id).output, Some(json!({"second": "done"})));
     assert_eq!(world.ended, [id]);
+}
+
+#[test]
+fn what_a_loop_made_is_taken_back_as_of_the_round_that_made_it() {
+    let mut world = World::new();
+    let undo =
+        json!({"requirements": ["x"], "input": {"made": "${steps.a.output}", "in": "${round}"}});
+    let document = json!({"steps": [
+        {"id": "a", "requirements": ["x"], "repeat": {"max": 3}, "onError": "compensate", "compensate": undo},
+    ]});
+    world.start(&document, Value::Null);
+    let outcomes = [good(json!("p")), good(json!("q")), bad(StepState::Failed)];
+    for outcome in outcomes {
+        let task = world.open.first().cloned().unwrap();
+        world.end(&task, outcome);
+    }
+    let mut inputs = world.events.iter().filter_map(|event| match event {
+        WorkflowEvent::Compensating { input, .. } => Some(input.clone()),
+        _ => None,
+    });
+    assert_eq!(inputs.next(), Some(json!({"made": "q", "in": 2})));
+}
+
+#[test]
+fn types_that_steps_are_known_to_have_are_minded() {
+    let schema = |kind: &str| json!({"outputSchema": {"type": kind}});
+    let around = |step: Value| {
+        plan(&json!({"steps": [
+            {"id": "each", "requirements": ["x"], "forEach": [1, 2]},
+            {"id": "person", "approval": true},
+            {"id": "yes", "requirements": ["x"], "contract": schema("boolean")},
+            {"id": "many", "requirements": ["x"], "contract": schema("array")},
+            {"id": "any", "requirements": ["x"]},
+            step,
+        ]}))
+    };
+    let step = |field: &str, value: Value| {
+        let mut step = json!({"id": "z", "requirements": ["x"]});
+        step[field] = value;
+        step
+    };
+    for (field, value, what) in [
+        (
+            "input",
+            json!("${foo(input.a)}"),
+            "unknown function \"foo\"",
+        ),
+        (
+            "input",
+            json!("${input.a.matches('x')}"),
+            "unknown function",
+        ),
+        ("input", json!("${input.a.split(',')}"), "unknown function"),
+        (
+            "input",
+            json!("${size(input.a, 1)}"),
+            "size takes 1 value, not 2",
+        ),
+        (
+            "input",
+            json!("${input.a.contains()}"),
+            "contains takes 2 values, not 1",
+        ),
+        ("input", json!("${steps.any.outptu}"), "and no outptu"),
+        ("input", json!("${steps.any['outptu']}"), "and no outptu"),
+        ("input", json!("${steps.any.state + 1}"), "type mismatch"),
+        ("when", json!("${steps.any.state}"), "type mismatch"),
+        ("forEach", json!("${steps.any.state}"), "type mismatch"),
+        ("when", json!("${steps.each.output}"), "type mismatch"),
+        ("forEach", json!("${steps.person.output}"), "type mismatch"),
+        ("forEach", json!("${steps.yes.output}"), "type mismatch"),
+        ("when", json!("${steps.many.output}"), "type mismatch"),
+        (
+            "repeat",
+            json!({"max": 2, "until": "${round}"}),
+            "type mismatch",
+        ),
+    ] {
+        let Err(errors) = around(step(field, value.clone())) else {
+            panic!("{field}: {value} was accepted");
+        };
+        assert!(
+            errors.iter().any(|error| error.contains(what)),
+            "{value}: {errors:?}"
+        );
+        assert!(
+            errors.iter().all(|error| error.starts_with("steps[5].")),
+            "{errors:?}"
+        );
+    }
+    for (field, value) in [
+        (
+            "when",
+            json!("${steps.any.state == 'succeeded' && size(steps.each.output) > 1}"),
+        ),
+        ("when", json!("${steps.yes.output}")),
+        ("when", json!("${steps.any.output}")),
+        ("when", json!("${has(steps.person.output.by)}")),
+        ("when", json!("${steps.any.error == null}")),
+        ("forEach", json!("${steps.many.output}")),
+        (
+            "forEach",
+            json!("${steps.each.output.filter(i, i.startsWith('a')).map(round, round.size())}"),
+        ),
+        (
+            "forEach",
+            json!("${steps.any.output == null ? [] : steps.any.output}"),
+        ),
+        (
+            "repeat",
+            json!({"max": 2, "until": "${round > 1 && steps.z.output.exists_one(x, x == 1)}"}),
+        ),
+        (
+            "input",
+            json!("${[int('1'), double(input.a), string(input.a)]}"),
+        ),
+    ] {
+        let made = around(step(field, value.clone()));
+        assert!(made.is_ok(), "{field}: {value}: {made:?}");
+    }
+    // What takes an item back sees what that item made.
+    let mut each = step("forEach", json!([1]));
+    each["compensate"] = json!({"requirements": ["x"], "input": "${steps.z.output + 1}"});
+    assert!(around(each).is_ok());
 }
 
 #[test]

@@ -229,3 +229,108 @@ fn a_child_cannot_be_retried_after_its_parent() {
     let refusal = world.refused(Command::Retry { task: child });
     assert!(refusal.to_string().contains(parent.as_str()), "{refusal}");
 }
+
+/// What the instance of an author asks of another agent, as it is asked for.
+fn check_of(world: &World, parent: &TaskId) -> Command {
+    let author = world.view(parent).assignment.unwrap().agent_id;
+    let spec = json!({"requirements": ["check"], "avoid": author});
+    delegation(world, parent, "check\n1\n0", spec)
+}
+
+fn judged(world: &mut World, parent: &TaskId) -> TaskId {
+    let asked = check_of(world, parent);
+    match world.run(asked).answer {
+        Answer::Child(id) => id,
+        other => panic!("expected a child, got {other:?}"),
+    }
+}
+
+fn explained(world: &World, id: &TaskId) -> mesh_messages::task::TaskExplanation {
+    let told = world.tasks.explain(&world.live, world.context(), id);
+    told.expect("a held task")
+}
+
+fn who_has(world: &World, id: &TaskId) -> Option<String> {
+    let view = world.view(id);
+    Some(view.assignment?.agent_id.to_string())
+}
+
+#[test]
+fn two_agents_check_each_others_work_and_never_their_own() {
+    let mut world = World::new();
+    world.agent("a", &["work", "check"], &[1]);
+    world.agent("b", &["work", "check"], &[1]);
+    let tasks: Vec<_> = (0..3)
+        .map(|_| world.submit(json!({"type": "work"})))
+        .collect();
+    assert_eq!(world.state(&tasks[2]), TaskState::Queued);
+    let first = judged(&mut world, &tasks[0]);
+    // The other is at work. Its author is free, and does not get it.
+    assert_eq!(world.state(&first), TaskState::Queued);
+    let waits = world.view(&first).waiting_for.unwrap();
+    assert_eq!(waits.reason, WaitReason::Capacity);
+    let author = who_has(&world, &tasks[0]).unwrap();
+    assert!(!waits.agents.iter().any(|agent| agent.as_str() == author));
+    let why = explained(&world, &first).candidates;
+    let own = why
+        .iter()
+        .find(|one| one.agent_id.as_str() == author)
+        .unwrap();
+    assert!(!own.eligible && own.reasons == ["did the work that is checked"]);
+    // Both are under review now, and neither waits for the other.
+    let second = judged(&mut world, &tasks[1]);
+    assert_eq!(who_has(&world, &first), who_has(&world, &tasks[1]));
+    assert_eq!(who_has(&world, &second), who_has(&world, &tasks[0]));
+    // What is no check gets no such slot.
+    assert_eq!(world.state(&tasks[2]), TaskState::Queued);
+    for check in [&first, &second] {
+        world.end(check, Ok(json!({"ok": true})));
+    }
+    world.end(&tasks[0], Ok(json!(1)));
+    assert_eq!(who_has(&world, &tasks[2]), Some(author));
+}
+
+#[test]
+fn a_check_that_nobody_else_can_make_is_refused_at_once() {
+    let mut world = World::new();
+    world.agent("a", &["work", "check"], &[1]);
+    let task = world.submit(json!({"type": "work"}));
+    let asked = check_of(&world, &task);
+    let Refusal::Invalid { errors } = world.refused(asked) else {
+        panic!("it is not the check that is refused");
+    };
+    assert!(
+        errors[0].message.contains("nobody but a itself"),
+        "{errors:?}"
+    );
+    // Who is stopped may come back.
+    world.fleet(
+        "b",
+        agent_view(FaultState::Stopped, &["check"], &[], Epoch(1)),
+    );
+    let check = judged(&mut world, &task);
+    assert_eq!(
+        world.view(&check).waiting_for.unwrap().reason,
+        WaitReason::AgentDown
+    );
+}
+
+#[test]
+fn an_agent_that_is_only_avoided_has_not_failed_the_task() {
+    let mut world = World::new();
+    world.agent("a", &["x"], &[1]);
+    let task = world.submit(json!({"type": "x", "avoid": "a"}));
+    let told = explained(&world, &task);
+    let reasons = &told.candidates[0].reasons;
+    assert!(
+        reasons.iter().any(|why| why == "the task asks for another"),
+        "{reasons:?}"
+    );
+    let assignment = world.view(&task).assignment.unwrap();
+    assert!(
+        !assignment
+            .risk_factors
+            .iter()
+            .any(|risk| risk.factor == "failed_before")
+    );
+}

@@ -1,6 +1,8 @@
 //! The type of an expression, as far as it shows without values: enough to refuse what can never fit.
 
-use cel::common::ast::{Expr as Node, IdedExpr, LiteralValue, operators as op};
+use std::collections::BTreeMap;
+
+use cel::common::ast::{CallExpr, Expr as Node, IdedExpr, LiteralValue, operators as op};
 
 /// A type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,61 +51,177 @@ impl Kind {
     }
 }
 
-/// The type, if it shows; or what cannot fit.
+/// What is known of the values that an expression sees, before there are any.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// The types of what steps make, as far as they show. Where a step was skipped or has failed it is null all the same.
+    pub(crate) outputs: &'a BTreeMap<&'a str, Kind>,
+    /// The step of which not all is seen, but what one of its items made.
+    pub(crate) one_of: Option<&'a str>,
+}
+
+impl Known<'_> {
+    fn output(&self, step: &str) -> Option<Kind> {
+        let kind = self.outputs.get(step).copied();
+        kind.filter(|_| self.one_of != Some(step))
+    }
+}
+
+/// What a step shows.
+const SHOWN: [&str; 3] = ["output", "state", "error"];
+
+/// The functions that there are, and how many values each takes, the one before the dot included.
+const FUNCTIONS: [(&str, usize); 7] = [
+    ("size", 1),
+    ("int", 1),
+    ("double", 1),
+    ("string", 1),
+    ("contains", 2),
+    ("startsWith", 2),
+    ("endsWith", 2),
+];
+
+/// Refuses what is called and is not there.
+fn callable(call: &CallExpr) -> Result<(), String> {
+    let name = call.func_name.as_str();
+    // The others are operators.
+    if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        return Ok(());
+    }
+    let Some((_, takes)) = FUNCTIONS.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<_> = FUNCTIONS.iter().map(|(known, _)| *known).collect();
+        return Err(format!(
+            "unknown function \"{name}\"; there are {}, has(field), and map, filter, all, exists, exists_one over lists",
+            names.join(", ")
+        ));
+    };
+    let given = call.args.len() + usize::from(call.target.is_some());
+    if given != *takes {
+        let what = if *takes == 1 { "value" } else { "values" };
+        return Err(format!("{name} takes {takes} {what}, not {given}"));
+    }
+    Ok(())
+}
+
+/// What `steps.<id>.<field>` is, if that is what a node says.
+fn of_step(node: &IdedExpr, known: Known<'_>) -> Option<Result<Option<Kind>, String>> {
+    let (step, field) = match &node.expr {
+        Node::Select(select) => (super::step_of(&select.operand.expr)?, select.field.as_str()),
+        Node::Call(call) if call.func_name == op::INDEX => {
+            let step = super::step_of(&call.args.first()?.expr)?;
+            match &call.args.get(1)?.expr {
+                Node::Literal(LiteralValue::String(field)) => (step, field.inner()),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some(match field {
+        "output" => Ok(known.output(step)),
+        "state" => Ok(Some(Kind::Text)),
+        "error" => Ok(None),
+        other => Err(format!(
+            "step \"{step}\" has {}, and no {other}",
+            SHOWN.join(", ")
+        )),
+    })
+}
+
+/// The type, if it shows; or what cannot fit. What is called and is not there does not fit.
 pub(super) fn kind_of(node: &IdedExpr) -> Result<Option<Kind>, String> {
-    match &node.expr {
-        Node::Literal(literal) => Ok(match literal {
-            LiteralValue::Boolean(_) => Some(Kind::Bool),
-            LiteralValue::Double(_) => Some(Kind::Double),
-            LiteralValue::Int(_) => Some(Kind::Int),
-            LiteralValue::Null => Some(Kind::Null),
-            LiteralValue::String(_) => Some(Kind::Text),
-            LiteralValue::Bytes(_) | LiteralValue::UInt(_) => None,
-        }),
-        Node::Call(call) => {
-            let args: Vec<Option<Kind>> =
-                call.args.iter().map(kind_of).collect::<Result<_, _>>()?;
-            if let Some(target) = &call.target {
-                kind_of(target)?;
+    Typed::default().kind(node)
+}
+
+/// The same by what is known of steps.
+pub(super) fn kind_within(node: &IdedExpr, known: Known<'_>) -> Result<Option<Kind>, String> {
+    let (known, bound) = (Some(known), Vec::new());
+    Typed { known, bound }.kind(node)
+}
+
+/// Finds types.
+#[derive(Default)]
+struct Typed<'k> {
+    known: Option<Known<'k>>,
+    /// Names that a loop around gives something else.
+    bound: Vec<String>,
+}
+
+impl Typed<'_> {
+    fn kind(&mut self, node: &IdedExpr) -> Result<Option<Kind>, String> {
+        if let Some(known) = self.known
+            && let Some(found) = of_step(node, known)
+        {
+            let shown = found?;
+            return Ok(match &node.expr {
+                Node::Select(select) if select.test => Some(Kind::Bool),
+                _ => shown,
+            });
+        }
+        match &node.expr {
+            Node::Literal(literal) => Ok(match literal {
+                LiteralValue::Boolean(_) => Some(Kind::Bool),
+                LiteralValue::Double(_) => Some(Kind::Double),
+                LiteralValue::Int(_) => Some(Kind::Int),
+                LiteralValue::Null => Some(Kind::Null),
+                LiteralValue::String(_) => Some(Kind::Text),
+                LiteralValue::Bytes(_) | LiteralValue::UInt(_) => None,
+            }),
+            Node::Call(call) => {
+                callable(call)?;
+                let args: Vec<Option<Kind>> = call
+                    .args
+                    .iter()
+                    .map(|arg| self.kind(arg))
+                    .collect::<Result<_, _>>()?;
+                if let Some(target) = &call.target {
+                    self.kind(target)?;
+                }
+                of_call(&call.func_name, &args)
             }
-            of_call(&call.func_name, &args)
-        }
-        Node::Comprehension(c) => {
-            let range = kind_of(&c.iter_range)?;
-            if let Some(kind) = range.filter(|kind| !matches!(kind, Kind::List | Kind::Map)) {
-                return Err(format!(
-                    "type mismatch: goes over a {}, not a list",
-                    kind.name()
-                ));
+            Node::Comprehension(c) => {
+                let range = self.kind(&c.iter_range)?;
+                if let Some(kind) = range.filter(|kind| !matches!(kind, Kind::List | Kind::Map)) {
+                    return Err(format!(
+                        "type mismatch: goes over a {}, not a list",
+                        kind.name()
+                    ));
+                }
+                let before = self.bound.len();
+                self.bound.push(c.iter_var.clone());
+                self.bound.extend(c.iter_var2.clone());
+                for part in [&c.loop_cond, &c.loop_step, &c.result] {
+                    self.kind(part)?;
+                }
+                self.bound.truncate(before);
+                // `map` and `filter` gather a list; `all` and `exists` begin with a boolean.
+                match self.kind(&c.accu_init)? {
+                    Some(Kind::List) => Ok(Some(Kind::List)),
+                    Some(Kind::Bool) => Ok(Some(Kind::Bool)),
+                    _ => Ok(None),
+                }
             }
-            for part in [&c.loop_cond, &c.loop_step, &c.result] {
-                kind_of(part)?;
+            Node::List(list) => {
+                list.elements
+                    .iter()
+                    .try_for_each(|part| self.kind(part).map(drop))?;
+                Ok(Some(Kind::List))
             }
-            // `map` and `filter` gather a list; `all` and `exists` begin with a boolean.
-            match kind_of(&c.accu_init)? {
-                Some(Kind::List) => Ok(Some(Kind::List)),
-                Some(Kind::Bool) => Ok(Some(Kind::Bool)),
-                _ => Ok(None),
+            Node::Map(_) => {
+                let parts = super::parts(&node.expr);
+                parts
+                    .into_iter()
+                    .try_for_each(|part| self.kind(part).map(drop))?;
+                Ok(Some(Kind::Map))
             }
+            Node::Select(select) => {
+                self.kind(&select.operand)?;
+                Ok(select.test.then_some(Kind::Bool))
+            }
+            Node::Ident(name) if matches!(name.as_str(), "round" | "index") => {
+                Ok((!self.bound.contains(name)).then_some(Kind::Int))
+            }
+            Node::Ident(_) | Node::Struct(_) | Node::Unspecified => Ok(None),
         }
-        Node::List(list) => {
-            list.elements
-                .iter()
-                .try_for_each(|part| kind_of(part).map(drop))?;
-            Ok(Some(Kind::List))
-        }
-        Node::Map(_) => {
-            let parts = super::parts(&node.expr);
-            parts
-                .into_iter()
-                .try_for_each(|part| kind_of(part).map(drop))?;
-            Ok(Some(Kind::Map))
-        }
-        Node::Select(select) => {
-            kind_of(&select.operand)?;
-            Ok(select.test.then_some(Kind::Bool))
-        }
-        Node::Ident(_) | Node::Struct(_) | Node::Unspecified => Ok(None),
     }
 }
 
