@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import sys
+from datetime import datetime, timezone
 
 import ed25519
 import klp
@@ -22,7 +23,8 @@ def main():
     def say(kind, payload, **more):
         line = {"type": kind, "payload": payload, **more}
         if secret and shaken:
-            line = klp.sign({**line, "id": line.get("id", f"i{next(ids)}"), **shaken}, secret)
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            line = klp.sign({**shaken, "timestamp": now, "id": f"i{next(ids)}", **line}, secret)
         print(klp.canonical(line), flush=True)
 
     ids = iter(range(1, sys.maxsize))
@@ -38,8 +40,7 @@ def main():
             proof = "ed25519:" + base64.urlsafe_b64encode(signature).decode().rstrip("=")
             say("HANDSHAKE", {**me, "proof": proof})
         elif message["type"] == "HANDSHAKE":
-            shaken = {"from": f"agent:{payload['agent']}", "to": message["from"], "epoch": payload["epoch"],
-                      "timestamp": message["timestamp"]}
+            shaken = {"from": f"agent:{payload['agent']}", "to": message["from"], "epoch": payload["epoch"]}
         elif message["type"] == "TASK_REQUEST":
             asked = payload.get("input")
             if isinstance(asked, dict) and "query" in asked:
@@ -49,12 +50,15 @@ def main():
                 continue
             if isinstance(asked, dict) and "alert" in asked:
                 say("SECURITY_ALERT", asked["alert"])
+            if isinstance(asked, dict) and "tell" in asked:
+                say("MESSAGE", asked["text"], to=asked["tell"])
             say("TASK_RESULT", {"ok": True, "output": asked}, task_id=message["task_id"], attempt=message["attempt"])
         elif message["type"] == "CAPABILITY_REPLY":
             task = waiting.pop(message["in_reply_to"])
             say("TASK_RESULT", {"ok": True, "output": payload}, task_id=task["task_id"], attempt=task["attempt"])
         elif message["type"] == "MESSAGE":
-            say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
+            if "in_reply_to" not in message:
+                say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
         elif message["type"] == "ERROR":
             print(json.dumps(payload), file=sys.stderr, flush=True)
         elif message["type"] == "CONTROL" and payload["verb"] == "shutdown":

@@ -48,6 +48,7 @@ mod proof_keys;
 mod proof_klp;
 mod proof_refusals;
 mod proof_tiles;
+mod proof_words;
 mod recipients;
 mod retention;
 mod roles;

@@ -19,7 +19,7 @@ fn python(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
 }
 
 /// The second implementation as an agent, with this secret if any.
-fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
+pub(crate) fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
     let mut bundle = Bundle::new(id)
         .set("capabilities", json!(["interop"]))
         .set("entry", json!("agent.py"))
@@ -40,7 +40,7 @@ fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
 }
 
 /// Makes a key; its secret and its name.
-fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
+pub(crate) fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
     let path = daemon.home().scratch().join(name);
     let made = daemon.ctl(&["key", "new", "--out", path.to_str().unwrap(), "-o", "json"]);
     let did = made.exits(0).json()["key"].as_str().unwrap().to_owned();

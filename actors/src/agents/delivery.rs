@@ -10,6 +10,7 @@ use mesh_messages::klp::{ClaimReply, Envelope};
 use mesh_messages::task::{AcceptanceCheck, CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
 
+use crate::bus::Waiter;
 use crate::partition::Cause;
 
 /// An attempt, on its way to an instance.
@@ -155,7 +156,7 @@ pub struct Mail {
     /// The message.
     pub envelope: Box<Envelope>,
     /// Where a message that says `in_reply_to` goes; without it nobody waits.
-    pub reply: Option<tokio::sync::oneshot::Sender<Envelope>>,
+    pub reply: Option<Waiter>,
     /// The incarnation that it is for; any that serves when absent.
     pub epoch: Option<Epoch>,
 }

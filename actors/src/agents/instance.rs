@@ -23,7 +23,8 @@ use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::SavedState;
 use mesh_actors_core::liveness::{Condition, Watch};
-use mesh_messages::klp::{ControlVerb, Envelope, KlpError};
+use mesh_messages::address::Address;
+use mesh_messages::klp::{ControlVerb, KlpError};
 use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::{
@@ -39,6 +40,7 @@ use super::policy::effective;
 use super::process::Stdin;
 use super::services::Services;
 use crate::alarms::Alarm;
+use crate::bus::Waiter;
 use crate::clock::now;
 use crate::context::Context;
 use crate::partition::Cause;
@@ -228,6 +230,14 @@ struct GiveUp {
     found: bool,
 }
 
+/// A message that somebody waits to have answered.
+#[derive(Debug)]
+struct Awaited {
+    by: Waiter,
+    /// Whom the answer is for.
+    asker: Address,
+}
+
 /// A `CONTROL` that waits for its answer.
 #[derive(Debug)]
 struct Asked {
@@ -293,7 +303,7 @@ pub(crate) struct Session {
     running: BTreeMap<TaskId, work::Running>,
     // Verifying agents that have not answered yet, by the request that asked.
     verifiers: BTreeMap<(TaskId, String), oneshot::Sender<ChildOutcome>>,
-    mail: BTreeMap<String, oneshot::Sender<Envelope>>,
+    mail: BTreeMap<String, Awaited>,
     // Hands were shaken.
     shook: bool,
     // What its key has to sign before they are.

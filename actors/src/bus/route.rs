@@ -29,6 +29,7 @@ use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
+use super::outside::Waiter;
 use super::check::{agent_as_caller, refusal, unreadable};
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
@@ -142,26 +143,18 @@ async fn message(
         return tell(bus, (caller, None), envelope, asked).await;
     };
     bus.check_recipient(caller, &envelope, reached(&snapshot, &found, &envelope))?;
-    let (sender, original) = (envelope.from.clone(), envelope.id.clone());
     let (tx, rx) = oneshot::channel();
-    let posted = post(bus, by, (id, envelope), Some(tx)).await?;
+    let waiter = Waiter {
+        answer: tx,
+        correlation: crate::request::current().1,
+    };
+    let posted = post(bus, by, (id, envelope), Some(waiter)).await?;
     let more = json!({"agent": id.as_str()});
     if posted == Posted::Held {
         return Ok(asked.receipt("held", more));
     }
     match tokio::time::timeout(asked.wait(ANSWER_WAIT), rx).await {
-        Ok(Ok(mut answer)) => {
-            if answer
-                .auth
-                .as_ref()
-                .is_none_or(|auth| auth.signature.is_none())
-            {
-                answer.to = sender;
-                answer.in_reply_to = Some(original);
-                answer.sign(&bus.node.key);
-            }
-            Ok(Answer::Reply(Box::new(answer)))
-        }
+        Ok(Ok(answer)) => Ok(Answer::Reply(Box::new(answer))),
         // Not every message is answered.
         Ok(Err(_)) | Err(_) => Ok(asked.receipt("delivered", more)),
     }
@@ -395,7 +388,7 @@ async fn post(
     bus: &BusHandle,
     by: &str,
     (to, envelope): (&AgentId, Envelope),
-    answer: Option<oneshot::Sender<Envelope>>,
+    answer: Option<Waiter>,
 ) -> Result<Posted, Problem> {
     let mail = Box::new(Mail {
         message: envelope.id.clone(),
@@ -415,6 +408,15 @@ async fn post(
             reply,
         })
         .await?
+}
+
+/// Journals an answer that somebody waits for.
+pub(super) async fn note_answer(
+    bus: &BusHandle,
+    by: &str,
+    answer: &Envelope,
+) -> Result<(), Problem> {
+    record(bus, by, vec![sent(answer, &answer.to)]).await
 }
 
 async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
-use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::address::{Address, TopicPattern};
@@ -13,7 +12,7 @@ use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Epoch, Position};
 
-use super::outside::Outside;
+use super::outside::{Outside, Waiter};
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
 use crate::operations::Action;
@@ -27,7 +26,7 @@ impl State {
         &mut self,
         mail: Box<Mail>,
         by: &Cause,
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Reply<Posted>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
@@ -304,7 +303,7 @@ impl State {
         let entry = |(index, event): (usize, BusEvent)| Entry {
             agent: concerned(&event),
             task: None,
-            led: match origin_of(&event).filter(|_| by.cause.is_none()) {
+            led: match self.origin_of(&event).filter(|_| by.cause.is_none()) {
                 Some(cause) => Led {
                     by: Some(Cause {
                         cause: Some(cause),
@@ -320,6 +319,21 @@ impl State {
         let entries = events.into_iter().enumerate().map(entry).collect();
         self.partition.commit(entries, by, effects).await?;
         Ok(())
+    }
+
+    /// The publication that a record of a durable subscription follows from, when nobody asked for it; and the message that
+    /// an answer answers.
+    fn origin_of(&self, event: &BusEvent) -> Option<Position> {
+        match event {
+            BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
+            BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
+            BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
+            BusEvent::Sent { envelope, .. } => {
+                let asked = envelope.get("in_reply_to")?.as_str()?;
+                self.partition.state().record_of(asked)
+            }
+            _ => None,
+        }
     }
 
     /// What becomes of messages that waited: each for its own reason, and not for that of its neighbour.
@@ -398,7 +412,7 @@ impl State {
     pub(super) async fn deliver(
         &mut self,
         (mail, by): (&Mail, &Cause),
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Option<Reply<Posted>>,
     ) -> Result<(), ActorProcessingErr> {
         // It was encoded from an envelope that was complete.
@@ -441,16 +455,6 @@ fn led_by(origin: Origin) -> Cause {
         cause: origin.record,
         correlation: origin.correlation,
         ..Cause::meshd()
-    }
-}
-
-/// The publication that a record of a durable subscription follows from, when nobody asked for it.
-fn origin_of(event: &BusEvent) -> Option<Position> {
-    match event {
-        BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
-        BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
-        BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
-        _ => None,
     }
 }
 

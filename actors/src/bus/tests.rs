@@ -33,7 +33,7 @@ struct World {
     answers: Mutex<BTreeMap<String, Value>>,
     /// Whether agents keep what they could answer by, and do not.
     ponder: Mutex<bool>,
-    pondered: Mutex<Vec<oneshot::Sender<Envelope>>>,
+    pondered: Mutex<Vec<Waiter>>,
     orders: Mutex<Vec<TaskOrder>>,
     alerts: Mutex<Vec<SecurityAlert>>,
     keys: Mutex<BTreeMap<String, DidKey>>,
@@ -96,7 +96,7 @@ impl Delivery for World {
         &self,
         agent: &AgentId,
         envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Waiter>,
     ) -> Result<(), NoRoute> {
         if *self.unreachable.lock().unwrap() {
             return Err(NoRoute);
@@ -114,6 +114,7 @@ impl Delivery for World {
             let from = Address::agent(agent.clone());
             let to = envelope.from.clone();
             reply
+                .answer
                 .send(Envelope::new(
                     MessageType::Message,
                     from,

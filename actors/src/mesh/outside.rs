@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
 use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
@@ -22,7 +21,7 @@ use super::permissions;
 use super::services::secret_text;
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::Mail;
-use crate::bus::{self, NoRoute, TaskAnswer, TaskOrder};
+use crate::bus::{self, NoRoute, TaskAnswer, TaskOrder, Waiter};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::orchestrator::OrchestratorHandle;
@@ -98,7 +97,7 @@ impl bus::Delivery for BusOutside {
         &self,
         agent: &AgentId,
         envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Waiter>,
     ) -> Result<(), NoRoute> {
         let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
         if entry.state().ready().next().is_none() {

@@ -235,6 +235,26 @@ impl Services for MeshServices {
             .map_err(klp_error)
     }
 
+    async fn answered(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        envelope: Envelope,
+    ) -> Result<Envelope, KlpError> {
+        let Some(bus) = self.bus.get() else {
+            return Ok(envelope);
+        };
+        bus.answered(agent, epoch, envelope)
+            .await
+            .map_err(klp_error)
+    }
+
+    fn heard(&self, agent: &AgentId, line: &Envelope) {
+        if let Some(bus) = self.bus.get() {
+            bus.heard(agent, line);
+        }
+    }
+
     fn open_session(&self, agent: &AgentId, epoch: Epoch) -> Result<SessionToken, KlpError> {
         let expires = crate::clock::now().plus(SESSION_TTL);
         let issued = self.sentinel.issue_session(agent, epoch, expires);

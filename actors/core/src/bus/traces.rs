@@ -19,6 +19,9 @@ pub const TRACES_MAX: usize = 256;
 /// Steps of one conversation that are known; later ones stay on record alone.
 pub const HOPS_MAX: usize = 512;
 
+/// How many messages an answer looks back for what it answers: as long as somebody waits for it, it is near.
+const ASKED_MAX: usize = 4096;
+
 /// All that are known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Traces {
@@ -99,6 +102,13 @@ fn sampled(parent: &str) -> Option<String> {
 }
 
 impl BusState {
+    /// The first record of one of the latest messages; what answers it follows from that.
+    pub fn record_of(&self, message: &str) -> Option<Position> {
+        let mut latest = self.recent.iter().rev().take(ASKED_MAX);
+        let seen = latest.find(|seen| seen.id == message)?;
+        seen.head.as_ref().map(|head| head.record)
+    }
+
     /// The way of a message by its id, without payloads; `None` when it is neither traced nor one of the latest.
     pub fn trace(&self, message: &str) -> Option<MessageTrace> {
         if let Some(conversation) = self.traces.of.get(message) {

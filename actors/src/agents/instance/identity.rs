@@ -134,6 +134,8 @@ impl Session {
         let bad = line.verify(&key).is_err();
         if bad {
             self.violated("wrote a line whose signature does not hold");
+        } else {
+            self.args.services.heard(&self.args.agent, line);
         }
         bad
     }

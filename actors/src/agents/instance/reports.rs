@@ -156,6 +156,15 @@ mod tests {
         ) -> Result<Option<Envelope>, KlpError> {
             Ok(None)
         }
+        async fn answered(
+            &self,
+            _: &AgentId,
+            _: Epoch,
+            envelope: Envelope,
+        ) -> Result<Envelope, KlpError> {
+            Ok(envelope)
+        }
+        fn heard(&self, _: &AgentId, _: &Envelope) {}
         fn open_session(
             &self,
             _: &AgentId,

@@ -16,7 +16,7 @@ use mesh_messages::manifest::{AgentManifest, Program};
 use mesh_messages::task::Progress;
 use mesh_messages::{Failure, FailureClass, TaskId};
 
-use super::{Asked, Phase, Session};
+use super::{Asked, Awaited, Phase, Session};
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
 use crate::agents::lines::{Input, LINE_MAX};
@@ -508,11 +508,15 @@ impl Session {
             return; // The dropped reply tells the sender.
         }
         if let Some(reply) = mail.reply {
-            self.mail.retain(|_, waiting| !waiting.is_closed());
+            self.mail.retain(|_, awaited| !awaited.by.answer.is_closed());
             if self.mail.len() >= MAIL_MAX {
                 return;
             }
-            self.mail.insert(mail.envelope.id.clone(), reply);
+            let awaited = Awaited {
+                by: reply,
+                asker: mail.envelope.from.clone(),
+            };
+            self.mail.insert(mail.envelope.id.clone(), awaited);
         }
         self.send(&mail.envelope);
     }
