@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""An agent of runtime `klp` on that second implementation. With KEY_FILE beside it, it proves its key and signs its lines."""
+"""An agent of runtime `klp` on that second implementation. With a file `secret` beside it, it proves its key and signs its lines."""
 import base64
 import json
 import os
+import secrets
 import sys
 from datetime import datetime, timezone
 
@@ -18,6 +19,7 @@ def main():
     me = {"name": "interop", "version": "1.0.0", "capabilities": ["interop"]}
     if secret:
         me["key"] = ed25519.to_did(ed25519.public(secret))
+    mine = me["challenge"] = secrets.token_hex(16)
     shaken, waiting = None, {}
 
     def say(kind, payload, **more):
@@ -32,6 +34,13 @@ def main():
     for text in sys.stdin.buffer:
         message, sent = klp.decode(text)
         payload = message["payload"]
+        if message["type"] == "HANDSHAKE":
+            # Who is at the other end of the pipe: the node that signed, and proved its key by our challenge.
+            told = (payload["node"], payload["agent"], str(payload["epoch"]), mine)
+            text = "\n".join(("KLP/1 handshake of the node", *told)).encode()
+            key = payload.get("key", payload["node"])
+            if not ed25519.holds(key, text, payload["proof"]) or klp.verdict(sent, key) != "ok":
+                sys.exit("the node did not prove its key")
         if message["type"] == "HANDSHAKE" and "challenge" in payload:
             parts = (payload["node"], payload["agent"], str(payload["epoch"]), payload["challenge"])
             signature = ed25519.sign(secret, "\n".join(("KLP/1 handshake", *parts)).encode())
@@ -52,6 +61,10 @@ def main():
                 say("SECURITY_ALERT", asked["alert"])
             if isinstance(asked, dict) and "tell" in asked:
                 say("MESSAGE", asked["text"], to=asked["tell"])
+            if isinstance(asked, dict) and "fail" in asked:
+                failed = {"ok": False, "error": {"class": "refusal", "message": asked["fail"]}}
+                say("TASK_RESULT", failed, task_id=message["task_id"], attempt=message["attempt"])
+                continue
             say("TASK_RESULT", {"ok": True, "output": asked}, task_id=message["task_id"], attempt=message["attempt"])
         elif message["type"] == "CAPABILITY_REPLY":
             task = waiting.pop(message["in_reply_to"])

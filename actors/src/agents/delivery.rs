@@ -71,6 +71,15 @@ pub struct ClaimAnswer {
 /// What an instance tells the orchestrator. Each names the incarnation and the attempt it speaks of.
 #[derive(Debug, Clone)]
 pub enum AttemptNews {
+    /// The agent signed this `TASK_RESULT` itself; it is put on record before the end of the attempt, which follows.
+    Said {
+        /// The task.
+        task: TaskId,
+        /// The line.
+        line: Box<Envelope>,
+        /// What the attempt stands on.
+        led: Cause,
+    },
     /// The agent has it.
     Started {
         /// The task.

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::agent::SavedState;
 use mesh_actors_core::liveness::{Condition, Watch};
 use mesh_messages::address::Address;
+use mesh_messages::identity::KeyProof;
 use mesh_messages::klp::{ControlVerb, KlpError};
 use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
@@ -308,6 +309,8 @@ pub(crate) struct Session {
     shook: bool,
     // What its key has to sign before they are.
     challenge: Option<identity::Challenge>,
+    // How it proved its key, until that is told.
+    proven: Option<Box<KeyProof>>,
     // The tokens that it was given, if any.
     pass: Option<token::Pass>,
     next_id: u64,
@@ -366,6 +369,7 @@ impl Actor for InstanceActor {
             mail: BTreeMap::new(),
             shook: false,
             challenge: None,
+            proven: None,
             pass: None,
             next_id: 0,
             bad_lines: 0,

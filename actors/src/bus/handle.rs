@@ -198,8 +198,27 @@ impl BusHandle {
         let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
             .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
         let envelope = check::sealed(vouched, &self.node.key);
-        route::note_answer(self, &caller.name, &envelope).await?;
+        route::note(self, &caller.name, &envelope, &envelope.to).await?;
         Ok(envelope)
+    }
+
+    /// Journals a line of an agent to this node that it signed itself, so that anybody can check it afterwards. One that does
+    /// not hold under the key that is registered as the agent's own proves nothing, and is left out.
+    ///
+    /// # Errors
+    /// That it cannot be journalled now.
+    pub async fn said(&self, agent: &AgentId, line: &Envelope) -> Result<(), Problem> {
+        if !check::check_signature(line, &*self.outside.keys).unwrap_or(false) {
+            return Ok(());
+        }
+        let vouched = Vouched {
+            envelope: line.clone(),
+            bearer: None,
+            signed: true,
+        };
+        let line = check::sealed(vouched, &self.node.key);
+        let by = check::agent_as_caller(agent).name;
+        route::note(self, &by, &line, &self.node.address).await
     }
 
     /// Remembers what an agent signed and said on its own channel: posted by anybody, it is a replay.

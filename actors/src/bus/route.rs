@@ -29,8 +29,8 @@ use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
-use super::outside::Waiter;
 use super::check::{agent_as_caller, refusal, unreadable};
+use super::outside::Waiter;
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
 use crate::operations::Action;
@@ -410,13 +410,14 @@ async fn post(
         .await?
 }
 
-/// Journals an answer that somebody waits for.
-pub(super) async fn note_answer(
+/// Journals a line of an agent that goes nowhere else.
+pub(super) async fn note(
     bus: &BusHandle,
     by: &str,
-    answer: &Envelope,
+    line: &Envelope,
+    to: &Address,
 ) -> Result<(), Problem> {
-    record(bus, by, vec![sent(answer, &answer.to)]).await
+    record(bus, by, vec![sent(line, to)]).await
 }
 
 async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {

@@ -8,9 +8,9 @@ use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publish
 use mesh_messages::address::{Address, TopicPattern};
 use mesh_messages::bus::SubscriptionOrder;
 use mesh_messages::events::BusEvent;
-use mesh_messages::klp::{Defaults, Envelope, decode};
+use mesh_messages::klp::{Defaults, Envelope, MessageType, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::{AgentId, Epoch, Position};
+use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
 use super::outside::{Outside, Waiter};
 use super::{Effect, Message, Posted, Publication, Reply, State};
@@ -301,8 +301,8 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(index, event): (usize, BusEvent)| Entry {
-            agent: concerned(&event),
-            task: None,
+            agent: self.concerned(&event),
+            task: task_of(&event),
             led: match self.origin_of(&event).filter(|_| by.cause.is_none()) {
                 Some(cause) => Led {
                     by: Some(Cause {
@@ -319,6 +319,40 @@ impl State {
         let entries = events.into_iter().enumerate().map(entry).collect();
         self.partition.commit(entries, by, effects).await?;
         Ok(())
+    }
+
+    /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
+    fn concerned(&self, event: &BusEvent) -> Option<AgentId> {
+        let address = match event {
+            BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
+            BusEvent::DeadLettered {
+                detail: Some(detail),
+                ..
+            } => return owner_of(&detail.subscription),
+            BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
+            BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
+            BusEvent::Made { terms } => return owner_of(&terms.id),
+            BusEvent::Removed { subscription, .. }
+            | BusEvent::Filled { subscription, .. }
+            | BusEvent::HandedOut { subscription, .. }
+            | BusEvent::Acked { subscription, .. }
+            | BusEvent::Extended { subscription, .. }
+            | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
+            BusEvent::DeadSettled { .. } => return None,
+        };
+        let address: Address = address.parse().ok()?;
+        agent_of(&address).or_else(|| self.agent_by_role(&address))
+    }
+
+    /// The agent that an address of another role names by its id.
+    fn agent_by_role(&self, address: &Address) -> Option<AgentId> {
+        match address {
+            Address::Role { role, name } if &**role != "user" => {
+                let named = AgentId::new(name).ok()?;
+                (self.presence(&named) != Presence::Gone).then_some(named)
+            }
+            _ => None,
+        }
     }
 
     /// The publication that a record of a durable subscription follows from, when nobody asked for it; and the message that
@@ -343,7 +377,7 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(event, origin)| Entry {
-            agent: concerned(&event),
+            agent: self.concerned(&event),
             event,
             task: None,
             led: Led {
@@ -458,26 +492,14 @@ fn led_by(origin: Origin) -> Cause {
     }
 }
 
-/// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
-fn concerned(event: &BusEvent) -> Option<AgentId> {
-    let address = match event {
-        BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
-        BusEvent::DeadLettered {
-            detail: Some(detail),
-            ..
-        } => return owner_of(&detail.subscription),
-        BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
-        BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
-        BusEvent::Made { terms } => return owner_of(&terms.id),
-        BusEvent::Removed { subscription, .. }
-        | BusEvent::Filled { subscription, .. }
-        | BusEvent::HandedOut { subscription, .. }
-        | BusEvent::Acked { subscription, .. }
-        | BusEvent::Extended { subscription, .. }
-        | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
-        BusEvent::DeadSettled { .. } => return None,
-    };
-    address.parse().ok().as_ref().and_then(agent_of)
+/// The task whose result a line is that an agent signed.
+fn task_of(event: &BusEvent) -> Option<TaskId> {
+    match event {
+        BusEvent::Sent { kind, envelope, .. } if kind == MessageType::TaskResult.name() => {
+            TaskId::new(envelope.get("task_id")?.as_str()?).ok()
+        }
+        _ => None,
+    }
 }
 
 /// The agent whose durable subscription it is.

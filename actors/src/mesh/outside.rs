@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
-use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
+use mesh_actors_core::bus::{AgentEntry as BusEntry, Destination, Presence, Snapshot};
 use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
@@ -137,6 +137,25 @@ impl bus::Delivery for BusOutside {
     }
 }
 
+impl BusOutside {
+    /// The agent that an address means which is not its plain name: whoever writes to that address reaches this agent, so
+    /// what is said in its name is the agent's word.
+    fn meant_by(&self, sender: &Address) -> Option<AgentId> {
+        let other_spelling = match sender {
+            Address::Role { role, .. } => !matches!(&**role, "agent" | "user"),
+            Address::Agent { node, .. } => node.is_some(),
+            Address::Node(_) | Address::Kai(_) | Address::Topic(_) | Address::Policy(_) => false,
+        };
+        if !other_spelling {
+            return None;
+        }
+        match bus::Directory::snapshot(self).resolve(sender) {
+            Ok(Destination::Agent { id, .. }) => Some(id),
+            Ok(Destination::Node | Destination::Person | Destination::Topic(_)) | Err(_) => None,
+        }
+    }
+}
+
 #[async_trait]
 impl bus::TaskGateway for BusOutside {
     async fn submit_and_wait(&self, order: TaskOrder) -> Result<TaskAnswer, Problem> {
@@ -192,12 +211,19 @@ impl bus::Keys for BusOutside {
             Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
                 Some(self.ctx.node.did)
             }
-            _ => self.sentinel.key_of(address),
+            _ => {
+                let own = self.sentinel.key_of(address);
+                own.or_else(|| {
+                    self.sentinel
+                        .key_of(&Address::agent(self.meant_by(address)?))
+                })
+            }
         }
     }
 
     fn must_sign(&self, sender: &Address) -> bool {
-        let entry = bus::agent_of(sender).and_then(|id| self.ctx.directory.get(id.as_str()));
+        let agent = bus::agent_of(sender).or_else(|| self.meant_by(sender));
+        let entry = agent.and_then(|id| self.ctx.directory.get(id.as_str()));
         let signs = |entry: Arc<AgentEntry>| {
             entry
                 .state()

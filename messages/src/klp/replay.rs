@@ -204,7 +204,10 @@ mod tests {
         // One too many: until it could not come any more, nothing is taken.
         window.note(&message("2", 1, 100_000), now);
         let soon = Timestamp::from_millis(130_000);
-        assert_eq!(window.check(&message("2", 1, 100_000), soon), Err(ReplayError::Full));
+        assert_eq!(
+            window.check(&message("2", 1, 100_000), soon),
+            Err(ReplayError::Full)
+        );
         let later = Timestamp::from_millis(170_001);
         assert_eq!(window.check(&message("3", 1, 170_000), later), Ok(()));
         let ahead = message("ahead", 1, 200_000);

@@ -129,7 +129,10 @@ impl BusState {
             hops: vec![Hop {
                 position: head.record,
                 at: seen.at,
-                kind: "message_sent".to_owned(),
+                kind: head
+                    .step
+                    .clone()
+                    .unwrap_or_else(|| "message_sent".to_owned()),
                 message: message.to_owned(),
                 from: seen.from.clone(),
                 to: head.to.clone(),

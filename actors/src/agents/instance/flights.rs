@@ -139,6 +139,16 @@ impl Session {
             }
             Err(error) => (Err(contract(&error)), Some(error)),
         };
+        // A result counts as the agent's word, so what it signed is kept with it.
+        let auth = envelope.auth.as_ref();
+        if auth.is_some_and(|auth| auth.signature.is_some()) {
+            let led = self.flights.get(&task).map(|flight| flight.led.clone());
+            self.report(AttemptNews::Said {
+                task: task.clone(),
+                line: Box::new(envelope.clone()),
+                led: led.unwrap_or_else(Cause::meshd),
+            });
+        }
         self.handed_in(&task, result);
         error.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -400,7 +410,10 @@ impl Session {
 
     /// Gives somebody who waits the agent's answer, when it is on the disk.
     fn answer_mail(&mut self, awaited: Awaited, mut envelope: Envelope) {
-        let signature = envelope.auth.as_ref().and_then(|auth| auth.signature.as_ref());
+        let signature = envelope
+            .auth
+            .as_ref()
+            .and_then(|auth| auth.signature.as_ref());
         if signature.is_none() {
             // Whom it answers is known, whatever the line says or leaves out; what is signed stays as it is.
             envelope.to = awaited.asker;
@@ -408,7 +421,10 @@ impl Session {
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
         let permit = Permit(Arc::clone(&self.lines));
-        let Waiter { answer, correlation } = awaited.by;
+        let Waiter {
+            answer,
+            correlation,
+        } = awaited.by;
         let work = async move {
             match services.answered(&agent, epoch, envelope).await {
                 Ok(envelope) => drop(answer.send(envelope)),

@@ -37,7 +37,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Queue {
-    // Not bounded by itself: a start and an end for each attempt that the task machine has given out, which gives out
+    // Not bounded by itself: a start, a word and an end for each attempt that the task machine has given out, which gives out
     // no more than the agent's concurrency before it has taken them.
     news: VecDeque<AttemptNews>,
     // Passes it on, until nothing is left.
@@ -126,6 +126,7 @@ mod tests {
             for news in news {
                 self.permits.acquire().await.unwrap().forget();
                 self.taken.lock().unwrap().push(match news {
+                    AttemptNews::Said { .. } => "said",
                     AttemptNews::Started { .. } => "started",
                     AttemptNews::Progress { .. } => "progress",
                     AttemptNews::Checking { .. } => "checking",
