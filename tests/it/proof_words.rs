@@ -52,15 +52,13 @@ fn what_an_agent_signed_on_its_own_channel_cannot_be_posted_by_anybody() {
     daemon.output("interop", &alert);
     let received = "agent=listener&kind=message_received";
     one(&daemon, received, "sell at noon");
-    let sent = one(
-        &daemon,
-        "agent=interop&kind=message_sent",
-        "\"sell at noon\"",
-    );
+    // Its result repeats the text.
+    let of_interop = "agent=interop&kind=message_sent";
+    let sent = one(&daemon, of_interop, "\"payload\":\"sell at noon\"");
     let envelope = sent["payload"]["envelope"].clone();
     assert_eq!(envelope["auth"]["key"], did.as_str(), "{envelope}");
     assert_eq!(envelope["to"], "agent:listener", "{envelope}");
-    let alerted = one(&daemon, "agent=interop&kind=message_sent", "odd smell");
+    let alerted = one(&daemon, of_interop, "\"SECURITY_ALERT\"");
     let post = |daemon: &Daemon, envelope: &Value| {
         daemon
             .client()
@@ -90,13 +88,17 @@ fn an_answer_that_somebody_waits_for_is_on_record_before_they_have_it() {
     let answer = daemon.client().post("/v1/messages", &asked).ok(200);
     assert_eq!(answer["payload"], json!({"heard": "are you there"}));
     assert_eq!(answer["in_reply_to"], "question-1");
+    let plain =
+        json!({"id": "question-2", "type": "MESSAGE", "to": "agent:listener", "payload": 1});
+    daemon.client().post("/v1/messages", &plain).ok(200);
     let daemon = daemon.kill9().start();
     let question = one(
         &daemon,
         "agent=listener&kind=message_received",
         "question-1",
     );
-    let said = one(&daemon, "agent=listener&kind=message_sent", "heard");
+    let said = "\"in_reply_to\":\"question-1\"";
+    let said = one(&daemon, "agent=listener&kind=message_sent", said);
     assert_eq!(said["payload"]["envelope"], answer);
     assert_eq!(said["actor"], "agent:listener");
     assert_eq!(said["cause"], question["position"], "{said} {question}");

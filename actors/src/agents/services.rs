@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 use mesh_actors_core::routing::InstanceKey;
+use mesh_messages::address::Address;
 use mesh_messages::capability::Limits;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
@@ -135,7 +136,7 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
         &self,
         agent: &AgentId,
         epoch: Epoch,
-        envelope: Envelope,
+        (asker, envelope): (&Address, Envelope),
     ) -> Result<Envelope, KlpError>;
     /// An agent signed this line itself: said once, it is not to be posted again. Never waits.
     fn heard(&self, agent: &AgentId, line: &Envelope);

@@ -190,7 +190,7 @@ impl BusHandle {
         &self,
         agent: &AgentId,
         epoch: Epoch,
-        envelope: Envelope,
+        (asker, envelope): (&Address, Envelope),
     ) -> Result<Envelope, Problem> {
         let parts = (&*self.outside.keys, &self.sentinel);
         let caller = check::agent_as_caller(agent);
@@ -198,7 +198,7 @@ impl BusHandle {
         let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
             .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
         let envelope = check::sealed(vouched, &self.node.key);
-        route::note(self, &caller.name, &envelope, &envelope.to).await?;
+        route::note(self, &caller.name, &envelope, asker).await?;
         Ok(envelope)
     }
 

@@ -410,14 +410,26 @@ async fn post(
         .await?
 }
 
-/// Journals a line of an agent that goes nowhere else.
+/// Journals a line of an agent that does not go through the bus, and whom it reaches, whatever it says itself.
 pub(super) async fn note(
     bus: &BusHandle,
     by: &str,
     line: &Envelope,
     to: &Address,
 ) -> Result<(), Problem> {
-    record(bus, by, vec![sent(line, to)]).await
+    let Some(agent) = agent_of(to) else {
+        return record(bus, by, vec![sent(line, to)]).await;
+    };
+    // It has it: what was only sent to an agent would wait for it, and be brought once more.
+    let to = Address::agent(agent);
+    let received = BusEvent::Received {
+        message: line.id.clone(),
+        from: line.from.to_string(),
+        to: to.to_string(),
+        kind: line.kind.name().to_owned(),
+        envelope: Value::Null,
+    };
+    record(bus, by, vec![sent(line, &to), received]).await
 }
 
 async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {

@@ -362,9 +362,13 @@ impl State {
             BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
             BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
             BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
-            BusEvent::Sent { envelope, .. } => {
+            BusEvent::Sent { envelope, from, .. } => {
                 let asked = envelope.get("in_reply_to")?.as_str()?;
-                self.partition.state().record_of(asked)
+                let agent = |text: &str| text.parse().ok().as_ref().and_then(agent_of);
+                // Others may have written under the same id, to others.
+                let who = agent(from)?;
+                let to_them = |to: &str| agent(to).as_ref() == Some(&who);
+                self.partition.state().record_of(asked, to_them)
             }
             _ => None,
         }

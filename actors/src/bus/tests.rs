@@ -377,11 +377,15 @@ async fn an_answer_is_journalled_as_what_follows_from_the_message_before_it_is_h
         decode(answer, &Defaults::default()).unwrap()
     };
     let (me, epoch) = (agent("webscraper"), Epoch(4));
-    let forged = fixture.bus.answered(&me, epoch, line("agent:other")).await;
+    let asker: Address = "user:ada".parse().unwrap();
+    let forged = fixture
+        .bus
+        .answered(&me, epoch, (&asker, line("agent:other")))
+        .await;
     assert_eq!(forged.unwrap_err().code, "forged_sender");
     fixture.store.journal.hold();
     let (bus, honest) = (fixture.bus.clone(), line("agent:webscraper"));
-    let answering = tokio::spawn(async move { bus.answered(&me, epoch, honest).await });
+    let answering = tokio::spawn(async move { bus.answered(&me, epoch, (&asker, honest)).await });
     until("the record", || {
         fixture.store.journal.next_seq(&partition::BUS) == 2
     })
@@ -396,15 +400,30 @@ async fn an_answer_is_journalled_as_what_follows_from_the_message_before_it_is_h
     assert_eq!(header.kind, "message_sent");
     assert_eq!(header.actor, "agent:webscraper");
     assert_eq!(header.cause, Some(records[0].header.position));
+    // One that an agent waited for does not wait for that agent afterwards.
+    let (me, asker) = (agent("webscraper"), Address::agent(agent("other")));
+    let answer = fixture
+        .bus
+        .answered(&me, epoch, (&asker, line("agent:webscraper")));
+    answer.await.unwrap();
+    assert_eq!(
+        fixture.kinds()[2..],
+        ["message_sent", "message_received"].map(str::to_owned)
+    );
+    fixture.bus.agent_ready(&agent("other"));
+    fixture
+        .send(message("m2", "agent:webscraper"))
+        .await
+        .unwrap();
+    assert_eq!(fixture.delivered(), ["webscraper:m1", "webscraper:m2"]);
 }
 
 #[tokio::test]
 async fn what_an_agent_signed_and_said_is_a_replay_when_somebody_posts_it() {
     let fixture = Fixture::new().await;
     let key = SigningKey::from_secret(&[7; 32]);
-    let mut keys = fixture.world.keys.lock().unwrap();
-    keys.insert("agent:echo".to_owned(), key.public());
-    drop(keys);
+    let known = ("agent:echo".to_owned(), key.public());
+    fixture.world.keys.lock().unwrap().extend([known]);
     let signed = |id: &str| {
         let mut line = message(id, "agent:webscraper");
         line["from"] = json!("agent:echo");

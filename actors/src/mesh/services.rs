@@ -270,12 +270,12 @@ impl Services for MeshServices {
         &self,
         agent: &AgentId,
         epoch: Epoch,
-        envelope: Envelope,
+        (asker, envelope): (&Address, Envelope),
     ) -> Result<Envelope, KlpError> {
         let Some(bus) = self.bus.get() else {
             return Ok(envelope);
         };
-        bus.answered(agent, epoch, envelope)
+        bus.answered(agent, epoch, (asker, envelope))
             .await
             .map_err(klp_error)
     }

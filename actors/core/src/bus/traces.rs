@@ -102,11 +102,14 @@ fn sampled(parent: &str) -> Option<String> {
 }
 
 impl BusState {
-    /// The first record of one of the latest messages; what answers it follows from that.
-    pub fn record_of(&self, message: &str) -> Option<Position> {
+    /// The first record of the last message of this id, among the latest, whose addressee is meant; what answers it follows
+    /// from that.
+    pub fn record_of(&self, message: &str, is_meant: impl Fn(&str) -> bool) -> Option<Position> {
         let mut latest = self.recent.iter().rev().take(ASKED_MAX);
-        let seen = latest.find(|seen| seen.id == message)?;
-        seen.head.as_ref().map(|head| head.record)
+        latest.find_map(|seen| {
+            let head = seen.head.as_ref().filter(|_| seen.id == message)?;
+            is_meant(&head.to).then_some(head.record)
+        })
     }
 
     /// The way of a message by its id, without payloads; `None` when it is neither traced nor one of the latest.

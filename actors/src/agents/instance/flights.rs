@@ -409,24 +409,24 @@ impl Session {
     }
 
     /// Gives somebody who waits the agent's answer, when it is on the disk.
-    fn answer_mail(&mut self, awaited: Awaited, mut envelope: Envelope) {
+    fn answer_mail(&mut self, Awaited { by, asker }: Awaited, mut envelope: Envelope) {
+        let Waiter {
+            answer,
+            correlation,
+        } = by;
         let signature = envelope
             .auth
             .as_ref()
             .and_then(|auth| auth.signature.as_ref());
         if signature.is_none() {
             // Whom it answers is known, whatever the line says or leaves out; what is signed stays as it is.
-            envelope.to = awaited.asker;
+            envelope.to = asker.clone();
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
         let permit = Permit(Arc::clone(&self.lines));
-        let Waiter {
-            answer,
-            correlation,
-        } = awaited.by;
         let work = async move {
-            match services.answered(&agent, epoch, envelope).await {
+            match services.answered(&agent, epoch, (&asker, envelope)).await {
                 Ok(envelope) => drop(answer.send(envelope)),
                 Err(error) => refused(&me, id, error),
             }

@@ -81,7 +81,7 @@ impl Session {
                         key,
                         node,
                         challenge: challenge.text,
-                        proof: proof.clone(),
+                        proof: *proof,
                     }));
                 } else {
                     self.violated("could not prove that it holds the key that it named");

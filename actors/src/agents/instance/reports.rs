@@ -103,6 +103,7 @@ mod tests {
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
 
+    use mesh_messages::address::Address;
     use mesh_messages::klp::{ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply};
     use mesh_messages::manifest::Need;
     use mesh_messages::problem::Problem;
@@ -161,7 +162,7 @@ mod tests {
             &self,
             _: &AgentId,
             _: Epoch,
-            envelope: Envelope,
+            (_, envelope): (&Address, Envelope),
         ) -> Result<Envelope, KlpError> {
             Ok(envelope)
         }
