@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use mesh_actors_core::bus::{BusState, Mail};
@@ -46,7 +45,7 @@ pub(crate) use check::{UNSIGNED, agent_as_caller, agent_of_caller};
 pub(crate) use feed::Created;
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{
-    Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder,
+    Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder, Waiter,
 };
 
 use durable::{Look, Puller, Settling};
@@ -81,7 +80,7 @@ pub(crate) enum Message {
     Post {
         mail: Box<Mail>,
         by: Cause,
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Reply<Posted>,
     },
     /// Journal what needs no delivery.
@@ -193,7 +192,7 @@ enum Effect {
         mail: Box<Mail>,
         /// What led to it, in case it has to wait after all.
         by: Cause,
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Option<Reply<Posted>>,
     },
     Held {

@@ -23,6 +23,7 @@ use crate::claim::ClaimStep;
 use crate::escalation::EscalationMove;
 use crate::failure::Failure;
 use crate::gate::ProviderGate;
+use crate::identity::KeyProof;
 use crate::ids::{AttemptNo, Epoch, InstanceNo};
 use crate::inbox::Ruling;
 use crate::limits::{Breach, InstanceLimits};
@@ -136,6 +137,9 @@ pub enum AgentEvent {
         epoch: Epoch,
         /// The hooks it named.
         hooks: Vec<String>,
+        /// How it proved its key, where it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proven: Option<Box<KeyProof>>,
     },
     /// It serves.
     #[serde(rename = "started")]

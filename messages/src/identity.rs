@@ -45,6 +45,20 @@ pub enum InvalidKey {
     Point,
 }
 
+/// How an agent proved at its handshake that it holds a key. Anybody can check it, with the agent's name and its
+/// incarnation: the proof is the key's signature over [`handshake_proof`](crate::klp::handshake_proof).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyProof {
+    /// The key, which was registered as the agent's own then.
+    pub key: DidKey,
+    /// What meshd called itself then.
+    pub node: String,
+    /// What it challenged the agent with.
+    pub challenge: String,
+    /// The agent's answer.
+    pub proof: SignatureText,
+}
+
 /// A public key: the identity of a node, an agent, a user or a publisher.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DidKey(Kind);
@@ -71,6 +85,15 @@ impl DidKey {
             Err(InvalidKey::Point)
         } else {
             Ok(Self(Kind::Ed25519(key)))
+        }
+    }
+
+    /// What kind of key it is: `ed25519`, `secp256k1` or `rsa`.
+    pub const fn kind(&self) -> &'static str {
+        match &self.0 {
+            Kind::Ed25519(_) => ED25519_NAME,
+            Kind::Secp256k1(_) => SECP256K1_NAME,
+            Kind::Rsa(_) => RSA_NAME,
         }
     }
 

@@ -36,7 +36,7 @@ pub use payload::{
 pub use replay::{ReplayError, ReplayWindow};
 pub use schema::klp_schema;
 pub use sent_at::SentAt;
-pub use sign::{VerifyError, handshake_proof};
+pub use sign::{VerifyError, handshake_proof, is_challenge, node_proof};
 
 /// Version of the envelope, its `v`.
 pub const KLP_VERSION: u64 = 1;

@@ -118,7 +118,7 @@ impl Problem {
             ProblemKind::NotFound,
             "task_removed",
             format!(
-                "Task {id} had ended, and was removed by retention at {at}; its records' headers stay in the audit"
+                "Task {id} had ended, and was removed at {at}, by retention or by an order to erase; its records' headers stay in the audit"
             ),
         )
     }

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""An agent of runtime `klp` on that second implementation. With KEY_FILE beside it, it proves its key and signs its lines."""
+"""An agent of runtime `klp` on that second implementation. With a file `secret` beside it, it proves its key and signs its lines."""
 import base64
 import json
 import os
+import secrets
 import sys
+from datetime import datetime, timezone
 
 import ed25519
 import klp
@@ -17,12 +19,14 @@ def main():
     me = {"name": "interop", "version": "1.0.0", "capabilities": ["interop"]}
     if secret:
         me["key"] = ed25519.to_did(ed25519.public(secret))
+    mine = me["challenge"] = secrets.token_hex(16)
     shaken, waiting = None, {}
 
     def say(kind, payload, **more):
         line = {"type": kind, "payload": payload, **more}
         if secret and shaken:
-            line = klp.sign({**line, "id": line.get("id", f"i{next(ids)}"), **shaken}, secret)
+            now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            line = klp.sign({**shaken, "timestamp": now, "id": f"i{next(ids)}", **line}, secret)
         print(klp.canonical(line), flush=True)
 
     ids = iter(range(1, sys.maxsize))
@@ -30,6 +34,13 @@ def main():
     for text in sys.stdin.buffer:
         message, sent = klp.decode(text)
         payload = message["payload"]
+        if message["type"] == "HANDSHAKE":
+            # Who is at the other end of the pipe: the node that signed, and proved its key by our challenge.
+            told = (payload["node"], payload["agent"], str(payload["epoch"]), mine)
+            text = "\n".join(("KLP/1 handshake of the node", *told)).encode()
+            key = payload.get("key", payload["node"])
+            if not ed25519.holds(key, text, payload["proof"]) or klp.verdict(sent, key) != "ok":
+                sys.exit("the node did not prove its key")
         if message["type"] == "HANDSHAKE" and "challenge" in payload:
             parts = (payload["node"], payload["agent"], str(payload["epoch"]), payload["challenge"])
             signature = ed25519.sign(secret, "\n".join(("KLP/1 handshake", *parts)).encode())
@@ -38,8 +49,7 @@ def main():
             proof = "ed25519:" + base64.urlsafe_b64encode(signature).decode().rstrip("=")
             say("HANDSHAKE", {**me, "proof": proof})
         elif message["type"] == "HANDSHAKE":
-            shaken = {"from": f"agent:{payload['agent']}", "to": message["from"], "epoch": payload["epoch"],
-                      "timestamp": message["timestamp"]}
+            shaken = {"from": f"agent:{payload['agent']}", "to": message["from"], "epoch": payload["epoch"]}
         elif message["type"] == "TASK_REQUEST":
             asked = payload.get("input")
             if isinstance(asked, dict) and "query" in asked:
@@ -49,12 +59,19 @@ def main():
                 continue
             if isinstance(asked, dict) and "alert" in asked:
                 say("SECURITY_ALERT", asked["alert"])
+            if isinstance(asked, dict) and "tell" in asked:
+                say("MESSAGE", asked["text"], to=asked["tell"])
+            if isinstance(asked, dict) and "fail" in asked:
+                failed = {"ok": False, "error": {"class": "refusal", "message": asked["fail"]}}
+                say("TASK_RESULT", failed, task_id=message["task_id"], attempt=message["attempt"])
+                continue
             say("TASK_RESULT", {"ok": True, "output": asked}, task_id=message["task_id"], attempt=message["attempt"])
         elif message["type"] == "CAPABILITY_REPLY":
             task = waiting.pop(message["in_reply_to"])
             say("TASK_RESULT", {"ok": True, "output": payload}, task_id=task["task_id"], attempt=task["attempt"])
         elif message["type"] == "MESSAGE":
-            say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
+            if "in_reply_to" not in message:
+                say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
         elif message["type"] == "ERROR":
             print(json.dumps(payload), file=sys.stderr, flush=True)
         elif message["type"] == "CONTROL" and payload["verb"] == "shutdown":

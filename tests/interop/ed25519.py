@@ -1,4 +1,5 @@
 """ed25519 of RFC 8032 in plain Python: slow, and with the strict rules of verification that meshd follows."""
+import base64
 import hashlib
 
 P = 2**255 - 19
@@ -76,6 +77,13 @@ def verify(key, message, signature):
     if r is None or _small(r) or s >= L:
         return False
     return _same(_mul(s, G), _add(r, _mul(_hash(signature[:32], key, message), _point(key))))
+
+
+def holds(did, message, text):
+    """Whether a signature, as the text `ed25519:…`, is this key's over the message."""
+    kind, _, encoded = text.partition(":")
+    signature = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    return kind == "ed25519" and verify(from_did(did), message, signature)
 
 
 def _secret(seed):

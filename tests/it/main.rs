@@ -51,6 +51,7 @@ mod proof_klp;
 mod proof_refusals;
 mod proof_succession;
 mod proof_tiles;
+mod proof_words;
 mod recipients;
 mod retention;
 mod roles;

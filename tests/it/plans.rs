@@ -174,7 +174,7 @@ fn a_team_does_what_no_agent_does_alone_or_says_what_is_missing() {
     daemon.deploy(&program("boss", &["lead"], lead));
 
     let needs = json!(["research", "write"]);
-    let task = daemon.submit(&json!({"requirements": needs, "input": "tides"}));
+    let task = daemon.submit(&json!({"requirements": needs, "input": "tides", "team": "never"}));
     let waiting = daemon.client().get(&format!("/v1/tasks/{task}")).ok(200);
     let detail = waiting["waitingFor"]["detail"].as_str().unwrap_or_default();
     assert!(

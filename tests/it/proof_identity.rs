@@ -19,7 +19,7 @@ fn python(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
 }
 
 /// The second implementation as an agent, with this secret if any.
-fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
+pub(crate) fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
     let mut bundle = Bundle::new(id)
         .set("capabilities", json!(["interop"]))
         .set("entry", json!("agent.py"))
@@ -40,7 +40,7 @@ fn bundle(id: &str, secret: Option<&str>, forges: bool) -> Bundle {
 }
 
 /// Makes a key; its secret and its name.
-fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
+pub(crate) fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
     let path = daemon.home().scratch().join(name);
     let made = daemon.ctl(&["key", "new", "--out", path.to_str().unwrap(), "-o", "json"]);
     let did = made.exits(0).json()["key"].as_str().unwrap().to_owned();
@@ -307,18 +307,12 @@ fn keys_that_anybody_can_sign_for_and_keys_of_other_kinds_are_refused() {
 
 #[test]
 fn a_foreign_key_on_another_curve_signs_messages_and_is_verified_strictly() {
+    use k256::ecdsa::Signature;
     use k256::ecdsa::signature::Signer as _;
-    use k256::ecdsa::{Signature, SigningKey};
 
     let daemon = Daemon::start();
     daemon.deploy(&Bundle::echo("echo"));
-    let secret = SigningKey::from_slice(&[9; 32]).unwrap();
-    // The published form: base58btc of the multicodec and the compressed point.
-    let point = secret.verifying_key().to_sec1_point(true);
-    let did = format!(
-        "did:key:z{}",
-        base58(&[&[0xe7, 0x01], point.as_bytes()].concat())
-    );
+    let (secret, did) = foreign_key(9);
     daemon
         .ctl(&["key", "register", &did, "--owner", "user:ada"])
         .exits(0);
@@ -369,6 +363,14 @@ fn a_foreign_key_on_another_curve_signs_messages_and_is_verified_strictly() {
         .ctl(&["key", "revoke", &did, "--reason", "test"])
         .exits(0);
     assert_eq!(post("5", &|_, s| written("secp256k1", &s)), refused);
+}
+
+/// A key on the other curve, and its name in the published form: base58btc of the multicodec and the compressed point.
+pub(crate) fn foreign_key(secret: u8) -> (k256::ecdsa::SigningKey, String) {
+    let secret = k256::ecdsa::SigningKey::from_slice(&[secret; 32]).unwrap();
+    let point = secret.verifying_key().to_sec1_point(true);
+    let did = base58(&[&[0xe7, 0x01], point.as_bytes()].concat());
+    (secret, format!("did:key:z{did}"))
 }
 
 pub(crate) fn base58(bytes: &[u8]) -> String {

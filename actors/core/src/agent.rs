@@ -225,6 +225,7 @@ impl AgentState {
                 instance,
                 epoch,
                 hooks,
+                ..
             } => {
                 self.with(*instance, *epoch, |i| {
                     i.stage = Lifecycle::Handshaken;

@@ -139,6 +139,9 @@ pub struct Head {
     pub to: String,
     /// Its KLP type.
     pub kind: String,
+    /// What that record is; absent, as a snapshot of an earlier version holds it, `message_sent`.
+    #[serde(default)]
+    pub step: Option<String>,
 }
 
 /// Why the bus does not take a message.
@@ -480,6 +483,7 @@ impl BusState {
                 record: header.position,
                 to: to.to_owned(),
                 kind: kind.to_owned(),
+                step: Some(header.kind.to_string()),
             }),
         };
         self.published.insert(seen.identity());

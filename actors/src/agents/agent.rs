@@ -20,6 +20,7 @@ use mesh_actors_core::dependencies::may_wait;
 use mesh_actors_core::liveness::Change;
 use mesh_messages::agent::{ControlLevel, SandboxView};
 use mesh_messages::events::{AgentEvent, partition};
+use mesh_messages::identity::KeyProof;
 use mesh_messages::limits::{Breach, InstanceLimits};
 use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::AgentManifest;
@@ -105,6 +106,8 @@ pub(crate) enum AgentMessage {
         epoch: Epoch,
         /// The hooks it named.
         hooks: Vec<String>,
+        /// How it proved its key, where it has one.
+        proven: Option<Box<KeyProof>>,
         /// What it advertised.
         capabilities: BTreeSet<String>,
     },
@@ -116,6 +119,8 @@ pub(crate) enum AgentMessage {
         epoch: Epoch,
         /// The hooks it named.
         hooks: Vec<String>,
+        /// How it proved its key, where it has one.
+        proven: Option<Box<KeyProof>>,
         /// What it advertised.
         capabilities: BTreeSet<String>,
     },

@@ -10,6 +10,7 @@ use mesh_messages::klp::{ClaimReply, Envelope};
 use mesh_messages::task::{AcceptanceCheck, CheckReport, Priority, Progress, TaskContract};
 use mesh_messages::{AgentId, AttemptNo, Epoch, Failure, InstanceNo, TaskId, Timestamp};
 
+use crate::bus::Waiter;
 use crate::partition::Cause;
 
 /// An attempt, on its way to an instance.
@@ -70,6 +71,15 @@ pub struct ClaimAnswer {
 /// What an instance tells the orchestrator. Each names the incarnation and the attempt it speaks of.
 #[derive(Debug, Clone)]
 pub enum AttemptNews {
+    /// The agent signed this `TASK_RESULT` itself; it is put on record before the end of the attempt, which follows.
+    Said {
+        /// The task.
+        task: TaskId,
+        /// The line.
+        line: Box<Envelope>,
+        /// What the attempt stands on.
+        led: Cause,
+    },
     /// The agent has it.
     Started {
         /// The task.
@@ -155,7 +165,7 @@ pub struct Mail {
     /// The message.
     pub envelope: Box<Envelope>,
     /// Where a message that says `in_reply_to` goes; without it nobody waits.
-    pub reply: Option<tokio::sync::oneshot::Sender<Envelope>>,
+    pub reply: Option<Waiter>,
     /// The incarnation that it is for; any that serves when absent.
     pub epoch: Option<Epoch>,
 }

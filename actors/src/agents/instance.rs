@@ -23,7 +23,9 @@ use tokio::task::JoinHandle;
 
 use mesh_actors_core::agent::SavedState;
 use mesh_actors_core::liveness::{Condition, Watch};
-use mesh_messages::klp::{ControlVerb, Envelope, KlpError};
+use mesh_messages::address::Address;
+use mesh_messages::identity::KeyProof;
+use mesh_messages::klp::{ControlVerb, KlpError};
 use mesh_messages::liveness::Finding;
 use mesh_messages::manifest::{AgentManifest, RuntimeKind};
 use mesh_messages::{
@@ -39,6 +41,7 @@ use super::policy::effective;
 use super::process::Stdin;
 use super::services::Services;
 use crate::alarms::Alarm;
+use crate::bus::Waiter;
 use crate::clock::now;
 use crate::context::Context;
 use crate::partition::Cause;
@@ -228,6 +231,14 @@ struct GiveUp {
     found: bool,
 }
 
+/// A message that somebody waits to have answered.
+#[derive(Debug)]
+struct Awaited {
+    by: Waiter,
+    /// Whom the answer is for.
+    asker: Address,
+}
+
 /// A `CONTROL` that waits for its answer.
 #[derive(Debug)]
 struct Asked {
@@ -293,11 +304,13 @@ pub(crate) struct Session {
     running: BTreeMap<TaskId, work::Running>,
     // Verifying agents that have not answered yet, by the request that asked.
     verifiers: BTreeMap<(TaskId, String), oneshot::Sender<ChildOutcome>>,
-    mail: BTreeMap<String, oneshot::Sender<Envelope>>,
+    mail: BTreeMap<String, Awaited>,
     // Hands were shaken.
     shook: bool,
     // What its key has to sign before they are.
     challenge: Option<identity::Challenge>,
+    // How it proved its key, until that is told.
+    proven: Option<Box<KeyProof>>,
     // The tokens that it was given, if any.
     pass: Option<token::Pass>,
     next_id: u64,
@@ -356,6 +369,7 @@ impl Actor for InstanceActor {
             mail: BTreeMap::new(),
             shook: false,
             challenge: None,
+            proven: None,
             pass: None,
             next_id: 0,
             bad_lines: 0,

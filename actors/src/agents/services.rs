@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 use mesh_actors_core::routing::InstanceKey;
+use mesh_messages::address::Address;
 use mesh_messages::capability::Limits;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
@@ -130,6 +131,15 @@ pub trait Services: Send + Sync + std::fmt::Debug + 'static {
         epoch: Epoch,
         envelope: Envelope,
     ) -> Result<Option<Envelope>, KlpError>;
+    /// Journals an agent's answer to somebody who waits for it; as it is to be handed to them.
+    async fn answered(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        (asker, envelope): (&Address, Envelope),
+    ) -> Result<Envelope, KlpError>;
+    /// An agent signed this line itself: said once, it is not to be posted again. Never waits.
+    fn heard(&self, agent: &AgentId, line: &Envelope);
 
     /// A token of the role `agent` for one incarnation; those that it was given before go on until their end, the last of
     /// them at least.

@@ -96,7 +96,7 @@ pub(super) fn posted(
     let speaks = |caller: &Caller| is_own(caller, &envelope.from);
     // Else whoever names another's reference would borrow that other's token.
     let vouched = signed || speaks(caller);
-    let by_token = check_token(&envelope, vouched, keys, sentinel)?;
+    let by_token = check_token((&caller.name, &envelope), vouched, keys, sentinel)?;
     if !signed
         && caller.role != Role::Admin
         && !speaks(caller)
@@ -167,7 +167,7 @@ pub(super) fn of_agent(
     check_time(&envelope, now)?;
     let signed = check_signature(&envelope, keys)?;
     check_own_signature(&envelope, signed, keys)?;
-    let bearer = check_token(&envelope, true, keys, sentinel)?;
+    let bearer = check_token((&own.name, &envelope), true, keys, sentinel)?;
     if !signed {
         envelope.epoch = Some(epoch);
     }
@@ -190,7 +190,7 @@ fn check_time(envelope: &Envelope, now: Timestamp) -> Result<(), Problem> {
 }
 
 /// Whether it is signed; what is signed must be so by the key that is known to be its sender's.
-fn check_signature(envelope: &Envelope, keys: &dyn Keys) -> Result<bool, Problem> {
+pub(super) fn check_signature(envelope: &Envelope, keys: &dyn Keys) -> Result<bool, Problem> {
     if envelope
         .auth
         .as_ref()
@@ -225,7 +225,7 @@ fn check_own_signature(envelope: &Envelope, signed: bool, keys: &dyn Keys) -> Re
 /// Whose token it bears, if it bears one. A reference is looked up for a sender that is `vouched` for, and proves nothing
 /// unless the vault has it for that sender; what it resolves to, and what is written out, must be a valid token.
 fn check_token(
-    envelope: &Envelope,
+    (user, envelope): (&str, &Envelope),
     vouched: bool,
     keys: &dyn Keys,
     sentinel: &SentinelHandle,
@@ -247,7 +247,7 @@ fn check_token(
     let Some(resolved) = resolved else {
         return Ok(None);
     };
-    let caller = sentinel.authenticate(Some(&resolved), false);
+    let caller = sentinel.authenticate_within(user, Some(&resolved));
     caller
         .map(Some)
         .map_err(|problem| problem.field("auth.token"))

@@ -1,5 +1,6 @@
 //! The only way to the bus.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,10 @@ const CLOCK_WINDOW: Duration = Duration::from_mins(5);
 /// Messages that are known to have come before. What survived a restart must leave room for what comes after it.
 const SEEN_MAX: usize = 2 * RECENT_MAX;
 
+/// Lines of one agent within the clock window that are known as said on its own channel. An agent that signs more is not
+/// refused there; what is posted under its signature is, until what could not be remembered is out of the window.
+const SAID_MAX: usize = 10_000;
+
 /// What is asked for in the audit when a posted message becomes a task.
 const PATH: &str = "/v1/messages";
 
@@ -59,6 +64,8 @@ pub struct BusHandle {
     pub(super) node: NodeSigner,
     pub(super) sentinel: SentinelHandle,
     window: Arc<Mutex<ReplayWindow>>,
+    // What agents signed on their own channels, each its own: none fills the window of another.
+    said: Arc<Mutex<BTreeMap<AgentId, ReplayWindow>>>,
     /// Whether an agent that nobody knows is gone; before, it may not be known yet.
     pub(super) complete: Arc<AtomicBool>,
 }
@@ -73,6 +80,7 @@ impl BusHandle {
             node,
             sentinel,
             window: Arc::new(Mutex::new(ReplayWindow::new(CLOCK_WINDOW, SEEN_MAX))),
+            said: Arc::default(),
             complete: Arc::default(),
         }
     }
@@ -179,6 +187,57 @@ impl BusHandle {
         }
         let envelope = check::sealed(vouched, &self.node);
         route::from_agent(self, (agent, epoch), envelope).await
+    }
+
+    /// Journals what an agent answers to somebody who waits for it, who was allowed to ask; as it is to be handed to them.
+    ///
+    /// # Errors
+    /// As [`BusHandle::from_agent`].
+    pub async fn answered(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        (asker, envelope): (&Address, Envelope),
+    ) -> Result<Envelope, Problem> {
+        let parts = (&*self.outside.keys, &self.sentinel);
+        let caller = check::agent_as_caller(agent);
+        let claimed = envelope.from.to_string();
+        let vouched = check::of_agent((agent, epoch), envelope, parts, clock::now())
+            .inspect_err(|problem| self.note_refusal(&caller, &claimed, problem))?;
+        let envelope = check::sealed(vouched, &self.node);
+        route::note(self, &caller.name, &envelope, asker).await?;
+        Ok(envelope)
+    }
+
+    /// Journals a line of an agent to this node that it signed itself, so that anybody can check it afterwards. One that does
+    /// not hold under the key that is registered as the agent's own proves nothing, and is left out.
+    ///
+    /// # Errors
+    /// That it cannot be journalled now.
+    pub async fn said(&self, agent: &AgentId, line: &Envelope) -> Result<(), Problem> {
+        if !check::check_signature(line, &*self.outside.keys).unwrap_or(false) {
+            return Ok(());
+        }
+        let vouched = Vouched {
+            envelope: line.clone(),
+            bearer: None,
+            signed: true,
+        };
+        let line = check::sealed(vouched, &self.node);
+        let by = check::agent_as_caller(agent).name;
+        route::note(self, &by, &line, &self.node.address).await
+    }
+
+    /// Remembers what an agent signed and said on its own channel: posted by anybody, it is a replay.
+    pub fn heard(&self, agent: &AgentId, line: &Envelope) {
+        if !is_posted(line.kind) {
+            return;
+        }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = said
+            .entry(agent.clone())
+            .or_insert_with(|| ReplayWindow::new(CLOCK_WINDOW, SAID_MAX));
+        window.note(&head_as_sent(line), clock::now());
     }
 
     /// An agent is up: what was held for it is brought to it. To be told on every start of an instance, and when a
@@ -313,6 +372,15 @@ impl BusHandle {
     /// Answers as what it is remembered.
     fn admit(&self, vouched: &Vouched, now: Timestamp) -> Result<Envelope, Problem> {
         let envelope = &vouched.envelope;
+        if vouched.signed
+            && let Some(agent) = super::agent_of(&envelope.from)
+        {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(window) = said.get_mut(&agent) {
+                let known = window.check(&head_as_sent(envelope), now);
+                known.map_err(check::replayed)?;
+            }
+        }
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let at = if vouched.signed {
             envelope.timestamp.at()
@@ -343,6 +411,35 @@ const fn action_of(kind: MessageType) -> Action {
         MessageType::Subscribe | MessageType::Ack => Action::MessageReceive,
         _ => Action::MessageSend,
     }
+}
+
+/// Whether a message may also be posted.
+const fn is_posted(kind: MessageType) -> bool {
+    match kind {
+        MessageType::TaskRequest
+        | MessageType::Message
+        | MessageType::StatusUpdate
+        | MessageType::Publish
+        | MessageType::Subscribe
+        | MessageType::CapabilityQuery
+        | MessageType::SecurityAlert => true,
+        MessageType::TaskResult
+        | MessageType::CapabilityReply
+        | MessageType::Handshake
+        | MessageType::Memory
+        | MessageType::Claim
+        | MessageType::Ack
+        | MessageType::Control
+        | MessageType::Error => false,
+    }
+}
+
+/// The same of what is signed: what its signature does not cover, the channel's epoch, does not tell it from itself.
+fn head_as_sent(envelope: &Envelope) -> Envelope {
+    let sent = envelope.as_sent();
+    let epoch = sent.get("epoch").and_then(Value::as_u64).map(Epoch);
+    let (from, at) = (envelope.from.clone(), envelope.timestamp.at());
+    head(from, epoch, &envelope.id, at)
 }
 
 /// As much of an envelope as its identity needs.

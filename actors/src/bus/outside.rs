@@ -39,11 +39,20 @@ pub trait Directory: Send + Sync + Debug + 'static {
 #[error("no instance of the agent takes mail")]
 pub struct NoRoute;
 
+/// Who waits for the answer to a message.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Where the answer goes when it is on the disk.
+    pub answer: oneshot::Sender<Envelope>,
+    /// The id of the request that they wait with.
+    pub correlation: Option<String>,
+}
+
 /// Hands messages to agents.
 pub trait Delivery: Send + Sync + Debug + 'static {
     /// Hands a message to one ready instance of an agent. Never waits.
     ///
-    /// `reply` gets the agent's message that names this one in `in_reply_to`; it is dropped when none will come.
+    /// `reply` gets the agent's message that names this one in `in_reply_to`, journalled; it is dropped when none will come.
     ///
     /// # Errors
     /// [`NoRoute`]; the message was not handed over.
@@ -51,7 +60,7 @@ pub trait Delivery: Send + Sync + Debug + 'static {
         &self,
         agent: &AgentId,
         envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Waiter>,
     ) -> Result<(), NoRoute>;
 
     /// The incarnations of an agent that take messages now. Never waits.

@@ -30,6 +30,7 @@ use mesh_messages::{AgentId, Epoch};
 
 use super::answer::{Answer, Asked, reply_to};
 use super::check::{agent_as_caller, refusal, unreadable};
+use super::outside::Waiter;
 use super::{BusHandle, Message, Posted, Publication, agent_of, order};
 use crate::clock;
 use crate::operations::Action;
@@ -142,26 +143,18 @@ async fn message(
         return tell(bus, (caller, None), envelope, asked).await;
     };
     bus.check_recipient(caller, &envelope, reached(&snapshot, &found, &envelope))?;
-    let (sender, original) = (envelope.from.clone(), envelope.id.clone());
     let (tx, rx) = oneshot::channel();
-    let posted = post(bus, by, (id, envelope), Some(tx)).await?;
+    let waiter = Waiter {
+        answer: tx,
+        correlation: crate::request::current().1,
+    };
+    let posted = post(bus, by, (id, envelope), Some(waiter)).await?;
     let more = json!({"agent": id.as_str()});
     if posted == Posted::Held {
         return Ok(asked.receipt("held", more));
     }
     match tokio::time::timeout(asked.wait(ANSWER_WAIT), rx).await {
-        Ok(Ok(mut answer)) => {
-            if answer
-                .auth
-                .as_ref()
-                .is_none_or(|auth| auth.signature.is_none())
-            {
-                answer.to = sender;
-                answer.in_reply_to = Some(original);
-                bus.node.sign(&mut answer);
-            }
-            Ok(Answer::Reply(Box::new(answer)))
-        }
+        Ok(Ok(answer)) => Ok(Answer::Reply(Box::new(answer))),
         // Not every message is answered.
         Ok(Err(_)) | Err(_) => Ok(asked.receipt("delivered", more)),
     }
@@ -395,7 +388,7 @@ async fn post(
     bus: &BusHandle,
     by: &str,
     (to, envelope): (&AgentId, Envelope),
-    answer: Option<oneshot::Sender<Envelope>>,
+    answer: Option<Waiter>,
 ) -> Result<Posted, Problem> {
     let mail = Box::new(Mail {
         message: envelope.id.clone(),
@@ -415,6 +408,28 @@ async fn post(
             reply,
         })
         .await?
+}
+
+/// Journals a line of an agent that does not go through the bus, and whom it reaches, whatever it says itself.
+pub(super) async fn note(
+    bus: &BusHandle,
+    by: &str,
+    line: &Envelope,
+    to: &Address,
+) -> Result<(), Problem> {
+    let Some(agent) = agent_of(to) else {
+        return record(bus, by, vec![sent(line, to)]).await;
+    };
+    // It has it: what was only sent to an agent would wait for it, and be brought once more.
+    let to = Address::agent(agent);
+    let received = BusEvent::Received {
+        message: line.id.clone(),
+        from: line.from.to_string(),
+        to: to.to_string(),
+        kind: line.kind.name().to_owned(),
+        envelope: Value::Null,
+    };
+    record(bus, by, vec![sent(line, &to), received]).await
 }
 
 async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
-use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{BusRefusal, Mail, Origin, Posting, Presence, Publishing};
 use mesh_messages::address::{Address, TopicPattern};
@@ -13,7 +12,7 @@ use mesh_messages::klp::{Defaults, Envelope, decode};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::{AgentId, Epoch, Position, TaskId};
 
-use super::outside::Outside;
+use super::outside::{Outside, Waiter};
 use super::{Effect, Message, Posted, Publication, Reply, State};
 use crate::clock;
 use crate::operations::Action;
@@ -27,7 +26,7 @@ impl State {
         &mut self,
         mail: Box<Mail>,
         by: &Cause,
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Reply<Posted>,
     ) -> Result<(), ActorProcessingErr> {
         if let Err(problem) = self.writable() {
@@ -302,9 +301,9 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(index, event): (usize, BusEvent)| Entry {
-            agent: concerned(&event),
+            agent: self.concerned(&event),
             task: about(&event),
-            led: match origin_of(&event).filter(|_| by.cause.is_none()) {
+            led: match self.origin_of(&event).filter(|_| by.cause.is_none()) {
                 Some(cause) => Led {
                     by: Some(Cause {
                         cause: Some(cause),
@@ -322,6 +321,59 @@ impl State {
         Ok(())
     }
 
+    /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
+    fn concerned(&self, event: &BusEvent) -> Option<AgentId> {
+        let address = match event {
+            BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
+            BusEvent::DeadLettered {
+                detail: Some(detail),
+                ..
+            } => return owner_of(&detail.subscription),
+            BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
+            BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
+            BusEvent::Made { terms } => return owner_of(&terms.id),
+            BusEvent::Removed { subscription, .. }
+            | BusEvent::Filled { subscription, .. }
+            | BusEvent::HandedOut { subscription, .. }
+            | BusEvent::Acked { subscription, .. }
+            | BusEvent::Extended { subscription, .. }
+            | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
+            BusEvent::DeadSettled { .. } => return None,
+        };
+        let address: Address = address.parse().ok()?;
+        agent_of(&address).or_else(|| self.agent_by_role(&address))
+    }
+
+    /// The agent that an address of another role names by its id.
+    fn agent_by_role(&self, address: &Address) -> Option<AgentId> {
+        match address {
+            Address::Role { role, name } if &**role != "user" => {
+                let named = AgentId::new(name).ok()?;
+                (self.presence(&named) != Presence::Gone).then_some(named)
+            }
+            _ => None,
+        }
+    }
+
+    /// The publication that a record of a durable subscription follows from, when nobody asked for it; and the message that
+    /// an answer answers.
+    fn origin_of(&self, event: &BusEvent) -> Option<Position> {
+        match event {
+            BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
+            BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
+            BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
+            BusEvent::Sent { envelope, from, .. } => {
+                let asked = envelope.get("in_reply_to")?.as_str()?;
+                let agent = |text: &str| text.parse().ok().as_ref().and_then(agent_of);
+                // Others may have written under the same id, to others.
+                let who = agent(from)?;
+                let to_them = |to: &str| agent(to).as_ref() == Some(&who);
+                self.partition.state().record_of(asked, to_them)
+            }
+            _ => None,
+        }
+    }
+
     /// What becomes of messages that waited: each for its own reason, and not for that of its neighbour.
     pub(super) async fn commit_held(
         &mut self,
@@ -329,7 +381,7 @@ impl State {
         effects: Vec<Effect>,
     ) -> Result<(), ActorProcessingErr> {
         let entry = |(event, origin)| Entry {
-            agent: concerned(&event),
+            agent: self.concerned(&event),
             task: about(&event),
             event,
             led: Led {
@@ -398,7 +450,7 @@ impl State {
     pub(super) async fn deliver(
         &mut self,
         (mail, by): (&Mail, &Cause),
-        answer: Option<oneshot::Sender<Envelope>>,
+        answer: Option<Waiter>,
         reply: Option<Reply<Posted>>,
     ) -> Result<(), ActorProcessingErr> {
         // It was encoded from an envelope that was complete.
@@ -444,44 +496,12 @@ fn led_by(origin: Origin) -> Cause {
     }
 }
 
-/// The publication that a record of a durable subscription follows from, when nobody asked for it.
-fn origin_of(event: &BusEvent) -> Option<Position> {
-    match event {
-        BusEvent::HandedOut { messages, .. } => messages.first().map(|handed| handed.record),
-        BusEvent::Returned { messages, .. } => messages.first().map(|back| back.record),
-        BusEvent::DeadLettered { detail, .. } => detail.as_ref()?.record,
-        _ => None,
-    }
-}
-
 /// The task that a message is about, as it says itself.
 fn about(event: &BusEvent) -> Option<TaskId> {
     let (BusEvent::Sent { envelope, .. } | BusEvent::Received { envelope, .. }) = event else {
         return None;
     };
     TaskId::new(envelope.get("task_id")?.as_str()?).ok()
-}
-
-/// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
-fn concerned(event: &BusEvent) -> Option<AgentId> {
-    let address = match event {
-        BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
-        BusEvent::DeadLettered {
-            detail: Some(detail),
-            ..
-        } => return owner_of(&detail.subscription),
-        BusEvent::Received { to, .. } | BusEvent::DeadLettered { to, .. } => to,
-        BusEvent::Subscribed { agent, .. } => return Some(agent.clone()),
-        BusEvent::Made { terms } => return owner_of(&terms.id),
-        BusEvent::Removed { subscription, .. }
-        | BusEvent::Filled { subscription, .. }
-        | BusEvent::HandedOut { subscription, .. }
-        | BusEvent::Acked { subscription, .. }
-        | BusEvent::Extended { subscription, .. }
-        | BusEvent::Returned { subscription, .. } => return owner_of(subscription),
-        BusEvent::DeadSettled { .. } => return None,
-    };
-    address.parse().ok().as_ref().and_then(agent_of)
 }
 
 /// The agent whose durable subscription it is.

@@ -34,7 +34,7 @@ struct World {
     answers: Mutex<BTreeMap<String, Value>>,
     /// Whether agents keep what they could answer by, and do not.
     ponder: Mutex<bool>,
-    pondered: Mutex<Vec<oneshot::Sender<Envelope>>>,
+    pondered: Mutex<Vec<Waiter>>,
     orders: Mutex<Vec<TaskOrder>>,
     alerts: Mutex<Vec<SecurityAlert>>,
     keys: Mutex<BTreeMap<String, DidKey>>,
@@ -97,7 +97,7 @@ impl Delivery for World {
         &self,
         agent: &AgentId,
         envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Waiter>,
     ) -> Result<(), NoRoute> {
         if *self.unreachable.lock().unwrap() {
             return Err(NoRoute);
@@ -114,15 +114,12 @@ impl Delivery for World {
             };
             let from = Address::agent(agent.clone());
             let to = envelope.from.clone();
-            reply
-                .send(Envelope::new(
-                    MessageType::Message,
-                    from,
-                    to,
-                    payload.clone(),
-                    stamp,
-                ))
-                .unwrap();
+            // As the session hands it over: journalled and signed.
+            let payload = payload.clone();
+            let mut answer = Envelope::new(MessageType::Message, from, to, payload, stamp);
+            answer.in_reply_to = Some(envelope.id.clone());
+            answer.sign(&node_key());
+            reply.answer.send(answer).unwrap();
         }
         self.delivered
             .lock()
@@ -364,6 +361,94 @@ async fn a_message_is_journalled_signed_delivered_and_its_answer_comes_back_sign
     assert_eq!(records[0].header.kind, "message_received");
     assert_eq!(records[0].header.agent, Some(agent("webscraper")));
     assert_eq!(records[0].header.actor, "user:ada");
+}
+
+#[tokio::test]
+async fn an_answer_is_journalled_as_what_follows_from_the_message_before_it_is_handed_over() {
+    let fixture = Fixture::new().await;
+    fixture
+        .send(message("m1", "agent:webscraper"))
+        .await
+        .unwrap();
+    let line = |from: &str| {
+        let mut answer = message("a1", "user:ada");
+        answer["from"] = json!(from);
+        answer["in_reply_to"] = json!("m1");
+        answer["auth"] = json!({"token": "vault://nobody"});
+        decode(answer, &Defaults::default()).unwrap()
+    };
+    let (me, epoch) = (agent("webscraper"), Epoch(4));
+    let asker: Address = "user:ada".parse().unwrap();
+    let forged = fixture
+        .bus
+        .answered(&me, epoch, (&asker, line("agent:other")))
+        .await;
+    assert_eq!(forged.unwrap_err().code, "forged_sender");
+    fixture.store.journal.hold();
+    let (bus, honest) = (fixture.bus.clone(), line("agent:webscraper"));
+    let answering = tokio::spawn(async move { bus.answered(&me, epoch, (&asker, honest)).await });
+    until("the record", || {
+        fixture.store.journal.next_seq(&partition::BUS) == 2
+    })
+    .await;
+    assert!(!answering.is_finished());
+    fixture.store.journal.release();
+    let answer = answering.await.unwrap().unwrap();
+    answer.verify(&node_key().public()).unwrap();
+    assert_eq!(answer.epoch, Some(epoch));
+    let records = fixture.store.records(&partition::BUS);
+    let header = &records[1].header;
+    assert_eq!(header.kind, "message_sent");
+    assert_eq!(header.actor, "agent:webscraper");
+    assert_eq!(header.cause, Some(records[0].header.position));
+    // One that an agent waited for does not wait for that agent afterwards.
+    let (me, asker) = (agent("webscraper"), Address::agent(agent("other")));
+    let answer = fixture
+        .bus
+        .answered(&me, epoch, (&asker, line("agent:webscraper")));
+    answer.await.unwrap();
+    assert_eq!(
+        fixture.kinds()[2..],
+        ["message_sent", "message_received"].map(str::to_owned)
+    );
+    fixture.bus.agent_ready(&agent("other"));
+    fixture
+        .send(message("m2", "agent:webscraper"))
+        .await
+        .unwrap();
+    assert_eq!(fixture.delivered(), ["webscraper:m1", "webscraper:m2"]);
+}
+
+#[tokio::test]
+async fn what_an_agent_signed_and_said_is_a_replay_when_somebody_posts_it() {
+    let fixture = Fixture::new().await;
+    let key = SigningKey::from_secret(&[7; 32]);
+    let known = ("agent:echo".to_owned(), key.public());
+    fixture.world.keys.lock().unwrap().extend([known]);
+    let signed = |id: &str| {
+        let mut line = message(id, "agent:webscraper");
+        line["from"] = json!("agent:echo");
+        // The channel's epoch is no part of what is signed.
+        let defaults = Defaults {
+            epoch: Some(Epoch(3)),
+            ..Defaults::default()
+        };
+        let mut line = decode(line, &Defaults::default()).unwrap();
+        line.sign(&key);
+        let sent = line.to_value();
+        (decode(sent.clone(), &defaults).unwrap(), sent)
+    };
+    let (line, sent) = signed("m1");
+    fixture.bus.heard(&agent("echo"), &line);
+    let again = fixture.send(sent).await.unwrap_err();
+    assert_eq!(
+        (again.code, again.kind),
+        ("replayed", ProblemKind::Conflict)
+    );
+    assert!(fixture.delivered().is_empty());
+    let (_, other) = signed("m2");
+    fixture.send(other).await.unwrap();
+    assert_eq!(fixture.delivered(), ["webscraper:m2"]);
 }
 
 #[tokio::test]

@@ -209,7 +209,17 @@ impl Mesh {
             return Err(Problem::invalid("policy_refused", "security.crypto", text));
         }
         let own = Address::agent(manifest.id.clone());
-        if manifest.signs_itself() && self.sentinel.key_of(&own).is_none() {
+        let crypto = manifest.security.crypto;
+        let key = self.sentinel.key_of(&own);
+        if let Some(other) = key.filter(|key| !crypto.is_of(key)) {
+            let text = format!(
+                "security.crypto: {}, but the key that is registered as the agent's own is of kind {}",
+                crypto.name(),
+                other.kind()
+            );
+            return Err(Problem::invalid("policy_refused", "security.crypto", text));
+        }
+        if manifest.signs_itself() && key.is_none() {
             let text = format!(
                 "policy.security.crypto_required: no key is registered as the agent's own; meshctl key register DID --owner agent:{} does that",
                 manifest.id

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
 
 use mesh_actors_core::agent::{AgentCommand, AgentState};
-use mesh_actors_core::bus::{AgentEntry as BusEntry, Presence, Snapshot};
+use mesh_actors_core::bus::{AgentEntry as BusEntry, Destination, Presence, Snapshot};
 use mesh_messages::access::TaskFacts;
 use mesh_messages::address::Address;
 use mesh_messages::agent::{FaultState, Lifecycle, QuarantineKind};
@@ -22,7 +21,7 @@ use super::permissions;
 use super::services::secret_text;
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::Mail;
-use crate::bus::{self, NoRoute, TaskAnswer, TaskOrder};
+use crate::bus::{self, NoRoute, TaskAnswer, TaskOrder, Waiter};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::orchestrator::OrchestratorHandle;
@@ -98,7 +97,7 @@ impl bus::Delivery for BusOutside {
         &self,
         agent: &AgentId,
         envelope: Envelope,
-        reply: Option<oneshot::Sender<Envelope>>,
+        reply: Option<Waiter>,
     ) -> Result<(), NoRoute> {
         let entry = self.ctx.directory.get(agent.as_str()).ok_or(NoRoute)?;
         if entry.state().ready().next().is_none() {
@@ -135,6 +134,25 @@ impl bus::Delivery for BusOutside {
         };
         let told = entry.slot.cast(AgentMessage::Mail(mail));
         told.map_err(|_| NoRoute)
+    }
+}
+
+impl BusOutside {
+    /// The agent that an address means which is not its plain name: whoever writes to that address reaches this agent, so
+    /// what is said in its name is the agent's word.
+    fn meant_by(&self, sender: &Address) -> Option<AgentId> {
+        let other_spelling = match sender {
+            Address::Role { role, .. } => !matches!(&**role, "agent" | "user"),
+            Address::Agent { node, .. } => node.is_some(),
+            Address::Node(_) | Address::Kai(_) | Address::Topic(_) | Address::Policy(_) => false,
+        };
+        if !other_spelling {
+            return None;
+        }
+        match bus::Directory::snapshot(self).resolve(sender) {
+            Ok(Destination::Agent { id, .. }) => Some(id),
+            Ok(Destination::Node | Destination::Person | Destination::Topic(_)) | Err(_) => None,
+        }
     }
 }
 
@@ -193,12 +211,19 @@ impl bus::Keys for BusOutside {
             Address::Node(name) if **name == *self.ctx.node.did.to_string() => {
                 Some(*self.ctx.node.signer().keys().current())
             }
-            _ => self.sentinel.key_of(address),
+            _ => {
+                let own = self.sentinel.key_of(address);
+                own.or_else(|| {
+                    self.sentinel
+                        .key_of(&Address::agent(self.meant_by(address)?))
+                })
+            }
         }
     }
 
     fn must_sign(&self, sender: &Address) -> bool {
-        let entry = bus::agent_of(sender).and_then(|id| self.ctx.directory.get(id.as_str()));
+        let agent = bus::agent_of(sender).or_else(|| self.meant_by(sender));
+        let entry = agent.and_then(|id| self.ctx.directory.get(id.as_str()));
         let signs = |entry: Arc<AgentEntry>| {
             entry
                 .state()

@@ -81,8 +81,37 @@ impl MeshServices {
             None => Some(zeroize::Zeroizing::new(text.to_owned())),
         };
         let text = resolved.as_ref().map(|text| text.as_str());
-        let found = self.sentinel.authenticate(text, false);
+        let name = format!("agent:{agent}");
+        let found = self.sentinel.authenticate_within(&name, text);
         found.map_err(|problem| problem.field("auth.token"))
+    }
+}
+
+impl MeshServices {
+    /// Puts on record what an agent signed. An attempt whose result cannot be is lost, and made again: what counts as an
+    /// agent's word under its key can be proven afterwards.
+    async fn keep_said(&self, agent: &AgentId, news: &mut [AttemptNews]) {
+        let Some(bus) = self.bus.get() else { return };
+        let mut lost = Vec::new();
+        for one in news.iter() {
+            let AttemptNews::Said { task, line, led } = one else {
+                continue;
+            };
+            let said = bus.said(agent, line);
+            let (cause, correlation) = (led.cause, led.correlation.clone());
+            if let Err(problem) = crate::request::following(cause, correlation, said).await {
+                tracing::error!(%agent, %task, %problem, "a signed result could not be put on record");
+                lost.push((task.clone(), problem));
+            }
+        }
+        for one in news {
+            if let AttemptNews::Ended { task, result, .. } = one
+                && let Some((_, problem)) = lost.iter().find(|(lost, _)| lost == task)
+            {
+                let text = format!("its signed result could not be put on record: {problem}");
+                *result = Err(Failure::new(FailureClass::Lost, text));
+            }
+        }
     }
 }
 
@@ -123,7 +152,8 @@ fn klp_error(problem: Problem) -> KlpError {
 
 #[async_trait]
 impl Services for MeshServices {
-    async fn report(&self, agent: &AgentId, instance: InstanceNo, news: Vec<AttemptNews>) {
+    async fn report(&self, agent: &AgentId, instance: InstanceNo, mut news: Vec<AttemptNews>) {
+        self.keep_said(agent, &mut news).await;
         let mut ended = Vec::new();
         for news in &news {
             match news {
@@ -144,7 +174,8 @@ impl Services for MeshServices {
                     epoch,
                     ..
                 } => ended.push((*epoch, task.clone(), *attempt)),
-                AttemptNews::Started { .. }
+                AttemptNews::Said { .. }
+                | AttemptNews::Started { .. }
                 | AttemptNews::Checking { .. }
                 | AttemptNews::Checked { .. }
                 | AttemptNews::Used { .. } => {}
@@ -233,6 +264,26 @@ impl Services for MeshServices {
         bus.from_agent(agent, epoch, envelope)
             .await
             .map_err(klp_error)
+    }
+
+    async fn answered(
+        &self,
+        agent: &AgentId,
+        epoch: Epoch,
+        (asker, envelope): (&Address, Envelope),
+    ) -> Result<Envelope, KlpError> {
+        let Some(bus) = self.bus.get() else {
+            return Ok(envelope);
+        };
+        bus.answered(agent, epoch, (asker, envelope))
+            .await
+            .map_err(klp_error)
+    }
+
+    fn heard(&self, agent: &AgentId, line: &Envelope) {
+        if let Some(bus) = self.bus.get() {
+            bus.heard(agent, line);
+        }
     }
 
     fn open_session(&self, agent: &AgentId, epoch: Epoch) -> Result<SessionToken, KlpError> {

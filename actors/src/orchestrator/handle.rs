@@ -422,6 +422,8 @@ impl OrchestratorHandle {
                 key: Some((agent.clone(), instance, epoch)),
                 result,
             }),
+            // It is on record already.
+            AttemptNews::Said { .. } => None,
             AttemptNews::Progress { task, progress, .. } => {
                 let mut kept = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(last) = kept.get_mut(&task) {

@@ -131,6 +131,39 @@ impl SentinelHandle {
     /// # Errors
     /// Always `Invalid authentication`, whatever is wrong.
     pub fn authenticate_by(&self, given: Credentials<'_>) -> Result<Caller, Problem> {
+        let resource = given.resource;
+        self.identify(given).map_err(|claimed| {
+            count(&self.door.counts.unauthenticated);
+            self.record_stranger(claimed, resource);
+            invalid()
+        })
+    }
+
+    /// Whose token somebody that is known brings within a message. A refusal is theirs, whoever the token claims to be of.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// Always `Invalid authentication`, whatever is wrong.
+    pub fn authenticate_within(&self, user: &str, bearer: Option<&str>) -> Result<Caller, Problem> {
+        let given = Credentials {
+            bearer,
+            certificate: None,
+            loopback: false,
+            resource: "auth.token",
+        };
+        self.identify(given).map_err(|claimed| {
+            count(&self.door.counts.unauthenticated);
+            let reason = claimed.map_or_else(
+                || "Invalid authentication".to_owned(),
+                |owner| format!("Invalid authentication; the token claims to be of {owner}"),
+            );
+            self.record_denied(user, AUTHENTICATE, "auth.token", &reason);
+            invalid()
+        })
+    }
+
+    /// Who presents this; else who they claim to be.
+    fn identify(&self, given: Credentials<'_>) -> Result<Caller, Option<String>> {
         let loopback = given.loopback;
         let identify = |text: &str| match &self.signer {
             Some(node) if text.starts_with(CAPABILITY_PREFIX) => {
@@ -145,18 +178,11 @@ impl SentinelHandle {
             Some(text) => Some(identify(text)),
             None => given.certificate.map(by_certificate),
         };
-        let claimed = match identified {
-            Some(Ok(caller)) => return Ok(caller),
-            Some(Err(rejected)) => rejected.claimed,
-            None => None,
-        };
-        count(&self.door.counts.unauthenticated);
-        self.record_stranger(claimed, given.resource);
-        Err(Problem::new(
-            ProblemKind::Unauthenticated,
-            "unauthenticated",
-            "Invalid authentication",
-        ))
+        match identified {
+            Some(Ok(caller)) => Ok(caller),
+            Some(Err(rejected)) => Err(rejected.claimed),
+            None => Err(None),
+        }
     }
 
     /// Audits a refusal. One more of a caller that was refused too often lately is counted with others.
@@ -386,6 +412,11 @@ impl SentinelHandle {
     pub fn revoke_session(&self, agent: &AgentId, epoch: Epoch) {
         self.door.expel_sessions(agent, Some(epoch));
     }
+}
+
+fn invalid() -> Problem {
+    let kind = ProblemKind::Unauthenticated;
+    Problem::new(kind, "unauthenticated", "Invalid authentication")
 }
 
 fn denied(

@@ -177,6 +177,14 @@ async fn list(call: Call) -> Answer {
         cause: call.query.integer(&CAUSE)?.map(Position),
         correlation: call.query.name(&CORRELATION)?,
     };
+    if let (Some(since), Some(until)) = (filter.since, filter.until)
+        && since > until
+    {
+        return Err(invalid(
+            SINCE.name,
+            format!("{since} is after until, {until}"),
+        ));
+    }
     let mut page = call.ops().audit(filter, call.query.page()?).await?;
     withhold(call.ops(), &call.caller, &mut page.items);
     ok(&page)

@@ -75,6 +75,9 @@ pub struct Handshake {
     /// In answer to a challenge: its key's signature over [`handshake_proof`](super::handshake_proof).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<SignatureText>,
+    /// To be signed by meshd with the node's key, in its answer: 16 to 128 letters, digits and `+/=_-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<String>,
 }
 
 /// `HANDSHAKE` of meshd, in answer.
@@ -97,6 +100,9 @@ pub struct HandshakeReply {
     /// To be signed with the key that the agent named, in another `HANDSHAKE`; until then hands are not shaken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<String>,
+    /// In answer to the agent's challenge: the node's signature over [`node_proof`](super::node_proof).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<SignatureText>,
     /// A token of its own, where its manifest asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionToken>,

@@ -44,6 +44,8 @@ pub struct ReplayWindow {
     entries_max: usize,
     seen: BTreeSet<Key>,
     by_time: BTreeSet<(Timestamp, Key)>,
+    // Until then something may come that could not be remembered.
+    closed_until: Option<Timestamp>,
 }
 
 impl ReplayWindow {
@@ -54,6 +56,7 @@ impl ReplayWindow {
             entries_max,
             seen: BTreeSet::new(),
             by_time: BTreeSet::new(),
+            closed_until: None,
         }
     }
 
@@ -62,6 +65,18 @@ impl ReplayWindow {
     /// # Errors
     /// [`ReplayError`] when it must not be acted upon; nothing is remembered of it then.
     pub fn admit(&mut self, envelope: &Envelope, now: Timestamp) -> Result<(), ReplayError> {
+        self.check(envelope, now)?;
+        let key = key(envelope);
+        self.seen.insert(key);
+        self.by_time.insert((envelope.timestamp.at(), key));
+        Ok(())
+    }
+
+    /// Whether an envelope may be taken; nothing is remembered of it.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when it must not be acted upon.
+    pub fn check(&mut self, envelope: &Envelope, now: Timestamp) -> Result<(), ReplayError> {
         self.forget_before(now.minus(self.window));
         let sent = envelope.timestamp.at();
         if sent < now.minus(self.window) || sent > now.plus(self.window) {
@@ -71,12 +86,28 @@ impl ReplayWindow {
         if self.seen.contains(&key) {
             return Err(ReplayError::Seen);
         }
-        if self.seen.len() >= self.entries_max {
+        let closed = self.closed_until.is_some_and(|until| now <= until);
+        if closed || self.seen.len() >= self.entries_max {
             return Err(ReplayError::Full);
         }
-        self.seen.insert(key);
-        self.by_time.insert((sent, key));
         Ok(())
+    }
+
+    /// Remembers an envelope that came another way, where it was acted upon whatever its timestamp: it is not taken here
+    /// for as long as its timestamp, or now, is within the window. At the bound nothing more is taken for as long.
+    pub fn note(&mut self, envelope: &Envelope, now: Timestamp) {
+        self.forget_before(now.minus(self.window));
+        let (key, until) = (key(envelope), envelope.timestamp.at().max(now));
+        if self.seen.contains(&key) {
+            return;
+        }
+        if self.seen.len() >= self.entries_max {
+            let until = until.plus(self.window);
+            self.closed_until = self.closed_until.max(Some(until));
+            return;
+        }
+        self.seen.insert(key);
+        self.by_time.insert((until, key));
     }
 
     /// Forgets an envelope that was taken and then not acted upon: its sender may send it again.
@@ -158,6 +189,29 @@ mod tests {
             window.admit(&message("3", 1, 160_002), later),
             Err(ReplayError::OutsideWindow)
         );
+    }
+
+    #[test]
+    fn what_came_another_way_is_not_taken_and_does_not_open_the_window_at_its_bound() {
+        let mut window = ReplayWindow::new(Duration::from_secs(30), 2);
+        let now = Timestamp::from_millis(100_000);
+        // Too old and too far ahead to be taken, they are remembered for as long as they could be.
+        window.note(&message("ahead", 1, 200_000), now);
+        window.note(&message("1", 1, 100_000), now);
+        let said = message("1", 1, 100_000);
+        assert_eq!(window.check(&said, now), Err(ReplayError::Seen));
+        assert_eq!(window.len(), 2);
+        // One too many: until it could not come any more, nothing is taken.
+        window.note(&message("2", 1, 100_000), now);
+        let soon = Timestamp::from_millis(130_000);
+        assert_eq!(
+            window.check(&message("2", 1, 100_000), soon),
+            Err(ReplayError::Full)
+        );
+        let later = Timestamp::from_millis(170_001);
+        assert_eq!(window.check(&message("3", 1, 170_000), later), Ok(()));
+        let ahead = message("ahead", 1, 200_000);
+        assert_eq!(window.check(&ahead, later), Err(ReplayError::Seen));
     }
 
     proptest! {

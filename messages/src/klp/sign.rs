@@ -18,6 +18,19 @@ pub fn handshake_proof(node: &str, agent: &AgentId, epoch: Epoch, challenge: &st
     format!("KLP/1 handshake\n{node}\n{agent}\n{epoch}\n{challenge}").into_bytes()
 }
 
+/// What meshd signs with the node's key when an agent challenges it at the handshake.
+///
+/// Its first line is another than that of an agent's proof: neither side's can be handed back to it as the other's.
+pub fn node_proof(node: &str, agent: &AgentId, epoch: Epoch, challenge: &str) -> Vec<u8> {
+    format!("KLP/1 handshake of the node\n{node}\n{agent}\n{epoch}\n{challenge}").into_bytes()
+}
+
+/// Whether an agent may challenge meshd with this: 16 to 128 letters, digits and `+/=_-`. Shorter ones can be guessed.
+pub fn is_challenge(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"+/=_-".contains(&b);
+    (16..=128).contains(&text.len()) && text.bytes().all(plain)
+}
+
 /// Why an envelope's signature is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {

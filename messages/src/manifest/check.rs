@@ -257,8 +257,8 @@ fn conversation(manifest: &AgentManifest, errors: &mut Errors) {
         let message = "only an agent of runtime klp signs what it says";
         errors.push(FieldError::new(field, message));
     }
-    if manifest.security.crypto != Crypto::Ed25519 {
-        let message = "needs security.crypto: ed25519, with which agents prove their key";
+    if manifest.security.crypto == Crypto::None {
+        let message = "needs security.crypto to say with what kind of key: none signs nothing";
         errors.push(FieldError::new(field, message));
     }
 }
@@ -274,12 +274,18 @@ fn security(config: &SecurityConfig, errors: &mut Errors, notices: &mut Errors) 
     match config.crypto {
         Crypto::Ed25519 => {}
         Crypto::None => {
-            notices.push(FieldError::new("security.crypto", "signs nothing; refused where policy requires signatures"));
+            notices.push(FieldError::new(
+                "security.crypto",
+                "signs nothing; refused where policy requires signatures",
+            ));
         }
-        Crypto::Secp256k1 => notices.push(FieldError::new(
-            "security.crypto",
-            "secp256k1 is only verified, for agents that bring their own key; meshd signs with ed25519",
-        )),
+        foreign @ (Crypto::Secp256k1 | Crypto::Rsa) => {
+            let name = foreign.name();
+            let message = format!(
+                "{name} is only verified, for agents that bring their own key; meshd signs with ed25519"
+            );
+            notices.push(FieldError::new("security.crypto", message));
+        }
     }
     permission::lint(config, errors, notices);
     let network = &config.network_access;

@@ -67,8 +67,27 @@ pub enum Crypto {
     Ed25519,
     /// With a secp256k1 key: foreign agents only, and only to verify.
     Secp256k1,
+    /// With an RSA key: foreign agents only, and only to verify.
+    Rsa,
     /// Not at all; policy decides whether that is allowed.
     None,
+}
+
+impl Crypto {
+    /// As it is written in a manifest.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::Secp256k1 => "secp256k1",
+            Self::Rsa => "rsa",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether an agent that signs like this signs with this key.
+    pub fn is_of(self, key: &DidKey) -> bool {
+        self.name() == key.kind()
+    }
 }
 
 /// What an agent may reach. Absent: nothing.

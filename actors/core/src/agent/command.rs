@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh_messages::agent::{Lifecycle, QuarantineKind};
 use mesh_messages::events::AgentEvent;
+use mesh_messages::identity::KeyProof;
 use mesh_messages::{AgentId, Epoch, Failure, InstanceNo, Severity, TaskId, Timestamp};
 use mesh_supervision_core::fault::{FaultConfig, FaultRefusal};
 use serde_json::Value;
@@ -68,6 +69,8 @@ pub enum AgentCommand {
         epoch: Epoch,
         /// Its hooks.
         hooks: Vec<String>,
+        /// How it proved its key, where it has one.
+        proven: Option<Box<KeyProof>>,
     },
     /// An instance shook hands and serves, both at once: it has nothing to do in between.
     Up {
@@ -77,6 +80,8 @@ pub enum AgentCommand {
         epoch: Epoch,
         /// Its hooks.
         hooks: Vec<String>,
+        /// How it proved its key, where it has one.
+        proven: Option<Box<KeyProof>>,
     },
     /// An instance serves.
     Ready {

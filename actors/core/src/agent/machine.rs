@@ -187,14 +187,16 @@ impl AgentMachine {
                 instance,
                 epoch,
                 hooks,
-            } => self.handshaken(turn, instance, epoch, hooks),
+                proven,
+            } => self.handshaken(turn, (instance, epoch), hooks, proven),
             AgentCommand::Ready { instance, epoch } => self.ready(turn, instance, epoch),
             AgentCommand::Up {
                 instance,
                 epoch,
                 hooks,
+                proven,
             } => {
-                self.handshaken(turn, instance, epoch, hooks);
+                self.handshaken(turn, (instance, epoch), hooks, proven);
                 self.ready(turn, instance, epoch);
             }
             AgentCommand::Saved {

@@ -269,6 +269,7 @@ impl World {
             instance,
             epoch,
             hooks: vec!["health".to_owned()],
+            proven: None,
         })
     }
 

@@ -19,6 +19,9 @@ pub const TRACES_MAX: usize = 256;
 /// Steps of one conversation that are known; later ones stay on record alone.
 pub const HOPS_MAX: usize = 512;
 
+/// How many messages an answer looks back for what it answers: as long as somebody waits for it, it is near.
+const ASKED_MAX: usize = 4096;
+
 /// All that are known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Traces {
@@ -99,6 +102,16 @@ fn sampled(parent: &str) -> Option<String> {
 }
 
 impl BusState {
+    /// The first record of the last message of this id, among the latest, whose addressee is meant; what answers it follows
+    /// from that.
+    pub fn record_of(&self, message: &str, is_meant: impl Fn(&str) -> bool) -> Option<Position> {
+        let mut latest = self.recent.iter().rev().take(ASKED_MAX);
+        latest.find_map(|seen| {
+            let head = seen.head.as_ref().filter(|_| seen.id == message)?;
+            is_meant(&head.to).then_some(head.record)
+        })
+    }
+
     /// The way of a message by its id, without payloads; `None` when it is neither traced nor one of the latest.
     pub fn trace(&self, message: &str) -> Option<MessageTrace> {
         if let Some(conversation) = self.traces.of.get(message) {
@@ -119,7 +132,10 @@ impl BusState {
             hops: vec![Hop {
                 position: head.record,
                 at: seen.at,
-                kind: "message_sent".to_owned(),
+                kind: head
+                    .step
+                    .clone()
+                    .unwrap_or_else(|| "message_sent".to_owned()),
                 message: message.to_owned(),
                 from: seen.from.clone(),
                 to: head.to.clone(),

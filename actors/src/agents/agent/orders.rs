@@ -64,6 +64,7 @@ impl AgentShell {
                 instance,
                 epoch,
                 hooks,
+                proven,
                 capabilities,
             } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
@@ -72,6 +73,7 @@ impl AgentShell {
                     instance,
                     epoch,
                     hooks,
+                    proven,
                 })
                 .await
             }
@@ -79,6 +81,7 @@ impl AgentShell {
                 instance,
                 epoch,
                 hooks,
+                proven,
                 capabilities,
             } => {
                 self.args.entry.advertise(instance, epoch, capabilities);
@@ -87,6 +90,7 @@ impl AgentShell {
                     instance,
                     epoch,
                     hooks,
+                    proven,
                 };
                 self.ready(epoch, up).await
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ractor::ActorRef;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -17,10 +18,11 @@ use super::checks::Checkable;
 use super::refusals::{nameless, told};
 use super::session::problem;
 use super::watch::delegated;
-use super::{Flight, GiveUp, InstanceMessage, Phase, Session};
+use super::{Awaited, Flight, GiveUp, InstanceMessage, Phase, Session};
 use crate::agents::delivery::{AttemptNews, ChildOutcome, Delivery};
 use crate::agents::process::Stdin;
 use crate::agents::services::{BearerText, Delegation};
+use crate::bus::Waiter;
 use crate::clock::now;
 use crate::partition::Cause;
 
@@ -137,6 +139,16 @@ impl Session {
             }
             Err(error) => (Err(contract(&error)), Some(error)),
         };
+        // A result counts as the agent's word, so what it signed is kept with it.
+        let auth = envelope.auth.as_ref();
+        if auth.is_some_and(|auth| auth.signature.is_some()) {
+            let led = self.flights.get(&task).map(|flight| flight.led.clone());
+            self.report(AttemptNews::Said {
+                task: task.clone(),
+                line: Box::new(envelope.clone()),
+                led: led.unwrap_or_else(Cause::meshd),
+            });
+        }
         self.handed_in(&task, result);
         error.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -389,9 +401,9 @@ impl Session {
             .in_reply_to
             .as_ref()
             .filter(|_| self.is_awaited(&envelope));
-        if let Some(waiting) = asked.and_then(|id| self.mail.remove(id)) {
-            let _nobody_waits_any_more = waiting.send(envelope);
-            return false;
+        if let Some(awaited) = asked.and_then(|id| self.mail.remove(id)) {
+            self.answer_mail(awaited, envelope);
+            return true;
         }
         let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
         let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
@@ -401,17 +413,42 @@ impl Session {
                 Ok(None) => None,
                 Ok(Some(answer)) => Some((answer.kind, id, answer.payload)),
                 Err(error) => {
-                    let refused = InstanceMessage::Refused {
-                        line: id,
-                        error,
-                        recorded: crate::request::was_denied(),
-                    };
-                    let _gone = me.cast(refused);
+                    refused(&me, id, error);
                     None
                 }
             }
         });
         true
+    }
+
+    /// Gives somebody who waits the agent's answer, when it is on the disk.
+    fn answer_mail(&mut self, Awaited { by, asker }: Awaited, mut envelope: Envelope) {
+        let Waiter {
+            answer,
+            correlation,
+        } = by;
+        let signature = envelope
+            .auth
+            .as_ref()
+            .and_then(|auth| auth.signature.as_ref());
+        if signature.is_none() {
+            // Whom it answers is known, whatever the line says or leaves out; what is signed stays as it is.
+            envelope.to = asker.clone();
+        }
+        let (services, agent) = (Arc::clone(&self.args.services), self.args.agent.clone());
+        let (epoch, id, me) = (self.args.epoch, envelope.id.clone(), self.me.clone());
+        let permit = Permit(Arc::clone(&self.lines));
+        let work = async move {
+            match services.answered(&agent, epoch, (&asker, envelope)).await {
+                Ok(envelope) => drop(answer.send(envelope)),
+                Err(error) => refused(&me, id, error),
+            }
+            drop(permit);
+        };
+        // It belongs to the request that asked; which message it follows from is found where it is journalled. It goes on
+        // when the agent ends right after its last word.
+        let work = crate::request::following(None, correlation, work);
+        ractor::concurrency::spawn(work);
     }
 
     /// What led to a line of the agent: the attempt at the task that it names, or at the only one in hand.
@@ -445,6 +482,16 @@ impl Session {
             drop(permit);
         });
     }
+}
+
+/// Tells the agent that its line was refused.
+fn refused(me: &ActorRef<InstanceMessage>, line: String, error: KlpError) {
+    let refused = InstanceMessage::Refused {
+        line,
+        error,
+        recorded: crate::request::was_denied(),
+    };
+    let _gone = me.cast(refused);
 }
 
 /// A line's permit, given back whatever happens to what the line led to.

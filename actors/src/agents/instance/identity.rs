@@ -7,9 +7,10 @@
 //! meshd > HANDSHAKE {…}                       hands are shaken
 //! ```
 //!
-//! An agent that names no key is known by its channel, and meshd signs for it.
+//! An agent that names no key is known by its channel, and meshd signs for it. With a `challenge` of its own in its
+//! handshake it has meshd prove the node's key in the answer.
 
-use mesh_messages::identity::DidKey;
+use mesh_messages::identity::{DidKey, KeyProof};
 use mesh_messages::klp::{Envelope, ErrorCode, Handshake, MessageType, handshake_proof};
 use mesh_messages::{Failure, FailureClass};
 
@@ -58,16 +59,33 @@ impl Session {
             }
             return false;
         }
+        let crypto = self.args.manifest.security.crypto;
+        if !crypto.is_of(&key) {
+            // It may have been registered after the version was accepted.
+            let (named, kind) = (crypto.name(), key.kind());
+            let text = format!(
+                "its key is of kind {kind}, and its manifest says security.crypto: {named}"
+            );
+            self.kill(Some(Failure::new(FailureClass::Start, text)));
+            return false;
+        }
         match (self.challenge.take(), &hello.proof) {
             (None, None) => {
-                self.challenge_with(&key, line);
+                self.challenge_with(&key, (hello, line));
                 false
             }
             (Some(challenge), Some(proof)) if challenge.key == key => {
                 let (node, agent) = (self.args.ctx.node.did.to_string(), &self.args.agent);
                 let signed = handshake_proof(&node, agent, self.args.epoch, &challenge.text);
                 let holds = key.verify(&signed, proof).is_ok();
-                if !holds {
+                if holds {
+                    self.proven = Some(Box::new(KeyProof {
+                        key,
+                        node,
+                        challenge: challenge.text,
+                        proof: *proof,
+                    }));
+                } else {
                     self.violated("Trust validation failed: could not prove that it holds the key that it named");
                 }
                 holds
@@ -79,19 +97,20 @@ impl Session {
         }
     }
 
-    fn challenge_with(&mut self, key: &DidKey, line: &Envelope) {
+    fn challenge_with(&mut self, key: &DidKey, (hello, line): (&Handshake, &Envelope)) {
         let mut random = [0; CHALLENGE_LEN];
         if let Err(error) = getrandom::fill(&mut random) {
             let text = format!("the system gives no randomness for a challenge: {error}");
             return self.kill(Some(Failure::new(FailureClass::Start, text)));
         }
         let text = hex::encode(random);
-        let mut reply = self.hello_reply();
+        let mut reply = self.hello_reply(hello);
         reply.challenge = Some(text.clone());
         let payload = serde_json::to_value(reply).unwrap_or_default();
         let mut answer = self.message(MessageType::Handshake, payload);
         answer.in_reply_to = Some(line.id.clone());
         self.challenge = Some(Challenge { key: *key, text });
+        answer.sign(self.args.ctx.node.signer().secret());
         self.send(&answer);
     }
 
@@ -135,7 +154,9 @@ impl Session {
         };
         let bad = line.verify(&key).is_err();
         if bad {
-            self.violated("Trust validation failed: wrote a line whose signature does not hold");
+            self.violated("wrote a line whose signature does not hold");
+        } else {
+            self.args.services.heard(&self.args.agent, line);
         }
         bad
     }

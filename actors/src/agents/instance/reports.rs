@@ -37,7 +37,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Queue {
-    // Not bounded by itself: a start and an end for each attempt that the task machine has given out, which gives out
+    // Not bounded by itself: a start, a word and an end for each attempt that the task machine has given out, which gives out
     // no more than the agent's concurrency before it has taken them.
     news: VecDeque<AttemptNews>,
     // Passes it on, until nothing is left.
@@ -103,6 +103,7 @@ mod tests {
     use async_trait::async_trait;
     use tokio::sync::Semaphore;
 
+    use mesh_messages::address::Address;
     use mesh_messages::klp::{ClaimReply, Envelope, KlpError, MemoryOp, MemoryReply};
     use mesh_messages::manifest::Need;
     use mesh_messages::problem::Problem;
@@ -126,6 +127,7 @@ mod tests {
             for news in news {
                 self.permits.acquire().await.unwrap().forget();
                 self.taken.lock().unwrap().push(match news {
+                    AttemptNews::Said { .. } => "said",
                     AttemptNews::Started { .. } => "started",
                     AttemptNews::Progress { .. } => "progress",
                     AttemptNews::Checking { .. } => "checking",
@@ -156,6 +158,15 @@ mod tests {
         ) -> Result<Option<Envelope>, KlpError> {
             Ok(None)
         }
+        async fn answered(
+            &self,
+            _: &AgentId,
+            _: Epoch,
+            (_, envelope): (&Address, Envelope),
+        ) -> Result<Envelope, KlpError> {
+            Ok(envelope)
+        }
+        fn heard(&self, _: &AgentId, _: &Envelope) {}
         fn open_session(
             &self,
             _: &AgentId,

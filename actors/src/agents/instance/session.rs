@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 use mesh_actors_core::liveness;
 use mesh_messages::address::Address;
 use mesh_messages::klp::{
-    Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpError,
-    MessageType, SessionLimits, Stamp, StatusUpdate, decode_with,
+    Control, ControlVerb, Defaults, Envelope, ErrorCode, Handshake, HandshakeReply, KlpDecodeError,
+    KlpError, MessageType, SessionLimits, Stamp, StatusUpdate, decode_with, is_challenge,
+    node_proof,
 };
 use mesh_messages::manifest::{AgentManifest, Program};
 use mesh_messages::task::Progress;
 use mesh_messages::{Failure, FailureClass, TaskId};
 
-use super::{Asked, Phase, Session};
+use super::{Asked, Awaited, Phase, Session};
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::{AttemptNews, Mail};
 use crate::agents::lines::{Input, LINE_MAX};
@@ -175,7 +176,7 @@ impl Session {
             let detail = "hands were shaken already, or it is too late for that".to_owned();
             return Err(problem(ErrorCode::Unexpected, Some("type"), detail));
         }
-        let hello: Handshake = match envelope.payload_as() {
+        let hello: Handshake = match envelope.payload_as().and_then(checked) {
             Ok(hello) => hello,
             Err(error) => {
                 let text = format!("its handshake is malformed: {error}");
@@ -200,17 +201,17 @@ impl Session {
         if !self.has_proven(&hello, envelope) {
             return Ok(());
         }
+        self.hooks = hello.hooks.iter().copied().collect();
+        if let Err(error) = self.welcome(&hello, envelope) {
+            let text = format!("it was given no token: {}", error.detail);
+            self.kill(Some(Failure::new(FailureClass::Start, text)));
+            return Ok(());
+        }
         let capabilities: BTreeSet<String> = if hello.capabilities.is_empty() {
             manifest.capabilities.iter().cloned().collect()
         } else {
             hello.capabilities.into_iter().collect()
         };
-        self.hooks = hello.hooks.into_iter().collect();
-        if let Err(error) = self.welcome(envelope) {
-            let text = format!("it was given no token: {}", error.detail);
-            self.kill(Some(Failure::new(FailureClass::Start, text)));
-            return Ok(());
-        }
         // Popped from the end: `init` comes first.
         if self.would_lose_state() {
             return Ok(());
@@ -256,6 +257,7 @@ impl Session {
                 instance: self.args.instance,
                 epoch: self.args.epoch,
                 hooks: self.hooks_named(),
+                proven: self.proven.take(),
                 capabilities,
             });
         }
@@ -269,14 +271,20 @@ impl Session {
             instance: self.args.instance,
             epoch: self.args.epoch,
             hooks,
+            proven: self.proven.take(),
             capabilities,
         });
     }
 
-    pub(super) fn hello_reply(&self) -> HandshakeReply {
+    pub(super) fn hello_reply(&self, hello: &Handshake) -> HandshakeReply {
         let limits = effective(&self.args.manifest, &self.args.ctx).limits.kernel;
         let node = &self.args.ctx.node;
         let key = *node.signer().keys().current();
+        let (agent, epoch) = (&self.args.agent, self.args.epoch);
+        let proof = hello.challenge.as_ref().map(|challenge| {
+            let text = node_proof(&node.did.to_string(), agent, epoch, challenge);
+            node.signer().secret().sign(&text)
+        });
         HandshakeReply {
             node: node.did.to_string(),
             key: (key != node.did).then(|| key.to_string()),
@@ -284,6 +292,7 @@ impl Session {
             instance: self.args.instance,
             epoch: self.args.epoch,
             challenge: None,
+            proof,
             session: None,
             limits: SessionLimits {
                 line_bytes: LINE_MAX as u64,
@@ -511,14 +520,33 @@ impl Session {
             return; // The dropped reply tells the sender.
         }
         if let Some(reply) = mail.reply {
-            self.mail.retain(|_, waiting| !waiting.is_closed());
+            self.mail
+                .retain(|_, awaited| !awaited.by.answer.is_closed());
             if self.mail.len() >= MAIL_MAX {
                 return;
             }
-            self.mail.insert(mail.envelope.id.clone(), reply);
+            let awaited = Awaited {
+                by: reply,
+                asker: mail.envelope.from.clone(),
+            };
+            self.mail.insert(mail.envelope.id.clone(), awaited);
         }
         self.send(&mail.envelope);
     }
+}
+
+/// A handshake whose challenge, if there is one, is one.
+pub(super) fn checked(hello: Handshake) -> Result<Handshake, KlpDecodeError> {
+    if hello.challenge.as_deref().is_none_or(is_challenge) {
+        return Ok(hello);
+    }
+    Err(KlpDecodeError {
+        id: None,
+        byte: None,
+        code: ErrorCode::InvalidPayload,
+        field: Some("payload.challenge".to_owned()),
+        detail: "payload.challenge: expected 16 to 128 letters, digits and +/=_-".to_owned(),
+    })
 }
 
 /// What an agent calls itself, where its manifest calls it otherwise.

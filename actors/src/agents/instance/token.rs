@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mesh_messages::klp::{Envelope, ErrorCode, Handshake, KlpError, MessageType};
 use mesh_messages::{AgentId, Epoch};
 
-use super::session::problem;
+use super::session::{checked, problem};
 use super::{Phase, Session};
 use crate::agents::services::Services;
 
@@ -28,8 +28,8 @@ impl Drop for Pass {
 
 impl Session {
     /// Answers a handshake that is accepted, with a token where the manifest asks for one.
-    pub(super) fn welcome(&mut self, line: &Envelope) -> Result<(), KlpError> {
-        let mut reply = self.hello_reply();
+    pub(super) fn welcome(&mut self, hello: &Handshake, line: &Envelope) -> Result<(), KlpError> {
+        let mut reply = self.hello_reply(hello);
         if self.args.manifest.security.session {
             let (services, agent) = (&self.args.services, &self.args.agent);
             let token = services.open_session(agent, self.args.epoch)?;
@@ -43,13 +43,14 @@ impl Session {
         let payload = serde_json::to_value(reply).unwrap_or_default();
         let mut answer = self.message(MessageType::Handshake, payload);
         answer.in_reply_to = Some(line.id.clone());
+        answer.sign(self.args.ctx.node.signer().secret());
         self.send(&answer);
         Ok(())
     }
 
     /// A further handshake asks for another token, and changes nothing else.
     pub(super) fn renew(&mut self, line: &Envelope) -> Result<(), KlpError> {
-        let _readable: Handshake = line.payload_as()?;
+        let hello: Handshake = line.payload_as().and_then(checked)?;
         let goes_on = matches!(
             self.phase,
             Phase::Starting | Phase::Ready | Phase::Draining { .. }
@@ -58,6 +59,6 @@ impl Session {
             let detail = "it was told to end or to pause, and is given no other token".to_owned();
             return Err(problem(ErrorCode::Unexpected, Some("type"), detail));
         }
-        self.welcome(line)
+        self.welcome(&hello, line)
     }
 }

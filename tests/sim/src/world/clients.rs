@@ -263,21 +263,7 @@ impl World {
                 spec.depends_on = vec![on];
             }
             if random.percent(15) {
-                // Few, so that they are wanted by several at once.
-                let names = ["disk", "port", "branch"];
-                let first = random.index(names.len());
-                let count = 1 + random.index(names.len() - 1);
-                let wanted = names.into_iter().cycle().skip(first).take(count);
-                let shared = random.percent(40);
-                spec.claims.extend(wanted.map(|name| TaskClaim {
-                    resource: name.to_owned(),
-                    mode: if shared {
-                        ClaimMode::Shared
-                    } else {
-                        ClaimMode::Exclusive
-                    },
-                    token: None,
-                }));
+                spec.claims = some_claims(random);
             }
             if random.percent(10) {
                 let person = EscalationStep {
@@ -354,4 +340,23 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Claims on few resources, so that they are wanted by several at once.
+fn some_claims(random: &mut Random) -> Vec<TaskClaim> {
+    let names = ["disk", "port", "branch"];
+    let first = random.index(names.len());
+    let count = 1 + random.index(names.len() - 1);
+    let wanted = names.into_iter().cycle().skip(first).take(count);
+    let mode = if random.percent(40) {
+        ClaimMode::Shared
+    } else {
+        ClaimMode::Exclusive
+    };
+    let claim = |name: &str| TaskClaim {
+        resource: name.to_owned(),
+        mode,
+        token: None,
+    };
+    wanted.map(claim).collect()
 }

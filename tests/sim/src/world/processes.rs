@@ -354,12 +354,14 @@ impl World {
                 instance,
                 epoch,
                 hooks,
+                proven: None,
             }
         } else {
             AgentCommand::Handshaken {
                 instance,
                 epoch,
                 hooks,
+                proven: None,
             }
         }];
         // Somebody ends the agent for good just then; orders at random seldom meet a time so short.

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::events::AgentEvent;
+use mesh_messages::identity::KeyProof;
 use mesh_messages::{Epoch, Failure, FailureClass, InstanceNo, Timestamp};
 use mesh_supervision_core::fault::{FaultInput, Order, TaskEnd};
 
@@ -137,9 +138,9 @@ impl AgentMachine {
     pub(super) fn handshaken(
         &self,
         turn: &mut Turn<'_>,
-        instance: InstanceNo,
-        epoch: Epoch,
+        (instance, epoch): (InstanceNo, Epoch),
         hooks: Vec<String>,
+        proven: Option<Box<KeyProof>>,
     ) {
         if !turn.is_current(instance, epoch) || self.is_stopping(instance, epoch) {
             return;
@@ -150,6 +151,7 @@ impl AgentMachine {
             instance,
             epoch,
             hooks,
+            proven,
         });
     }
 

@@ -21,6 +21,7 @@ impl World {
             instance,
             epoch,
             hooks: hooks.iter().map(|hook| (*hook).to_owned()).collect(),
+            proven: None,
         });
         self.run(AgentCommand::Ready { instance, epoch })
     }
@@ -125,6 +126,7 @@ fn a_new_version_that_cannot_take_it_gives_way_to_the_old_one_which_gets_it_back
         instance,
         epoch,
         hooks: BOTH.map(str::to_owned).to_vec(),
+        proven: None,
     });
     let failed = world.end(0, Some(FailureClass::Start));
     expect(
@@ -196,6 +198,7 @@ fn a_restart_by_order_hands_on_and_what_fails_by_it_is_not_given_twice() {
         instance,
         epoch,
         hooks,
+        proven: None,
     });
     world.end(0, Some(FailureClass::Start));
     assert_eq!(world.kept(), [], "the next start is without it");

@@ -4,11 +4,33 @@ use mesh_messages::Timestamp;
 use mesh_messages::system::AuditEntry;
 
 use crate::client::{Listing, Request};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::session::Session;
 
 /// Records of one request.
 const PAGE_ROWS: usize = 1000;
+
+/// Of which records is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Period {
+    /// Not before this time; from the beginning when absent.
+    pub(super) since: Option<Timestamp>,
+    /// Not after this time; to the end when absent.
+    pub(super) until: Option<Timestamp>,
+}
+
+impl Period {
+    /// A period, unless it ends before it begins.
+    pub(super) fn new(since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, Failure> {
+        match (since, until) {
+            (Some(from), Some(to)) if from > to => {
+                let text = format!("--since {from} is after --until {to}");
+                Err(Failure::new(Exit::Usage, text))
+            }
+            _ => Ok(Self { since, until }),
+        }
+    }
+}
 
 /// Hands over every record that matches, oldest first.
 pub(super) fn each(

@@ -10,7 +10,7 @@ use mesh_messages::events::AuditCounts;
 use mesh_messages::system::AuditEntry;
 use serde::Serialize;
 
-use super::pages::each;
+use super::pages::{Period, each};
 use crate::client::{Answer, Request};
 use crate::exit::{Exit, Failure};
 use crate::output::Screen;
@@ -125,18 +125,19 @@ const INCIDENTS: [&str; 9] = [
 ];
 
 pub(super) fn run(arguments: &Report, session: &mut Session) -> Result<(), Failure> {
+    let period = Period::new(arguments.since, arguments.until)?;
     let checkpoint = session.send(&Request::get(&["v1", "audit", "checkpoint"]))?;
     let request = Request::get(&["v1", "audit"])
         .query("agent", arguments.agent.as_deref())
-        .query("until", arguments.until);
+        .query("until", period.until);
     let mut document = Document {
-        since: arguments.since,
-        until: arguments.until,
+        since: period.since,
+        until: period.until,
         agent: arguments.agent.clone(),
         checkpoint: checkpoint.text().to_owned(),
         ..Document::default()
     };
-    each(&request, arguments.since, session, |entry| {
+    each(&request, period.since, session, |entry| {
         document.take(&entry);
     })?;
     let value = serde_json::to_value(&document).map_err(|error| {

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use mesh_messages::Timestamp;
 use mesh_messages::system::{AuditEntry, SystemStatus};
 use serde_json::json;
 
-use super::pages::each;
+use super::pages::{Period, each};
 use crate::client::{Answer, Request};
 use crate::exit::Failure;
 use crate::output::{Format, Screen};
@@ -52,21 +53,30 @@ pub(crate) struct Tail {
     /// Only what one request led to
     #[arg(long, value_name = "REQUEST-ID")]
     correlation: Option<String>,
+    /// Not before this time, such as 2025-06-20T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+    /// Not after this time
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    until: Option<Timestamp>,
 }
 
 pub(super) fn run(arguments: &Tail, session: &mut Session) -> Result<(), Failure> {
+    let period = Period::new(arguments.since, arguments.until)?;
     let request = Request::get(&["v1", "audit"])
         .query("agent", arguments.agent.as_deref())
         .query("task", arguments.task.as_deref())
         .query("kind", arguments.kind.as_deref())
         .query("actor", arguments.actor.as_deref())
         .query("cause", arguments.cause)
+        .query("until", period.until)
         .query("correlation", arguments.correlation.as_deref());
     let wakeups = arguments
         .follow
         .then(|| Wakeups::new(session))
         .transpose()?;
-    let entries = last(&request, usize::from(arguments.lines.get()), session)?;
+    let count = usize::from(arguments.lines.get());
+    let entries = last(&request, (period, count), session)?;
     let Some(wakeups) = wakeups else {
         let answer = Answer::from_value(&json!({ "items": entries, "nextCursor": null }));
         return session
@@ -77,7 +87,7 @@ pub(super) fn run(arguments: &Tail, session: &mut Session) -> Result<(), Failure
     print(&entries, session)?;
     loop {
         wakeups.wait(LOOK_MAX);
-        let since = seen.map(|(_, time)| time);
+        let since = seen.map(|(_, time)| time).or(period.since);
         let mut new = Vec::new();
         // Times may be equal, positions are not.
         each(&request, since, session, |entry| {
@@ -93,14 +103,26 @@ pub(super) fn run(arguments: &Tail, session: &mut Session) -> Result<(), Failure
     }
 }
 
-/// The last `count` records that match.
-fn last(request: &Request, count: usize, session: &Session) -> Result<Vec<AuditEntry>, Failure> {
-    let status: SystemStatus = session.send(&Request::get(&["status"]))?.read()?;
-    // The daemon's clock, not ours: it is what the records bear.
-    let now = status.started_at.plus(Duration::from_millis(status.uptime));
-    let starts = WINDOWS.map(|window| Some(now.minus(window)));
+/// The last `count` records of a period that match.
+fn last(
+    request: &Request,
+    (period, count): (Period, usize),
+    session: &Session,
+) -> Result<Vec<AuditEntry>, Failure> {
+    let end = if let Some(until) = period.until {
+        until
+    } else {
+        let status: SystemStatus = session.send(&Request::get(&["status"]))?.read()?;
+        // The daemon's clock, not ours: it is what the records bear.
+        status.started_at.plus(Duration::from_millis(status.uptime))
+    };
+    let starts = WINDOWS.map(|window| Some(end.minus(window)));
+    // None before the period: where that is shorter than a window, it is looked at once.
+    let within = starts
+        .into_iter()
+        .take_while(|start| period.since.is_none_or(|since| *start > Some(since)));
     let mut found = VecDeque::new();
-    for since in starts.into_iter().chain([None]) {
+    for since in within.chain([period.since]) {
         found.clear();
         each(request, since, session, |entry| {
             found.push_back(entry);

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Checks what agents signed, in an export of meshd's audit log that verify.py has found to be whole: signed.py FILE
+
+Written from docs/audit.md and docs/KLP.md alone. Prints `TASK ATTEMPT KEY PAYLOAD` for each result that is an agent's own word, and
+exits with 1 at the first record that says otherwise than the agent signed.
+"""
+import json
+import sys
+
+import ed25519
+import klp
+
+
+def main(path):
+    proven, said = {}, {}
+    with open(path, encoding="utf-8") as log:
+        lines = [json.loads(line) for line in log]
+    for line in lines:
+        if line.get("payload") is None:
+            continue
+        header, event = json.loads(line["record"]), json.loads(line["payload"])
+        fact = event[header["kind"]] if isinstance(event, dict) else {}
+        agent, at = header.get("agent"), header["position"]
+        if header["kind"] == "handshaken" and fact.get("proven"):
+            key, told = fact["proven"]["key"], fact["proven"]
+            text = "\n".join(("KLP/1 handshake", told["node"], agent, str(fact["epoch"]), told["challenge"]))
+            if not ed25519.holds(key, text.encode(), told["proof"]):
+                sys.exit(f"record {at}: the agent did not prove its key")
+            proven[agent] = key
+        elif header["kind"] == "message_sent" and fact["envelope"]["auth"]["key"] == proven.get(agent):
+            line, key = fact["envelope"], proven[agent]
+            if klp.verdict(line, key) != "ok":
+                sys.exit(f"record {at}: not signed by the key that the agent proved")
+            if line["type"] == "TASK_RESULT":
+                said[line["task_id"], line["attempt"]] = line["payload"]
+                print(line["task_id"], line["attempt"], key, klp.canonical(line["payload"]))
+        elif header["kind"] == "task.succeeded" and agent in proven:
+            if said.get((header["task"], fact["attempt"]), {}).get("output") != fact["output"]:
+                sys.exit(f"record {at}: not the result that the agent signed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
