@@ -315,8 +315,8 @@ impl FaultTable {
                 "fault table",
                 "an unscored end without auto_restart: stopped",
             );
+            // On trial it stays so: whoever starts it begins the trial again.
             self.go(FaultState::Stopped, at);
-            self.ward = None;
         }
     }
 
