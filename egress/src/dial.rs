@@ -71,7 +71,9 @@ pub(crate) async fn dial(
                 })?,
             },
         };
-        connect(&checked(policy, &addresses)?, port).await
+        let mut good = permitted(&addresses, |address| policy.permits_address(address))?;
+        good.truncate(ADDRESSES_MAX);
+        connect(&good, port).await
     };
     let connected = tokio::time::timeout(limit, attempt).await;
     let late = || Denial::new(Code::Timeout, format!("no connection within {limit:?}"));
@@ -81,12 +83,15 @@ pub(crate) async fn dial(
         .map_err(|denial| denial.at(host, port))
 }
 
-/// Those of a name's addresses that may be dialled; the first refusal when none may.
-fn checked(policy: &Policy, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Denial> {
+/// Those of a name's addresses that `permits` leaves, in their order; the first refusal when it leaves none.
+pub(crate) fn permitted(
+    addresses: &[IpAddr],
+    permits: impl Fn(IpAddr) -> Result<(), Denial>,
+) -> Result<Vec<IpAddr>, Denial> {
     let mut refusal = None;
     let mut good = Vec::new();
     for address in addresses {
-        match policy.permits_address(*address) {
+        match permits(*address) {
             Ok(()) => good.push(*address),
             Err(denial) => {
                 refusal.get_or_insert(denial);
@@ -97,7 +102,6 @@ fn checked(policy: &Policy, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Denial>
         let nothing = || Denial::new(Code::NotResolved, "the name has no address");
         return Err(refusal.unwrap_or_else(nothing));
     }
-    good.truncate(ADDRESSES_MAX);
     Ok(good)
 }
 
@@ -228,8 +232,10 @@ mod tests {
                 .map(|text| text.parse().unwrap())
                 .collect::<Vec<IpAddr>>()
         };
+        let checked =
+            |addresses: &[IpAddr]| permitted(addresses, |address| policy.permits_address(address));
         assert_eq!(
-            checked(&policy, &ips(&["10.0.0.1", "1.1.1.1"])).unwrap(),
+            checked(&ips(&["10.0.0.1", "1.1.1.1"])).unwrap(),
             ips(&["1.1.1.1"])
         );
         for forbidden in [
@@ -240,9 +246,9 @@ mod tests {
             "::1",
             "::ffff:7f00:1",
         ] {
-            let denial = checked(&policy, &ips(&[forbidden])).unwrap_err();
+            let denial = checked(&ips(&[forbidden])).unwrap_err();
             assert_eq!(denial.code, Code::AddressNotAllowed, "{forbidden}");
         }
-        assert_eq!(checked(&policy, &[]).unwrap_err().code, Code::NotResolved);
+        assert_eq!(checked(&[]).unwrap_err().code, Code::NotResolved);
     }
 }

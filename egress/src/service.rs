@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::address::refused_address;
 use crate::denial::{Code, Denial};
+use crate::dial::permitted;
 use crate::host::{Host, Pattern};
 
 /// What may be called. Unlike an agent's way out it takes bare addresses and any port unless told otherwise: whoever may
@@ -77,21 +78,7 @@ impl ServicePolicy {
     /// # Errors
     /// The first refusal when none may; [`Code::NotResolved`] when there are none.
     pub fn permitted(&self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Denial> {
-        let mut refusal = None;
-        let mut good = Vec::new();
-        for address in addresses {
-            match self.permits_address(*address) {
-                Ok(()) => good.push(*address),
-                Err(denial) => {
-                    refusal.get_or_insert(denial);
-                }
-            }
-        }
-        if good.is_empty() {
-            let nothing = || Denial::new(Code::NotResolved, "the name has no address");
-            return Err(refusal.unwrap_or_else(nothing));
-        }
-        Ok(good)
+        permitted(addresses, |address| self.permits_address(address))
     }
 }
 
