@@ -22,11 +22,15 @@ const ENTRIES_MAX: u64 = 2_000_000;
 /// The kernel counts blocks of this size, whatever the file system's are.
 const BLOCK_BYTES: u64 = 512;
 
+/// What is counted for an entry beside its blocks: the inode as ext4 makes it unless told otherwise. Empty files fill a disk, too.
+const INODE_BYTES: u64 = 256;
+
 /// What lies in a home.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HomeUsage {
-    /// Bytes on the disk: what is allocated, not what files claim. A file with several names counts once.
+    /// Bytes on the disk: what is allocated, not what files claim, and 256 for each file, directory and link. One with
+    /// several names counts once.
     pub bytes: u64,
     /// Files, directories and links.
     pub entries: u64,
@@ -67,7 +71,7 @@ pub fn home_usage(home: &Path) -> io::Result<HomeUsage> {
         }
         let counted = kind.is_dir() || meta.st_nlink <= 1 || linked.insert(meta.st_ino);
         if counted {
-            usage.bytes += u64::try_from(meta.st_blocks).unwrap_or(0) * BLOCK_BYTES;
+            usage.bytes += u64::try_from(meta.st_blocks).unwrap_or(0) * BLOCK_BYTES + INODE_BYTES;
         }
         if !kind.is_dir() {
             continue;
@@ -183,6 +187,16 @@ mod tests {
         let usage = home_usage(dir.path()).unwrap();
         assert!((1 << 20..2 << 20).contains(&usage.bytes), "{usage:?}");
         assert_eq!((usage.entries, usage.more), (3, false));
+    }
+
+    #[test]
+    fn empty_files_count_as_what_they_take_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..1000 {
+            fs::write(dir.path().join(number.to_string()), "").unwrap();
+        }
+        let usage = home_usage(dir.path()).unwrap();
+        assert!(usage.bytes >= 1000 * INODE_BYTES, "{usage:?}");
     }
 
     /// res-15.

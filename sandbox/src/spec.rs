@@ -143,6 +143,11 @@ impl Rights {
     pub const fn changes(self) -> bool {
         self.write || self.delete
     }
+
+    /// Whether `other` holds a change that these do not: of these alone only Landlock knows.
+    const fn widened_by(self, other: Self) -> bool {
+        (other.write && !self.write) || (other.delete && !self.delete)
+    }
 }
 
 impl Default for Rights {
@@ -399,6 +404,11 @@ impl SandboxSpec {
                            as many, or tempFileAccess out";
                 return Err(forbidden("allowedPaths", &allowed.path, why));
             }
+            if self.holder_widens(allowed) {
+                let why = "it lies in a granted path that has more rights, which would reach it, too; give both the same rights, or \
+                           make this one readOnly";
+                return Err(forbidden("allowedPaths", &allowed.path, why));
+            }
         }
         Ok(())
     }
@@ -430,14 +440,34 @@ impl SandboxSpec {
     /// Whether the rights in a private `/tmp` reach a grant below it that has fewer: Landlock adds them up along a path, and
     /// mounts only tell apart what is writable and executable.
     fn temp_widens(&self, allowed: &AllowedPath) -> bool {
-        let rights = self.narrowed.paths.get(&allowed.path);
-        let (rights, temp) = (rights.copied().unwrap_or_default(), self.narrowed.temp);
-        let wider = (temp.write && !rights.write) || (temp.delete && !rights.delete);
+        let rights = self.rights_in(allowed);
         self.temp == TempAccess::Private
             && allowed.path.starts_with("/tmp")
-            && !allowed.read_only
             && rights.changes()
-            && wider
+            && rights.widened_by(self.narrowed.temp)
+    }
+
+    /// Whether the rights in another granted path reach this one within it, which has fewer, in the same way.
+    fn holder_widens(&self, allowed: &AllowedPath) -> bool {
+        let rights = self.rights_in(allowed);
+        let widens = |other: &AllowedPath| {
+            allowed.path != other.path
+                && allowed.path.starts_with(&other.path)
+                && rights.widened_by(self.rights_in(other))
+        };
+        rights.changes() && self.allowed_paths.iter().any(widens)
+    }
+
+    /// What may be done in a granted path.
+    pub(crate) fn rights_in(&self, allowed: &AllowedPath) -> Rights {
+        let rights = self.narrowed.paths.get(&allowed.path).copied();
+        let rights = rights.unwrap_or_default();
+        let kept = !allowed.read_only;
+        Rights {
+            write: rights.write && kept,
+            delete: rights.delete && kept,
+            ..rights
+        }
     }
 
     fn outside_state(&self, field: &'static str, path: &Path) -> Result<(), SpecError> {

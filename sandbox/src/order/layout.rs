@@ -182,12 +182,7 @@ impl Layout {
         }
         for allowed in &spec.allowed_paths {
             // Not resolved: a link in a granted path would let whoever owns it choose what is granted.
-            let rights = spec.narrowed.paths.get(&allowed.path);
-            let mut rights = rights.copied().unwrap_or_default();
-            if allowed.read_only {
-                (rights.write, rights.delete) = (false, false);
-            }
-            let (kind, access) = place(rights, spec.execution);
+            let (kind, access) = place(spec.rights_in(allowed), spec.execution);
             self.bind(&allowed.path, spec.mounted_at(&allowed.path), kind, access)?;
             if allowed.as_owner && spec.ids.is_some() {
                 self.as_owner(&allowed.path)?;

@@ -205,3 +205,49 @@ fn limits_too_small_to_start_are_refused() {
         })
     ));
 }
+
+/// Of writing and removing alone only Landlock knows, and it adds up along a path: a grant within one that has more of them could not
+/// be held to its own.
+#[test]
+fn a_grant_within_one_that_may_change_more_is_refused() {
+    let all = [false, true];
+    let each = all.into_iter().flat_map(|write| {
+        all.into_iter().flat_map(move |delete| {
+            all.into_iter()
+                .map(move |read_only| (write, delete, read_only))
+        })
+    });
+    let each: Vec<_> = each.collect();
+    for outer in &each {
+        for inner in &each {
+            let mut spec = spec();
+            for (path, (write, delete, read_only)) in [("/srv/a", outer), ("/srv/a/b", inner)] {
+                spec.allowed_paths.push(AllowedPath {
+                    path: path.into(),
+                    read_only: *read_only,
+                    as_owner: false,
+                    note: String::new(),
+                });
+                let rights = Rights {
+                    write: *write,
+                    execute: true,
+                    delete: *delete,
+                };
+                spec.narrowed.paths.insert(path.into(), rights);
+            }
+            let held = |(write, delete, read_only): &(bool, bool, bool)| {
+                (*write && !read_only, *delete && !read_only)
+            };
+            let (outer_held, inner_held) = (held(outer), held(inner));
+            // What may change nothing is mounted read-only, whatever holds around it.
+            let read_only = inner_held == (false, false);
+            let within = outer_held.0 <= inner_held.0 && outer_held.1 <= inner_held.1;
+            let answer = spec.check();
+            assert_eq!(
+                answer.is_ok(),
+                read_only || within,
+                "{outer:?} holds {inner:?}: {answer:?}"
+            );
+        }
+    }
+}
