@@ -233,6 +233,10 @@ impl AgentEntry {
         };
         let budget = state.manifest().and_then(|held| held.budget.as_ref());
         let profiles = state.manifest().into_iter().flat_map(|m| &m.profiles);
+        let times = profiles
+            .clone()
+            .filter_map(|(name, profile)| Some((name.clone(), profile.timeout?.as_millis())))
+            .collect();
         let prices = profiles
             .filter_map(|(name, profile)| Some((name.clone(), Money::from_price(profile.cost?)?)))
             .collect();
@@ -250,6 +254,7 @@ impl AgentEntry {
             limits: budget.and_then(Budget::account),
             team: budget.and_then(|budget| budget.team.clone()),
             prices,
+            times,
             instances,
             digest: state.version().map(|version| version.digest.clone()),
             misdeeds: state.misdeeds.clone(),

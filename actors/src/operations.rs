@@ -373,7 +373,11 @@ pub trait Operations:
     ) -> Result<Task, Problem>;
 
     /// Says whether a workflow makes sense; changes nothing.
-    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem>;
+    async fn check_workflow(
+        &self,
+        caller: &Caller,
+        order: &WorkflowOrder,
+    ) -> Result<WorkflowCheck, Problem>;
     /// Starts a run; answers when it is durable, with the run and whether it was there before.
     async fn start_workflow(
         &self,

@@ -399,6 +399,9 @@ pub enum TaskEvent {
         assignment: TaskAssignment,
         /// Everybody who was looked at.
         candidates: Vec<CandidateReport>,
+        /// Milliseconds that the attempt may take as the agent declares it for what the task needs, where the task says nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit_ms: Option<u64>,
     },
     /// The agent has it.
     #[serde(rename = "task.started")]

@@ -424,6 +424,9 @@ pub struct Attempt {
     pub epoch: Epoch,
     /// When it was assigned.
     pub started_at: Timestamp,
+    /// Milliseconds that it may take, as its agent's profiles say, where the task says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_ms: Option<u64>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,

@@ -92,3 +92,47 @@ fn the_next_is_offered_what_one_declines_and_what_all_decline_is_dead_lettered()
         .exits(0);
     assert_eq!(daemon.ended(&asked, LONG)["output"], "by hand");
 }
+
+/// What a manifest says that a capability takes and gives is held, and so is how long it takes.
+#[test]
+fn profiles_are_held() {
+    let daemon = Daemon::start();
+    let profile = json!({
+        "input": {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}},
+        "output": {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}},
+        "timeout": "1s",
+    });
+    let bundle = Bundle::command(
+        "narrow",
+        "read -r x; case $x in *7*) sleep 60;; *) echo \"$x\";; esac",
+    )
+    .set("capabilities", json!(["count"]))
+    .set("profiles", json!({"count": profile}));
+    daemon.deploy(&bundle);
+    let ended = |input: serde_json::Value| {
+        let task = json!({"type": "count", "input": input, "retry": {"maxAttempts": 1}});
+        daemon.ended(&daemon.submit(&task), LONG)
+    };
+    let good = ended(json!({"n": 3}));
+    assert_eq!(good["output"]["n"], 3, "{good}");
+    assert_eq!(good["attempts"][0]["limitMs"], 1000, "{good}");
+    let class = |task: &serde_json::Value| task["error"]["class"].clone();
+    let refused = ended(json!({"n": "three"}));
+    assert_eq!(class(&refused), "declined", "{refused}");
+    let why = refused["error"]["message"].as_str().unwrap();
+    assert!(why.contains("count: n"), "{refused}");
+    let broken = ended(json!({"n": 12}));
+    assert_eq!(class(&broken), "contract", "{broken}");
+    let late = ended(json!({"n": 7}));
+    assert_eq!(class(&late), "timeout", "{late}");
+    // What the task says goes before.
+    let patient = json!({"type": "count", "input": {"n": 5}, "timeoutMs": 5000});
+    let patient = daemon.ended(&daemon.submit(&patient), LONG);
+    assert_eq!(patient["attempts"][0]["limitMs"], json!(null), "{patient}");
+
+    // Another that takes it is asked in its stead.
+    let wide = Bundle::command("wide", "cat").set("capabilities", json!(["count"]));
+    daemon.deploy(&wide);
+    let taken = ended(json!({"n": "three"}));
+    assert_eq!(taken["output"]["n"], "three", "{taken}");
+}

@@ -29,10 +29,12 @@ mod command;
 mod errors;
 pub mod fault;
 mod machine;
+mod terms;
 mod versions;
 
 pub use command::{AgentCommand, AgentEffect, AgentRefusal, Decision, StopKind};
 pub use machine::{AgentMachine, Around};
+pub use terms::Terms;
 pub use versions::{VersionRefusal, pick_rollback, pick_upgrade};
 
 /// A registered version.

@@ -46,6 +46,8 @@ pub struct Seeker {
     pub beside: Vec<TaskId>,
     /// What its agent declares as the price: of accounts with windows, whatever its task says, no less is set aside.
     pub price: Money,
+    /// Milliseconds that an attempt may take as its agent declares, when the task says nothing.
+    pub time_ms: Option<u64>,
 }
 
 /// What is set aside for the attempt under way of one task.

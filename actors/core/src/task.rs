@@ -62,4 +62,4 @@ pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
 pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX, LIVE_TASKS_OF_ONE_MAX};
 pub use validate::{DEPENDENCIES_MAX, IDEMPOTENCY_KEY_MAX, LABELS_MAX, SCHEMA_MAX, SPAN_MS_MAX};
-pub(crate) use validate::{Report, json_len, validate};
+pub(crate) use validate::{Report, json_len, own_labels, validate};

@@ -28,6 +28,8 @@ pub struct Delivery {
     pub epoch: Epoch,
     /// What the agent sees as `action`.
     pub action: String,
+    /// The capabilities that it needs.
+    pub needs: Vec<String>,
     /// What it gets.
     pub input: Arc<Value>,
     /// How urgent it is.

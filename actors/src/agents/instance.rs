@@ -21,7 +21,7 @@ use ractor_cluster::RactorMessage;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use mesh_actors_core::agent::SavedState;
+use mesh_actors_core::agent::{SavedState, Terms};
 use mesh_actors_core::liveness::{Condition, Watch};
 use mesh_messages::address::Address;
 use mesh_messages::identity::KeyProof;
@@ -317,6 +317,7 @@ pub(crate) struct Session {
     bad_lines: u64,
     watch: Watch,
     condition: Condition,
+    terms: Terms,
     next_health: Option<Timestamp>,
     still: still::Still,
     // When it is ended for having closed a pipe, and which.
@@ -375,6 +376,7 @@ impl Actor for InstanceActor {
             bad_lines: 0,
             watch: watch::watch(&args.manifest, liveness, now()),
             condition: Condition::default(),
+            terms: Terms::of(&args.manifest),
             next_health: None,
             still: still::Still::default(),
             mute: None,

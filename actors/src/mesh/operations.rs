@@ -216,8 +216,12 @@ impl Operations for Mesh {
         reported(ctx, &self.orchestrator, by, (task_id(id)?, outcome)).await
     }
 
-    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
-        self.workflow_check(order).await
+    async fn check_workflow(
+        &self,
+        caller: &Caller,
+        order: &WorkflowOrder,
+    ) -> Result<WorkflowCheck, Problem> {
+        self.workflow_check(caller, order).await
     }
 
     async fn start_workflow(

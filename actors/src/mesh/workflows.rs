@@ -128,11 +128,24 @@ impl Mesh {
         check(&source, around).map_err(|errors| invalid(&errors))
     }
 
+    /// What a submission asks for, as far as its caller may have it run.
+    async fn permitted_plan(
+        &self,
+        caller: &Caller,
+        order: &WorkflowOrder,
+    ) -> Result<Plan, Problem> {
+        self.may_check_in(caller, &order.workflow).await?;
+        let plan = self.plan(&order.workflow, order.deploy_later).await?;
+        self.may_run(caller, "/v1/workflows", &plan)?;
+        Ok(plan)
+    }
+
     pub(super) async fn workflow_check(
         &self,
+        caller: &Caller,
         order: &WorkflowOrder,
     ) -> Result<WorkflowCheck, Problem> {
-        let plan = self.plan(&order.workflow, order.deploy_later).await?;
+        let plan = self.permitted_plan(caller, order).await?;
         let document = plan.document();
         Ok(WorkflowCheck {
             valid: true,
@@ -148,9 +161,7 @@ impl Mesh {
         caller: &Caller,
         order: WorkflowOrder,
     ) -> Result<(WorkflowRun, bool), Problem> {
-        self.may_check_in(caller, &order.workflow).await?;
-        let plan = self.plan(&order.workflow, order.deploy_later).await?;
-        self.may_run(caller, "/v1/workflows", &plan)?;
+        let plan = self.permitted_plan(caller, &order).await?;
         let submitted = serde_json::json!([order.workflow, order.input]);
         let request = format!("blake3:{}", blake3::hash(&canonical(&submitted)).to_hex());
         let id = WorkflowRunId::new(uuid::Uuid::now_v7().to_string())

@@ -125,6 +125,7 @@ impl Shell {
         let message = AgentMessage::Deliver(Box::new(Delivery {
             led,
             action: delivery.spec.action().to_owned(),
+            needs: delivery.spec.needs(),
             input: Arc::new(delivery.spec.input),
             contract: delivery.spec.contract.map(Arc::new),
             priority: delivery.spec.priority,

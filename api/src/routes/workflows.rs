@@ -83,7 +83,7 @@ async fn submit(call: Call) -> Answer {
     let wait = wait(&call)?;
     let order = order(&call)?;
     if call.query.flag(&CHECK)?.unwrap_or_default() {
-        return ok(&call.ops().check_workflow(&order).await?);
+        return ok(&call.ops().check_workflow(&call.caller, &order).await?);
     }
     let (mut run, replayed) = call.ops().start_workflow(&call.caller, order).await?;
     if let Some(wait) = wait {

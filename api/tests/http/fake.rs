@@ -647,7 +647,11 @@ impl Operations for Fake {
         self.task_of(id)
     }
 
-    async fn check_workflow(&self, order: &WorkflowOrder) -> Result<WorkflowCheck, Problem> {
+    async fn check_workflow(
+        &self,
+        _caller: &Caller,
+        order: &WorkflowOrder,
+    ) -> Result<WorkflowCheck, Problem> {
         Ok(WorkflowCheck {
             valid: true,
             name: order.workflow["name"]

@@ -40,6 +40,16 @@ fn every_name_that_nobody_has_is_refused_at_its_path() {
     client
         .post("/v1/workflows?check=true&deployLater=true", &body)
         .ok(200);
+    // Whoever may not have it run is told so: a command in a check is an admin's to say.
+    daemon
+        .of_role("operator", "ann")
+        .post("/v1/workflows?check=true&deployLater=true", &body)
+        .problem(403, "forbidden");
+    let labelled = json!({"type": "echo", "labels": {"workflow": "r1"}});
+    let problem = client
+        .post("/v1/tasks", &labelled)
+        .problem(422, "invalid_task");
+    assert_eq!(problem["field"], "labels.workflow", "{problem}");
 }
 
 #[test]

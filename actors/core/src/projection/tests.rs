@@ -200,6 +200,7 @@ fn assigned_again(task: &str, agent: &str, attempt: u32) -> TaskEvent {
             expected_completion: None,
         },
         candidates: Vec::new(),
+        limit_ms: None,
     }
 }
 

@@ -46,6 +46,8 @@ pub struct FleetAgent {
     pub team: Option<String>,
     /// What one task costs, by capability, as it declares.
     pub prices: BTreeMap<String, Money>,
+    /// Milliseconds that an attempt may take, by capability, as it declares.
+    pub times: BTreeMap<String, u64>,
     /// The replicas that serve.
     pub instances: BTreeMap<InstanceNo, FleetInstance>,
     /// Digest of the version in force.
@@ -68,6 +70,15 @@ pub enum Gate {
 }
 
 impl FleetAgent {
+    /// How long an attempt at what needs these capabilities may take as it declares: the shortest of what it says of them.
+    pub fn time_for(&self, needs: &[String]) -> Option<u64> {
+        needs
+            .iter()
+            .filter_map(|need| self.times.get(need))
+            .min()
+            .copied()
+    }
+
     /// What it lets through.
     pub fn gate(&self) -> Gate {
         if self.paused {

@@ -219,6 +219,7 @@ mod tests {
                     expected_completion: None,
                 },
                 candidates: Vec::new(),
+                limit_ms: None,
             });
             self.take(&TaskEvent::Started { attempt, at });
             self.take(&match end {

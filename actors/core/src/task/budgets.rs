@@ -73,10 +73,14 @@ fn seeker(tasks: &Tasks, id: &TaskId, agent: Option<&FleetAgent>) -> Seeker {
     let entry = tasks.entry(id);
     let declared = entry.into_iter().flat_map(|entry| entry.needs.iter());
     let price = declared.filter_map(|need| agent?.prices.get(need)).max();
+    let time_ms = entry
+        .zip(agent)
+        .and_then(|(entry, agent)| agent.time_for(&entry.needs));
     Seeker {
         nearest: nearest(tasks, Some(id)),
         beside: beside(tasks, id),
         price: price.copied().unwrap_or_default(),
+        time_ms,
     }
 }
 
@@ -96,6 +100,7 @@ fn need(tasks: &Tasks, id: &TaskId, seeker: &Seeker) -> Amounts {
         money: reserve.money.unwrap_or(seeker.price),
         wall_time_ms: spec
             .and_then(|spec| spec.timeout_ms)
+            .or(seeker.time_ms)
             .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS),
         attempts: 1,
         restarts: tasks.record(id).map_or(0, |record| record.anew.into()),

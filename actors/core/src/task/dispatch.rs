@@ -142,6 +142,9 @@ impl Tx<'_> {
         };
         let attempt: AttemptNo = entry.record.last_attempt.next();
         let (agent_id, instance, epoch) = chosen.key.clone();
+        let agent = self.live.fleet.agent(&agent_id);
+        let declared = agent.and_then(|agent| agent.time_for(&entry.needs));
+        let limit_ms = declared.filter(|_| entry.task().spec.timeout_ms.is_none());
         let assignment = TaskAssignment {
             task_id: id.clone(),
             agent_id,
@@ -162,6 +165,7 @@ impl Tx<'_> {
             TaskEvent::Assigned {
                 assignment: assignment.clone(),
                 candidates,
+                limit_ms,
             },
         );
         self.reserve(id, &chosen.key.0, attempt);

@@ -405,15 +405,9 @@ fn timers(id: &TaskId, entry: &Entry) -> Vec<(Timestamp, Timer, TaskId)> {
 
 /// When the attempt under way has taken too long.
 pub(crate) fn attempt_ends_at(entry: &Entry) -> Option<Timestamp> {
-    let limit = entry
-        .record
-        .task
-        .spec
-        .timeout_ms
-        .unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS);
+    let attempt = entry.record.attempt()?;
+    let limit = entry.record.task.spec.timeout_ms.or(attempt.limit_ms);
+    let limit = limit.unwrap_or(ATTEMPT_TIMEOUT_DEFAULT_MS);
     let limit = entry.record.wall_bound_ms.map_or(limit, |b| b.min(limit));
-    entry
-        .record
-        .attempt()
-        .map(|attempt| attempt.started_at.plus(Duration::from_millis(limit)))
+    Some(attempt.started_at.plus(Duration::from_millis(limit)))
 }

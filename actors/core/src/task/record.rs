@@ -183,12 +183,13 @@ impl TaskRecord {
             TaskEvent::Assigned {
                 assignment,
                 candidates,
+                limit_ms,
             } => {
                 let legal = matches!(state, TaskState::Queued | TaskState::Parked);
                 if !legal || assignment.attempt != self.last_attempt.next() {
                     return misfit();
                 }
-                self.assigned(assignment, candidates);
+                self.assigned(assignment, candidates, *limit_ms);
             }
             TaskEvent::Started { attempt, .. } => {
                 if state != TaskState::Assigned || *attempt != self.last_attempt {
@@ -380,6 +381,7 @@ impl TaskRecord {
         &mut self,
         assignment: &mesh_messages::task::TaskAssignment,
         candidates: &[CandidateReport],
+        limit_ms: Option<u64>,
     ) {
         self.last_attempt = assignment.attempt;
         if self.task.attempts.len() >= ATTEMPTS_KEPT_MAX {
@@ -391,6 +393,7 @@ impl TaskRecord {
             instance: assignment.instance,
             epoch: assignment.epoch,
             started_at: assignment.assigned_at,
+            limit_ms,
             ended_at: None,
             error: None,
             checks: Vec::new(),

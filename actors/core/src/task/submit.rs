@@ -26,7 +26,7 @@ use super::config::RetryPolicy;
 use super::dispatch::no_judge;
 use super::record::{TaskRecord, waiting_for_tasks};
 use super::tx::Tx;
-use super::validate::{Report, validate};
+use super::validate::{Report, own_labels, validate};
 
 /// Most tasks that have not ended: what start-up, memory and the eye can cope with.
 pub const LIVE_TASKS_MAX: usize = 100_000;
@@ -273,6 +273,9 @@ fn admit_one(
 ) -> Result<Option<Item>, Refusal> {
     let before = batch.errors.len();
     let bytes = validate(&spec, &mut Report::new(index, &mut batch.errors));
+    if fresh {
+        own_labels(&spec, &mut Report::new(index, &mut batch.errors));
+    }
     if batch.errors.len() > before {
         return Ok(None);
     }

@@ -427,6 +427,19 @@ fn marks(spec: &TaskSpec, report: &mut Report<'_>) {
     }
 }
 
+/// Labels by which the mesh says of which run a task is a step; nobody else sets them.
+const OWN_LABELS: [&str; 2] = ["workflow", "step"];
+
+/// Refuses labels that would pass a task off as a step of a run.
+pub(crate) fn own_labels(spec: &TaskSpec, report: &mut Report<'_>) {
+    for key in OWN_LABELS {
+        if spec.labels.contains_key(key) {
+            let message = "is set by the mesh, on steps of workflows; choose another name";
+            report.add(&format!("labels.{key}"), message);
+        }
+    }
+}
+
 /// Bytes of a value as JSON, without making the text.
 pub(crate) fn json_len(value: &impl serde::Serialize) -> usize {
     struct Count(usize);

@@ -40,6 +40,7 @@ const STILL_LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Checkable {
     action: String,
+    needs: Vec<String>,
     input: Arc<Value>,
     contract: Option<Arc<TaskContract>>,
 }
@@ -49,6 +50,7 @@ impl Checkable {
         let contract = delivery.contract.clone();
         Self {
             action: delivery.action.clone(),
+            needs: delivery.needs.clone(),
             input: Arc::clone(&delivery.input),
             contract: contract.filter(|contract| !contract.checks.is_empty()),
         }
@@ -95,6 +97,10 @@ impl Session {
             return;
         };
         let wanted = flight.work.contract.clone();
+        let result = result.and_then(|output| {
+            let held = self.terms.gives(&flight.work.needs, &output);
+            held.map(|()| output)
+        });
         let (Ok(output), Some(contract), None) = (&result, wanted, &flight.give_up) else {
             return self.land(task, result);
         };

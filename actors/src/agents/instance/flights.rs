@@ -44,6 +44,14 @@ impl Session {
                 result: Err(failure),
             });
         }
+        if let Err(failure) = self.terms.takes(&delivery.needs, &delivery.input) {
+            return self.report(AttemptNews::Ended {
+                task: delivery.task,
+                attempt: delivery.attempt,
+                epoch: delivery.epoch,
+                result: Err(failure),
+            });
+        }
         let (task, attempt, epoch) = (delivery.task.clone(), delivery.attempt, self.args.epoch);
         self.flights.insert(
             task.clone(),

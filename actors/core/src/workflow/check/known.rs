@@ -5,7 +5,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::task::TaskSpec;
 
 use super::{Surroundings, join};
-use crate::task::{Report, validate};
+use crate::task::{Report, own_labels, validate};
 
 /// What can be done about a name that nobody has.
 const HINT: &str = "(deploy one first, or submit with deployLater=true)";
@@ -19,6 +19,7 @@ pub(super) fn task_parts(
 ) {
     let mut own = Vec::new();
     validate(spec, &mut Report::new(None, &mut own));
+    own_labels(spec, &mut Report::new(None, &mut own));
     if own.is_empty() && spec.approval.is_none() {
         for (field, needs) in capabilities(spec) {
             if around.offered.is_some_and(|offered| !offered(&needs)) {

@@ -50,6 +50,7 @@ fn assigned(task: &TaskId, attempt: u32) -> TaskEvent {
             expected_completion: None,
         },
         candidates: Vec::new(),
+        limit_ms: None,
     }
 }
 

@@ -163,6 +163,7 @@ impl Seat {
             limits: None,
             team: None,
             prices: BTreeMap::new(),
+            times: BTreeMap::new(),
             instances: instances.collect(),
             digest: state.version().map(|version| version.digest.clone()),
             misdeeds: state.misdeeds.clone(),

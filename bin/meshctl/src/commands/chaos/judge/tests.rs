@@ -108,6 +108,7 @@ fn assigned(attempt: u32, epoch: u64) -> TaskEvent {
             expected_completion: None,
         },
         candidates: Vec::new(),
+        limit_ms: None,
     }
 }
 
