@@ -95,7 +95,7 @@ pub use bus::BusEvent;
 pub use memory::MemoryEvent;
 pub use node::{NodeEvent, Restoration};
 pub use registry::RegistryEvent;
-pub use retention::RetentionEvent;
+pub use retention::{DOOMED_RECORDS_MAX, RetentionEvent};
 pub use sentinel::{AuditCount, AuditCounts, CallNote, LogSuccession, SentinelEvent};
 pub use workflow::WorkflowEvent;
 
