@@ -136,7 +136,7 @@ impl Checker {
             detail: format!("what is said to be erased does not parse: {e}"),
         })?;
         self.erasures
-            .told(&parsed, self.log.as_deref().unwrap_or_default())
+            .told(&parsed, (number, self.log.as_deref().unwrap_or_default()))
             .map_err(|(number, detail)| Fault { number, detail })
     }
 

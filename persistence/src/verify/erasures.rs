@@ -40,11 +40,13 @@ impl Erasures {
     }
 
     /// Takes in a record that stands behind all others and says what was erased of these.
-    pub(super) fn told(&mut self, line: &ErasureLine<'_>, log: &str) -> Result<(), (u64, String)> {
-        let header: RecordHeader = serde_json::from_str(&line.erasure).map_err(|e| {
-            let place = self.told.last().map_or(0, |told| told.index);
-            (place, format!("its header does not parse: {e}"))
-        })?;
+    pub(super) fn told(
+        &mut self,
+        line: &ErasureLine<'_>,
+        (here, log): (u64, &str),
+    ) -> Result<(), (u64, String)> {
+        let header: RecordHeader = serde_json::from_str(&line.erasure)
+            .map_err(|e| (here, format!("its header does not parse: {e}")))?;
         let index = header.position.0;
         let at = |detail: String| (index, detail);
         if self.told.last().is_some_and(|last| index <= last.index) {
