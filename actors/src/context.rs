@@ -14,6 +14,7 @@ use mesh_messages::AgentId;
 use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::identity::DidKey;
 use mesh_messages::manifest::SandboxLevel;
+use mesh_messages::events::LogCut;
 use mesh_messages::policy::PolicyDocument;
 use mesh_messages::system::{AtRest, MeshEvent};
 use mesh_messages::task::RetrySpec;
@@ -205,4 +206,6 @@ pub struct Context {
     pub alarms: Alarms,
     /// Who cannot be told of alerts.
     pub untold: Untold,
+    /// What of the log is gone, and accepted at this start.
+    pub cut: Option<LogCut>,
 }

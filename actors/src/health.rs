@@ -269,6 +269,7 @@ impl HealthShell {
             after: self.partition.journal().durable().borrow().upto,
             clean: first || state.ended,
             restored,
+            cut: self.args.ctx.cut.clone(),
             encryption: Some(settings.encryption.clone()),
         };
         self.commit(event, Vec::new()).await

@@ -16,6 +16,7 @@ use mesh_persistence::{
 
 use crate::clock::now;
 use crate::context::{Context, NodeIdentity};
+use crate::kept::KeptError;
 use crate::projector::MeshProjector;
 use crate::store::{JournalNews, OpenStore, follow, is_of_the_disk};
 
@@ -36,6 +37,9 @@ pub enum StoreError {
     /// The log could not be opened.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// The log is not what was signed of it.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// The node's key could not be found.
     #[error(transparent)]
     Key(NodeKeyError),

@@ -13,6 +13,7 @@ pub mod directory;
 mod few;
 pub mod health;
 pub mod journal;
+pub mod kept;
 pub mod memory;
 pub mod mesh;
 pub mod metrics;

@@ -25,6 +25,7 @@ use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, Settings};
 use crate::directory::Directory;
 use crate::health::HealthHandle;
+use crate::kept::Kept;
 use crate::journal::{StoreError, hold_log};
 use crate::memory::MemoryHandle;
 use crate::metrics::Metrics;
@@ -103,6 +104,8 @@ pub struct MeshOptions {
     /// The program that builds sandboxes: one that calls `mesh_sandbox::sandbox_main` first thing. This process's own
     /// image when `None`.
     pub sandbox_helper: Option<PathBuf>,
+    /// What was signed of its log and is kept elsewhere.
+    pub kept: Kept,
 }
 
 /// Why a mesh could not be started. Nothing of it runs.
@@ -444,6 +447,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             key,
             natives,
             sandbox_helper,
+            kept,
         } = options;
         let node = Arc::new(crate::journal::identity(&settings.data, key).map_err(start_error)?);
         let tag = blake3::hash(settings.data.to_string_lossy().as_bytes()).to_hex();
@@ -454,7 +458,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             helper: sandbox_helper,
         })?;
         let secrets = SecretShelf::open(&settings.data, settings.vault_key.as_ref());
-        let ctx = Context {
+        let mut ctx = Context {
             settings,
             secrets,
             outbound: Outbound::default(),
@@ -469,9 +473,12 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             metrics: Metrics::default(),
             alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,
             untold: Untold::default(),
+            cut: None,
         };
         // Opened once to say plainly what is wrong, and to hold the lock while sweeping; then the journal's actor does it.
         let log = hold_log(&ctx).map_err(start_error)?;
+        let cut = crate::kept::check(&*log, &ctx.settings.data, &kept);
+        ctx.cut = cut.map_err(|error| start_error(error.into()))?;
         let swept = ctx.launcher.sweep();
         tracing::debug!(?swept, "swept what earlier runs left");
         crate::agents::shortfalls::say(&ctx);

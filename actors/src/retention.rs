@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::{self, AuditIndex, EndedRow, ProjectFailure};
 use mesh_actors_core::retention::{Candidate, Limits, RetentionState, choose};
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
-use mesh_messages::events::{RetentionEvent, partition};
+use mesh_messages::events::{DOOMED_RECORDS_MAX, RetentionEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
 use mesh_messages::{Position, RecordHeader, TaskId};
@@ -266,6 +266,11 @@ impl RetentionShell {
         if !self.doom(&positions, cause).await? {
             return Ok(None);
         }
+        // Their removal names what was there by then.
+        let named_at = self.partition.state().removed_at;
+        let mut late = positions.clone();
+        late.retain(|position| *position > named_at);
+        self.name(&late, cause).await?;
         let records = positions.len() as u64;
         let Some(()) = self.told(move |store| erase(store, &found)).await? else {
             return Ok(None);
@@ -273,6 +278,21 @@ impl RetentionShell {
         self.commit(RetentionEvent::Erased { records }, cause)
             .await?;
         Ok(Some(records))
+    }
+
+    /// Puts on record which records are about to be erased, durably: whoever finds one of them without its payload can look
+    /// up that this was said.
+    async fn name(
+        &mut self,
+        positions: &[Position],
+        cause: &Cause,
+    ) -> Result<(), ActorProcessingErr> {
+        for records in positions.chunks(DOOMED_RECORDS_MAX) {
+            let records = records.to_vec();
+            self.commit(RetentionEvent::RecordsDoomed { records }, cause)
+                .await?;
+        }
+        Ok(())
     }
 
     /// What goes on here follows from what was last on record here.

@@ -93,9 +93,9 @@ mod workflow;
 
 pub use bus::BusEvent;
 pub use memory::MemoryEvent;
-pub use node::{NodeEvent, Restoration};
+pub use node::{LogCut, NodeEvent, Restoration};
 pub use registry::RegistryEvent;
-pub use retention::RetentionEvent;
+pub use retention::{DOOMED_RECORDS_MAX, RetentionEvent};
 pub use sentinel::{AuditCount, AuditCounts, CallNote, LogSuccession, SentinelEvent};
 pub use workflow::WorkflowEvent;
 
@@ -279,9 +279,18 @@ pub enum AgentEvent {
         /// The record.
         record: QuarantineRecord,
     },
-    /// It left quarantine for good.
+    /// It was let out of quarantine, by an order or by the policy, and is started again.
     #[serde(rename = "recovered")]
     Recovered {
+        /// Its score then.
+        score: u32,
+        /// Whether it is on trial from here on. In records of earlier versions the trial was over.
+        #[serde(default)]
+        on_trial: bool,
+    },
+    /// It held out its trial after a quarantine, which is over for good.
+    #[serde(rename = "probation.passed")]
+    ProbationPassed {
         /// Its score before it was forgiven.
         score: u32,
     },
@@ -353,6 +362,7 @@ kinds!(AgentEvent {
     FaultChanged => "fault.changed",
     Quarantined => "quarantined",
     Recovered => "recovered",
+    ProbationPassed => "probation.passed",
     Upgraded => "upgraded",
     DesiredChanged => "desired.changed",
     LifecycleChanged => "lifecycle.changed",

@@ -3,6 +3,7 @@
 //! Where another key took over from the log's first one, the notes that say so come first: they tell who signed all else.
 //! The checkpoint alone shows *that* something was changed. Which record it was can be told because the node also signs,
 //! when it exports, the leaf hashes of each [`block`], and for one agent the [`positions`] of its records.
+//! An erased payload needs a record that says so. Where that is not among the records, it stands behind them, with a proof.
 
 use std::io::{self, Write};
 
@@ -12,10 +13,16 @@ use serde::Serialize;
 use tlog_tiles::Hash;
 
 use self::positions::Positions;
-use crate::journal::{CheckpointError, Journal, ProofError, ReadError};
+use self::tombstones::Tombstones;
+use crate::journal::{CheckpointError, Journal, ProofError, ReadError, SignedCheckpoint};
+use crate::succession::LogSigner;
 
 pub(crate) mod block;
 pub(crate) mod positions;
+pub(crate) mod tombstones;
+
+/// What the note is about that names the tree of what was said after the checkpoint.
+pub(crate) const LATER: &str = "export-later";
 
 /// Why an export failed. What was written so far is incomplete: discard it.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +76,15 @@ struct RecordLine<'a> {
     proof: Option<ProofLine>,
 }
 
+/// A record that says what was erased, and is not among the records.
+#[derive(Serialize)]
+struct ErasureLine<'a> {
+    erasure: &'a str,
+    salt: Option<String>,
+    payload: Option<&'a str>,
+    proof: ProofLine,
+}
+
 #[derive(Serialize)]
 struct ProofLine {
     index: u64,
@@ -81,9 +97,20 @@ struct CheckpointLine<'a> {
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<AgentLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    withheld: Option<AgentLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    later: Option<LaterLine>,
 }
 
-/// All records of one agent, as the node signs it.
+/// A tree beyond the checkpoint's, and the proof that it continues that one.
+#[derive(Serialize)]
+struct LaterLine {
+    note: String,
+    path: Vec<String>,
+}
+
+/// All records of one agent, or all whose payload is withheld, as the node signs it.
 #[derive(Serialize)]
 struct AgentLine {
     note: String,
@@ -105,8 +132,8 @@ pub fn export(
     export_without(journal, agent, &|_| false, out)
 }
 
-/// The same, with the payloads left out of records that `hidden` names, as if they had been erased: their headers, and so
-/// every proof, are there.
+/// The same, with the payloads left out of records that `hidden` names: their headers, and so every proof, are there, and
+/// the node signs which they are.
 ///
 /// # Errors
 /// As [`export`].
@@ -129,13 +156,11 @@ pub fn export_without(
         serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
         out.write_all(b"\n")?;
     }
-    let mut positions = Positions::default();
+    let (mut positions, mut withheld) = (Positions::default(), Positions::default());
+    let mut tombstones = Tombstones::default();
     let mut leaves = Vec::with_capacity(block::RECORDS);
     for record in journal.read(Position(0))? {
         let mut record = record?;
-        if hidden(&record.header) {
-            record.body = None;
-        }
         let position = record.header.position;
         if position.0 >= checkpoint.size {
             break;
@@ -144,6 +169,13 @@ pub fn export_without(
             continue;
         }
         positions.push(position.0);
+        tombstones.settle(&record.header, payload_of(&record)?);
+        if hidden(&record.header) {
+            record.body = None;
+            withheld.push(position.0);
+        } else if record.body.is_none() {
+            tombstones.add(&record.header);
+        }
         let leaf = tlog_tiles::record_hash(&record.header_bytes);
         let (mut signed, mut proof) = (None, None);
         if agent.is_some() {
@@ -172,6 +204,8 @@ pub fn export_without(
         checkpoint: &checkpoint.note,
         key: journal.log_id(),
         agent: of_agent.transpose()?,
+        withheld: withhold(&withheld, &checkpoint, &signer)?,
+        later: write_erasures(&mut out, journal, (tombstones, hidden), (&checkpoint, &signer))?,
     };
     serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
     out.write_all(b"\n")?;
@@ -182,12 +216,95 @@ pub fn export_without(
     })
 }
 
+fn withhold(
+    withheld: &Positions,
+    checkpoint: &SignedCheckpoint,
+    signer: &LogSigner,
+) -> Result<Option<AgentLine>, ExportError> {
+    if withheld.count() == 0 {
+        return Ok(None);
+    }
+    let positions = withheld.to_string();
+    let statement = positions::withheld(checkpoint, withheld.count(), &positions);
+    let note = signer
+        .attest(positions::WITHHELD, &statement)
+        .map_err(CheckpointError::Note)?;
+    Ok(Some(AgentLine { note, positions }))
+}
+
+/// Writes the records that say what was erased of those written, as far as these do not; the tree of their proofs, unless
+/// it is the checkpoint's. An erasure may have been ordered while the export was under way.
+fn write_erasures(
+    mut out: &mut dyn Write,
+    journal: &dyn Journal,
+    (mut tombstones, hidden): (Tombstones, &dyn Fn(&RecordHeader) -> bool),
+    (checkpoint, signer): (&SignedCheckpoint, &LogSigner),
+) -> Result<Option<LaterLine>, ExportError> {
+    let Some(first) = tombstones.first() else {
+        return Ok(None);
+    };
+    let mut found = Vec::new();
+    for record in journal.read(Position(first))? {
+        let record = record?;
+        if tombstones.settle(&record.header, payload_of(&record)?) {
+            found.push(record.header.position);
+        }
+        if tombstones.first().is_none() {
+            break;
+        }
+    }
+    let within = found.last().is_none_or(|last| last.0 < checkpoint.size);
+    let (size, later) = if within {
+        (checkpoint.size, None)
+    } else {
+        let tree = journal.checkpoint()?;
+        let statement = format!("{} {}", tree.size, hex::encode(tree.root.0));
+        let note = signer
+            .attest(LATER, &statement)
+            .map_err(CheckpointError::Note)?;
+        let path = hashes(&journal.consistency_proof(checkpoint.size, tree.size)?);
+        (tree.size, Some(LaterLine { note, path }))
+    };
+    for position in found {
+        // It was there a moment ago.
+        let Some(record) = journal.get(position)? else {
+            continue;
+        };
+        let shown = !hidden(&record.header);
+        let body = record.body.as_ref().filter(|_| shown);
+        let line = ErasureLine {
+            erasure: text_of(&record.header_bytes, position)?,
+            salt: body.map(|body| hex::encode(body.salt)),
+            payload: body
+                .map(|body| text_of(&body.payload, position))
+                .transpose()?,
+            proof: prove(journal, position, size)?,
+        };
+        serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(later)
+}
+
+fn text_of(bytes: &[u8], position: Position) -> Result<&str, ExportError> {
+    std::str::from_utf8(bytes).map_err(|_| ExportError::NotText(position))
+}
+
+fn payload_of(record: &Record) -> Result<Option<&str>, ExportError> {
+    let body = record.body.as_ref();
+    body.map(|body| text_of(&body.payload, record.header.position))
+        .transpose()
+}
+
+fn hashes(path: &[Hash]) -> Vec<String> {
+    path.iter().map(|hash| hex::encode(hash.0)).collect()
+}
+
 fn prove(journal: &dyn Journal, index: Position, size: u64) -> Result<ProofLine, ProofError> {
     let path = journal.inclusion_proof(index, size)?;
-    let path = path.iter().map(|hash| hex::encode(hash.0)).collect();
     Ok(ProofLine {
         index: index.0,
-        path,
+        path: hashes(&path),
     })
 }
 
@@ -196,15 +313,10 @@ fn write_record(
     record: &Record,
     (leaf, block, proof): (Hash, Option<String>, Option<ProofLine>),
 ) -> Result<(), ExportError> {
-    let not_text = |_| ExportError::NotText(record.header.position);
-    let payload = record
-        .body
-        .as_ref()
-        .map(|body| std::str::from_utf8(&body.payload));
     let line = RecordLine {
-        record: std::str::from_utf8(&record.header_bytes).map_err(not_text)?,
+        record: text_of(&record.header_bytes, record.header.position)?,
         salt: record.body.as_ref().map(|body| hex::encode(body.salt)),
-        payload: payload.transpose().map_err(not_text)?,
+        payload: payload_of(record)?,
         leaf: hex::encode(leaf.0),
         block,
         proof,

@@ -13,6 +13,7 @@ mod file;
 mod fsio;
 mod hash_text;
 mod journal;
+mod kept;
 mod memory;
 mod nodekey;
 mod projection;
@@ -44,6 +45,7 @@ pub use journal::{
     EraseError, Failed, Journal, PARTITION_NAME_MAX, ProofError, ReadError, ReadOnly, RecordReader,
     SignedCheckpoint, Snapshot, SnapshotError, SucceedError, wait_durable,
 };
+pub use kept::{Contradiction, ContradictionKind, contradictions};
 pub use memory::MemoryJournal;
 pub use nodekey::{NodeKeyError, log_keys, node_key, prepare_next, settle};
 pub use projection::{

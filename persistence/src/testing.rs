@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_messages::identity::SigningKey;
-use mesh_messages::{NewRecord, Timestamp};
+use mesh_messages::events::{RetentionEvent, partition};
+use mesh_messages::{NewRecord, PartitionId, Position, Timestamp};
 
 use crate::clock::Clock;
+use crate::journal::Journal;
 use crate::memory::MemoryJournal;
 
 /// A key for tests.
@@ -38,4 +40,24 @@ pub(crate) fn record(kind: &str, payload: &str) -> NewRecord {
         correlation: None,
         payload: payload.as_bytes().to_vec(),
     }
+}
+
+/// Puts on record that these records are about to be erased.
+pub(crate) fn doom(journal: &dyn Journal, positions: &[u64]) {
+    let records = positions.iter().copied().map(Position).collect();
+    let event = RetentionEvent::RecordsDoomed { records };
+    say(journal, &partition::RETENTION, event.kind(), &event);
+}
+
+/// Puts something on record.
+pub(crate) fn say(
+    journal: &dyn Journal,
+    partition: &PartitionId,
+    kind: &str,
+    event: &impl serde::Serialize,
+) -> u64 {
+    let said = record(kind, &serde_json::to_string(event).unwrap());
+    let seq = journal.next_seq(partition);
+    let appended = journal.append(partition, seq, vec![said]).unwrap();
+    appended.last.0
 }

@@ -4,10 +4,12 @@
 //! whole log:  header → leaf → frontier ──────────────► the signed root; every block's signed leaves say which record differs
 //! one agent:  header → leaf → its proof ─────────────► the signed root; the signed positions say which record is missing
 //! witness:    frontier at the witness's size ────────► the root that it saw; a log that ends before it was cut
+//! erased:     a payload that is missing ───────────► the record that says so; where that is elsewhere, with its proof
 //! successions: frontier at the size of each ──────────► the root that both keys signed; they lead to the key of all else
 //! ```
 //!
-//! Streams: besides one line at a time it keeps the frontier of the tree and one block (or, for one agent's export, the proofs).
+//! Streams: besides one line at a time it keeps the frontier of the tree and one block (or, for one agent's export, the proofs),
+//! and which payloads are missing that nothing has explained yet.
 
 use std::io::{self, BufRead, Read as _};
 
@@ -15,16 +17,19 @@ use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
 use self::checker::{Checker, Fault};
-use self::line::{AgentLine, CheckpointLine, SuccessionLine, looks_like_record};
+use self::line::{AgentLine, CheckpointLine, LaterLine, SuccessionLine, looks_like_record};
 use self::witness::Witnesses;
 use crate::checkpoint::CheckpointClaim;
 use crate::succession::{LogKeys, log_of};
 
 mod agent;
 mod checker;
+mod erasures;
 mod line;
 mod witness;
 
+#[cfg(test)]
+mod erased;
 #[cfg(test)]
 mod successions;
 #[cfg(test)]
@@ -45,6 +50,8 @@ pub struct VerifyReport {
     pub records: u64,
     /// How many of them had their payload erased.
     pub erased: u64,
+    /// How many of them bear no payload because it is withheld from whom the export is for, as the node signed.
+    pub withheld: u64,
     /// How many records the checkpoint covers.
     pub size: u64,
     /// The root that was signed.
@@ -136,8 +143,9 @@ pub fn verify(
         if fault.is_none() {
             fault = checker.line(&line).err();
         }
-        // In a whole log a record's place is its position. One agent's are known at the end.
-        if let Some(Fault { number, detail, .. }) = fault.take_if(|_| !checker.of_one_agent()) {
+        // In a whole log a record's place is its position. One agent's are known at the end, and so is whose they are when
+        // the first of them cannot be read.
+        if let Some(Fault { number, detail, .. }) = fault.take_if(|_| checker.of_whole_log()) {
             return Err(VerifyError::record(number, detail));
         }
         line = next;
@@ -149,10 +157,11 @@ pub fn verify(
         }
     };
     checker.witnesses().check_signatures(&closing)?;
-    checker.finish(&closing, fault)?;
+    let (erased, withheld) = checker.finish(&closing, fault)?;
     Ok(VerifyReport {
         records: checker.count(),
-        erased: checker.erased(),
+        erased,
+        withheld,
         size: closing.claim.size,
         root: closing.claim.root,
         key: *closing.keys.log(),
@@ -171,6 +180,10 @@ struct Closing {
     keys: LogKeys,
     /// What is said of one agent's positions, unchecked.
     agent: Option<AgentLine>,
+    /// What is said to be withheld, unchecked.
+    withheld: Option<AgentLine>,
+    /// The tree of what was said after the checkpoint, unchecked.
+    later: Option<LaterLine>,
 }
 
 fn last_line(line: &[u8], checker: &Checker) -> Result<Closing, VerifyError> {
@@ -212,6 +225,8 @@ fn last_line(line: &[u8], checker: &Checker) -> Result<Closing, VerifyError> {
         claim,
         keys,
         agent: last.agent,
+        withheld: last.withheld,
+        later: last.later,
     })
 }
 

@@ -120,3 +120,27 @@ def included(index, size, root, path):
             root = node(root, sibling)
         fn, sn = fn >> 1, sn >> 1
     return root if sn == 0 else None
+
+
+def consistent(size, root, later, its_root, path):
+    """Whether the tree of `later` records continues the one of `size` (RFC 9162, 2.1.4.2)."""
+    if not 0 < size <= later or (size == later) != (not path):
+        return False
+    if size == later:
+        return root == its_root
+    path = path if size & (size - 1) else [root] + path
+    fn, sn = size - 1, later - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    first = second = path[0]
+    for sibling in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            first, second = node(sibling, first), node(sibling, second)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            second = node(second, sibling)
+        fn, sn = fn >> 1, sn >> 1
+    return first == root and second == its_root and sn == 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Verifies an export of meshd's audit log: verify.py FILE [--key did:key:z6Mk…] [--witness FILE]
 
-Written from docs/audit.md alone: standard library, and c2sp.py and ed25519.py beside this file. Prints `verified N records, root …`,
+Written from docs/audit.md alone: standard library, and c2sp.py, erased.py and ed25519.py beside it. Prints `verified N records, root …`,
 or names the first bad record and exits with 1.
 """
 import argparse
@@ -11,6 +11,7 @@ import re
 import sys
 
 from c2sp import Keys, included, is_succession, log_keys, need, node, sha
+from erased import Erased, body
 
 
 class Bad(Exception):
@@ -32,7 +33,7 @@ class Checker:
     def __init__(self, keys, witnesses):
         self.keys, self.witnesses, self.nodes, self.rotated = keys, witnesses, [], 0
         self.count, self.last, self.log, self.seqs = 0, None, None, {}
-        self.agent, self.block, self.blocks, self.proofs = None, [], None, []
+        self.agent, self.block, self.proofs, self.erased = None, [], [], Erased(parse)
 
     def number(self):
         return self.last[0] + 1 if self.agent and self.last else self.count
@@ -45,26 +46,26 @@ class Checker:
 
     def line(self, text):
         at = self.number()
+        if text.startswith('{"erasure"'):
+            return self.erased.line(text, at, self.log, bad)
         try:
+            need(not self.erased.told, "it stands behind what was erased of those before it")
             line = parse(text)
+            if self.agent is None and isinstance(line, dict) and isinstance(line.get("record"), str):
+                self.agent = "proof" in line
             header, salt, payload = parse(line["record"]), line["salt"], line["payload"]
             need(not set(line) - {"record", "salt", "payload", "leaf", "block", "proof"}, "unknown member")
             position, seq = header["position"], header["seq"]
             need(all(isinstance(header[m], str) for m in ("ns", "log", "partition", "kind", "actor", "payload")), "header")
             need(isinstance(header["kv"], int) and header["v"] == 1 and isinstance(position, int), "another format")
             stamp = (header["time"], header["lc"])
-            self.agent = "proof" in line if self.count == 0 else self.agent
             need(self.agent == ("proof" in line), "some records bear a proof and others do not")
             at = position if self.agent else self.count
             need(self.agent or position == self.count, f"it says position {position}")
             need(not self.agent or not self.last or position > self.last[0], "it is doubled or moved")
             need(not self.last or stamp > self.last[1], "its time is not after that of the record before it")
             need(header["log"] == (self.log or self.keys and self.keys.log or header["log"]), "it is of another log")
-            need((salt is None) == (payload is None), "of salt and payload only one is there")
-            if salt is not None:
-                need(len(salt) == 32 and salt == salt.lower(), "its salt is malformed")
-                committed = "sha256:" + sha(bytes.fromhex(salt) + payload.encode()).hex()
-                need(committed == header["payload"], "its salt and payload are not those that it commits to")
+            body(header, salt, payload)
             leaf = sha(b"\x00" + line["record"].encode())
             need(line.get("leaf") in (None, leaf.hex()), "its header does not match its leaf hash")
             if self.agent:
@@ -77,6 +78,7 @@ class Checker:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             bad(at, error)
         self.last, self.log, self.count = (position, stamp), header["log"], self.count + 1
+        self.erased.record(header, payload)
         if self.agent:
             return
         self.seqs[header["partition"]], rest, grown = seq + 1, self.count - 1, leaf
@@ -96,12 +98,8 @@ class Checker:
     def signed_block(self, text, leaf):
         self.block.append(leaf)
         first = self.count - len(self.block)
-        if text is None or self.blocks is False:
-            if len(self.block) == 256 and self.blocks:
-                bad(self.count - 1, "the signed list of its block is missing")
-            self.blocks = False if len(self.block) == 256 else self.blocks
-            self.block = [] if self.blocks is False else self.block
-            return
+        if text is None:
+            return len(self.block) == 256 and bad(self.count - 1, "the signed list of its block is missing")
         try:
             place, hashes = (self.keys or Keys(self.log)).note(text, "export-block")
             need(place == f"{first} {len(self.block)}" and len(hashes) == 64 * len(self.block), "it is of other records")
@@ -110,17 +108,20 @@ class Checker:
         for n, ours in enumerate(self.block):
             if ours.hex() != hashes[64 * n : 64 * n + 64]:
                 bad(first + n, "the node signed another leaf hash for it")
-        self.block, self.blocks = [], True
+        self.block = []
 
     def finish(self, last, fault):
         size, root = self.keys.checkpoint(last["checkpoint"])
+        self.agent = "agent" in last if fault and self.agent is None else self.agent
+        if fault and not self.agent:
+            raise fault
         if self.agent:
             self.finish_agent(last.get("agent"), size, root, fault)
         if self.log not in (None, self.keys.log):
             bad(self.last[0] if self.agent else 0, f"it is of log {self.log}")
         if not self.agent and self.count != size:
             bad(min(self.count, size), f"the checkpoint covers {size} records")
-        if self.blocks and self.block:
+        if self.block:
             bad(self.count - 1, "the signed list of its block is missing")
         if not self.agent and (self.root() != root or "agent" in last):
             bad(None, "the records do not add up to the signed root")
@@ -129,6 +130,7 @@ class Checker:
                 bad(size, f"it is missing: the witness saw {seen} records, the end was cut off")
             if self.agent and (seen, its_root) != (size, root):
                 bad(None, "only the whole log shows that it continues what was seen", "witness")
+        self.erased.finish(last, self.keys, size, root, bad)
         return self.count, root
 
     def finish_agent(self, said, size, root, fault):
@@ -159,14 +161,14 @@ def verify(text, key, witness):
             fault or checker.line(line)
         except Bad as error:
             fault = error
-        if fault and not checker.agent:
+        if fault and checker.agent is False:
             raise fault
     try:
         last = parse(lines[-1])
         if "record" in last:
             raise fault or Bad(f"record {checker.number() + 1}: the file ends before the checkpoint")
         checker.keys = checker.keys or Keys(last["key"])
-        need(not set(last) - {"checkpoint", "key", "agent"} and checker.keys.log == last["key"], "it is another key's")
+        need(not set(last) - {"checkpoint", "key", "agent", "withheld", "later"} and checker.keys.log == last["key"], "it is another key's")
         size, root = checker.keys.checkpoint(last["checkpoint"])
         need(all(end < size or (end, its) == (size, root) for end, its, *_ in checker.keys.later), "a later key signs")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

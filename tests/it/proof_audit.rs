@@ -125,6 +125,14 @@ fn rewritten(line: &str) -> String {
     value.to_string()
 }
 
+/// Takes a record's payload away, as an erasure does.
+pub(crate) fn emptied(line: &str) -> String {
+    let mut value: Value = serde_json::from_str(line).unwrap();
+    value["salt"] = Value::Null;
+    value["payload"] = Value::Null;
+    value.to_string()
+}
+
 #[test]
 fn two_verifiers_name_the_same_bad_record_in_whole_logs_and_in_one_agents() {
     let test = "two_verifiers_name_the_same_bad_record_in_whole_logs_and_in_one_agents";
@@ -164,9 +172,8 @@ fn two_verifiers_name_the_same_bad_record_in_whole_logs_and_in_one_agents() {
                 here,
             );
             named("a deletion", &|l| drop(l.remove(at)), here);
-            // Whether it is one agent's export is known from its first record.
-            let unknown = if at == 0 { 0 } else { here };
-            named("garbage", &|l| "garbage".clone_into(&mut l[at]), unknown);
+            named("garbage", &|l| "garbage".clone_into(&mut l[at]), here);
+            named("a faked erasure", &|l| l[at] = emptied(&l[at]), here);
             if at + 1 < records {
                 named("a swap", &|l| l.swap(at, at + 1), here);
                 named(
@@ -177,6 +184,15 @@ fn two_verifiers_name_the_same_bad_record_in_whole_logs_and_in_one_agents() {
             }
         }
     }
+    let mut unlisted = log.whole.clone();
+    let end = unlisted.len() - 2;
+    let mut value: Value = serde_json::from_str(&unlisted[end]).unwrap();
+    value.as_object_mut().unwrap().remove("block");
+    unlisted[end] = value.to_string();
+    assert_eq!(
+        log.judged("no signed list of leaves", &unlisted, &[]),
+        Some(format!("record {end}"))
+    );
     let mut stranger = log.agent.clone();
     let foreign = log
         .whole

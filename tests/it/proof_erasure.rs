@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Ended, eventually, has_python, meshctl};
+use mesh_tests::{Bundle, Client, Daemon, Ended, eventually, has_python, meshctl};
 use serde_json::{Value, json};
 
-use crate::proof_audit::interop;
+use crate::proof_audit::{emptied, interop, judged, lines_of};
 
 /// How long something may take that a process of an agent does.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -144,6 +144,80 @@ fn an_erased_task_is_gone_from_every_file_and_all_proofs_hold() {
     assert_eq!(daemon.task(&kept)["output"], "kept");
     daemon.output("echo", &json!("on"));
     verifies(&daemon, test);
+}
+
+/// One agent's export has the record that says so, with its proof; without it, or of another record, both verifiers name
+/// what is missing. Whoever may not read memory gets a list that is signed.
+#[test]
+fn a_missing_payload_needs_a_record_that_says_so_or_a_signed_list() {
+    let test = "a_missing_payload_needs_a_record_that_says_so_or_a_signed_list";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let submitted = json!({"requirements": ["echo"], "input": "x"});
+    let (id, other) = (daemon.submit(&submitted), daemon.submit(&submitted));
+    daemon.ended(&id, WITHIN);
+    daemon.ended(&other, WITHIN);
+    daemon
+        .ctl(&["memory", "set", "echo", "k", "\"v\""])
+        .exits(0);
+    daemon
+        .ctl(&["audit", "erase", "--task", &id, "--reason", "r"])
+        .exits(0);
+    let scratch = daemon.home().scratch();
+    let key = daemon.client().get("/status").ok(200)["node"].clone();
+    let judge = |what: &str, lines: &[String]| {
+        judged((scratch, key.as_str().unwrap()), what, lines, &[])
+    };
+    let export = |query: &str, client: &Client| {
+        lines_of(&client.get(&format!("/v1/audit/export{query}")).text())
+    };
+    let place = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let header: Value = serde_json::from_str(line["record"].as_str().unwrap()).unwrap();
+        header["position"].as_u64().unwrap()
+    };
+    let agent = export("?agent=echo", daemon.client());
+    assert_eq!(judge("one agent's", &agent), None);
+    let told = |line: &String| line.starts_with("{\"erasure\"");
+    let at = agent.iter().position(told).expect("a record that says so");
+    let gone = agent.iter().find(|line| line.contains("\"payload\":null"));
+    let gone = format!("record {}", place(gone.unwrap()));
+    let without: Vec<String> = agent.iter().filter(|line| !told(line)).cloned().collect();
+    assert_eq!(judge("without it", &without), Some(gone));
+    for (from, to) in [("tasks.removed", "tasks.removeD"), (&*id, &*other)] {
+        let mut changed = agent.clone();
+        changed[at] = changed[at].replace(from, to);
+        assert_ne!(changed, agent);
+        assert!(judge(from, &changed).is_some());
+    }
+    // Of another task nothing says so.
+    let another = |line: &&String| line.contains("task.assigned") && line.contains(&*other);
+    for query in ["", "?agent=echo"] {
+        let mut lines = export(query, daemon.client());
+        let at = lines.iter().position(|line| another(&line)).unwrap();
+        let named = format!("record {}", place(&lines[at]));
+        lines[at] = emptied(&lines[at]);
+        assert_eq!(judge("a faked one", &lines), Some(named));
+    }
+
+    let issued = daemon.client().post("/v1/tokens", &json!({"role": "viewer"}));
+    let viewer = daemon.client().with_token(issued.ok(201)["token"].as_str());
+    let lines = export("", &viewer);
+    assert_eq!(judge("a viewer's", &lines), None);
+    let path = scratch.join("viewers.jsonl");
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let told = meshctl(scratch, &["audit", "verify", path.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(told.exits(0).json()["withheld"], 1);
+    let mut more = lines.clone();
+    let at = more.iter().position(|line| another(&line)).unwrap();
+    more[at] = emptied(&more[at]);
+    assert_eq!(
+        judge("more than is signed", &more),
+        Some(format!("record {at}"))
+    );
 }
 
 #[test]

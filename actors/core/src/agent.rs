@@ -297,7 +297,11 @@ impl AgentState {
                 self.stage = Some(Lifecycle::Quarantined);
                 self.doom();
             }
-            AgentEvent::Recovered { .. } => self.quarantine = None,
+            // On trial it is still known what for.
+            AgentEvent::Recovered { on_trial: true, .. } => {}
+            AgentEvent::Recovered { .. } | AgentEvent::ProbationPassed { .. } => {
+                self.quarantine = None;
+            }
             AgentEvent::Upgraded {
                 from, to, success, ..
             } => {

@@ -86,6 +86,9 @@ pub struct RetentionState {
     pub removed: u64,
     /// Those whose records have yet to be erased.
     pub unerased: Vec<TaskId>,
+    /// Where the log began to name them; what it holds of them beyond that is named by its position.
+    #[serde(default)]
+    pub removed_at: Position,
     /// Digests of content that goes when nothing refers to it any more.
     #[serde(default)]
     pub doomed: BTreeSet<String>,
@@ -114,6 +117,9 @@ impl RetentionState {
     pub fn apply(&mut self, header: &RecordHeader, event: &RetentionEvent) {
         match event {
             RetentionEvent::Removed { tasks } => {
+                if self.unerased.is_empty() {
+                    self.removed_at = header.position;
+                }
                 self.removed += tasks.len() as u64;
                 self.unerased.extend(tasks.iter().cloned());
             }
@@ -139,8 +145,9 @@ impl RetentionState {
             }
             RetentionEvent::ContentRemoved { .. } => self.doomed.clear(),
             // For the audit. What is erased is so when the next one is written.
-            RetentionEvent::Ordered { open: false, .. } | RetentionEvent::MessagesErased { .. } => {
-            }
+            RetentionEvent::Ordered { open: false, .. }
+            | RetentionEvent::RecordsDoomed { .. }
+            | RetentionEvent::MessagesErased { .. } => {}
         }
     }
 }
@@ -248,6 +255,7 @@ mod tests {
             task: Some(TaskId::new(task).unwrap()),
             subject: None,
             open,
+            names: true,
         };
         let mut state = RetentionState::default();
         state.apply(&header(1), &order("old", false));

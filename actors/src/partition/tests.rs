@@ -28,6 +28,7 @@ async fn commit(partition: &mut Partition<NodeState, ()>, run_id: &str) {
         after: None,
         clean: true,
         restored: None,
+            cut: None,
         encryption: None,
     };
     let entry = Entry {
@@ -225,6 +226,7 @@ async fn a_group_that_is_large_as_a_whole_lies_apart_and_is_read_again() {
             after: None,
             clean: true,
             restored: None,
+            cut: None,
             encryption: None,
         },
         agent: None,

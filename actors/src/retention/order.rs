@@ -117,6 +117,7 @@ impl RetentionShell {
             task: order.task.clone(),
             subject: order.subject.as_ref().map(ToString::to_string),
             open: true,
+            names: true,
         };
         self.commit(ordered, by).await?;
         let report = self.carry_out(plan, by.correlation.clone()).await?;
@@ -227,6 +228,7 @@ impl RetentionShell {
             if !self.doom(&messages, &then(self)).await? {
                 return Ok(None);
             }
+            self.name(&messages, &then(self)).await?;
             let erased = self.told(move |store| {
                 store.journal.drop_snapshots(&partition::BUS)?;
                 Ok(store.journal.erase(&messages)?)

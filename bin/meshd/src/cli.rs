@@ -29,7 +29,7 @@ Exit codes:
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) run: StartArgs,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
@@ -45,7 +45,7 @@ Examples:
 
 Prints `meshd ready at URL` on standard output when it serves, and keeps that URL in DATA/endpoint. The admin's
 token is in DATA/token. Logs go to standard error.")]
-    Run(RunArgs),
+    Run(StartArgs),
     /// Show the main job on real files: a small fleet of agents writes a report, one of them crashing on the way
     #[command(after_help = "\
 Examples:
@@ -78,6 +78,16 @@ A daemon that ends in order takes the key away by itself. What encryption needs 
         #[arg(value_enum)]
         format: SchemaOf,
     },
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Start on a log that is not what a checkpoint elsewhere says that it was; put on record
+    #[arg(long)]
+    pub(crate) accept_cut_log: bool,
 }
 
 /// Where settings come from, beside the environment.

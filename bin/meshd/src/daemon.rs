@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_actors::kept::Kept;
 use mesh_actors::mesh::{Mesh, MeshOptions, MeshStartError};
 use mesh_api::Tls;
 use mesh_config::{Config, Origins};
@@ -16,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::cli::RunArgs;
+use crate::cli::StartArgs;
 use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
@@ -33,9 +34,10 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Why it does not run, with the exit code.
-pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    let (config, origins) = show::load(args)?;
-    let (node, storage) = Node::open(config, origins)?;
+pub(crate) fn run(args: &StartArgs) -> Result<Exit, Failure> {
+    let (config, origins) = show::load(&args.run)?;
+    let (mut node, storage) = Node::open(config, origins)?;
+    node.accept_cut_log = args.accept_cut_log;
     let export = node.telemetry()?;
     if identity::is_open_to_others(&node.data) {
         tracing::warn!(data = %node.data.display(), "others may look into the data directory; consider chmod 700");
@@ -66,6 +68,8 @@ pub(crate) struct Node {
     pub(crate) identity: Identity,
     run_id: String,
     at_rest: AtRest,
+    /// Whether a log is taken that is shorter than what was signed of it.
+    pub(crate) accept_cut_log: bool,
 }
 
 impl Node {
@@ -82,6 +86,7 @@ impl Node {
             identity,
             run_id,
             at_rest: storage.at_rest().clone(),
+            accept_cut_log: false,
         };
         Ok((node, storage))
     }
@@ -130,6 +135,7 @@ impl Serving {
             identity,
             run_id,
             at_rest,
+            accept_cut_log,
         } = node;
         let source = identity.name.to_string();
         let files = settings::tls(&config);
@@ -143,6 +149,10 @@ impl Serving {
             key: identity.key,
             natives: natives::all(),
             sandbox_helper: None,
+            kept: Kept {
+                file: config.audit.witness.file.clone(),
+                accept: accept_cut_log,
+            },
         };
         let mesh = Mesh::start(options).await.map_err(start_failure)?;
         let scheme = if tls.is_some() { "https" } else { "http" };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use mesh_actors::kept::COSIGNED_FILE;
 use mesh_actors::operations::Operations;
 use mesh_config::WitnessConfig;
 use mesh_persistence::AddCheckpoint;
@@ -23,8 +24,6 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Largest file of checkpoints. Beyond it, every other one of the older half goes: what is left still narrows down where a
 /// log was rewritten, and `meshctl audit verify` reads files of this size.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// The last checkpoint that a witness co-signed, in the data directory.
-const COSIGNED_FILE: &str = "cosigned";
 /// Only its owner may read it.
 const FILE_MODE: u32 = 0o600;
 

@@ -18,6 +18,22 @@ pub struct Restoration {
     pub root: String,
 }
 
+/// An end of the log that is gone, and known from a checkpoint that somebody kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogCut {
+    /// How many records the largest such checkpoint covers.
+    pub seen: u64,
+    /// The root in it, in base64.
+    pub root: String,
+    /// How many records were left.
+    pub left: u64,
+    /// SHA-256, in hex, of all such notes, which are in `<data>/cut-accepted`.
+    pub notes: String,
+    /// Where the largest was found.
+    pub from: String,
+}
+
 /// meshd itself. Partition `node`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum NodeEvent {
@@ -35,6 +51,9 @@ pub enum NodeEvent {
         /// The backup that the log goes on from, at the first start after it was restored.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restored: Option<Restoration>,
+        /// What is gone, when the operator started meshd all the same, or restored a backup.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cut: Option<LogCut>,
         /// Whether the data directory was readable without a key; not said by versions that did not know.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         encryption: Option<AtRest>,

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::TaskId;
+use crate::ids::{Position, TaskId};
+
+/// Records that one event dooms: their positions then stay below the size from which on a payload lies in the content store,
+/// where an export does not have it.
+pub const DOOMED_RECORDS_MAX: usize = 1000;
 
 /// What is kept no longer. Partition `retention`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,10 @@ pub enum RetentionEvent {
         /// wrote no end are not.
         #[serde(default)]
         open: bool,
+        /// Whether [`RecordsDoomed`](RetentionEvent::RecordsDoomed) names the records of messages that go by it. Orders of
+        /// earlier versions named none.
+        #[serde(default)]
+        names: bool,
     },
     /// The oldest open order is carried out, as far as it could be.
     #[serde(rename = "erasure.done")]
@@ -38,6 +46,13 @@ pub enum RetentionEvent {
         tasks: u64,
         /// Records of messages that are erased.
         messages: u64,
+    },
+    /// These records are about to be erased. Those of tasks are named by [`Removed`](RetentionEvent::Removed), unless they
+    /// came after it.
+    #[serde(rename = "records.doomed")]
+    RecordsDoomed {
+        /// Which, at most [`DOOMED_RECORDS_MAX`].
+        records: Vec<Position>,
     },
     /// Content of records that are about to be erased; it goes when no record that stays refers to it.
     #[serde(rename = "content.doomed")]
@@ -68,6 +83,7 @@ kinds!(RetentionEvent {
     Removed => "tasks.removed",
     Ordered => "erasure.ordered",
     Done => "erasure.done",
+    RecordsDoomed => "records.doomed",
     ContentDoomed => "content.doomed",
     ContentRemoved => "content.removed",
     MessagesErased => "messages.erased",

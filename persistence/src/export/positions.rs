@@ -21,6 +21,9 @@ use crate::succession::LogKeys;
 /// What such a note is about, for its first line.
 pub(crate) const ABOUT: &str = "export-agent";
 
+/// The same of the records whose payload is withheld from whom the export is for, without the line of the agent.
+pub(crate) const WITHHELD: &str = "export-withheld";
+
 /// Ascending positions, as ranges.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Positions {
@@ -42,6 +45,13 @@ impl Positions {
     /// How many there are.
     pub(crate) fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Whether it is one of them.
+    pub(crate) fn contains(&self, position: u64) -> bool {
+        let after = self.ranges.partition_point(|&(first, _)| first <= position);
+        let range = after.checked_sub(1).and_then(|n| self.ranges.get(n));
+        range.is_some_and(|&(_, last)| position <= last)
     }
 
     /// All of them, ascending.
@@ -97,8 +107,13 @@ pub(crate) fn statement(
     count: u64,
     positions: &str,
 ) -> String {
+    format!("{agent}\n{}", withheld(checkpoint, count, positions))
+}
+
+/// What is signed of payloads that are withheld.
+pub(crate) fn withheld(checkpoint: &SignedCheckpoint, count: u64, positions: &str) -> String {
     let (size, root) = (checkpoint.size, hex::encode(checkpoint.root.0));
-    format!("{agent}\n{size} {root}\n{count} {}", digest(positions))
+    format!("{size} {root}\n{count} {}", digest(positions))
 }
 
 fn digest(positions: &str) -> String {
@@ -116,14 +131,33 @@ pub(crate) fn read(
     claim: CheckpointClaim,
 ) -> Result<(AgentId, Positions), String> {
     let text = verify_attested(note, keys, ABOUT).map_err(|e| e.to_string())?;
+    let (agent, list) = text.split_once('\n').ok_or("it names no agent")?;
+    let agent = AgentId::new(agent).map_err(|e| e.to_string())?;
+    Ok((agent, read_list(list, ranges, claim)?))
+}
+
+/// Reads back which records are withheld.
+///
+/// # Errors
+/// What is wrong with the note.
+pub(crate) fn read_withheld(
+    note: &str,
+    ranges: &str,
+    keys: &LogKeys,
+    claim: CheckpointClaim,
+) -> Result<Positions, String> {
+    let text = verify_attested(note, keys, WITHHELD).map_err(|e| e.to_string())?;
+    read_list(&text, ranges, claim)
+}
+
+fn read_list(text: &str, ranges: &str, claim: CheckpointClaim) -> Result<Positions, String> {
     let lines: Vec<&str> = text.split('\n').collect();
-    let &[agent, of, list] = lines.as_slice() else {
-        return Err("it has not three lines".to_owned());
+    let &[of, list] = lines.as_slice() else {
+        return Err("it has another number of lines".to_owned());
     };
     if of != format!("{} {}", claim.size, hex::encode(claim.root.0)) {
         return Err("it is of another checkpoint".to_owned());
     }
-    let agent = AgentId::new(agent).map_err(|e| e.to_string())?;
     let (count, signed) = list.split_once(' ').ok_or("it has no list")?;
     if signed != digest(ranges) {
         return Err("the positions are not those that were signed".to_owned());
@@ -132,7 +166,7 @@ pub(crate) fn read(
     if count != positions.count.to_string() {
         return Err("its list has another length than it says".to_owned());
     }
-    Ok((agent, positions))
+    Ok(positions)
 }
 
 #[cfg(test)]

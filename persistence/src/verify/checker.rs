@@ -8,7 +8,8 @@ use mesh_messages::{PartitionId, RecordHeader, Timestamp};
 use tlog_tiles::Hash;
 
 use super::agent::{self, Included};
-use super::line::RecordLine;
+use super::erasures::Erasures;
+use super::line::{ErasureLine, RecordLine};
 use super::witness::Witnesses;
 use super::{Closing, VerifyError};
 use crate::export::block;
@@ -24,12 +25,16 @@ pub(super) struct Fault {
     pub(super) detail: String,
 }
 
-/// Whether the file bears signed lists of leaves.
+const NO_BLOCK: &str = "the signed list of its block is missing: who took it away may have changed records of that block";
+
+/// Whose records the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blocks {
+enum Of {
+    /// No record could be read yet.
     Unknown,
-    Borne,
-    Absent,
+    WholeLog,
+    /// The first record that could be read bears a proof.
+    OneAgent,
 }
 
 pub(super) struct Checker {
@@ -37,17 +42,15 @@ pub(super) struct Checker {
     // Of the log that the records name, where no other was to be expected.
     named: Option<LogKeys>,
     count: u64,
-    erased: u64,
+    erasures: Erasures,
     log: Option<String>,
     /// Position, time and counter of the last record.
     last: Option<(u64, Timestamp, u32)>,
     seqs: BTreeMap<PartitionId, u64>,
     frontier: Frontier,
-    blocks: Blocks,
     // Leaves since the last block.
     leaves: Vec<Hash>,
-    // Set by the first record that bears a proof.
-    one_agent: bool,
+    of: Of,
     included: Vec<Included>,
     witnesses: Witnesses,
     // How many records said that another key took over, and how many successions the log has agreed with.
@@ -61,14 +64,13 @@ impl Checker {
             keys,
             named: None,
             count: 0,
-            erased: 0,
+            erasures: Erasures::default(),
             log: None,
             last: None,
             seqs: BTreeMap::new(),
             frontier: Frontier::default(),
-            blocks: Blocks::Unknown,
             leaves: Vec::with_capacity(block::RECORDS),
-            one_agent: false,
+            of: Of::Unknown,
             included: Vec::new(),
             witnesses,
             rotated: 0,
@@ -84,12 +86,13 @@ impl Checker {
         self.count
     }
 
-    pub(super) fn erased(&self) -> u64 {
-        self.erased
+    pub(super) fn of_one_agent(&self) -> bool {
+        self.of == Of::OneAgent
     }
 
-    pub(super) fn of_one_agent(&self) -> bool {
-        self.one_agent
+    /// Whether the place of a record is its position.
+    pub(super) fn of_whole_log(&self) -> bool {
+        self.of == Of::WholeLog
     }
 
     pub(super) fn witnesses(&self) -> &Witnesses {
@@ -99,13 +102,22 @@ impl Checker {
     /// What number the next record has at least.
     pub(super) fn next_number(&self) -> u64 {
         match self.last {
-            Some((last, ..)) if self.one_agent => last.saturating_add(1),
+            Some((last, ..)) if self.of_one_agent() => last.saturating_add(1),
             _ => self.count,
         }
     }
 
     /// Checks the next record; the error names it.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        if line.starts_with(b"{\"erasure\"") {
+            return self.told(line);
+        }
+        if self.erasures.are_told() {
+            return Err(Fault {
+                number: self.next_number(),
+                detail: "it stands behind what was erased of those before it".to_owned(),
+            });
+        }
         let parsed: RecordLine<'_> = serde_json::from_slice(line).map_err(|e| Fault {
             number: self.next_number(),
             detail: e.to_string(),
@@ -116,24 +128,40 @@ impl Checker {
         Ok(())
     }
 
+    /// Takes in a record that says what was erased of those before it.
+    fn told(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let number = self.next_number();
+        let parsed: ErasureLine<'_> = serde_json::from_slice(line).map_err(|e| Fault {
+            number,
+            detail: format!("what is said to be erased does not parse: {e}"),
+        })?;
+        self.erasures
+            .told(&parsed, (number, self.log.as_deref().unwrap_or_default()))
+            .map_err(|(number, detail)| Fault { number, detail })
+    }
+
     fn record(&mut self, line: &RecordLine<'_>) -> Result<(), (u64, String)> {
         let here = self.next_number();
+        if self.of == Of::Unknown {
+            let of_agent = line.proof.is_some();
+            self.of = if of_agent { Of::OneAgent } else { Of::WholeLog };
+        }
         let header: RecordHeader = serde_json::from_str(&line.record)
             .map_err(|e| (here, format!("its header does not parse: {e}")))?;
-        if self.count == 0 {
-            self.one_agent = line.proof.is_some();
-        } else if line.proof.is_some() != self.one_agent {
+        let one_agent = self.of_one_agent();
+        if line.proof.is_some() != one_agent {
             let detail = "some records bear a proof and others do not".to_owned();
-            return Err((self.count, detail));
+            return Err((here, detail));
         }
-        let number = if self.one_agent {
+        let number = if one_agent {
             header.position.0
         } else {
             self.count
         };
         let at = |detail: String| (number, detail);
         self.check_header(&header).map_err(at)?;
-        self.erased += u64::from(line.check_body(&header).map_err(at)?);
+        line.check_body(&header).map_err(at)?;
+        self.erasures.record(&header, line.payload.as_deref());
         let leaf = tlog_tiles::record_hash(line.record.as_bytes());
         if let Some(stated) = &line.leaf
             && **stated != *HashText::of(&leaf.0).as_str()
@@ -166,13 +194,13 @@ impl Checker {
             ));
         }
         let position = header.position.0;
-        if !self.one_agent && position != self.count {
+        if !self.of_one_agent() && position != self.count {
             return Err(format!(
                 "it says position {position}: a record is missing, added or moved"
             ));
         }
         if let Some((last, time, lc)) = self.last {
-            if self.one_agent && position <= last {
+            if self.of_one_agent() && position <= last {
                 return Err(format!("it follows record {last}"));
             }
             if (header.time, header.lc) <= (time, lc) {
@@ -236,11 +264,8 @@ impl Checker {
         Ok(())
     }
 
-    /// Compares a block's leaves with those that were signed. A file may bear no blocks at all: the root still holds it.
+    /// Compares a block's leaves with those that were signed.
     fn check_block(&mut self, note: Option<&str>, leaf: Hash) -> Result<(), (u64, String)> {
-        if self.blocks == Blocks::Absent {
-            return Ok(());
-        }
         self.leaves.push(leaf);
         let size = self.frontier.size();
         let (last, first) = (size - 1, size - self.leaves.len() as u64);
@@ -248,14 +273,8 @@ impl Checker {
             if self.leaves.len() < block::RECORDS {
                 return Ok(());
             }
-            if self.blocks == Blocks::Borne {
-                return Err((last, "the signed list of its block is missing".to_owned()));
-            }
-            self.blocks = Blocks::Absent;
-            self.leaves.clear();
-            return Ok(());
+            return Err((last, NO_BLOCK.to_owned()));
         };
-        self.blocks = Blocks::Borne;
         if self.keys.is_none() && self.named.is_none() {
             let log = self.log.as_deref().unwrap_or_default().parse();
             let log = log.map_err(|_| (first, "its log is no key".to_owned()))?;
@@ -279,25 +298,30 @@ impl Checker {
         self.witnesses.check_at(frontier.size(), || frontier.root())
     }
 
-    /// Checks the whole against what was signed and what the witness saw.
+    /// Checks the whole against what was signed and what the witness saw; how many payloads were erased, and are withheld.
     pub(super) fn finish(
         &self,
         closing: &Closing,
         fault: Option<Fault>,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<(u64, u64), VerifyError> {
         let claim = closing.claim;
         let signer = closing.keys.log().to_string();
-        if self.one_agent {
+        // Where no record could be read, the last line tells.
+        let unread = self.of == Of::Unknown && fault.is_some();
+        let one_agent = self.of_one_agent() || (unread && closing.agent.is_some());
+        if one_agent {
             agent::check(&self.included, closing, fault)?;
+        } else if let Some(fault) = fault {
+            return Err(VerifyError::record(fault.number, fault.detail));
         }
         if let (Some(log), Some((number, ..))) = (&self.log, self.last)
             && *log != signer
         {
-            let number = if self.one_agent { number } else { 0 };
+            let number = if one_agent { number } else { 0 };
             let detail = format!("it is of log {log}, the checkpoint is of {signer}");
             return Err(VerifyError::record(number, detail));
         }
-        if !self.one_agent {
+        if !one_agent {
             self.finish_whole(closing)?;
         }
         if let Some(witness) = self.witnesses.claims().find(|w| claim.size < w.size) {
@@ -307,10 +331,10 @@ impl Checker {
             );
             return Err(VerifyError::record(claim.size, detail));
         }
-        if self.one_agent {
-            return self.finish_witnessed_agent(closing);
+        if one_agent {
+            self.finish_witnessed_agent(closing)?;
         }
-        Ok(())
+        self.erasures.finish(closing)
     }
 
     fn finish_whole(&self, closing: &Closing) -> Result<(), VerifyError> {
@@ -328,9 +352,8 @@ impl Checker {
             let detail = format!("the checkpoint covers {} records only", claim.size);
             return Err(VerifyError::record(claim.size, detail));
         }
-        if self.blocks == Blocks::Borne && !self.leaves.is_empty() {
-            let detail = "the signed list of its block is missing";
-            return Err(VerifyError::record(self.count.saturating_sub(1), detail));
+        if !self.leaves.is_empty() {
+            return Err(VerifyError::record(self.count.saturating_sub(1), NO_BLOCK));
         }
         if self.frontier.root() != claim.root {
             let detail =

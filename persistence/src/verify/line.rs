@@ -27,13 +27,26 @@ pub(super) struct RecordLine<'a> {
     #[serde(borrow, deserialize_with = "Option::deserialize")]
     salt: Option<Cow<'a, str>>,
     #[serde(borrow, deserialize_with = "Option::deserialize")]
-    payload: Option<Cow<'a, str>>,
+    pub(super) payload: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) leaf: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) block: Option<Cow<'a, str>>,
     #[serde(default)]
     pub(super) proof: Option<ProofLine>,
+}
+
+/// A record that says what was erased, and is not among the records.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ErasureLine<'a> {
+    #[serde(borrow)]
+    pub(super) erasure: Cow<'a, str>,
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    salt: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
+    pub(super) payload: Option<Cow<'a, str>>,
+    pub(super) proof: ProofLine,
 }
 
 #[derive(Deserialize)]
@@ -50,9 +63,21 @@ pub(super) struct CheckpointLine {
     pub(super) key: DidKey,
     #[serde(default)]
     pub(super) agent: Option<AgentLine>,
+    #[serde(default)]
+    pub(super) withheld: Option<AgentLine>,
+    #[serde(default)]
+    pub(super) later: Option<LaterLine>,
 }
 
-/// What the node signed of one agent's records.
+/// A tree beyond the checkpoint's, of which the node signed that it continues that one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LaterLine {
+    pub(super) note: String,
+    path: Vec<String>,
+}
+
+/// What the node signed of one agent's records, or of those whose payload is withheld.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AgentLine {
@@ -72,22 +97,44 @@ pub(super) fn looks_like_record(line: &[u8]) -> bool {
 }
 
 impl RecordLine<'_> {
-    /// Checks salt and payload against the header; returns whether they were erased.
-    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<bool, String> {
-        match (&self.salt, &self.payload) {
-            (None, None) => Ok(true),
-            (Some(salt), Some(payload)) => {
-                let mut bytes = [0; SALT_LEN];
-                decode_hex(salt, &mut bytes)
-                    .ok_or_else(|| format!("its salt is not {SALT_LEN} bytes in hex"))?;
-                if commitment(&bytes, payload.as_bytes()) == header.payload {
-                    Ok(false)
-                } else {
-                    Err("its salt and payload are not those that its header commits to".into())
-                }
+    /// Checks salt and payload, unless they are missing, against the header.
+    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<(), String> {
+        check_body(self.salt.as_deref(), self.payload.as_deref(), header)
+    }
+}
+
+impl ErasureLine<'_> {
+    /// The same as of any record.
+    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<(), String> {
+        check_body(self.salt.as_deref(), self.payload.as_deref(), header)
+    }
+}
+
+fn check_body(
+    salt: Option<&str>,
+    payload: Option<&str>,
+    header: &RecordHeader,
+) -> Result<(), String> {
+    match (salt, payload) {
+        (None, None) => Ok(()),
+        (Some(salt), Some(payload)) => {
+            let mut bytes = [0; SALT_LEN];
+            decode_hex(salt, &mut bytes)
+                .ok_or_else(|| format!("its salt is not {SALT_LEN} bytes in hex"))?;
+            if commitment(&bytes, payload.as_bytes()) == header.payload {
+                Ok(())
+            } else {
+                Err("its salt and payload are not those that its header commits to".into())
             }
-            _ => Err("of salt and payload only one is there".into()),
         }
+        _ => Err("of salt and payload only one is there".into()),
+    }
+}
+
+impl LaterLine {
+    /// The hashes of the proof.
+    pub(super) fn path(&self) -> Result<Vec<Hash>, String> {
+        hashes(&self.path)
     }
 }
 
@@ -97,18 +144,23 @@ impl ProofLine {
         if self.index != header.position.0 {
             return Err(format!("its proof is for record {}", self.index));
         }
-        if self.path.len() > PROOF_HASHES_MAX {
-            return Err("its proof is too long".into());
-        }
-        let mut path = Vec::with_capacity(self.path.len());
-        for text in &self.path {
-            let mut hash = [0; 32];
-            decode_hex(text, &mut hash)
-                .ok_or_else(|| "its proof holds something that is no hash".to_owned())?;
-            path.push(Hash(hash));
-        }
-        Ok(path)
+        hashes(&self.path)
     }
+}
+
+fn hashes(path: &[String]) -> Result<Vec<Hash>, String> {
+    // A proof of consistency is of up to twice as many.
+    if path.len() > 2 * PROOF_HASHES_MAX {
+        return Err("its proof is too long".into());
+    }
+    let mut hashes = Vec::with_capacity(path.len());
+    for text in path {
+        let mut hash = [0; 32];
+        decode_hex(text, &mut hash)
+            .ok_or_else(|| "its proof holds something that is no hash".to_owned())?;
+        hashes.push(Hash(hash));
+    }
+    Ok(hashes)
 }
 
 /// Lower-case hex alone: the same bytes in another spelling were not written by an export.

@@ -10,7 +10,7 @@ use mesh_messages::PartitionId;
 use crate::export::{ExportError, export};
 use crate::journal::Journal as _;
 use crate::memory::MemoryJournal;
-use crate::testing::{key, memory_journal, record};
+use crate::testing::{doom, key, memory_journal, record};
 
 const A: PartitionId = PartitionId::from_static("agents");
 const B: PartitionId = PartitionId::from_static("tasks/0");
@@ -77,11 +77,12 @@ fn replace_in_header(line: &mut String, from: &str, to: &str) {
 #[test]
 fn what_was_exported_verifies() {
     let journal = journal(20);
+    doom(&journal, &[4]);
     journal.erase(&[Position(4)]).unwrap();
     let lines = exported(&journal, None);
     let report = check(&lines, None).unwrap();
-    assert_eq!((report.records, report.erased, report.size), (20, 1, 20));
-    assert_eq!(report.root, journal.root(20).unwrap());
+    assert_eq!((report.records, report.erased, report.size), (21, 1, 21));
+    assert_eq!(report.root, journal.root(21).unwrap());
     assert_eq!(
         (report.key, report.key_is_from_file),
         (key().public(), false)

@@ -356,7 +356,7 @@ impl AgentMachine {
                 }
                 FaultEffect::Disarm => turn.out.effects.push(AgentEffect::Disarm),
                 FaultEffect::Recovered { .. } => {
-                    turn.out.events.push(AgentEvent::Recovered {
+                    turn.out.events.push(AgentEvent::ProbationPassed {
                         score: turn.state.fault.as_ref().map_or(0, |f| f.score),
                     });
                     turn.out.effects.push(AgentEffect::Release);
@@ -364,7 +364,10 @@ impl AgentMachine {
                 // The record before says that it was a refund; the way out is the same.
                 FaultEffect::Acquitted => {
                     let score = self.policy.record().score;
-                    turn.out.events.push(AgentEvent::Recovered { score });
+                    turn.out.events.push(AgentEvent::Recovered {
+                        score,
+                        on_trial: false,
+                    });
                     turn.out.effects.push(AgentEffect::Release);
                 }
                 FaultEffect::Escalate { reason } => {
@@ -418,7 +421,7 @@ impl AgentMachine {
         turn.out.effects.push(answer);
     }
 
-    /// Journals where the policy stands now, and that it entered quarantine if it did.
+    /// Journals where the policy stands now, and that it entered quarantine, or left it, if it did.
     fn note_policy(&self, turn: &mut Turn<'_>, before: &FaultRecord) {
         let record = self.policy.record();
         let digest = turn.state.version().map_or("", |v| v.digest.as_str());
@@ -427,6 +430,14 @@ impl AgentMachine {
             && let Some(record) = quarantine_of(&self.id, record, digest)
         {
             turn.out.events.push(AgentEvent::Quarantined { record });
+        }
+        if (before.state, record.state) == (FaultState::Quarantined, FaultState::Recovering) {
+            // Before what it starts.
+            let recovered = AgentEvent::Recovered {
+                score: record.score,
+                on_trial: true,
+            };
+            turn.out.events.insert(0, recovered);
         }
         // First of all: whoever replays must know where the policy stood before what it led to.
         turn.out.events.insert(

@@ -433,6 +433,7 @@ fn event(event: &AgentEvent) -> String {
         AgentEvent::Created { .. }
         | AgentEvent::Registered { .. }
         | AgentEvent::Recovered { .. }
+        | AgentEvent::ProbationPassed { .. }
         | AgentEvent::Terminated { .. } => event.kind().to_owned(),
     }
 }

@@ -158,6 +158,7 @@ fn epoch_of(event: &AgentEvent) -> Option<Epoch> {
         | AgentEvent::FaultChanged { .. }
         | AgentEvent::Quarantined { .. }
         | AgentEvent::Recovered { .. }
+        | AgentEvent::ProbationPassed { .. }
         | AgentEvent::Upgraded { .. }
         | AgentEvent::DesiredChanged { .. }
         | AgentEvent::LifecycleChanged { .. }

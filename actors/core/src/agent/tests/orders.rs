@@ -241,7 +241,7 @@ fn a_quarantine_kills_and_only_recover_or_terminate_lead_out() {
     expect(
         &world,
         &recover,
-        &["fault recovering", "activated 0@3 1.0.0"],
+        &["fault recovering", "recovered", "activated 0@3 1.0.0"],
         &["spawn 0@3 1.0.0"],
     );
     // The one that is still being killed says nothing about how far the agent is.
@@ -253,7 +253,7 @@ fn a_quarantine_kills_and_only_recover_or_terminate_lead_out() {
     expect(
         &world,
         &recovered,
-        &["fault running", "recovered"],
+        &["fault running", "probation.passed"],
         &["release"],
     );
     assert_eq!(world.state.quarantine, None);

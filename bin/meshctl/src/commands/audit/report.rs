@@ -112,9 +112,10 @@ const CHANGES: [&str; 17] = [
 ];
 
 /// Kinds that somebody should look at.
-const INCIDENTS: [&str; 9] = [
+const INCIDENTS: [&str; 10] = [
     "quarantined",
     "recovered",
+    "probation.passed",
     "error",
     "health.finding",
     "limit.breached",

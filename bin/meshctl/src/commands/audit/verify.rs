@@ -58,6 +58,7 @@ pub(super) fn run(arguments: &Verify, session: &mut Session) -> Result<(), Failu
     let answer = Answer::from_value(&json!({
         "records": report.records,
         "erased": report.erased,
+        "withheld": report.withheld,
         "size": report.size,
         "root": report.root.to_string(),
         "key": report.key,
@@ -83,6 +84,12 @@ fn remarks(report: &VerifyReport, session: &mut Session) {
         session.out.note(&format!(
             "the payloads of {} records were erased; their headers hold",
             report.erased
+        ));
+    }
+    if report.withheld > 0 {
+        session.out.note(&format!(
+            "the payloads of {} records are withheld from whom this export is for; their headers hold",
+            report.withheld
         ));
     }
     if let Some(size) = report.witnessed {
