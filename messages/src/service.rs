@@ -11,8 +11,10 @@ use crate::time::Timestamp;
 use crate::workflow::ServiceMethod;
 
 mod check;
+mod file;
 
 pub use check::{Place, place_of};
+pub use file::ServiceFile;
 
 /// Most services: each is checked again and again, and shown in `GET /v1/health`.
 pub const SERVICES_MAX: usize = 1000;

@@ -158,6 +158,7 @@ impl ServiceDefinition {
         }
         auth_errors(&self.auth, &mut errors);
         health_errors(&self.health, &mut errors);
+        self.one_host(&mut errors);
         if let Some(rate) = &self.rate {
             let allowed = 1..=SERVICE_RATE_MAX;
             let numbers = [("perSecond", Some(rate.per_second)), ("burst", rate.burst)];
@@ -171,6 +172,37 @@ impl ServiceDefinition {
             }
         }
         errors.0
+    }
+
+    /// What proves who calls is for one host alone.
+    fn one_host(&self, errors: &mut Errors) {
+        if self.auth == ServiceAuth::None {
+            return;
+        }
+        let host = |url: &str| Some(place_of(url).ok()?.host.to_ascii_lowercase());
+        let Some(first) = self
+            .endpoints
+            .first()
+            .and_then(|endpoint| host(&endpoint.url))
+        else {
+            return;
+        };
+        let endpoints = self.endpoints.iter().enumerate();
+        let urls =
+            endpoints.map(|(index, endpoint)| (format!("endpoints[{index}].url"), &endpoint.url));
+        let health = self
+            .health
+            .url
+            .iter()
+            .map(|url| ("health.url".to_owned(), url));
+        for (path, url) in urls.chain(health) {
+            if host(url).is_some_and(|host| host != first) {
+                errors.add(
+                    path,
+                    format!("must be at {first}: what `auth` proves is for one host"),
+                );
+            }
+        }
     }
 }
 
@@ -324,6 +356,19 @@ mod tests {
             wrong(r#"{"id":"a","name":"a","type":"image","endpoints":[]}"#),
             ["endpoints"]
         );
+    }
+
+    #[test]
+    fn a_service_that_is_sent_a_secret_has_one_host() {
+        let of = |auth: &str| {
+            wrong(&format!(
+                r#"{{"id":"a","name":"a","type":"llm","endpoints":[{{"name":"a","url":"https://a/1"}},{{"name":"b","url":"https://A:8443/2"}},
+            {{"name":"c","url":"https://b/"}}],"health":{{"url":"https://c/"}}{auth}}}"#
+            ))
+        };
+        assert_eq!(of(""), [""; 0]);
+        let bearer = r#","auth":{"type":"bearer","secret":"k"}"#;
+        assert_eq!(of(bearer), ["endpoints[2].url", "health.url"]);
     }
 
     #[test]

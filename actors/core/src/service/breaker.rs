@@ -11,7 +11,7 @@
 use mesh_messages::Timestamp;
 use mesh_messages::service::{BreakerState, BreakerView};
 
-/// Failures one after the other that open it: one more than a call has tries, so that no single call does.
+/// Failures one after the other that open it: more than a call has tries, so that no single call does.
 pub const OPENS_AFTER: u32 = 5;
 /// How long it stays open the first time, and at most, in milliseconds.
 pub const OPEN_MS: (u64, u64) = (10_000, 300_000);
@@ -110,6 +110,16 @@ impl Breaker {
         }
     }
 
+    /// A try ended without a word on whether the service is well. If it was to decide, the next one does.
+    pub fn given_up(&mut self, now: Timestamp) {
+        if let State::Trial { pause_ms, .. } = self.state {
+            self.state = State::Open {
+                until: now,
+                pause_ms,
+            };
+        }
+    }
+
     /// How it is shown.
     pub fn view(&self, now: Timestamp) -> BreakerView {
         let (state, retry_at) = match self.state {
@@ -194,6 +204,8 @@ mod tests {
         let mut breaker = opened();
         assert_eq!(breaker.admit(at(OPEN_MS.0), 100), Ok(()));
         assert_eq!(breaker.admit(at(OPEN_MS.0 + 100), 100), Ok(()));
+        breaker.given_up(at(OPEN_MS.0 + 101));
+        assert_eq!(breaker.admit(at(OPEN_MS.0 + 101), 100), Ok(()));
     }
 
     proptest! {
