@@ -24,7 +24,7 @@ use mesh_messages::service::{
     BreakerState, BreakerView, ServiceDefinition, ServiceRate, ServiceStatus, ServiceView,
 };
 use mesh_messages::{ServiceId, Timestamp};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::clock::now;
 
@@ -49,8 +49,6 @@ pub struct Desk {
     served: ArcSwap<BTreeMap<ServiceId, Arc<Served>>>,
     calls: Arc<Semaphore>,
     checks: Arc<Semaphore>,
-    // Counts what may let an agent start that waits for a service.
-    changes: watch::Sender<u64>,
 }
 
 impl Default for Desk {
@@ -59,7 +57,6 @@ impl Default for Desk {
             served: ArcSwap::default(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             checks: Arc::new(Semaphore::new(CHECKS_MAX)),
-            changes: watch::Sender::new(0),
         }
     }
 }
@@ -194,7 +191,6 @@ impl Desk {
             (id.clone(), Arc::new(Served { kept, run }))
         });
         self.served.store(Arc::new(served.collect()));
-        self.changes.send_modify(|count| *count += 1);
     }
 
     /// One of them.

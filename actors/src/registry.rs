@@ -248,7 +248,7 @@ impl Actor for RegistryActor {
             .store(Arc::new(partition.state().policy.clone()));
         let governance = partition.state().governance.clone();
         args.ctx.governance.store(Arc::new(governance));
-        args.ctx.desk.publish(&partition.state().services);
+        services::publish(&args.ctx, &partition.state().services);
         let follower = follow(&store.journal, me.clone(), RegistryMessage::Journal);
         let mut agents = args.agents.clone();
         let told = me.clone();
@@ -453,7 +453,7 @@ impl RegistryShell {
                 }
                 Released::Service(book, reply) => {
                     if let Some(book) = book {
-                        self.args.ctx.desk.publish(&book);
+                        services::publish(&self.args.ctx, &book);
                     }
                     let _caller_gone = reply.send(Ok(()));
                 }

@@ -253,6 +253,7 @@ fn work(parts: &Parts) -> SupervisorSpec {
         handle: parts.workflows.clone(),
         orchestrator: parts.orchestrator.clone(),
         sentinel: parts.sentinel.clone(),
+        registry: RegistryHandle::new(parts.registry.clone()),
     };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))

@@ -1,8 +1,10 @@
 //! Services, as the outside registers and calls them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+
 use mesh_actors_core::service::ServiceCommand;
 use mesh_messages::ServiceId;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -11,11 +13,13 @@ use mesh_messages::service::{
     ServiceCallOrder, ServiceDefinition, ServiceReply, ServiceStatus, ServiceView,
 };
 use mesh_messages::system::Caller;
+use mesh_messages::workflow::{RegisteredCall, ServiceTarget, SubWorkflow, WorkflowDocument};
 
 use super::Mesh;
 use crate::desk::{Ask, Patience, Served, check, service_call, unfit};
-use crate::operations::ServiceOperations;
+use crate::operations::{Action, ServiceOperations};
 use crate::partition::Cause;
+use crate::sentinel::Facts;
 
 #[async_trait]
 impl ServiceOperations for Mesh {
@@ -134,6 +138,46 @@ impl Mesh {
         Ok(self.served(id)?.view())
     }
 
+    /// Whether the caller may call all services that a document names: a workflow is no way around that.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn may_call_services(
+        &self,
+        caller: &Caller,
+        document: &WorkflowDocument,
+    ) -> Result<(), Problem> {
+        let mut named = BTreeSet::new();
+        services_of(document, &mut named);
+        for id in named {
+            let resource = format!("/v1/services/{id}/call");
+            self.sentinel
+                .judge(caller, Action::ServiceCall, &resource, &Facts::default())?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a service with such an endpoint; what is missing, in words.
+    pub(super) fn serves(&self, call: &RegisteredCall) -> Result<(), String> {
+        const HINT: &str = "(register it first, or submit with deployLater=true)";
+        let id = &call.id;
+        let Some(served) = self.ctx.desk.get(id) else {
+            return Err(format!("unknown service: {id} is not registered {HINT}"));
+        };
+        if served
+            .kept
+            .definition
+            .endpoint(call.endpoint.as_deref())
+            .is_some()
+        {
+            return Ok(());
+        }
+        Err(match &call.endpoint {
+            Some(endpoint) => format!("unknown endpoint: service {id} has no {endpoint} {HINT}"),
+            None => format!("service {id} has several endpoints; name one, as in {id}/ENDPOINT"),
+        })
+    }
+
     /// Refuses a definition as a whole, with all that is wrong with it.
     fn fit(&self, definition: &ServiceDefinition) -> Result<(), Problem> {
         let errors = unfit(&self.ctx.settings.services, definition);
@@ -151,6 +195,24 @@ impl Mesh {
             definitions: self.ctx.settings.services.definitions.clone(),
         };
         self.registry.service(command, Cause::by("config")).await
+    }
+}
+
+/// The registered services that a document names, those of documents inside it included.
+fn services_of(document: &WorkflowDocument, named: &mut BTreeSet<String>) {
+    for step in &document.steps {
+        let undo = step
+            .compensate
+            .as_ref()
+            .and_then(|undo| undo.service.as_ref());
+        for service in step.service.iter().chain(undo) {
+            if let ServiceTarget::Registered(call) = service.target() {
+                named.insert(call.id);
+            }
+        }
+        if let Some(SubWorkflow::Inline(inner)) = &step.workflow {
+            services_of(inner, named);
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Services in the registry: decided, recorded, published to the desk.
 
+use mesh_actors_core::dependencies::ServiceLack;
 use mesh_actors_core::service::{ServiceBook, ServiceCommand};
 use mesh_messages::problem::Problem;
-use mesh_messages::service::ServiceCalled;
+use mesh_messages::service::{ServiceCalled, ServiceStatus};
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use super::{ANSWER_MAX, RegistryHandle, RegistryMessage, RegistryShell, Released};
 use crate::clock::now;
+use crate::context::Context;
 use crate::partition::Cause;
 
 impl RegistryHandle {
@@ -40,6 +42,26 @@ impl RegistryHandle {
         self.service(ServiceCommand::Called(Box::new(called)), cause)
             .await
     }
+}
+
+/// From here on callers see it, and agents that waited for one of them start.
+pub(super) fn publish(ctx: &Context, book: &ServiceBook) {
+    ctx.desk.publish(book);
+    let services = book.all().map(|(id, kept)| {
+        let lack = match (kept.status(), &kept.fault) {
+            (ServiceStatus::Active, _) => None,
+            (ServiceStatus::Inactive, _) | (ServiceStatus::Error, None) => Some(ServiceLack {
+                detail: "is inactive".to_owned(),
+                coming: false,
+            }),
+            (ServiceStatus::Error, Some(fault)) => Some(ServiceLack {
+                detail: format!("is in error: {}", fault.reason),
+                coming: true,
+            }),
+        };
+        (id.to_string(), lack)
+    });
+    ctx.directory.set_services(services.collect());
 }
 
 impl RegistryShell {
