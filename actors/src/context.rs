@@ -27,6 +27,7 @@ pub use mesh_vault::KeySource;
 use crate::agents::native::NativeAgents;
 use crate::alarms::Alarms;
 use crate::alerts::Untold;
+use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::outbound::{EgressSettings, Outbound, ServiceSettings};
@@ -200,6 +201,8 @@ pub struct Context {
     pub governance: ArcSwap<Governance>,
     /// The live feed.
     pub events: broadcast::Sender<Arc<MeshEvent>>,
+    /// The registered services; the registry publishes them, too.
+    pub desk: Desk,
     /// Counters and histograms.
     pub metrics: Metrics,
     /// What wakes whoever waits for a time.

@@ -13,7 +13,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use mesh_actors_core::agent::AgentState;
-use mesh_actors_core::dependencies::{Graph, Node, may_wait, requires, waits_for};
+use mesh_actors_core::dependencies::{
+    Graph, Node, Services, may_wait, requires, services_awaited, waits_for,
+};
 use mesh_actors_core::routing::{FleetAgent, FleetInstance};
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::budget::Money;
@@ -273,6 +275,13 @@ struct Inner {
     absent: OnceLock<String>,
     // Who waits for whom, by the name of the one that is waited for.
     waiting: Mutex<BTreeMap<String, BTreeSet<AgentId>>>,
+    // The services, as far as agents may need them.
+    services: ArcSwap<Services>,
+}
+
+/// What a service is waited for by: no agent has such an id.
+fn awaited(service: &str) -> String {
+    format!("service:{service}")
 }
 
 impl Directory {
@@ -314,7 +323,8 @@ impl Directory {
     /// All agents, and what they need of each other.
     pub(crate) fn graph(&self) -> Graph {
         let all = self.all().into_iter();
-        Graph::new(all.filter_map(|entry| Some((entry.id.clone(), Node::of(&entry.state())?))))
+        let all = all.filter_map(|entry| Some((entry.id.clone(), Node::of(&entry.state())?)));
+        Graph::new(all).with_services(self.services())
     }
 
     /// Whether another agent that is to run cannot do without this one.
@@ -331,7 +341,27 @@ impl Directory {
         if !may_wait(manifest) {
             return Vec::new();
         }
-        Graph::around(manifest, |id| self.node(id)).unmet(&manifest.id)
+        Graph::around(manifest, |id| self.node(id))
+            .with_services(self.services())
+            .unmet(&manifest.id)
+    }
+
+    /// The services, as far as agents may need them.
+    pub(crate) fn services(&self) -> Arc<Services> {
+        self.0.services.load_full()
+    }
+
+    /// These are the services from here on: whoever waits for one that is well now looks again.
+    pub(crate) fn set_services(&self, services: Services) {
+        let well: Vec<String> = services
+            .iter()
+            .filter(|(_, lack)| lack.is_none())
+            .map(|(id, _)| awaited(id))
+            .collect();
+        self.0.services.store(Arc::new(services));
+        for name in well {
+            self.wake(&name);
+        }
     }
 
     /// Whether an agent lacks another one. If so, it is told when one of those has come to serve.
@@ -342,15 +372,18 @@ impl Directory {
         if !may_wait(manifest) {
             return false;
         }
+        let services = services_awaited(manifest);
+        let services = services.iter().map(|service| awaited(service));
+        let names: Vec<String> = waits_for(manifest).into_iter().chain(services).collect();
         // Waits before it looks: whoever comes to serve publishes that, then looks who waits.
-        for name in waits_for(manifest) {
+        for name in names.iter().cloned() {
             let mut waiting = locked(&self.0.waiting);
             waiting.entry(name).or_default().insert(manifest.id.clone());
         }
         let lacks = !self.unmet(manifest).is_empty();
         if !lacks {
             let mut waiting = locked(&self.0.waiting);
-            for name in waits_for(manifest) {
+            for name in names {
                 let Entry::Occupied(mut who) = waiting.entry(name) else {
                     continue;
                 };
@@ -365,7 +398,11 @@ impl Directory {
 
     /// An agent has come to serve: whoever waits for it looks again.
     pub(crate) fn serves(&self, id: &AgentId) {
-        let waiting = locked(&self.0.waiting).remove(id.as_str());
+        self.wake(id.as_str());
+    }
+
+    fn wake(&self, name: &str) {
+        let waiting = locked(&self.0.waiting).remove(name);
         for dependent in waiting.into_iter().flatten() {
             if let Some(entry) = self.get(dependent.as_str()) {
                 // One whose actor is being started looks by itself.

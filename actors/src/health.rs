@@ -16,7 +16,7 @@ use arc_swap::ArcSwapOption;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use mesh_messages::agent::HealthLevel;
 use mesh_messages::events::{NodeEvent, Restoration, partition};
@@ -25,7 +25,9 @@ use mesh_messages::{Position, RecordHeader, Timestamp};
 use mesh_persistence::RESTORED_FILE;
 
 use crate::context::Context;
+use crate::desk::check_due;
 use crate::partition::{Cause, Entry, Led, Machine, Partition};
+use crate::registry::RegistryHandle;
 use crate::store::{JournalNews, follow};
 
 mod alerts;
@@ -118,6 +120,7 @@ impl HealthHandle {
 pub(crate) struct HealthArgs {
     pub(crate) ctx: Arc<Context>,
     pub(crate) handle: HealthHandle,
+    pub(crate) registry: RegistryHandle,
 }
 
 /// What the health actor is told.
@@ -154,6 +157,8 @@ pub(crate) struct HealthShell {
     // Since when each check is as it is.
     since: BTreeMap<String, (HealthLevel, Timestamp)>,
     tasks: [JoinHandle<()>; 2],
+    // Checks of services; ended with the actor, and begun anew by the next.
+    services: JoinSet<()>,
 }
 
 impl Actor for HealthActor {
@@ -188,6 +193,7 @@ impl Actor for HealthActor {
             round: None,
             since: BTreeMap::new(),
             tasks: [follower, ticker],
+            services: JoinSet::new(),
         })
     }
 
@@ -207,6 +213,8 @@ impl Actor for HealthActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HealthMessage::Look => {
+                let args = &state.args;
+                check_due(&args.ctx, &args.registry, &mut state.services);
                 state.look(me);
                 Ok(())
             }

@@ -9,6 +9,7 @@ pub mod alerts;
 pub mod bus;
 pub mod clock;
 pub mod context;
+pub mod desk;
 pub mod directory;
 mod few;
 pub mod health;

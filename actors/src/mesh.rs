@@ -23,6 +23,7 @@ use crate::alerts::Untold;
 use crate::bus::{BusHandle, NodeSigner, Outside};
 use crate::clock::now;
 use crate::context::{Context, EVENTS_KEPT, Settings};
+use crate::desk::Desk;
 use crate::directory::Directory;
 use crate::health::HealthHandle;
 use crate::kept::Kept;
@@ -47,6 +48,7 @@ mod audit;
 mod board;
 mod budgets;
 mod bus;
+mod catalog;
 mod chaos;
 mod contracts;
 mod counts;
@@ -254,7 +256,7 @@ impl Mesh {
     }
 
     /// What has to be so before the first request: the admin has a token, the log says which key signs for it, and a shutdown
-    /// that is in force holds.
+    /// that is in force holds, and the services of the configuration are there.
     async fn before_anybody_is_served(&self) -> Result<(), String> {
         let data = &self.ctx.settings.data;
         let admitted = self.sentinel.ensure_admin_token(data).await;
@@ -263,6 +265,8 @@ impl Mesh {
         recorded.map_err(|problem| format!("the record of the node's key: {problem}"))?;
         let halted = self.halt_if_ordered().await;
         halted.map_err(|problem| format!("the shutdown in force: {problem}"))?;
+        let loaded = self.load_services().await;
+        loaded.map_err(|problem| format!("services.definitions: {problem}"))?;
         Ok(())
     }
 
@@ -470,6 +474,7 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
             policy: Arc::default(),
             governance: ArcSwap::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
+            desk: Desk::default(),
             metrics: Metrics::default(),
             alarms: Alarms::start().map_err(|error| MeshStartError::Tree(error.to_string()))?,
             untold: Untold::default(),

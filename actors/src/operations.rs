@@ -45,6 +45,7 @@ mod past;
 mod plans;
 mod profiles;
 mod refusals;
+mod services;
 mod trust;
 mod upgrade;
 mod workflows;
@@ -60,6 +61,7 @@ pub use past::{PastAbout, TraceFrom};
 pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use profiles::ProfileOperations;
 pub use refusals::RefusalOperations;
+pub use services::ServiceOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
@@ -280,6 +282,7 @@ pub trait Operations:
     + GovernanceOperations
     + TrustOperations
     + RefusalOperations
+    + ServiceOperations
     + LimitOperations
     + ProfileOperations
     + BudgetOperations

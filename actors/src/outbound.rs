@@ -19,6 +19,7 @@ use mesh_messages::manifest::{
     Action, AgentManifest, NetworkGrant, NetworkPolicy, SecretMode, SecretSpec,
 };
 use mesh_messages::policy::OperatorNetwork;
+use mesh_messages::service::ServiceDefinition;
 use mesh_messages::units::ByteCount;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 use serde_json::{Value, json};
@@ -51,11 +52,15 @@ pub struct EgressSettings {
     pub extra_ca: Option<PathBuf>,
 }
 
-/// What the `service` steps of workflows may call; meshd does so itself.
+/// What services may be called; meshd does so itself.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceSettings {
     /// Whom.
     pub policy: ServicePolicy,
+    /// Hosts that registered services may have beyond this one without TLS.
+    pub http: Vec<Pattern>,
+    /// What the file of static definitions says.
+    pub definitions: Vec<ServiceDefinition>,
     /// A PEM file of the authorities that certificates are checked against; those that browsers know when absent.
     pub ca_file: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
 //! The registry: gives agents' ids out and takes them back, sees to it that each has its actor, and keeps the operator's
-//! policy.
+//! policy and the services.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use mesh_actors_core::governance::{Denied, Governance};
 use mesh_actors_core::registry::RegistryState;
+use mesh_actors_core::service::{ServiceBook, ServiceCommand};
 use mesh_messages::events::{RegistryEvent, partition};
 use mesh_messages::governance::GovernanceUpdate;
 use mesh_messages::limits::LimitChange;
@@ -28,6 +29,7 @@ use crate::slot::{CallError, Slot};
 use crate::store::{JournalNews, follow};
 
 mod jobs;
+mod services;
 
 use jobs::{Job, work};
 
@@ -171,6 +173,15 @@ pub(crate) enum RegistryMessage {
         /// When it is in force.
         reply: RpcReplyPort<Result<(), Problem>>,
     },
+    /// Change which services there are, or what is known of one.
+    Service {
+        /// What.
+        command: Box<ServiceCommand>,
+        /// By whom.
+        cause: Cause,
+        /// When it is durable.
+        reply: RpcReplyPort<Result<(), Problem>>,
+    },
     /// There is a (new) supervisor of agents, without children.
     AgentsUp,
     /// All agents that were listed at its start have their actors.
@@ -190,6 +201,8 @@ enum Released {
         Box<Governance>,
         RpcReplyPort<Result<(), Problem>>,
     ),
+    /// The services as they are then, where that is news.
+    Service(Option<Box<ServiceBook>>, RpcReplyPort<Result<(), Problem>>),
 }
 
 /// What the registry is made of.
@@ -235,6 +248,7 @@ impl Actor for RegistryActor {
             .store(Arc::new(partition.state().policy.clone()));
         let governance = partition.state().governance.clone();
         args.ctx.governance.store(Arc::new(governance));
+        services::publish(&args.ctx, &partition.state().services);
         let follower = follow(&store.journal, me.clone(), RegistryMessage::Journal);
         let mut agents = args.agents.clone();
         let told = me.clone();
@@ -351,6 +365,11 @@ impl RegistryShell {
                 let events = state.govern(clock::now(), mesh, *update);
                 self.decide_policy(events, &cause, reply).await?;
             }
+            RegistryMessage::Service {
+                command,
+                cause,
+                reply,
+            } => self.serve(*command, &cause, reply).await?,
             RegistryMessage::AgentsUp => self.populate(),
             RegistryMessage::Populated => {
                 self.args.ctx.directory.set_complete();
@@ -432,6 +451,12 @@ impl RegistryShell {
                     self.publish_policy(*policy);
                     let _caller_gone = reply.send(Ok(()));
                 }
+                Released::Service(book, reply) => {
+                    if let Some(book) = book {
+                        services::publish(&self.args.ctx, &book);
+                    }
+                    let _caller_gone = reply.send(Ok(()));
+                }
                 Released::Listed(agent, reply) => self.queue(Job::Listed(agent, reply)),
                 Released::Unlisted(agent, reply) => {
                     self.forget_policy(&agent);
@@ -487,6 +512,13 @@ fn concerned(event: &RegistryEvent) -> Option<&AgentId> {
     match event {
         RegistryEvent::Listed { agent } | RegistryEvent::Unlisted { agent } => Some(agent),
         RegistryEvent::PolicyApplied { agent, .. } => agent.as_ref(),
-        RegistryEvent::BudgetApplied { .. } | RegistryEvent::Governed { .. } => None,
+        RegistryEvent::BudgetApplied { .. }
+        | RegistryEvent::Governed { .. }
+        | RegistryEvent::ServiceRegistered { .. }
+        | RegistryEvent::ServiceUpdated { .. }
+        | RegistryEvent::ServiceRemoved { .. }
+        | RegistryEvent::ServiceUnhealthy { .. }
+        | RegistryEvent::ServiceRecovered { .. }
+        | RegistryEvent::ServiceCalled(_) => None,
     }
 }

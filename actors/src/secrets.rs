@@ -247,7 +247,8 @@ fn token_in(text: &[u8]) -> Option<(usize, usize)> {
     Some((start, start + TOKEN_LEN))
 }
 
-fn replace(line: Vec<u8>, word: &[u8], mark: &[u8]) -> Vec<u8> {
+/// The text with each occurrence of `word` replaced.
+pub(crate) fn replace(line: Vec<u8>, word: &[u8], mark: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = line.as_slice();
     while let Some(at) = rest.windows(word.len()).position(|part| part == word) {

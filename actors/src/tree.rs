@@ -30,7 +30,7 @@ use crate::memory::{Memory, MemoryArgs, MemoryHandle};
 use crate::names::registered;
 use crate::orchestrator::{Orchestrator, OrchestratorArgs, OrchestratorHandle};
 use crate::projector::{ProjectorActor, ProjectorArgs};
-use crate::registry::{RegistryActor, RegistryArgs, RegistryMessage};
+use crate::registry::{RegistryActor, RegistryArgs, RegistryHandle, RegistryMessage};
 use crate::retention::{RetentionActor, RetentionArgs, RetentionHandle};
 use crate::sentinel::{Sentinel, SentinelArgs, SentinelHandle};
 use crate::slot::Slot;
@@ -193,6 +193,7 @@ pub(crate) fn tree(parts: &Parts) -> SupervisorSpec {
         let health = HealthArgs {
             ctx: Arc::clone(&all.ctx),
             handle: all.health.clone(),
+            registry: RegistryHandle::new(all.registry.clone()),
         };
         let retention = RetentionArgs {
             ctx: Arc::clone(&all.ctx),
@@ -252,6 +253,7 @@ fn work(parts: &Parts) -> SupervisorSpec {
         handle: parts.workflows.clone(),
         orchestrator: parts.orchestrator.clone(),
         sentinel: parts.sentinel.clone(),
+        registry: RegistryHandle::new(parts.registry.clone()),
     };
     let agents = group(parts, "agents", Some(parts.agents.clone()), || {
         SupervisorSpec::new(flags(Strategy::Dynamic))

@@ -36,6 +36,7 @@ use crate::context::Context;
 use crate::orchestrator::OrchestratorHandle;
 use crate::partition::{Cause, Entry, Machine, Partition};
 use crate::reads;
+use crate::registry::RegistryHandle;
 use crate::sentinel::SentinelHandle;
 use crate::store::{JournalNews, OpenStore, follow};
 
@@ -141,6 +142,7 @@ pub(crate) struct WorkflowsArgs {
     pub(crate) handle: WorkflowsHandle,
     pub(crate) orchestrator: OrchestratorHandle,
     pub(crate) sentinel: SentinelHandle,
+    pub(crate) registry: RegistryHandle,
 }
 
 /// The state of the actor.

@@ -20,6 +20,7 @@ mod policies;
 mod profiles;
 mod schedules;
 mod secrets;
+mod services;
 mod stream;
 mod system;
 pub(crate) mod tasks;
@@ -63,6 +64,7 @@ pub(crate) fn table() -> Vec<Route> {
         tokens::routes(),
         keys::routes(),
         secrets::routes(),
+        services::routes(),
         policies::routes(),
         governance::routes(),
         chaos::routes(),

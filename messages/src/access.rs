@@ -65,6 +65,12 @@ pub enum AccessVerb {
     /// Secrets.
     #[serde(rename = "secrets")]
     Secrets,
+    /// Which services there are.
+    #[serde(rename = "services")]
+    Services,
+    /// Calls and checks of services.
+    #[serde(rename = "service.call")]
+    ServiceCall,
     /// Faults on purpose.
     #[serde(rename = "chaos")]
     Chaos,
@@ -84,7 +90,7 @@ pub enum AccessVerb {
 
 impl AccessVerb {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Read,
         Self::TaskSubmit,
         Self::TaskControl,
@@ -99,6 +105,8 @@ impl AccessVerb {
         Self::Tokens,
         Self::Keys,
         Self::Secrets,
+        Self::Services,
+        Self::ServiceCall,
         Self::Chaos,
         Self::Policy,
         Self::Governance,
@@ -123,6 +131,8 @@ impl AccessVerb {
             Self::Tokens => "tokens",
             Self::Keys => "keys",
             Self::Secrets => "secrets",
+            Self::Services => "services",
+            Self::ServiceCall => "service.call",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
             Self::Governance => "governance",

@@ -1,6 +1,6 @@
 //! What agents need of each other, as it is shown and ordered.
 //!
-//! Only dependencies of type `agent` are acted upon; of the others it is shown that they were named.
+//! Dependencies of type `agent` and `service` are acted upon; of the others it is shown that they were named.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,11 @@ use crate::manifest::DependencyType;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Unmet {
-    /// The agent that it needs, as its manifest names it.
+    /// The agent or service that it needs, as its manifest names it.
     pub agent: String,
+    /// Which of the two it is.
+    #[serde(rename = "type", default = "agent")]
+    pub kind: DependencyType,
     /// What that one lacks, in words: `is not registered`.
     pub detail: String,
     /// Whether it comes by itself: it runs, and is not ready yet. Otherwise somebody has to deploy, start or upgrade it.
@@ -22,8 +25,18 @@ pub struct Unmet {
 
 impl std::fmt::Display for Unmet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "agent {} {}", self.agent, self.detail)
+        let what = match self.kind {
+            DependencyType::Agent => "agent",
+            DependencyType::Service => "service",
+            DependencyType::Module => "module",
+        };
+        write!(f, "{what} {} {}", self.agent, self.detail)
     }
+}
+
+/// What was there before services were.
+fn agent() -> DependencyType {
+    DependencyType::Agent
 }
 
 /// One dependency of an agent.
@@ -39,7 +52,7 @@ pub struct NeedView {
     pub version: String,
     /// Whether the agent waits for it.
     pub required: bool,
-    /// Whether it is there and ready; absent where meshd does not look, which is at services and modules.
+    /// Whether it is there and ready; absent where meshd does not look, which is at modules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
     /// What it lacks, in words.

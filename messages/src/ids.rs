@@ -115,6 +115,11 @@ text_id! {
     ScheduleId, AGENT_ID_MAX
 }
 
+text_id! {
+    /// A service's name; it is its identity.
+    ServiceId, AGENT_ID_MAX
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*

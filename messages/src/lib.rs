@@ -35,6 +35,7 @@ pub mod record;
 pub mod schedule;
 pub mod schema;
 pub mod secret;
+pub mod service;
 pub mod system;
 pub mod task;
 pub mod team;
@@ -45,7 +46,8 @@ pub mod workflow;
 
 pub use failure::{Failure, FailureClass, Severity, TaskConsequence};
 pub use ids::{
-    AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, TaskId, WorkflowRunId,
+    AgentId, AttemptNo, Epoch, InstanceNo, PlanId, Position, ScheduleId, ServiceId, TaskId,
+    WorkflowRunId,
 };
 pub use record::{NewRecord, PartitionId, Record, RecordBody, RecordHeader};
 pub use time::Timestamp;

@@ -205,14 +205,46 @@ enum Items {
     Expression(String),
 }
 
-/// A plain HTTP service: it gets the input as JSON, and its answer is the output.
+/// An HTTP service: it gets the input as JSON, and its answer is the output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Service {
-    /// Its URL; the input is posted to it.
+    /// The URL of a plain one, to which the input is posted; or a registered one as `id/endpoint`, or `id` where it has only
+    /// one endpoint.
     Url(String),
-    /// In full.
+    /// A plain one, in full.
     Call(ServiceCall),
+    /// A registered one, in full.
+    Registered(RegisteredCall),
+}
+
+/// How a registered service is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegisteredCall {
+    /// Which.
+    pub id: String,
+    /// Which endpoint; the only one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+impl std::fmt::Display for RegisteredCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.endpoint {
+            Some(endpoint) => write!(f, "{}/{endpoint}", self.id),
+            None => f.write_str(&self.id),
+        }
+    }
+}
+
+/// Whom a step calls.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ServiceTarget {
+    /// A plain address.
+    Plain(ServiceCall),
+    /// A registered service.
+    Registered(RegisteredCall),
 }
 
 /// How a service is called.
@@ -258,14 +290,23 @@ impl ServiceMethod {
 
 impl Service {
     /// In full.
-    pub fn call(&self) -> ServiceCall {
+    pub fn target(&self) -> ServiceTarget {
         match self {
-            Self::Url(url) => ServiceCall {
+            Self::Url(text) if !text.contains(':') => {
+                let (id, endpoint) = match text.split_once('/') {
+                    Some((id, endpoint)) => (id, Some(endpoint.to_owned())),
+                    None => (text.as_str(), None),
+                };
+                let id = id.to_owned();
+                ServiceTarget::Registered(RegisteredCall { id, endpoint })
+            }
+            Self::Url(url) => ServiceTarget::Plain(ServiceCall {
                 url: url.clone(),
                 method: ServiceMethod::Post,
                 headers: std::collections::BTreeMap::new(),
-            },
-            Self::Call(call) => call.clone(),
+            }),
+            Self::Call(call) => ServiceTarget::Plain(call.clone()),
+            Self::Registered(call) => ServiceTarget::Registered(call.clone()),
         }
     }
 }

@@ -58,6 +58,7 @@ mod roles;
 mod sandbox;
 mod schedules;
 mod secrets;
+mod services;
 mod sessions;
 mod storage;
 mod team_tasks;

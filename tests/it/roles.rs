@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 118] = [
+const TABLE: [(&str, &str, &str); 125] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -79,6 +79,13 @@ const TABLE: [(&str, &str, &str); 118] = [
     ("PUT", "/v1/plans/{id}", "oa"),
     ("POST", "/v1/plans/{id}/start", "oa"),
     ("DELETE", "/v1/plans/{id}", "oa"),
+    ("POST", "/v1/services", "a"),
+    ("GET", "/v1/services", "voap"),
+    ("GET", "/v1/services/{id}", "voap"),
+    ("PUT", "/v1/services/{id}", "a"),
+    ("DELETE", "/v1/services/{id}", "a"),
+    ("POST", "/v1/services/{id}/check", "oa"),
+    ("POST", "/v1/services/{id}/call", "oa"),
     ("GET", "/v1/claims", "voap"),
     ("GET", "/v1/budgets", "voap"),
     ("GET", "/v1/budgets/{account}", "voap"),

@@ -1,7 +1,8 @@
 //! What agents need of each other: who starts after whom, who waits for what, and what a stop would break. Pure.
 //!
 //! An agent needs the agents that its manifest names as dependencies of type `agent`. Of those that are `required`, each
-//! must serve, in a version that is taken, before an instance of the agent is started; the others only order. Needs that
+//! must serve, in a version that is taken, before an instance of the agent is started; the others only order. Of those of
+//! type `service`, each that is required must be registered and active; services have no versions of this kind. Needs that
 //! lead back to where they came from cannot be deployed. Where an older version of meshd let them in, agents in such a
 //! circle do not wait for each other, because they would for ever.
 
@@ -54,9 +55,22 @@ pub fn names_agents(manifest: &AgentManifest) -> bool {
     needs(manifest).next().is_some()
 }
 
-/// Whether an agent with this manifest may have to wait for another one.
+/// The dependencies of a manifest that are services.
+fn services(manifest: &AgentManifest) -> impl Iterator<Item = &Dependency> {
+    let all = manifest.dependencies.iter();
+    all.filter(|need| need.kind == DependencyType::Service)
+}
+
+/// Whether an agent with this manifest may have to wait for another one, or for a service.
 pub fn may_wait(manifest: &AgentManifest) -> bool {
-    needs(manifest).any(|need| need.required)
+    let mut all = needs(manifest).chain(services(manifest));
+    all.any(|need| need.required)
+}
+
+/// The services that a manifest has to wait for, by id.
+pub fn services_awaited(manifest: &AgentManifest) -> BTreeSet<String> {
+    let required = services(manifest).filter(|need| need.required);
+    required.map(|need| need.name.clone()).collect()
 }
 
 /// Whether an agent with this manifest cannot do without another one.
@@ -70,15 +84,35 @@ pub fn waits_for(manifest: &AgentManifest) -> BTreeSet<String> {
     required.map(|need| need.name.clone()).collect()
 }
 
-/// Agents and what they need of each other. Made of all agents, or of those around one.
+/// The services that there are, by id, and what each lacks, in words: nothing where it is active.
+pub type Services = BTreeMap<String, Option<ServiceLack>>;
+
+/// Why an agent cannot rely on a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceLack {
+    /// In words: `is inactive`.
+    pub detail: String,
+    /// Whether it may come by itself: it is looked at again and again.
+    pub coming: bool,
+}
+
+/// Agents and what they need of each other and of services. Made of all agents, or of those around one.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Graph(BTreeMap<String, Node>);
+pub struct Graph(BTreeMap<String, Node>, Arc<Services>);
 
 impl Graph {
     /// The graph of these agents.
     pub fn new(agents: impl IntoIterator<Item = (AgentId, Node)>) -> Self {
         let agents = agents.into_iter();
-        Self(agents.map(|(id, node)| (id.to_string(), node)).collect())
+        let agents = agents.map(|(id, node)| (id.to_string(), node)).collect();
+        Self(agents, Arc::default())
+    }
+
+    /// The same with the services that there are.
+    #[must_use]
+    pub fn with_services(mut self, services: Arc<Services>) -> Self {
+        self.1 = services;
+        self
     }
 
     /// The graph of an agent with this manifest, and of all that it needs, directly or by way of others.
@@ -158,11 +192,29 @@ impl Graph {
     pub fn unmet(&self, agent: &AgentId) -> Vec<Unmet> {
         let manifest = self.0.get(agent.as_str()).map(|node| &node.manifest);
         let required = manifest.into_iter().flat_map(|manifest| needs(manifest));
-        required
+        let agents = required
             .filter(|need| need.required)
             .filter_map(|need| self.lacks(need))
-            .filter(|unmet| !self.leads(&unmet.agent, agent.as_str()))
-            .collect()
+            .filter(|unmet| !self.leads(&unmet.agent, agent.as_str()));
+        let required = manifest.into_iter().flat_map(|manifest| services(manifest));
+        let services = required
+            .filter(|need| need.required)
+            .filter_map(|need| self.lacks_service(need));
+        agents.chain(services).collect()
+    }
+
+    /// What a dependency on a service lacks.
+    fn lacks_service(&self, need: &Dependency) -> Option<Unmet> {
+        let (detail, coming) = match self.1.get(&need.name) {
+            None => ("is not registered".to_owned(), false),
+            Some(lack) => lack.clone().map(|lack| (lack.detail, lack.coming))?,
+        };
+        Some(Unmet {
+            agent: need.name.clone(),
+            kind: DependencyType::Service,
+            detail,
+            coming,
+        })
     }
 
     /// What a dependency on an agent lacks.
@@ -171,6 +223,7 @@ impl Graph {
             let agent = need.name.clone();
             Some(Unmet {
                 agent,
+                kind: DependencyType::Agent,
                 detail,
                 coming,
             })
@@ -319,8 +372,11 @@ impl Graph {
     }
 
     fn shown(&self, need: &Dependency) -> NeedView {
-        let looked = need.kind == DependencyType::Agent;
-        let lacks = self.lacks(need).filter(|_| looked);
+        let (looked, lacks) = match need.kind {
+            DependencyType::Agent => (true, self.lacks(need)),
+            DependencyType::Service => (true, self.lacks_service(need)),
+            DependencyType::Module => (false, None),
+        };
         NeedView {
             name: need.name.clone(),
             kind: need.kind,

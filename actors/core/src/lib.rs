@@ -18,6 +18,7 @@ pub mod registry;
 pub mod retention;
 pub mod routing;
 pub mod sentinel;
+pub mod service;
 pub mod task;
 pub mod trail;
 pub mod trust;

@@ -1,4 +1,4 @@
-//! The directory of agents: which ids are given out, and what the operator decided for them.
+//! The directory of agents: which ids are given out, and what the operator decided for them. And that of services.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,7 @@ use mesh_messages::problem::Problem;
 use mesh_messages::{AgentId, Timestamp};
 
 use crate::governance::{Change, Governance};
+use crate::service::ServiceBook;
 
 /// Most agents of one node. Each costs an actor, a partition and a place in every listing; the benchmark of memory makes
 /// half as many.
@@ -22,7 +23,7 @@ pub const AGENTS_MAX: usize = 200_000;
 /// Longest name of an account that agents share.
 const ACCOUNT_BYTES_MAX: usize = 160;
 
-/// The ids that are given out, and the operator's policy.
+/// The ids that are given out, the operator's policy, and the services.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RegistryState {
     /// The ids.
@@ -33,6 +34,9 @@ pub struct RegistryState {
     /// Who may change it by signatures.
     #[serde(default)]
     pub governance: Governance,
+    /// The services.
+    #[serde(default)]
+    pub services: ServiceBook,
 }
 
 /// The directory is full.
@@ -98,6 +102,12 @@ impl RegistryState {
                     }
                 }
             }
+            RegistryEvent::ServiceRegistered { .. }
+            | RegistryEvent::ServiceUpdated { .. }
+            | RegistryEvent::ServiceRemoved { .. }
+            | RegistryEvent::ServiceUnhealthy { .. }
+            | RegistryEvent::ServiceRecovered { .. }
+            | RegistryEvent::ServiceCalled(_) => self.services.apply(event),
         }
     }
 

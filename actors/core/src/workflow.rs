@@ -40,7 +40,7 @@ mod tests;
 mod units;
 mod view;
 
-pub use check::{ERRORS_MAX, Offers, Surroundings, check, document_schema};
+pub use check::{ERRORS_MAX, Offers, Serves, Surroundings, check, document_schema};
 pub use cron::{Timing, TimingError};
 pub use decide::{
     Answer, Call, Command, Decision, Effect, Job, LIVE_RUNS_MAX, NewRun, RUN_BYTES_MAX, Refusal,

@@ -98,6 +98,7 @@ impl Checks {
             Probe::new("projections", warning, with(projections)),
             Probe::new("disk", warning, with(disk)),
             Probe::new("agents", warning, with(agents)),
+            Probe::new("services", warning, with(services)),
             Probe::new("alerts", warning, with(alerts)),
         ])
     }
@@ -184,6 +185,20 @@ fn disk(ctx: &Context) -> Vec<HealthCheck> {
             &format!("cannot be measured: {error}"),
         ),
     }
+}
+
+/// One for each service that is to be called.
+fn services(ctx: &Context) -> Vec<HealthCheck> {
+    let all = ctx.desk.all();
+    let called = all.iter().filter(|served| served.is_wanted());
+    let looked = called.map(|served| {
+        let name = format!("services.{}", served.kept.definition.id);
+        match served.trouble() {
+            None => check(&name, HealthLevel::Healthy, "answers"),
+            Some(trouble) => check(&name, HealthLevel::Warning, &trouble),
+        }
+    });
+    looked.collect()
 }
 
 /// One for whoever should be told and cannot be.

@@ -112,6 +112,7 @@ impl Mesh {
         resource: &str,
         plan: &Plan,
     ) -> Result<(), Problem> {
+        self.may_call_services(caller, plan.document())?;
         self.may_run_tasks(caller, resource, TaskFacts::of_workflow(plan.document()))
     }
 

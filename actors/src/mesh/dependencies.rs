@@ -74,7 +74,8 @@ impl Mesh {
     pub(super) fn dependency_notices(&self, manifest: &AgentManifest) -> Vec<String> {
         let look = |id: &str| self.ctx.directory.node(id);
         let own = Arc::new(manifest.clone());
-        let graph = Graph::around(&own, look).view();
+        let graph = Graph::around(&own, look).with_services(self.ctx.directory.services());
+        let graph = graph.view();
         let node = graph.agents.into_iter().find(|node| node.id == manifest.id);
         let needs = node.map(|node| node.needs).unwrap_or_default();
         let told = needs.into_iter().enumerate().filter_map(|(index, need)| {
@@ -93,7 +94,14 @@ impl Mesh {
                 (DependencyType::Agent, Some(detail)) => {
                     Some(format!("{at}: agent {name} {detail}; it starts without it"))
                 }
-                (DependencyType::Service | DependencyType::Module, _) => {
+                (DependencyType::Service, None) => None,
+                (DependencyType::Service, Some(detail)) if required => Some(format!(
+                    "{at}: it waits until service {name} is registered and active; now it {detail}"
+                )),
+                (DependencyType::Service, Some(detail)) => Some(format!(
+                    "{at}: service {name} {detail}; it starts without it"
+                )),
+                (DependencyType::Module, _) => {
                     Some(format!("{at}: meshd does not look for {name}"))
                 }
             }

@@ -12,7 +12,8 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
 use mesh_messages::system::Caller;
 use mesh_messages::workflow::{
-    StepKind, StepState, StepView, WorkflowCheck, WorkflowDocument, WorkflowRun, mermaid,
+    RegisteredCall, StepKind, StepState, StepView, WorkflowCheck, WorkflowDocument, WorkflowRun,
+    mermaid,
 };
 use mesh_messages::{AgentId, TaskId, WorkflowRunId};
 use serde_json::Value;
@@ -119,7 +120,9 @@ impl Mesh {
         };
         let registered = |agent: &AgentId| self.ctx.directory.get(agent.as_str()).is_some();
         let fleet = candidates(&self.ctx);
+        let serves = |call: &RegisteredCall| self.serves(call);
         let around = Surroundings {
+            services: (!deploy_later).then_some(&serves as mesh_actors_core::workflow::Serves<'_>),
             fleet: (!deploy_later).then_some(&fleet),
             named: &named,
             offered: (!deploy_later).then_some(&offered as mesh_actors_core::workflow::Offers<'_>),

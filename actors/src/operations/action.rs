@@ -31,6 +31,10 @@ pub enum Action {
     Keys,
     /// Set, list and delete secrets.
     Secrets,
+    /// Register, change and remove services.
+    Services,
+    /// Call and check services.
+    ServiceCall,
     /// Hurt agents and parts on purpose.
     Chaos,
     /// Change thresholds and limits.
@@ -62,6 +66,8 @@ impl Action {
             Self::Tokens => "tokens",
             Self::Keys => "keys",
             Self::Secrets => "secrets",
+            Self::Services => "services",
+            Self::ServiceCall => "service.call",
             Self::Chaos => "chaos",
             Self::Policy => "policy",
             Self::Governance => "governance",

@@ -16,6 +16,8 @@
 //! | `tokens` | | | ✓ | | |
 //! | `keys` | | | ✓ | | |
 //! | `secrets` | | | ✓ | | |
+//! | `services` | | | ✓ | | |
+//! | `service.call` | | ✓ | ✓ | | |
 //! | `chaos` | | | ✓ | | |
 //! | `policy` | | | ✓ | | |
 //! | `governance` | | | ✓ | | |
@@ -48,7 +50,11 @@ pub const fn permits(role: Role, action: Action) -> bool {
         Action::TaskSubmit | Action::MessageSend | Action::MessageReceive => {
             matches!(role, Operator | Admin | Agent)
         }
-        Action::TaskControl | Action::InboxAnswer | Action::BusControl | Action::AgentControl => {
+        Action::TaskControl
+        | Action::InboxAnswer
+        | Action::BusControl
+        | Action::AgentControl
+        | Action::ServiceCall => {
             matches!(role, Operator | Admin)
         }
         Action::AgentRegister => matches!(role, Admin | Publisher),
@@ -57,6 +63,7 @@ pub const fn permits(role: Role, action: Action) -> bool {
         | Action::Tokens
         | Action::Keys
         | Action::Secrets
+        | Action::Services
         | Action::Policy
         | Action::Chaos
         | Action::Governance
@@ -110,7 +117,7 @@ mod tests {
     ];
 
     /// One row an action, one column a role, in the order of [`ROLES`].
-    const TABLE: [(Action, [bool; 5]); 19] = [
+    const TABLE: [(Action, [bool; 5]); 21] = [
         (Action::Read, [true, true, true, false, true]),
         (Action::TaskSubmit, [false, true, true, true, false]),
         (Action::TaskControl, [false, true, true, false, false]),
@@ -126,6 +133,8 @@ mod tests {
         (Action::Keys, [false, false, true, false, false]),
         (Action::Chaos, [false, false, true, false, false]),
         (Action::Secrets, [false, false, true, false, false]),
+        (Action::Services, [false, false, true, false, false]),
+        (Action::ServiceCall, [false, true, true, false, false]),
         (Action::Policy, [false, false, true, false, false]),
         (Action::Governance, [false, false, true, false, false]),
         (Action::Erase, [false, false, true, false, false]),

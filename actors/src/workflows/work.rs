@@ -98,11 +98,13 @@ impl Shell {
         let me = self.me.clone();
         let slots = Arc::clone(&self.call_slots);
         let task = call.task.clone();
-        let ctx = Arc::clone(&self.args.ctx);
+        let (ctx, registry) = (Arc::clone(&self.args.ctx), self.args.registry.clone());
+        let led = Cause::after(&call.by, self.partition.state().trail_of_task(&call.task));
         let under_way = self.work.spawn(async move {
             let _slot = slots.acquire().await;
             let task = call.task.clone();
-            let outcome = service::call(&ctx, call).await;
+            let called = service::call(&ctx, &registry, call);
+            let outcome = following(led.cause, led.correlation, called).await;
             tell(&me, task, outcome);
         });
         self.calls.insert(task, under_way);

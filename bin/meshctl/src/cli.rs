@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     agent, audit, backup, board, budget, bus, chaos, claim, events, export, gate, governance,
-    inbox, key, memory, plan, policy, profile, restore, schedule, secret, send, system, task,
-    token, trust, workflow,
+    inbox, key, memory, plan, policy, profile, restore, schedule, secret, send, service, system,
+    task, token, trust, workflow,
 };
 use crate::output::Format;
 
@@ -117,6 +117,9 @@ pub(crate) enum Command {
     /// Begin runs of workflows at planned times
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// Register, check and call services beside the agents
+    #[command(subcommand)]
+    Service(service::Command),
     /// See and answer what people are asked: approvals, questions and permissions
     #[command(subcommand)]
     Inbox(inbox::Command),
@@ -201,6 +204,7 @@ impl Command {
             Self::Workflow(command) => command.is_watchable(),
             Self::Schedule(command) => command.is_watchable(),
             Self::Plan(command) => command.is_watchable(),
+            Self::Service(command) => command.is_watchable(),
             Self::Claim(command) => command.is_watchable(),
             Self::Trust(arguments) => arguments.is_watchable(),
             Self::Gate(command) => command.is_watchable(),

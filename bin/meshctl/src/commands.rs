@@ -22,6 +22,7 @@ pub(crate) mod restore;
 pub(crate) mod schedule;
 pub(crate) mod secret;
 pub(crate) mod send;
+pub(crate) mod service;
 pub(crate) mod system;
 pub(crate) mod task;
 pub(crate) mod token;
@@ -46,6 +47,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Workflow(command) => workflow::run(command, session),
         Command::Schedule(command) => schedule::run(command, session),
         Command::Plan(command) => plan::run(command, session),
+        Command::Service(command) => service::run(command, session),
         Command::Governance(command) => governance::run(command, session),
         Command::Inbox(command) => inbox::run(command, session),
         Command::Board(arguments) => board::run(arguments, session),

@@ -1,15 +1,18 @@
 //! From the configuration, as an operator writes it, to what the tree and the HTTP surface take.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mesh_actors::context::{DefaultLimits, FileBounds, KeySource, LivenessLimits, Settings};
+use mesh_actors::desk::unfit;
 use mesh_actors::outbound::{EgressSettings, ServiceSettings};
 use mesh_api::TlsFiles;
 use mesh_config::{Config, Degradable, Origin, Origins};
 use mesh_egress::{Limits as EgressLimits, Pattern, ServicePolicy, grants_from};
 use mesh_messages::certificate::KnownCertificate;
+use mesh_messages::schema::FieldError;
+use mesh_messages::service::{ServiceDefinition, ServiceFile};
 use mesh_messages::system::AtRest;
 use mesh_messages::task::RetrySpec;
 use mesh_messages::trust::TrustLevel;
@@ -215,10 +218,51 @@ fn services(config: &Config) -> anyhow::Result<ServiceSettings> {
         networks: networks
             .map_err(|text| anyhow::anyhow!("services.networks: {text:?} is no network"))?,
     };
-    Ok(ServiceSettings {
+    let mut settings = ServiceSettings {
         policy,
+        http: patterns("services.http_domains", &services.http_domains)?,
+        definitions: Vec::new(),
         ca_file: services.ca_file.clone(),
-    })
+    };
+    if let Some(path) = &services.definitions {
+        settings.definitions = definitions(path, &settings)?;
+    }
+    Ok(settings)
+}
+
+/// Longest file of service definitions, in bytes.
+const DEFINITIONS_MAX: u64 = 4 * 1024 * 1024;
+
+/// The services that a file defines. What is wrong with one refuses them all, and is told with all that is wrong.
+fn definitions(path: &Path, settings: &ServiceSettings) -> anyhow::Result<Vec<ServiceDefinition>> {
+    let at = |why: String| anyhow::anyhow!("services.definitions: {}: {why}", path.display());
+    let size = std::fs::metadata(path)
+        .map_err(|error| at(error.to_string()))?
+        .len();
+    if size > DEFINITIONS_MAX {
+        return Err(at(format!("has more than {DEFINITIONS_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| at(error.to_string()))?;
+    let told = |errors: &[FieldError]| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        at(lines.join("; "))
+    };
+    let services = ServiceFile::read(&text)
+        .map_err(|errors| told(&errors))?
+        .services;
+    let numbered = services.iter().enumerate();
+    let errors = numbered.flat_map(|(index, service)| {
+        let own = unfit(settings, service).into_iter();
+        own.map(move |error| {
+            FieldError::new(format!("services[{index}].{}", error.path), error.message)
+        })
+    });
+    let errors: Vec<FieldError> = errors.collect();
+    if errors.is_empty() {
+        Ok(services)
+    } else {
+        Err(told(&errors))
+    }
 }
 
 /// Hosts as an operator lists them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the `service` steps of workflows may call. meshd makes these calls itself, in no sandbox.
+/// What registered services and the `service` steps of workflows may call. meshd makes these calls itself, in no sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServicesConfig {
@@ -22,6 +22,12 @@ pub struct ServicesConfig {
     /// itself.
     #[schemars(length(max = 256))]
     pub networks: Vec<String>,
+    /// Hosts that registered services may have beyond this one without TLS; all others have `https`.
+    #[schemars(length(max = 1024))]
+    pub http_domains: Vec<String>,
+    /// A file of service definitions, YAML or JSON, that are registered at each start; none when null.
+    #[schemars(with = "Option<String>", length(min = 1))]
+    pub definitions: Option<PathBuf>,
     /// A PEM file of the authorities that certificates are checked against; those that browsers know when null.
     #[schemars(with = "Option<String>", length(min = 1))]
     pub ca_file: Option<PathBuf>,
@@ -44,6 +50,8 @@ impl Default for ServicesConfig {
             blocked_domains: Vec::new(),
             ports: None,
             networks: INTERNAL.map(str::to_owned).to_vec(),
+            http_domains: Vec::new(),
+            definitions: None,
             ca_file: None,
         }
     }

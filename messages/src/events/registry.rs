@@ -1,12 +1,14 @@
-//! The directory of agents, the operator's policy, and who governs it.
+//! The directory of agents and of services, the operator's policy, and who governs it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::budget::AccountBudget;
 use crate::governance::GovernanceUpdate;
 use crate::identity::DidKey;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, ServiceId};
 use crate::policy::OperatorPolicy;
+use crate::service::{ServiceCalled, ServiceDefinition, ServiceOrigin};
+use crate::time::Timestamp;
 
 /// The directory. Partition `registry`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,63 @@ pub enum RegistryEvent {
         /// The admins whose signatures hold.
         signers: Vec<DidKey>,
     },
+    /// A service was registered.
+    #[serde(rename = "service.registered")]
+    ServiceRegistered {
+        /// What it is, and its id.
+        definition: Box<ServiceDefinition>,
+        /// Where that comes from.
+        #[serde(default)]
+        origin: ServiceOrigin,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// The definition of a service was replaced.
+    #[serde(rename = "service.updated")]
+    ServiceUpdated {
+        /// What it is now, and its id.
+        definition: Box<ServiceDefinition>,
+        /// Where that comes from.
+        #[serde(default)]
+        origin: ServiceOrigin,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A service was removed.
+    #[serde(rename = "service.removed")]
+    ServiceRemoved {
+        /// Which.
+        service: ServiceId,
+        /// By whom.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A check of a service failed that had passed before, or was the first one.
+    #[serde(rename = "service.unhealthy")]
+    ServiceUnhealthy {
+        /// Which.
+        service: ServiceId,
+        /// What the check found.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A check of a service passed that had failed before.
+    #[serde(rename = "service.recovered")]
+    ServiceRecovered {
+        /// Which.
+        service: ServiceId,
+        /// When.
+        at: Timestamp,
+    },
+    /// A service was called, or the call was refused before it was made.
+    #[serde(rename = "service.called")]
+    ServiceCalled(Box<ServiceCalled>),
 }
 
 kinds!(RegistryEvent {
@@ -57,4 +116,10 @@ kinds!(RegistryEvent {
     PolicyApplied => "policy.applied",
     BudgetApplied => "budget.applied",
     Governed => "governance.updated",
+    ServiceRegistered => "service.registered",
+    ServiceUpdated => "service.updated",
+    ServiceRemoved => "service.removed",
+    ServiceUnhealthy => "service.unhealthy",
+    ServiceRecovered => "service.recovered",
+    ServiceCalled => "service.called",
 });

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{SubWorkflow, WorkflowDocument, WorkflowRun, WorkflowStep};
+use super::{ServiceTarget, SubWorkflow, WorkflowDocument, WorkflowRun, WorkflowStep};
 
 /// Longest label of a node, in characters; the whole text is in the document.
 const LABEL_MAX: usize = 60;
@@ -49,8 +49,10 @@ fn what(step: &WorkflowStep) -> String {
     let mut what = if let Some(approval) = &step.approval {
         format!("approval {}", approval.message())
     } else if let Some(service) = &step.service {
-        let call = service.call();
-        format!("{} {}", call.method.name(), call.url)
+        match service.target() {
+            ServiceTarget::Plain(call) => format!("{} {}", call.method.name(), call.url),
+            ServiceTarget::Registered(call) => format!("service {call}"),
+        }
     } else if let Some(team) = &step.team {
         let needs = team.requirements.join(", ");
         format!("{} team of {needs}", team.pattern.name())

@@ -82,7 +82,10 @@ pub fn of_task(task: &TaskFacts) -> Vec<Need> {
 pub fn of_action(verb: AccessVerb) -> Need {
     let action = match verb {
         AccessVerb::Read | AccessVerb::MessageReceive => Action::Read,
-        AccessVerb::TaskSubmit | AccessVerb::Chaos | AccessVerb::Backup => Action::Execute,
+        AccessVerb::TaskSubmit
+        | AccessVerb::ServiceCall
+        | AccessVerb::Chaos
+        | AccessVerb::Backup => Action::Execute,
         AccessVerb::Erase => Action::Delete,
         AccessVerb::TaskControl
         | AccessVerb::InboxAnswer
@@ -95,6 +98,7 @@ pub fn of_action(verb: AccessVerb) -> Need {
         | AccessVerb::Tokens
         | AccessVerb::Keys
         | AccessVerb::Secrets
+        | AccessVerb::Services
         | AccessVerb::Policy
         | AccessVerb::Governance => Action::Write,
     };

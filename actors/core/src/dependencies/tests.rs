@@ -81,7 +81,7 @@ fn an_agent_waits_for_what_it_requires_and_says_what_that_lacks() {
         let comes = said == Some("is not ready yet");
         assert!(lacks.iter().all(|unmet| unmet.coming == comes), "{lacks:?}");
     }
-    // A version that is not taken is as good as none; what is optional, a service or a module is not waited for.
+    // A version that is not taken is as good as none; what is optional or a module is not waited for.
     a_node.manifest = manifest(
         "a",
         "1.0.0",
@@ -95,12 +95,35 @@ fn an_agent_waits_for_what_it_requires_and_says_what_that_lacks() {
     let graph = Graph::new([(a, a_node), node("b", &[], true)]);
     assert_eq!(
         told(&graph, "a"),
-        ["agent b is version 1.0.0, which ^2 does not take"]
+        [
+            "agent b is version 1.0.0, which ^2 does not take",
+            "service d is not registered"
+        ]
     );
+    let lack = |detail: &str, coming| {
+        let detail = detail.to_owned();
+        Some(ServiceLack { detail, coming })
+    };
+    for (lack, said) in [
+        (None, vec![]),
+        (lack("is inactive", false), vec![("is inactive", false)]),
+        (
+            lack("is in error: no", true),
+            vec![("is in error: no", true)],
+        ),
+    ] {
+        let services = Arc::new(Services::from([("d".to_owned(), lack)]));
+        let unmet = graph.clone().with_services(services).unmet(&id("a"));
+        let unmet = unmet.iter().filter(|unmet| unmet.agent == "d");
+        let found: Vec<_> = unmet
+            .map(|unmet| (unmet.detail.as_str(), unmet.coming))
+            .collect();
+        assert_eq!(found, said);
+    }
     let shown = &graph.view().agents[0];
     let met: Vec<_> = shown.needs.iter().map(|need| need.met).collect();
-    assert_eq!(met, [Some(false), Some(false), None, None]);
-    assert_eq!(shown.waiting_for.len(), 1);
+    assert_eq!(met, [Some(false), Some(false), Some(false), None]);
+    assert_eq!(shown.waiting_for.len(), 2);
 }
 
 #[test]

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
-use mesh_messages::AgentId;
 use mesh_messages::schema::{Checker, FieldError};
 use mesh_messages::task::TaskSpec;
 use mesh_messages::team::TeamOrder;
 use mesh_messages::workflow::{
     AFTER_MAX, Approval, Compensation, DOCUMENT_BYTES_MAX, ITEMS_MAX, NESTING_MAX, ROUNDS_MAX,
-    SERVICE_HEADERS_MAX, STEP_ID_MAX, STEPS_MAX, Service, SubWorkflow, WorkflowDocument,
-    WorkflowStep,
+    RegisteredCall, SERVICE_HEADERS_MAX, STEP_ID_MAX, STEPS_MAX, Service, ServiceTarget,
+    SubWorkflow, WorkflowDocument, WorkflowStep,
 };
+use mesh_messages::{AgentId, ServiceId};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -32,6 +32,9 @@ static CHECKER: LazyLock<Checker> = LazyLock::new(|| {
 /// Says whether an agent is registered that has all of these capabilities.
 pub type Offers<'a> = &'a dyn Fn(&[String]) -> bool;
 
+/// Says whether a registered service can be called so.
+pub type Serves<'a> = &'a dyn Fn(&RegisteredCall) -> Result<(), String>;
+
 /// What a document may refer to outside of itself.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
@@ -41,6 +44,8 @@ pub struct Surroundings<'a> {
     pub offered: Option<Offers<'a>>,
     /// Whether an agent is registered; not asked when absent.
     pub registered: Option<&'a dyn Fn(&AgentId) -> bool>,
+    /// What is wrong with a call of a registered service, if anything; not asked when absent.
+    pub services: Option<Serves<'a>>,
     /// The agents of which teams can be drafted; not asked when absent.
     pub fleet: Option<&'a [Candidate]>,
 }
@@ -357,7 +362,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         task_parts(&spec, at, around, errors);
     }
     if let Some(service) = &step.service {
-        service_parts(service, &join(at, "service"), errors);
+        service_parts(service, &join(at, "service"), around, errors);
     }
     if let Some(order) = &step.team {
         team_parts(order, &join(at, "team"), around, errors);
@@ -411,12 +416,31 @@ fn undo_parts(
             let message = "only a task claims anything";
             errors.push(FieldError::new(join(at, "claims"), message));
         }
-        service_parts(service, &join(at, "service"), errors);
+        service_parts(service, &join(at, "service"), around, errors);
     }
 }
 
-fn service_parts(service: &Service, at: &str, errors: &mut Vec<FieldError>) {
-    let call = service.call();
+fn service_parts(
+    service: &Service,
+    at: &str,
+    around: Surroundings<'_>,
+    errors: &mut Vec<FieldError>,
+) {
+    let call = match service.target() {
+        ServiceTarget::Plain(call) => call,
+        ServiceTarget::Registered(call) => {
+            let known = around.services.map_or(Ok(()), |services| services(&call));
+            let known = match ServiceId::new(call.id.as_str()) {
+                Ok(_) => known,
+                Err(_) => Err(
+                    "must be an http:// or https:// address, or the id of a registered service"
+                        .to_owned(),
+                ),
+            };
+            errors.extend(known.err().map(|why| FieldError::new(at, why)));
+            return;
+        }
+    };
     let mut add = |field: &str, message: &str| {
         errors.push(FieldError::new(join(at, field), message));
     };

@@ -7,7 +7,7 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::record::PAYLOAD_INLINE_MAX;
 use mesh_messages::schedule::Scheduled;
 use mesh_messages::task::{TaskSpec, TaskState};
-use mesh_messages::workflow::{ParentStep, ServiceCall, StepState, UnitOutcome};
+use mesh_messages::workflow::{ParentStep, ServiceTarget, StepState, UnitOutcome};
 use mesh_messages::{Failure, FailureClass, TaskId, Timestamp, WorkflowRunId};
 use serde_json::Value;
 
@@ -98,8 +98,10 @@ pub struct Job {
 pub struct Call {
     /// Its key: a service that gets it twice can tell.
     pub task: TaskId,
-    /// How.
-    pub call: ServiceCall,
+    /// Whom, and how.
+    pub call: ServiceTarget,
+    /// In whose name.
+    pub by: String,
     /// With what.
     pub input: Value,
     /// How long it may take; as long as an attempt of a task when absent.
@@ -570,6 +572,7 @@ pub(crate) fn effect_for(
         Work::Service(call) => Some(Effect::Call(Box::new(Call {
             task,
             call: call.clone(),
+            by: by.to_owned(),
             input,
             timeout_ms,
         }))),

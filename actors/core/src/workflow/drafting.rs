@@ -48,6 +48,7 @@ fn planned(order: &TeamOrder, fleet: &[Candidate]) -> Result<Plan, Vec<FieldErro
     let goal = order.goal.as_deref().unwrap_or_default();
     let document = team::draft(order, goal, fleet)?;
     let around = Surroundings {
+        services: None,
         named: &|_| None,
         offered: None,
         registered: None,

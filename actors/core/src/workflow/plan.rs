@@ -8,7 +8,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::team::TeamOrder;
 use mesh_messages::workflow::{
-    Approval, Compensation, OnError, ServiceCall, StepKind, SubWorkflow, WorkflowDocument,
+    Approval, Compensation, OnError, ServiceTarget, StepKind, SubWorkflow, WorkflowDocument,
     WorkflowStep,
 };
 use serde_json::Value;
@@ -52,7 +52,7 @@ pub(crate) struct StepPlan {
 pub(crate) enum Work {
     /// A task for an agent or a person; its input comes with each unit.
     Task(Box<TaskSpec>),
-    Service(ServiceCall),
+    Service(ServiceTarget),
     Run(Arc<Plan>),
     /// A run, too, whose plan is drafted when the step begins.
     Team(Box<TeamOrder>),
@@ -366,7 +366,7 @@ impl<'a> Maker<'a> {
 
     fn work(&mut self, step: &WorkflowStep) -> Work {
         if let Some(service) = &step.service {
-            return Work::Service(service.call());
+            return Work::Service(service.target());
         }
         if let Some(SubWorkflow::Inline(document)) = &step.workflow {
             let mut inner = Vec::new();
@@ -403,7 +403,7 @@ impl<'a> Maker<'a> {
             self.template("compensate.claims", &claims, allowed)
         });
         let work = match &undo.service {
-            Some(service) => Work::Service(service.call()),
+            Some(service) => Work::Service(service.target()),
             None => Work::Task(Box::new(TaskSpec {
                 kind: undo.kind.clone(),
                 requirements: undo.requirements.clone(),

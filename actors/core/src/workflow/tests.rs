@@ -19,6 +19,7 @@ fn nobody(_: &str) -> Option<Arc<WorkflowDocument>> {
 
 fn plan(source: &Value) -> Result<Plan, Vec<String>> {
     let around = Surroundings {
+        services: None,
         fleet: None,
         named: &nobody,
         offered: None,

@@ -21,7 +21,8 @@ pub(crate) enum Command {
     /// Set a secret, and who may use it; the value is read from standard input or a file, never from an argument
     #[command(
         after_help = "Examples:\n  meshctl secret set weather-key --agent reporter --domain api.weather.example < key\n  \
-        meshctl secret set db-password --agent crm --file /root/db-password"
+        meshctl secret set db-password --agent crm --file /root/db-password\n  \
+        meshctl secret set geo-key --service geocoder --domain geo.example < key"
     )]
     Set {
         /// Its name, as a manifest refers to it behind `vault:`
@@ -32,8 +33,11 @@ pub(crate) enum Command {
         /// An agent that may use it; may be repeated
         #[arg(long = "agent", value_name = "ID")]
         agents: Vec<String>,
-        /// Every agent may use it
-        #[arg(long, conflicts_with = "agents")]
+        /// A registered service that is called with it; may be repeated
+        #[arg(long = "service", value_name = "ID")]
+        services: Vec<String>,
+        /// Every agent and service may use it
+        #[arg(long, conflicts_with_all = ["agents", "services"])]
         any_agent: bool,
         /// A domain to whose requests it is added, and then it is never given as a file; may be repeated
         #[arg(long = "domain", value_name = "DOMAIN")]
@@ -64,22 +68,24 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             name,
             file,
             agents,
+            services,
             any_agent,
             domains,
         } => {
             let value = value(file.as_ref())?;
-            let agents = if *any_agent {
+            let agents: Vec<String> = if *any_agent {
                 vec!["*".to_owned()]
             } else {
-                agents.clone()
+                let services = services.iter().map(|id| format!("service:{id}"));
+                agents.iter().cloned().chain(services).collect()
             };
             let body = json!({ "value": value, "agents": agents, "domains": domains });
             let answer = session.send(&Request::put(&["v1", "secrets", name]).json(&body))?;
             let info: SecretInfo = answer.read()?;
             if agents.is_empty() {
-                session
-                    .out
-                    .note("no agent may use it yet: name some with --agent");
+                session.out.note(
+                    "nobody may use it yet: name agents with --agent, services with --service",
+                );
             }
             let line = format!("secret {} set, version {}", info.name, info.version);
             session

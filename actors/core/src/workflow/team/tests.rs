@@ -166,7 +166,7 @@ proptest! {
         fleet.extend((0..9).map(|nth| candidate(&format!("more-{nth}"), &["write", "draw"])));
         if let Ok(document) = draft(&order, &goal, &fleet) {
             let named = |_: &str| None;
-            let around = Surroundings { named: &named, offered: None, registered: None, fleet: None };
+            let around = Surroundings { named: &named, offered: None, registered: None, services: None, fleet: None };
             let plan = check(&document, around).map_err(|e| TestCaseError::fail(format!("{e:?}\n{document:#}")))?;
             prop_assert!(plan.size() >= 1);
         }
@@ -189,6 +189,7 @@ fn the_largest_teams_are_accepted() {
         check(
             &document,
             Surroundings {
+                services: None,
                 fleet: None,
                 named: &named,
                 offered: None,
@@ -291,6 +292,7 @@ fn a_draft_prefers_its_members_and_says_why_they_are_in_it() {
         (&json!("bob"), &json!("cid"))
     );
     let around = Surroundings {
+        services: None,
         named: &|_| None,
         offered: None,
         registered: None,

@@ -151,6 +151,7 @@ fn what_makes_no_sense_is_refused_with_its_path() {
     }
     let agents = fleet(&[("w", &["write"])]);
     let around = Surroundings {
+        services: None,
         registered: None,
         fleet: Some(&agents),
         named: &nobody,
