@@ -70,6 +70,7 @@ mod services;
 mod succession;
 mod talk;
 mod tasks;
+mod tokens;
 mod trust;
 mod views;
 mod witness;
