@@ -11,11 +11,12 @@ use mesh_messages::events::{SentinelEvent, partition};
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::Problem;
 use mesh_messages::system::{IssuedToken, KeyInfo, TokenInfo, TokenOrder};
-use mesh_messages::{AgentId, Position, RecordHeader};
+use mesh_messages::{AgentId, Epoch, Position, RecordHeader};
 
 use crate::partition::{Cause, Machine, Partition};
 use crate::store::{JournalNews, StoreCell, follow};
 
+mod accesses;
 mod admin;
 mod certificates;
 mod door;
@@ -71,6 +72,14 @@ pub(crate) enum Message {
         id: String,
         reply: Reply<()>,
     },
+    /// Make void a token that an incarnation was given with its handshake.
+    RevokeSession {
+        by: Cause,
+        id: String,
+        agent: AgentId,
+        epoch: Epoch,
+        reply: Reply<()>,
+    },
     /// Make void all tokens of an agent. Idempotent.
     RevokeAgent {
         by: Cause,
@@ -92,7 +101,7 @@ pub(crate) enum Message {
         blow: Box<ChaosBlow>,
         reply: Reply<()>,
     },
-    /// Put on record what was refused and only counted.
+    /// Put on record what was refused, or looked at, and only counted.
     CountRefusals,
     /// Something about keys.
     Key(Box<keys::KeyMessage>),
@@ -204,6 +213,9 @@ impl Actor for Sentinel {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.handle.slot.vacate(&myself);
+        if let Err(error) = state.tell_accesses(true).await {
+            tracing::debug!(%error, "what was looked at has no record");
+        }
         if let Err(error) = state.tell_counted(true).await {
             tracing::debug!(%error, "what was only counted has no record");
         }
@@ -227,6 +239,16 @@ impl Actor for Sentinel {
                 }
                 Err(unknown) => answer(reply, Err(not_found(&unknown))),
             },
+            Message::RevokeSession {
+                by,
+                id,
+                agent,
+                epoch,
+                reply,
+            } => {
+                let event = SentinelEvent::SessionRevoked { id, agent, epoch };
+                state.revoke(&by, vec![event], reply).await?;
+            }
             Message::RevokeAgent { by, agent, reply } => {
                 let events = state.partition.state().revoke_agent(&agent);
                 state.revoke(&by, events, reply).await?;
@@ -246,7 +268,10 @@ impl Actor for Sentinel {
                 request,
                 reply,
             } => state.audit(event, request, reply).await?,
-            Message::CountRefusals => state.tell_counted(false).await?,
+            Message::CountRefusals => {
+                state.tell_counted(false).await?;
+                state.tell_accesses(false).await?;
+            }
             Message::RecordBlow { user, blow, reply } => {
                 state.record_blow(user, blow, reply).await?;
             }

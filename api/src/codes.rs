@@ -104,6 +104,7 @@ pub const CODES: &[ProblemCode] = &[
     code("no_version", 409, "The agent has no registered version", "Register one."),
     code("not_in_quarantine", 409, "The agent is not in quarantine", "Nothing: there is nothing to recover from."),
     code("not_waiting_for_approval", 409, "The task waits for no approval", "Nothing: it asks nobody, or was answered before."),
+    code("nothing_to_reset", 409, "The trust stands there already", "Nothing, or name another `score`: nothing was seen of it yet that a reset takes back."),
     code("plan_changed", 409, "Somebody wrote another version of the plan", "Read it, and name the version that you read."),
     code("plan_started", 409, "The plan was started", "Nothing, or store another one: a plan stays as it was when it was started."),
     code("quarantined", 409, "The agent is in quarantine", "`recover` it, or `terminate` it."),

@@ -74,6 +74,7 @@ async fn answer(
     let caller = authenticate(&shared, &parts)?;
     let resource = resource_of(&parts).to_owned();
     shared.ops.authorize(&caller, action, &resource).await?;
+    shared.ops.note_access(&caller, action, route.id, &resource);
     let (ops, who) = (&shared.ops, caller.clone());
     let served = serve(&shared, (route, run), (params, parts, caller), rest).await;
     if let Err(refusal) = &served

@@ -14,8 +14,10 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 mod board;
+mod tokens;
 
 pub use board::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
+pub use tokens::{IssuedToken, TokenInfo, TokenKind, TokenOrder};
 
 /// `GET /v1/health` and part of `/status`: aggregates know four levels.
 #[derive(
@@ -476,52 +478,6 @@ pub struct Caller {
     pub loopback: bool,
     /// What its token was narrowed to; empty for a token as it was issued.
     pub narrowed: Vec<Narrowing>,
-}
-
-/// A token to be issued.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenOrder {
-    /// What its bearer may do.
-    pub role: Role,
-    /// Its bearer's name in the audit; the role's name when absent.
-    pub subject: Option<String>,
-    /// How long it is valid; for good when absent.
-    pub ttl: Option<std::time::Duration>,
-    /// Whether its holder can narrow it without asking.
-    pub attenuable: bool,
-}
-
-/// A token, given out once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IssuedToken {
-    /// Its public id, for `revoke`.
-    pub id: String,
-    /// The secret. Shown now and never again.
-    pub token: String,
-    /// Its role.
-    pub role: Role,
-    /// When it ends.
-    pub expires: Option<Timestamp>,
-}
-
-/// A token as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TokenInfo {
-    /// Its public id.
-    pub id: String,
-    /// Its role.
-    pub role: Role,
-    /// Its bearer.
-    pub subject: String,
-    /// When it ends.
-    pub expires: Option<Timestamp>,
-    /// Whether it was revoked.
-    pub revoked: bool,
-    /// Whether its holder can narrow it without asking.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub attenuable: bool,
 }
 
 /// A public key and whose it is.

@@ -17,6 +17,7 @@ use crate::ids::{AgentId, TaskId, WorkflowRunId};
 use crate::inbox::{AnswerRole, AskKind, PermissionAsked};
 use crate::task::{Priority, RetrySpec, TaskContract};
 use crate::team::TeamOrder;
+use crate::trust::TrustNeed;
 use crate::{Failure, FailureClass};
 
 mod graph;
@@ -181,6 +182,10 @@ pub struct WorkflowStep {
     /// A task: resources that it has for itself; their names may hold expressions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<TaskClaim>,
+    /// A task: trust that the agent must have earned: `true` for the configuration's `trust_threshold`, or the least level,
+    /// 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustNeed>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -425,6 +430,9 @@ pub struct Compensation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
     pub timeout_ms: Option<u64>,
+    /// A task: trust that the agent must have earned, as for a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustNeed>,
 }
 
 /// The step of a run on whose behalf another run goes on.

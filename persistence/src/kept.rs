@@ -24,14 +24,14 @@ pub struct Contradiction {
 }
 
 /// How a log contradicts what was signed of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ContradictionKind {
     /// It ends before.
     Shorter,
     /// Its first so many records are others.
     Other,
     /// It does not know of the key that took over there.
-    Key(DidKey),
+    Key(Box<DidKey>),
 }
 
 /// The notes among `text`, one after the other, that this journal's log contradicts; those of other logs, and those that
@@ -58,7 +58,11 @@ pub fn contradictions(journal: &dyn Journal, text: &str) -> Result<Vec<Contradic
         let claim = keys.verify_checkpoint(&note);
         claim.ok().map(|claim| (claim, note))
     };
-    let size_of = |note: &String| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
+    let size_of = |note: &String| {
+        note.lines()
+            .nth(1)
+            .and_then(|size| size.parse::<u64>().ok())
+    };
     claims.sort_by_key(|note| std::cmp::Reverse(size_of(note)));
     let size = journal.durable().borrow().size();
     for note in claims {
@@ -95,7 +99,7 @@ fn succession(note: &str, keys: &mut LogKeys) -> Option<Contradiction> {
         size: seen.size,
         root: seen.root,
         note: seen.note,
-        kind: ContradictionKind::Key(seen.new),
+        kind: ContradictionKind::Key(Box::new(seen.new)),
     })
 }
 
@@ -174,6 +178,6 @@ mod tests {
         let found = kinds(&cut, &kept);
         assert_eq!(found[0], (6, ContradictionKind::Shorter));
         let new = SigningKey::from_secret(&[8; 32]).public();
-        assert_eq!(found[1], (3, ContradictionKind::Key(new)));
+        assert_eq!(found[1], (3, ContradictionKind::Key(Box::new(new))));
     }
 }

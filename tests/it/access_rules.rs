@@ -496,6 +496,6 @@ fn work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has() {
     // What is somebody else's is not its to use up.
     daemon.deploy(&asker("other"));
     let other = daemon.of_role("agent", "other");
-    let refused = other.post("/v1/tasks", &child).problem(422, "invalid_task");
-    assert_eq!(refused["field"], "parent", "{refused}");
+    let refused = other.post("/v1/tasks", &child).problem(403, "forbidden");
+    assert_eq!(refused["detail"], "Insufficient permissions", "{refused}");
 }

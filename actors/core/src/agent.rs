@@ -268,8 +268,9 @@ impl AgentState {
                 let kind = format!("limit.{}", breach.limit.name());
                 errors::note(&mut self.errors, &kind, &breach.detail, header.time);
             }
-            // How an instance is, and what holds for it, ends with it.
-            AgentEvent::InstanceHealth { .. }
+            // How an instance is, and what holds for it, ends with it; on trial it is still known what for.
+            AgentEvent::Recovered { on_trial: true, .. }
+            | AgentEvent::InstanceHealth { .. }
             | AgentEvent::LimitsChanged { .. }
             | AgentEvent::InstanceFrozen { .. } => {}
             AgentEvent::StateSaved {
@@ -297,8 +298,6 @@ impl AgentState {
                 self.stage = Some(Lifecycle::Quarantined);
                 self.doom();
             }
-            // On trial it is still known what for.
-            AgentEvent::Recovered { on_trial: true, .. } => {}
             AgentEvent::Recovered { .. } | AgentEvent::ProbationPassed { .. } => {
                 self.quarantine = None;
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use mesh_messages::events::SentinelEvent;
-use mesh_messages::system::{Role, TokenInfo};
+use mesh_messages::system::{Role, TokenInfo, TokenKind};
 use mesh_messages::{AgentId, RecordHeader, Timestamp};
 
 mod keys;
@@ -147,6 +147,8 @@ impl SentinelState {
                 expires: token.expires_at,
                 revoked: token.revoked,
                 attenuable: token.attenuable,
+                kind: TokenKind::Issued,
+                epoch: None,
             })
             .collect()
     }
@@ -307,6 +309,8 @@ impl SentinelState {
             | SentinelEvent::CallAnnounced(_)
             | SentinelEvent::CallEnded(_)
             | SentinelEvent::Counted(_)
+            | SentinelEvent::Granted(_)
+            | SentinelEvent::SessionRevoked { .. }
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

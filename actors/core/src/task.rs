@@ -36,6 +36,7 @@ mod index;
 mod load;
 mod lookups;
 mod record;
+mod refusal;
 mod standing;
 mod state;
 mod submit;

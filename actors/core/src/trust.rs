@@ -20,7 +20,7 @@
 //! It belongs to the agent, not to its replicas or to a registration: nobody gets rid of a bad name by starting anew.
 //! [`Trust::apply`] takes changes in, and everything else only looks; the numbers are in `score.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mesh_messages::task::CheckReport;
 use mesh_messages::trust::{
@@ -183,23 +183,24 @@ impl Trust {
         Some(change(agent, Some(digest), now, TrustCause::Version, moves))
     }
 
-    /// What an admin's word changes.
+    /// What an admin's word changes in the trust of an agent that declares these capabilities; `None` when all of it is there
+    /// already.
     pub fn reset(
         &self,
-        agent: &AgentId,
+        (agent, declared): (&AgentId, &[String]),
         digest: Option<&str>,
         by: &str,
         reset: &TrustReset,
         now: Timestamp,
-    ) -> TrustChange {
+    ) -> Option<TrustChange> {
         let standing = self.agents.get(agent);
         let to = reset.score.unwrap_or(START);
         let mut moves = if let Some(capability) = &reset.capability {
             skills_of(standing, std::slice::from_ref(capability), now, |_| to)
         } else {
-            let names: Vec<String> = standing
-                .map(|s| s.skills.keys().cloned().collect())
-                .unwrap_or_default();
+            let scored = standing.map(|s| s.skills.keys()).into_iter().flatten();
+            let names: BTreeSet<&String> = scored.chain(declared).collect();
+            let names: Vec<String> = names.into_iter().cloned().collect();
             let mut moves = skills_of(standing, &names, now, |_| to);
             let conduct = reset.score.unwrap_or(TrustLevel::FULL);
             moves.extend(conduct_move(standing, now, |_| conduct));
@@ -213,7 +214,7 @@ impl Trust {
             by: by.to_owned(),
             reason: reset.reason.clone(),
         };
-        change(agent, digest, now, cause, moves)
+        (!moves.is_empty()).then(|| change(agent, digest, now, cause, moves))
     }
 
     /// Takes a change in.

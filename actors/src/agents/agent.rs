@@ -151,6 +151,13 @@ pub(crate) enum AgentMessage {
         /// When. What is told of it is on record before the end itself is; a delay before the next start counts from here.
         at: Timestamp,
     },
+    /// End an instance for this reason; the policy says whether it is started anew.
+    EndInstance {
+        /// Its incarnation.
+        epoch: Epoch,
+        /// Why.
+        reason: Failure,
+    },
     /// An attempt for one of the instances.
     Deliver(Box<Delivery>),
     /// Make an instance let go of an attempt.

@@ -87,6 +87,7 @@ impl Delegation {
             budget: self.task.budget,
             escalate: self.task.escalate.clone(),
             claims: self.task.claims.clone(),
+            trust: self.task.trust,
             within: self.within.clone(),
             ..TaskSpec::default()
         }

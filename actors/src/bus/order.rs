@@ -52,6 +52,7 @@ pub(super) async fn task(
         approval: request.approval,
         budget: request.budget,
         claims: request.claims,
+        trust: request.trust,
         escalate: request.escalate,
         labels: envelope
             .task_id

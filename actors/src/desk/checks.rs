@@ -107,21 +107,16 @@ fn look_at(ctx: &Context, served: &Served) -> Result<(), String> {
     let Some(first) = definition.endpoints.first() else {
         return Err("has no endpoint".to_owned());
     };
-    let (url, proof) = match &definition.health.url {
-        Some(url) => {
-            may_call(&ctx.settings.services, url).map_err(|unfit| format!("{url}: {unfit}"))?;
-            (url.clone(), Proof::of(ctx, definition, url)?)
-        }
-        None => {
-            may_call(&ctx.settings.services, &first.url)
-                .map_err(|unfit| format!("{}: {unfit}", first.url))?;
-            // A missing secret is an error of the service, although this look needs none.
-            Proof::of(ctx, definition, &first.url)?;
-            (
-                format!("{}/", place_of(&first.url)?.origin),
-                Proof::default(),
-            )
-        }
+    let (url, proof) = if let Some(url) = &definition.health.url {
+        may_call(&ctx.settings.services, url).map_err(|unfit| format!("{url}: {unfit}"))?;
+        (url.clone(), Proof::of(ctx, definition, url)?)
+    } else {
+        may_call(&ctx.settings.services, &first.url)
+            .map_err(|unfit| format!("{}: {unfit}", first.url))?;
+        // A missing secret is an error of the service, although this look needs none.
+        Proof::of(ctx, definition, &first.url)?;
+        let origin = place_of(&first.url)?.origin;
+        (format!("{origin}/"), Proof::default())
     };
     let full = match &proof.query {
         Some(query) => format!(

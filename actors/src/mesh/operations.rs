@@ -164,6 +164,7 @@ impl Operations for Mesh {
     ) -> Result<SubmitOutcome, Problem> {
         self.may_submit(caller, &specs)?;
         self.may_check(caller, &specs).await?;
+        self.may_submit_below(caller, &specs).await?;
         let specs = held_within(caller, specs);
         let submitted = self.orchestrator.submit(&caller.name, specs).await;
         let (receipts, replayed) =
@@ -594,6 +595,6 @@ impl Operations for Mesh {
     }
 
     async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Problem> {
-        self.sentinel.revoke(&caller.name, id).await
+        self.token_revoke(caller, id).await
     }
 }

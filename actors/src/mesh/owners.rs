@@ -1,9 +1,16 @@
-//! Owners: who registered an agent or submitted a task may do more with it than their role says.
+//! Owners: who registered an agent or submitted a task may do more with it than their role says, and nobody else puts work
+//! under it.
 
+use std::collections::BTreeSet;
+
+use mesh_messages::TaskId;
 use mesh_messages::agent::Lifecycle;
+use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
+use mesh_messages::task::{Task, TaskSpec};
 
 use super::Mesh;
+use super::access::TASKS;
 use super::tasks::{find, task_id};
 use crate::operations::Action;
 use crate::sentinel::{OwnersAct, owner_permits};
@@ -33,7 +40,56 @@ impl<'a> Owned<'a> {
     }
 }
 
+/// Whether an agent has a task in hand.
+fn has_in_hand(caller: &Caller, task: &Task) -> bool {
+    let agent = caller.name.strip_prefix("agent:");
+    let with = task.assignment.as_ref();
+    task.state.is_in_flight() && with.is_some_and(|with| agent == Some(with.agent_id.as_str()))
+}
+
 impl Mesh {
+    /// Whether the caller may submit these on behalf of the tasks that they name as their `parent`, whose budget, deadline
+    /// and limits they share: an admin may, who submitted that task or one above it, and the agent that has it in hand.
+    ///
+    /// # Errors
+    /// `forbidden`, or that a task cannot be looked up.
+    pub(super) async fn may_submit_below(
+        &self,
+        caller: &Caller,
+        specs: &[TaskSpec],
+    ) -> Result<(), Problem> {
+        if caller.role == Role::Admin {
+            return Ok(());
+        }
+        let parents: BTreeSet<&TaskId> = specs.iter().filter_map(|s| s.parent.as_ref()).collect();
+        for parent in parents {
+            if !self.is_theirs(caller, parent).await? {
+                let rule = format!("parent {parent}, which is another's");
+                let action = Action::TaskSubmit;
+                return Err(self.sentinel.refuse_by(caller, action, TASKS, rule));
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_theirs(&self, caller: &Caller, parent: &TaskId) -> Result<bool, Problem> {
+        let mut next = Some(parent.clone());
+        // Tasks are delegated a few times at most, and a parent is always older than its child.
+        while let Some(id) = next {
+            let task = match find(&self.ctx, &self.orchestrator, &id).await {
+                Ok(task) => task,
+                // What is not there is nobody's, and told by its own name when the tasks are looked at.
+                Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(id == *parent),
+                Err(problem) => return Err(problem),
+            };
+            if task.submitted_by == caller.name || (id == *parent && has_in_hand(caller, &task)) {
+                return Ok(true);
+            }
+            next = task.spec.parent.filter(|_| caller.role != Role::Agent);
+        }
+        Ok(false)
+    }
+
     /// Whether the caller may do this as the owner of what it is done to.
     pub(super) async fn owns(&self, caller: &Caller, action: Action, resource: &str) -> bool {
         let Some(Owned { act, of }) = Owned::of(action, resource) else {

@@ -56,6 +56,7 @@ fn workflow_of(task: TaskSpec) -> Result<(Value, Value), Problem> {
         "retry",
         "contract",
         "claims",
+        "trust",
         "approval",
         "timeoutMs",
     ] {

@@ -1,4 +1,4 @@
-//! Requests that could not be taken, on record.
+//! Requests that only look, and requests that could not be taken, on record.
 
 use mesh_messages::system::Caller;
 
@@ -23,6 +23,10 @@ impl RefusalOperations for Mesh {
         }
         self.sentinel
             .record_refused(&caller.name, action.name(), resource, code);
+    }
+
+    fn note_access(&self, caller: &Caller, action: Action, verb: &str, resource: &str) {
+        self.sentinel.note_access(caller, action, verb, resource);
     }
 
     fn would_permit(&self, caller: &Caller, action: Action) -> bool {

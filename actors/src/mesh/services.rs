@@ -13,7 +13,8 @@ use mesh_messages::agent::AgentStatusKind;
 use mesh_messages::events::{EgressDenial, SentinelEvent};
 use mesh_messages::identity::DidKey;
 use mesh_messages::klp::{
-    ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryReply, SessionToken,
+    ClaimReply, Envelope, ErrorCode, KlpError, MemoryOp, MemoryOpKind, MemoryReply, MessageType,
+    SessionToken,
 };
 use mesh_messages::manifest::Need;
 use mesh_messages::problem::Problem;
@@ -249,6 +250,11 @@ impl Services for MeshServices {
     }
 
     async fn memory(&self, agent: &AgentId, owner: &AgentId, op: MemoryOp) -> MemoryReply {
+        if matches!(op.op, MemoryOpKind::Get | MemoryOpKind::List) {
+            let (user, whose) = (format!("agent:{agent}"), format!("/v1/memory/{owner}"));
+            self.sentinel
+                .note_look(user, Action::Memory, "MEMORY", &whose);
+        }
         self.memory.agent_op(agent, owner, op).await
     }
 
@@ -261,6 +267,10 @@ impl Services for MeshServices {
         let Some(bus) = self.bus.get() else {
             return Ok(None);
         };
+        if envelope.kind == MessageType::CapabilityQuery {
+            let (user, verb) = (format!("agent:{agent}"), "CAPABILITY_QUERY");
+            self.sentinel.note_look(user, Action::Read, verb, "");
+        }
         bus.from_agent(agent, epoch, envelope)
             .await
             .map_err(klp_error)

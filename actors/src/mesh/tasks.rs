@@ -172,11 +172,31 @@ impl Mesh {
         let items = found
             .rows
             .into_iter()
-            .map(|row| self.orchestrator.with_progress(row.record.task));
+            .map(|row| self.orchestrator.with_progress(row.record.task))
+            .collect();
         Ok(Page {
-            items: items.collect(),
+            items: self.waiting_as_of_now(items).await?,
             next_cursor: found.next.map(hex::encode),
         })
+    }
+
+    /// The same tasks, those that wait with what they wait for now: what was recorded names the kind of the wait, and its
+    /// times go on without a record, such as those of a provider's gate.
+    async fn waiting_as_of_now(&self, mut tasks: Vec<Task>) -> Result<Vec<Task>, Problem> {
+        let waits = |task: &Task| !task.state.is_terminal() && task.waiting_for.is_some();
+        let waiting: Vec<_> = tasks.iter_mut().filter(|task| waits(task)).collect();
+        if waiting.is_empty() {
+            return Ok(tasks);
+        }
+        let ids = waiting.iter().map(|task| task.id.clone()).collect();
+        let views = self.orchestrator.views(ids).await?;
+        for (task, view) in waiting.into_iter().zip(views) {
+            // One that went on meanwhile is shown as it was found: the page is of one moment, by its filter.
+            if let Some(view) = view.filter(|view| view.state == task.state) {
+                task.waiting_for = view.waiting_for;
+            }
+        }
+        Ok(tasks)
     }
 
     pub(super) async fn explanation(&self, id: &TaskId) -> Result<TaskExplanation, Problem> {

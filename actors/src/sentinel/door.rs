@@ -17,10 +17,11 @@ use mesh_messages::agent::REPLICAS_MAX;
 use mesh_messages::capability::Capability;
 use mesh_messages::identity::DidKey;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{Caller, Role};
+use mesh_messages::system::{Caller, Role, TokenInfo, TokenKind};
 use mesh_messages::{AgentId, Epoch, Timestamp};
 use mesh_persistence::LogKeys;
 
+use super::accesses::Accesses;
 use super::refusals::Counted;
 use super::token::{self, SecretDigest};
 use crate::clock;
@@ -98,6 +99,7 @@ pub(super) struct Door {
     strangers: DefaultDirectRateLimiter,
     calls: DefaultKeyedRateLimiter<String>,
     counted: Mutex<Counted>,
+    accesses: Mutex<Accesses>,
     pub(super) counts: Counts,
 }
 
@@ -130,6 +132,7 @@ impl Door {
             strangers: RateLimiter::direct(DENIALS_OF_STRANGERS),
             calls: RateLimiter::keyed(CALLS_PER_AGENT),
             counted: Mutex::default(),
+            accesses: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -248,6 +251,42 @@ impl Door {
         self.write()
             .sessions
             .retain(|_, s| s.agent != *agent || epoch.is_some_and(|epoch| epoch != s.epoch));
+    }
+
+    /// Lets one token of an incarnation in no more.
+    pub(super) fn expel_session(&self, id: &str) {
+        self.write().sessions.remove(id);
+    }
+
+    /// Which incarnation was given this token, while it is valid.
+    pub(super) fn session(&self, id: &str) -> Option<(AgentId, Epoch)> {
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        let session = passes.sessions.get(id)?;
+        Some((session.agent.clone(), session.epoch))
+    }
+
+    /// The tokens of incarnations that are valid now, as they are listed.
+    pub(super) fn sessions(&self, now: Timestamp) -> Vec<TokenInfo> {
+        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
+        let valid = passes.sessions.iter();
+        let valid = valid.filter(|(_, s)| s.pass.expires_at.is_none_or(|end| now < end));
+        valid
+            .map(|(id, session)| TokenInfo {
+                id: id.clone(),
+                role: session.pass.role,
+                subject: session.agent.to_string(),
+                expires: session.pass.expires_at,
+                revoked: false,
+                attenuable: false,
+                kind: TokenKind::Session,
+                epoch: Some(session.epoch),
+            })
+            .collect()
+    }
+
+    /// What was looked at and has no record yet.
+    pub(super) fn accesses(&self) -> MutexGuard<'_, Accesses> {
+        self.accesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whose token this is.

@@ -346,16 +346,32 @@ impl SentinelHandle {
             .map_err(Problem::from)?
     }
 
-    /// Makes a token void, at once; answers when that is durable.
+    /// Makes a token void, at once; answers when that is durable. Of a session token, it answers which incarnation had it:
+    /// that one is to end, for it could ask for another.
     ///
     /// # Errors
     /// `token_not_found`, or that it cannot be written now.
-    pub async fn revoke(&self, by: &str, id: &str) -> Result<(), Problem> {
+    pub async fn revoke(&self, by: &str, id: &str) -> Result<Option<(AgentId, Epoch)>, Problem> {
         let (by, id) = (Cause::by(by), id.to_owned());
-        self.slot
-            .call(CALL_LIMIT, |reply| Message::Revoke { by, id, reply })
-            .await
-            .map_err(Problem::from)?
+        let Some((agent, epoch)) = self.door.session(&id) else {
+            let revoked: Result<(), Problem> = self
+                .slot
+                .call(CALL_LIMIT, |reply| Message::Revoke { by, id, reply })
+                .await?;
+            return revoked.map(|()| None);
+        };
+        let had = (agent.clone(), epoch);
+        let revoked: Result<(), Problem> = self
+            .slot
+            .call(CALL_LIMIT, |reply| Message::RevokeSession {
+                by,
+                id,
+                agent,
+                epoch,
+                reply,
+            })
+            .await?;
+        revoked.map(|()| Some(had))
     }
 
     /// Makes void all that an agent was ever given: its sessions at once and without fail, its durable tokens when this
@@ -376,15 +392,17 @@ impl SentinelHandle {
             .map_err(Problem::from)?
     }
 
-    /// All tokens, without their secrets.
+    /// All tokens, without their secrets: those that were issued, then those that incarnations were given.
     ///
     /// # Errors
     /// That the sentinel is not there.
     pub async fn tokens(&self) -> Result<Vec<TokenInfo>, Problem> {
-        Ok(self
+        let mut tokens: Vec<TokenInfo> = self
             .slot
             .call(CALL_LIMIT, |reply| Message::List { reply })
-            .await?)
+            .await?;
+        tokens.extend(self.door.sessions(clock::now()));
+        Ok(tokens)
     }
 
     /// A token for one incarnation of an agent, valid until this moment. It is kept in memory only and ends with meshd; of

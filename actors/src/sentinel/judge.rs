@@ -241,6 +241,17 @@ impl SentinelHandle {
         self.forbid(&caller.name, action, resource, None)
     }
 
+    /// The same, and what forbids it.
+    pub(crate) fn refuse_by(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resource: &str,
+        rule: String,
+    ) -> Problem {
+        self.forbid(&caller.name, action, resource, Some(rule))
+    }
+
     /// Counts and audits that an agent's own manifest does not have the permission for this.
     pub(crate) fn lacks(
         &self,

@@ -123,6 +123,8 @@ impl Counted {
                     code,
                     times: tally.times,
                     digest: tally.digest(),
+                    verb: None,
+                    resource: None,
                 })
                 .collect(),
             others: others.times,

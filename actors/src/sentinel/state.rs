@@ -138,6 +138,8 @@ impl State {
             }
             SentinelEvent::ChaosStruck { .. }
             | SentinelEvent::Counted(_)
+            | SentinelEvent::Granted(_)
+            | SentinelEvent::SessionRevoked { .. }
             | SentinelEvent::KeyRegistered { .. }
             | SentinelEvent::KeyRevoked { .. }
             | SentinelEvent::CheckpointWitnessed { .. }
@@ -204,6 +206,7 @@ impl State {
             // Before it is durable: closing the door early harms nobody.
             match event {
                 SentinelEvent::TokenRevoked { id } => self.handle.door.expel(id),
+                SentinelEvent::SessionRevoked { id, .. } => self.handle.door.expel_session(id),
                 SentinelEvent::KeyRevoked { key, .. } => self.handle.door.expel_key(key),
                 SentinelEvent::KeyRotated {
                     compromised: true, ..
@@ -299,6 +302,7 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
 fn concerned(event: &SentinelEvent) -> Option<AgentId> {
     match event {
         SentinelEvent::EgressDenied(denial) => Some(denial.agent.clone()),
+        SentinelEvent::SessionRevoked { agent, .. } => Some(agent.clone()),
         SentinelEvent::CallAnnounced(call) | SentinelEvent::CallEnded(call) => {
             Some(call.agent.clone())
         }

@@ -356,6 +356,7 @@ impl RefusalOperations for Fake {
     fn note_refused(&self, _: &Caller, action: Action, resource: &str, code: &str) {
         self.note(format!("refused {} {resource}: {code}", action.name()));
     }
+    fn note_access(&self, _: &Caller, _: Action, _: &str, _: &str) {}
     fn would_permit(&self, caller: &Caller, action: Action) -> bool {
         mesh_actors::sentinel::permits(caller.role, action)
     }

@@ -236,7 +236,7 @@ mod tests {
     fn run_is_what_happens_without_a_command_and_flags_become_settings() {
         let cli = Cli::parse_from(["meshd", "--data", "d", "--listen", "127.0.0.1:0"]);
         assert!(cli.command.is_none());
-        let sources = cli.run.sources().unwrap();
+        let sources = cli.run.run.sources().unwrap();
         let keys: Vec<_> = sources
             .flags
             .iter()

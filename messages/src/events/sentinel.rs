@@ -80,6 +80,19 @@ pub enum SentinelEvent {
     /// What has no record of its own, because there was too much of it: refusals, and calls of agents.
     #[serde(rename = "audit.counted")]
     Counted(Box<AuditCounts>),
+    /// What callers were let look at since the last such record: reading changes nothing, and is counted.
+    #[serde(rename = "access.granted")]
+    Granted(Box<AuditCounts>),
+    /// A token that an incarnation of an agent was given with its handshake is void from now on, and that incarnation ends.
+    #[serde(rename = "session.revoked")]
+    SessionRevoked {
+        /// The token's public id.
+        id: String,
+        /// Whose it was.
+        agent: AgentId,
+        /// Which incarnation's.
+        epoch: Epoch,
+    },
     /// An agent's connection to the outside was refused. The same one again is counted, and told in one record.
     #[serde(rename = "egress.denied")]
     EgressDenied(Box<EgressDenial>),
@@ -211,7 +224,7 @@ pub struct AuditCount {
     pub user: String,
     /// What was asked for or done.
     pub action: String,
-    /// Why not, as a code; `noted` of what was not refused.
+    /// Why not, as a code; `noted` of what was done, and `allowed` of what was looked at.
     pub code: String,
     /// How often.
     pub times: u64,
@@ -219,6 +232,12 @@ pub struct AuditCount {
     /// turn becomes SHA-256(it ‖ SHA-256(the JSON of the record that this one would have been)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Of what was looked at: the verb, by its `operationId` in `/openapi.json`, or the type of an agent's line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verb: Option<String>,
+    /// Of what is sensitive: what exactly was looked at, as in `access.allowed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
 }
 
 kinds!(SentinelEvent {
@@ -230,6 +249,8 @@ kinds!(SentinelEvent {
     CallAnnounced => "call.announced",
     CallEnded => "call.ended",
     Counted => "audit.counted",
+    Granted => "access.granted",
+    SessionRevoked => "session.revoked",
     EgressDenied => "egress.denied",
     KeyRegistered => "key.registered",
     KeyRevoked => "key.revoked",

@@ -374,6 +374,8 @@ impl KeyRing {
             | SentinelEvent::CallAnnounced(_)
             | SentinelEvent::CallEnded(_)
             | SentinelEvent::Counted(_)
+            | SentinelEvent::Granted(_)
+            | SentinelEvent::SessionRevoked { .. }
             | SentinelEvent::EgressDenied(_)
             | SentinelEvent::ChaosStruck { .. } => {}
         }

@@ -52,7 +52,7 @@ impl Tasks {
             Command::Retry { task } => control::retry(&mut tx, &task)?,
             Command::Approve { task, by, answer } => control::approve(&mut tx, &task, by, answer)?,
             Command::ResetTrust { agent, by, reset } => {
-                standing::reset(&mut tx, &agent, &by, &reset)
+                standing::reset(&mut tx, &agent, &by, &reset)?
             }
             Command::TryGate { account } => gates::try_now(&mut tx, account)?,
             Command::Tick => control::tick(&mut tx),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::attempt::POISON_KILLS;
 use super::command::Answer;
+use super::refusal::Refusal;
 use super::state::Entry;
 use super::tx::Tx;
 use crate::routing::FleetAgent;
@@ -101,15 +102,28 @@ pub(crate) fn announced(tx: &mut Tx<'_>, id: &AgentId, agent: &FleetAgent) {
 }
 
 /// Sets the trust in an agent.
-pub(crate) fn reset(tx: &mut Tx<'_>, agent: &AgentId, by: &str, reset: &TrustReset) -> Answer {
+pub(crate) fn reset(
+    tx: &mut Tx<'_>,
+    agent: &AgentId,
+    by: &str,
+    reset: &TrustReset,
+) -> Result<Answer, Refusal> {
     let digest = digest_of(tx, agent);
+    let known = tx.live.fleet.agent(agent);
+    let declared: Vec<String> = known
+        .map(|known| known.capabilities.iter().cloned().collect())
+        .unwrap_or_default();
+    let of = (agent, &declared[..]);
     let change = tx
         .tasks
         .trust()
-        .reset(agent, digest.as_deref(), by, reset, tx.ctx.now);
-    tx.trusts(Some(change), None);
+        .reset(of, digest.as_deref(), by, reset, tx.ctx.now);
+    if change.is_none() {
+        return Err(Refusal::NothingToReset(agent.clone()));
+    }
+    tx.trusts(change, None);
     tx.settle();
-    Answer::Done
+    Ok(Answer::Done)
 }
 
 /// Whose attempt it was that ended last.

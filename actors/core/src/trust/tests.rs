@@ -72,8 +72,8 @@ impl Scene {
         };
         let change = self
             .trust
-            .reset(&id("a"), None, "user:ada", &reset, self.now);
-        self.note(Some(change));
+            .reset((&id("a"), &[]), None, "user:ada", &reset, self.now);
+        self.note(change);
     }
 
     fn level(&self, of: &[&str]) -> TrustLevel {
@@ -242,6 +242,28 @@ fn a_reset_sets_what_it_names_and_is_on_record() {
         .trust
         .view(&id("a"), &[], level(700_000), scene.now, true);
     assert!(matches!(&shown.history[0].cause, TrustCause::Reset { by, .. } if by == "user:ada"));
+}
+
+#[test]
+fn a_reset_that_changes_nothing_is_none_and_one_with_a_score_reaches_what_was_never_scored() {
+    let (agent, declared) = (id("a"), needs(&["x", "y"]));
+    let to = |score: Option<u32>| TrustReset {
+        reason: "looked at it".to_owned(),
+        score: score.map(level),
+        capability: None,
+    };
+    let mut trust = Trust::default();
+    let reset = |trust: &Trust, score| {
+        let of = (&agent, &declared[..]);
+        trust.reset(of, None, "user:ada", &to(score), AT)
+    };
+    assert_eq!(reset(&trust, None), None);
+    let set = reset(&trust, Some(900_000)).unwrap();
+    trust.apply(&set);
+    assert_eq!(trust.level(&agent, &declared, AT), level(900_000));
+    assert_eq!(reset(&trust, Some(900_000)), None);
+    trust.apply(&reset(&trust, None).unwrap());
+    assert_eq!(trust.level(&agent, &declared, AT), START);
 }
 
 #[test]

@@ -310,6 +310,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
         ("contract", step.contract.is_some()),
         ("escalate", step.escalate.is_some()),
         ("claims", !step.claims.is_empty()),
+        ("trust", step.trust.is_some()),
     ];
     for (field, there) in for_tasks {
         if there && !task {
@@ -357,6 +358,7 @@ fn parts(step: &WorkflowStep, at: &str, around: Surroundings<'_>, errors: &mut V
             contract: step.contract.clone(),
             escalate: step.escalate.clone(),
             claims: step.claims.clone(),
+            trust: step.trust,
             ..TaskSpec::default()
         };
         task_parts(&spec, at, around, errors);
@@ -407,6 +409,7 @@ fn undo_parts(
             requirements: undo.requirements.clone(),
             timeout_ms: undo.timeout_ms,
             claims: undo.claims.clone(),
+            trust: undo.trust,
             ..TaskSpec::default()
         };
         task_parts(&spec, at, around, errors);
@@ -415,6 +418,10 @@ fn undo_parts(
         if !undo.claims.is_empty() {
             let message = "only a task claims anything";
             errors.push(FieldError::new(join(at, "claims"), message));
+        }
+        if undo.trust.is_some() {
+            let message = "belongs to a task; a service has earned none";
+            errors.push(FieldError::new(join(at, "trust"), message));
         }
         service_parts(service, &join(at, "service"), around, errors);
     }

@@ -390,6 +390,7 @@ impl<'a> Maker<'a> {
             retry: step.retry.clone(),
             contract: step.contract.clone(),
             escalate: step.escalate.clone(),
+            trust: step.trust,
             approval,
             ..TaskSpec::default()
         }))
@@ -408,6 +409,7 @@ impl<'a> Maker<'a> {
                 kind: undo.kind.clone(),
                 requirements: undo.requirements.clone(),
                 timeout_ms: undo.timeout_ms,
+                trust: undo.trust,
                 ..TaskSpec::default()
             })),
         };

@@ -117,6 +117,10 @@ impl AgentShell {
                 failure,
                 at,
             } => self.ended((instance, epoch), failure, at).await,
+            AgentMessage::EndInstance { epoch, reason } => {
+                self.tell(epoch, InstanceMessage::End(reason));
+                Ok(())
+            }
             AgentMessage::Deliver(delivery) => self.offer(*delivery).await,
             AgentMessage::CancelAttempt {
                 epoch,

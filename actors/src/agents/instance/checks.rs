@@ -191,6 +191,7 @@ impl Session {
                 budget: None,
                 claims: Vec::new(),
                 escalate: None,
+                trust: None,
             },
             avoid: Some(self.args.agent.clone()),
             token: None,

@@ -90,6 +90,7 @@ impl Session {
             budget: None,
             claims: delivery.claims,
             escalate: None,
+            trust: None,
         };
         let payload = serde_json::to_value(request).unwrap_or_default();
         let mut envelope = self.message(MessageType::TaskRequest, payload);

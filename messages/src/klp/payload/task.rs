@@ -9,6 +9,7 @@ use crate::budget::{TaskBudget, Usage};
 use crate::claim::TaskClaim;
 use crate::escalation::EscalationStep;
 use crate::failure::{Failure, FailureClass};
+use crate::trust::TrustNeed;
 use crate::workflow::ApprovalSpec;
 
 /// `TASK_REQUEST`: from meshd, the task; from an agent, a delegation.
@@ -36,6 +37,9 @@ pub struct TaskRequest {
     /// Resources that it has for itself until it ends: from meshd each with its token, in a delegation without.
     #[schemars(default)]
     pub claims: Vec<TaskClaim>,
+    /// Of a delegation, trust that the agent must have earned: `true` for the configuration's `trust_threshold`, or the
+    /// least level, 0 to 1. Read only beside `input`, as `escalate` and `claims` are.
+    pub trust: Option<TrustNeed>,
 }
 
 impl<'de> Deserialize<'de> for TaskRequest {
@@ -48,11 +52,12 @@ impl<'de> Deserialize<'de> for TaskRequest {
         let approval = take(&mut rest, "approval")?;
         let budget = take(&mut rest, "budget")?;
         // Without `input` it is part of the input, like everything else.
-        let (claims, escalate) = if rest.contains_key("input") {
+        let (claims, escalate, trust) = if rest.contains_key("input") {
             let claims = take(&mut rest, "claims")?.unwrap_or_default();
-            (claims, take(&mut rest, "escalate")?)
+            let escalate = take(&mut rest, "escalate")?;
+            (claims, escalate, take(&mut rest, "trust")?)
         } else {
-            (Vec::new(), None)
+            (Vec::new(), None, None)
         };
         let input = match (rest.remove("input"), rest.keys().next()) {
             (Some(input), None) => input,
@@ -74,6 +79,7 @@ impl<'de> Deserialize<'de> for TaskRequest {
             budget,
             escalate,
             claims,
+            trust,
         })
     }
 }
@@ -106,6 +112,9 @@ impl Serialize for TaskRequest {
         }
         if !self.claims.is_empty() {
             map.serialize_entry("claims", &self.claims)?;
+        }
+        if let Some(trust) = &self.trust {
+            map.serialize_entry("trust", trust)?;
         }
         map.end()
     }
