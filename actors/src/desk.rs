@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,7 @@ use mesh_messages::{ServiceId, Timestamp};
 use tokio::sync::Semaphore;
 
 use crate::clock::now;
+use crate::registry::RegistryHandle;
 
 mod auth;
 mod call;
@@ -49,6 +50,8 @@ pub struct Desk {
     served: ArcSwap<BTreeMap<ServiceId, Arc<Served>>>,
     calls: Arc<Semaphore>,
     checks: Arc<Semaphore>,
+    // For agents that are services; set once, before anybody can be one.
+    registry: OnceLock<RegistryHandle>,
 }
 
 impl Default for Desk {
@@ -57,6 +60,7 @@ impl Default for Desk {
             served: ArcSwap::default(),
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
             checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            registry: OnceLock::new(),
         }
     }
 }
@@ -201,6 +205,16 @@ impl Desk {
     /// All of them, by name.
     pub(crate) fn all(&self) -> Vec<Arc<Served>> {
         self.served.load().values().cloned().collect()
+    }
+
+    /// Where calls of agents are put on record.
+    pub(crate) fn set_registry(&self, registry: RegistryHandle) {
+        let _set_once = self.registry.set(registry);
+    }
+
+    /// The same, for those who need it.
+    pub(crate) fn registry(&self) -> Option<RegistryHandle> {
+        self.registry.get().cloned()
     }
 
     fn set_due(run: &Run, at_ms: u64) {

@@ -188,6 +188,8 @@ impl Mesh {
         // Set once, here, before anybody can ask.
         let _first = services.bus.set(bus.clone());
         let registry_slot = Slot::new("registry");
+        ctx.desk
+            .set_registry(RegistryHandle::new(registry_slot.clone()));
         let parts = Parts {
             ctx: Arc::clone(&ctx),
             services: Arc::clone(&services) as Arc<dyn Services>,

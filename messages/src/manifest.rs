@@ -154,6 +154,11 @@ impl AgentManifest {
         }
     }
 
+    /// The registered service that does the agent's tasks, where its `entry` names one.
+    pub fn service(&self) -> Option<crate::workflow::RegisteredCall> {
+        self.entry.as_deref().and_then(runtime::service)
+    }
+
     /// How the agent is run, with everything inferred that the manifest leaves out.
     pub fn resolved_runtime(&self) -> ResolvedRuntime {
         runtime::resolve(self)

@@ -306,7 +306,8 @@ fn check_entry(parsed: &ParsedManifest, entries: &Entries) -> Result<(), Problem
     let Some(entry) = parsed.manifest.entry.as_deref() else {
         return Ok(());
     };
-    if entry.starts_with("builtin:") || entries.contains_key(entry.trim_start_matches("./")) {
+    let named = entry.starts_with("builtin:") || parsed.manifest.service().is_some();
+    if named || entries.contains_key(entry.trim_start_matches("./")) {
         return Ok(());
     }
     Err(Problem::invalid(

@@ -23,6 +23,7 @@ use super::views::{status_kind, summary};
 use crate::agents::agent::AgentMessage;
 use crate::agents::bundle;
 use crate::agents::grants;
+use crate::agents::native::behaviour;
 use crate::agents::policy::{effective, effective_default};
 use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
 use crate::clock::now;
@@ -114,6 +115,7 @@ impl Mesh {
         self.circle(&manifest)?;
         notices.extend(self.dependency_notices(&manifest));
         grants::by_whom(&self.ctx, caller, &manifest)?;
+        self.may_call_as(caller, &manifest)?;
         notices.extend(grants::notices(&self.ctx, &manifest));
         if let Err(refusal) = self.validate(&manifest, &stored.digest) {
             // Registered without a start, it harms nobody; what this machine would refuse to start is said. What the operator's
@@ -233,8 +235,7 @@ impl Mesh {
         })?;
         if manifest.resolved_runtime().kind == RuntimeKind::Native {
             let name = manifest.entry.as_deref().unwrap_or_default();
-            let name = name.strip_prefix("builtin:").unwrap_or(name);
-            return if self.ctx.natives.get(name).is_some() {
+            return if behaviour(&self.ctx, manifest).is_some() {
                 Ok(())
             } else {
                 let text = format!("entry: this meshd brings no native agent `{name}`");

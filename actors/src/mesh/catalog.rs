@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use mesh_actors_core::service::ServiceCommand;
 use mesh_messages::ServiceId;
+use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
 use mesh_messages::service::{
@@ -155,6 +156,23 @@ impl Mesh {
                 .judge(caller, Action::ServiceCall, &resource, &Facts::default())?;
         }
         Ok(())
+    }
+
+    /// Whether the caller may bring in an agent that is a service: only who may call that, too.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) fn may_call_as(
+        &self,
+        caller: &Caller,
+        manifest: &AgentManifest,
+    ) -> Result<(), Problem> {
+        let Some(call) = manifest.service() else {
+            return Ok(());
+        };
+        let resource = format!("/v1/services/{}/call", call.id);
+        self.sentinel
+            .judge(caller, Action::ServiceCall, &resource, &Facts::default())
     }
 
     /// Whether there is such a service with such an endpoint; what is missing, in words.

@@ -30,6 +30,7 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::profile::{ProfileDiff, SecurityProfile};
 use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
+use mesh_messages::service::*;
 use mesh_messages::system::*;
 use mesh_messages::task::*;
 use mesh_messages::trust::{AgentTrust, TrustReset};
@@ -192,6 +193,52 @@ impl InboxOperations for Fake {
             "not_waiting_for_approval",
             detail,
         ))
+    }
+}
+
+#[async_trait]
+impl ServiceOperations for Fake {
+    async fn services(&self) -> Result<Vec<ServiceView>, Problem> {
+        Ok(vec![service_of("a"), service_of("b")])
+    }
+    async fn service(&self, id: &str) -> Result<ServiceView, Problem> {
+        Ok(service_of(id))
+    }
+    async fn add_service(
+        &self,
+        caller: &Caller,
+        definition: ServiceDefinition,
+    ) -> Result<(ServiceView, bool), Problem> {
+        let mut service = service_of(definition.id.as_str());
+        service.by.clone_from(&caller.name);
+        Ok((service, false))
+    }
+    async fn replace_service(
+        &self,
+        _: &Caller,
+        id: &str,
+        _: ServiceDefinition,
+    ) -> Result<ServiceView, Problem> {
+        Ok(service_of(id))
+    }
+    async fn remove_service(&self, _: &Caller, id: &str) -> Result<(), Problem> {
+        self.note(format!("remove service {id}"));
+        Ok(())
+    }
+    async fn check_service(&self, _: &Caller, id: &str) -> Result<ServiceView, Problem> {
+        Ok(service_of(id))
+    }
+    async fn call_service(
+        &self,
+        _: &Caller,
+        id: &str,
+        order: ServiceCallOrder,
+    ) -> Result<ServiceReply, Problem> {
+        let reply = serde_json::json!({
+            "service": id, "endpoint": order.endpoint.unwrap_or_default(), "status": 200,
+            "output": order.params, "attempts": 1, "durationMs": 3,
+        });
+        Ok(serde_json::from_value(reply).expect("a reply"))
     }
 }
 
@@ -1154,6 +1201,17 @@ impl Operations for Fake {
         self.note(format!("revoke {id}"));
         Ok(())
     }
+}
+
+fn service_of(id: &str) -> ServiceView {
+    let service = serde_json::json!({
+        "id": id, "name": id, "type": if id == "a" { "llm" } else { "utility" }, "status": "active",
+        "capabilities": [id], "endpoints": [{"name": "run", "url": "https://a.example/run"}],
+        "auth": {"type": "none"}, "health": {}, "version": 1, "origin": "api", "by": "ada",
+        "registeredAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z",
+        "breaker": {"state": "closed", "failures": 0},
+    });
+    serde_json::from_value(service).expect("a service")
 }
 
 fn schedule_of(id: &str) -> Schedule {

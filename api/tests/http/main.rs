@@ -18,6 +18,7 @@ mod plans;
 mod reads;
 mod schedules;
 mod server;
+mod services;
 mod support;
 mod tasks;
 mod workflows;

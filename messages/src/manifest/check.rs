@@ -6,15 +6,16 @@ use serde_json::Value;
 
 use super::permission;
 use super::read::part;
-use super::runtime::{BUILTINS, builtin, stays_inside};
+use super::runtime::{BUILTINS, builtin, service, stays_inside};
 use super::{
     AgentManifest, AgentMetadata, AgentPolicy, Budget, CapabilityProfile, Crypto, Dependency,
     DependencyType, Heartbeat, MemoryBackend, MemoryConfig, MemoryType, RuntimeKind, RuntimeSpec,
     SecretMode, SecretSpec, SecurityConfig,
 };
 use crate::budget::Dimension;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, ServiceId};
 use crate::schema::{Checker, FieldError};
+use crate::workflow::RegisteredCall;
 
 type Errors = Vec<FieldError>;
 
@@ -94,6 +95,31 @@ pub(super) fn check_readable_parts(source: &Value, errors: &mut Errors) {
     }
 }
 
+/// An agent that is a registered service has nothing that is started.
+fn service_start(call: &RegisteredCall, runtime: Option<&RuntimeSpec>, errors: &mut Errors) {
+    let named = |text: &str| {
+        let plain =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+        !text.is_empty() && text.bytes().all(plain)
+    };
+    if ServiceId::new(call.id.as_str()).is_err() || !call.endpoint.as_deref().is_none_or(named) {
+        let text =
+            "after service: the id of a service is expected, and /<endpoint> where it has several";
+        errors.push(FieldError::new("entry", text));
+    }
+    let idle = RuntimeSpec::default();
+    let given = runtime.map(|runtime| RuntimeSpec {
+        kind: RuntimeKind::Klp,
+        ..runtime.clone()
+    });
+    if given.is_some_and(|given| given != idle) {
+        errors.push(FieldError::new(
+            "runtime",
+            "contradicts entry, which names a service: only `kind: native` may be given",
+        ));
+    }
+}
+
 fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors) {
     let command = runtime.and_then(|runtime| runtime.command.as_deref());
     if entry.is_none() && command.is_none() {
@@ -101,6 +127,9 @@ fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors
             "entry",
             "required, but missing; give entry, or runtime with a command",
         ));
+    }
+    if let Some(call) = entry.and_then(service) {
+        return service_start(&call, runtime, errors);
     }
     match entry.map(|entry| (entry, builtin(entry))) {
         Some((_, Some(name))) => {

@@ -6,9 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::AgentManifest;
+use crate::workflow::RegisteredCall;
 
 /// Marks an entry that is part of meshd itself.
 const BUILTIN: &str = "builtin:";
+
+/// Marks an entry that is a registered service.
+const SERVICE: &str = "service:";
 
 /// The agents that meshd brings: what `entry: builtin:<name>` may name, unless the agent runs natively.
 pub const BUILTINS: [&str; 5] = ["analyst", "echo", "fragile-analyst", "planner", "reporter"];
@@ -60,7 +64,8 @@ pub enum RuntimeKind {
     Klp,
     /// One process per task: input on standard input, result on standard output.
     Command,
-    /// Compiled into meshd; trusted, without a sandbox. Its `entry` is `builtin:<name>`.
+    /// Part of meshd; trusted, without a sandbox. Its `entry` is `builtin:<name>`, or `service:<id>/<endpoint>`: an agent whose
+    /// tasks are calls of a registered service.
     Native,
 }
 
@@ -88,6 +93,18 @@ pub struct ResolvedRuntime {
     pub env: BTreeMap<String, String>,
     /// Working directory within the bundle; `None` is the bundle itself.
     pub workdir: Option<String>,
+}
+
+/// The service that an entry names, and its endpoint: `service:<id>/<endpoint>`, or `service:<id>` of one with a single
+/// endpoint.
+pub(super) fn service(entry: &str) -> Option<RegisteredCall> {
+    let named = entry.strip_prefix(SERVICE)?;
+    let (id, endpoint) = match named.split_once('/') {
+        Some((id, endpoint)) => (id, Some(endpoint.to_owned())),
+        None => (named, None),
+    };
+    let id = id.to_owned();
+    Some(RegisteredCall { id, endpoint })
 }
 
 /// The name after `builtin:`.
@@ -134,8 +151,12 @@ pub(super) fn resolve(manifest: &AgentManifest) -> ResolvedRuntime {
         // A parsed manifest has one of the two; for one built by hand, the bundle's directory fails to start by name.
         (None, None) => Program::Bundle(".".to_owned()),
     };
+    let kind = match entry.and_then(service) {
+        Some(_) => RuntimeKind::Native,
+        None => spec.kind,
+    };
     ResolvedRuntime {
-        kind: spec.kind,
+        kind,
         program,
         args,
         env: spec.env,

@@ -21,7 +21,7 @@ use super::{InstanceMessage, LAST_WORDS_MAX, Phase, Session};
 use crate::agents::delivery::Delivery;
 use crate::agents::lines::read_log;
 use crate::agents::live::InstanceLive;
-use crate::agents::native::NativeBehaviour;
+use crate::agents::native::{NativeBehaviour, behaviour};
 use crate::agents::process::{Pipes, Stdin, exit_failure, launch};
 use crate::agents::services::Services;
 use crate::agents::spawn::{Start, plan_launch};
@@ -68,17 +68,12 @@ impl Session {
 
     /// A `native` agent is there as soon as its name is found.
     pub(super) fn start_native(&mut self) {
-        let name = self.native_name();
-        if self.args.ctx.natives.get(&name).is_none() {
+        if behaviour(&self.args.ctx, &self.args.manifest).is_none() {
+            let name = self.args.manifest.entry.as_deref().unwrap_or_default();
             let text = format!("entry: this meshd has no native agent `{name}`");
             return self.finish(Some(Failure::new(FailureClass::Start, text)));
         }
         self.start_command();
-    }
-
-    fn native_name(&self) -> String {
-        let entry = self.args.manifest.entry.as_deref().unwrap_or_default();
-        entry.strip_prefix("builtin:").unwrap_or(entry).to_owned()
     }
 
     /// Sets a delivered task to work.
@@ -88,7 +83,7 @@ impl Session {
         let (task, attempt) = (delivery.task.clone(), delivery.attempt);
         let (cancel, cancelled) = oneshot::channel();
         let native = match self.args.manifest.resolved_runtime().kind {
-            RuntimeKind::Native => self.args.ctx.natives.get(&self.native_name()),
+            RuntimeKind::Native => behaviour(&self.args.ctx, &self.args.manifest),
             RuntimeKind::Klp | RuntimeKind::Command => None,
         };
         let work: Work = match native {
@@ -191,7 +186,7 @@ impl Session {
 async fn attempt_of(native: &dyn NativeBehaviour, delivery: &Delivery) -> Result<Value, Failure> {
     let (action, input) = (&delivery.action, &delivery.input);
     match &delivery.claims[..] {
-        [] => native.on_task(action, input).await,
+        [] => native.on_keyed(&delivery.task, action, input).await,
         claims => native.on_claimed(action, input, claims).await,
     }
 }
