@@ -70,6 +70,7 @@ mod refusals;
 mod schedules;
 mod secrets;
 mod services;
+mod split;
 mod succession;
 mod talk;
 mod tasks;

@@ -46,6 +46,7 @@ mod plans;
 mod profiles;
 mod refusals;
 mod services;
+mod split;
 mod trust;
 mod upgrade;
 mod workflows;
@@ -62,6 +63,7 @@ pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use profiles::ProfileOperations;
 pub use refusals::RefusalOperations;
 pub use services::ServiceOperations;
+pub use split::SplitOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
 pub use workflows::{ScheduleOrder, WorkflowOrder};
@@ -283,6 +285,7 @@ pub trait Operations:
     + TrustOperations
     + RefusalOperations
     + ServiceOperations
+    + SplitOperations
     + LimitOperations
     + ProfileOperations
     + BudgetOperations

@@ -491,7 +491,10 @@ impl Shell {
     fn admit(&self, command: &Command) -> Result<(), Problem> {
         let new_work = matches!(
             command,
-            Command::Submit { .. } | Command::Delegate { .. } | Command::Retry { .. }
+            Command::Submit { .. }
+                | Command::Delegate { .. }
+                | Command::Retry { .. }
+                | Command::Split { .. }
         );
         if !new_work {
             return Ok(());

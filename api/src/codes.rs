@@ -121,6 +121,7 @@ pub const CODES: &[ProblemCode] = &[
     code("task_exists", 409, "A task of this id exists", "Leave the id out; meshd makes one."),
     code("task_not_ended", 409, "The task has not ended", "Cancel it, or wait until it and the one that delegated it have ended."),
     code("task_not_retryable", 409, "The task cannot be given another round", "Submit it anew; `detail` says why."),
+    code("task_not_splittable", 409, "The task cannot be split", "Only what waits for an agent can; `detail` says what stands against it."),
     code("terminated", 409, "The agent has been terminated", "Register it again."),
     code("too_many_keys", 409, "Too many keys", "No key is ever forgotten; start another node."),
     code("too_many_logs", 409, "Too many logs are co-signed here", "Ask another witness."),

@@ -95,8 +95,10 @@ pub enum TeamPhase {
 pub struct TeamPart {
     /// `brief`, `part-1` and so on, `decide`.
     pub name: String,
-    /// Who was taken for it. Another agent that can do the same may do it in the end.
-    pub agent: AgentId,
+    /// Who was taken for it. Another agent that can do the same may do it in the end. Nobody in particular where the task was
+    /// split by order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
     /// What it takes.
     pub capabilities: Vec<String>,
     /// The task; it is there once its phase has begun.
@@ -123,8 +125,13 @@ pub struct Teamwork {
     pub number: u32,
     /// How they work together: `hierarchical` or `cross_functional`.
     pub pattern: TeamPattern,
-    /// Who leads. Where the pattern has no lead of its own, the member that has most of what is needed.
-    pub lead: AgentId,
+    /// Whether somebody split the task into these parts: then nobody was chosen, and whoever can does them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub split: bool,
+    /// Who leads. Where the pattern has no lead of its own, the member that has most of what is needed; nobody where it was
+    /// split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead: Option<AgentId>,
     /// All parts, in order.
     pub parts: Vec<TeamPart>,
     /// Why these members: what was measured of each.
@@ -152,6 +159,7 @@ impl Teamwork {
     /// In which phase a part is done.
     pub fn phase_of(&self, part: &TeamPart) -> TeamPhase {
         match part.name.as_str() {
+            _ if self.split => TeamPhase::Parts,
             "brief" => TeamPhase::Brief,
             "decide" => TeamPhase::Decide,
             _ => TeamPhase::Parts,

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 125] = [
+const TABLE: [(&str, &str, &str); 126] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -52,6 +52,7 @@ const TABLE: [(&str, &str, &str); 125] = [
     ("GET", "/v1/tasks/{id}", "voap"),
     ("POST", "/v1/tasks/{id}/cancel", "oa"),
     ("POST", "/v1/tasks/{id}/retry", "oa"),
+    ("POST", "/v1/tasks/{id}/split", "oa"),
     ("POST", "/v1/tasks/{id}/outcome", "oa"),
     ("POST", "/v1/tasks/{id}/approve", "oa"),
     ("GET", "/v1/tasks/{id}/explain", "voap"),

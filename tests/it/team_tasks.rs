@@ -173,3 +173,45 @@ fn no_team_is_formed_for_who_is_away_for_a_while_nor_where_something_is_missing(
     assert_eq!(task["output"]["fly"]["by"], "cid", "{task}");
     assert_eq!(daemon.task(&alone)["state"], "parked");
 }
+
+/// A card splits into cards with dependencies, and closes when they have; also across `kill -9`.
+#[test]
+fn a_task_is_split_by_order_and_ends_with_its_parts() {
+    let daemon = daemon();
+    let id = daemon.submit(&json!({"requirements": ["report"], "type": "report"}));
+    let file = daemon.home().scratch().join("parts.yaml");
+    let text = "parts:\n\
+        - {name: text, after: [facts], task: {requirements: [write], input: {about: tides}}}\n\
+        - {name: facts, task: {requirements: [research], input: 1}}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let viewer = daemon.of_role("viewer", "vic");
+    let body = json!({"parts": [{"name": "a", "task": {"type": "x"}}]});
+    viewer
+        .post(&format!("/v1/tasks/{id}/split"), &body)
+        .problem(403, "forbidden");
+    daemon.ctl(&["task", "split", &id, file]).exits(0);
+    let shown = daemon.ctl(&["task", "show", &id]).exits(0);
+    assert!(shown.out.contains("split into"), "{}", shown.out);
+    let daemon = daemon.kill9().start();
+    let task = daemon.ended(&id, END_MAX);
+    assert_eq!(task["state"], "succeeded", "{task}");
+    assert_eq!(task["output"]["facts"]["by"], "ann", "{task}");
+    assert_eq!(task["output"]["text"]["by"], "bob", "{task}");
+    let part = |name: &str| {
+        let parts = task["teamwork"]["parts"].as_array().unwrap();
+        let part = parts.iter().find(|part| part["name"] == name).unwrap();
+        daemon.ended(part["task"].as_str().unwrap(), END_MAX)
+    };
+    let (facts, text) = (part("facts"), part("text"));
+    assert_eq!(text["dependsOn"], json!([facts["id"]]), "{text}");
+    let ended = facts["endedAt"].as_str().unwrap();
+    assert!(
+        ended <= text["attempts"][0]["startedAt"].as_str().unwrap(),
+        "{text}"
+    );
+    let again = daemon
+        .client()
+        .post(&format!("/v1/tasks/{id}/split"), &body);
+    again.problem(409, "task_ended");
+}

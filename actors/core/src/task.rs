@@ -37,6 +37,7 @@ mod load;
 mod lookups;
 mod record;
 mod refusal;
+mod split;
 mod standing;
 mod state;
 mod submit;

@@ -157,7 +157,7 @@ fn card(task: Task) -> BoardCard {
         .teamwork
         .as_ref()
         .filter(|_| reason == Some(WaitReason::Team));
-    let agent = team.map(|team| team.lead.clone()).or(agent);
+    let agent = team.and_then(|team| team.lead.clone()).or(agent);
     let attempt = task.attempts.last().map_or(0, |attempt| attempt.number.0);
     let progress_at = task.progress.as_ref().map(|progress| progress.at);
     let (progress, note) = task.progress.map_or((None, None), |progress| {

@@ -111,6 +111,7 @@ impl Shell {
         let specs: Vec<&TaskSpec> = match command {
             Command::Submit { tasks, .. } => tasks.iter().map(|task| &task.spec).collect(),
             Command::Delegate { spec, .. } => vec![spec],
+            Command::Split { parts, .. } => parts.iter().map(|part| &part.task).collect(),
             _ => return BTreeSet::new(),
         };
         let mut removing = BTreeSet::new();

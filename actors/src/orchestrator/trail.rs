@@ -29,6 +29,7 @@ impl About {
             Command::Submit { .. } | Command::Delegate { .. } => Self::Submitted,
             Command::Cancel { task, .. }
             | Command::Retry { task }
+            | Command::Split { task, .. }
             | Command::Approve { task, .. } => Self::Task(task.clone()),
             Command::AttemptStarted { attempt, .. }
             | Command::AttemptChecking { attempt, .. }

@@ -7,6 +7,7 @@ use axum::response::Response;
 use mesh_actors::operations::{Action, OutcomeReport, TaskFilter};
 use mesh_messages::agent::Page;
 use mesh_messages::inbox::{ANSWER_BYTES_MAX, InboxAnswer};
+use mesh_messages::split::SplitOrder;
 use mesh_messages::system::{AuditEntry, Board};
 use mesh_messages::task::{
     TASKS_PER_SUBMIT_MAX, Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState,
@@ -147,6 +148,11 @@ pub(super) fn routes() -> Vec<Route> {
             .needs(Action::TaskControl)
             .may_take::<Nothing>()
             .answers::<Task>(200, "The task afterwards.")
+            .refuses(&[409]),
+        Route::post("/v1/tasks/{id}/split", "splitTask", "Has a task that nobody has begun done as several", split)
+            .needs(Action::TaskControl)
+            .takes::<SplitOrder>(BodySize::Json)
+            .answers::<Task>(200, "The task afterwards: blocked until its parts have succeeded.")
             .refuses(&[409]),
         Route::post("/v1/tasks/{id}/outcome", "reportOutcome", "Reports the outcome of an attempt", outcome)
             .needs(Action::TaskControl)
@@ -354,6 +360,14 @@ async fn retry(call: Call) -> Answer {
     ok(&call
         .ops()
         .retry_task(&call.caller, call.param("id"))
+        .await?)
+}
+
+async fn split(call: Call) -> Answer {
+    let order: SplitOrder = call.json()?;
+    ok(&call
+        .ops()
+        .split_task(&call.caller, call.param("id"), order)
         .await?)
 }
 

@@ -31,6 +31,7 @@ use mesh_messages::profile::{ProfileDiff, SecurityProfile};
 use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::service::*;
+use mesh_messages::split::SplitOrder;
 use mesh_messages::system::*;
 use mesh_messages::task::*;
 use mesh_messages::trust::{AgentTrust, TrustReset};
@@ -342,6 +343,19 @@ impl LimitOperations for Fake {
         Self::known(id)?;
         self.note(format!("change_limits {} {id}", caller.name));
         Ok(LimitsInForce::default())
+    }
+}
+
+#[async_trait]
+impl SplitOperations for Fake {
+    async fn split_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        order: SplitOrder,
+    ) -> Result<Task, Problem> {
+        self.note(format!("split {} {id} {}", caller.name, order.parts.len()));
+        self.task(id).await
     }
 }
 

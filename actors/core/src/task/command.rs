@@ -8,6 +8,7 @@ use mesh_messages::events::TaskEvent;
 use mesh_messages::gate::ProviderGate;
 use mesh_messages::inbox::{AnswerRole, InboxAnswer};
 use mesh_messages::klp::{ClaimOp, ClaimReply};
+use mesh_messages::split::SplitPart;
 use mesh_messages::task::{
     AcceptanceCheck, CheckReport, Task, TaskAssignment, TaskReceipt, TaskSpec,
 };
@@ -151,6 +152,15 @@ pub enum Command {
         /// Which.
         task: TaskId,
     },
+    /// Have a task that nobody has begun done as several.
+    Split {
+        /// Which.
+        task: TaskId,
+        /// Who says so.
+        by: String,
+        /// As what.
+        parts: Vec<SplitPart>,
+    },
     /// Answer what a task asks a person.
     Approve {
         /// Which.
@@ -206,6 +216,7 @@ impl Command {
             Self::InstanceDown { .. } => "instance_down",
             Self::Cancel { .. } => "cancel",
             Self::Retry { .. } => "retry",
+            Self::Split { .. } => "split",
             Self::Approve { .. } => "approve",
             Self::ResetTrust { .. } => "reset_trust",
             Self::TryGate { .. } => "try_gate",

@@ -3,7 +3,7 @@
 use super::command::{Command, Context, Decision, Live, Refusal};
 use super::state::Tasks;
 use super::tx::Tx;
-use super::{attempt, budgets, claims, control, gates, standing, submit};
+use super::{attempt, budgets, claims, control, gates, split, standing, submit};
 
 impl Tasks {
     /// Decides on a command, and applies the events that follow from it.
@@ -50,6 +50,7 @@ impl Tasks {
             }
             Command::Cancel { task, reason } => control::cancel(&mut tx, &task, reason)?,
             Command::Retry { task } => control::retry(&mut tx, &task)?,
+            Command::Split { task, by, parts } => split::split(&mut tx, &by, &task, parts)?,
             Command::Approve { task, by, answer } => control::approve(&mut tx, &task, by, answer)?,
             Command::ResetTrust { agent, by, reset } => {
                 standing::reset(&mut tx, &agent, &by, &reset)?

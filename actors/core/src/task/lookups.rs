@@ -31,6 +31,11 @@ impl Tasks {
                     .insert(child_id(&asker.parent.task, round, &asker.request));
                 lookups.tasks.extend(spec.depends_on.iter().cloned());
             }
+            Command::Split { task, parts, .. } => {
+                lookups.tasks.insert(task.clone());
+                let needed = parts.iter().flat_map(|part| &part.task.depends_on);
+                lookups.tasks.extend(needed.cloned());
+            }
             Command::Cancel { task, .. }
             | Command::Retry { task }
             | Command::Approve { task, .. } => {

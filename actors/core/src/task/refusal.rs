@@ -78,6 +78,14 @@ pub enum Refusal {
         /// Why not.
         why: String,
     },
+    /// The task cannot be split.
+    #[error("task {task} cannot be split: {why}")]
+    NotSplittable {
+        /// The task.
+        task: TaskId,
+        /// Why not.
+        why: String,
+    },
     /// The task asks no person, or was answered already.
     #[error("task {task} is {} and waits for no approval", state.name())]
     NotAsking {
@@ -147,6 +155,9 @@ impl From<Refusal> for Problem {
             Refusal::Ended { .. } => Self::new(ProblemKind::Conflict, "task_ended", detail),
             Refusal::NotRetryable { .. } => {
                 Self::new(ProblemKind::Conflict, "task_not_retryable", detail)
+            }
+            Refusal::NotSplittable { .. } => {
+                Self::new(ProblemKind::Conflict, "task_not_splittable", detail)
             }
             Refusal::NotAsking { .. } => {
                 Self::new(ProblemKind::Conflict, "not_waiting_for_approval", detail)

@@ -522,7 +522,7 @@ fn note_dependencies(entry: &mut Entry, event: &TaskEvent) {
 /// Claims belong to the attempt under way, and end with it.
 fn note_claims(claims: &mut Claims, id: &TaskId, entry: &Entry, event: &TaskEvent) {
     let team = entry.task().teamwork.as_deref();
-    let team = team.filter(|_| is_teams(entry)).map(stands_for);
+    let team = team.filter(|_| is_teams(entry)).and_then(stands_for);
     match (event, instance_of(entry).or(team)) {
         (
             TaskEvent::Claim {

@@ -42,7 +42,7 @@ pub const CHILDREN_MAX: usize = 1000;
 const SUBMISSION_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A task that passed all checks.
-struct Accepted {
+pub(super) struct Accepted {
     id: TaskId,
     spec: TaskSpec,
     digest: String,
@@ -51,7 +51,7 @@ struct Accepted {
 }
 
 /// What one task of a submission leads to.
-enum Item {
+pub(super) enum Item {
     New(Box<Accepted>),
     /// It was there before.
     Held(TaskId),
@@ -180,7 +180,12 @@ fn nobody_judges(tx: &Tx<'_>, id: &TaskId, spec: &TaskSpec) -> Option<String> {
 }
 
 /// Checks a submission as a whole. Changes nothing.
-fn admit(tx: &Tx<'_>, by: &str, tasks: Vec<NewTask>, verifies: bool) -> Result<Vec<Item>, Refusal> {
+pub(super) fn admit(
+    tx: &Tx<'_>,
+    by: &str,
+    tasks: Vec<NewTask>,
+    verifies: bool,
+) -> Result<Vec<Item>, Refusal> {
     let count = tasks.len();
     if count == 0 || count > TASKS_PER_SUBMIT_MAX {
         let message = format!("a submission has 1 to {TASKS_PER_SUBMIT_MAX} tasks, not {count}");
@@ -486,7 +491,7 @@ fn state_of(tx: &Tx<'_>, id: &TaskId) -> Option<TaskState> {
     held.or_else(|| tx.ctx.known.tasks.get(id).map(|record| record.task.state))
 }
 
-fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
+pub(super) fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
     let Accepted {
         id,
         spec,

@@ -251,7 +251,7 @@ pub(crate) fn team_wait(
         waits.tasks.push(part.task.clone());
         match part_entry.record.attempt() {
             Some(attempt) => waits.agents.push(attempt.agent_id.clone()),
-            None => waits.agents.push(part.agent.clone()),
+            None => waits.agents.extend(part.agent.clone()),
         }
         let why = tasks
             .view(live, ctx, &part.task)
@@ -272,28 +272,34 @@ pub(crate) fn team_wait(
 pub(crate) fn waiting_for_team(team: &Teamwork) -> WaitingFor {
     let members = team.parts.iter().map(|part| {
         let needs = part.capabilities.join(", ");
-        format!("{} {} ({needs})", part.name, part.agent)
+        match &part.agent {
+            Some(agent) => format!("{} {agent} ({needs})", part.name),
+            None => format!("{} ({needs})", part.name),
+        }
     });
-    let members: Vec<_> = members.collect();
-    let mut agents: Vec<_> = team.current().map(|part| part.agent.clone()).collect();
+    let members = members.collect::<Vec<_>>().join("; ");
+    let mut agents: Vec<_> = team
+        .current()
+        .filter_map(|part| part.agent.clone())
+        .collect();
     agents.sort();
     agents.dedup();
+    let detail = match &team.lead {
+        Some(lead) => format!("a team does it, led by {lead}: {members}"),
+        None => format!("it is split into {members}"),
+    };
     WaitingFor {
         reason: WaitReason::Team,
-        detail: format!(
-            "a team does it, led by {}: {}",
-            team.lead,
-            members.join("; ")
-        ),
+        detail,
         until: None,
         agents,
         tasks: team.current().map(|part| part.task.clone()).collect(),
     }
 }
 
-/// As what a team holds what its task claims: its lead stands for it, in no incarnation.
-pub(crate) fn stands_for(team: &Teamwork) -> InstanceKey {
-    (team.lead.clone(), InstanceNo(0), Epoch(0))
+/// As what a team holds what its task claims: its lead stands for it, in no incarnation. What is split claims nothing.
+pub(crate) fn stands_for(team: &Teamwork) -> Option<InstanceKey> {
+    Some((team.lead.clone()?, InstanceNo(0), Epoch(0)))
 }
 
 /// Whether an attempt number is the one under which a team holds what its task claims.

@@ -31,6 +31,7 @@ mod fleet;
 mod gates;
 mod properties;
 mod restart;
+mod splits;
 mod submission;
 mod teams;
 mod trust;

@@ -5,6 +5,7 @@ mod show;
 mod submit;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use mesh_messages::units::Span;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::Request;
 use crate::exit::Failure;
+use crate::input;
 use crate::output::Screen;
 use crate::session::Session;
 
@@ -66,6 +68,15 @@ pub(crate) enum Command {
     /// Give a failed or dead-lettered task another round
     #[command(after_help = "Example:\n  meshctl task retry 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d")]
     Retry(Id),
+    /// Have a task that waits for an agent done as several, with dependencies between them
+    #[command(after_help = SPLIT_HELP)]
+    Split {
+        #[command(flatten)]
+        task: Id,
+        /// The parts, as YAML or JSON; - is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Approve what a task asks a person, or deny it
     #[command(
         after_help = "Examples:\n  meshctl task approve 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d --comment 'looks right'\n  \
@@ -109,6 +120,20 @@ Examples:
   meshctl task submit --type scrape --deadline 5m --max-attempts 2 --label team=web
   meshctl task submit --requires echo --input 7 --idempotency-key order-7 --wait 2m";
 
+const SPLIT_HELP: &str = "\
+The file lists the parts. Each is a task below this one, which succeeds when all of them have, with
+their outputs by their names, and fails with the first that fails for good:
+
+  parts:
+    - name: fetch
+      task: {requirements: [fetch], input: {url: 'https://example.com'}}
+    - name: read
+      after: [fetch]
+      task: {requirements: [summarise]}
+
+Example:
+  meshctl task split 01932c07-0f3e-7c4b-9d55-0c4f0a1b2c3d parts.yaml";
+
 /// The task meant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Id {
@@ -139,6 +164,10 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
             order(&task.id, "cancel", body.as_ref(), session)
         }
         Command::Retry(task) => order(&task.id, "retry", None, session),
+        Command::Split { task, file } => {
+            let body = input::yaml(file, &mut std::io::stdin())?;
+            order(&task.id, "split", Some(&body), session)
+        }
         Command::Approve {
             task,
             deny,

@@ -88,10 +88,14 @@ impl Tx<'_> {
     fn needless(&self, id: &TaskId) -> Option<String> {
         let entry = self.tasks.live(id)?;
         let fleet = &self.live.fleet;
+        let team = entry.task().teamwork.as_deref()?;
+        if team.split {
+            // By order, whoever there is.
+            return None;
+        }
         if let Some((agent, _)) = fleet.capable(&entry.needs, None).next() {
             return Some(format!("{agent} is registered, and has all that is needed"));
         }
-        let team = entry.task().teamwork.as_deref()?;
         let gone = team
             .parts
             .iter()
@@ -104,7 +108,7 @@ impl Tx<'_> {
         })
     }
 
-    fn team_step(&mut self, id: &TaskId, step: TeamStep) {
+    pub(crate) fn team_step(&mut self, id: &TaskId, step: TeamStep) {
         let (at, step) = (self.ctx.now, Box::new(step));
         self.emit(id, TaskEvent::Team { at, step });
     }
@@ -140,7 +144,7 @@ impl Tx<'_> {
         let round = entry.record.round;
         let part = |name: &str, agent: &AgentId, capabilities: &[String]| TeamPart {
             name: name.to_owned(),
-            agent: agent.clone(),
+            agent: Some(agent.clone()),
             capabilities: capabilities.to_vec(),
             // No agent can write such a request, so none can have asked for this child.
             task: child_id(id, round, &format!("team\n{number}\n{name}")),
@@ -163,7 +167,8 @@ impl Tx<'_> {
             } else {
                 TeamPattern::CrossFunctional
             },
-            lead: shape.lead,
+            split: false,
+            lead: Some(shape.lead),
             parts,
             reasons: shape.reasons,
             phase: if shape.leads {
@@ -281,7 +286,7 @@ impl Tx<'_> {
             return;
         };
         if ended.state != TaskState::Succeeded {
-            let (failure, otherwise) = failure_of(of_team, ended);
+            let (failure, otherwise) = failure_of(team, of_team, ended);
             return self.fail_team(&id, failure, otherwise);
         }
         let done = |one: &TeamPart| {
@@ -349,21 +354,22 @@ fn final_failure(class: FailureClass, message: String) -> Failure {
 }
 
 /// What the end of a part means for its team.
-fn failure_of(part: &TeamPart, ended: &Task) -> (Failure, GivenUp) {
+fn failure_of(team: &Teamwork, part: &TeamPart, ended: &Task) -> (Failure, GivenUp) {
     let otherwise = match ended.state {
         TaskState::DeadLettered => GivenUp::DeadLettered,
         _ => GivenUp::Failed,
     };
-    let last = ended
-        .attempts
-        .last()
-        .map_or(&part.agent, |attempt| &attempt.agent_id);
+    let last = ended.attempts.last().map(|attempt| &attempt.agent_id);
+    let last = last
+        .or(part.agent.as_ref())
+        .map_or("nobody", AgentId::as_str);
     let (class, why) = match &ended.error {
         Some(error) => (error.class, error.message.as_str()),
         None => (FailureClass::Cancelled, ended.state.name()),
     };
+    let whose = if team.split { "parts" } else { "team" };
     let message = format!(
-        "{} of its team ({last}, task {}): {why}",
+        "{} of its {whose} ({last}, task {}): {why}",
         part.name, part.task
     );
     (final_failure(class, message), otherwise)
@@ -376,10 +382,12 @@ fn output_of(team: &Teamwork, made: &mut BTreeMap<String, Value>) -> Value {
     }
     let parts = team.parts.iter();
     let joined = parts.map(|part| {
-        (
-            part.capabilities.join("+"),
-            made.remove(&part.name).unwrap_or_default(),
-        )
+        let key = if team.split {
+            part.name.clone()
+        } else {
+            part.capabilities.join("+")
+        };
+        (key, made.remove(&part.name).unwrap_or_default())
     });
     Value::Object(joined.collect())
 }
@@ -427,7 +435,7 @@ fn part_spec(task: &Task, team: &Teamwork, part: &TeamPart, input: Value) -> Tas
     let decides = team.phase_of(part) == TeamPhase::Decide;
     TaskSpec {
         requirements: part.capabilities.clone(),
-        prefer: Some(part.agent.clone()),
+        prefer: part.agent.clone(),
         avoid: task.spec.avoid.clone(),
         input,
         priority: task.spec.priority,

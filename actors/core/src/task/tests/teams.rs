@@ -49,13 +49,18 @@ fn a_task_that_nobody_can_do_alone_is_done_by_a_team_side_by_side() {
     let id = receipts(&decision)[0].id.clone();
     let team = world.team(&id);
     assert_eq!(
-        (team.pattern, team.lead.as_str()),
+        (team.pattern, team.lead.as_ref().unwrap().as_str()),
         (TeamPattern::CrossFunctional, "ann")
     );
     let members: Vec<_> = team
         .parts
         .iter()
-        .map(|part| (part.agent.as_str(), part.capabilities.join("+")))
+        .map(|part| {
+            (
+                part.agent.as_ref().unwrap().as_str(),
+                part.capabilities.join("+"),
+            )
+        })
         .collect();
     assert_eq!(
         members,
@@ -109,7 +114,11 @@ fn where_somebody_leads_the_lead_briefs_and_decides() {
     let id = world.submit(spec);
     let team = world.team(&id);
     assert_eq!(
-        (team.pattern, team.lead.as_str(), team.phase),
+        (
+            team.pattern,
+            team.lead.as_ref().unwrap().as_str(),
+            team.phase
+        ),
         (TeamPattern::Hierarchical, "eve", TeamPhase::Brief)
     );
     let brief = world.parts(&id)[0].clone();

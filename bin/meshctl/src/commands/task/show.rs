@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use mesh_messages::AgentId;
 use mesh_messages::escalation::EscalationEnd;
 use mesh_messages::task::{CandidateReport, Task, TaskExplanation, TaskState, WaitingFor};
 use mesh_messages::team::{TeamEnd, Teamwork};
@@ -272,7 +273,9 @@ fn explanation_screen(why: &TaskExplanation) -> Screen {
 fn team_text(team: &Teamwork) -> String {
     let parts = team.parts.iter().map(|part| {
         let needs = part.capabilities.join(", ");
-        format!("{} {} ({needs}) as {}", part.name, part.agent, part.task)
+        let who = part.agent.as_ref().map_or("", AgentId::as_str);
+        let sep = if who.is_empty() { "" } else { " " };
+        format!("{}{sep}{who} ({needs}) as {}", part.name, part.task)
     });
     let parts: Vec<_> = parts.collect();
     let pattern = team.pattern.name();
@@ -283,11 +286,11 @@ fn team_text(team: &Teamwork) -> String {
         None if team.began_at.is_none() => "formed, nobody has begun",
         None => "at work",
     };
-    format!(
-        "{pattern}, led by {}, {stands}: {}",
-        team.lead,
-        parts.join("; ")
-    )
+    let parts = parts.join("; ");
+    match &team.lead {
+        Some(lead) => format!("{pattern}, led by {lead}, {stands}: {parts}"),
+        None => format!("{stands}, split into {parts}"),
+    }
 }
 
 fn waiting_text(waiting: &WaitingFor) -> String {
