@@ -14,8 +14,10 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 mod board;
+mod past;
 
 pub use board::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
+pub use past::PastAt;
 
 /// `GET /v1/health` and part of `/status`: aggregates know four levels.
 #[derive(

@@ -205,7 +205,12 @@ pub fn export_without(
         key: journal.log_id(),
         agent: of_agent.transpose()?,
         withheld: withhold(&withheld, &checkpoint, &signer)?,
-        later: write_erasures(&mut out, journal, (tombstones, hidden), (&checkpoint, &signer))?,
+        later: write_erasures(
+            &mut out,
+            journal,
+            (tombstones, hidden),
+            (&checkpoint, &signer),
+        )?,
     };
     serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
     out.write_all(b"\n")?;

@@ -58,7 +58,11 @@ pub fn contradictions(journal: &dyn Journal, text: &str) -> Result<Vec<Contradic
         let claim = keys.verify_checkpoint(&note);
         claim.ok().map(|claim| (claim, note))
     };
-    let size_of = |note: &String| note.lines().nth(1).and_then(|size| size.parse::<u64>().ok());
+    let size_of = |note: &String| {
+        note.lines()
+            .nth(1)
+            .and_then(|size| size.parse::<u64>().ok())
+    };
     claims.sort_by_key(|note| std::cmp::Reverse(size_of(note)));
     let size = journal.durable().borrow().size();
     for note in claims {

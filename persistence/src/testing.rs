@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mesh_messages::identity::SigningKey;
 use mesh_messages::events::{RetentionEvent, partition};
+use mesh_messages::identity::SigningKey;
 use mesh_messages::{NewRecord, PartitionId, Position, Timestamp};
 
 use crate::clock::Clock;

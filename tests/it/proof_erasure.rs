@@ -168,9 +168,8 @@ fn a_missing_payload_needs_a_record_that_says_so_or_a_signed_list() {
         .exits(0);
     let scratch = daemon.home().scratch();
     let key = daemon.client().get("/status").ok(200)["node"].clone();
-    let judge = |what: &str, lines: &[String]| {
-        judged((scratch, key.as_str().unwrap()), what, lines, &[])
-    };
+    let judge =
+        |what: &str, lines: &[String]| judged((scratch, key.as_str().unwrap()), what, lines, &[]);
     let export = |query: &str, client: &Client| {
         lines_of(&client.get(&format!("/v1/audit/export{query}")).text())
     };
@@ -203,13 +202,18 @@ fn a_missing_payload_needs_a_record_that_says_so_or_a_signed_list() {
         assert_eq!(judge("a faked one", &lines), Some(named));
     }
 
-    let issued = daemon.client().post("/v1/tokens", &json!({"role": "viewer"}));
+    let issued = daemon
+        .client()
+        .post("/v1/tokens", &json!({"role": "viewer"}));
     let viewer = daemon.client().with_token(issued.ok(201)["token"].as_str());
     let lines = export("", &viewer);
     assert_eq!(judge("a viewer's", &lines), None);
     let path = scratch.join("viewers.jsonl");
     fs::write(&path, lines.join("\n") + "\n").unwrap();
-    let told = meshctl(scratch, &["audit", "verify", path.to_str().unwrap(), "-o", "json"]);
+    let told = meshctl(
+        scratch,
+        &["audit", "verify", path.to_str().unwrap(), "-o", "json"],
+    );
     assert_eq!(told.exits(0).json()["withheld"], 1);
     let mut more = lines.clone();
     let at = more.iter().position(|line| another(&line)).unwrap();

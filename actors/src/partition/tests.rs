@@ -28,7 +28,7 @@ async fn commit(partition: &mut Partition<NodeState, ()>, run_id: &str) {
         after: None,
         clean: true,
         restored: None,
-            cut: None,
+        cut: None,
         encryption: None,
     };
     let entry = Entry {

@@ -838,10 +838,13 @@ impl Operations for Fake {
         ))
     }
 
-    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem> {
+    async fn past_state(&self, at: PastAt, about: PastAbout) -> Result<PastState, Problem> {
         self.note(format!("past {at} {about:?}"));
         Ok(PastState {
-            at,
+            at: match at {
+                PastAt::Record(at) => at,
+                PastAt::Moment(_) => Position(7),
+            },
             time: Timestamp::ZERO,
             task: None,
             agent: None,
@@ -1100,7 +1103,7 @@ impl Operations for Fake {
         String::new()
     }
 
-    async fn witness_succession(&self, _: &str) -> Result<WitnessAnswer, Problem> {
+    async fn witness_succession(&self, _: &Caller, _: &str) -> Result<WitnessAnswer, Problem> {
         Err(Problem::internal("not here"))
     }
 
@@ -1109,7 +1112,7 @@ impl Operations for Fake {
         Ok(vec![7; 32])
     }
 
-    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+    async fn witness(&self, _: &Caller, body: &str) -> Result<WitnessAnswer, Problem> {
         Ok(match body {
             "old 0\n\nnote" => WitnessAnswer::Signed("\u{2014} witness AAAA\n".into()),
             _ => WitnessAnswer::Conflict(7),

@@ -103,7 +103,8 @@ fn later_tree(later: &LaterLine, closing: &Closing) -> Result<CheckpointClaim, V
     let bad = |detail: String| {
         VerifyError::Checkpoint(format!("the tree of what was erased later: {detail}"))
     };
-    let text = verify_attested(&later.note, &closing.keys, LATER).map_err(|e| bad(e.to_string()))?;
+    let text =
+        verify_attested(&later.note, &closing.keys, LATER).map_err(|e| bad(e.to_string()))?;
     let (size, root) = text.split_once(' ').unwrap_or_default();
     let number: Option<u64> = size.parse().ok();
     let mut hash = [0; 32];
