@@ -127,7 +127,7 @@ pub(crate) fn check(
 
 fn told(first: &Contradiction, from: &Path, left: u64) -> String {
     let (size, from) = (first.size, from.display());
-    match first.kind {
+    match &first.kind {
         ContradictionKind::Shorter => format!(
             "the log was cut: it ends after {left} records, but this node signed that it had {size}, as {from} says"
         ),

@@ -42,7 +42,7 @@ pub(crate) async fn start(data: &Path) -> Result<Mesh, Failed> {
         key: SigningKey::from_secret(&[7; 32]),
         natives: NativeAgents::default().with("noop", Arc::new(Noop)),
         sandbox_helper: None,
-        kept: Default::default(),
+        kept: mesh_actors::kept::Kept::default(),
     };
     Ok(Mesh::start(options).await?)
 }

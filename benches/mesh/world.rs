@@ -50,7 +50,7 @@ impl World {
             key: SigningKey::from_secret(&[7; 32]),
             natives: NativeAgents::default().with("worker", worker),
             sandbox_helper: None,
-            kept: Default::default(),
+            kept: mesh_actors::kept::Kept::default(),
         };
         let mesh = Mesh::start(options).await?;
         Ok(Self {

@@ -24,14 +24,14 @@ pub struct Contradiction {
 }
 
 /// How a log contradicts what was signed of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ContradictionKind {
     /// It ends before.
     Shorter,
     /// Its first so many records are others.
     Other,
     /// It does not know of the key that took over there.
-    Key(DidKey),
+    Key(Box<DidKey>),
 }
 
 /// The notes among `text`, one after the other, that this journal's log contradicts; those of other logs, and those that
@@ -99,7 +99,7 @@ fn succession(note: &str, keys: &mut LogKeys) -> Option<Contradiction> {
         size: seen.size,
         root: seen.root,
         note: seen.note,
-        kind: ContradictionKind::Key(seen.new),
+        kind: ContradictionKind::Key(Box::new(seen.new)),
     })
 }
 
@@ -137,7 +137,8 @@ mod tests {
         let mut kept = String::new();
         for _ in 0..4 {
             grow(&whole, "registered", 3);
-            kept += &format!("{}\n", note(&whole));
+            kept.push_str(&note(&whole));
+            kept.push('\n');
         }
         assert_eq!(kinds(&whole, &kept), []);
         assert_eq!(kinds(&whole, ""), []);
@@ -178,6 +179,6 @@ mod tests {
         let found = kinds(&cut, &kept);
         assert_eq!(found[0], (6, ContradictionKind::Shorter));
         let new = SigningKey::from_secret(&[8; 32]).public();
-        assert_eq!(found[1], (3, ContradictionKind::Key(new)));
+        assert_eq!(found[1], (3, ContradictionKind::Key(Box::new(new))));
     }
 }

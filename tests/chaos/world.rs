@@ -208,7 +208,7 @@ async fn start(data: &Path, ledger: &Arc<Ledger>) -> (Mesh, Prey) {
         key: SigningKey::from_secret(&[7; 32]),
         natives: NativeAgents::default().with("worker", Arc::new(Worker(Arc::clone(ledger)))),
         sandbox_helper: Some(helper),
-        kept: Default::default(),
+        kept: mesh_actors::kept::Kept::default(),
     };
     (Mesh::start(options).await.unwrap(), prey)
 }

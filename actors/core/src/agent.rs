@@ -295,11 +295,13 @@ impl AgentState {
                 self.stage = Some(Lifecycle::Quarantined);
                 self.doom();
             }
-            // On trial it is still known what for.
-            AgentEvent::Recovered { on_trial: true, .. } => {}
-            AgentEvent::Recovered { .. } | AgentEvent::ProbationPassed { .. } => {
-                self.quarantine = None;
+            AgentEvent::Recovered { on_trial, .. } => {
+                // On trial it is still known what for.
+                if !on_trial {
+                    self.quarantine = None;
+                }
             }
+            AgentEvent::ProbationPassed { .. } => self.quarantine = None,
             AgentEvent::Upgraded {
                 from, to, success, ..
             } => {
