@@ -25,7 +25,7 @@ use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, KeyInfo,
-    KeyRotation, MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastState, RotatedKey,
+    KeyRotation, MemoryEntry, MemoryStats, MeshEvent, NodeInfo, PastAt, PastState, RotatedKey,
     SystemStatus, TokenInfo, TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskReceipt, TaskSpec, TaskState};
@@ -470,7 +470,7 @@ pub trait Operations:
     /// A record, what led to it, and what it led to.
     async fn audit_trace(&self, from: TraceFrom) -> Result<AuditTrace, Problem>;
     /// How something stood when the log had got to a record.
-    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem>;
+    async fn past_state(&self, at: PastAt, about: PastAbout) -> Result<PastState, Problem>;
     /// Erases content for ever, by order; answers when it is erased.
     async fn erase(&self, caller: &Caller, order: ErasureOrder) -> Result<ErasureReport, Problem>;
     /// A fresh signed checkpoint, as a C2SP note.
@@ -555,11 +555,11 @@ pub trait Operations:
     /// The notes that say which keys took over from the log's first one, one after the other; empty while that one signs.
     fn successions(&self) -> String;
     /// Takes in that another key signs for another log: a request as to a witness, with the succession as its note.
-    async fn witness_succession(&self, body: &str) -> Result<WitnessAnswer, Problem>;
+    async fn witness_succession(&self, by: &Caller, body: &str) -> Result<WitnessAnswer, Problem>;
     /// The bytes of a C2SP tile of the audit log, by its path after `tile/`.
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem>;
     /// Co-signs another log's checkpoint: a C2SP request to a witness.
-    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem>;
+    async fn witness(&self, by: &Caller, body: &str) -> Result<WitnessAnswer, Problem>;
 
     /// Lists secrets, without their values.
     async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem>;

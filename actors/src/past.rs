@@ -4,9 +4,9 @@ use mesh_actors_core::past::{AgentPast, Gaps, TaskPast, Unreadable};
 use mesh_actors_core::projection::{self, AuditIndex, ProjectFailure};
 use mesh_messages::events::partition;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::PastState;
+use mesh_messages::system::{PastAt, PastState};
 use mesh_messages::task::Task;
-use mesh_messages::{Position, Record, TaskId};
+use mesh_messages::{Position, Record, TaskId, Timestamp};
 use mesh_persistence::ContentError;
 
 use crate::operations::PastAbout as About;
@@ -32,6 +32,8 @@ pub(crate) enum PastError {
     Content(#[from] ContentError),
     #[error("the log has {size} records; record {at} is not one of them")]
     NotYet { at: Position, size: u64 },
+    #[error("the log begins after {moment}")]
+    Before { moment: Timestamp },
     #[error("at record {at} there was no {what}")]
     NotThere { at: Position, what: String },
 }
@@ -41,7 +43,9 @@ impl From<PastError> for Problem {
         let text = error.to_string();
         match error {
             PastError::Lookup(error) => error.into(),
-            PastError::NotYet { .. } => Self::invalid("out_of_range", "at", text),
+            PastError::NotYet { .. } | PastError::Before { .. } => {
+                Self::invalid("out_of_range", "at", text)
+            }
             PastError::NotThere { .. } => Self::new(ProblemKind::NotFound, "not_found_then", text),
             PastError::Unreadable(_) | PastError::Content(_) => Self::internal(text),
         }
@@ -51,10 +55,14 @@ impl From<PastError> for Problem {
 /// The state of what is asked about, as of a record.
 pub(crate) fn state_at(
     store: &OpenStore,
-    at: Position,
+    at: PastAt,
     about: &About,
 ) -> Result<PastState, PastError> {
     let size = store.journal.durable().borrow().size();
+    let at = match at {
+        PastAt::Record(at) => at,
+        PastAt::Moment(moment) => last_until(store, moment, size)?,
+    };
     let last = store.journal.get(at).map_err(LookupError::from)?;
     let Some(last) = last.filter(|_| at.0 < size) else {
         return Err(PastError::NotYet { at, size });
@@ -109,6 +117,21 @@ pub(crate) fn state_at(
             Ok(with(state, gaps))
         }
     }
+}
+
+/// The last record that is not younger than this moment: times grow from record to record.
+fn last_until(store: &OpenStore, moment: Timestamp, size: u64) -> Result<Position, PastError> {
+    let (mut known, mut beyond) = (0, size);
+    while known < beyond {
+        let middle = known + (beyond - known) / 2;
+        let record = store.journal.get(Position(middle));
+        match record.map_err(LookupError::from)? {
+            Some(record) if record.header.time <= moment => known = middle + 1,
+            _ => beyond = middle,
+        }
+    }
+    let last = known.checked_sub(1).map(Position);
+    last.ok_or(PastError::Before { moment })
 }
 
 fn with(state: PastState, gaps: Gaps) -> PastState {

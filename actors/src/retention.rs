@@ -5,6 +5,7 @@
 //! Whatever is interrupted, an order included, is gone on with by the next incarnation.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use tokio::task::JoinHandle;
 use mesh_actors_core::projection::{self, AuditIndex, EndedRow, ProjectFailure};
 use mesh_actors_core::retention::{Candidate, Limits, RetentionState, choose};
 use mesh_messages::erasure::{ErasureOrder, ErasureReport};
-use mesh_messages::events::{DOOMED_RECORDS_MAX, RetentionEvent, partition};
+use mesh_messages::events::{DOOMED_RECORDS_MAX, Restoration, RetentionEvent, partition};
 use mesh_messages::problem::Problem;
 use mesh_messages::task::TaskState;
 use mesh_messages::{Position, RecordHeader, TaskId};
-use mesh_persistence::{ContentError, EraseError, SnapshotError, wait_durable};
+use mesh_persistence::{
+    ContentError, EraseError, RESTORED_FILE, SnapshotError, unexplained_erasures, wait_durable,
+};
 
 use crate::bus::BusHandle;
 use crate::clock::now;
@@ -112,6 +115,9 @@ pub(crate) struct RetentionShell {
     store: Arc<OpenStore>,
     partition: Partition<RetentionState, ()>,
     ticker: JoinHandle<()>,
+    data: PathBuf,
+    // Whether it was looked whether a backup has erasures that it does not name.
+    restored_named: bool,
 }
 
 impl Actor for RetentionActor {
@@ -155,6 +161,8 @@ impl Actor for RetentionActor {
             store,
             partition,
             ticker,
+            data: args.ctx.settings.data.clone(),
+            restored_named: false,
         })
     }
 
@@ -201,6 +209,9 @@ impl RetentionShell {
     async fn look(&mut self) -> Result<bool, ActorProcessingErr> {
         if self.store.is_closing() || self.store.journal.admission().is_err() {
             return Ok(false);
+        }
+        if !self.restored_named {
+            self.restored_named = self.name_restored().await?;
         }
         self.resume_orders().await?;
         self.erase_removed(&self.last_cause()).await?;
@@ -288,11 +299,42 @@ impl RetentionShell {
         cause: &Cause,
     ) -> Result<(), ActorProcessingErr> {
         for records in positions.chunks(DOOMED_RECORDS_MAX) {
-            let records = records.to_vec();
-            self.commit(RetentionEvent::RecordsDoomed { records }, cause)
-                .await?;
+            let (records, restored) = (records.to_vec(), None);
+            let event = RetentionEvent::RecordsDoomed { records, restored };
+            self.commit(event, cause).await?;
         }
         Ok(())
+    }
+
+    /// Puts on record which records came erased from a backup that does not say so, once for each backup. Whether that is
+    /// done.
+    async fn name_restored(&mut self) -> Result<bool, ActorProcessingErr> {
+        let known = self.partition.state().restored.clone();
+        let path = self.data.join(RESTORED_FILE);
+        let found = self.told(move |store| {
+            let Ok(note) = std::fs::read(path) else {
+                return Ok(None);
+            };
+            let note: Option<Restoration> = serde_json::from_slice(&note).ok();
+            let root = note.map(|note| note.root);
+            if root.is_none() || root == known {
+                return Ok(None);
+            }
+            let records = unexplained_erasures(&*store.journal).map_err(LookupError::from)?;
+            Ok(Some((root, records)))
+        });
+        let (restored, records) = match found.await? {
+            Some(Some(found)) => found,
+            Some(None) => return Ok(true),
+            None => return Ok(false),
+        };
+        let last = records.len().saturating_sub(1) / DOOMED_RECORDS_MAX * DOOMED_RECORDS_MAX;
+        self.name(&records[..last], &Cause::meshd()).await?;
+        // With the last of them it is known that all are named.
+        let records = records[last..].to_vec();
+        let event = RetentionEvent::RecordsDoomed { records, restored };
+        self.commit(event, &Cause::meshd()).await?;
+        Ok(true)
     }
 
     /// What goes on here follows from what was last on record here.

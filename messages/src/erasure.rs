@@ -79,7 +79,7 @@ impl Erasure {
         }
         match serde_json::from_str(payload?).ok()? {
             RetentionEvent::Removed { tasks } => Some(Self::Tasks(tasks)),
-            RetentionEvent::RecordsDoomed { records } => Some(Self::Records(records)),
+            RetentionEvent::RecordsDoomed { records, .. } => Some(Self::Records(records)),
             RetentionEvent::Ordered { names: false, .. } => Some(Self::Messages),
             _ => None,
         }

@@ -14,9 +14,11 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 mod board;
+mod past;
 mod tokens;
 
 pub use board::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
+pub use past::PastAt;
 pub use tokens::{IssuedToken, TokenInfo, TokenKind, TokenOrder};
 
 /// `GET /v1/health` and part of `/status`: aggregates know four levels.

@@ -137,7 +137,8 @@ mod tests {
         let mut kept = String::new();
         for _ in 0..4 {
             grow(&whole, "registered", 3);
-            kept += &format!("{}\n", note(&whole));
+            kept.push_str(&note(&whole));
+            kept.push('\n');
         }
         assert_eq!(kinds(&whole, &kept), []);
         assert_eq!(kinds(&whole, ""), []);

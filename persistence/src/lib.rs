@@ -36,6 +36,7 @@ pub use content::{
     CONTENT_IN_MEMORY_MAX, ContentDigest, ContentError, ContentHold, ContentStore, InvalidDigest,
     Removal,
 };
+pub use export::tombstones::unexplained_erasures;
 pub use export::{ExportError, Exported, export, export_without};
 pub use file::{
     FileJournal, FileJournalOptions, LogCheckError, OpenError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,

@@ -45,7 +45,10 @@ pub(crate) fn record(kind: &str, payload: &str) -> NewRecord {
 /// Puts on record that these records are about to be erased.
 pub(crate) fn doom(journal: &dyn Journal, positions: &[u64]) {
     let records = positions.iter().copied().map(Position).collect();
-    let event = RetentionEvent::RecordsDoomed { records };
+    let event = RetentionEvent::RecordsDoomed {
+        records,
+        restored: None,
+    };
     say(journal, &partition::RETENTION, event.kind(), &event);
 }
 

@@ -35,6 +35,7 @@ pub struct Home {
     agents: Option<PathBuf>,
     env: Vec<(String, String)>,
     through: Vec<String>,
+    arguments: Vec<String>,
     _slot: Slot,
 }
 
@@ -65,6 +66,7 @@ impl Home {
             agents: None,
             env: Vec::new(),
             through: Vec::new(),
+            arguments: Vec::new(),
             _slot: slot,
         };
         home.config(CONFIG)
@@ -73,6 +75,13 @@ impl Home {
     /// With this configuration file instead.
     pub fn config(self, yaml: &str) -> Self {
         fs::write(self.config_file(), yaml).expect("a configuration file");
+        self
+    }
+
+    /// With these arguments beside its own, instead of those that were given before.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|one| (*one).to_owned()).collect();
         self
     }
 
@@ -166,7 +175,8 @@ impl Home {
             .arg(self.config_file())
             .arg("--data")
             .arg(&self.data)
-            .args(["--listen", &self.listen]);
+            .args(["--listen", &self.listen])
+            .args(&self.arguments);
         if let Some(agents) = &self.agents {
             command.arg("--agents").arg(agents);
         }

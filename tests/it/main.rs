@@ -44,6 +44,7 @@ mod proof_actions;
 mod proof_attacks;
 mod proof_audit;
 mod proof_causes;
+mod proof_cut;
 mod proof_erasure;
 mod proof_identity;
 mod proof_keys;

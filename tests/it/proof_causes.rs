@@ -228,7 +228,7 @@ fn a_crash_leads_to_a_decision_with_its_inputs_and_to_the_attempts_failure() {
 #[test]
 fn a_life_has_all_eleven_events_under_their_names() {
     let daemon = Home::new()
-        .config("supervision:\n  recovering: 1s\n")
+        .config("supervision:\n  recovering: 10m\n")
         .start();
     let bundle = Bundle::shell("busy", BUSY).set("capabilities", json!(["busy"]));
     daemon.deploy(&bundle);
@@ -324,6 +324,16 @@ fn the_past_is_shown_as_it_was_by_the_daemon_and_from_an_export_alone() {
     state(&format!("at={before}&task={id}")).problem(404, "not_found_then");
     state("at=99999999&agent=echo").problem(422, "out_of_range");
     state("agent=echo").problem(400, "invalid_query");
+    state(&format!("at=yesterday&task={id}")).problem(400, "invalid_query");
+    // By the clock: the last record until then.
+    let ended = records.iter().find(|one| kind(one) == "task.succeeded");
+    let moment = ended.unwrap()["time"].as_str().unwrap();
+    let then = state(&format!("at={moment}&task={id}")).ok(200);
+    assert_eq!(then["task"]["state"], "succeeded", "{then}");
+    assert_eq!(then["time"], moment);
+    state("at=2001-01-01T00:00:00Z&agent=echo").problem(422, "out_of_range");
+    let shown = daemon.ctl(&["task", "show", &id, "--at", moment]);
+    assert!(shown.exits(0).out.contains("succeeded"));
     assert_eq!(state(&format!("at={before}")).ok(200)["items"], json!([]));
     let there = state(&format!("at={}", at("task.started"))).ok(200);
     assert_eq!(there["items"][0]["state"], "running", "{there}");

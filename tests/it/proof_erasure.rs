@@ -155,7 +155,7 @@ fn a_missing_payload_needs_a_record_that_says_so_or_a_signed_list() {
         return;
     }
     let daemon = Daemon::start();
-    daemon.deploy(&Bundle::echo("echo"));
+    daemon.deploy(&Bundle::echo("echo").set("memory", json!({"type": "persistent"})));
     let submitted = json!({"requirements": ["echo"], "input": "x"});
     let (id, other) = (daemon.submit(&submitted), daemon.submit(&submitted));
     daemon.ended(&id, WITHIN);

@@ -268,9 +268,8 @@ impl AgentState {
                 let kind = format!("limit.{}", breach.limit.name());
                 errors::note(&mut self.errors, &kind, &breach.detail, header.time);
             }
-            // How an instance is, and what holds for it, ends with it; on trial it is still known what for.
-            AgentEvent::Recovered { on_trial: true, .. }
-            | AgentEvent::InstanceHealth { .. }
+            // How an instance is, and what holds for it, ends with it.
+            AgentEvent::InstanceHealth { .. }
             | AgentEvent::LimitsChanged { .. }
             | AgentEvent::InstanceFrozen { .. } => {}
             AgentEvent::StateSaved {
@@ -298,9 +297,13 @@ impl AgentState {
                 self.stage = Some(Lifecycle::Quarantined);
                 self.doom();
             }
-            AgentEvent::Recovered { .. } | AgentEvent::ProbationPassed { .. } => {
-                self.quarantine = None;
+            AgentEvent::Recovered { on_trial, .. } => {
+                // On trial it is still known what for.
+                if !on_trial {
+                    self.quarantine = None;
+                }
             }
+            AgentEvent::ProbationPassed { .. } => self.quarantine = None,
             AgentEvent::Upgraded {
                 from, to, success, ..
             } => {

@@ -89,6 +89,9 @@ pub struct RetentionState {
     /// Where the log began to name them; what it holds of them beyond that is named by its position.
     #[serde(default)]
     pub removed_at: Position,
+    /// The root of the last backup whose erasures were looked through.
+    #[serde(default)]
+    pub restored: Option<String>,
     /// Digests of content that goes when nothing refers to it any more.
     #[serde(default)]
     pub doomed: BTreeSet<String>,
@@ -143,11 +146,15 @@ impl RetentionState {
             RetentionEvent::ContentDoomed { digests } => {
                 self.doomed.extend(digests.iter().cloned());
             }
+            RetentionEvent::RecordsDoomed { restored, .. } => {
+                if restored.is_some() {
+                    self.restored.clone_from(restored);
+                }
+            }
             RetentionEvent::ContentRemoved { .. } => self.doomed.clear(),
             // For the audit. What is erased is so when the next one is written.
-            RetentionEvent::Ordered { open: false, .. }
-            | RetentionEvent::RecordsDoomed { .. }
-            | RetentionEvent::MessagesErased { .. } => {}
+            RetentionEvent::Ordered { open: false, .. } | RetentionEvent::MessagesErased { .. } => {
+            }
         }
     }
 }

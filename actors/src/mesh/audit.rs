@@ -4,7 +4,7 @@ use std::io;
 
 use mesh_messages::agent::Page;
 use mesh_messages::problem::{Problem, ProblemKind};
-use mesh_messages::system::{AuditEntry, AuditFilter, AuditTrace, MeshEvent, PastState};
+use mesh_messages::system::{AuditEntry, AuditFilter, AuditTrace, MeshEvent, PastAt, PastState};
 use mesh_messages::{AgentId, Position};
 use mesh_persistence::{CheckpointError, Hash, ProofError};
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ impl Mesh {
 
     pub(super) async fn state_at(
         &self,
-        at: Position,
+        at: PastAt,
         about: PastAbout,
     ) -> Result<PastState, Problem> {
         let store = self.ctx.store.get()?;

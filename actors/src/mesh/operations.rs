@@ -23,7 +23,7 @@ use mesh_messages::schedule::Schedule;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::system::{
     AuditEntry, AuditFilter, AuditTrace, Board, Caller, HealthReport, IssuedToken, JournalStatus,
-    KeyInfo, KeyRotation, MemoryEntry, MemoryStats, NodeInfo, PastState, Role, RotatedKey,
+    KeyInfo, KeyRotation, MemoryEntry, MemoryStats, NodeInfo, PastAt, PastState, Role, RotatedKey,
     SystemStatus, TokenInfo, TokenOrder,
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
@@ -358,7 +358,7 @@ impl Operations for Mesh {
         self.trace(from).await
     }
 
-    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem> {
+    async fn past_state(&self, at: PastAt, about: PastAbout) -> Result<PastState, Problem> {
         self.state_at(at, about).await
     }
 
@@ -561,16 +561,16 @@ impl Operations for Mesh {
         self.succession_notes()
     }
 
-    async fn witness_succession(&self, body: &str) -> Result<WitnessAnswer, Problem> {
-        self.succession_witnessed(body).await
+    async fn witness_succession(&self, by: &Caller, body: &str) -> Result<WitnessAnswer, Problem> {
+        self.succession_witnessed(by, body).await
     }
 
     async fn audit_tile(&self, path: &str) -> Result<Vec<u8>, Problem> {
         self.tile(path).await
     }
 
-    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
-        self.cosigned(body).await
+    async fn witness(&self, by: &Caller, body: &str) -> Result<WitnessAnswer, Problem> {
+        self.cosigned(by, body).await
     }
 
     async fn secrets(&self) -> Result<Vec<SecretInfo>, Problem> {

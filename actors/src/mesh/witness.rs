@@ -105,7 +105,7 @@ impl Mesh {
     }
 
     /// Co-signs another log's checkpoint, if its key is registered here and it has only grown since the last time.
-    pub(super) async fn cosigned(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+    pub(super) async fn cosigned(&self, by: &Caller, body: &str) -> Result<WitnessAnswer, Problem> {
         let request = AddCheckpoint::parse(body).map_err(refused)?;
         let log: Option<DidKey> = request.origin.parse().ok();
         let known = log.and_then(|log| Some((log, self.sentinel.log_key(&log)?)));
@@ -121,7 +121,10 @@ impl Mesh {
             size: claim.size,
             root: hex::encode(claim.root.0),
         };
-        match self.sentinel.witness(&request.origin, size, new).await {
+        let witnessed = self
+            .sentinel
+            .witness(&by.name, &request.origin, (size, new));
+        match witnessed.await {
             Ok(()) => {}
             // Somebody else was faster.
             Err(problem) if problem.code == "witness_conflict" => {
@@ -134,7 +137,11 @@ impl Mesh {
     }
 
     /// Takes in that another key signs for another log, if its owner is registered here and it follows from what is known.
-    pub(super) async fn succession_witnessed(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+    pub(super) async fn succession_witnessed(
+        &self,
+        by: &Caller,
+        body: &str,
+    ) -> Result<WitnessAnswer, Problem> {
         let request = AddCheckpoint::parse(body).map_err(refused)?;
         let log = request.succession_of();
         let log = log.ok_or_else(|| unknown_log(&request.origin))?;
@@ -160,7 +167,7 @@ impl Mesh {
             }
             let root = last.as_ref().map(|last| last.root.as_str());
             request.check_succession(&log, root).map_err(refused)?;
-            match self.sentinel.succeed(size, new).await {
+            match self.sentinel.succeed(&by.name, size, new).await {
                 Ok(()) => {}
                 // Somebody else was faster.
                 Err(problem) if problem.code == "witness_conflict" => {

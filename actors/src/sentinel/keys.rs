@@ -247,8 +247,8 @@ impl SentinelHandle {
     ///
     /// # Errors
     /// `witness_conflict`, `bad_succession`, `too_many_logs`, or that it cannot be written now.
-    pub async fn succeed(&self, old: u64, new: LogSuccession) -> Result<(), Problem> {
-        let by = Cause::by("meshd");
+    pub async fn succeed(&self, by: &str, old: u64, new: LogSuccession) -> Result<(), Problem> {
+        let by = Cause::by(by);
         self.ask_key(|reply| KeyMessage::Succeed {
             by,
             old,
@@ -341,8 +341,13 @@ impl SentinelHandle {
     ///
     /// # Errors
     /// `witness_conflict`, `too_many_logs`, or that it cannot be written now.
-    pub async fn witness(&self, origin: &str, old: u64, new: Witnessed) -> Result<(), Problem> {
-        let (by, origin) = (Cause::by("meshd"), origin.to_owned());
+    pub async fn witness(
+        &self,
+        by: &str,
+        origin: &str,
+        (old, new): (u64, Witnessed),
+    ) -> Result<(), Problem> {
+        let (by, origin) = (Cause::by(by), origin.to_owned());
         self.ask_key(|reply| KeyMessage::Witness {
             by,
             origin,

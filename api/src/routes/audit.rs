@@ -222,11 +222,15 @@ async fn tile(call: Call) -> Answer {
 }
 
 async fn witness(call: Call) -> Answer {
-    answered(call.ops().witness(note_of(&call)?).await?)
+    answered(call.ops().witness(&call.caller, note_of(&call)?).await?)
 }
 
 async fn witness_succession(call: Call) -> Answer {
-    answered(call.ops().witness_succession(note_of(&call)?).await?)
+    answered(
+        call.ops()
+            .witness_succession(&call.caller, note_of(&call)?)
+            .await?,
+    )
 }
 
 fn note_of(call: &Call) -> Result<&str, Refusal> {

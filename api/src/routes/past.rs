@@ -1,7 +1,7 @@
 //! What led to what, and how things stood: the log read backwards.
 
 use mesh_actors::operations::{PastAbout, TraceFrom};
-use mesh_messages::system::{AuditTrace, PastState};
+use mesh_messages::system::{AuditTrace, PastAt, PastState};
 use mesh_messages::{AgentId, Position, TaskId};
 
 use crate::problem::Answer;
@@ -21,8 +21,8 @@ const TRACED: Param = Param {
 };
 const AT: Param = Param {
     name: "at",
-    about: "The last record to take in.",
-    shape: Shape::Integer(0, u64::MAX),
+    about: "The position of the last record to take in, or a date and time: the last one until then.",
+    shape: Shape::Text,
 };
 const TASK: Param = Param {
     name: "task",
@@ -74,9 +74,12 @@ async fn trace(call: Call) -> Answer {
 }
 
 async fn state(call: Call) -> Answer {
-    let Some(at) = call.query.integer(&AT)? else {
-        return Err(invalid(AT.name, "expected the position of a record"));
-    };
+    let at: PastAt = call
+        .query
+        .text(&AT)
+        .unwrap_or_default()
+        .parse()
+        .map_err(|error| invalid(AT.name, error))?;
     let page = call.query.page()?;
     let about = match (call.query.read(&TASK)?, call.query.read(&AGENT)?) {
         (Some(task), None) => PastAbout::Task(task),
@@ -91,5 +94,5 @@ async fn state(call: Call) -> Answer {
         }
         (Some(_), Some(_)) => return Err(invalid(AGENT.name, "expected task or agent, not both")),
     };
-    ok(&call.ops().past_state(Position(at), about).await?)
+    ok(&call.ops().past_state(at, about).await?)
 }

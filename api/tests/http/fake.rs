@@ -904,10 +904,13 @@ impl Operations for Fake {
         ))
     }
 
-    async fn past_state(&self, at: Position, about: PastAbout) -> Result<PastState, Problem> {
+    async fn past_state(&self, at: PastAt, about: PastAbout) -> Result<PastState, Problem> {
         self.note(format!("past {at} {about:?}"));
         Ok(PastState {
-            at,
+            at: match at {
+                PastAt::Record(at) => at,
+                PastAt::Moment(_) => Position(7),
+            },
             time: Timestamp::ZERO,
             task: None,
             agent: None,
@@ -1166,7 +1169,7 @@ impl Operations for Fake {
         String::new()
     }
 
-    async fn witness_succession(&self, _: &str) -> Result<WitnessAnswer, Problem> {
+    async fn witness_succession(&self, _: &Caller, _: &str) -> Result<WitnessAnswer, Problem> {
         Err(Problem::internal("not here"))
     }
 
@@ -1175,7 +1178,7 @@ impl Operations for Fake {
         Ok(vec![7; 32])
     }
 
-    async fn witness(&self, body: &str) -> Result<WitnessAnswer, Problem> {
+    async fn witness(&self, _: &Caller, body: &str) -> Result<WitnessAnswer, Problem> {
         Ok(match body {
             "old 0\n\nnote" => WitnessAnswer::Signed("\u{2014} witness AAAA\n".into()),
             _ => WitnessAnswer::Conflict(7),

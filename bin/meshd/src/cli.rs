@@ -71,6 +71,14 @@ Examples:
 
 A daemon that ends in order takes the key away by itself. What encryption needs is under `storage` in the configuration.")]
     Storage(StorageArgs),
+    /// Give the node another key while no daemon runs; `meshctl key rotate --node` does it while one does
+    #[command(after_help = "\
+Examples:
+  meshd key rotate -c meshd.yaml                  the log goes on under its name, signed by another key
+  meshd key rotate --data .mesh --compromised     nothing that the old key signs from here on counts
+
+The secret becomes DATA/node.key, the old one is gone. The next start puts the change on record.")]
+    Key(KeyArgs),
     /// Print the JSON Schema of a format
     #[command(after_help = "Example:\n  meshd schema manifest > manifest.schema.json")]
     Schema {
@@ -179,6 +187,27 @@ pub(crate) struct ConfigArgs {
     /// Print where each value comes from
     #[arg(long)]
     pub(crate) origin: bool,
+}
+
+/// Arguments of `key`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) verb: KeyVerb,
+}
+
+/// What to do to the node's key.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyVerb {
+    /// Let another key take over
+    Rotate {
+        #[command(flatten)]
+        run: RunArgs,
+        /// The old key is in wrong hands
+        #[arg(long)]
+        compromised: bool,
+    },
 }
 
 /// Arguments of `storage`.

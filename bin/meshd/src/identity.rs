@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 /// The node's private key, hex, readable by its owner alone.
 const KEY_FILE: &str = "node.key";
 /// The log, below the data directory: it says which key is in force.
-const JOURNAL_DIR: &str = "journal";
+pub(crate) const JOURNAL_DIR: &str = "journal";
 /// Bytes of the secret.
 const SECRET_LEN: usize = 32;
 

@@ -19,6 +19,7 @@ mod natives;
 mod notary;
 mod outgoing;
 mod renewal;
+mod rotate;
 mod settings;
 mod show;
 mod storage;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
         Some(Command::Config(args)) => show::config(&args),
+        Some(Command::Key(args)) => rotate::run(&args),
         Some(Command::Storage(args)) => storage::run(&args),
         Some(Command::Schema { format }) => show::schema(format),
     })

@@ -53,6 +53,9 @@ pub enum RetentionEvent {
     RecordsDoomed {
         /// Which, at most [`DOOMED_RECORDS_MAX`].
         records: Vec<Position>,
+        /// The root of the backup that the log goes on from, when they were erased in it and it did not say so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restored: Option<String>,
     },
     /// Content of records that are about to be erased; it goes when no record that stays refers to it.
     #[serde(rename = "content.doomed")]

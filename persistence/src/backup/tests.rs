@@ -138,6 +138,14 @@ fn what_was_erased_stays_erased_and_nothing_else_is() {
     assert_eq!(restored.erased, 1);
     let journal = open(&data);
     assert_eq!(journal.get(Position(7)).unwrap().unwrap().body, None);
+    // The log that was cut does not say so; whoever goes on with it has to.
+    let unexplained = crate::unexplained_erasures(&journal).unwrap();
+    assert_eq!(unexplained, [Position(7)]);
+    crate::testing::doom(&journal, &[7]);
+    while journal.durable().borrow().size() <= restored.records {
+        std::thread::yield_now();
+    }
+    assert_eq!(crate::unexplained_erasures(&journal).unwrap(), []);
     while journal.durable().borrow().size() < restored.records + 10 {
         append(&journal);
     }

@@ -7,7 +7,29 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 use mesh_messages::erasure::{ErasedPart, Erasure};
-use mesh_messages::{AgentId, RecordHeader, TaskId};
+use mesh_messages::{AgentId, Position, RecordHeader, TaskId};
+
+use crate::journal::{Journal, ReadError};
+
+/// The erased records of a log that it does not say are erased: in a backup are those whose erasure came after its end.
+///
+/// Reads the whole log.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn unexplained_erasures(journal: &dyn Journal) -> Result<Vec<Position>, ReadError> {
+    let mut tombstones = Tombstones::default();
+    for record in journal.read(Position(0))? {
+        let record = record?;
+        let payload = record.body.as_ref();
+        let payload = payload.and_then(|body| std::str::from_utf8(&body.payload).ok());
+        if payload.is_none() {
+            tombstones.add(&record.header);
+        }
+        tombstones.settle(&record.header, payload);
+    }
+    Ok(tombstones.open.into_iter().map(Position).collect())
+}
 
 /// Grows with what is erased and not yet said to be: about as much as the tasks that the operator keeps.
 #[derive(Debug, Default)]

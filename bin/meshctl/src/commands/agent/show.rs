@@ -21,9 +21,9 @@ use crate::session::Session;
 pub(crate) struct Show {
     /// The agent's id
     id: mesh_messages::AgentId,
-    /// As it stood when the log had got to this record
-    #[arg(long, value_name = "POSITION")]
-    at: Option<u64>,
+    /// As it stood when the log had got to this record, or at this moment, such as 2025-06-20T22:04:00Z
+    #[arg(long, value_name = "POSITION|TIME")]
+    at: Option<mesh_messages::system::PastAt>,
 }
 
 /// Which agents to list.

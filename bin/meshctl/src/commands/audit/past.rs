@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use mesh_actors_core::past::{AgentPast, TaskPast};
 use mesh_messages::identity::DidKey;
-use mesh_messages::system::PastState;
-use mesh_messages::{AgentId, Position, RecordHeader, TaskId};
+use mesh_messages::system::{PastAt, PastState};
+use mesh_messages::{AgentId, RecordHeader, TaskId};
 use mesh_persistence::verify;
 use serde::Deserialize;
 use serde_json::json;
@@ -22,9 +22,9 @@ use crate::session::Session;
 pub(crate) struct State {
     /// An export to work it out from, once it is verified; the daemon is asked without it
     file: Option<PathBuf>,
-    /// The last record to take in
-    #[arg(long, value_name = "POSITION")]
-    at: u64,
+    /// The last record to take in, or a moment, such as 2025-06-20T22:04:00Z
+    #[arg(long, value_name = "POSITION|TIME")]
+    at: PastAt,
     /// How this task stood
     #[arg(long, value_name = "ID", conflicts_with = "agent")]
     task: Option<TaskId>,
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &State, session: &mut Session) -> Result<(), Failur
 
 /// Asks the daemon; also what `--at` does elsewhere.
 pub(crate) fn show(
-    at: u64,
+    at: PastAt,
     (task, agent): (Option<&TaskId>, Option<&AgentId>),
     session: &mut Session,
 ) -> Result<(), Failure> {
@@ -111,22 +111,28 @@ fn of_export(path: &Path, arguments: &State) -> Result<PastState, Failure> {
     // What does not verify is not worked with.
     let report = verify(BufReader::new(&file), arguments.key.as_ref(), None)
         .map_err(|error| failed(error.to_string()))?;
-    if arguments.at >= report.size {
+    if let PastAt::Record(at) = arguments.at
+        && at.0 >= report.size
+    {
         let text = format!(
-            "the log has {} records; there is no record {}",
-            report.size, arguments.at
+            "the log has {} records; there is no record {at}",
+            report.size
         );
         return Err(failed(text));
     }
     file.rewind().map_err(|error| Failure::file(path, &error))?;
-    let mut time = None;
+    let mut last = None;
     for line in BufReader::new(file).lines() {
         let line = line.map_err(|error| Failure::file(path, &error))?;
         let read = |error: serde_json::Error| failed(error.to_string());
         let Line { record, payload } = serde_json::from_str(&line).map_err(read)?;
         let Some(record) = record else { break };
         let header: RecordHeader = serde_json::from_str(&record).map_err(read)?;
-        if header.position.0 > arguments.at {
+        let beyond = match arguments.at {
+            PastAt::Record(at) => header.position > at,
+            PastAt::Moment(moment) => header.time > moment,
+        };
+        if beyond {
             break;
         }
         let payload = payload.as_deref().map(str::as_bytes);
@@ -135,7 +141,7 @@ fn of_export(path: &Path, arguments: &State) -> Result<PastState, Failure> {
             Past::Agent(past) => past.take(&header, payload),
         };
         taken.map_err(|error| failed(error.to_string()))?;
-        time = Some(header.time);
+        last = Some((header.position, header.time));
     }
     let (task, agent, gaps) = match past {
         Past::Task(past) => {
@@ -148,12 +154,15 @@ fn of_export(path: &Path, arguments: &State) -> Result<PastState, Failure> {
         }
     };
     let missing = task.is_none() && agent.is_none() && gaps.erased + gaps.elsewhere == 0;
-    let Some(time) = time.filter(|_| !missing) else {
-        let text = format!("at record {} there was none of that name", arguments.at);
+    let Some((position, time)) = last.filter(|_| !missing) else {
+        let text = format!("at {} there was none of that name", arguments.at);
         return Err(Failure::new(Exit::NotFound, text));
     };
     Ok(PastState {
-        at: Position(arguments.at),
+        at: match arguments.at {
+            PastAt::Record(at) => at,
+            PastAt::Moment(_) => position,
+        },
         time,
         task,
         agent,

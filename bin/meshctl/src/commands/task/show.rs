@@ -32,9 +32,9 @@ pub(crate) struct List {
     /// Rows to show at most
     #[arg(long, default_value = "100", value_name = "N")]
     limit: NonZeroUsize,
-    /// As they stood when the log had got to this record: the first 200 that had been submitted
-    #[arg(long, value_name = "POSITION", conflicts_with_all = ["state", "kind", "agent", "column"])]
-    at: Option<u64>,
+    /// As they stood when the log had got to this record, or at this moment, such as 2025-06-20T22:04:00Z: the first 200 that had been submitted
+    #[arg(long, value_name = "POSITION|TIME", conflicts_with_all = ["state", "kind", "agent", "column"])]
+    at: Option<mesh_messages::system::PastAt>,
 }
 
 pub(super) fn list(arguments: &List, session: &mut Session) -> Result<(), Failure> {
@@ -89,9 +89,9 @@ pub(crate) fn tasks_screen(tasks: &[Task]) -> Screen {
 pub(crate) struct Show {
     /// The task's id
     id: mesh_messages::TaskId,
-    /// As it stood when the log had got to this record
-    #[arg(long, value_name = "POSITION")]
-    at: Option<u64>,
+    /// As it stood when the log had got to this record, or at this moment, such as 2025-06-20T22:04:00Z
+    #[arg(long, value_name = "POSITION|TIME")]
+    at: Option<mesh_messages::system::PastAt>,
 }
 
 /// What is worth knowing about a task in one line: why it waits, how far it is, or why it failed.
