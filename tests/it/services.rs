@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Home, Signal, eventually};
+use mesh_tests::{Bundle, Daemon, Home, eventually};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const SECRET: &str = "geo-s3cret-of-the-service";
@@ -670,7 +671,7 @@ fn meshctl_adds_lists_shows_calls_checks_and_removes() {
         daemon
             .ctl(&["service", "add", file])
             .exits(0)
-            .stdout
+            .out
             .contains("service geo is active")
     );
     let listed = daemon.ctl(&["service", "list"]).exits(0).out;
