@@ -1,6 +1,6 @@
 //! Services, as the outside registers and calls them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -137,6 +137,16 @@ impl Mesh {
             checking.await.map_err(gone)??;
         }
         Ok(self.served(id)?.view())
+    }
+
+    /// How many services stand how.
+    pub(super) fn service_counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for served in self.ctx.desk.all() {
+            let status = served.kept.status().name().to_owned();
+            *counts.entry(status).or_default() += 1;
+        }
+        counts
     }
 
     /// Whether the caller may call all services that a document names: a workflow is no way around that.
