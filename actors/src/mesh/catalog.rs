@@ -11,7 +11,7 @@ use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
 use mesh_messages::service::{
-    ServiceCallOrder, ServiceDefinition, ServiceReply, ServiceStatus, ServiceView,
+    ServiceCallOrder, ServiceDefinition, ServiceOrigin, ServiceReply, ServiceStatus, ServiceView,
 };
 use mesh_messages::system::Caller;
 use mesh_messages::workflow::{RegisteredCall, ServiceTarget, SubWorkflow, WorkflowDocument};
@@ -218,11 +218,29 @@ impl Mesh {
     }
 
     /// Has the services of the configuration registered, and those forgotten that it names no more.
+    ///
+    /// # Errors
+    /// There are too many. What cannot be written now is told in the log: what was there before goes on.
     pub(super) async fn load_services(&self) -> Result<(), Problem> {
-        let command = ServiceCommand::Load {
-            definitions: self.ctx.settings.services.definitions.clone(),
-        };
-        self.registry.service(command, Cause::by("config")).await
+        let definitions = self.ctx.settings.services.definitions.clone();
+        let is_configured = |served: &Arc<Served>| served.kept.origin == ServiceOrigin::Config;
+        if definitions.is_empty() && !self.ctx.desk.all().iter().any(is_configured) {
+            return Ok(());
+        }
+        let command = ServiceCommand::Load { definitions };
+        let loaded = self.registry.service(command, Cause::by("config")).await;
+        match loaded {
+            Err(problem)
+                if matches!(
+                    problem.kind,
+                    ProblemKind::Unavailable | ProblemKind::Timeout
+                ) =>
+            {
+                tracing::warn!(%problem, "services.definitions: not registered");
+                Ok(())
+            }
+            loaded => loaded,
+        }
     }
 }
 
