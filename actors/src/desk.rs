@@ -131,6 +131,7 @@ impl Served {
             registered_at,
             updated_at,
             fault,
+            unchecked: _,
         } = self.kept.clone();
         let last = *self.run.last.lock().unwrap_or_else(PoisonError::into_inner);
         ServiceView {

@@ -175,6 +175,9 @@ pub struct SystemStatus {
     pub components: Vec<ComponentStatus>,
     /// Agents by `AgentStatus.status`.
     pub agents: BTreeMap<String, u64>,
+    /// Registered services by status.
+    #[serde(default)]
+    pub services: BTreeMap<String, u64>,
     /// Tasks by state.
     pub tasks: BTreeMap<String, u64>,
     /// The journal.

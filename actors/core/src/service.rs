@@ -40,6 +40,9 @@ pub struct KeptService {
     /// What the last check found, if it failed.
     #[serde(default)]
     pub fault: Option<ServiceFault>,
+    /// Whether no check of it has ended yet. It is called all the same; who waits for it waits.
+    #[serde(default)]
+    pub unchecked: bool,
 }
 
 impl KeptService {
@@ -173,11 +176,13 @@ impl ServiceBook {
                 if let Some(kept) = self.0.get_mut(service) {
                     let (reason, since) = (reason.clone(), *at);
                     kept.fault = Some(ServiceFault { reason, since });
+                    kept.unchecked = false;
                 }
             }
             RegistryEvent::ServiceRecovered { service, .. } => {
                 if let Some(kept) = self.0.get_mut(service) {
                     kept.fault = None;
+                    kept.unchecked = false;
                 }
             }
             RegistryEvent::ServiceCalled(_)
@@ -207,6 +212,7 @@ impl ServiceBook {
             by: by.to_owned(),
             registered_at: before.as_ref().map_or(at, |kept| kept.registered_at),
             updated_at: at,
+            unchecked: before.as_ref().is_none_or(|kept| kept.unchecked),
             // What was found of the one before stands until this one is checked.
             fault: before.and_then(|kept| kept.fault),
         };
@@ -271,6 +277,9 @@ impl ServiceBook {
                         reason,
                         at,
                     }],
+                    (Ok(()), None) if kept.unchecked => {
+                        vec![RegistryEvent::ServiceRecovered { service, at }]
+                    }
                     (Ok(()), None) | (Err(_), Some(_)) => Vec::new(),
                 })
             }

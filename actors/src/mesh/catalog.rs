@@ -1,6 +1,6 @@
 //! Services, as the outside registers and calls them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use mesh_messages::manifest::AgentManifest;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::schema::FieldError;
 use mesh_messages::service::{
-    ServiceCallOrder, ServiceDefinition, ServiceReply, ServiceStatus, ServiceView,
+    ServiceCallOrder, ServiceDefinition, ServiceOrigin, ServiceReply, ServiceStatus, ServiceView,
 };
 use mesh_messages::system::Caller;
 use mesh_messages::workflow::{RegisteredCall, ServiceTarget, SubWorkflow, WorkflowDocument};
@@ -139,6 +139,16 @@ impl Mesh {
         Ok(self.served(id)?.view())
     }
 
+    /// How many services stand how.
+    pub(super) fn service_counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for served in self.ctx.desk.all() {
+            let status = served.kept.status().name().to_owned();
+            *counts.entry(status).or_default() += 1;
+        }
+        counts
+    }
+
     /// Whether the caller may call all services that a document names: a workflow is no way around that.
     ///
     /// # Errors
@@ -208,11 +218,29 @@ impl Mesh {
     }
 
     /// Has the services of the configuration registered, and those forgotten that it names no more.
+    ///
+    /// # Errors
+    /// There are too many. What cannot be written now is told in the log: what was there before goes on.
     pub(super) async fn load_services(&self) -> Result<(), Problem> {
-        let command = ServiceCommand::Load {
-            definitions: self.ctx.settings.services.definitions.clone(),
-        };
-        self.registry.service(command, Cause::by("config")).await
+        let definitions = self.ctx.settings.services.definitions.clone();
+        let is_configured = |served: &Arc<Served>| served.kept.origin == ServiceOrigin::Config;
+        if definitions.is_empty() && !self.ctx.desk.all().iter().any(is_configured) {
+            return Ok(());
+        }
+        let command = ServiceCommand::Load { definitions };
+        let loaded = self.registry.service(command, Cause::by("config")).await;
+        match loaded {
+            Err(problem)
+                if matches!(
+                    problem.kind,
+                    ProblemKind::Unavailable | ProblemKind::Timeout
+                ) =>
+            {
+                tracing::warn!(%problem, "services.definitions: not registered");
+                Ok(())
+            }
+            loaded => loaded,
+        }
     }
 }
 

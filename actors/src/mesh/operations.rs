@@ -427,6 +427,7 @@ impl Operations for Mesh {
             refusing_because: refusing,
             components: self.components().await,
             agents: self.agent_counts(),
+            services: self.service_counts(),
             // The status says what is wrong, so it must not depend on what may be.
             tasks: self.task_counts().await.unwrap_or_default(),
             journal: JournalStatus {

@@ -49,6 +49,10 @@ pub(super) fn publish(ctx: &Context, book: &ServiceBook) {
     ctx.desk.publish(book);
     let services = book.all().map(|(id, kept)| {
         let lack = match (kept.status(), &kept.fault) {
+            (ServiceStatus::Active, _) if kept.unchecked => Some(ServiceLack {
+                detail: "is not checked yet".to_owned(),
+                coming: true,
+            }),
             (ServiceStatus::Active, _) => None,
             (ServiceStatus::Inactive, _) | (ServiceStatus::Error, None) => Some(ServiceLack {
                 detail: "is inactive".to_owned(),

@@ -35,6 +35,10 @@ enum Tried {
 
 /// Calls a service until it answers, or has had its chances.
 pub(super) async fn call(ctx: &Arc<Context>, registry: &RegistryHandle, call: Call) -> UnitOutcome {
+    // While a shutdown is in force nothing is done in anybody's name. The step's time goes on.
+    while ctx.governance.load().halted.is_some() {
+        tokio::time::sleep(HALTED).await;
+    }
     match call.call.clone() {
         ServiceTarget::Plain(plain) => call_plain(ctx, call, plain).await,
         ServiceTarget::Registered(registered) => {
@@ -70,10 +74,6 @@ async fn call_registered(
 }
 
 async fn call_plain(ctx: &Arc<Context>, call: Call, plain: ServiceCall) -> UnitOutcome {
-    // While a shutdown is in force nothing is done in anybody's name. The step's time goes on.
-    while ctx.governance.load().halted.is_some() {
-        tokio::time::sleep(HALTED).await;
-    }
     let mut pause = PAUSE;
     let mut last = String::new();
     for tried in 0..TRIES_MAX {

@@ -995,6 +995,7 @@ impl Operations for Fake {
             accepting: true,
             refusing_because: None,
             components: Vec::new(),
+            services: BTreeMap::new(),
             agents: BTreeMap::new(),
             tasks: BTreeMap::new(),
             journal: JournalStatus {

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal};
 
 use mesh_config::{LogFormat, TelemetryConfig};
+use tracing_subscriber::filter::Directive;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -54,6 +55,12 @@ pub(crate) fn start(
         text: config.log_level.clone(),
         source,
     })?;
+    // What it writes in full beyond this is the query of each address, and a secret may be in it.
+    let quiet = ["ureq=debug", "ureq_proto=debug"].map(str::parse::<Directive>);
+    let filter = quiet
+        .into_iter()
+        .flatten()
+        .fold(filter, EnvFilter::add_directive);
     let export = match &config.otlp_endpoint {
         None => Export::off(),
         Some(endpoint) => {

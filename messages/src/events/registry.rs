@@ -97,7 +97,7 @@ pub enum RegistryEvent {
         /// When.
         at: Timestamp,
     },
-    /// A check of a service passed that had failed before.
+    /// A check of a service passed that had failed before, or was the first one.
     #[serde(rename = "service.recovered")]
     ServiceRecovered {
         /// Which.

@@ -103,6 +103,13 @@ fn a_service_is_registered_replaced_and_removed_and_the_same_again_changes_nothi
 fn a_change_of_health_is_said_once_and_only_of_the_definition_that_was_checked() {
     let mut book = ServiceBook::default();
     take(&mut book, register("geo", "")).unwrap();
+    assert!(book.get("geo").unwrap().unchecked);
+    assert_eq!(
+        take(&mut book, checked("geo", 1, Ok(()))),
+        Ok(vec!["service.recovered"]),
+        "the first one is news"
+    );
+    assert!(!book.get("geo").unwrap().unchecked);
     assert_eq!(take(&mut book, checked("geo", 1, Ok(()))), Ok(vec![]));
     assert_eq!(
         take(&mut book, checked("geo", 1, Err("no"))),
@@ -199,7 +206,7 @@ proptest! {
                 prop_assert!(before.as_ref().is_some_and(|kept| kept.fault.is_none()));
             }
             if told.contains(&"service.recovered") {
-                prop_assert!(before.as_ref().is_some_and(|kept| kept.fault.is_some()));
+                prop_assert!(before.as_ref().is_some_and(|kept| kept.fault.is_some() || kept.unchecked));
             }
             if let (Some(before), Some(after)) = (&before, book.get(name)) {
                 prop_assert!(after.version >= before.version);

@@ -67,6 +67,9 @@ fn status_screen(status: &SystemStatus) -> Screen {
     about.row(["up".into(), span(status.uptime).into()]);
     about.row(["takes work".into(), accepting.into()]);
     about.row(["agents".into(), counts(&status.agents).into()]);
+    if !status.services.is_empty() {
+        about.row(["services".into(), counts(&status.services).into()]);
+    }
     about.row(["tasks".into(), counts(&status.tasks).into()]);
     about.row([
         "journal".into(),
