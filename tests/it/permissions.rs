@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::egress;
 
+mod memory;
 mod posted;
+
+use memory::shares_memory_with_itself_alone;
 
 const LONG: Duration = Duration::from_mins(1);
 
@@ -535,21 +538,7 @@ fn with_an_empty_list_an_agent_can_only_talk_to_meshd() {
         assert!(answer.is_string(), "{index} was written: {seen:?}");
     }
     assert_eq!(outside.heard().len(), 0);
-    // What its own processes share is in memory, bounded, nobody else's, and starts nothing.
-    let shared = daemon.output("obey", &json!([
-        {"run": "open('/dev/shm/mine', 'w').write('#!/bin/sh') and os.chmod('/dev/shm/mine', 0o700)"},
-        {"run": "__import__('subprocess').run(['/dev/shm/mine'])"},
-        {"run": "open('/dev/shm/large', 'wb').write(bytes(65 << 20))"},
-        {"run": "os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize <= 64 << 20"},
-    ]));
-    assert_eq!(shared[0], Value::Null, "{shared}");
-    assert!(
-        shared[1].as_str().is_some_and(|e| e.contains("ermission")),
-        "{shared}"
-    );
-    assert!(shared[2].is_string(), "{shared}");
-    assert_eq!(shared[3], true, "{shared}");
-    assert!(!std::path::Path::new("/dev/shm/mine").exists());
+    shares_memory_with_itself_alone(&daemon);
     let own = own(&daemon);
     own.post("/v1/tasks", &json!({"requirements": ["echo"]}))
         .problem(403, "forbidden");
