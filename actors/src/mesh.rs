@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use mesh_messages::Timestamp;
 use mesh_messages::address::Address;
+use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::identity::SigningKey;
 use mesh_persistence::OpenError;
 use mesh_sandbox::{Launcher, LauncherConfig, StartError};
@@ -259,10 +260,13 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// What has to be so before the first request: the admin has a token, the log says which key signs for it, and a shutdown
-    /// that is in force holds, and the services of the configuration are there.
+    /// What has to be so before the first request: tokens are void that were to be from this start on, the admin has a
+    /// token, the log says which key signs for it, a shutdown that is in force holds, and the services of the configuration
+    /// are there.
     async fn before_anybody_is_served(&self) -> Result<(), String> {
         let data = &self.ctx.settings.data;
+        // Before the admin's token is looked at, which may be one of them.
+        self.revoke_as_ordered(data).await?;
         let admitted = self.sentinel.ensure_admin_token(data).await;
         admitted.map_err(|error| format!("the admin's token: {error}"))?;
         let recorded = self.record_rotations().await;
@@ -320,6 +324,11 @@ impl Mesh {
     #[must_use]
     pub fn operations(&self) -> Arc<dyn Operations> {
         Arc::new(self.clone())
+    }
+
+    /// Knows these callers by their certificates from now on, and no others.
+    pub fn know_certificates(&self, known: &[KnownCertificate]) {
+        self.sentinel.know_certificates(known);
     }
 
     /// The file that holds the admin's token.

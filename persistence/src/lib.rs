@@ -17,6 +17,7 @@ mod kept;
 mod memory;
 mod nodekey;
 mod projection;
+mod revocations;
 mod seal;
 mod snapshot;
 mod succession;
@@ -53,6 +54,7 @@ pub use projection::{
     FollowError, PAGE_MAX, Page, Pass, ProjectError, ProjectionBatch, ProjectionError,
     ProjectionStore, Projector, View, WaitError, catch_up, follow,
 };
+pub use revocations::{RevocationError, order_revocation, ordered_revocations, revocations_done};
 pub use succession::{LogKeys, LogSigner, SUCCESSIONS_MAX, Succession, SuccessionInvalid};
 pub use tlog_tiles::Hash;
 pub use verify::{VerifyError, VerifyReport, verify};

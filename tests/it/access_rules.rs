@@ -499,3 +499,43 @@ fn work_of_an_agents_own_token_is_part_of_what_bounds_the_work_that_it_has() {
     let refused = other.post("/v1/tasks", &child).problem(403, "forbidden");
     assert_eq!(refused["detail"], "Insufficient permissions", "{refused}");
 }
+
+#[test]
+fn nobody_puts_work_under_anothers_task_and_so_at_its_cost() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let ada = daemon.of_role("operator", "ada");
+    let ben = daemon.of_role("operator", "ben");
+    // It waits, with a budget that others would like.
+    let task = json!({"requirements": ["nobody"], "budget": {"calls": 3}});
+    let parent = ada.post("/v1/tasks", &task).ok(202)["id"].clone();
+    let child = json!({"requirements": ["echo"], "input": 1, "parent": parent});
+    let rule = format!("parent {}, which is another's", parent.as_str().unwrap());
+    forbidden(&ben.post("/v1/tasks", &child), Some(&rule));
+    // Several at once are refused as a whole.
+    let free = json!({"requirements": ["echo"], "input": 1, "idempotencyKey": "alone"});
+    forbidden(&ben.post("/v1/tasks", &json!([free, child])), Some(&rule));
+    let denied = &daemon.audit("kind=access.denied")[0];
+    assert_eq!(denied["payload"]["user"], "user:ben", "{denied}");
+    assert_eq!(denied["payload"]["rule"], rule, "{denied}");
+    let account = || {
+        let path = format!("/v1/budgets/task:{}", parent.as_str().unwrap());
+        daemon.client().get(&path).ok(200).to_string()
+    };
+    assert!(!account().contains("\"used\":1"), "{}", account());
+    let tasks = daemon.client().get("/v1/tasks").ok(200);
+    assert_eq!(tasks["items"].as_array().unwrap().len(), 1, "{tasks}");
+    // Its submitter may, and below what was put there; so may an admin.
+    let own = ada.post("/v1/tasks", &child).ok(202)["id"].clone();
+    let waits = json!({"requirements": ["nobody"], "parent": parent});
+    let admins = daemon.submit(&waits);
+    let below = json!({"requirements": ["echo"], "parent": admins});
+    ada.post("/v1/tasks", &below).ok(202);
+    let rule = format!("parent {admins}, which is another's");
+    forbidden(&ben.post("/v1/tasks", &below), Some(&rule));
+    daemon.ended(own.as_str().unwrap(), LONG);
+    // What is not there is nobody's.
+    let nowhere = json!({"requirements": ["echo"], "parent": "nowhere"});
+    let refused = ben.post("/v1/tasks", &nowhere).problem(422, "invalid_task");
+    assert_eq!(refused["field"], "parent", "{refused}");
+}

@@ -29,6 +29,7 @@ mod escapes;
 mod export_sql;
 mod faults;
 mod formats;
+mod gates;
 mod governance;
 mod grants;
 mod handover;

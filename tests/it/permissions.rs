@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::egress;
 
+mod memory;
 mod posted;
+
+use memory::shares_memory_with_itself_alone;
 
 const LONG: Duration = Duration::from_mins(1);
 
@@ -535,6 +538,7 @@ fn with_an_empty_list_an_agent_can_only_talk_to_meshd() {
         assert!(answer.is_string(), "{index} was written: {seen:?}");
     }
     assert_eq!(outside.heard().len(), 0);
+    shares_memory_with_itself_alone(&daemon);
     let own = own(&daemon);
     own.post("/v1/tasks", &json!({"requirements": ["echo"]}))
         .problem(403, "forbidden");

@@ -263,3 +263,76 @@ fn every_call_has_a_record_or_is_counted_with_a_digest_also_when_meshd_is_killed
         assert_eq!(single + counted, 300, "{kind}");
     }
 }
+
+/// What was looked at, by its records: whose, by which verb, how often, and what exactly where that is told.
+fn looked_at(daemon: &Daemon) -> Vec<(String, String, u64, String)> {
+    let records = daemon.audit("kind=access.granted");
+    let rows = records.iter().flat_map(|record| {
+        let rows = record["payload"]["counts"].as_array().unwrap();
+        rows.iter().map(|row| {
+            let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+            let times = row["times"].as_u64().unwrap();
+            (text("user"), text("verb"), times, text("resource"))
+        })
+    });
+    rows.collect()
+}
+
+#[test]
+fn who_looked_at_what_is_on_record_and_polling_costs_one_record() {
+    let daemon = Daemon::start();
+    let viewer = daemon.of_role("viewer", "eve");
+    for _ in 0..50 {
+        viewer.get("/v1/tasks").ok(200);
+    }
+    viewer
+        .get("/v1/tasks/nothing")
+        .problem(404, "task_not_found");
+    viewer.get("/v1/inbox").ok(200);
+    viewer.get("/v1/secrets").problem(403, "forbidden");
+    daemon.client().get("/v1/secrets").ok(200);
+    assert_eq!(looked_at(&daemon), [], "a minute is not over");
+    let (home, _) = daemon.stop(rustix::process::Signal::TERM);
+    let daemon = home.start();
+    let rows = looked_at(&daemon);
+    let of = |verb: &str| {
+        let mut of_eve = rows.iter().filter(|row| row.0 == "user:eve");
+        of_eve.find(|row| row.1 == verb).cloned()
+    };
+    let row = |verb: &str, times, resource: &str| {
+        let text = |text: &str| text.to_owned();
+        Some((text("user:eve"), text(verb), times, text(resource)))
+    };
+    assert_eq!(of("listTasks"), row("listTasks", 50, ""), "{rows:?}");
+    assert_eq!(of("getTask"), row("getTask", 1, ""), "{rows:?}");
+    assert_eq!(
+        of("listInbox"),
+        row("listInbox", 1, "/v1/inbox"),
+        "{rows:?}"
+    );
+    // What has an action of its own has a record of its own, and is not counted once more.
+    assert!(!rows.iter().any(|row| row.1 == "listSecrets"), "{rows:?}");
+    let allowed = daemon.audit("kind=access.allowed");
+    assert!(allowed.iter().any(|r| r["payload"]["action"] == "secrets"));
+    assert_eq!(daemon.audit("kind=access.granted").len(), 1);
+}
+
+#[test]
+fn without_audit_all_actions_looks_at_what_people_said_and_did_are_told_and_no_others() {
+    let daemon = Home::new()
+        .config("orchestrator:\n  security:\n    audit_all_actions: false\n")
+        .start();
+    let viewer = daemon.of_role("viewer", "eve");
+    viewer.get("/v1/tasks").ok(200);
+    viewer.get("/v1/inbox").ok(200);
+    viewer.get("/v1/audit").ok(200);
+    daemon.client().get("/v1/secrets").ok(200);
+    let (home, _) = daemon.stop(rustix::process::Signal::TERM);
+    let daemon = home.start();
+    let rows = looked_at(&daemon);
+    let told = |verb: &str| rows.iter().any(|row| row.1 == verb);
+    assert!(!told("listTasks"), "{rows:?}");
+    for verb in ["listInbox", "listAudit", "listSecrets"] {
+        assert!(told(verb), "{verb}: {rows:?}");
+    }
+}

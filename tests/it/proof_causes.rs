@@ -27,11 +27,12 @@ while read -r line; do
 done"#;
 
 /// Kinds of records that begin something: nothing before them led to them.
-const BEGINNINGS: [&str; 9] = [
+const BEGINNINGS: [&str; 10] = [
     "access.allowed",
     "access.denied",
     // Of a line of an agent.
     "request.refused",
+    "access.granted",
     "audit.counted",
     "node.started",
     "node.stopped",

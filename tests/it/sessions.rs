@@ -234,3 +234,138 @@ fn only_agents_that_shake_hands_can_ask_for_a_token() {
         "{problem}"
     );
 }
+
+/// The tokens that agents were given, as an admin sees them.
+fn sessions(daemon: &Daemon) -> Vec<Value> {
+    let page = daemon.client().get("/v1/tokens").ok(200);
+    let of_agents = |token: &&Value| token["kind"] == "session";
+    let all = page["items"].as_array().unwrap().clone();
+    all.iter().filter(of_agents).cloned().collect()
+}
+
+#[test]
+fn a_session_token_is_listed_and_revoked_alone_and_its_incarnation_ends() {
+    let daemon = Daemon::start();
+    daemon.deploy(&badge());
+    let other = Bundle::shell("other", BADGE).set("capabilities", json!(["badge"]));
+    daemon.deploy(&other.set("security", json!({"session": true})));
+    let first = token(&told(&daemon, "badge", 1)[0]);
+    let others = token(&told(&daemon, "other", 1)[0]);
+    let listed = sessions(&daemon);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    let of = |agent: &str| {
+        let mut listed = sessions(&daemon).into_iter();
+        listed.find(|token| token["subject"] == agent).unwrap()
+    };
+    let shown = of("badge");
+    assert_eq!(shown["role"], "agent", "{shown}");
+    assert!(
+        shown["expires"].is_string() && shown["epoch"].is_u64(),
+        "{shown}"
+    );
+    let id = shown["id"].as_str().unwrap().to_owned();
+    assert!(first.contains(&id) && !shown.to_string().contains(&first));
+    let text = daemon.ctl(&["token", "list"]).exits(0).out;
+    assert!(text.contains("session") && text.contains(&id), "{text}");
+    // Nobody but an admin sees or ends it.
+    let operator = daemon.of_role("operator", "ben");
+    operator.get("/v1/tokens").problem(403, "forbidden");
+    let path = format!("/v1/tokens/{id}");
+    operator.delete(&path).problem(403, "forbidden");
+    assert_eq!(submits(&daemon, &first), 202);
+
+    let revoked = daemon.client().delete(&path).ok(200);
+    assert_eq!(revoked["revoked"], true, "{revoked}");
+    assert_eq!(submits(&daemon, &first), 401, "at once");
+    assert_eq!(submits(&daemon, &others), 202, "another's goes on");
+    // Its channel ended with it; the incarnation that follows has a token of its own.
+    let second = token(&told(&daemon, "badge", 2)[1]);
+    assert_eq!(
+        (submits(&daemon, &first), submits(&daemon, &second)),
+        (401, 202)
+    );
+    assert!(of("badge")["epoch"].as_u64() > shown["epoch"].as_u64());
+    let record = &daemon.audit("agent=badge&kind=session.revoked")[0];
+    assert_eq!(record["actor"], "user:admin", "{record}");
+    assert_eq!(
+        (&record["payload"]["id"], &record["payload"]["epoch"]),
+        (&json!(id), &shown["epoch"]),
+        "{record}"
+    );
+    assert!(
+        record["cause"].is_u64(),
+        "it follows from the request: {record}"
+    );
+    daemon
+        .client()
+        .delete(&path)
+        .problem(404, "token_not_found");
+    // It was no failure of the agent's.
+    assert_eq!(
+        daemon.status("badge")["fault"]["state"],
+        daemon.status("other")["fault"]["state"]
+    );
+}
+
+#[test]
+fn a_token_is_revoked_offline_for_the_next_start_and_that_is_on_record() {
+    let daemon = Daemon::start();
+    let issued = |subject: &str| {
+        let body = json!({"role": "operator", "subject": subject});
+        daemon.client().post("/v1/tokens", &body).ok(201)
+    };
+    let (stolen, kept) = (issued("eve"), issued("ada"));
+    let id = stolen["id"].as_str().unwrap().to_owned();
+    // Where a daemon runs, it is asked.
+    let data = daemon.home().data().to_owned();
+    let offline = |id: &str| {
+        let at = data.to_str().unwrap();
+        mesh_tests::meshctl(&data, &["token", "revoke", id, "--offline", "--data", at])
+    };
+    let refused = offline(&id);
+    assert!(refused.err.contains("runs on"), "{}", refused.err);
+    let home = daemon.kill9();
+    assert!(offline("nonsense").exits(2).err.contains("no token's id"));
+    let said = offline(&id).exits(0);
+    assert!(said.out.contains("next start"), "{}", said.out);
+    let unknown = "0123456789abcdef";
+    offline(unknown).exits(0);
+    let admin = fs::read_to_string(data.join("token")).unwrap();
+    let admin_id = admin.split('_').nth(1).unwrap().to_owned();
+    offline(&admin_id).exits(0);
+
+    let daemon = home.start();
+    let with = |token: &Value| {
+        let client = daemon.client().with_token(token["token"].as_str());
+        client.get("/v1/tasks").status
+    };
+    assert_eq!((with(&stolen), with(&kept)), (401, 200));
+    let old = daemon.client().with_token(Some(admin.trim()));
+    assert_eq!(
+        old.get("/v1/tasks").status,
+        401,
+        "the admin's own is replaced"
+    );
+    let of_offline = |kind: &str, what: &str| {
+        let found = daemon.audit(&format!("kind={kind}"));
+        let mut found = found.into_iter().filter(|r| r["actor"] == "offline");
+        found.any(|r| r.to_string().contains(what))
+    };
+    assert!(of_offline("token.revoked", &id));
+    assert!(of_offline("token.revoked", &admin_id));
+    assert!(of_offline("request.refused", unknown));
+    assert!(!data.join("revoke").exists());
+    // Void for good, and not once more at each start.
+    let daemon = daemon.kill9().start();
+    let client = daemon.client().with_token(stolen["token"].as_str());
+    assert_eq!(client.get("/v1/tasks").status, 401);
+    let mine = daemon.audit("kind=token.revoked");
+    assert_eq!(mine.iter().filter(|r| r["actor"] == "offline").count(), 2);
+
+    // An order that cannot be read is not taken for none.
+    let home = daemon.kill9();
+    fs::write(data.join("revoke"), "something else\n").unwrap();
+    let (home, _) = home.try_start().err().expect("it does not start");
+    fs::remove_file(data.join("revoke")).unwrap();
+    home.start();
+}

@@ -364,6 +364,38 @@ fn revokes(authority: &Authority, file: &str, serials: &[u64], is_over: bool) {
 }
 
 #[test]
+fn whom_a_clients_certificate_stands_for_is_read_again_at_sighup() {
+    let home = home("");
+    let dir = home.scratch().to_owned();
+    let file = dir.join("meshd.yaml");
+    let daemon = home.start();
+    let list = |who: &str| with(&daemon, &dir, who, LIST).code;
+    let stops = |who: &str| with(&daemon, &dir, who, &["agent", "stop", "nobody"]).code;
+    let taken = |what: &str, done: &dyn Fn() -> bool| {
+        daemon.signal(Signal::HUP);
+        eventually(what, Duration::from_secs(30), || {
+            done().then_some(()).ok_or_else(|| daemon.home().log())
+        });
+    };
+    assert_eq!((list("ben"), stops("ben")), (0, 4), "a viewer");
+    let before = fs::read_to_string(&file).unwrap();
+    let other = before.replace("role: viewer", "role: operator");
+    assert_ne!(before, other);
+    fs::write(&file, &other).unwrap();
+    assert_eq!(stops("ben"), 4, "not before it is asked for");
+    taken("he is an operator now", &|| stops("ben") == 3);
+    // What makes no sense changes nothing.
+    fs::write(&file, other.replace("role: operator", "role: king")).unwrap();
+    taken("it is told", &|| {
+        daemon.home().log().contains("clients were not taken")
+    });
+    assert_eq!(stops("ben"), 3);
+    // Who is not named any more is nobody.
+    fs::write(&file, before.replace("CN=ben", "CN=carl")).unwrap();
+    taken("he is nobody", &|| list("ben") != 0);
+}
+
+#[test]
 fn certificates_and_lists_are_taken_without_a_restart_and_what_was_revoked_opens_nothing() {
     let home = home("    client_crl: '@/revoked.pem'\n");
     let dir = home.scratch().to_owned();

@@ -195,3 +195,94 @@ fn trust_is_shown_and_set_from_the_command_line_and_wrong_words_change_nothing()
     client.post("/v1/tasks", &task).problem(422, "invalid_task");
     assert_eq!(level(&daemon, "w"), 250_000);
 }
+
+/// Hands on what its task holds.
+const PLANNER: &str = r#"
+echo '{"type":"HANDSHAKE","payload":{"name":"planner","version":"1.0.0","capabilities":["plan"]}}'
+while read -r line; do
+  case "$line" in
+    *'"type":"TASK_REQUEST"'*)
+      task=${line#*\"task_id\":\"}; task=${task%%\"*}
+      trust=${line#*\"trust\":}; trust=${trust%%\}*}
+      echo '{"type":"TASK_REQUEST","id":"r-'$task'","task_id":"'$task'","payload":{"requirements":["w"],"input":1,"trust":'$trust'}}' ;;
+    *'"type":"TASK_RESULT"'*)
+      parent=${line#*\"in_reply_to\":\"r-}; parent=${parent%%\"*}
+      case "$line" in *'"ok":true'*) ok='true,"output":1' ;; *) ok='false,"error":{"class":"refusal","message":"no"}' ;; esac
+      echo '{"type":"TASK_RESULT","task_id":"'$parent'","payload":{"ok":'$ok'}}' ;;
+    *'"verb":"shutdown"'*) exit 0 ;;
+  esac
+done"#;
+
+#[test]
+fn delegations_and_steps_of_workflows_ask_for_trust_as_tasks_do() {
+    let daemon = Daemon::start();
+    daemon.deploy(&worker("w"));
+    daemon.deploy(&Bundle::shell("planner", PLANNER).set("capabilities", json!(["plan"])));
+    reset(&daemon, "w", 0.5);
+    let run = json!({"workflow": {"name": "w", "steps": [
+        {"id": "s", "requirements": ["w"], "trust": 0.6},
+    ]}});
+    let run = daemon.client().post("/v1/workflows", &run).ok(202)["id"].clone();
+    let delegated = daemon.submit(&json!({"type": "plan", "input": {"trust": 0.6}}));
+    let waiting = || {
+        let page = daemon.client().get("/v1/tasks?state=parked").ok(200);
+        page["items"].as_array().unwrap().clone()
+    };
+    eventually("both wait for trust", PATIENCE, || {
+        let waiting = waiting();
+        let for_trust = |task: &&Value| task["waitingFor"]["reason"] == "trust";
+        match waiting.iter().filter(for_trust).count() {
+            2 => Ok(()),
+            _ => Err(format!("{waiting:?}")),
+        }
+    });
+    reset(&daemon, "w", 0.6);
+    assert_eq!(daemon.ended(&delegated, PATIENCE)["state"], "succeeded");
+    eventually("the run ends well", PATIENCE, || {
+        let path = format!("/v1/workflows/{}", run.as_str().unwrap());
+        let run = daemon.client().get(&path).ok(200);
+        (run["state"] == "succeeded")
+            .then_some(())
+            .ok_or_else(|| run.to_string())
+    });
+    // The same checks: a level is from 0 to 1, and only tasks ask for one.
+    let wrong = daemon.submit(&json!({"type": "plan", "input": {"trust": 1.5}}));
+    assert_eq!(daemon.ended(&wrong, PATIENCE)["state"], "failed");
+    for (step, path) in [
+        (
+            json!({"id": "s", "requirements": ["w"], "trust": 2}),
+            "steps[0].trust",
+        ),
+        (
+            json!({"id": "s", "approval": true, "trust": true}),
+            "steps[0].trust",
+        ),
+    ] {
+        let run = json!({"workflow": {"name": "w", "steps": [step]}});
+        let refused = daemon.client().post("/v1/workflows", &run);
+        assert_eq!(refused.status, 422, "{}", refused.text());
+        assert!(refused.text().contains(path), "{}", refused.text());
+    }
+}
+
+#[test]
+fn a_reset_that_changes_nothing_says_so_and_leaves_no_record() {
+    let daemon = Daemon::start();
+    daemon.deploy(&worker("w"));
+    let client = daemon.client();
+    let again = json!({"reason": "to be sure"});
+    client
+        .post("/v1/trust/w/reset", &again)
+        .problem(409, "nothing_to_reset");
+    let ran = daemon.ctl(&["trust", "w", "--reset", "to be sure"]);
+    assert!(ran.err.contains("already"), "{}", ran.err);
+    assert_eq!(daemon.audit("kind=trust.changed").len(), 0);
+    // A score reaches what was never seen at work, too, and upwards as well.
+    reset(&daemon, "w", 0.9);
+    client
+        .post("/v1/trust/w/reset", &json!({"reason": "x", "score": 0.9}))
+        .problem(409, "nothing_to_reset");
+    client.post("/v1/trust/w/reset", &again).ok(200);
+    assert_eq!(level(&daemon, "w"), 750_000);
+    assert_eq!(daemon.audit("kind=trust.changed").len(), 2);
+}

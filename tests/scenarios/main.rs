@@ -12,6 +12,7 @@ mod d5_tricked_agent;
 mod d6_sandbox_that_does_not_start;
 mod d7_collisions;
 mod d8_done_that_is_not_done;
+mod d9_fleet;
 mod d9_quota_wall;
 
 use std::io::Write as _;

@@ -221,7 +221,7 @@ mod tests {
         let told = told(&mut accesses, 2);
         assert_eq!(told.counts.len(), GRANTED_MAX);
         assert_eq!(told.others, 1000 - GRANTED_MAX as u64);
-        // As docs/audit.md says.
+        // Rows without a resource, as most are.
         assert!(serde_json::to_vec(&told).unwrap().len() < 64 * 1024);
     }
 

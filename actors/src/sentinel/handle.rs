@@ -47,7 +47,7 @@ pub struct SentinelHandle {
     pub(super) policy: Arc<ArcSwap<PolicyDocument>>,
     // Signs tokens that can be narrowed; without it there are none.
     pub(super) signer: Option<Arc<NodeIdentity>>,
-    certificates: Arc<Certificates>,
+    certificates: Arc<ArcSwap<Certificates>>,
 }
 
 impl SentinelHandle {
@@ -80,11 +80,14 @@ impl SentinelHandle {
     /// The same, which knows these callers by their certificates.
     #[must_use]
     pub fn with_certificates(self, known: &[KnownCertificate]) -> Self {
-        let certificates = Arc::new(Certificates::new(known));
-        Self {
-            certificates,
-            ..self
-        }
+        self.know_certificates(known);
+        self
+    }
+
+    /// Knows these callers by their certificates from now on, and no others: the next request of a connection that is open
+    /// is decided on by them, too.
+    pub fn know_certificates(&self, known: &[KnownCertificate]) {
+        self.certificates.store(Arc::new(Certificates::new(known)));
     }
 
     /// Whether it runs.
@@ -173,7 +176,10 @@ impl SentinelHandle {
             }
             _ => self.door.identify(text, loopback, clock::now()),
         };
-        let by_certificate = |names| (self.certificates).identify(names, loopback, clock::now());
+        let by_certificate = |names| {
+            let known = self.certificates.load();
+            known.identify(names, loopback, clock::now())
+        };
         let identified = match given.bearer {
             Some(text) => Some(identify(text)),
             None => given.certificate.map(by_certificate),

@@ -103,7 +103,13 @@ impl Tls {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes when other files were taken.
+    /// Ends the connections that were made with a certificate, each after the request that it is at, as when other files were
+    /// taken: whom certificates stand for has changed.
+    pub fn show_again(&self) {
+        self.0.taken.send_modify(|taken| *taken += 1);
+    }
+
+    /// Changes when other files were taken, or certificates have to be shown again.
     pub(crate) fn taken(&self) -> watch::Receiver<u64> {
         self.0.taken.subscribe()
     }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &StartArgs) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let serving = Serving::start(node).await?;
+        let serving = Serving::start(node, Some(args)).await?;
         serving.deploy().await;
         announce(&serving.url);
         Ok(serving.until_signal(&mut signals, &export).await)
@@ -57,6 +57,17 @@ pub(crate) fn run(args: &StartArgs) -> Result<Exit, Failure> {
     drop(storage);
     export.flush();
     outcome
+}
+
+/// Reads the configuration again, and knows the clients that it names now.
+fn clients_again(args: RunArgs, mesh: &Mesh) -> renewal::TakeClients {
+    let mesh = mesh.clone();
+    Arc::new(move || {
+        let read = show::load(&args);
+        let (config, _) = read.map_err(|failure| format!("{:#}", failure.error))?;
+        mesh.know_certificates(&settings::certificates(&config));
+        Ok(())
+    })
 }
 
 /// Everything that is known before anything runs.
@@ -123,11 +134,12 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Takes the address, starts the mesh, and serves.
+    /// Takes the address, starts the mesh, and serves. With the arguments that the configuration was read by, clients are read
+    /// from it again at SIGHUP.
     ///
     /// # Errors
     /// Why not, with the exit code; nothing runs then.
-    pub(crate) async fn start(node: Node) -> Result<Self, Failure> {
+    pub(crate) async fn start(node: Node, args: Option<&RunArgs>) -> Result<Self, Failure> {
         let Node {
             config,
             origins,
@@ -165,7 +177,9 @@ impl Serving {
             .into_std()
             .map_err(|error| Failure::io("cannot hand over the listener", error))?;
         let renewal = tls.clone().zip(files);
-        let renewal = renewal.map(|(tls, files)| renewal::renew(tls, files.cert, data.clone()));
+        let clients = args.map(|args| clients_again(args.clone(), &mesh));
+        let renewal = renewal
+            .map(|(tls, files)| renewal::renew(tls, files.cert, data.clone(), clients.clone()));
         let renewal = match renewal.transpose() {
             Ok(renewal) => renewal.map(tokio::spawn),
             Err(error) => {

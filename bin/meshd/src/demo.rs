@@ -169,7 +169,7 @@ impl Demo {
             self.root.display()
         ));
         self.screen.lines(&fleet::introduction());
-        let serving = Serving::start(node).await?;
+        let serving = Serving::start(node, None).await?;
         let operations = serving.mesh.operations();
         let shown = tokio::select! {
             shown = self.show(&*operations) => shown,

@@ -1,4 +1,5 @@
-//! New certificates without a restart: taken when a file has changed, and at SIGHUP.
+//! New certificates without a restart: taken when a file has changed, and at SIGHUP; whom those of clients stand for, at
+//! SIGHUP.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use crate::endpoint::Endpoint;
 /// How often it is looked whether a file has changed: a handful of calls to the system.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Reads the configuration again, and takes whom the certificates of clients stand for; else says why not.
+pub(crate) type TakeClients = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// Takes other files for as long as it is polled; from now on SIGHUP means that, and ends nothing.
 ///
 /// # Errors
@@ -22,6 +26,7 @@ pub(crate) fn renew(
     tls: Tls,
     certificates: PathBuf,
     data: PathBuf,
+    clients: Option<TakeClients>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
@@ -35,8 +40,11 @@ pub(crate) fn renew(
                 _ = look.tick() => false,
             };
             let (tls, certificates, data) = (tls.clone(), certificates.clone(), data.clone());
-            let told = Arc::clone(&said);
+            let (told, clients) = (Arc::clone(&said), clients.clone());
             let taking = tokio::task::spawn_blocking(move || {
+                if asked && let Some(clients) = clients {
+                    take_clients(&clients, &tls);
+                }
                 // Looked at in any case, so that what was taken now is not taken again.
                 if tls.has_changed() || asked {
                     let why = take(&tls, &certificates, &data).err();
@@ -49,6 +57,20 @@ pub(crate) fn renew(
             }
         }
     })
+}
+
+/// Takes the clients; what cannot be taken changes nothing.
+fn take_clients(clients: &TakeClients, tls: &Tls) {
+    match clients() {
+        Ok(()) => {
+            tls.show_again();
+            tracing::info!("clients were taken from the configuration");
+        }
+        Err(error) => tracing::error!(
+            error,
+            "clients were not taken from the configuration; those of before are known"
+        ),
+    }
 }
 
 /// Takes the files; says why they cannot be taken.

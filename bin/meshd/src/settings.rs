@@ -459,7 +459,8 @@ pub(crate) fn tls(config: &Config) -> Option<TlsFiles> {
     })
 }
 
-fn certificates(config: &Config) -> Vec<KnownCertificate> {
+/// The callers that are known by their certificates.
+pub(crate) fn certificates(config: &Config) -> Vec<KnownCertificate> {
     let clients = config.api.tls.clients.iter();
     clients
         .map(|client| KnownCertificate {

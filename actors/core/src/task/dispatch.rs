@@ -15,7 +15,7 @@ use super::index::{GroupKey, attempt_ends_at, judges};
 use super::standing::Ask;
 use super::state::{Entry, Tasks};
 use super::turns::Turns;
-use super::tx::{EVENTS_MAX, Slots, Tx, kept_from};
+use super::tx::{Accounts, EVENTS_MAX, Slots, Tx, kept_from};
 use crate::access::tells_people_apart;
 use crate::routing::{Choice, Chosen, Demand, FleetAgent, InstanceKey, Needed, Outlook, choose};
 
@@ -57,6 +57,8 @@ impl Tx<'_> {
         let mut kept = BTreeSet::new();
         let mut exhausted = BTreeSet::new();
         let mut hopeful: BTreeMap<GroupKey, bool> = BTreeMap::new();
+        // Counted anew for each attempt that is begun, and not for each task that looks for a slot.
+        let mut accounts = Accounts::default();
         // Where nothing is bounded, who could have nobody's slot can have nobody's still: they only become fewer in this loop.
         // Which agents the operator's rules leave to a task is the same for a whole line, unless they tell people apart.
         let alike = self.tasks.budgets().is_empty() && !tells_people_apart(&self.ctx.config.policy);
@@ -79,7 +81,7 @@ impl Tx<'_> {
             let choice = if exhausted.contains(&turn.key) {
                 Choice::Nobody
             } else {
-                self.choose_for(&id, &kept)
+                self.choose_for(&id, &kept, &accounts)
             };
             match choice {
                 // Somebody can have it all the same.
@@ -89,6 +91,7 @@ impl Tx<'_> {
                 }
                 Choice::Take(chosen, candidates) => {
                     self.assign(&id, *chosen, candidates);
+                    accounts = Accounts::default();
                     free = free_slots(self.tasks, self.ctx.config);
                     turns.left(self.tasks, turn);
                     continue;
@@ -115,11 +118,12 @@ impl Tx<'_> {
         }
     }
 
-    fn choose_for(&self, id: &TaskId, kept: &BTreeSet<InstanceKey>) -> Choice {
+    fn choose_for(&self, id: &TaskId, kept: &BTreeSet<InstanceKey>, accounts: &Accounts) -> Choice {
         let Some(entry) = self.tasks.entry(id) else {
             return Choice::Nobody;
         };
         let slots = Slots::new((self.tasks, self.live, self.ctx), kept, Some(id));
+        let slots = slots.counted(accounts);
         let demand = demand(self.tasks, entry, self.ctx);
         choose(
             &self.live.fleet,

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use mesh_messages::access::TaskFacts;
 use mesh_messages::budget::BudgetStep;
@@ -316,9 +317,11 @@ pub(crate) struct Slots<'a> {
     /// The task that looks for a slot.
     pub(crate) seeker: Option<&'a TaskId>,
     ctx: Context<'a>,
-    /// How many attempts are under way on each account, once somebody has asked.
-    accounts: OnceCell<BTreeMap<String, u32>>,
+    accounts: Accounts,
 }
+
+/// How many attempts are under way on each account, once somebody has asked.
+pub(crate) type Accounts = Rc<OnceCell<BTreeMap<String, u32>>>;
 
 impl<'a> Slots<'a> {
     pub(crate) fn new(
@@ -332,8 +335,14 @@ impl<'a> Slots<'a> {
             ctx,
             kept,
             seeker,
-            accounts: OnceCell::new(),
+            accounts: Accounts::default(),
         }
+    }
+
+    /// The same with what was counted for another task, between which no attempt was begun.
+    pub(crate) fn counted(self, accounts: &Accounts) -> Self {
+        let accounts = Rc::clone(accounts);
+        Self { accounts, ..self }
     }
 
     /// How many tasks an instance has in hand. One that waits for its children is among them, since the agent keeps it in

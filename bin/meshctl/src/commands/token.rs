@@ -1,12 +1,15 @@
 //! `meshctl token`: who may do what.
 
+use std::error::Error as _;
+
 use clap::Subcommand;
 use mesh_messages::system::{IssuedToken, Role, TokenInfo};
 use mesh_messages::units::Span;
-use serde_json::{Map, Value};
+use mesh_persistence::{RevocationError, order_revocation};
+use serde_json::{Map, Value, json};
 
-use crate::client::Request;
-use crate::exit::Failure;
+use crate::client::{Answer, Request};
+use crate::exit::{Exit, Failure};
 use crate::output::{Screen, Table};
 use crate::session::Session;
 
@@ -49,10 +52,15 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  meshctl token list")]
     List,
     /// Void a token; with the id of a block, all that was derived from that block
-    #[command(after_help = "Example:\n  meshctl token revoke 01932c07")]
+    #[command(after_help = "Examples:\n  meshctl token revoke 01932c07aa10b2f4\n  \
+        meshctl token revoke 01932c07aa10b2f4 --offline --data /var/lib/meshd\n\n\
+        A token that an agent was given with its handshake ends the agent's incarnation, too, which is begun anew.")]
     Revoke {
         /// The token's id, as the list shows it, or a block's, as `token inspect` does
         id: String,
+        /// Leave the order in the data directory (--data), where no daemon runs; it is carried out at the next start
+        #[arg(long)]
+        offline: bool,
     },
 }
 
@@ -75,13 +83,42 @@ pub(super) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Narrow(order) => narrow::narrow(order, session),
         Command::Inspect(asked) => narrow::inspect(&asked.token, asked.node.as_ref(), session),
         Command::List => list(session),
-        Command::Revoke { id } => {
+        Command::Revoke { id, offline: true } => revoke_offline(id, session),
+        Command::Revoke { id, offline: false } => {
             let answer = session.send(&Request::delete(&["v1", "tokens", id]))?;
             session.out.show(&answer, || {
                 Ok(Screen::confirmation(format!("token {id} revoked"), id))
             })
         }
     }
+}
+
+/// Orders it where no daemon runs.
+fn revoke_offline(id: &str, session: &mut Session) -> Result<(), Failure> {
+    let data = session.data_dir();
+    order_revocation(&data, id).map_err(|error| {
+        let mut message = error.to_string();
+        if let Some(source) = error.source() {
+            message = format!("{message}: {source}");
+        }
+        match error {
+            RevocationError::NoId(_) => {
+                Failure::new(Exit::Usage, message).hint("`meshctl token list` shows the ids")
+            }
+            RevocationError::NoData(_) => {
+                Failure::new(Exit::Usage, message).hint("name the data directory with --data")
+            }
+            RevocationError::InUse(_) => Failure::new(Exit::Conflict, message)
+                .hint("leave --offline out: the daemon voids it at once"),
+            RevocationError::Full => Failure::new(Exit::Conflict, message),
+            _ => Failure::new(Exit::Failed, message),
+        }
+    })?;
+    let answer = Answer::from_value(&json!({ "id": id, "revoked": false, "ordered": true }));
+    session.out.show(&answer, || {
+        let sentence = format!("token {id} is void from the next start of meshd on");
+        Ok(Screen::confirmation(sentence, id))
+    })
 }
 
 fn issue(
@@ -118,10 +155,11 @@ fn list(session: &mut Session) -> Result<(), Failure> {
     let answer = session.pages(&Request::get(&["v1", "tokens"]), usize::MAX)?;
     session.out.show(&answer, || {
         let tokens: Vec<TokenInfo> = answer.rows()?;
-        let mut table = Table::new(&["ID", "ROLE", "SUBJECT", "EXPIRES", "REVOKED"]);
+        let mut table = Table::new(&["ID", "KIND", "ROLE", "SUBJECT", "EXPIRES", "REVOKED"]);
         for token in &tokens {
             table.row([
                 token.id.as_str().into(),
+                token.kind.name().into(),
                 token.role.name().into(),
                 token.subject.as_str().into(),
                 token.expires.into(),
