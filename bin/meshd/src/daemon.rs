@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::cli::StartArgs;
+use crate::cli::{RunArgs, StartArgs};
 use crate::courier::couriers;
 use crate::endpoint::Endpoint;
 use crate::exit::{Exit, Failure};
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &StartArgs) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let serving = Serving::start(node, Some(args)).await?;
+        let serving = Serving::start(node, Some(&args.run)).await?;
         serving.deploy().await;
         announce(&serving.url);
         Ok(serving.until_signal(&mut signals, &export).await)
