@@ -121,15 +121,19 @@ fn service_start(call: &RegisteredCall, runtime: Option<&RuntimeSpec>, errors: &
 }
 
 fn start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors) {
+    match entry.and_then(service) {
+        Some(call) => service_start(&call, runtime, errors),
+        None => program_start(entry, runtime, errors),
+    }
+}
+
+fn program_start(entry: Option<&str>, runtime: Option<&RuntimeSpec>, errors: &mut Errors) {
     let command = runtime.and_then(|runtime| runtime.command.as_deref());
     if entry.is_none() && command.is_none() {
         errors.push(FieldError::new(
             "entry",
             "required, but missing; give entry, or runtime with a command",
         ));
-    }
-    if let Some(call) = entry.and_then(service) {
-        return service_start(&call, runtime, errors);
     }
     match entry.map(|entry| (entry, builtin(entry))) {
         Some((_, Some(name))) => {

@@ -103,7 +103,7 @@ impl Breaker {
         match self.state {
             State::Closed if self.failures >= OPENS_AFTER => self.state = open(OPEN_MS.0),
             State::Trial { pause_ms, .. } => {
-                self.state = open(pause_ms.saturating_mul(2).min(OPEN_MS.1))
+                self.state = open(pause_ms.saturating_mul(2).min(OPEN_MS.1));
             }
             // One that began before it opened says nothing new.
             State::Closed | State::Open { .. } => {}
