@@ -87,14 +87,13 @@ impl Mesh {
                 ..
             } = need;
             match (need.kind, detail) {
-                (DependencyType::Agent, None) => None,
+                (DependencyType::Agent | DependencyType::Service, None) => None,
                 (DependencyType::Agent, Some(detail)) if required => Some(format!(
                     "{at}: it waits until agent {name} serves, which {detail}"
                 )),
                 (DependencyType::Agent, Some(detail)) => {
                     Some(format!("{at}: agent {name} {detail}; it starts without it"))
                 }
-                (DependencyType::Service, None) => None,
                 (DependencyType::Service, Some(detail)) if required => Some(format!(
                     "{at}: it waits until service {name} is registered and active; now it {detail}"
                 )),

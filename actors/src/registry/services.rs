@@ -86,7 +86,9 @@ impl RegistryShell {
         };
         let book = (!changes_nothing && !events.is_empty()).then(|| {
             let mut book: ServiceBook = self.partition.state().services.clone();
-            events.iter().for_each(|event| book.apply(event));
+            for event in &events {
+                book.apply(event);
+            }
             Box::new(book)
         });
         self.commit(events, cause, Released::Service(book, reply))
