@@ -107,16 +107,15 @@ fn look_at(ctx: &Context, served: &Served) -> Result<(), String> {
     let Some(first) = definition.endpoints.first() else {
         return Err("has no endpoint".to_owned());
     };
-    let (url, proof) = if let Some(url) = &definition.health.url {
-        may_call(&ctx.settings.services, url).map_err(|unfit| format!("{url}: {unfit}"))?;
-        (url.clone(), Proof::of(ctx, definition, url)?)
+    let asked = definition.health.url.as_ref().unwrap_or(&first.url);
+    may_call(&ctx.settings.services, asked).map_err(|unfit| format!("{asked}: {unfit}"))?;
+    // A missing secret is an error of the service, also where this look needs none.
+    let proof = Proof::of(ctx, definition, asked)?;
+    let (url, proof) = if definition.health.url.is_some() {
+        (asked.clone(), proof)
     } else {
-        may_call(&ctx.settings.services, &first.url)
-            .map_err(|unfit| format!("{}: {unfit}", first.url))?;
-        // A missing secret is an error of the service, although this look needs none.
-        Proof::of(ctx, definition, &first.url)?;
-        let origin = place_of(&first.url)?.origin;
-        (format!("{origin}/"), Proof::default())
+        let host = place_of(asked)?.origin;
+        (format!("{host}/"), Proof::default())
     };
     let full = match &proof.query {
         Some(query) => format!(

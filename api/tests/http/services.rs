@@ -31,7 +31,7 @@ async fn a_service_is_added_listed_shown_replaced_checked_called_and_removed() {
     ask("GET", "/v1/services?type=magic")
         .send(&fake)
         .await
-        .refused(400, "invalid_parameter", Some("type"));
+        .refused(400, "invalid_query", Some("type"));
     ask("GET", "/v1/services/geo")
         .send(&fake)
         .await
