@@ -70,7 +70,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
             key: node.identity.name,
             screen: Screen::new(),
         };
-        demo.play(node, &mut signals, &export, args.keep).await
+        Box::pin(demo.play(node, &mut signals, &export, args.keep)).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(storage);

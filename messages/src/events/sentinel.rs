@@ -232,7 +232,7 @@ pub struct AuditCount {
     /// turn becomes SHA-256(it ‖ SHA-256(the JSON of the record that this one would have been)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Of what was looked at: the verb, by its `operationId` in the OpenAPI document, or the type of an agent's line.
+    /// Of what was looked at: the verb, by its `operationId` in the `OpenAPI` document, or the type of an agent's line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verb: Option<String>,
     /// Of what is sensitive: what exactly was looked at, as in `access.allowed`.
