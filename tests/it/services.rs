@@ -177,8 +177,16 @@ fn a_service_is_added_listed_called_changed_and_removed_and_survives_kill_9() {
         .post("/v1/services", &other)
         .problem(409, "service_exists");
 
+    is_called(&server, &daemon);
+    let home = daemon.kill9();
+    let daemon = home.start();
+    is_changed_and_removed(&daemon, &added, other);
+}
+
+/// What is sent, what is answered, and what is on record of it.
+fn is_called(server: &Server, daemon: &Daemon) {
     let order = json!({"endpoint": "find", "params": {"q": "Wien & Graz", "n": [1, 2]}});
-    let reply = call(&daemon, "geo", order).ok(200);
+    let reply = call(daemon, "geo", order).ok(200);
     assert_eq!(
         (&reply["output"], &reply["attempts"]),
         (&json!({"lat": 48}), &json!(1)),
@@ -194,17 +202,17 @@ fn a_service_is_added_listed_called_changed_and_removed_and_survives_kill_9() {
         "{heard:?}"
     );
     let order = json!({"endpoint": "store", "params": {"a": 1}, "idempotencyKey": "k-1"});
-    assert_eq!(call(&daemon, "geo", order).ok(200)["output"], "stored");
+    assert_eq!(call(daemon, "geo", order).ok(200)["output"], "stored");
     let heard = server.heard("/store");
     assert!(
         heard[0].ends_with("{\"a\":1}") && heard[0].to_lowercase().contains("idempotency-key: k-1"),
         "{heard:?}"
     );
-    call(&daemon, "geo", json!({"endpoint": "nope"})).problem(422, "invalid_service_call");
-    call(&daemon, "geo", json!({})).problem(422, "invalid_service_call");
-    call(&daemon, "geo", json!({"endpoint": "find", "params": [1]}))
+    call(daemon, "geo", json!({"endpoint": "nope"})).problem(422, "invalid_service_call");
+    call(daemon, "geo", json!({})).problem(422, "invalid_service_call");
+    call(daemon, "geo", json!({"endpoint": "find", "params": [1]}))
         .problem(422, "invalid_service_call");
-    call(&daemon, "nobody", json!({})).problem(404, "service_not_found");
+    call(daemon, "nobody", json!({})).problem(404, "service_not_found");
 
     let called = daemon.audit("kind=service.called");
     assert_eq!(called.len(), 2, "{called:?}");
@@ -224,10 +232,10 @@ fn a_service_is_added_listed_called_changed_and_removed_and_survives_kill_9() {
         first["by"].is_string() && first["durationMs"].is_u64(),
         "{first}"
     );
+}
 
-    let home = daemon.kill9();
-    let daemon = home.start();
-    let back = service(&daemon, "geo");
+fn is_changed_and_removed(daemon: &Daemon, added: &Value, mut other: Value) {
+    let back = service(daemon, "geo");
     assert_eq!(
         (&back["version"], &back["registeredAt"]),
         (&json!(1), &added["registeredAt"]),
@@ -240,7 +248,7 @@ fn a_service_is_added_listed_called_changed_and_removed_and_survives_kill_9() {
         (&json!("inactive"), &json!(2)),
         "{changed}"
     );
-    call(&daemon, "geo", json!({"endpoint": "find"})).problem(409, "service_inactive");
+    call(daemon, "geo", json!({"endpoint": "find"})).problem(409, "service_inactive");
     let list = |query: &str| {
         daemon
             .client()

@@ -95,8 +95,11 @@ fn a_secret_reaches_the_service_alone_and_is_seen_nowhere_else() {
     ] {
         seen += &daemon.client().get(place).text();
     }
-    seen += &format!("{:?}", daemon.ctl(&["audit", "export"]).exits(0));
-    seen += &format!("{:?}", daemon.ctl(&["service", "show", "bearer"]).exits(0));
+    for words in [&["audit", "export"][..], &["service", "show", "bearer"]] {
+        let told = daemon.ctl(words).exits(0);
+        seen += &told.out;
+        seen += &told.err;
+    }
     let (home, _) = daemon.stop(Signal::TERM);
     seen += &home.log();
     assert!(!seen.contains(SECRET), "it is seen");
@@ -228,7 +231,7 @@ fn a_file_of_definitions_is_loaded_at_each_start_and_refused_whole_when_wrong() 
     let home = Home::new();
     let file = home.scratch().join("services.yaml");
     let write = |services: &[Value]| {
-        std::fs::write(&file, json!({"services": services}).to_string()).unwrap()
+        std::fs::write(&file, json!({"services": services}).to_string()).unwrap();
     };
     let config = format!("services:\n  definitions: {}\n", file.display());
     write(&[definition(&server, "geo"), definition(&server, "old")]);

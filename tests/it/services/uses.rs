@@ -96,7 +96,7 @@ fn an_agent_waits_for_the_service_that_it_requires_and_starts_when_it_is_there()
             } else {
                 Err(status.to_string())
             }
-        })
+        });
     };
     waits("is not registered");
     server.is_dead(true);
