@@ -95,7 +95,7 @@ fn what_cannot_be_split_is_told_and_stays_as_it_is() {
     let mut world = World::new();
     world.agent("a", &["x"], &[1]);
     let at_work = world.submit(json!({"type": "x"}));
-    let asks = world.submit(json!({"type": "q", "approval": {"question": "may it?"}}));
+    let asks = world.submit(json!({"type": "q", "approval": {"message": "may it?"}}));
     let claims = world.submit(json!({"type": "y", "claims": [{"resource": "r"}]}));
     for id in [&at_work, &asks, &claims] {
         let before = world.tasks.get(id).cloned();

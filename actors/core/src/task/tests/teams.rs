@@ -264,7 +264,10 @@ fn a_team_that_has_not_begun_is_formed_anew_when_a_member_is_gone() {
     world.agent("cid", &["write"], &[1]);
     world.waits(&id, TaskState::Blocked, WaitReason::Team);
     let team = world.team(&id);
-    assert_eq!((team.number, team.parts[1].agent.as_ref().unwrap().as_str()), (2, "cid"));
+    assert_eq!(
+        (team.number, team.parts[1].agent.as_ref().unwrap().as_str()),
+        (2, "cid")
+    );
     // And one that has begun waits for whoever has what is missing.
     let gone = team.parts[1].task.clone();
     let busy = world.parts_in_hand("cid");
