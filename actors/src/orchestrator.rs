@@ -489,14 +489,7 @@ impl Shell {
 
     /// New work is refused while the disk is full or meshd is about to end; what is under way goes on.
     fn admit(&self, command: &Command) -> Result<(), Problem> {
-        let new_work = matches!(
-            command,
-            Command::Submit { .. }
-                | Command::Delegate { .. }
-                | Command::Retry { .. }
-                | Command::Split { .. }
-        );
-        if !new_work {
+        if !command.is_new_work() {
             return Ok(());
         }
         self.check_retired(command)?;

@@ -26,7 +26,7 @@ pub(crate) const TASKS: &str = "/v1/tasks";
 type Known = (Option<String>, About);
 
 /// Tasks of a caller whose token was narrowed: what is done on their behalf is held to it, too.
-pub(super) fn held_within(caller: &Caller, mut specs: Vec<TaskSpec>) -> Vec<TaskSpec> {
+fn held_within(caller: &Caller, mut specs: Vec<TaskSpec>) -> Vec<TaskSpec> {
     for spec in &mut specs {
         spec.within.extend(limits_of(caller));
     }
@@ -100,6 +100,21 @@ impl Mesh {
         let tasks: Vec<_> = specs.iter().flat_map(TaskFacts::all_of).collect();
         self.may_give(caller, TASKS, &tasks)?;
         self.sentinel.may_submit(caller, TASKS, tasks)
+    }
+
+    /// Tasks as their caller may submit them.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub(super) async fn permitted(
+        &self,
+        caller: &Caller,
+        specs: Vec<TaskSpec>,
+    ) -> Result<Vec<TaskSpec>, Problem> {
+        self.may_submit(caller, &specs)?;
+        self.may_check(caller, &specs).await?;
+        self.may_submit_below(caller, &specs).await?;
+        Ok(held_within(caller, specs))
     }
 
     /// Whether the caller may have a workflow run, at once or later: it is control of all its tasks, and their submission.

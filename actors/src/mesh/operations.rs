@@ -31,7 +31,7 @@ use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
 use mesh_messages::{AgentId, Position, TaskId};
 
 use super::Mesh;
-use super::access::{TASKS, held_within};
+use super::access::TASKS;
 use super::audit::agent_id;
 use super::talk::{OF_TASK, messages_about};
 use super::tasks::{find, reported, retried, task_id, wait_ended};
@@ -162,10 +162,7 @@ impl Operations for Mesh {
         caller: &Caller,
         specs: Vec<TaskSpec>,
     ) -> Result<SubmitOutcome, Problem> {
-        self.may_submit(caller, &specs)?;
-        self.may_check(caller, &specs).await?;
-        self.may_submit_below(caller, &specs).await?;
-        let specs = held_within(caller, specs);
+        let specs = self.permitted(caller, specs).await?;
         let submitted = self.orchestrator.submit(&caller.name, specs).await;
         let (receipts, replayed) =
             submitted.inspect_err(|problem| self.sentinel.note_confined(caller, TASKS, problem))?;

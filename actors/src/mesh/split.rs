@@ -7,7 +7,6 @@ use mesh_messages::system::Caller;
 use mesh_messages::task::{Task, TaskSpec};
 
 use super::Mesh;
-use super::access::held_within;
 use super::tasks::task_id;
 use crate::operations::SplitOperations;
 
@@ -25,10 +24,8 @@ impl SplitOperations for Mesh {
             ..part.task.clone()
         };
         let specs: Vec<_> = parts.iter().map(below).collect();
-        self.may_submit(caller, &specs)?;
-        self.may_check(caller, &specs).await?;
-        self.may_submit_below(caller, &specs).await?;
-        for (part, spec) in parts.iter_mut().zip(held_within(caller, specs)) {
+        let specs = self.permitted(caller, specs).await?;
+        for (part, spec) in parts.iter_mut().zip(specs) {
             part.task.within = spec.within;
         }
         let split = self.orchestrator.split(&caller.name, task, parts).await;

@@ -1,5 +1,7 @@
 //! The only way to the orchestrator.
 
+mod orders;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +14,6 @@ use mesh_messages::claim::Claim;
 use mesh_messages::inbox::InboxAnswer;
 use mesh_messages::klp::{ClaimCode, ClaimReply};
 use mesh_messages::problem::Problem;
-use mesh_messages::split::SplitPart;
 use mesh_messages::task::{Progress, Task, TaskExplanation, TaskReceipt, TaskSpec};
 use mesh_messages::trust::{AgentTrust, TrustReset};
 use mesh_messages::{AgentId, Failure, InstanceNo, Position, TaskId};
@@ -139,46 +140,6 @@ impl OrchestratorHandle {
             }
             other => Err(unexpected(&other)),
         }
-    }
-
-    /// Ends a task.
-    ///
-    /// # Errors
-    /// It is unknown, or has ended already.
-    pub async fn cancel(&self, by: &str, task: TaskId, reason: &str) -> Result<Task, Problem> {
-        let reason = if reason.is_empty() {
-            format!("by {by}")
-        } else {
-            format!("by {by}: {reason}")
-        };
-        self.task(Command::Cancel { task, reason }, Cause::by(by))
-            .await
-    }
-
-    /// Gives a failed task another round.
-    ///
-    /// # Errors
-    /// It is unknown, or not failed.
-    pub async fn retry(&self, by: &str, task: TaskId) -> Result<Task, Problem> {
-        self.task(Command::Retry { task }, Cause::by(by)).await
-    }
-
-    /// Has a task done as several.
-    ///
-    /// # Errors
-    /// It is unknown, has been begun, or what is wrong with its parts.
-    pub async fn split(
-        &self,
-        by: &str,
-        task: TaskId,
-        parts: Vec<SplitPart>,
-    ) -> Result<Task, Problem> {
-        let command = Command::Split {
-            task,
-            by: by.to_owned(),
-            parts,
-        };
-        self.task(command, Cause::by(by)).await
     }
 
     /// Has these tasks, which are about to be removed, stay as they ended; those of them that have not ended.

@@ -202,6 +202,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether more is to be done than before: refused while nothing new is taken.
+    pub const fn is_new_work(&self) -> bool {
+        matches!(
+            self,
+            Self::Submit { .. } | Self::Delegate { .. } | Self::Retry { .. } | Self::Split { .. }
+        )
+    }
+
     /// Its name, for logs and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
