@@ -13,7 +13,7 @@ const AGENTS: usize = 512;
 /// For starting so many processes on a small machine.
 const LONG: Duration = Duration::from_mins(8);
 /// How long the provider refuses everybody.
-const WALL: Duration = Duration::from_secs(12);
+const WALL: Duration = Duration::from_secs(30);
 
 /// Is refused by its provider until the time that its task names.
 const MEMBER: &str = r#"
