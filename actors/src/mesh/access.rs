@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use mesh_actors_core::access::About;
-use mesh_actors_core::workflow::Plan;
 use mesh_messages::access::TaskFacts;
 use mesh_messages::capability::Limits;
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
+use mesh_messages::workflow::WorkflowDocument;
 use percent_encoding::percent_decode_str;
 
 use super::Mesh;
@@ -117,7 +117,8 @@ impl Mesh {
         Ok(held_within(caller, specs))
     }
 
-    /// Whether the caller may have a workflow run, at once or later: it is control of all its tasks, and their submission.
+    /// Whether the caller may have a workflow run, at once or later: it is control of all its tasks, their submission, and
+    /// the calls of services that it names.
     ///
     /// # Errors
     /// `forbidden`.
@@ -125,22 +126,10 @@ impl Mesh {
         &self,
         caller: &Caller,
         resource: &str,
-        plan: &Plan,
+        document: &WorkflowDocument,
     ) -> Result<(), Problem> {
-        self.may_call_services(caller, plan.document())?;
-        self.may_run_tasks(caller, resource, TaskFacts::of_workflow(plan.document()))
-    }
-
-    /// The same for the tasks of a workflow that is stored.
-    ///
-    /// # Errors
-    /// `forbidden`.
-    pub(super) fn may_run_tasks(
-        &self,
-        caller: &Caller,
-        resource: &str,
-        tasks: Vec<TaskFacts>,
-    ) -> Result<(), Problem> {
+        self.may_call_services(caller, document)?;
+        let tasks = TaskFacts::of_workflow(document);
         let facts = Facts {
             about: About::Tasks(tasks.clone()),
             ..Facts::default()

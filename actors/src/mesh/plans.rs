@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use mesh_actors_core::workflow::team::{self, Candidate, Merit};
 use mesh_actors_core::workflow::{NewPlan, PlanCommand, PlanRefusal};
 use mesh_messages::PlanId;
-use mesh_messages::access::TaskFacts;
 use mesh_messages::agent::Lifecycle;
 use mesh_messages::plan::StoredPlan;
 use mesh_messages::problem::{Problem, ProblemKind};
@@ -155,7 +154,7 @@ impl Mesh {
         };
         self.may_check_in(caller, &workflow).await?;
         let plan = self.plan(&workflow, order.deploy_later).await?;
-        self.may_run(caller, "/v1/plans", &plan)?;
+        self.may_run(caller, "/v1/plans", plan.document())?;
         let new = NewPlan {
             id: id.clone(),
             replaces: order.replaces,
@@ -226,8 +225,7 @@ impl PlanOperations for Mesh {
         let document = serde_json::to_value(&read.current.workflow);
         let document = document.map_err(|error| Problem::internal(error.to_string()))?;
         self.may_check_in(caller, &document).await?;
-        let tasks = TaskFacts::of_workflow(&read.current.workflow);
-        self.may_run_tasks(caller, "/v1/plans", tasks)?;
+        self.may_run(caller, "/v1/plans", &read.current.workflow)?;
         let command = PlanCommand::Start {
             id: id.clone(),
             version,

@@ -29,7 +29,7 @@ impl Mesh {
     ) -> Result<(Schedule, bool), Problem> {
         self.may_check_in(caller, &order.workflow).await?;
         let plan = self.plan(&order.workflow, order.deploy_later).await?;
-        self.may_run(caller, "/v1/schedules", &plan)?;
+        self.may_run(caller, "/v1/schedules", plan.document())?;
         let id = order.id.clone();
         let new = NewSchedule {
             id: order.id,

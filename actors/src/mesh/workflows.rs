@@ -139,7 +139,7 @@ impl Mesh {
     ) -> Result<Plan, Problem> {
         self.may_check_in(caller, &order.workflow).await?;
         let plan = self.plan(&order.workflow, order.deploy_later).await?;
-        self.may_run(caller, "/v1/workflows", &plan)?;
+        self.may_run(caller, "/v1/workflows", plan.document())?;
         Ok(plan)
     }
 

@@ -63,12 +63,20 @@ fn a_step_calls_a_registered_service_with_its_secret_and_is_refused_where_there_
         refused["errors"].to_string().contains("several endpoints"),
         "{refused}"
     );
-    // A rule on calls is a rule on workflows that call.
+    // A rule on calls is a rule on workflows that call, also on those that somebody else stored.
+    let plan = daemon.client().post("/v1/plans", &body).ok(201);
+    let (plan, version) = (plan["id"].as_str().unwrap(), &plan["version"]);
     let rules = json!({"default": {"access": [{"decision": "deny", "verbs": ["service.call"], "roles": ["operator"]}]}});
     daemon.client().put("/v1/policies", &rules).ok(200);
     let operator = daemon.of_role("operator", "o");
     operator
         .post("/v1/workflows", &body)
+        .problem(403, "forbidden");
+    operator
+        .post(
+            &format!("/v1/plans/{plan}/start"),
+            &json!({"version": version}),
+        )
         .problem(403, "forbidden");
     operator
         .post("/v1/services/geo/call", &json!({"endpoint": "find"}))
