@@ -393,6 +393,9 @@ pub enum TaskEvent {
         /// What the operator's policy says of it, when it asks a person.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ruling: Option<Box<Ruling>>,
+        /// The `TASK_REQUEST` that it came with, whole, if its sender signed it with a key of their own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        envelope: Option<Box<Value>>,
     },
     /// It waits, or waits no more (`queued` without a reason).
     #[serde(rename = "task.waiting")]

@@ -57,6 +57,11 @@ def main():
                 waiting[query] = message
                 say("CAPABILITY_QUERY", {"capabilities": asked["query"]}, id=query)
                 continue
+            if isinstance(asked, dict) and "delegate" in asked:
+                wanted = f"d{next(ids)}"
+                waiting[wanted] = message
+                say("TASK_REQUEST", asked["delegate"], id=wanted, task_id=message["task_id"])
+                continue
             if isinstance(asked, dict) and "alert" in asked:
                 say("SECURITY_ALERT", asked["alert"])
             if isinstance(asked, dict) and "tell" in asked:
@@ -66,6 +71,9 @@ def main():
                 say("TASK_RESULT", failed, task_id=message["task_id"], attempt=message["attempt"])
                 continue
             say("TASK_RESULT", {"ok": True, "output": asked}, task_id=message["task_id"], attempt=message["attempt"])
+        elif message["type"] == "TASK_RESULT":
+            task = waiting.pop(message["in_reply_to"])
+            say("TASK_RESULT", payload, task_id=task["task_id"], attempt=task["attempt"])
         elif message["type"] == "CAPABILITY_REPLY":
             task = waiting.pop(message["in_reply_to"])
             say("TASK_RESULT", {"ok": True, "output": payload}, task_id=task["task_id"], attempt=task["attempt"])

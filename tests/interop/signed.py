@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Checks what agents signed, in an export of meshd's audit log that verify.py has found to be whole: signed.py FILE
 
-Written from docs/audit.md and docs/KLP.md alone. Prints `TASK ATTEMPT KEY PAYLOAD` for each result that is an agent's own word, and
-exits with 1 at the first record that says otherwise than the agent signed.
+Written from docs/audit.md and docs/KLP.md alone. Prints `TASK ATTEMPT KEY PAYLOAD` for each result that is an agent's own word,
+`TASK asked KEY PAYLOAD` for each task that its submitter signed (in an export of the whole log, which says whose key that is), and
+exits with 1 at the first record that says otherwise than was signed.
 """
 import json
 import sys
@@ -12,7 +13,7 @@ import klp
 
 
 def main(path):
-    proven, said = {}, {}
+    proven, said, owners = {}, {}, {}
     with open(path, encoding="utf-8") as log:
         lines = [json.loads(line) for line in log]
     for line in lines:
@@ -34,6 +35,17 @@ def main(path):
             if line["type"] == "TASK_RESULT":
                 said[line["task_id"], line["attempt"]] = line["payload"]
                 print(line["task_id"], line["attempt"], key, klp.canonical(line["payload"]))
+        elif header["kind"] == "task.submitted" and fact.get("envelope"):
+            line, spec = fact["envelope"], fact["spec"]
+            key = line["auth"]["key"]
+            if klp.verdict(line, key) != "ok" or owners.get(key, line["from"]) != line["from"]:
+                sys.exit(f"record {at}: not signed by its sender")
+            asked = line["payload"]
+            if any(asked.get(field) != spec.get(field) for field in ("input", "approval", "budget", "claims")):
+                sys.exit(f"record {at}: not the task that its sender signed")
+            print(header["task"], "asked", key, klp.canonical(asked))
+        elif header["kind"] == "key.registered":
+            owners[fact["key"]] = fact["owner"]
         elif header["kind"] == "task.succeeded" and agent in proven:
             if said.get((header["task"], fact["attempt"]), {}).get("output") != fact["output"]:
                 sys.exit(f"record {at}: not the result that the agent signed")

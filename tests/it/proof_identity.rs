@@ -12,7 +12,7 @@ use crate::proof_audit::interop;
 /// How long something may take that a process of an agent does.
 const WITHIN: Duration = Duration::from_secs(30);
 
-fn python(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
+pub(crate) fn python(arguments: &[&str], env: &[(&str, &str)]) -> Ended {
     let mut command = Command::new("python3");
     command.args(arguments).envs(env.iter().copied());
     Ended::of(command, Duration::from_mins(2))
@@ -47,7 +47,8 @@ pub(crate) fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
     (fs::read_to_string(&path).unwrap().trim().to_owned(), did)
 }
 
-fn signed(secret: &str, envelope: &Value) -> Value {
+/// An envelope with the signature of this secret's key.
+pub(crate) fn signed(secret: &str, envelope: &Value) -> Value {
     let program = "import sys,json;sys.path.insert(0,sys.argv[1]);import klp;print(json.dumps(klp.sign(json.loads(sys.argv[2]),bytes.fromhex(sys.argv[3]))))";
     let dir = interop("");
     let ended = python(

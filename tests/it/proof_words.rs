@@ -7,7 +7,7 @@ use mesh_tests::{Bundle, Daemon, eventually, has_python};
 use serde_json::{Value, json};
 
 use crate::proof_audit::interop;
-use crate::proof_identity::{bundle, foreign_key, new_key};
+use crate::proof_identity::{bundle, foreign_key, new_key, python, signed};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -159,6 +159,79 @@ fn an_agent_knows_the_node_by_its_key_and_a_stranger_what_the_agent_signed() {
     fs::write(&log, forged).unwrap();
     let told = checked(&log);
     assert_eq!(told.code, 1, "{} {}", told.out, told.err);
+}
+
+#[test]
+fn who_had_a_task_done_is_shown_by_their_own_signature() {
+    let test = "who_had_a_task_done_is_shown_by_their_own_signature";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let (secret, did) = new_key(&daemon, "agent.key");
+    let (ada, adas) = new_key(&daemon, "ada.key");
+    for (key, owner) in [(&did, "agent:interop"), (&adas, "user:ada")] {
+        daemon
+            .ctl(&["key", "register", key, "--owner", owner])
+            .exits(0);
+    }
+    daemon.deploy(&bundle("interop", Some(&secret), false));
+    daemon.deploy(&Bundle::echo("echo"));
+    // An agent has another one do it; a person does with a message that she signed, and with one that she did not.
+    let delegated = json!({"requirements": ["echo"], "input": {"rows": 0.5}});
+    assert_eq!(
+        daemon.output("interop", &json!({"delegate": delegated})),
+        json!({"rows": 0.5})
+    );
+    let now = daemon.client().get("/v1/health").ok(200)["timestamp"].clone();
+    let asked = json!({
+        "v": 1, "id": "a1", "type": "TASK_REQUEST", "from": "user:ada", "to": "agent:echo",
+        "timestamp": now, "payload": {"requirements": ["echo"], "input": "for ada alone"},
+    });
+    let answer = (daemon.client())
+        .post("/v1/messages", &signed(&ada, &asked))
+        .ok(200);
+    let adas_task = answer["context"]["taskId"].as_str().unwrap().to_owned();
+    let unsigned = json!({
+        "type": "TASK_REQUEST", "to": "agent:echo", "payload": {"requirements": ["echo"], "input": "unsigned"},
+    });
+    daemon.client().post("/v1/messages", &unsigned).ok(200);
+    let daemon = daemon.kill9().start();
+    let submitted = daemon.audit("kind=task.submitted");
+    let keys: Vec<_> = (submitted.iter())
+        .map(|record| &record["payload"]["envelope"]["auth"]["key"])
+        .collect();
+    let (did, adas) = (json!(did), json!(adas));
+    assert_eq!(keys, [&Value::Null, &did, &adas, &Value::Null]);
+    let log = daemon.home().scratch().join("all.jsonl");
+    let exported = || daemon.client().get("/v1/audit/export").text();
+    let checked = |text: &str| {
+        fs::write(&log, text).unwrap();
+        let program = interop("signed.py");
+        python(&[program.to_str().unwrap(), log.to_str().unwrap()], &[])
+    };
+    let whole = exported();
+    let told = checked(&whole);
+    assert_eq!(told.code, 0, "{} {}", told.out, told.err);
+    let asked: Vec<_> = (told.out.lines())
+        .filter(|line| line.contains(" asked "))
+        .collect();
+    assert_eq!(asked.len(), 2, "{}", told.out);
+    assert!(asked[0].contains(did.as_str().unwrap()), "{}", told.out);
+    assert!(asked[1].starts_with(&adas_task), "{}", told.out);
+    // Another task than the one that she signed.
+    let said = r#"\"input\":\"for ada alone\""#;
+    assert!(whole.contains(said), "{whole}");
+    let forged = whole.replacen(said, r#"\"input\":\"for everybody\""#, 1);
+    assert_eq!(checked(&forged).code, 1);
+    // It is erased with the task.
+    let erase = ["audit", "erase", "--task", &adas_task, "--reason", "test"];
+    daemon.ctl(&erase).exits(0);
+    eventually("it is erased", WITHIN, || {
+        let log = exported();
+        (!log.contains("for ada alone")).then_some(()).ok_or(log)
+    });
+    assert_eq!(checked(&exported()).code, 0);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Delegation {
     pub token: Option<BearerText>,
     /// What the task, and all on its behalf, is held to.
     pub within: Vec<Limits>,
+    /// The line that asks for it, if it bears a signature.
+    pub line: Option<Box<Envelope>>,
 }
 
 /// A token, or a reference to one, on its way to whoever checks it. It is shown to nobody.

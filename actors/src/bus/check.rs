@@ -11,7 +11,7 @@ use super::outside::Keys;
 use crate::sentinel::SentinelHandle;
 
 /// What a token that is a reference begins with.
-const REFERENCE: &str = "vault://";
+pub(super) const REFERENCE: &str = "vault://";
 
 /// What is said of one that has to sign itself, and did not.
 pub(crate) const UNSIGNED: &str =

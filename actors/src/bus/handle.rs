@@ -215,7 +215,7 @@ impl BusHandle {
     /// # Errors
     /// That it cannot be journalled now.
     pub async fn said(&self, agent: &AgentId, line: &Envelope) -> Result<(), Problem> {
-        if !check::check_signature(line, &*self.outside.keys).unwrap_or(false) {
+        if !self.is_own_word(line) {
             return Ok(());
         }
         let vouched = Vouched {
@@ -226,6 +226,19 @@ impl BusHandle {
         let line = check::sealed(vouched, &self.node);
         let by = check::agent_as_caller(agent).name;
         route::note(self, &by, &line, &self.node.address).await
+    }
+
+    /// A line whole, for the record of what it led to, if its sender signed it with the key that is registered as their own.
+    /// One that writes out a token is for nobody's eyes.
+    pub(crate) fn own_word(&self, line: &Envelope) -> Option<Box<Value>> {
+        let shows_token = (line.auth.as_ref())
+            .and_then(|auth| auth.token.as_deref())
+            .is_some_and(|token| !token.starts_with(check::REFERENCE));
+        (!shows_token && self.is_own_word(line)).then(|| Box::new(line.to_value()))
+    }
+
+    fn is_own_word(&self, line: &Envelope) -> bool {
+        check::check_signature(line, &*self.outside.keys).unwrap_or(false)
     }
 
     /// Remembers what an agent signed and said on its own channel: posted by anybody, it is a replay.

@@ -69,6 +69,7 @@ pub(super) async fn task(
         spec,
         only,
         wait,
+        envelope: bus.own_word(envelope),
     };
     match bus.outside.tasks.submit_and_wait(order).await? {
         TaskAnswer::Running(task) => Ok(asked.receipt("running", json!({"taskId": task.as_str()}))),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use mesh_actors_core::bus::{Presence, Snapshot};
@@ -84,6 +85,8 @@ pub struct TaskOrder {
     pub only: Option<AgentId>,
     /// How long its sender waits.
     pub wait: Duration,
+    /// The message whole, if its sender signed it.
+    pub envelope: Option<Box<Value>>,
 }
 
 /// How far a task came while its sender waited.

@@ -166,13 +166,8 @@ impl bus::TaskGateway for BusOutside {
         let parts = (&*self.ctx, &self.sentinel);
         permissions::may_give(parts, &order.caller, MESSAGES, &facts)?;
         self.sentinel.may_submit(&order.caller, MESSAGES, facts)?;
-        let (receipts, _) = self
-            .orchestrator
-            .submit(&order.caller.name, vec![spec])
-            .await?;
-        let Some(task) = receipts.into_iter().next().map(|r| r.id) else {
-            return Err(Problem::internal("a submission without a receipt"));
-        };
+        let submitted = (self.orchestrator).submit_said(&order.caller.name, spec, order.envelope);
+        let task = submitted.await?.id;
         let waited = std::slice::from_ref(&task);
         let ended =
             super::tasks::wait_ended(&self.ctx, &self.orchestrator, waited, order.wait).await?;

@@ -196,7 +196,6 @@ impl Services for MeshServices {
             delegation.instance,
             delegation.epoch,
         );
-        let attempt = delegation.attempt;
         let caller = bus::agent_as_caller(&delegation.agent);
         let resource = format!("/v1/tasks/{}", delegation.parent);
         let facts = TaskFacts::all_of(&delegation.spec());
@@ -212,7 +211,10 @@ impl Services for MeshServices {
             decided.map_err(klp_error)?;
             delegation.within = limits_of(&bearer).collect();
         }
-        let delegated = self.orchestrator.delegate(key, delegation, attempt).await;
+        let line = delegation.line.take();
+        let bus = self.bus.get();
+        let said = line.and_then(|line| bus?.own_word(&line));
+        let delegated = self.orchestrator.delegate(key, delegation, said).await;
         delegated.map_err(|problem| {
             self.sentinel.note_confined(&caller, &resource, &problem);
             klp_error(problem)

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 use mesh_actors_core::routing::{AgentQuality, FleetAgent, InstanceKey};
@@ -97,14 +98,30 @@ impl OrchestratorHandle {
         by: &str,
         specs: Vec<TaskSpec>,
     ) -> Result<(Vec<TaskReceipt>, bool), Problem> {
-        let tasks = specs
-            .into_iter()
-            .map(|spec| NewTask {
-                id: new_task_id(),
-                fresh: true,
-                spec,
-            })
-            .collect();
+        let tasks = specs.into_iter().map(|spec| new_task(spec, None)).collect();
+        self.submit_all(by, tasks).await
+    }
+
+    /// Accepts a task that came as a message, which its sender may have signed.
+    ///
+    /// # Errors
+    /// As [`OrchestratorHandle::submit`].
+    pub(crate) async fn submit_said(
+        &self,
+        by: &str,
+        spec: TaskSpec,
+        envelope: Option<Box<Value>>,
+    ) -> Result<TaskReceipt, Problem> {
+        let (receipts, _) = self.submit_all(by, vec![new_task(spec, envelope)]).await?;
+        let missing = || Problem::internal("a submission without a receipt");
+        receipts.into_iter().next().ok_or_else(missing)
+    }
+
+    async fn submit_all(
+        &self,
+        by: &str,
+        tasks: Vec<NewTask>,
+    ) -> Result<(Vec<TaskReceipt>, bool), Problem> {
         let command = Command::Submit {
             by: by.to_owned(),
             tasks,
@@ -130,6 +147,7 @@ impl OrchestratorHandle {
             tasks: vec![NewTask {
                 id,
                 fresh: false,
+                envelope: None,
                 spec,
             }],
         };
@@ -422,12 +440,12 @@ impl OrchestratorHandle {
         &self,
         key: InstanceKey,
         delegation: Delegation,
-        parent: mesh_messages::AttemptNo,
+        envelope: Option<Box<Value>>,
     ) -> Result<TaskId, Problem> {
         let by = format!("agent:{}", delegation.agent);
         let spec = delegation.spec();
         let asker = Asker {
-            parent: attempt_ref(delegation.parent, parent, delegation.epoch),
+            parent: attempt_ref(delegation.parent, delegation.attempt, delegation.epoch),
             key,
             request: delegation.request,
         };
@@ -436,6 +454,7 @@ impl OrchestratorHandle {
                 Command::Delegate {
                     asker,
                     spec: Box::new(spec),
+                    envelope,
                 },
                 Cause::by(by),
             )
@@ -550,6 +569,15 @@ impl OrchestratorHandle {
             cause,
             reply: None,
         });
+    }
+}
+
+fn new_task(spec: TaskSpec, envelope: Option<Box<Value>>) -> NewTask {
+    NewTask {
+        id: new_task_id(),
+        fresh: true,
+        spec,
+        envelope,
     }
 }
 

@@ -36,6 +36,7 @@ fn submitted(input: &Value) -> Vec<u8> {
         depth: 0,
         digest: "d".into(),
         ruling: None,
+        envelope: None,
     };
     serde_json::to_vec(&event).unwrap()
 }

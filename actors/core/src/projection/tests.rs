@@ -177,6 +177,7 @@ fn submitted(spec: Value) -> TaskEvent {
         depth: 0,
         digest: "blake3:x".to_owned(),
         ruling: None,
+        envelope: None,
     }
 }
 

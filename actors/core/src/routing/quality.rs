@@ -181,6 +181,7 @@ mod tests {
                 depth: 0,
                 digest: String::new(),
                 ruling: None,
+                envelope: None,
             };
             let id = mesh_messages::TaskId::new("t").unwrap();
             Self {

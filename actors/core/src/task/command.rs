@@ -31,6 +31,8 @@ pub struct NewTask {
     pub fresh: bool,
     /// As its submitter wrote it.
     pub spec: TaskSpec,
+    /// The message that it came with, if its sender signed it with a key of their own. It is kept on record only.
+    pub envelope: Option<Box<Value>>,
 }
 
 /// One attempt, as whoever reports about it names it.
@@ -80,6 +82,8 @@ pub enum Command {
         asker: Asker,
         /// As the agent wrote it.
         spec: Box<TaskSpec>,
+        /// As [`NewTask::envelope`].
+        envelope: Option<Box<Value>>,
     },
     /// An instance has begun an attempt. One that is over is not begun again: the instance is told to drop it.
     AttemptStarted {

@@ -21,7 +21,11 @@ impl Tasks {
         let mut tx = Tx::new(self, live, ctx);
         let answer = match command {
             Command::Submit { by, tasks } => submit::submit(&mut tx, &by, tasks)?,
-            Command::Delegate { asker, spec } => submit::delegate(&mut tx, asker, *spec)?,
+            Command::Delegate {
+                asker,
+                spec,
+                envelope,
+            } => submit::delegate(&mut tx, asker, (*spec, envelope))?,
             Command::AttemptStarted { attempt, key } => attempt::started(&mut tx, attempt, &key)?,
             Command::Claim { asker, op } => claims::claim(&mut tx, asker, &op)?,
             Command::AttemptChecking {

@@ -361,6 +361,7 @@ impl Tx<'_> {
             ruling: ruling
                 .filter(|ruling| *ruling != Ruling::default())
                 .map(Box::new),
+            envelope: None,
         };
         self.emit(&asked, event);
         true

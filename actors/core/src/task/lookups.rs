@@ -10,7 +10,10 @@ impl Tasks {
         let mut lookups = Lookups::default();
         match command {
             Command::Submit { by, tasks } => {
-                for NewTask { id, fresh, spec } in tasks {
+                for NewTask {
+                    id, fresh, spec, ..
+                } in tasks
+                {
                     lookups.tasks.extend((!fresh).then(|| id.clone()));
                     lookups.tasks.extend(spec.depends_on.iter().cloned());
                     let key = spec
@@ -22,7 +25,7 @@ impl Tasks {
                         .extend(key.filter(|key| !self.index().keys.contains_key(key)));
                 }
             }
-            Command::Delegate { asker, spec } => {
+            Command::Delegate { asker, spec, .. } => {
                 let round = self
                     .record(&asker.parent.task)
                     .map_or(0, |record| record.round);

@@ -103,6 +103,7 @@ impl TaskRecord {
                 depth,
                 digest,
                 ruling,
+                envelope: _,
             } => {
                 let retry = RetryPolicy::default().completed(Some(retry));
                 let task = new_task(id.clone(), spec, by, *at, *deadline_at);

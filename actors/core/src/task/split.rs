@@ -62,6 +62,7 @@ pub(crate) fn split(
             id: ids[part.name.as_str()].clone(),
             fresh: true,
             spec,
+            envelope: None,
         }
     });
     let items =

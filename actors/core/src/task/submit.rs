@@ -15,6 +15,7 @@ use mesh_messages::task::{
 };
 use mesh_messages::team::TeamWish;
 use mesh_messages::{AgentId, TaskId, Timestamp};
+use serde_json::Value;
 
 use crate::access::limits::{self, WITHIN_MAX};
 
@@ -45,6 +46,7 @@ const SUBMISSION_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(super) struct Accepted {
     id: TaskId,
     spec: TaskSpec,
+    envelope: Option<Box<Value>>,
     digest: String,
     depth: u32,
     deadline_at: Timestamp,
@@ -100,7 +102,7 @@ pub(crate) fn child_id(parent: &TaskId, round: u32, request: &str) -> TaskId {
 pub(crate) fn delegate(
     tx: &mut Tx<'_>,
     asker: Asker,
-    mut spec: TaskSpec,
+    (mut spec, envelope): (TaskSpec, Option<Box<Value>>),
 ) -> Result<Answer, Refusal> {
     let parent = &asker.parent.task;
     let current = tx.tasks.entry(parent).and_then(|entry| {
@@ -153,6 +155,7 @@ pub(crate) fn delegate(
             id: id.clone(),
             fresh: false,
             spec,
+            envelope,
         }],
         verifies,
     )?;
@@ -272,6 +275,7 @@ fn admit_one(
         id,
         fresh,
         mut spec,
+        envelope,
     }: NewTask,
     (index, verifies): (Option<usize>, bool),
     batch: &mut Batch,
@@ -355,12 +359,15 @@ fn admit_one(
             return Err(Refusal::TooManyAsks { by: by.to_owned() });
         }
     }
+    let said = envelope.as_ref().map_or(0, |said| said.to_string().len());
+    let bytes = bytes + said;
     // Larger payloads lie in the content store; the journal holds only their digest.
     batch.bytes += if bytes > PAYLOAD_INLINE_MAX { 0 } else { bytes };
     batch.ids.insert(id.clone());
     Ok(Some(Item::New(Box::new(Accepted {
         id,
         spec,
+        envelope,
         digest,
         depth,
         deadline_at,
@@ -495,6 +502,7 @@ pub(super) fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
     let Accepted {
         id,
         spec,
+        envelope,
         digest,
         depth,
         deadline_at,
@@ -522,6 +530,7 @@ pub(super) fn accept(tx: &mut Tx<'_>, by: &str, accepted: Accepted) {
         ruling: ruled
             .filter(|ruling| *ruling != Ruling::default())
             .map(Box::new),
+        envelope,
     };
     tx.emit(&id, event);
     if let Some(verdict) = verdict {

@@ -327,6 +327,7 @@ impl World {
             .map(|spec| NewTask {
                 id: self.next_id(),
                 fresh: false,
+                envelope: None,
                 spec: serde_json::from_value(spec).expect("a task"),
             })
             .collect();

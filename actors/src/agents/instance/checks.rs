@@ -196,6 +196,7 @@ impl Session {
             avoid: Some(self.args.agent.clone()),
             token: None,
             within: Vec::new(),
+            line: None,
         };
         let (tell, answer) = oneshot::channel();
         self.verifiers.insert((task.clone(), request), tell);

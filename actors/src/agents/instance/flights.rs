@@ -328,6 +328,9 @@ impl Session {
                 .and_then(|auth| auth.token.as_deref())
                 .map(BearerText::new),
             within: Vec::new(),
+            line: (envelope.auth.as_ref())
+                .is_some_and(|auth| auth.signature.is_some())
+                .then(|| Box::new(envelope.clone())),
         };
         let services = Arc::clone(&self.args.services);
         let led = self.led_by(Some(&delegation.parent));

@@ -289,6 +289,7 @@ impl World {
         Some(NewTask {
             id,
             fresh: false,
+            envelope: None,
             spec,
         })
     }

@@ -178,6 +178,7 @@ impl Tx<'_> {
             ruling: Some(ruling)
                 .filter(|r| *r != Ruling::default())
                 .map(Box::new),
+            envelope: None,
         };
         self.emit(&id, event);
         id

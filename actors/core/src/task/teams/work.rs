@@ -235,6 +235,7 @@ impl Tx<'_> {
                 retry: retry.to_spec(),
                 depth,
                 ruling: None,
+                envelope: None,
             };
             self.emit(&part.task, event);
         }

@@ -26,6 +26,7 @@ fn ask(world: &World, parent: &TaskId, request: &str, approval: Value) -> Comman
     };
     let spec = serde_json::from_value(json!({"approval": approval})).unwrap();
     Command::Delegate {
+        envelope: None,
         asker,
         spec: Box::new(spec),
     }

@@ -99,7 +99,14 @@ impl World {
             request: request.to_owned(),
         };
         let spec = Box::new(serde_json::from_value(spec).unwrap());
-        match self.run(Command::Delegate { asker, spec }).answer {
+        match self
+            .run(Command::Delegate {
+                asker,
+                spec,
+                envelope: None,
+            })
+            .answer
+        {
             Answer::Child(id) => id,
             other => panic!("{other:?}"),
         }
@@ -204,7 +211,11 @@ fn a_tree_shares_one_budget_and_a_childs_own_is_carved_from_it() {
     };
     let spec = json!({"requirements": ["x"], "budget": {"calls": 2}});
     let spec = Box::new(serde_json::from_value(spec).unwrap());
-    match world.refused(Command::Delegate { asker, spec }) {
+    match world.refused(Command::Delegate {
+        asker,
+        spec,
+        envelope: None,
+    }) {
         Refusal::Invalid { errors } => {
             assert_eq!(errors[0].path, "budget.calls");
             let text = errors[0].to_string();
@@ -569,7 +580,11 @@ fn a_childs_reserve_is_never_less_than_that_above_it() {
     };
     let spec = json!({"requirements": ["x"], "budget": {"tokens": 19}});
     let spec = Box::new(serde_json::from_value(spec).unwrap());
-    match world.refused(Command::Delegate { asker, spec }) {
+    match world.refused(Command::Delegate {
+        asker,
+        spec,
+        envelope: None,
+    }) {
         Refusal::Invalid { errors } => assert_eq!(errors[0].path, "budget.tokens"),
         other => panic!("{other}"),
     }
@@ -763,6 +778,7 @@ fn an_agent_leaves_its_bounds_behind_neither_without_a_parent_nor_with_anothers(
         let task = NewTask {
             id,
             fresh: true,
+            envelope: None,
             spec,
         };
         let by = by.to_owned();

@@ -199,6 +199,7 @@ fn a_delegated_task_shares_what_the_one_above_it_shares() {
     };
     let spec = serde_json::from_value(sharing("other", &["x"])).unwrap();
     let decision = world.run(Command::Delegate {
+        envelope: None,
         asker,
         spec: Box::new(spec),
     });
@@ -222,6 +223,7 @@ fn a_delegated_task_does_not_stand_behind_one_that_waits_for_its_parent() {
         request: "r".to_owned(),
     };
     let decision = world.run(Command::Delegate {
+        envelope: None,
         asker: asker.clone(),
         spec: Box::new(spec),
     });
@@ -241,6 +243,7 @@ fn a_delegated_task_does_not_stand_behind_one_that_waits_for_its_parent() {
         request: "r".to_owned(),
     };
     let refusal = world.refused(Command::Delegate {
+        envelope: None,
         asker,
         spec: Box::new(spec),
     });
@@ -330,7 +333,7 @@ proptest! {
                     let asker = Asker { parent: asked, key, request: format!("q{some}") };
                     let spec = if some == 1 { sharing("other", &names) } else { claiming("other", &names) };
                     let spec = serde_json::from_value(spec).unwrap();
-                    if let Ok(decision) = world.decide(Command::Delegate { asker, spec: Box::new(spec) })
+                    if let Ok(decision) = world.decide(Command::Delegate { envelope: None, asker, spec: Box::new(spec) })
                         && let Answer::Child(child) = decision.answer
                         && !ids.contains(&child)
                     {

@@ -14,6 +14,7 @@ fn asker(world: &World, parent: &TaskId, request: &str) -> Asker {
 fn delegation(world: &World, parent: &TaskId, request: &str, spec: Value) -> Command {
     let spec = Box::new(serde_json::from_value(spec).unwrap());
     Command::Delegate {
+        envelope: None,
         asker: asker(world, parent, request),
         spec,
     }

@@ -327,7 +327,11 @@ fn policy_says_who_may_be_asked_for_what_agents_delegate() {
     };
     let steps = json!([{"person": "operator"}, {"person": "admin"}]);
     let spec = Box::new(serde_json::from_value(doomed(&steps)).unwrap());
-    let decision = world.run(Command::Delegate { asker, spec });
+    let decision = world.run(Command::Delegate {
+        asker,
+        spec,
+        envelope: None,
+    });
     let Answer::Child(child) = decision.answer else {
         panic!("a child")
     };

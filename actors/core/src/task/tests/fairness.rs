@@ -11,6 +11,7 @@ impl World {
             tasks: vec![NewTask {
                 id: id.clone(),
                 fresh: false,
+                envelope: None,
                 spec: serde_json::from_value(spec).unwrap(),
             }],
         });
@@ -134,6 +135,7 @@ fn nobody_fills_the_mesh_for_all() {
             .map(|_| NewTask {
                 id: world.next_id(),
                 fresh: true,
+                envelope: None,
                 spec: serde_json::from_value(spec.clone()).unwrap(),
             })
             .collect(),

@@ -122,6 +122,7 @@ fn five_hundred_agents_at_one_account_wait_once_and_come_back_without_a_herd() {
     let tasks = (0..2 * FLEET).map(|number| NewTask {
         id: TaskId::new(format!("t{number}")).unwrap(),
         fresh: true,
+        envelope: None,
         spec: serde_json::from_value(json!({"requirements": ["x"]})).unwrap(),
     });
     let all: Vec<_> = tasks.collect();

@@ -321,6 +321,7 @@ impl World {
             request,
         };
         Some(Command::Delegate {
+            envelope: None,
             asker,
             spec: Box::new(spec),
         })

@@ -30,6 +30,7 @@ fn submitted() -> TaskEvent {
         depth: 0,
         digest: String::new(),
         ruling: None,
+        envelope: None,
     }
 }
 

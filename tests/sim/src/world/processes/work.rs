@@ -203,6 +203,7 @@ impl World {
         };
         let message = ToOrchestrator::Command {
             command: Box::new(Command::Delegate {
+                envelope: None,
                 asker,
                 spec: Box::new(spec),
             }),
