@@ -7,7 +7,7 @@ impl HashText {
     pub(crate) fn of(hash: &[u8; 32]) -> Self {
         let mut text = [b'0'; 64];
         // The lengths fit.
-        let _fits = hex::encode_to_slice(hash, &mut text).is_ok();
+        let _fits = faster_hex::hex_encode(hash, &mut text).is_ok();
         Self(text)
     }
 

@@ -13,6 +13,8 @@ use crate::journal::{
     APPEND_BYTES_MAX, APPEND_RECORDS_MAX, AppendError, Appended, Failed, PARTITION_NAME_MAX,
 };
 
+/// Before the hex of what a header holds its payload by: the name of the hash.
+const COMMITMENT: &str = "sha256:";
 /// Bytes of a salt.
 pub(crate) const SALT_LEN: usize = 16;
 
@@ -110,14 +112,23 @@ pub(crate) fn prepare(
 
 /// The text by which a header holds its payload: `sha256:` and the hex of SHA-256(salt ‖ payload).
 pub(crate) fn commitment(salt: &[u8], payload: &[u8]) -> String {
+    let mut text = String::with_capacity(COMMITMENT.len() + 64);
+    text.push_str(COMMITMENT);
+    text.push_str(committed(salt, payload).as_str());
+    text
+}
+
+/// Whether that is what a commitment is to.
+pub(crate) fn is_committed(commitment: &str, salt: &[u8], payload: &[u8]) -> bool {
+    commitment.strip_prefix(COMMITMENT) == Some(committed(salt, payload).as_str())
+}
+
+fn committed(salt: &[u8], payload: &[u8]) -> HashText {
     let digest = Sha256::new()
         .chain_update(salt)
         .chain_update(payload)
         .finalize();
-    let mut text = String::with_capacity(7 + 64);
-    text.push_str("sha256:");
-    text.push_str(HashText::of(&digest.into()).as_str());
-    text
+    HashText::of(&digest.into())
 }
 
 impl Sequencer {

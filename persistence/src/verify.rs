@@ -25,6 +25,7 @@ use crate::succession::{LogKeys, log_of};
 mod agent;
 mod checker;
 mod erasures;
+mod header;
 mod line;
 mod witness;
 
@@ -126,7 +127,10 @@ pub fn verify(
         .unwrap_or_default();
     let mut lines = Lines { reader, number: 0 };
     let missing = || VerifyError::record(0, MISSING_CHECKPOINT);
-    let mut line = lines.next()?.ok_or_else(missing)?;
+    let (mut line, mut next) = (Vec::new(), Vec::new());
+    if !lines.next(&mut line)? {
+        return Err(missing());
+    }
     let mut keys = None;
     while let Some(note) = succession(&line, keys.as_ref())? {
         let number = keys
@@ -134,12 +138,14 @@ pub fn verify(
             .map_or(0, |keys: &LogKeys| keys.successions().len())
             + 1;
         keys = Some(succeeded(keys, &note, number)?);
-        line = lines.next()?.ok_or_else(missing)?;
+        if !lines.next(&mut line)? {
+            return Err(missing());
+        }
     }
     let keys = known(keys, key)?;
     let mut checker = Checker::new(keys, witnesses);
     let mut fault = None;
-    while let Some(next) = lines.next()? {
+    while lines.next(&mut next)? {
         if fault.is_none() {
             fault = checker.line(&line).err();
         }
@@ -148,7 +154,7 @@ pub fn verify(
         if let Some(Fault { number, detail, .. }) = fault.take_if(|_| checker.of_whole_log()) {
             return Err(VerifyError::record(number, detail));
         }
-        line = next;
+        std::mem::swap(&mut line, &mut next);
     }
     let closing = match last_line(&line, &checker) {
         Ok(closing) => closing,
@@ -280,14 +286,15 @@ struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    fn next(&mut self) -> Result<Option<Vec<u8>>, VerifyError> {
-        let mut line = Vec::with_capacity(2048);
-        self.read(&mut line, LINE_BYTES_MAX)?;
+    /// Reads the next line in the place of another one; whether there is one.
+    fn next(&mut self, line: &mut Vec<u8>) -> Result<bool, VerifyError> {
+        line.clear();
+        self.read(line, LINE_BYTES_MAX)?;
         if line.len() > LINE_BYTES_MAX && line.starts_with(b"{\"checkpoint\"") {
-            self.read(&mut line, LAST_LINE_BYTES_MAX)?;
+            self.read(line, LAST_LINE_BYTES_MAX)?;
         }
         if line.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         if line.last() == Some(&b'\n') {
             line.pop();
@@ -296,7 +303,7 @@ impl<R: BufRead> Lines<R> {
             return Err(VerifyError::record(self.number, detail));
         }
         self.number += 1;
-        Ok(Some(line))
+        Ok(true)
     }
 
     /// Reads on to the end of the line, or one byte beyond `bytes_max` in all.

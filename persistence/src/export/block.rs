@@ -42,7 +42,8 @@ pub(crate) fn first_changed(
     if place != format!("{first} {}", leaves.len()) {
         return Err(format!("it is about other records: {place}"));
     }
-    let hashes = hex::decode(hashes).map_err(|_| "its list is not hex".to_owned())?;
+    let hashes = faster_hex::hex_decode_vec(hashes.as_bytes())
+        .map_err(|_| "its list is not hex".to_owned())?;
     if hashes.len() != leaves.len() * 32 {
         return Err("its list has another length than it says".to_owned());
     }

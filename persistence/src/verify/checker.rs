@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use mesh_messages::Timestamp;
 use mesh_messages::events::KEY_ROTATED;
 use mesh_messages::record::RECORD_FORMAT;
-use mesh_messages::{PartitionId, RecordHeader, Timestamp};
 use tlog_tiles::Hash;
 
 use super::agent::{self, Included};
 use super::erasures::Erasures;
+use super::header::Header;
 use super::line::{ErasureLine, RecordLine};
 use super::witness::Witnesses;
 use super::{Closing, VerifyError};
@@ -46,7 +47,7 @@ pub(super) struct Checker {
     log: Option<String>,
     /// Position, time and counter of the last record.
     last: Option<(u64, Timestamp, u32)>,
-    seqs: BTreeMap<PartitionId, u64>,
+    seqs: BTreeMap<String, u64>,
     frontier: Frontier,
     // Leaves since the last block.
     leaves: Vec<Hash>,
@@ -146,8 +147,8 @@ impl Checker {
             let of_agent = line.proof.is_some();
             self.of = if of_agent { Of::OneAgent } else { Of::WholeLog };
         }
-        let header: RecordHeader = serde_json::from_str(&line.record)
-            .map_err(|e| (here, format!("its header does not parse: {e}")))?;
+        let unread = |e: serde_json::Error| (here, format!("its header does not parse: {e}"));
+        let header: Header<'_> = serde_json::from_str(&line.record).map_err(unread)?;
         let one_agent = self.of_one_agent();
         if line.proof.is_some() != one_agent {
             let detail = "some records bear a proof and others do not".to_owned();
@@ -160,8 +161,12 @@ impl Checker {
         };
         let at = |detail: String| (number, detail);
         self.check_header(&header).map_err(at)?;
-        line.check_body(&header).map_err(at)?;
-        self.erasures.record(&header, line.payload.as_deref());
+        line.check_body(&header.payload).map_err(at)?;
+        let payload = line.payload.as_deref();
+        if payload.is_none() || self.erasures.are_missing() {
+            let header = serde_json::from_str(&line.record).map_err(unread)?;
+            self.erasures.record(&header, payload);
+        }
         let leaf = tlog_tiles::record_hash(line.record.as_bytes());
         if let Some(stated) = &line.leaf
             && **stated != *HashText::of(&leaf.0).as_str()
@@ -170,12 +175,13 @@ impl Checker {
             return Err(at(detail.to_owned()));
         }
         self.last = Some((header.position.0, header.time, header.lc));
-        self.log.get_or_insert_with(|| header.log.clone());
+        self.log
+            .get_or_insert_with(|| header.log.clone().into_owned());
         if let Some(proof) = &line.proof {
             self.included.push(Included {
                 index: header.position.0,
                 leaf,
-                path: proof.path(&header).map_err(at)?,
+                path: proof.path(header.position).map_err(at)?,
                 agent: header.agent,
             });
             return Ok(());
@@ -186,7 +192,7 @@ impl Checker {
     }
 
     /// Checks what a header says against the records before it.
-    fn check_header(&self, header: &RecordHeader) -> Result<(), String> {
+    fn check_header(&self, header: &Header<'_>) -> Result<(), String> {
         if header.v > RECORD_FORMAT {
             return Err(format!(
                 "it has format {}, known is up to {RECORD_FORMAT}",
@@ -219,14 +225,13 @@ impl Checker {
     }
 
     /// Adds a record of a whole log.
-    fn grow(&mut self, header: &RecordHeader, leaf: Hash) -> Result<(), String> {
+    fn grow(&mut self, header: &Header<'_>, leaf: Hash) -> Result<(), String> {
         let next = header.seq.saturating_add(1);
-        let expected = match self.seqs.get_mut(&header.partition) {
-            Some(seq) => std::mem::replace(seq, next),
-            None => self
-                .seqs
-                .insert(header.partition.clone(), next)
-                .unwrap_or(0),
+        let expected = if let Some(seq) = self.seqs.get_mut(&*header.partition) {
+            std::mem::replace(seq, next)
+        } else {
+            let partition = header.partition.clone().into_owned();
+            self.seqs.insert(partition, next).unwrap_or(0)
         };
         if header.seq != expected {
             return Err(format!(
@@ -239,7 +244,7 @@ impl Checker {
     }
 
     /// Compares the tree with what was signed when another key took over, and what the records say of that.
-    fn check_successions(&mut self, header: &RecordHeader) -> Result<(), String> {
+    fn check_successions(&mut self, header: &Header<'_>) -> Result<(), String> {
         let successions = self.keys.as_ref().map_or(&[][..], LogKeys::successions);
         if let Some(next) = successions.get(self.succeeded)
             && next.size == self.frontier.size()

@@ -25,7 +25,12 @@ pub(super) struct Erasures {
 }
 
 impl Erasures {
-    /// Takes a record in, with its payload if it has one.
+    /// Whether a payload is missing that nothing has explained yet, so that the next record may.
+    pub(super) fn are_missing(&self) -> bool {
+        self.tombstones.first().is_some()
+    }
+
+    /// Takes a record in, with its payload if it has one. One that has, when none is missing, need not be told.
     pub(super) fn record(&mut self, header: &RecordHeader, payload: Option<&str>) {
         if payload.is_none() {
             self.missing += 1;
@@ -55,8 +60,8 @@ impl Erasures {
         if header.log != log {
             return Err(at(format!("it is of another log, {}", header.log)));
         }
-        line.check_body(&header).map_err(at)?;
-        let path = line.proof.path(&header).map_err(at)?;
+        line.check_body(&header.payload).map_err(at)?;
+        let path = line.proof.path(header.position).map_err(at)?;
         if !self.tombstones.settle(&header, line.payload.as_deref()) {
             let detail = "it says of no record before it that it was erased";
             return Err(at(detail.to_owned()));

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use mesh_messages::RecordHeader;
+use faster_hex::CheckCase;
+use mesh_messages::Position;
 use mesh_messages::identity::DidKey;
 use serde::Deserialize;
 use tlog_tiles::Hash;
 
-use crate::seal::{SALT_LEN, commitment};
+use crate::seal::{SALT_LEN, is_committed};
 
 /// Deepest proof: of a tree with 2^63 leaves.
 const PROOF_HASHES_MAX: usize = 63;
@@ -97,31 +98,26 @@ pub(super) fn looks_like_record(line: &[u8]) -> bool {
 }
 
 impl RecordLine<'_> {
-    /// Checks salt and payload, unless they are missing, against the header.
-    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<(), String> {
-        check_body(self.salt.as_deref(), self.payload.as_deref(), header)
+    /// Checks salt and payload, unless they are missing, against what the header commits to.
+    pub(super) fn check_body(&self, committed: &str) -> Result<(), String> {
+        check_body(self.salt.as_deref(), self.payload.as_deref(), committed)
     }
 }
 
 impl ErasureLine<'_> {
     /// The same as of any record.
-    pub(super) fn check_body(&self, header: &RecordHeader) -> Result<(), String> {
-        check_body(self.salt.as_deref(), self.payload.as_deref(), header)
+    pub(super) fn check_body(&self, committed: &str) -> Result<(), String> {
+        check_body(self.salt.as_deref(), self.payload.as_deref(), committed)
     }
 }
 
-fn check_body(
-    salt: Option<&str>,
-    payload: Option<&str>,
-    header: &RecordHeader,
-) -> Result<(), String> {
+fn check_body(salt: Option<&str>, payload: Option<&str>, committed: &str) -> Result<(), String> {
     match (salt, payload) {
         (None, None) => Ok(()),
         (Some(salt), Some(payload)) => {
-            let mut bytes = [0; SALT_LEN];
-            decode_hex(salt, &mut bytes)
+            let bytes: [u8; SALT_LEN] = decode_hex(salt)
                 .ok_or_else(|| format!("its salt is not {SALT_LEN} bytes in hex"))?;
-            if commitment(&bytes, payload.as_bytes()) == header.payload {
+            if is_committed(committed, &bytes, payload.as_bytes()) {
                 Ok(())
             } else {
                 Err("its salt and payload are not those that its header commits to".into())
@@ -139,9 +135,9 @@ impl LaterLine {
 }
 
 impl ProofLine {
-    /// The hashes of the proof, which must be for the record with this header.
-    pub(super) fn path(&self, header: &RecordHeader) -> Result<Vec<Hash>, String> {
-        if self.index != header.position.0 {
+    /// The hashes of the proof, which must be for the record at this position.
+    pub(super) fn path(&self, position: Position) -> Result<Vec<Hash>, String> {
+        if self.index != position.0 {
             return Err(format!("its proof is for record {}", self.index));
         }
         hashes(&self.path)
@@ -155,8 +151,7 @@ fn hashes(path: &[String]) -> Result<Vec<Hash>, String> {
     }
     let mut hashes = Vec::with_capacity(path.len());
     for text in path {
-        let mut hash = [0; 32];
-        decode_hex(text, &mut hash)
+        let hash = decode_hex(text)
             .ok_or_else(|| "its proof holds something that is no hash".to_owned())?;
         hashes.push(Hash(hash));
     }
@@ -164,7 +159,6 @@ fn hashes(path: &[String]) -> Result<Vec<Hash>, String> {
 }
 
 /// Lower-case hex alone: the same bytes in another spelling were not written by an export.
-fn decode_hex(text: &str, out: &mut [u8]) -> Option<()> {
-    let lower = !text.bytes().any(|b| b.is_ascii_uppercase());
-    (lower && hex::decode_to_slice(text, out).is_ok()).then_some(())
+fn decode_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    faster_hex::hex_decode_array_with_case(text.as_bytes(), CheckCase::Lower).ok()
 }
