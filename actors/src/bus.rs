@@ -45,7 +45,8 @@ pub(crate) use check::{UNSIGNED, agent_as_caller, agent_of_caller};
 pub(crate) use feed::Created;
 pub use handle::{BusHandle, NodeSigner};
 pub use outside::{
-    Alarms, Delivery, Directory, Keys, NoRoute, Outside, TaskAnswer, TaskGateway, TaskOrder, Waiter,
+    Alarms, Delivery, Directory, Keys, NoRoute, Outside, Speaker, TaskAnswer, TaskGateway,
+    TaskOrder, Waiter,
 };
 
 use durable::{Look, Puller, Settling};

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use mesh_messages::Position;
 use mesh_messages::events::{LogCut, NodeEvent, Restoration, partition};
 use mesh_persistence::{
-    Contradiction, ContradictionKind, Journal, ProofError, RESTORED_FILE, ReadError, contradictions,
+    Contradiction, ContradictionKind, Journal, ProofError, RESTORED_FILE, ReadError,
+    contradicted_succession, contradictions,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -45,6 +46,18 @@ pub enum KeptError {
         /// How it differs.
         told: String,
     },
+    /// The log is not the one that the key in force took over. Nothing can be signed for it, so nobody can let that pass.
+    #[error(
+        "the log was cut or changed before its key took over: that key signs for what follows {size} records, as journal/successions \
+         says, and the log has {left}, or begins otherwise. Restore the data directory from where it is whole, or from a backup; \
+         or begin another log in an empty data directory"
+    )]
+    Key {
+        /// How many records the log had when the key took over.
+        size: u64,
+        /// How many it has.
+        left: u64,
+    },
     /// A file of what was signed could not be read or written.
     #[error("{file}")]
     File {
@@ -71,6 +84,12 @@ pub(crate) fn check(
     data: &Path,
     kept: &Kept,
 ) -> Result<Option<LogCut>, KeptError> {
+    if let Some(succession) = contradicted_succession(journal)? {
+        return Err(KeptError::Key {
+            size: succession.size,
+            left: journal.durable().borrow().size(),
+        });
+    }
     let mut found: Vec<(PathBuf, Contradiction)> = Vec::new();
     let cosigned = data.join(COSIGNED_FILE);
     for path in [Some(&cosigned), kept.file.as_ref()].into_iter().flatten() {

@@ -272,6 +272,15 @@ pub struct LogLine {
 /// A live feed of events. When `recv` answers `Lagged`, the reader resumes from the journal by position.
 pub type EventFeed = tokio::sync::broadcast::Receiver<std::sync::Arc<MeshEvent>>;
 
+/// One agent's part of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportOf {
+    /// Whose.
+    pub agent: AgentId,
+    /// How many records a witness saw: the export then proves that the log continues that one.
+    pub witnessed: Option<u64>,
+}
+
 /// Something large on its way, piece by piece; an error ends it, and what came before is then no whole.
 pub type ChunkStream = tokio::sync::mpsc::Receiver<Result<Vec<u8>, Problem>>;
 
@@ -482,7 +491,7 @@ pub trait Operations:
     /// Starts an export, with what agents remember or without; chunks of JSON Lines come through the channel, an error ends it.
     async fn export_audit(
         &self,
-        agent: Option<AgentId>,
+        of: Option<ExportOf>,
         memory: bool,
     ) -> Result<ChunkStream, Problem>;
     /// Starts an export of agents, assignments, relationships and insights as an SQL script; ends as the other does.

@@ -101,6 +101,15 @@ struct CheckpointLine<'a> {
     withheld: Option<AgentLine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     later: Option<LaterLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consistency: Option<ConsistencyLine>,
+}
+
+/// The proof that the checkpoint's tree continues a smaller one, which a witness saw.
+#[derive(Serialize)]
+struct ConsistencyLine {
+    size: u64,
+    path: Vec<String>,
 }
 
 /// A tree beyond the checkpoint's, and the proof that it continues that one.
@@ -129,20 +138,22 @@ pub fn export(
     agent: Option<&AgentId>,
     out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
-    export_without(journal, agent, &|_| false, out)
+    export_without(journal, agent.map(|agent| (agent, None)), &|_| false, out)
 }
 
 /// The same, with the payloads left out of records that `hidden` names: their headers, and so every proof, are there, and
-/// the node signs which they are.
+/// the node signs which they are. Beside the agent stands how many records a witness saw: its export then bears the proof
+/// that the log continues that one. Of a whole log its records show that.
 ///
 /// # Errors
 /// As [`export`].
 pub fn export_without(
     journal: &dyn Journal,
-    agent: Option<&AgentId>,
+    of: Option<(&AgentId, Option<u64>)>,
     hidden: &dyn Fn(&RecordHeader) -> bool,
     mut out: &mut dyn Write,
 ) -> Result<Exported, ExportError> {
+    let (agent, witnessed) = (of.map(|(agent, _)| agent), of.and_then(|(_, seen)| seen));
     // Whoever signed the checkpoint signs all of it, also when another key takes over meanwhile.
     let (checkpoint, signer) = journal.signed()?;
     let attest = |about: &str, statement: &str| {
@@ -211,6 +222,7 @@ pub fn export_without(
             (tombstones, hidden),
             (&checkpoint, &signer),
         )?,
+        consistency: continued(journal, witnessed, &checkpoint)?,
     };
     serde_json::to_writer(&mut out, &line).map_err(io::Error::from)?;
     out.write_all(b"\n")?;
@@ -219,6 +231,19 @@ pub fn export_without(
         records,
         size: checkpoint.size,
     })
+}
+
+/// What a witness saw beyond the checkpoint, or at it, needs no proof to be compared.
+fn continued(
+    journal: &dyn Journal,
+    witnessed: Option<u64>,
+    checkpoint: &SignedCheckpoint,
+) -> Result<Option<ConsistencyLine>, ProofError> {
+    let Some(size) = witnessed.filter(|size| (1..checkpoint.size).contains(size)) else {
+        return Ok(None);
+    };
+    let path = hashes(&journal.consistency_proof(size, checkpoint.size)?);
+    Ok(Some(ConsistencyLine { size, path }))
 }
 
 fn withhold(

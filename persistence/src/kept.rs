@@ -87,6 +87,23 @@ pub fn contradictions(journal: &dyn Journal, text: &str) -> Result<Vec<Contradic
     Ok(found)
 }
 
+/// The succession that this journal's log contradicts, of those by which the key that signs now took over: the log ends before
+/// it, or begins otherwise than it says. Nobody can sign for such a log, nor check what is signed for it.
+///
+/// # Errors
+/// [`ProofError`] when the log cannot be read.
+pub fn contradicted_succession(journal: &dyn Journal) -> Result<Option<Succession>, ProofError> {
+    let size = journal.durable().borrow().size();
+    for succession in journal.signer().keys().successions() {
+        if succession.size > size
+            || (succession.size > 0 && journal.root(succession.size)? != succession.root)
+        {
+            return Ok(Some(succession.clone()));
+        }
+    }
+    Ok(None)
+}
+
 /// Takes a succession in that the log does not know, so that what the new key signed counts.
 fn succession(note: &str, keys: &mut LogKeys) -> Option<Contradiction> {
     let seen = Succession::read(note, keys.log()).ok()?;

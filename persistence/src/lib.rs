@@ -47,7 +47,7 @@ pub use journal::{
     EraseError, Failed, Journal, PARTITION_NAME_MAX, ProofError, ReadError, ReadOnly, RecordReader,
     SignedCheckpoint, Snapshot, SnapshotError, SucceedError, wait_durable,
 };
-pub use kept::{Contradiction, ContradictionKind, contradictions};
+pub use kept::{Contradiction, ContradictionKind, contradicted_succession, contradictions};
 pub use memory::MemoryJournal;
 pub use nodekey::{NodeKeyError, log_keys, node_key, prepare_next, settle};
 pub use projection::{
@@ -57,5 +57,5 @@ pub use projection::{
 pub use revocations::{RevocationError, order_revocation, ordered_revocations, revocations_done};
 pub use succession::{LogKeys, LogSigner, SUCCESSIONS_MAX, Succession, SuccessionInvalid};
 pub use tlog_tiles::Hash;
-pub use verify::{VerifyError, VerifyReport, verify};
+pub use verify::{VerifyError, VerifyReport, verify, witnessed_size};
 pub use witness::{AddCheckpoint, WitnessError, cosign, verify_cosignature};

@@ -17,7 +17,9 @@ use mesh_messages::identity::DidKey;
 use tlog_tiles::Hash;
 
 use self::checker::{Checker, Fault};
-use self::line::{AgentLine, CheckpointLine, LaterLine, SuccessionLine, looks_like_record};
+use self::line::{
+    AgentLine, CheckpointLine, ConsistencyLine, LaterLine, SuccessionLine, looks_like_record,
+};
 use self::witness::Witnesses;
 use crate::checkpoint::CheckpointClaim;
 use crate::succession::{LogKeys, log_of};
@@ -65,7 +67,8 @@ pub struct VerifyReport {
     pub key_is_from_file: bool,
     /// Whether it holds the records of one agent: all that the node signed that there were.
     pub of_one_agent: bool,
-    /// Size of the largest of the witness's checkpoints that the log continues.
+    /// Size of the largest of the witness's checkpoints that were compared, and that the log continues. Of one agent's export
+    /// those are compared that are of its size, or of the size from which it bears a proof; `None` when no one is.
     pub witnessed: Option<u64>,
 }
 
@@ -174,8 +177,16 @@ pub fn verify(
         signer: *closing.keys.at(closing.claim.size),
         key_is_from_file: key.is_none(),
         of_one_agent: checker.of_one_agent(),
-        witnessed: checker.witnesses().largest(),
+        witnessed: checker.witnessed(&closing),
     })
+}
+
+/// How many records the largest of a witness's checkpoints covers: from there an agent's export needs a proof to be compared.
+///
+/// # Errors
+/// [`VerifyError::Witness`] when there is none.
+pub fn witnessed_size(witness: &str) -> Result<Option<u64>, VerifyError> {
+    Ok(Witnesses::read(witness)?.largest())
 }
 
 const MISSING_CHECKPOINT: &str = "the file ends before the checkpoint";
@@ -190,6 +201,8 @@ struct Closing {
     withheld: Option<AgentLine>,
     /// The tree of what was said after the checkpoint, unchecked.
     later: Option<LaterLine>,
+    /// How the log continues a smaller tree, unchecked.
+    consistency: Option<ConsistencyLine>,
 }
 
 fn last_line(line: &[u8], checker: &Checker) -> Result<Closing, VerifyError> {
@@ -233,6 +246,7 @@ fn last_line(line: &[u8], checker: &Checker) -> Result<Closing, VerifyError> {
         agent: last.agent,
         withheld: last.withheld,
         later: last.later,
+        consistency: last.consistency,
     })
 }
 

@@ -45,6 +45,11 @@ pub enum WitnessError {
     /// The note does not say that another key took over.
     #[error("its succession is not accepted: {0}")]
     Succession(#[from] SuccessionInvalid),
+    /// Another checkpoint of this very size was co-signed before: there are two logs.
+    #[error(
+        "its root differs from what was co-signed for the same size: there are two logs of one name"
+    )]
+    Fork,
     /// The log does not continue what was co-signed before.
     #[error("the proof does not show that the log continues what was co-signed: {0}")]
     Proof(String),
@@ -119,9 +124,28 @@ impl AddCheckpoint {
         key: &DidKey,
         root: Option<&str>,
     ) -> Result<CheckpointClaim, WitnessError> {
-        let claim = signed_checkpoint(&self.note, log, |_| key)?;
+        let claim = self.claim(log, key)?;
         self.check_continues(claim, root)?;
         Ok(claim)
+    }
+
+    /// What the checkpoint claims, if it is of the log `log`, signed by its key in force `key`. Whether the log continues is not
+    /// checked, but that it does not go back is.
+    ///
+    /// # Errors
+    /// [`WitnessError::Checkpoint`], [`WitnessError::Malformed`].
+    pub fn claim(&self, log: &DidKey, key: &DidKey) -> Result<CheckpointClaim, WitnessError> {
+        let claim = signed_checkpoint(&self.note, log, |_| key)?;
+        self.check_grows(claim.size)?;
+        Ok(claim)
+    }
+
+    fn check_grows(&self, size: u64) -> Result<(), WitnessError> {
+        if size < self.old {
+            let detail = "the checkpoint is smaller than `old`";
+            return Err(WitnessError::Malformed(detail.to_owned()));
+        }
+        Ok(())
     }
 
     /// Reads the note as a succession of the log's key, and checks that the tree in it continues the log of `old` records and
@@ -165,11 +189,7 @@ impl AddCheckpoint {
         if claim.size > SIZE_MAX {
             return Err(bad("it claims more records than a log can have"));
         }
-        if claim.size < self.old {
-            return Err(WitnessError::Malformed(
-                "the checkpoint is smaller than `old`".to_owned(),
-            ));
-        }
+        self.check_grows(claim.size)?;
         if self.old == 0 || self.old == claim.size {
             if !self.proof.is_empty() {
                 return Err(bad(
@@ -178,9 +198,7 @@ impl AddCheckpoint {
             }
             let differs = self.old > 0 && root != Some(hex::encode(claim.root.0).as_str());
             return if differs {
-                Err(bad(
-                    "its root differs from what was co-signed for the same size",
-                ))
+                Err(WitnessError::Fork)
             } else {
                 Ok(())
             };

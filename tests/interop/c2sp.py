@@ -144,3 +144,22 @@ def consistent(size, root, later, its_root, path):
             second = node(second, sibling)
         fn, sn = fn >> 1, sn >> 1
     return first == root and second == its_root and sn == 0
+
+
+def are_members(last):
+    """Whether an export's last line has no member that is none."""
+    proof = last.get("consistency") or {"size": 0, "path": []}
+    known = {"checkpoint", "key", "agent", "withheld", "later", "consistency"}
+    return not set(last) - known and set(proof) == {"size", "path"} and type(proof["size"]) is int
+
+
+def continues(proof, seen, its_root, size, root):
+    """Whether an export of this size agrees with a smaller tree that was seen, as far as its proof, if any, tells."""
+    if seen == size:
+        return its_root == root
+    return not proof or proof["size"] != seen or consistent(seen, its_root, size, root, [unhex(h) for h in proof["path"]])
+
+
+def unhex(text):
+    need(len(text) == 64 and text == text.lower(), "it holds something that is no hash")
+    return bytes.fromhex(text)

@@ -1,5 +1,5 @@
 """Payloads that are missing from an export of meshd's audit log: what the log says was erased, and what is withheld."""
-from c2sp import consistent, included, need, sha
+from c2sp import consistent, included, need, sha, unhex
 
 
 def said(header, payload, parse):
@@ -81,8 +81,3 @@ class Erased:
         for position in sorted(self.open):
             if not any(first <= position <= last for first, last in said):
                 bad(position, "its payload is gone, and no record of the log says that it was erased")
-
-
-def unhex(text):
-    need(len(text) == 64 and text == text.lower(), "it holds something that is no hash")
-    return bytes.fromhex(text)

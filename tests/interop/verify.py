@@ -10,7 +10,7 @@ import json
 import re
 import sys
 
-from c2sp import Keys, included, is_succession, log_keys, need, node, sha
+from c2sp import Keys, are_members, continues, included, is_succession, log_keys, need, node, sha
 from erased import Erased, body
 
 
@@ -112,7 +112,7 @@ class Checker:
 
     def finish(self, last, fault):
         size, root = self.keys.checkpoint(last["checkpoint"])
-        self.agent = "agent" in last if fault and self.agent is None else self.agent
+        self.agent = "agent" in last if self.agent is None else self.agent
         if fault and not self.agent:
             raise fault
         if self.agent:
@@ -128,8 +128,8 @@ class Checker:
         for seen, its_root in self.witnesses:
             if seen > size:
                 bad(size, f"it is missing: the witness saw {seen} records, the end was cut off")
-            if self.agent and (seen, its_root) != (size, root):
-                bad(None, "only the whole log shows that it continues what was seen", "witness")
+            if self.agent and not continues(last.get("consistency"), seen, its_root, size, root):
+                bad(None, "the log does not continue what was seen", "witness")
         self.erased.finish(last, self.keys, size, root, bad)
         return self.count, root
 
@@ -168,7 +168,7 @@ def verify(text, key, witness):
         if "record" in last:
             raise fault or Bad(f"record {checker.number() + 1}: the file ends before the checkpoint")
         checker.keys = checker.keys or Keys(last["key"])
-        need(not set(last) - {"checkpoint", "key", "agent", "withheld", "later"} and checker.keys.log == last["key"], "it is another key's")
+        need(are_members(last) and checker.keys.log == last["key"], "it is another key's, or has an unknown member")
         size, root = checker.keys.checkpoint(last["checkpoint"])
         need(all(end < size or (end, its) == (size, root) for end, its, *_ in checker.keys.later), "a later key signs")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

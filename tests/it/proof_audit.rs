@@ -1,6 +1,7 @@
 //! The audit log against edits that nobody announced, judged twice: by `meshctl`, and by a verifier in Python.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -286,6 +287,54 @@ fn checkpoints_go_to_a_file_and_to_a_witness_which_tell_a_cut_tail() {
     assert_eq!(cut, Some(format!("record {records}")));
     let whole = lines_of(&log.daemon.client().get("/v1/audit/export").text());
     assert_eq!(log.judged("the whole", &whole, &["--witness", kept]), None);
+    agents_part_and_its_witness(&log, &file, &whole);
+}
+
+/// One agent's export holds against what a witness saw of a smaller log; with a proof it is compared.
+fn agents_part_and_its_witness(log: &Log, file: &Path, whole: &[String]) {
+    let kept = file.to_str().unwrap();
+    let path = log.daemon.home().scratch().join("echo.jsonl");
+    let out = path.to_str().unwrap();
+    let export = |more: &[&str]| {
+        let arguments = ["audit", "export", "--agent", "echo", "--out", out];
+        log.daemon.ctl(&[&arguments, more].concat()).exits(0);
+        lines_of(&fs::read_to_string(&path).unwrap())
+    };
+    let witnessed = |path: &str, by: &str| {
+        let arguments = ["audit", "verify", path, "--witness", by, "-o", "json"];
+        let nowhere = log.daemon.home().scratch().join("nowhere");
+        meshctl(&nowhere, &arguments).exits(0).json()["witnessed"].clone()
+    };
+    // What was kept goes on: only what is there now is looked at.
+    let seen = log.daemon.home().scratch().join("seen");
+    fs::copy(file, &seen).unwrap();
+    let by = seen.to_str().unwrap();
+    let size = whole.len() as u64 - 1;
+    log.daemon.output("echo", &json!("beyond it"));
+    let plain = export(&[]);
+    assert_eq!(log.judged("not compared", &plain, &["--witness", by]), None);
+    assert_eq!(witnessed(out, by), Value::Null);
+    let proven = export(&["--witness", by]);
+    assert_eq!(log.judged("compared", &proven, &["--witness", by]), None);
+    assert!(witnessed(out, by).as_u64().unwrap() >= size, "{kept}");
+    // A proof that leads elsewhere, and a log that the same key wrote anew.
+    let mut forged = proven.clone();
+    let mut last: Value = serde_json::from_str(forged.last().unwrap()).unwrap();
+    let hash = last["consistency"]["path"][0].as_str().unwrap().to_owned();
+    let other = if hash.starts_with('0') { "1" } else { "0" };
+    last["consistency"]["path"][0] = format!("{other}{}", &hash[1..]).into();
+    *forged.last_mut().unwrap() = last.to_string();
+    let told = log.judged("another path", &forged, &["--witness", by]);
+    assert_eq!(told, Some("witness".to_owned()));
+    last["consistency"]["note"] = "".into();
+    *forged.last_mut().unwrap() = last.to_string();
+    let told = log.judged("another member", &forged, &[]);
+    assert_eq!(told, Some("checkpoint".to_owned()));
+    // Nothing is left but the last line.
+    let first = position(&proven[0]);
+    let empty = [proven.last().unwrap().clone()];
+    let told = log.judged("without records", &empty, &[]);
+    assert_eq!(told, Some(format!("record {first}")));
 }
 
 #[test]
@@ -300,6 +349,7 @@ fn a_witness_refuses_a_log_that_it_does_not_know_or_that_does_not_continue() {
             Some(body.as_bytes()),
         )
     };
+    let elsewhere = Daemon::start();
     let first = note(&log);
     assert_eq!(ask(&format!("old 0\n\n{first}")).status, 404);
     let key = first.lines().next().unwrap().to_owned();
@@ -349,7 +399,36 @@ fn a_witness_refuses_a_log_that_it_does_not_know_or_that_does_not_continue() {
     let mut forged = hashes.clone();
     forged[0] = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     assert_eq!(ask(&body(&forged)).status, 422);
+    // What goes back is refused for that before anything else, also when its beginning is not what was co-signed.
+    assert_eq!(ask(&format!("old 999999\n\n{first}")).status, 400);
     assert_eq!(ask(&body(&hashes)).status, 200);
+    assert_eq!(ask(&format!("old {size}\n\n{first}")).status, 409);
+    // Another log that the same key signs, of the same size.
+    let (home, code) = log.stop(rustix::process::Signal::TERM);
+    assert_eq!(code, 0);
+    let stolen = fs::read(home.data().join("node.key")).unwrap();
+    let (forger, _) = elsewhere.stop(rustix::process::Signal::TERM);
+    fs::remove_dir_all(forger.data()).unwrap();
+    fs::create_dir_all(forger.data()).unwrap();
+    fs::set_permissions(forger.data(), PermissionsExt::from_mode(0o700)).unwrap();
+    let secret = forger.data().join("node.key");
+    fs::write(&secret, stolen).unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let forger = forger.start();
+    let last: u64 = later.lines().nth(1).unwrap().parse().unwrap();
+    let same = eventually("a log of the same size", WITNESS_MAX, || {
+        let note = note(&forger);
+        let size: u64 = note.lines().nth(1).unwrap().parse().unwrap();
+        if size < last {
+            forger.client().get("/v1/secrets");
+        }
+        (size == last)
+            .then_some(note)
+            .ok_or_else(|| format!("{size} of {last}"))
+    });
+    assert_eq!(same.lines().next(), Some(&*key));
+    let told = ask(&format!("old {last}\n\n{same}"));
+    told.problem(409, "forked_log");
 }
 
 #[test]

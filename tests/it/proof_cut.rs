@@ -113,6 +113,46 @@ fn a_log_that_was_cut_while_nobody_looked_is_refused_and_taken_only_on_record() 
     home.run_to_end().exits(64);
 }
 
+#[test]
+fn a_log_that_is_cut_to_before_its_key_took_over_is_refused() {
+    let home = Home::new();
+    let daemon = home.start();
+    daemon.deploy(&Bundle::echo("echo"));
+    let (home, _) = daemon.stop(Signal::TERM);
+    let old = home.scratch().join("old");
+    copy(home.data(), &old);
+    let daemon = home.start();
+    let rotated = daemon.client().post("/v1/keys/node/rotate", &json!({}));
+    assert_eq!(rotated.status, 200, "{}", rotated.text());
+    daemon.output("echo", &json!("under the new key"));
+    let (home, _) = daemon.stop(Signal::TERM);
+    // The records are those of before; who signs is known as of after.
+    let after = home.scratch().join("after");
+    copy(home.data(), &after);
+    copy(&old, home.data());
+    for file in ["node.key", "journal/successions"] {
+        copy_file(&after.join(file), &home.data().join(file));
+    }
+    let mut home = home;
+    for more in [&[][..], &[ACCEPT]] {
+        home = home.arguments(more);
+        let ended = home.run_to_end().exits(64);
+        assert!(
+            ended.err.contains("before its key took over"),
+            "{}",
+            ended.err
+        );
+    }
+    copy(&after, home.data());
+    home.arguments(&[]).start().output("echo", &json!("whole"));
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    command.arg("-p").arg(from).arg(to);
+    Ended::of(command, SOON).exits(0);
+}
+
 fn home_file(daemon: &Daemon, name: &str) -> std::path::PathBuf {
     daemon.home().scratch().join(name)
 }

@@ -74,7 +74,7 @@ fn whatever_is_refused_is_on_record_by_its_cause_and_without_its_content() {
             "/v1/messages",
             r#"{"type":"MESSAGE","to":"agent:nobody","payload":1}"#,
             404,
-            "address_unknown",
+            "unknown_address",
         ),
         ("/v1/messages", &large, 413, "body_too_large"),
         (
@@ -132,10 +132,10 @@ fn lines_of_an_agent_that_are_refused_are_in_its_history() {
     assert_eq!(
         found,
         [
-            "address_unknown",
             "expired",
             "malformed",
             "unexpected",
+            "unknown_address",
             "unknown_type"
         ],
         "{of_it:?}"

@@ -185,12 +185,17 @@ fn who_had_a_task_done_is_shown_by_their_own_signature() {
     );
     let now = daemon.client().get("/v1/health").ok(200)["timestamp"].clone();
     let asked = json!({
-        "v": 1, "id": "a1", "type": "TASK_REQUEST", "from": "user:ada", "to": "agent:echo",
+        "v": 1, "id": "a1", "type": "TASK_REQUEST", "from": "kai://user.ada", "to": "agent:echo",
         "timestamp": now, "payload": {"requirements": ["echo"], "input": "for ada alone"},
     });
-    let answer = (daemon.client())
-        .post("/v1/messages", &signed(&ada, &asked))
-        .ok(200);
+    let asked = signed(&ada, &asked);
+    let answer = daemon.client().post("/v1/messages", &asked).ok(200);
+    let query = json!({
+        "v": 1, "id": "a2", "type": "CAPABILITY_QUERY", "from": "user:ada", "to": "agent:echo", "timestamp": now,
+        "payload": {"capabilities": ["echo"]},
+    });
+    let query = signed(&ada, &query);
+    daemon.client().post("/v1/messages", &query).ok(200);
     let adas_task = answer["context"]["taskId"].as_str().unwrap().to_owned();
     let unsigned = json!({
         "type": "TASK_REQUEST", "to": "agent:echo", "payload": {"requirements": ["echo"], "input": "unsigned"},
@@ -201,6 +206,17 @@ fn who_had_a_task_done_is_shown_by_their_own_signature() {
     let keys: Vec<_> = (submitted.iter())
         .map(|record| &record["payload"]["envelope"]["auth"]["key"])
         .collect();
+    // What was taken is not taken again, whoever brings it; nor what an agent said on its own channel.
+    let operator = daemon.of_role("operator", "bob");
+    for line in [&asked, &query] {
+        for client in [&operator, daemon.client()] {
+            client.post("/v1/messages", line).problem(409, "replayed");
+        }
+    }
+    let delegation = &submitted[1]["payload"]["envelope"];
+    operator
+        .post("/v1/messages", delegation)
+        .problem(409, "stale");
     let (did, adas) = (json!(did), json!(adas));
     assert_eq!(keys, [&Value::Null, &did, &adas, &Value::Null]);
     let log = daemon.home().scratch().join("all.jsonl");
@@ -232,6 +248,56 @@ fn who_had_a_task_done_is_shown_by_their_own_signature() {
         (!log.contains("for ada alone")).then_some(()).ok_or(log)
     });
     assert_eq!(checked(&exported()).code, 0);
+}
+
+#[test]
+fn in_the_name_of_an_agent_nothing_is_taken_that_it_may_not_say_now() {
+    let test = "in_the_name_of_an_agent_nothing_is_taken_that_it_may_not_say_now";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let (secret, did) = new_key(&daemon, "agent.key");
+    daemon
+        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
+        .exits(0);
+    daemon.deploy(&bundle("interop", Some(&secret), false));
+    daemon.deploy(&listener());
+    let said = |daemon: &Daemon, id: &str, more: Value| {
+        let now = daemon.client().get("/v1/health").ok(200)["timestamp"].clone();
+        let mut line = json!({
+            "v": 1, "id": id, "type": "MESSAGE", "from": "agent:interop", "to": "agent:listener", "timestamp": now,
+            "payload": id,
+        });
+        for (member, value) in more.as_object().unwrap() {
+            line[member] = value.clone();
+        }
+        signed(&secret, &line)
+    };
+    let post = |daemon: &Daemon, line: &Value| daemon.client().post("/v1/messages", line);
+    let shaken = daemon.audit("agent=interop&kind=handshaken");
+    let epoch = shaken[0]["payload"]["epoch"].as_u64().unwrap();
+    for other in [0, epoch + 1] {
+        let line = said(&daemon, "other", json!({"epoch": other}));
+        post(&daemon, &line).problem(409, "stale");
+    }
+    post(&daemon, &said(&daemon, "now", json!({"epoch": epoch}))).ok(200);
+    post(&daemon, &said(&daemon, "any", json!({}))).ok(200);
+    daemon
+        .ctl(&["agent", "quarantine", "interop", "--reason", "test"])
+        .exits(0);
+    daemon.fault_state("interop", "quarantined", WITHIN);
+    for from in ["agent:interop", "kExecutor:interop", "kai://agent.interop"] {
+        let line = said(&daemon, "late", json!({"from": from}));
+        post(&daemon, &line).problem(403, "not_allowed");
+    }
+    // What the node itself said is no more said by whoever repeats it.
+    let node = fs::read_to_string(daemon.home().data().join("node.key")).unwrap();
+    let from = daemon.client().get("/status").ok(200)["node"].clone();
+    let from = format!("kai://node.{}", from.as_str().unwrap());
+    let line = said(&daemon, "node", json!({"from": from}));
+    let line = signed(node.trim(), &line);
+    post(&daemon, &line).problem(403, "not_allowed");
 }
 
 #[test]

@@ -427,6 +427,14 @@ impl BusState {
             | BusEvent::Acked { .. }
             | BusEvent::Extended { .. }
             | BusEvent::Returned { .. } => self.applied(event),
+            BusEvent::Taken {
+                message,
+                from,
+                epoch,
+                to,
+                kind,
+                sent,
+            } => self.remember(header, (message, from, to, kind), (*epoch, *sent)),
             // For people.
             BusEvent::Alerted { .. } => {}
             BusEvent::Subscribed { agent, pattern } => {
@@ -456,25 +464,27 @@ impl BusState {
         taken
     }
 
-    fn saw(
-        &mut self,
-        header: &RecordHeader,
-        (id, from, to, kind): (&str, &str, &str, &str),
-        envelope: &Value,
-    ) {
-        let epoch = epoch_of(envelope);
+    fn saw(&mut self, header: &RecordHeader, names: (&str, &str, &str, &str), envelope: &Value) {
+        let (epoch, (id, from, ..)) = (epoch_of(envelope), names);
         // Sent and received are one message, one after the other; what is received of a publication says no more.
         if self.recent.back().is_some_and(|last| {
             last.id == id && last.from == from && (envelope.is_null() || last.epoch == epoch)
         }) {
             return;
         }
-        // A sender whose clock is ahead could repeat it for longer.
         let claimed = envelope.get("timestamp").and_then(Value::as_str);
-        let claimed = claimed
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default();
+        let claimed = claimed.and_then(|text| text.parse().ok());
+        self.remember(header, names, (epoch, claimed.unwrap_or_default()));
+    }
+
+    fn remember(
+        &mut self,
+        header: &RecordHeader,
+        (id, from, to, kind): (&str, &str, &str, &str),
+        (epoch, claimed): (Option<Epoch>, Timestamp),
+    ) {
         let seen = Seen {
+            // A sender whose clock is ahead could repeat it for longer.
             at: header.time.max(claimed),
             from: from.to_owned(),
             epoch,

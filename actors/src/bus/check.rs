@@ -1,13 +1,15 @@
 //! Whether an envelope may be acted upon, and in whose name.
 
 use mesh_messages::address::Address;
-use mesh_messages::klp::{Defaults, Envelope, ErrorCode, KlpDecodeError, ReplayError, decode};
+use mesh_messages::klp::{
+    Defaults, Envelope, ErrorCode, KlpDecodeError, MessageType, ReplayError, decode,
+};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Caller, Role};
 use mesh_messages::{AgentId, Epoch, Timestamp};
 
 use super::NodeSigner;
-use super::outside::Keys;
+use super::outside::{Keys, Outside, Speaker};
 use crate::sentinel::SentinelHandle;
 
 /// What a token that is a reference begins with.
@@ -176,6 +178,54 @@ pub(super) fn of_agent(
         signed,
         bearer: bearer.filter(is_narrowed),
     })
+}
+
+/// Whether a message leaves a record as a message, by which it is known after a restart.
+pub(super) const fn is_recorded(kind: MessageType) -> bool {
+    matches!(
+        kind,
+        MessageType::Message
+            | MessageType::StatusUpdate
+            | MessageType::Publish
+            | MessageType::SecurityAlert
+    )
+}
+
+/// Whether what an agent of this node signed may be taken from somebody else's hands: not while the agent is isolated, not of an
+/// incarnation that is over, and nothing of which nobody knows any more whether the agent said it on its own channel before
+/// this node started, at `began`.
+pub(super) fn check_speaker(
+    envelope: &Envelope,
+    outside: &Outside,
+    began: Timestamp,
+) -> Result<(), Problem> {
+    let Some(Speaker { id, silenced }) = outside.directory.speaker(&envelope.from) else {
+        return Ok(());
+    };
+    if let Some(why) = silenced {
+        let detail = format!("agent {id} {why}: nothing is taken in its name");
+        return Err(refusal(ErrorCode::NotAllowed, "from", detail));
+    }
+    if let Some(epoch) = epoch_as_sent(envelope)
+        && !outside.delivery.incarnations(&id).contains(&epoch)
+    {
+        let detail = format!("sent by incarnation {epoch} of agent {id}, which does not run");
+        return Err(refusal(ErrorCode::Stale, "epoch", detail));
+    }
+    let unknown = matches!(envelope.kind, MessageType::StatusUpdate) || !is_recorded(envelope.kind);
+    if unknown && envelope.timestamp.at() < began {
+        let detail = "signed before this node started, which may have taken it then; sign it again";
+        return Err(refusal(ErrorCode::Replayed, "timestamp", detail));
+    }
+    Ok(())
+}
+
+/// The epoch that the signature covers, if the sender named one.
+pub(super) fn epoch_as_sent(envelope: &Envelope) -> Option<Epoch> {
+    let sent = envelope.as_sent();
+    sent.get("epoch")
+        .and_then(serde_json::Value::as_u64)
+        .map(Epoch)
 }
 
 fn check_time(envelope: &Envelope, now: Timestamp) -> Result<(), Problem> {

@@ -11,7 +11,7 @@ use mesh_actors_core::access::{Recipient, needs};
 use mesh_actors_core::bus::{RECENT_MAX, Seen};
 use mesh_messages::access::AccessVerb;
 use mesh_messages::address::{Address, TopicPattern};
-use mesh_messages::klp::{Envelope, MessageType, ReplayWindow, Stamp};
+use mesh_messages::klp::{Envelope, ErrorCode, MessageType, ReplayWindow, Stamp};
 use mesh_messages::manifest::{Action as Permitted, Need, ResourceKind};
 use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
@@ -68,6 +68,8 @@ pub struct BusHandle {
     said: Arc<Mutex<BTreeMap<AgentId, ReplayWindow>>>,
     /// Whether an agent that nobody knows is gone; before, it may not be known yet.
     pub(super) complete: Arc<AtomicBool>,
+    /// Since when it knows what agents said on their own channels.
+    began: Timestamp,
 }
 
 impl BusHandle {
@@ -82,6 +84,7 @@ impl BusHandle {
             window: Arc::new(Mutex::new(ReplayWindow::new(CLOCK_WINDOW, SEEN_MAX))),
             said: Arc::default(),
             complete: Arc::default(),
+            began: clock::now(),
         }
     }
 
@@ -104,7 +107,7 @@ impl BusHandle {
     /// `recorded` or `running`.
     ///
     /// # Errors
-    /// What is wrong with the envelope, under the codes of the protocol; `address_unknown`; `mailbox_full`;
+    /// What is wrong with the envelope, under the codes of the protocol; `mailbox_full`;
     /// `agent_terminated`; what the task machine refuses.
     pub async fn send(&self, caller: &Caller, envelope: Value) -> Result<Value, Problem> {
         self.send_within(caller, envelope, None).await
@@ -143,6 +146,9 @@ impl BusHandle {
         }
         self.check_permissions(caller, action_of(vouched.envelope.kind), &vouched.envelope)?;
         let admitted = self.admit(&vouched, now)?;
+        self.hold(caller, &vouched)
+            .await
+            .inspect_err(|_| self.forget(&admitted))?;
         if vouched.envelope.kind == MessageType::TaskRequest {
             // A task is a task, whichever way it comes. What it is, is known when its address is.
             self.sentinel
@@ -158,8 +164,7 @@ impl BusHandle {
                 .as_ref()
                 .is_err_and(|problem| problem.kind == ProblemKind::Unavailable)
         {
-            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-            window.forget(&admitted);
+            self.forget(&admitted);
         }
         Ok(asked.in_its_form(answer?))
     }
@@ -405,6 +410,30 @@ impl BusHandle {
         Ok(head)
     }
 
+    /// What was not taken after all may come again.
+    fn forget(&self, admitted: &Envelope) {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.forget(admitted);
+    }
+
+    /// Holds what is signed to what its sender is now, and sees to it that it is known as taken after a restart, too.
+    async fn hold(&self, caller: &Caller, vouched: &Vouched) -> Result<(), Problem> {
+        if !vouched.signed {
+            return Ok(());
+        }
+        let envelope = &vouched.envelope;
+        let here = self.node.node.did.to_string();
+        if matches!(&envelope.from, Address::Node(name) if **name == *here) {
+            let detail = "this node speaks for itself: nobody posts what it signed";
+            return Err(check::refusal(ErrorCode::NotAllowed, "from", detail));
+        }
+        check::check_speaker(envelope, &self.outside, self.began)?;
+        if !check::is_recorded(envelope.kind) {
+            route::taken(self, &caller.name, envelope).await?;
+        }
+        Ok(())
+    }
+
     /// Makes known what came before this process.
     pub(super) fn remember<'a>(&self, recent: impl Iterator<Item = &'a Seen>) {
         let now = clock::now();
@@ -449,8 +478,7 @@ const fn is_posted(kind: MessageType) -> bool {
 
 /// The same of what is signed: what its signature does not cover, the channel's epoch, does not tell it from itself.
 fn head_as_sent(envelope: &Envelope) -> Envelope {
-    let sent = envelope.as_sent();
-    let epoch = sent.get("epoch").and_then(Value::as_u64).map(Epoch);
+    let epoch = check::epoch_as_sent(envelope);
     let (from, at) = (envelope.from.clone(), envelope.timestamp.at());
     head(from, epoch, &envelope.id, at)
 }

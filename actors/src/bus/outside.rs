@@ -18,6 +18,15 @@ use mesh_messages::system::Caller;
 use mesh_messages::task::TaskSpec;
 use mesh_messages::{AgentId, Epoch, TaskId};
 
+/// An agent of this node, as whoever speaks in its name is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Speaker {
+    /// Which.
+    pub id: AgentId,
+    /// Why it may say nothing, if so: it is quarantined, or was terminated.
+    pub silenced: Option<&'static str>,
+}
+
 /// Says who there is.
 pub trait Directory: Send + Sync + Debug + 'static {
     /// All agents and this node's names. Never waits.
@@ -26,6 +35,9 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// Whether one agent is there, `Gone` when nobody knows it. Never waits, and costs the same whatever the number of
     /// agents.
     fn presence(&self, agent: &AgentId) -> Presence;
+
+    /// The agent whose word it is what this sender says, in whatever spelling; `None` when it is nobody's here. Never waits.
+    fn speaker(&self, sender: &Address) -> Option<Speaker>;
 
     /// Which topics an agent may use, as the manifest of this incarnation says, if it lives; else as the one in force does.
     /// They differ while a new version is about to take the place of another. Never waits.

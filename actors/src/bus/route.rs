@@ -24,7 +24,7 @@ use mesh_messages::events::BusEvent;
 use mesh_messages::klp::{
     CapabilityQuery, Envelope, ErrorCode, MessageType, Publish, SecurityAlert, Subscribe,
 };
-use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::problem::Problem;
 use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch};
 
@@ -376,12 +376,11 @@ pub(super) async fn find(
     if let Err(problem) = record(bus, by, vec![dead]).await {
         tracing::warn!(message = envelope.id, %problem, "a dead letter could not be recorded");
     }
-    let problem = Problem::new(
-        ProblemKind::NotFound,
-        "address_unknown",
+    Err(refusal(
+        ErrorCode::UnknownAddress,
+        "to",
         unknown.to_string(),
-    );
-    Err(problem.field("to"))
+    ))
 }
 
 async fn post(
@@ -430,6 +429,22 @@ pub(super) async fn note(
         envelope: Value::Null,
     };
     record(bus, by, vec![sent(line, &to), received]).await
+}
+
+/// Puts on record that a signed message was taken which leaves no record of its own among the messages.
+///
+/// # Errors
+/// That it cannot be journalled now.
+pub(super) async fn taken(bus: &BusHandle, by: &str, envelope: &Envelope) -> Result<(), Problem> {
+    let taken = BusEvent::Taken {
+        message: envelope.id.clone(),
+        from: envelope.from.to_string(),
+        epoch: envelope.epoch,
+        to: envelope.to.to_string(),
+        kind: envelope.kind.name().to_owned(),
+        sent: envelope.timestamp.at(),
+    };
+    record(bus, by, vec![taken]).await
 }
 
 async fn record(bus: &BusHandle, by: &str, events: Vec<BusEvent>) -> Result<(), Problem> {

@@ -324,7 +324,9 @@ impl State {
     /// The agent whose history a record belongs to: the sender of what was sent, the receiver of what is received.
     fn concerned(&self, event: &BusEvent) -> Option<AgentId> {
         let address = match event {
-            BusEvent::Sent { from, .. } | BusEvent::Alerted { from, .. } => from,
+            BusEvent::Sent { from, .. }
+            | BusEvent::Taken { from, .. }
+            | BusEvent::Alerted { from, .. } => from,
             BusEvent::DeadLettered {
                 detail: Some(detail),
                 ..

@@ -47,6 +47,8 @@ struct World {
     others: Mutex<BTreeMap<Epoch, TopicPolicy>>,
     /// What was handed to one incarnation and no other.
     addressed: Mutex<Vec<(Epoch, String)>>,
+    /// Agents that may say nothing, and why.
+    silenced: Mutex<BTreeMap<AgentId, &'static str>>,
     /// The same for permissions.
     security: Mutex<SecurityConfig>,
 }
@@ -60,6 +62,12 @@ impl Directory for World {
         let snapshot = self.snapshot.lock().unwrap();
         let entry = snapshot.agents.get(agent);
         entry.map_or(Presence::Gone, |entry| entry.presence)
+    }
+
+    fn speaker(&self, sender: &Address) -> Option<Speaker> {
+        let id = super::agent_of(sender)?;
+        let silenced = self.silenced.lock().unwrap().get(&id).copied();
+        Some(Speaker { id, silenced })
     }
 
     fn topics(&self, _: &AgentId, epoch: Option<Epoch>) -> TopicPolicy {
@@ -548,7 +556,7 @@ async fn what_misses_a_field_or_names_nobody_is_refused_with_the_field() {
         .unwrap_err();
     assert_eq!(
         (unknown.code, unknown.kind),
-        ("address_unknown", ProblemKind::NotFound)
+        ("unknown_address", ProblemKind::NotFound)
     );
     assert_eq!(unknown.detail, "Agent nobody not found");
     assert_eq!(fixture.kinds(), ["message.dead_lettered"]);

@@ -7,13 +7,13 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use mesh_actors_core::projection::SqlScript;
+use mesh_messages::RecordHeader;
 use mesh_messages::events::{STATE_SAVED, partition};
 use mesh_messages::problem::Problem;
-use mesh_messages::{AgentId, RecordHeader};
 use mesh_persistence::{ExportError, VaultCopy, backup, export_without};
 
 use super::Mesh;
-use crate::operations::ChunkStream;
+use crate::operations::{ChunkStream, ExportOf};
 use crate::reads::{self, LookupError, StoreReader};
 use crate::store::OpenStore;
 
@@ -27,7 +27,7 @@ const CUT_OFF: &str = "the journal is being opened again, which cut the export o
 impl Mesh {
     pub(super) fn audit_stream(
         &self,
-        agent: Option<AgentId>,
+        of: Option<ExportOf>,
         memory: bool,
     ) -> Result<ChunkStream, Problem> {
         self.streamed(move |store, out| {
@@ -35,7 +35,8 @@ impl Mesh {
                 let of_memory = header.partition == partition::MEMORY;
                 !memory && (of_memory || header.kind == STATE_SAVED)
             };
-            let done = export_without(&*store.journal, agent.as_ref(), &hidden, out);
+            let of = of.as_ref().map(|of| (&of.agent, of.witnessed));
+            let done = export_without(&*store.journal, of, &hidden, out);
             done.map(drop).map_err(|error| match error {
                 ExportError::NoRecords(agent) => Problem::agent_not_found(agent.as_str()),
                 error => Problem::internal(told("the export failed", &error)),

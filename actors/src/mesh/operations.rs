@@ -28,7 +28,7 @@ use mesh_messages::system::{
 };
 use mesh_messages::task::{Task, TaskExplanation, TaskSpec};
 use mesh_messages::workflow::{WorkflowCheck, WorkflowRun};
-use mesh_messages::{AgentId, Position, TaskId};
+use mesh_messages::{Position, TaskId};
 
 use super::Mesh;
 use super::access::TASKS;
@@ -40,7 +40,7 @@ use crate::agents::policy::effective;
 use crate::clock::now;
 use crate::operations::{
     Action, AgentFilter, AgentInsights, AgentProfile, AgentVerb, BundleSource, ChunkStream,
-    EventFeed, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
+    EventFeed, ExportOf, LogLine, Operations, OutcomeReport, PageRequest, PastAbout, ScheduleOrder,
     SubmitOutcome, TaskFilter, TraceFrom, VaultCopy, VerbOutcome, WitnessAnswer, WorkflowOrder,
 };
 use crate::registry::PolicyChange;
@@ -377,10 +377,10 @@ impl Operations for Mesh {
 
     async fn export_audit(
         &self,
-        agent: Option<AgentId>,
+        of: Option<ExportOf>,
         memory: bool,
     ) -> Result<ChunkStream, Problem> {
-        self.audit_stream(agent, memory)
+        self.audit_stream(of, memory)
     }
 
     async fn export_sql(&self) -> Result<ChunkStream, Problem> {

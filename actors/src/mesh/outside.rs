@@ -21,7 +21,7 @@ use super::permissions;
 use super::services::secret_text;
 use crate::agents::agent::AgentMessage;
 use crate::agents::delivery::Mail;
-use crate::bus::{self, NoRoute, TaskAnswer, TaskOrder, Waiter};
+use crate::bus::{self, NoRoute, Speaker, TaskAnswer, TaskOrder, Waiter};
 use crate::context::Context;
 use crate::directory::AgentEntry;
 use crate::orchestrator::OrchestratorHandle;
@@ -68,6 +68,17 @@ impl bus::Directory for BusOutside {
         let state = entry.map(|entry| entry.state());
         let known = state.filter(|state| state.manifest().is_some());
         known.map_or(Presence::Gone, |state| presence(&state))
+    }
+
+    fn speaker(&self, sender: &Address) -> Option<Speaker> {
+        let id = bus::agent_of(sender).or_else(|| self.meant_by(sender))?;
+        let state = self.ctx.directory.get(id.as_str())?.state();
+        let silenced = match (state.fault_state(), state.stage()) {
+            (_, Lifecycle::Terminated | Lifecycle::Audited) => Some("was terminated"),
+            (FaultState::Quarantined, _) => Some("is quarantined"),
+            _ => None,
+        };
+        Some(Speaker { id, silenced })
     }
 
     fn topics(&self, agent: &AgentId, epoch: Option<Epoch>) -> TopicPolicy {

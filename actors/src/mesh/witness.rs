@@ -110,6 +110,7 @@ impl Mesh {
         let log: Option<DidKey> = request.origin.parse().ok();
         let known = log.and_then(|log| Some((log, self.sentinel.log_key(&log)?)));
         let (log, key) = known.ok_or_else(|| unknown_log(&request.origin))?;
+        request.claim(&log, &key).map_err(refused)?;
         let last = self.sentinel.witnessed(&request.origin).await?;
         let size = last.as_ref().map_or(0, |last| last.size);
         if request.old != size {
@@ -206,6 +207,7 @@ fn refused(error: WitnessError) -> Problem {
         WitnessError::Succession(_) => {
             Problem::new(ProblemKind::Forbidden, "bad_succession", detail)
         }
+        WitnessError::Fork => Problem::new(ProblemKind::Conflict, "forked_log", detail),
         _ => Problem::new(ProblemKind::Invalid, "bad_proof", detail),
     }
 }

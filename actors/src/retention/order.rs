@@ -447,7 +447,8 @@ fn messages_of(
                 continue;
             }
             // These hold no content.
-            BusEvent::Subscribed { .. }
+            BusEvent::Taken { .. }
+            | BusEvent::Subscribed { .. }
             | BusEvent::Made { .. }
             | BusEvent::Removed { .. }
             | BusEvent::HandedOut { .. }

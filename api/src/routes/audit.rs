@@ -1,7 +1,7 @@
 //! The audit: records, checkpoints, proofs, export.
 
 use axum::http::StatusCode;
-use mesh_actors::operations::{Action, WitnessAnswer};
+use mesh_actors::operations::{Action, ExportOf, WitnessAnswer};
 use mesh_messages::agent::Page;
 use mesh_messages::system::{AuditEntry, AuditFilter};
 use mesh_messages::{AgentId, Position, TaskId};
@@ -27,6 +27,11 @@ const AGENT: Param = Param {
     name: "agent",
     about: "Only records of this agent.",
     shape: Shape::of::<AgentId>(),
+};
+const WITNESSED: Param = Param {
+    name: "witnessed",
+    about: "With `agent`: how many records a witness saw; the export then proves that the log continues that one.",
+    shape: Shape::Integer(1, u64::MAX),
 };
 const TASK: Param = Param {
     name: "task",
@@ -157,7 +162,7 @@ pub(super) fn routes() -> Vec<Route> {
             "The log for checking offline",
             export,
         )
-        .query(&[AGENT])
+        .query(&[AGENT, WITNESSED])
         .answers_as(
             JSON_LINES,
             "A record each; the last line is the checkpoint. Without it, the export broke off. What agents remember is left out for whoever may not read memory; the proofs hold all the same.",
@@ -251,10 +256,12 @@ fn answered(answer: WitnessAnswer) -> Answer {
 
 async fn export(call: Call) -> Answer {
     let agent = call.query.read(&AGENT)?;
+    let witnessed = call.query.integer(&WITNESSED)?;
+    let of = agent.map(|agent| ExportOf { agent, witnessed });
     let permit = place(&call.shared)?;
     let chunks = call
         .ops()
-        .export_audit(agent, sees_memory(call.ops(), &call.caller))
+        .export_audit(of, sees_memory(call.ops(), &call.caller))
         .await?;
     streamed(&call.shared, permit, JSON_LINES, chunks).await
 }

@@ -953,10 +953,11 @@ impl Operations for Fake {
 
     async fn export_audit(
         &self,
-        agent: Option<AgentId>,
+        of: Option<ExportOf>,
         _: bool,
     ) -> Result<mpsc::Receiver<Result<Vec<u8>, Problem>>, Problem> {
         let (chunks, export) = mpsc::channel(2);
+        let agent = of.map(|of| of.agent);
         if let Some(agent) = agent.as_ref().filter(|agent| agent.as_str() == "ghost") {
             // What is wrong is found out only once the log is read.
             chunks

@@ -7,7 +7,7 @@ use crate::bus::{
     DeadDetail, DeadSettlement, HandOut, Holder, PastMessage, Return, SubscriptionTerms,
 };
 use crate::failure::Severity;
-use crate::ids::{AgentId, Position};
+use crate::ids::{AgentId, Epoch, Position};
 use crate::time::Timestamp;
 
 /// Messages between agents, and between people and agents. Partition `bus`.
@@ -40,6 +40,23 @@ pub enum BusEvent {
         kind: String,
         /// The whole envelope.
         envelope: Value,
+    },
+    /// A signed message was taken that leaves no other record here: a task's, a query, a subscription. It is not taken again.
+    #[serde(rename = "message.taken")]
+    Taken {
+        /// The envelope's id.
+        message: String,
+        /// Its sender.
+        from: String,
+        /// The incarnation that it names as its sender's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<Epoch>,
+        /// Its addressee.
+        to: String,
+        /// Its KLP type.
+        kind: String,
+        /// When it was sent, as it says.
+        sent: Timestamp,
     },
     /// Somebody raised an alert; the message that did is the record before.
     #[serde(rename = "security.alert")]
@@ -152,6 +169,7 @@ pub enum BusEvent {
 kinds!(BusEvent {
     Received => "message_received",
     Sent => "message_sent",
+    Taken => "message.taken",
     Alerted => "security.alert",
     DeadLettered => "message.dead_lettered",
     Subscribed => "topic.subscribed",

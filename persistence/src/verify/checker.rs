@@ -311,8 +311,8 @@ impl Checker {
     ) -> Result<(u64, u64), VerifyError> {
         let claim = closing.claim;
         let signer = closing.keys.log().to_string();
-        // Where no record could be read, the last line tells.
-        let unread = self.of == Of::Unknown && fault.is_some();
+        // Where no record could be read, or is left, the last line tells.
+        let unread = self.of == Of::Unknown;
         let one_agent = self.of_one_agent() || (unread && closing.agent.is_some());
         if one_agent {
             agent::check(&self.included, closing, fault)?;
@@ -368,19 +368,38 @@ impl Checker {
         Ok(())
     }
 
+    /// The size of the largest of the witness's checkpoints that the log was compared with.
+    pub(super) fn witnessed(&self, closing: &Closing) -> Option<u64> {
+        if !self.of_one_agent() {
+            return self.witnesses.largest();
+        }
+        let proven = closing.consistency.as_ref().map(|line| line.size);
+        let compared = |size: &u64| *size == closing.claim.size || Some(*size) == proven;
+        let sizes = self.witnesses.claims().map(|witness| witness.size);
+        sizes.filter(compared).max()
+    }
+
+    /// Where an agent's export can be compared with what the witness saw: at its own size, and where it bears a proof.
     fn finish_witnessed_agent(&self, closing: &Closing) -> Result<(), VerifyError> {
         let claim = closing.claim;
+        let other = |detail: String| VerifyError::Witness(detail);
         for witness in self.witnesses.claims() {
             if witness.size == claim.size && witness.root != claim.root {
-                let detail = "it saw another root for the same size".to_owned();
-                return Err(VerifyError::Witness(detail));
+                return Err(other("it saw another root for the same size".to_owned()));
             }
-            if witness.size < claim.size {
-                return Err(VerifyError::Witness(format!(
-                    "it saw {} records of {}; only an export of the whole log shows that they are the same",
-                    witness.size, claim.size
-                )));
-            }
+            let proof = closing.consistency.as_ref();
+            let Some(proof) = proof.filter(|proof| proof.size == witness.size) else {
+                continue;
+            };
+            let path = proof.path().map_err(other)?;
+            let held =
+                tlog_tiles::check_tree(&path, claim.size, claim.root, witness.size, witness.root);
+            held.map_err(|_| {
+                let size = witness.size;
+                other(format!(
+                    "this log does not continue the one of {size} records that it saw"
+                ))
+            })?;
         }
         Ok(())
     }

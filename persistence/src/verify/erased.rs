@@ -230,7 +230,13 @@ fn what_is_erased_during_an_export_is_told_beyond_its_checkpoint() {
             }
             false
         };
-        export_without(&journal, agent.as_ref(), &hidden, &mut bytes).unwrap();
+        export_without(
+            &journal,
+            agent.as_ref().map(|agent| (agent, None)),
+            &hidden,
+            &mut bytes,
+        )
+        .unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let report = check(&lines).unwrap();
@@ -261,7 +267,13 @@ fn what_is_withheld_is_signed() {
     let of_memory = |header: &mesh_messages::RecordHeader| header.partition == partition::MEMORY;
     for agent in [None, Some(echo())] {
         let mut bytes = Vec::new();
-        export_without(&journal, agent.as_ref(), &of_memory, &mut bytes).unwrap();
+        export_without(
+            &journal,
+            agent.as_ref().map(|agent| (agent, None)),
+            &of_memory,
+            &mut bytes,
+        )
+        .unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let report = check(&lines).unwrap();

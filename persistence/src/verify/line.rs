@@ -68,6 +68,16 @@ pub(super) struct CheckpointLine {
     pub(super) withheld: Option<AgentLine>,
     #[serde(default)]
     pub(super) later: Option<LaterLine>,
+    #[serde(default)]
+    pub(super) consistency: Option<ConsistencyLine>,
+}
+
+/// The proof that the checkpoint's tree continues a smaller one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConsistencyLine {
+    pub(super) size: u64,
+    path: Vec<String>,
 }
 
 /// A tree beyond the checkpoint's, of which the node signed that it continues that one.
@@ -124,6 +134,13 @@ fn check_body(salt: Option<&str>, payload: Option<&str>, committed: &str) -> Res
             }
         }
         _ => Err("of salt and payload only one is there".into()),
+    }
+}
+
+impl ConsistencyLine {
+    /// The hashes of the proof.
+    pub(super) fn path(&self) -> Result<Vec<Hash>, String> {
+        hashes(&self.path)
     }
 }
 

@@ -227,7 +227,8 @@ impl BusState {
                     );
                 }
             }
-            BusEvent::Alerted { .. }
+            BusEvent::Taken { .. }
+            | BusEvent::Alerted { .. }
             | BusEvent::Subscribed { .. }
             | BusEvent::Made { .. }
             | BusEvent::Removed { .. }

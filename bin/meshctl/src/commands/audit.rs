@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Report(report::Report),
     /// Export the log as JSON Lines, with proofs and a signed checkpoint, for checking it elsewhere
     #[command(
-        after_help = "Examples:\n  meshctl audit export --out audit.jsonl\n  meshctl audit export --agent echo > echo.jsonl"
+        after_help = "Examples:\n  meshctl audit export --out audit.jsonl\n  meshctl audit export --agent echo > echo.jsonl\n  meshctl audit export --agent echo --witness mesh.checkpoints --out echo.jsonl"
     )]
     Export(export::Export),
     /// Verify an export; needs no daemon

@@ -122,6 +122,7 @@ impl BusState {
             }
             BusEvent::Received { .. }
             | BusEvent::Sent { .. }
+            | BusEvent::Taken { .. }
             | BusEvent::Alerted { .. }
             | BusEvent::DeadLettered { .. }
             | BusEvent::Subscribed { .. }

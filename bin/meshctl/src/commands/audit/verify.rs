@@ -54,6 +54,12 @@ pub(super) fn run(arguments: &Verify, session: &mut Session) -> Result<(), Failu
             report.key
         ));
     }
+    if arguments.witness.is_some() && report.witnessed.is_none() {
+        session.out.warn(
+            "nothing of the witness's was compared: one agent's export takes a proof for that. \
+             `meshctl audit export --agent ID --witness FILE` writes it, and an export of the whole log needs none",
+        );
+    }
     remarks(&report, session);
     let answer = Answer::from_value(&json!({
         "records": report.records,
@@ -106,7 +112,7 @@ fn told(error: &VerifyError, path: &Path) -> Failure {
     }
 }
 
-fn read_witness(path: &Path) -> Result<String, Failure> {
+pub(super) fn read_witness(path: &Path) -> Result<String, Failure> {
     let mut note = String::new();
     File::open(path)
         .and_then(|file| file.take(WITNESS_BYTES_MAX).read_to_string(&mut note))
