@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def main():
     path = os.path.join(HERE, "secret")
     secret = bytes.fromhex(open(path, encoding="ascii").read()) if os.path.exists(path) else None
-    me = {"name": "interop", "version": "1.0.0", "capabilities": ["interop"]}
+    me = {"name": "interop", "version": "1.0.0", "capabilities": ["interop"], "hooks": ["node_key"]}
     if secret:
         me["key"] = ed25519.to_did(ed25519.public(secret))
     mine = me["challenge"] = secrets.token_hex(16)
@@ -38,7 +38,7 @@ def main():
             # Who is at the other end of the pipe: the node that signed, and proved its key by our challenge.
             told = (payload["node"], payload["agent"], str(payload["epoch"]), mine)
             text = "\n".join(("KLP/1 handshake of the node", *told)).encode()
-            key = payload.get("key", payload["node"])
+            key = node = payload.get("key", payload["node"])
             if not ed25519.holds(key, text, payload["proof"]) or klp.verdict(sent, key) != "ok":
                 sys.exit("the node did not prove its key")
         if message["type"] == "HANDSHAKE" and "challenge" in payload:
@@ -62,6 +62,8 @@ def main():
                 waiting[wanted] = message
                 say("TASK_REQUEST", asked["delegate"], id=wanted, task_id=message["task_id"])
                 continue
+            if asked == "node key":
+                asked = node
             if isinstance(asked, dict) and "alert" in asked:
                 say("SECURITY_ALERT", asked["alert"])
             if isinstance(asked, dict) and "tell" in asked:
@@ -82,6 +84,8 @@ def main():
                 say("MESSAGE", {"heard": payload}, to=message["from"], in_reply_to=message["id"])
         elif message["type"] == "ERROR":
             print(json.dumps(payload), file=sys.stderr, flush=True)
+        elif message["type"] == "CONTROL" and payload["verb"] == "node_key":
+            node = payload["args"]["key"]
         elif message["type"] == "CONTROL" and payload["verb"] == "shutdown":
             return
 

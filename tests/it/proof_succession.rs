@@ -8,6 +8,7 @@ use mesh_tests::{Bundle, Daemon, Home, Random, eventually, has_python, meshctl, 
 use serde_json::{Value, json};
 
 use crate::proof_audit::{judged, lines_of};
+use crate::proof_identity::bundle;
 
 /// How long a checkpoint may take to its witness.
 const WITNESS_MAX: Duration = Duration::from_secs(30);
@@ -229,6 +230,27 @@ fn a_stolen_key_ends_what_rests_on_it_and_nothing_else() {
     assert_eq!(judged(trusted, "an older export", &before, &[]), None);
     let told = judged(trusted, "an older export", &before, &seen);
     assert_eq!(told, Some("witness".to_owned()));
+}
+
+#[test]
+fn agents_that_run_are_told_of_the_new_key() {
+    if !has_python("agents_that_run_are_told_of_the_new_key") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.deploy(&bundle("interop", None, false));
+    daemon.deploy(&Bundle::echo("echo"));
+    let asked = json!("node key");
+    assert_eq!(daemon.output("interop", &asked), keys(&daemon).0);
+    let new = rotate(&daemon, &[])["key"].clone();
+    eventually("it knows", WITNESS_MAX, || {
+        let known = daemon.output("interop", &asked);
+        (known == new).then_some(()).ok_or(known.to_string())
+    });
+    assert_eq!(keys(&daemon).1, new);
+    // Who did not ask is left alone.
+    assert_eq!(daemon.output("echo", &json!(1)), json!(1));
+    assert_eq!(daemon.audit("agent=echo&kind=error"), Vec::<Value>::new());
 }
 
 #[test]

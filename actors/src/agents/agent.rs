@@ -98,6 +98,8 @@ pub(crate) enum AgentMessage {
         /// Whether anything changed, and the state afterwards.
         reply: RpcReplyPort<Result<(bool, Arc<AgentState>), Problem>>,
     },
+    /// The node has another key: told to the incarnations that run and want to know.
+    NodeKey(Arc<Value>),
     /// An instance shook hands.
     InstanceShaken {
         /// Which.

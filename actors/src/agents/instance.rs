@@ -123,6 +123,8 @@ pub(crate) enum InstanceMessage {
         /// Whether it fell.
         reply: RpcReplyPort<Result<(), Missed>>,
     },
+    /// The node has another key; what the agent is told of it.
+    NodeKey(Arc<serde_json::Value>),
     /// A hook of the agent's life that waits for nothing, such as `pause`.
     Control(ControlVerb),
     /// Finish what is in hand, then end.
@@ -183,6 +185,7 @@ impl InstanceMessage {
             Self::Mail(_)
             | Self::Strike { .. }
             | Self::Control(_)
+            | Self::NodeKey(_)
             | Self::Drain
             | Self::HandOver
             | Self::Kept
@@ -469,6 +472,11 @@ impl Session {
             InstanceMessage::Control(verb) => {
                 if self.hooks.contains(&verb) {
                     self.control(verb, serde_json::Value::Null, None, None);
+                }
+            }
+            InstanceMessage::NodeKey(told) => {
+                if self.hooks.contains(&ControlVerb::NodeKey) {
+                    self.control(ControlVerb::NodeKey, (*told).clone(), None, None);
                 }
             }
             InstanceMessage::Strike { strike, reply } => {

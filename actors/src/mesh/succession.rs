@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use mesh_actors_core::sentinel::REASON_MAX;
@@ -20,6 +21,7 @@ use mesh_persistence::{
 };
 
 use super::Mesh;
+use crate::agents::agent::AgentMessage;
 use crate::context::Context;
 use crate::store::OpenStore;
 
@@ -60,6 +62,7 @@ impl Mesh {
         let signer = done
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?
             .map_err(not_rotated)?;
+        self.tell_agents(&signer);
         let successions = signer.keys().successions().to_vec();
         let ended_tokens = self
             .sentinel
@@ -75,6 +78,18 @@ impl Mesh {
             ended_tokens,
             succession: last.note.clone(),
         })
+    }
+
+    /// Tells agents that run; those that start are told in their handshake.
+    fn tell_agents(&self, signer: &LogSigner) {
+        let Some(last) = signer.keys().successions().last() else {
+            return;
+        };
+        let told = Arc::new(json!({"key": last.new, "succession": last.note}));
+        for entry in self.ctx.directory.all() {
+            // One that is being started shakes hands with the new key.
+            drop(entry.slot.cast(AgentMessage::NodeKey(Arc::clone(&told))));
+        }
     }
 
     /// Puts on record what a kill kept from it.

@@ -280,6 +280,8 @@ pub enum ControlVerb {
     RestoreState,
     /// Something of yours failed; `args` says what.
     Error,
+    /// The node has another key from here on; `args` names it, and holds the note by which it took over.
+    NodeKey,
 }
 
 impl ControlVerb {
@@ -297,6 +299,7 @@ impl ControlVerb {
             Self::SaveState => "save_state",
             Self::RestoreState => "restore_state",
             Self::Error => "error",
+            Self::NodeKey => "node_key",
         }
     }
 

@@ -145,6 +145,12 @@ impl AgentShell {
             AgentMessage::Refund { failures } => {
                 self.internal(AgentCommand::Refund { failures }).await
             }
+            AgentMessage::NodeKey(told) => {
+                for epoch in self.running.keys() {
+                    self.tell(*epoch, InstanceMessage::NodeKey(Arc::clone(&told)));
+                }
+                Ok(())
+            }
             AgentMessage::Mail(mail) => {
                 let mut ready = self.partition.state().ready().map(|(_, i)| i.epoch);
                 let ready = ready.find(|epoch| mail.epoch.is_none_or(|meant| meant == *epoch));
