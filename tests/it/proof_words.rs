@@ -111,9 +111,13 @@ fn an_answer_that_somebody_waits_for_is_on_record_before_they_have_it() {
         .map(|hop| hop["kind"].as_str().unwrap())
         .collect();
     assert_eq!(steps, ["message_received", "message_sent"], "{trace}");
-    // Of one that is not traced the first record alone is known.
+    // Of one that is not traced, and of its answer, the heads alone are known.
     let trace = daemon.client().get("/v1/messages/question-2/trace").ok(200);
-    assert_eq!(trace["hops"][0]["kind"], "message_received", "{trace}");
+    let hops = trace["hops"].as_array().unwrap();
+    assert_eq!(hops.len(), 2, "{trace}");
+    assert_eq!(hops[0]["kind"], "message_received", "{trace}");
+    assert_eq!(hops[1]["inReplyTo"], "question-2", "{trace}");
+    assert!(hops[1].get("payload").is_none_or(Value::is_null), "{trace}");
 }
 
 #[test]

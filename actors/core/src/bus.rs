@@ -142,6 +142,9 @@ pub struct Head {
     /// What that record is; absent, as a snapshot of an earlier version holds it, `message_sent`.
     #[serde(default)]
     pub step: Option<String>,
+    /// The message that it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
 }
 
 /// Why the bus does not take a message.
@@ -434,7 +437,7 @@ impl BusState {
                 to,
                 kind,
                 sent,
-            } => self.remember(header, (message, from, to, kind), (*epoch, *sent)),
+            } => self.remember(header, (message, from, to, kind), (*epoch, *sent, None)),
             // For people.
             BusEvent::Alerted { .. } => {}
             BusEvent::Subscribed { agent, pattern } => {
@@ -474,14 +477,16 @@ impl BusState {
         }
         let claimed = envelope.get("timestamp").and_then(Value::as_str);
         let claimed = claimed.and_then(|text| text.parse().ok());
-        self.remember(header, names, (epoch, claimed.unwrap_or_default()));
+        let answers = envelope.get("in_reply_to").and_then(Value::as_str);
+        let said = (epoch, claimed.unwrap_or_default(), answers);
+        self.remember(header, names, said);
     }
 
     fn remember(
         &mut self,
         header: &RecordHeader,
         (id, from, to, kind): (&str, &str, &str, &str),
-        (epoch, claimed): (Option<Epoch>, Timestamp),
+        (epoch, claimed, answers): (Option<Epoch>, Timestamp, Option<&str>),
     ) {
         let seen = Seen {
             // A sender whose clock is ahead could repeat it for longer.
@@ -494,6 +499,7 @@ impl BusState {
                 to: to.to_owned(),
                 kind: kind.to_owned(),
                 step: Some(header.kind.to_string()),
+                answers: answers.map(str::to_owned),
             }),
         };
         self.published.insert(seen.identity());

@@ -12,7 +12,7 @@ use mesh_messages::bus::{Hop, MessageTrace};
 use mesh_messages::events::BusEvent;
 use mesh_messages::{Position, RecordHeader};
 
-use super::BusState;
+use super::{BusState, Head, Seen};
 
 /// Traced conversations that are known; beyond them the oldest is forgotten here, and stays on record.
 pub const TRACES_MAX: usize = 256;
@@ -93,6 +93,25 @@ impl Traces {
     }
 }
 
+impl Seen {
+    fn hop(&self, head: &Head) -> Hop {
+        let step = head.step.as_deref().unwrap_or("message_sent");
+        Hop {
+            position: head.record,
+            at: self.at,
+            kind: step.to_owned(),
+            message: self.id.clone(),
+            from: self.from.clone(),
+            to: head.to.clone(),
+            of: head.kind.clone(),
+            in_reply_to: head.answers.clone(),
+            by: None,
+            note: None,
+            payload: None,
+        }
+    }
+}
+
 /// The trace id of a `traceparent` that says that the trace is recorded.
 fn sampled(parent: &str) -> Option<String> {
     let mut parts = parent.split('-');
@@ -123,29 +142,24 @@ impl BusState {
                 hops: hops.cloned().unwrap_or_default(),
             });
         }
-        let seen = self.recent.iter().rev().find(|seen| seen.id == message)?;
-        let head = seen.head.as_ref()?;
-        Some(MessageTrace {
-            message: message.to_owned(),
-            traced: false,
-            conversation: message.to_owned(),
-            hops: vec![Hop {
-                position: head.record,
-                at: seen.at,
-                kind: head
-                    .step
-                    .clone()
-                    .unwrap_or_else(|| "message_sent".to_owned()),
-                message: message.to_owned(),
-                from: seen.from.clone(),
-                to: head.to.clone(),
-                of: head.kind.clone(),
-                in_reply_to: None,
-                by: None,
-                note: None,
-                payload: None,
-            }],
-        })
+        // Of the latest, the last message of this id, and those that answer it: heads alone.
+        let mut hops: VecDeque<Hop> = VecDeque::new();
+        for seen in self.recent.iter().rev() {
+            let Some(head) = &seen.head else { continue };
+            if seen.id == message {
+                hops.push_front(seen.hop(head));
+                return Some(MessageTrace {
+                    message: message.to_owned(),
+                    traced: false,
+                    conversation: message.to_owned(),
+                    hops: hops.into(),
+                });
+            }
+            if head.answers.as_deref() == Some(message) && hops.len() < HOPS_MAX {
+                hops.push_front(seen.hop(head));
+            }
+        }
+        None
     }
 
     /// Notes a step of a traced message. To be called before the event is taken in: afterwards what it is about may be gone.
