@@ -204,6 +204,9 @@ fn types_that_steps_are_known_to_have_are_minded() {
             {"id": "yes", "requirements": ["x"], "contract": schema("boolean")},
             {"id": "many", "requirements": ["x"], "contract": schema("array")},
             {"id": "any", "requirements": ["x"]},
+            {"id": "row", "requirements": ["x"], "contract": {"outputSchema": {
+                "type": "object", "additionalProperties": false, "properties": {
+                    "n": {"type": "string"}, "inner": {"properties": {"list": {"type": "array"}}}}}}},
             step,
         ]}))
     };
@@ -243,6 +246,23 @@ fn types_that_steps_are_known_to_have_are_minded() {
         ("forEach", json!("${steps.person.output}"), "type mismatch"),
         ("forEach", json!("${steps.yes.output}"), "type mismatch"),
         ("when", json!("${steps.many.output}"), "type mismatch"),
+        ("forEach", json!("${steps.row.output.n}"), "not a string"),
+        (
+            "when",
+            json!("${steps.row.output.inner.list}"),
+            "not a list",
+        ),
+        (
+            "input",
+            json!("${steps.row.output['n'] + 1}"),
+            "type mismatch",
+        ),
+        ("input", json!("${steps.row.output.m}"), "no field \"m\""),
+        (
+            "when",
+            json!("${size(steps.row['output'].m.deep) > 1}"),
+            "no field \"m\"",
+        ),
         (
             "repeat",
             json!({"max": 2, "until": "${round}"}),
@@ -257,7 +277,7 @@ fn types_that_steps_are_known_to_have_are_minded() {
             "{value}: {errors:?}"
         );
         assert!(
-            errors.iter().all(|error| error.starts_with("steps[5].")),
+            errors.iter().all(|error| error.starts_with("steps[6].")),
             "{errors:?}"
         );
     }
@@ -269,6 +289,10 @@ fn types_that_steps_are_known_to_have_are_minded() {
         ("when", json!("${steps.yes.output}")),
         ("when", json!("${steps.any.output}")),
         ("when", json!("${has(steps.person.output.by)}")),
+        ("when", json!("${has(steps.row.output.m)}")),
+        ("forEach", json!("${steps.row.output.inner.list}")),
+        ("when", json!("${steps.row.output.inner.other}")),
+        ("when", json!("${steps.row.output.n == 'yes'}")),
         ("when", json!("${steps.any.error == null}")),
         ("forEach", json!("${steps.many.output}")),
         (
