@@ -302,7 +302,7 @@ impl Shell {
                     .await
             }
             Message::Claims { reply } => {
-                let claims = self.partition.state().claims().all().collect();
+                let claims = self.partition.state().claimed().collect();
                 let shown = Released::Claims(claims, reply);
                 self.reply_when_durable(shown).await
             }

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some((what, of)) = measure() {
         let measured = match &*what {
             flows::BYTES => runtime.block_on(flows::bytes_each(of))?,
+            flows::WAVES => runtime.block_on(flows::micros_in_waves(of))?,
             flows::MICROS => runtime.block_on(flows::micros_each(of))?,
             _ => runtime.block_on(memory::bytes_each(&what, of))?,
         };

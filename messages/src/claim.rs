@@ -136,8 +136,12 @@ pub struct Claim {
     /// Who shares it with the holder.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<ClaimHolder>,
-    /// Who waits, in the order in which they will get it.
+    /// Who waits in the midst of an attempt, in the order in which they will get it.
     pub waiting: Vec<ClaimWaiter>,
+    /// Tasks that wait, before they begin, until they can have all that they claim: in the order of the line, delegated ones
+    /// last, 100 at most. They come after those in `waiting`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskId>,
 }
 
 /// Who has a resource.

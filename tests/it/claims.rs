@@ -62,6 +62,12 @@ fn commands_that_claim_one_file_change_it_one_after_the_other_also_after_kill_9(
             let mut waits = waits.filter(|task| task["waitingFor"]["reason"] == "claim");
             let waits = waits.next();
             let waits = waits.ok_or_else(|| format!("{:?}", claims(&daemon)))?;
+            // Who holds it may change between two looks; somebody stands in line all the while.
+            let line = claims(&daemon).into_iter();
+            let mut line = line.filter_map(|one| one["tasks"].as_array().cloned());
+            if !line.any(|tasks| tasks.iter().any(|task| ids.iter().any(|id| task == id))) {
+                return Err("no claim shows who stands in line for it".to_owned());
+            }
             // Each has it for a while only, so the board is looked at while somebody waits.
             let board = daemon.client().get("/v1/board").ok(200);
             let mut columns = board["columns"].as_array().unwrap().iter();

@@ -277,6 +277,20 @@ fn a_workflows_approval_is_in_the_inbox_and_the_list_has_pages() {
         (&item["message"], &item["role"]),
         (&json!("ship?"), &json!("admin"))
     );
+    // Its card says whose answer it is that is waited for.
+    let board = daemon.client().get("/v1/board").ok(200);
+    assert!(
+        board
+            .to_string()
+            .contains("an admin has to approve or deny it: ship?"),
+        "{board}"
+    );
+    let shown = format!("/v1/workflows/{}", run["id"].as_str().unwrap());
+    let shown = daemon.client().get(&shown).ok(200);
+    assert_eq!(
+        shown["steps"][0]["waitingFor"], "an admin has to approve or deny it",
+        "{shown}"
+    );
     let operator = daemon.of_role("operator", "olga");
     answer(&operator, &item["id"], &json!({"approve": true})).problem(403, "forbidden");
     answer(daemon.client(), &item["id"], &json!({"approve": true})).ok(200);

@@ -60,6 +60,7 @@ pub(crate) use config::below;
 pub use config::{ATTEMPTS_MAX, RETRY_DELAY_MAX, RetryPolicy, TaskConfig};
 pub use decline::DECLINES_MAX;
 pub use load::{AgentLoad, BACKLOG_HIGH, BACKLOG_LOW, Load, Notice, Said};
+pub(crate) use record::who_answers;
 pub use record::{Misfit, TaskRecord};
 pub use state::Tasks;
 pub use submit::{CHILDREN_MAX, DEPTH_MAX, LIVE_TASKS_MAX, LIVE_TASKS_OF_ONE_MAX};

@@ -763,6 +763,7 @@ impl Operations for Fake {
             mode: mesh_messages::claim::ClaimMode::default(),
             others: Vec::new(),
             waiting: Vec::new(),
+            tasks: Vec::new(),
         };
         Ok(vec![claim("a"), claim("b")])
     }

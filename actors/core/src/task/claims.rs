@@ -306,7 +306,7 @@ impl Claims {
         self.last_token.saturating_add(1).max(now.as_millis())
     }
 
-    /// All of them by name.
+    /// All of them by name, without the tasks that stand in line before they begin.
     pub fn all(&self) -> impl Iterator<Item = Claim> + '_ {
         self.resources.iter().map(|(name, resource)| Claim {
             resource: name.clone(),
@@ -317,6 +317,7 @@ impl Claims {
                 .unwrap_or_default(),
             others: resource.holders.iter().skip(1).map(Holder::view).collect(),
             waiting: resource.waiting.iter().map(Waiter::view).collect(),
+            tasks: Vec::new(),
         })
     }
 

@@ -18,8 +18,8 @@ use serde_json::Value;
 use super::config::RetryPolicy;
 use super::teams::holds_as;
 use crate::routing::InstanceKey;
-pub(crate) use waits::waiting_for_tasks;
 use waits::{waiting_for_checks, waiting_for_person};
+pub(crate) use waits::{waiting_for_tasks, who_answers};
 
 mod asked;
 mod escalated;
@@ -510,7 +510,7 @@ fn new_task(
     deadline_at: Timestamp,
 ) -> Task {
     let waiting_for = match &spec.approval {
-        Some(approval) => Some(waiting_for_person(&approval.message)),
+        Some(approval) => Some(waiting_for_person(approval)),
         None if spec.depends_on.is_empty() => None,
         None => Some(waiting_for_tasks(spec.depends_on.clone())),
     };

@@ -17,7 +17,7 @@ mod kind;
 mod scan;
 
 pub use kind::Kind;
-pub(crate) use kind::Known;
+pub(crate) use kind::{Known, of_schema};
 pub(crate) use scan::{Piece, pieces};
 
 /// Longest expression, in bytes: what is longer belongs into an agent.

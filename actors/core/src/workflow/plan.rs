@@ -13,7 +13,7 @@ use mesh_messages::workflow::{
 };
 use serde_json::Value;
 
-use super::expr::{Expression, Kind, Known};
+use super::expr::{Expression, Kind, Known, of_schema};
 use super::template::{Template, Wrong};
 
 /// A document, ready to run.
@@ -104,8 +104,10 @@ impl Plan {
             by_id.entry(step.id.clone()).or_insert(index);
         }
         let outputs = outputs(&document);
+        let schemas = schemas(&document);
         let known = Known {
             outputs: &outputs,
+            schemas: &schemas,
             one_of: None,
         };
         let mut size = document.steps.len();
@@ -182,20 +184,23 @@ fn outputs(document: &WorkflowDocument) -> BTreeMap<&str, Kind> {
         if step.approval.is_some() {
             return Some(Kind::Map);
         }
-        let schema = step.contract.as_ref()?.output_schema.as_ref()?;
-        match schema.get("type")?.as_str()? {
-            "boolean" => Some(Kind::Bool),
-            "integer" => Some(Kind::Int),
-            "string" => Some(Kind::Text),
-            "array" => Some(Kind::List),
-            "object" => Some(Kind::Map),
-            // A number is an int or a double.
-            _ => None,
-        }
+        of_schema(step.contract.as_ref()?.output_schema.as_ref()?)
     };
     let steps = document.steps.iter();
     steps
         .filter_map(|step| Some((step.id.as_str(), of(step)?)))
+        .collect()
+}
+
+/// The schemas that outputs satisfy as a whole.
+fn schemas(document: &WorkflowDocument) -> BTreeMap<&str, &Value> {
+    let steps = document.steps.iter();
+    let whole = steps.filter(|step| step.for_each.is_none() && step.approval.is_none());
+    whole
+        .filter_map(|step| {
+            let schema = step.contract.as_ref()?.output_schema.as_ref()?;
+            Some((step.id.as_str(), schema))
+        })
         .collect()
 }
 

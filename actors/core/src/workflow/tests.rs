@@ -298,6 +298,62 @@ fn types_that_steps_are_known_to_have_are_minded() {
 }
 
 #[test]
+fn types_of_fields_that_a_schema_names_are_minded() {
+    let around = |field: &str, value: &Value| {
+        let mut step = json!({"id": "z", "requirements": ["x"]});
+        step[field] = value.clone();
+        let schema = json!({"type": "object", "additionalProperties": false, "properties": {
+            "n": {"type": "string"}, "inner": {"properties": {"list": {"type": "array"}}}}});
+        plan(&json!({"steps": [
+            {"id": "row", "requirements": ["x"], "contract": {"outputSchema": schema}},
+            step,
+        ]}))
+    };
+    for (field, value, what) in [
+        (
+            "forEach",
+            json!("${steps.row.output.n}"),
+            "must be a list, not a string",
+        ),
+        (
+            "when",
+            json!("${steps.row.output.inner.list}"),
+            "must be a bool, not a list",
+        ),
+        (
+            "input",
+            json!("${steps.row.output['n'] + 1}"),
+            "type mismatch",
+        ),
+        ("input", json!("${steps.row.output.m}"), "no field \"m\""),
+        (
+            "when",
+            json!("${size(steps.row['output'].m.deep) > 1}"),
+            "no field \"m\"",
+        ),
+    ] {
+        let Err(errors) = around(field, &value) else {
+            panic!("{field}: {value} was accepted");
+        };
+        assert!(
+            errors
+                .iter()
+                .any(|error| error.starts_with("steps[1].") && error.contains(what)),
+            "{value}: {errors:?}"
+        );
+    }
+    for (field, value) in [
+        ("when", json!("${has(steps.row.output.m)}")),
+        ("forEach", json!("${steps.row.output.inner.list}")),
+        ("when", json!("${steps.row.output.inner.other}")),
+        ("when", json!("${steps.row.output.n == 'yes'}")),
+    ] {
+        let made = around(field, &value);
+        assert!(made.is_ok(), "{value}: {:?}", made.err());
+    }
+}
+
+#[test]
 fn a_loop_that_fails_in_a_later_round_made_nothing() {
     let mut world = World::new();
     let document = json!({"steps": [

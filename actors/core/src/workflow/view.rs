@@ -4,7 +4,9 @@ use mesh_messages::task::TaskState;
 use mesh_messages::workflow::{StepKind, StepState, StepView, WorkflowRun};
 
 use super::decide::child_run;
+use super::plan::Work;
 use super::state::{Run, StepRun, Workflows};
+use crate::task::who_answers;
 
 impl Workflows {
     /// A run that is held, as it is shown.
@@ -115,8 +117,11 @@ fn step(run: &Run, number: usize) -> StepView {
 
 fn waiting(run: &Run, number: usize, step: &StepRun) -> Option<String> {
     let plan = &run.plan.steps[number];
-    if step.is_running() && plan.kind() == StepKind::Approval {
-        return Some("a person has to approve or deny it".to_owned());
+    if step.is_running()
+        && let Work::Task(spec) = &plan.work
+        && let Some(asked) = &spec.approval
+    {
+        return Some(format!("{} has to approve or deny it", who_answers(asked)));
     }
     if step.state != StepState::Blocked {
         return None;

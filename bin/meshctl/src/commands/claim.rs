@@ -70,11 +70,13 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
 
 /// Who waits, the first to get it first.
 fn line(claim: &Claim) -> String {
-    let shown = claim.waiting.iter().take(WAITERS_SHOWN);
-    let shown: Vec<_> = shown
-        .map(|waiter| format!("{}#{} ({})", waiter.agent, waiter.instance, waiter.task))
-        .collect();
-    let more = claim.waiting.len().saturating_sub(WAITERS_SHOWN);
+    let attempts = claim.waiting.iter();
+    let shown =
+        attempts.map(|waiter| format!("{}#{} ({})", waiter.agent, waiter.instance, waiter.task));
+    // Those that have no agent before they can have it.
+    let tasks = claim.tasks.iter().map(ToString::to_string);
+    let shown: Vec<_> = shown.chain(tasks).take(WAITERS_SHOWN).collect();
+    let more = (claim.waiting.len() + claim.tasks.len()).saturating_sub(WAITERS_SHOWN);
     let more = (more > 0).then(|| format!(" and {more} more"));
     format!("{}{}", shown.join(", "), more.unwrap_or_default())
 }

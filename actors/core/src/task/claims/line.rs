@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mesh_messages::claim::{ClaimMode, TaskClaim};
+use mesh_messages::claim::{Claim, ClaimMode, TaskClaim};
 use mesh_messages::events::TaskEvent;
 use mesh_messages::task::{TaskSpec, TaskState, WaitReason, WaitingFor};
 use mesh_messages::{AttemptNo, TaskId};
@@ -55,6 +55,24 @@ fn is_open(tasks: &Tasks, claim: &TaskClaim, delegated: bool) -> bool {
 /// first; a delegated task that can share it does not wait for them, as they may wait for those above it.
 fn is_free(tasks: &Tasks, live: &Live, claim: &TaskClaim, delegated: bool) -> bool {
     is_open(tasks, claim, delegated) && leaving(live, &claim.resource, claim.mode).is_none()
+}
+
+/// Tasks in line for one resource that are shown: more would not be read.
+const SHOWN_MAX: usize = 100;
+
+impl Tasks {
+    /// All resources that somebody has or waits for in an attempt, by name, each with the tasks that stand in line for it.
+    pub fn claimed(&self) -> impl Iterator<Item = Claim> + '_ {
+        self.claims().all().map(|mut claim| {
+            let lines = [false, true].into_iter().filter_map(|delegated| {
+                let key = (claim.resource.clone(), delegated);
+                self.index().claimants.get(&key)
+            });
+            let tasks = lines.flatten().map(|(_, _, task)| task.clone());
+            claim.tasks = tasks.take(SHOWN_MAX).collect();
+            claim
+        })
+    }
 }
 
 /// How a task claims something.

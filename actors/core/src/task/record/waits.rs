@@ -1,7 +1,9 @@
 //! What a task waits for, in words.
 
 use mesh_messages::TaskId;
+use mesh_messages::inbox::AnswerRole;
 use mesh_messages::task::{AcceptanceCheck, WaitReason, WaitingFor};
+use mesh_messages::workflow::ApprovalSpec;
 
 /// A wait for those who check the result.
 pub(super) fn waiting_for_checks(checks: &[AcceptanceCheck]) -> WaitingFor {
@@ -23,12 +25,22 @@ pub(super) fn waiting_for_checks(checks: &[AcceptanceCheck]) -> WaitingFor {
     }
 }
 
-/// A wait for a person.
-pub(super) fn waiting_for_person(question: &str) -> WaitingFor {
+/// Whom an answer has to come from, in words.
+pub(crate) fn who_answers(asked: &ApprovalSpec) -> &'static str {
+    match asked.role {
+        None | Some(AnswerRole::Operator) => "a person",
+        Some(AnswerRole::Admin) => "an admin",
+    }
+}
+
+/// A wait for a person, and for whom.
+pub(super) fn waiting_for_person(asked: &ApprovalSpec) -> WaitingFor {
+    let question = &asked.message;
     let colon = if question.is_empty() { "" } else { ": " };
+    let who = who_answers(asked);
     WaitingFor {
         reason: WaitReason::Approval,
-        detail: format!("a person has to approve or deny it{colon}{question}"),
+        detail: format!("{who} has to approve or deny it{colon}{question}"),
         until: None,
         agents: Vec::new(),
         tasks: Vec::new(),

@@ -80,9 +80,16 @@ fn an_attempt_comes_with_all_that_its_task_claims_and_gives_it_back_with_its_end
     );
     assert_eq!(world.view(&second).column(), "Blocked");
     assert!(world.holds(&second).is_empty());
+    let shown: Vec<_> = world.tasks.claimed().collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert_eq!((&*shown[0].resource, &*shown[0].tasks), ("x", &[][..]));
+    assert_eq!(shown[1].resource, "y");
+    assert_eq!(shown[1].tasks, std::slice::from_ref(&second));
+    assert!(shown[1].waiting.is_empty(), "it has no attempt");
     let decision = world.succeed(&first);
     assert_eq!(delivered(&decision), [format!("{second}#1")]);
     assert_eq!(world.holds(&second), ["y", "z"]);
+    assert!(world.tasks.claimed().all(|claim| claim.tasks.is_empty()));
 }
 
 #[test]

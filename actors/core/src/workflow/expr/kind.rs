@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cel::common::ast::{CallExpr, Expr as Node, IdedExpr, LiteralValue, operators as op};
+use serde_json::Value;
 
 /// A type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +39,15 @@ impl Kind {
     }
 
     /// The type of a JSON value.
-    pub fn of(value: &serde_json::Value) -> Self {
+    pub fn of(value: &Value) -> Self {
         match value {
-            serde_json::Value::Null => Self::Null,
-            serde_json::Value::Bool(_) => Self::Bool,
-            serde_json::Value::Number(n) if n.is_f64() => Self::Double,
-            serde_json::Value::Number(_) => Self::Int,
-            serde_json::Value::String(_) => Self::Text,
-            serde_json::Value::Array(_) => Self::List,
-            serde_json::Value::Object(_) => Self::Map,
+            Value::Null => Self::Null,
+            Value::Bool(_) => Self::Bool,
+            Value::Number(n) if n.is_f64() => Self::Double,
+            Value::Number(_) => Self::Int,
+            Value::String(_) => Self::Text,
+            Value::Array(_) => Self::List,
+            Value::Object(_) => Self::Map,
         }
     }
 }
@@ -56,15 +57,81 @@ impl Kind {
 pub(crate) struct Known<'a> {
     /// The types of what steps make, as far as they show. Where a step was skipped or has failed it is null all the same.
     pub(crate) outputs: &'a BTreeMap<&'a str, Kind>,
+    /// The schemas that outputs satisfy, by step; of each item under `forEach`, so such steps are left out.
+    pub(crate) schemas: &'a BTreeMap<&'a str, &'a Value>,
     /// The step of which not all is seen, but what one of its items made.
     pub(crate) one_of: Option<&'a str>,
 }
 
-impl Known<'_> {
+impl<'a> Known<'a> {
     fn output(&self, step: &str) -> Option<Kind> {
         let kind = self.outputs.get(step).copied();
         kind.filter(|_| self.one_of != Some(step))
     }
+
+    fn schema(&self, step: &str) -> Option<&'a Value> {
+        let schema = self.schemas.get(step).copied();
+        schema.filter(|_| self.one_of != Some(step))
+    }
+}
+
+/// The type of what satisfies a schema, if it says one. A number is an int or a double.
+pub(crate) fn of_schema(schema: &Value) -> Option<Kind> {
+    match schema.get("type")?.as_str()? {
+        "boolean" => Some(Kind::Bool),
+        "integer" => Some(Kind::Int),
+        "string" => Some(Kind::Text),
+        "array" => Some(Kind::List),
+        "object" => Some(Kind::Map),
+        "null" => Some(Kind::Null),
+        _ => None,
+    }
+}
+
+/// The name of a field that a node takes, and of what.
+fn field_of(node: &IdedExpr) -> Option<(&IdedExpr, &str)> {
+    match &node.expr {
+        Node::Select(select) => Some((&select.operand, &select.field)),
+        Node::Call(call) if call.func_name == op::INDEX => {
+            let [of, key] = call.args.as_slice() else {
+                return None;
+            };
+            match &key.expr {
+                Node::Literal(LiteralValue::String(field)) => Some((of, field.inner())),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The schema of what a node is, where it is an output or a field of one, and the schema says.
+///
+/// # Errors
+/// The schema allows no such field.
+fn schema_of<'a>(node: &IdedExpr, known: Known<'a>) -> Result<Option<&'a Value>, String> {
+    let Some((of, field)) = field_of(node) else {
+        return Ok(None);
+    };
+    if let Some(step) = super::step_of(&of.expr) {
+        return Ok(known.schema(step).filter(|_| field == "output"));
+    }
+    let Some(whole) = schema_of(of, known)? else {
+        return Ok(None);
+    };
+    let properties = whole.get("properties").and_then(Value::as_object);
+    if let Some(schema) = properties.and_then(|properties| properties.get(field)) {
+        return Ok(Some(schema));
+    }
+    let closed = whole.get("additionalProperties") == Some(&Value::Bool(false));
+    // What a schema says in other words may name fields as well.
+    let plain = ["patternProperties", "$ref", "allOf", "anyOf", "oneOf"];
+    if closed && plain.iter().all(|other| whole.get(other).is_none()) {
+        return Err(format!(
+            "type mismatch: the outputSchema allows no field \"{field}\""
+        ));
+    }
+    Ok(None)
 }
 
 /// What a step shows.
@@ -155,6 +222,18 @@ impl Typed<'_> {
             return Ok(match &node.expr {
                 Node::Select(select) if select.test => Some(Kind::Bool),
                 _ => shown,
+            });
+        }
+        if let Some(known) = self.known
+            && let Some(schema) = schema_of(node, known).or_else(|why| match &node.expr {
+                // Whether it is there may be asked all the same.
+                Node::Select(select) if select.test => Ok(None),
+                _ => Err(why),
+            })?
+        {
+            return Ok(match &node.expr {
+                Node::Select(select) if select.test => Some(Kind::Bool),
+                _ => of_schema(schema),
             });
         }
         match &node.expr {
