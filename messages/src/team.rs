@@ -28,6 +28,10 @@ pub enum TeamPattern {
     CrossFunctional,
     /// Many tries at once, each from the best that is known; the best of all goes into the next round.
     Swarm,
+    /// Several agents argue in rounds, each knowing what all said before; then a judge decides.
+    Debate,
+    /// Several agents say what the work would take; whoever bids lowest does it.
+    Auction,
 }
 
 impl TeamPattern {
@@ -38,6 +42,8 @@ impl TeamPattern {
             Self::Peer => "peer",
             Self::CrossFunctional => "cross_functional",
             Self::Swarm => "swarm",
+            Self::Debate => "debate",
+            Self::Auction => "auction",
         }
     }
 }
@@ -215,21 +221,24 @@ pub enum Agreement {
 pub struct TeamOrder {
     /// How they work together.
     pub pattern: TeamPattern,
-    /// The capabilities that the team must have between its members; each of its members, with `peer` and `swarm`.
+    /// The capabilities that the team must have between its members; each of its members, with `peer`, `swarm`, `debate` and
+    /// `auction`.
     #[schemars(length(min = 1, max = 64))]
     pub requirements: Vec<String>,
     /// What it is for, which the lead and the members of a hierarchical team are told; of no other pattern. In a plan, the
     /// plan's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
-    /// The capability of the lead, who gets `{phase: "brief" | "decide", …}`; needed by `hierarchical` and by no other.
+    /// The capability of the lead, who gets `{phase: "brief" | "decide", …}`, or of a debate's judge, who gets
+    /// `{phase: "decide", …}`; needed by `hierarchical` and `debate` and by no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lead: Option<String>,
-    /// Peers, or tries of a swarm at once; 3 when absent.
+    /// Peers, or tries of a swarm at once, 3 when absent; sides of a debate, 2 when absent; who is asked for a bid, when absent
+    /// as many as there are, 3 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 9))]
     pub size: Option<u32>,
-    /// Most rounds of peers (1 when absent) or of a swarm (5 when absent).
+    /// Most rounds of peers (1 when absent) or of a swarm (5 when absent); rounds of a debate (2 when absent).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 20))]
     pub rounds: Option<u32>,

@@ -322,3 +322,61 @@ fn a_try_without_a_score_does_not_end_its_swarm() {
     assert_eq!(run["state"], "succeeded", "{run}");
     assert_eq!(run["output"], json!({"seat": 3, "score": 3}), "{run}");
 }
+
+#[test]
+fn in_a_debate_everybody_knows_what_was_said_and_a_judge_decides() {
+    let test = "in_a_debate_everybody_knows_what_was_said_and_a_judge_decides";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Home::new().start();
+    for name in ["for", "against"] {
+        let says = format!(
+            "{{'i': '{name}', 'round': it['round'], 'heard': sorted(v['i'] for v in it['statements'].values())}}"
+        );
+        daemon.deploy(&program(name, &["argue"], &says));
+    }
+    daemon.deploy(&program(
+        "judge",
+        &["judge"],
+        "[it['phase'], it['statements']]",
+    ));
+    let team =
+        json!({"pattern": "debate", "requirements": ["argue"], "lead": "judge", "rounds": 3});
+    let run = work(&daemon, &team, &json!("tides"));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let side = |name: &str| json!({"i": name, "round": 3, "heard": ["against", "for"]});
+    let said = json!({"side-1": side("against"), "side-2": side("for")});
+    assert_eq!(run["output"], json!(["decide", said]), "{run}");
+    // Three rounds of two, and the judge.
+    assert_eq!(tasks(&daemon), 7);
+}
+
+#[test]
+fn in_an_auction_the_lowest_bid_gets_the_work() {
+    if !has_python("in_an_auction_the_lowest_bid_gets_the_work") {
+        return;
+    }
+    let daemon = Home::new().start();
+    for (name, bid) in [
+        ("ann", "'much'"),
+        ("bob", "2"),
+        ("cid", "1.5"),
+        ("dan", "1.5"),
+    ] {
+        let answer = format!("{{'bid': {bid}}} if it['phase'] == 'bid' else ['{name}', it['bid']]");
+        daemon.deploy(&program(name, &["build"], &answer));
+    }
+    let team = json!({"pattern": "auction", "requirements": ["build"], "size": 4});
+    let run = work(&daemon, &team, &json!("a shed"));
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(run["output"], json!(["cid", {"bid": 1.5}]), "{run}");
+    // Whose bids are no numbers have not bid, and where nobody did nobody works.
+    let daemon = Home::new().start();
+    for name in ["ann", "eve"] {
+        daemon.deploy(&program(name, &["build"], "{'bid': it['phase']}"));
+    }
+    let team = json!({"pattern": "auction", "requirements": ["build"]});
+    let run = work(&daemon, &team, &json!("a shed"));
+    assert_eq!(run["state"], "failed", "{run}");
+}

@@ -6,6 +6,8 @@
 //! | peer | `peer-1` … `peer-n`, in each round | majority or all; else a person |
 //! | cross-functional | a part per member, at once | every part has to succeed |
 //! | swarm | rounds of tries at once | the best score |
+//! | [debate](contest) | `side-1` … `side-n`, in each round → `decide` | the judge |
+//! | [auction](contest) | `bid-1` … `bid-n` → the winner's `work-…` | the lowest bid |
 //!
 //! Members of a hierarchical or cross-functional team are found by greedy set cover (Chvátal, 1979): again and again the
 //! agent that has most of what is still needed; of equal ones the one that stands best by [what was measured](merit), and
@@ -21,6 +23,7 @@ use mesh_messages::schema::FieldError;
 use mesh_messages::team::{Agreement, ROUNDS_MAX, SIZE_MAX, TeamOrder, TeamPattern};
 use serde_json::{Map, Value, json};
 
+mod contest;
 pub mod merit;
 
 pub use merit::Merit;
@@ -159,6 +162,8 @@ pub fn draft(order: &TeamOrder, goal: &str, fleet: &[Candidate]) -> Result<Value
             able(order, fleet)?;
             swarm(order)
         }
+        TeamPattern::Debate => contest::debate(order, &able(order, fleet)?, fleet)?,
+        TeamPattern::Auction => contest::auction(order, &able(order, fleet)?, fleet),
     };
     document["name"] = format!("{}-team", order.pattern.name().replace('_', "-")).into();
     Ok(document)
@@ -168,32 +173,37 @@ pub(super) fn misfits(order: &TeamOrder) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut wrong = |path: &str, message: String| errors.push(FieldError::new(path, message));
     let pattern = order.pattern;
-    let many = matches!(pattern, TeamPattern::Peer | TeamPattern::Swarm);
+    let is_one_of = |patterns: &[TeamPattern]| patterns.contains(&pattern);
+    let is_led = is_one_of(&[TeamPattern::Hierarchical, TeamPattern::Debate]);
+    let has_rounds = is_one_of(&[TeamPattern::Peer, TeamPattern::Swarm, TeamPattern::Debate]);
+    let has_size = has_rounds || pattern == TeamPattern::Auction;
     if order.requirements.is_empty() || order.requirements.len() > REQUIREMENTS_MAX {
         let message = format!("expected 1 to {REQUIREMENTS_MAX} capabilities");
         wrong("requirements", message);
     }
-    match (&order.lead, pattern) {
-        (None, TeamPattern::Hierarchical) => {
-            wrong(
-                "lead",
-                "a hierarchical team needs the capability of its lead".to_owned(),
-            );
+    match &order.lead {
+        None if is_led => {
+            let who = match pattern {
+                TeamPattern::Debate => "debate needs the capability of its judge",
+                _ => "hierarchical team needs the capability of its lead",
+            };
+            wrong("lead", format!("a {who}"));
         }
-        (Some(_), TeamPattern::Hierarchical) | (None, _) => {}
-        (Some(_), _) => wrong("lead", format!("a {} team has none", pattern.name())),
+        Some(_) if !is_led => wrong("lead", format!("a {} team has none", pattern.name())),
+        _ => {}
     }
     if let Some(size) = order.size {
-        if !many {
-            let message = "is what the requirements need; only peers and swarms are given one";
+        if !has_size {
+            let message = "is what the requirements need; only peers, swarms, debates and auctions are given one";
             wrong("size", message.to_owned());
         } else if !(2..=SIZE_MAX).contains(&size) {
             wrong("size", format!("expected 2 to {SIZE_MAX}"));
         }
     }
     if let Some(rounds) = order.rounds {
-        if !many {
-            wrong("rounds", "only peers and swarms have rounds".to_owned());
+        if !has_rounds {
+            let message = "only peers, swarms and debates have rounds";
+            wrong("rounds", message.to_owned());
         } else if !(1..=ROUNDS_MAX).contains(&rounds) {
             wrong("rounds", format!("expected 1 to {ROUNDS_MAX}"));
         }
@@ -247,6 +257,8 @@ fn able<'a>(
     let wanted = match order.pattern {
         // One agent may have many instances, and one instance many tries.
         TeamPattern::Swarm => 1,
+        TeamPattern::Debate => order.size.map_or(contest::SIDES_DEFAULT, |n| n as usize),
+        TeamPattern::Auction => contest::bidders(order, able.len()),
         _ => size(order),
     };
     if able.len() < wanted {

@@ -113,13 +113,13 @@ pub(crate) struct Team {
     /// With --team: a capability that it must have; may be given more than once
     #[arg(long = "requires", value_name = "CAPABILITY", requires = "pattern")]
     requires: Vec<String>,
-    /// With --team hierarchical: the capability of the lead
+    /// With --team hierarchical: the capability of the lead; with --team debate: of the judge
     #[arg(long, value_name = "CAPABILITY", requires = "pattern")]
     lead: Option<String>,
-    /// With --team peer or swarm: how many at once, 2 to 9 [default: 3]
+    /// With --team peer, swarm, debate or auction: how many at once, 2 to 9 [default: 3; 2 in a debate]
     #[arg(long, value_name = "N", requires = "pattern")]
     size: Option<u32>,
-    /// With --team peer or swarm: most rounds, 1 to 20 [default: 1 of peers, 5 of a swarm]
+    /// With --team peer, swarm or debate: most rounds, 1 to 20 [default: 1 of peers, 5 of a swarm, 2 of a debate]
     #[arg(long, value_name = "N", requires = "pattern")]
     rounds: Option<u32>,
     /// With --team peer: when they agree [default: majority]
@@ -148,6 +148,10 @@ enum Pattern {
     CrossFunctional,
     /// Tries at once, round by round, each from the best so far
     Swarm,
+    /// Several argue in rounds, a judge decides
+    Debate,
+    /// Several bid, and who bids lowest does it
+    Auction,
 }
 
 /// As `team.agreement` of the API.

@@ -17,7 +17,8 @@ fn order(pattern: TeamPattern, requirements: &[&str]) -> TeamOrder {
         pattern,
         requirements: requirements.iter().map(|&one| one.to_owned()).collect(),
         goal: None,
-        lead: (pattern == TeamPattern::Hierarchical).then(|| "lead".to_owned()),
+        lead: matches!(pattern, TeamPattern::Hierarchical | TeamPattern::Debate)
+            .then(|| "lead".to_owned()),
         size: None,
         rounds: None,
         agreement: None,
@@ -106,6 +107,17 @@ fn what_makes_no_sense_in_a_pattern_is_refused_by_its_path() {
         ..order(TeamPattern::Swarm, &["write"])
     };
     assert_eq!(refused(&wrong), ["target"]);
+    let wrong = TeamOrder {
+        lead: None,
+        size: Some(1),
+        ..order(TeamPattern::Debate, &["write"])
+    };
+    assert_eq!(refused(&wrong), ["lead", "size"]);
+    let wrong = TeamOrder {
+        rounds: Some(1),
+        ..order(TeamPattern::Auction, &["write"])
+    };
+    assert_eq!(refused(&wrong), ["rounds"]);
     // What the fleet lacks.
     assert_eq!(
         refused(&order(TeamPattern::CrossFunctional, &["write", "fly"])),
@@ -129,6 +141,8 @@ fn any_order() -> impl Strategy<Value = TeamOrder> {
         Just(TeamPattern::Peer),
         Just(TeamPattern::CrossFunctional),
         Just(TeamPattern::Swarm),
+        Just(TeamPattern::Debate),
+        Just(TeamPattern::Auction),
     ];
     let capability = prop::sample::select(vec!["research", "write", "draw", "lead"]);
     let requirements = prop::collection::vec(capability.prop_map(str::to_owned), 0..5);
@@ -176,12 +190,18 @@ proptest! {
 #[test]
 fn the_largest_teams_are_accepted() {
     let fleet: Vec<_> = (0..9)
-        .map(|nth| candidate(&format!("a{nth}"), &["write"]))
+        .map(|nth| candidate(&format!("a{nth}"), &["write", "lead"]))
         .collect();
-    for pattern in [TeamPattern::Peer, TeamPattern::Swarm] {
+    let all = [
+        TeamPattern::Peer,
+        TeamPattern::Swarm,
+        TeamPattern::Debate,
+        TeamPattern::Auction,
+    ];
+    for pattern in all {
         let order = TeamOrder {
             size: Some(SIZE_MAX),
-            rounds: Some(ROUNDS_MAX),
+            rounds: (pattern != TeamPattern::Auction).then_some(ROUNDS_MAX),
             ..order(pattern, &["write"])
         };
         let document = draft(&order, "", &fleet).unwrap();
