@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::cgroup::{self, Ability, Hierarchies};
 use crate::child::Child;
 use crate::plan::Plan;
-use crate::probe::{HostSettings, Probe, Trials};
+use crate::probe::{HostSettings, Probe, Standing, Trials};
 use crate::sweep::{self, SweepReport};
 use crate::wire::Stage;
 
@@ -261,7 +261,6 @@ fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
         .release()
         .to_string_lossy()
         .into_owned();
-    let root = rustix::process::geteuid().is_root();
     let [cpu, memory, pids, freezer] = [
         Ability::Cpu,
         Ability::Memory,
@@ -272,7 +271,7 @@ fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
     let io = cgroup::trial(hierarchies, data);
     trials.findings(
         kernel,
-        root,
+        Standing::read(),
         &HostSettings::read(),
         [cpu, memory, pids, freezer, io],
     )
