@@ -213,6 +213,24 @@ impl Launcher {
         &self.inner.probe
     }
 
+    /// Tries whether an agent can stand for the owner of this path ([`crate::AllowedPath::as_owner`]), which differs with the
+    /// file system that it lies on. Takes some milliseconds and blocks meanwhile. Only root is asked.
+    ///
+    /// # Errors
+    /// Why not, with the cure, in words.
+    pub fn stands_for_owner(&self, path: &Path) -> Result<(), String> {
+        let why = match self.inner.spawner.owner(path) {
+            Ok(None) => return Ok(()),
+            Ok(Some(failure)) => failure.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Err(format!(
+            "no agent can stand for its owner there: {why}; use Linux 5.12 or newer, which lets meshd make user namespaces, and a file \
+             system that shows other owners than it has (ext4, XFS, btrfs; tmpfs from 6.3), or take the path out of \
+             sandbox.files.as_owner"
+        ))
+    }
+
     /// Ends and removes whatever earlier runs on the same data directory left. Blocks until it is gone.
     ///
     /// Only processes that an earlier run recorded and that are still the same ones, or that live in
