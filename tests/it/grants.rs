@@ -188,7 +188,7 @@ fn where_no_agent_can_stand_for_an_owner_the_doctor_and_the_registration_say_so(
         let mut command = daemon.home().command();
         command.args(["doctor", "-o", "json", "--config"]);
         command.arg(daemon.home().scratch().join("meshd.yaml"));
-        let examined = Ended::of(command, Duration::from_secs(60)).out;
+        let examined = Ended::of(command, Duration::from_mins(1)).out;
         let examined: Value = serde_json::from_str(&examined).unwrap();
         let findings = examined["findings"].as_array().unwrap();
         let finding = findings.iter().find(|one| one["name"] == "as_owner");
