@@ -32,6 +32,9 @@ use crate::wire::{Failure, HELPER_NAME, Order, Stage, Status};
 /// First argument of a helper that is to try what the machine gives.
 pub(crate) const MODE_PROBE: &str = "probe";
 
+/// First argument of a helper that is to try whether an agent can stand for the owner of a path.
+pub(crate) const MODE_OWNER: &str = "owner";
+
 /// First argument of a helper that is to become a sandbox.
 pub(crate) const MODE_LAUNCH: &str = "launch";
 
@@ -61,6 +64,7 @@ pub fn sandbox_main() -> ! {
         .and_then(Pid::from_raw);
     let code = match (mode.as_str(), launcher) {
         (MODE_PROBE, Some(launcher)) => trial::run(launcher),
+        (MODE_OWNER, Some(launcher)) => trial::owner(launcher, std::env::args_os().nth(3)),
         (MODE_LAUNCH, Some(launcher)) => outer::run(launcher),
         (MODE_BALLOON, Some(launcher)) => balloon::run(launcher),
         _ => EXIT_FAILED,

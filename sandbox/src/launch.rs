@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::cgroup::{self, Ability, Hierarchies};
 use crate::child::Child;
 use crate::plan::Plan;
-use crate::probe::{HostSettings, Probe, Trials};
+use crate::probe::{HostSettings, Probe, Standing, Trials};
 use crate::sweep::{self, SweepReport};
 use crate::wire::Stage;
 
@@ -213,6 +213,24 @@ impl Launcher {
         &self.inner.probe
     }
 
+    /// Tries whether an agent can stand for the owner of this path ([`crate::AllowedPath::as_owner`]), which differs with the
+    /// file system that it lies on. Takes some milliseconds and blocks meanwhile. Only root is asked.
+    ///
+    /// # Errors
+    /// Why not, with the cure, in words.
+    pub fn stands_for_owner(&self, path: &Path) -> Result<(), String> {
+        let why = match self.inner.spawner.owner(path) {
+            Ok(None) => return Ok(()),
+            Ok(Some(failure)) => failure.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Err(format!(
+            "no agent can stand for its owner there: {why}; use Linux 5.12 or newer, which lets meshd make user namespaces, and a file \
+             system that shows other owners than it has (ext4, XFS, btrfs; tmpfs from 6.3), or take the path out of \
+             sandbox.files.as_owner"
+        ))
+    }
+
     /// Ends and removes whatever earlier runs on the same data directory left. Blocks until it is gone.
     ///
     /// Only processes that an earlier run recorded and that are still the same ones, or that live in
@@ -261,7 +279,6 @@ fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
         .release()
         .to_string_lossy()
         .into_owned();
-    let root = rustix::process::geteuid().is_root();
     let [cpu, memory, pids, freezer] = [
         Ability::Cpu,
         Ability::Memory,
@@ -272,7 +289,7 @@ fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
     let io = cgroup::trial(hierarchies, data);
     trials.findings(
         kernel,
-        root,
+        Standing::read(),
         &HostSettings::read(),
         [cpu, memory, pids, freezer, io],
     )

@@ -101,6 +101,38 @@ pub(crate) struct HostSettings {
     pub(crate) none_allowed: bool,
 }
 
+/// As whom meshd runs, and under what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Whether it is root.
+    pub(crate) root: bool,
+    /// Whether a system call filter holds meshd itself, as in a container.
+    pub(crate) filtered: bool,
+}
+
+impl Standing {
+    pub(crate) fn read() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let filtered = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Seccomp:"))
+            .is_some_and(|mode| mode.trim() == "2");
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            filtered,
+        }
+    }
+
+    /// What comes before every other cure.
+    const fn unfiltered(self) -> &'static str {
+        if self.filtered {
+            "a system call filter holds meshd: run meshd outside the container, or with a seccomp profile that allows it; else "
+        } else {
+            ""
+        }
+    }
+}
+
 impl HostSettings {
     pub(crate) fn read() -> Self {
         let setting = |path: &str| {
@@ -119,9 +151,12 @@ impl HostSettings {
         }
     }
 
-    /// How to let an ordinary user have user namespaces.
-    fn remedy(&self) -> &'static str {
-        if self.apparmor_restricts {
+    /// How to let meshd have namespaces and mounts.
+    fn remedy(&self, root: bool) -> &'static str {
+        if root {
+            "run meshd outside a container, or in one that has CAP_SYS_ADMIN and whose seccomp and AppArmor profiles allow \
+             namespaces and mounts"
+        } else if self.apparmor_restricts {
             "give meshd an AppArmor profile with `userns,`, or `sysctl -w \
              kernel.apparmor_restrict_unprivileged_userns=0`, or run meshd as root"
         } else if self.clone_disabled {
@@ -145,11 +180,13 @@ impl Trials {
     pub(crate) fn findings(
         self,
         kernel: String,
-        root: bool,
+        standing: Standing,
         settings: &HostSettings,
         cgroups: [Controller; 5],
     ) -> Probe {
-        let namespaces = settings.remedy();
+        let root = standing.root;
+        let cure = |other: &str| format!("{}{other}", standing.unfiltered());
+        let namespaces = &cure(settings.remedy(root));
         let [cpu, memory, pids, freezer, io] = cgroups;
         let said = match self.landlock_abi {
             0 => "the kernel has no Landlock".to_owned(),
@@ -171,9 +208,9 @@ impl Trials {
                 "no capabilities, no new ones",
                 REMEDY_PRIVILEGES,
             ),
-            landlock: finding(self.landlock, &said, REMEDY_LANDLOCK),
+            landlock: finding(self.landlock, &said, &cure(REMEDY_LANDLOCK)),
             landlock_abi: self.landlock_abi,
-            seccomp: finding(self.seccomp, "filters hold", REMEDY_SECCOMP),
+            seccomp: finding(self.seccomp, "filters hold", &cure(REMEDY_SECCOMP)),
             cpu,
             memory,
             pids,
@@ -246,7 +283,7 @@ mod tests {
             apparmor_restricts: true,
             ..HostSettings::default()
         };
-        let finding = finding(Some(failed()), "fine", settings.remedy());
+        let finding = finding(Some(failed()), "fine", settings.remedy(false));
         assert!(!finding.works);
         assert!(
             finding.detail.contains("making the user namespace"),
@@ -283,8 +320,14 @@ mod tests {
             },
             HostSettings::default(),
         ];
-        let cures: std::collections::BTreeSet<_> =
-            settings.iter().map(HostSettings::remedy).collect();
+        let cures: std::collections::BTreeSet<_> = settings
+            .iter()
+            .map(|settings| settings.remedy(false))
+            .collect();
         assert_eq!(cures.len(), 4);
+        // None of them says anything to root, which is not told to become root, either.
+        for settings in settings {
+            assert!(settings.remedy(true).contains("CAP_SYS_ADMIN"));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Disks that fail: file systems of their own whose power can be cut, and one that fails a single call.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -179,18 +180,53 @@ impl Drop for LoopDisk {
 /// The library to preload for a disk that fails a single call (`shims/disk.c`); says that the test is skipped where there
 /// is no C compiler.
 pub fn shim(test: &str) -> Option<&'static Path> {
-    static BUILT: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
+    static BUILT: Built = OnceLock::new();
+    compiled(test, &BUILT, "disk.c", &["-shared", "-fPIC"])
+}
+
+/// The program that runs another one without some system calls (`shims/deny.c`); says that the test is skipped where there
+/// is no C compiler, or where this process cannot do that.
+pub fn deny(test: &str) -> Option<&'static Path> {
+    static BUILT: Built = OnceLock::new();
+    if !is_root() {
+        skip(test, "only root can deny system calls and nothing else");
+        return None;
+    }
+    let program = compiled(test, &BUILT, "deny.c", &[])?;
+    match run(Command::new(program).args(["filters", "--", "true"])) {
+        Ok(_) => Some(program),
+        Err(reason) => {
+            skip(test, &format!("no filter can be installed: {reason}"));
+            None
+        }
+    }
+}
+
+/// What a shim was built to, with the directory that it lies in; or why not.
+type Built = OnceLock<Result<(TempDir, PathBuf), String>>;
+
+fn compiled(
+    test: &str,
+    built: &'static Built,
+    source: &str,
+    flags: &[&str],
+) -> Option<&'static Path> {
+    let built = built.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let library = dir.path().join("disk.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shims/disk.c");
+        // Other users may run it.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path(), open).expect("its mode");
+        let output = dir.path().join("shim");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("shims")
+            .join(source);
         let cc = &mut Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
-        let compiled = run(cc.arg(&library).arg(source));
-        compiled.map(|_| (dir, library))
+        cc.args(flags).args(["-O1", "-Wall", "-Werror", "-o"]);
+        let compiled = run(cc.arg(&output).arg(source));
+        compiled.map(|_| (dir, output))
     });
     match built {
-        Ok((_, library)) => Some(library),
+        Ok((_, output)) => Some(output),
         Err(reason) => {
             skip(test, &format!("the shim does not build: {reason}"));
             None

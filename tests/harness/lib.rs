@@ -29,7 +29,7 @@ mod wait;
 pub use binaries::{MESHCTL, MESHD, binary};
 pub use bundle::{Bundle, Marker};
 pub use daemon::{Daemon, Ended, Home};
-pub use disk::{FileSystem, LoopDisk, shim};
+pub use disk::{FileSystem, LoopDisk, deny, shim};
 pub use http::{Answer, Client, Event, Events};
 pub use meshctl::{Ran, meshctl};
 pub use outside::Outside;

@@ -4,7 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesh_tests::{Answer, Bundle, Daemon, Home, eventually, has_python, is_root, skip};
+use mesh_tests::{
+    Answer, Bundle, Daemon, Ended, Home, deny, eventually, has_python, is_root, skip,
+};
 use serde_json::{Value, json};
 
 /// Two users, which is as few as shows who gets whose.
@@ -169,6 +171,53 @@ fn an_agent_writes_as_the_owner_where_the_operator_lets_it_and_is_told_where_it_
             .to_string()
             .contains("group 0")
     );
+}
+
+#[test]
+fn where_no_agent_can_stand_for_an_owner_the_doctor_and_the_registration_say_so() {
+    const OWNER: u32 = 61_077;
+    let test = "where_no_agent_can_stand_for_an_owner_the_doctor_and_the_registration_say_so";
+    let Some(program) = deny(test) else {
+        return;
+    };
+    let home = Home::new();
+    let owned = directory(&home, "owned", 0o700);
+    chown(&owned, Some(OWNER), Some(OWNER)).unwrap();
+    let config = format!("sandbox: {{files: {{as_owner: [{}]}}}}\n", owned.display());
+    let doctor = |daemon: &Daemon| {
+        let mut command = daemon.home().command();
+        command.args(["doctor", "-o", "json", "--config"]);
+        command.arg(daemon.home().scratch().join("meshd.yaml"));
+        let examined = Ended::of(command, Duration::from_mins(1)).out;
+        let examined: Value = serde_json::from_str(&examined).unwrap();
+        let findings = examined["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|one| one["name"] == "as_owner");
+        finding.unwrap_or_else(|| panic!("{examined}")).clone()
+    };
+    // The map of owners is a user namespace; all else of a sandbox does without.
+    let words = [program.to_str().unwrap(), "user-namespaces", "--"];
+    let daemon = home.config(&config).through(&words).start();
+    let said = doctor(&daemon);
+    assert_eq!(said["verdict"], "weak", "{said}");
+    let refused = try_deploy(&daemon, &granting("writer", json!([owned])));
+    let refused = refused.problem(422, "start_refused");
+    assert_eq!(refused["field"], "security.fileAccess.allowedPaths[0]");
+    for text in [&refused["detail"], &said["detail"]] {
+        let text = text.to_string();
+        assert!(
+            text.contains("no agent can stand for its owner")
+                && text.contains("sandbox.files.as_owner"),
+            "{text}"
+        );
+    }
+    assert!(!home_of(&daemon, "writer").exists());
+    // The control: what needs no owner runs there, and elsewhere so does this.
+    daemon.deploy(&Bundle::echo("plain"));
+    let (home, _) = daemon.stop(rustix::process::Signal::TERM);
+    let daemon = home.through(&[]).start();
+    let said = doctor(&daemon);
+    assert_eq!(said["verdict"], "good", "{said}");
+    daemon.deploy(&granting("writer", json!([owned])));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mesh_tests::{Bundle, Home, MESHD, binary, has_program, is_root, skip};
+use mesh_tests::{
+    Bundle, Daemon, Home, MESHD, binary, deny, descendants, has_program, is_root, skip,
+};
 use serde_json::json;
 
 use crate::saw;
@@ -85,9 +87,8 @@ fn home(lacks: Option<&str>) -> Home {
     home.through(&words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// What `meshd doctor` says there, and whether it is content.
-fn doctor(lacks: Option<&str>) -> (String, bool) {
-    let words = words(lacks);
+/// What `meshd doctor` says when it is started like this, and whether it is content.
+fn doctor(words: &[String]) -> (String, bool) {
     let output = Command::new(&words[0])
         .args(&words[1..])
         .arg(binary(MESHD))
@@ -118,7 +119,7 @@ fn d6_what_a_machine_lacks_is_named_with_its_cure_and_never_done_without() {
         ("max_net_namespaces", "network"),
         ("max_ipc_namespaces", "ipc"),
     ] {
-        let (said, content) = doctor(Some(lacks));
+        let (said, content) = doctor(&words(Some(lacks)));
         assert!(!content, "{lacks}: the doctor is content: {said}");
         let line = said
             .lines()
@@ -159,7 +160,7 @@ fn d6_control_where_only_limits_are_missing_it_runs_and_says_so_everywhere() {
     if !shown(test) {
         return;
     }
-    let (said, content) = doctor(None);
+    let (said, content) = doctor(&words(None));
     assert!(
         content && said.contains("~ user") && said.contains("as an ordinary user"),
         "{said}"
@@ -198,4 +199,157 @@ fn d6_control_where_only_limits_are_missing_it_runs_and_says_so_everywhere() {
     assert_eq!(answer.status, 422, "{}", answer.text());
     assert!(answer.text().contains("user"), "{}", answer.text());
     saw("an ordinary user without control groups: runs, degraded, and says so");
+}
+
+/// An agent that asks for no more than the weakest profile.
+fn relaxed(id: &str) -> Bundle {
+    Bundle::echo(id).set("policy", json!({"security": {"sandbox_level": "relaxed"}}))
+}
+
+/// Sends a bundle; the answer's status and text.
+fn register(daemon: &Daemon, bundle: &Bundle, query: &str) -> (u16, String) {
+    let headers = [("content-type", "application/x-tar")];
+    let to = format!("/v1/agents{query}");
+    let answer = daemon
+        .client()
+        .send("POST", &to, &headers, Some(&bundle.tar()));
+    (answer.status, answer.text())
+}
+
+/// How a program is started on a machine that denies this, by a root that may do all else.
+fn denied(program: &Path, what: &str) -> Vec<String> {
+    let program = program.display().to_string();
+    [program.as_str(), what, "--"].map(str::to_owned).to_vec()
+}
+
+fn started_by(home: Home, words: &[String]) -> Home {
+    home.through(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn d6_calls_that_a_filter_denies_are_named_with_their_cure_and_never_done_without() {
+    let Some(program) =
+        deny("d6_calls_that_a_filter_denies_are_named_with_their_cure_and_never_done_without")
+    else {
+        return;
+    };
+    for (what, control) in [
+        ("namespaces", "network"),
+        ("mounts", "filesystem"),
+        ("landlock", "filesystem"),
+        ("filters", "syscalls"),
+    ] {
+        let words = denied(program, what);
+        let (said, content) = doctor(&words);
+        assert!(!content, "{what}: the doctor is content: {said}");
+        let line = said
+            .lines()
+            .position(|line| line.contains(&format!("✗ {control}")))
+            .unwrap_or_else(|| panic!("{what}: no word about {control}: {said}"));
+        let cure = said.lines().nth(line + 1).unwrap_or_default().trim();
+        assert!(
+            cure.contains("seccomp profile") && !cure.contains("as root"),
+            "{what}: {said}"
+        );
+
+        // What never degrades is refused also where the operator demands no sandbox.
+        let lax = "orchestrator: {security: {sandbox_required: false}}\n";
+        for (config, bundle) in [("", Bundle::echo("strict")), (lax, relaxed("echo"))] {
+            let daemon = started_by(Home::new().config(config), &words).start();
+            let before = descendants(daemon.pid());
+            let (status, text) = register(&daemon, &bundle, "");
+            assert_eq!(status, 422, "{what}: {text}");
+            // The cure is the doctor's, word by word.
+            for part in ["start_refused", control, "remedy", cure] {
+                assert!(text.contains(part), "{what}: no {part} in {text}");
+            }
+            let (status, text) = register(&daemon, &bundle, "?start=false");
+            assert_eq!(status, 201, "{what}: {text}");
+            let start = format!("/v1/agents/{}/start", bundle.id());
+            let start = daemon.client().post(&start, &json!({}));
+            assert_eq!(start.status, 422, "{what}: {}", start.text());
+            assert!(start.text().contains(cure), "{what}: {}", start.text());
+            assert_eq!(
+                descendants(daemon.pid()),
+                before,
+                "{what}: something is left"
+            );
+            assert_eq!(daemon.audit("kind=activated").len(), 0, "{what}");
+        }
+        saw(&format!(
+            "{what} denied: refused for {control}; cure: {cure}"
+        ));
+    }
+}
+
+/// Root without control groups, which may make all namespaces but those of users.
+fn without_groups(program: &Path) -> Vec<String> {
+    let mut words: Vec<String> = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "umount -R /sys/fs/cgroup && exec \"$@\"",
+        "sh",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.extend(denied(program, "user-namespaces"));
+    words
+}
+
+#[test]
+fn d6_control_what_may_degrade_runs_under_a_filter_and_says_so_and_what_may_not_is_refused() {
+    let test =
+        "d6_control_what_may_degrade_runs_under_a_filter_and_says_so_and_what_may_not_is_refused";
+    let Some(program) = deny(test) else {
+        return;
+    };
+    let words = without_groups(program);
+    let able = Command::new(&words[0])
+        .args(&words[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    if !able.is_ok_and(|status| status.success()) {
+        skip(test, "the control groups cannot be taken away");
+        return;
+    }
+    let none = "sandbox: {degradable: []}\n";
+    let daemon = started_by(Home::new().config(none), &words).start();
+    let (status, text) = register(&daemon, &Bundle::echo("strict"), "");
+    assert_eq!(status, 422, "{text}");
+    for control in ["cpu: ", "memory: ", "pids: "] {
+        assert!(text.contains(control), "no {control}in {text}");
+    }
+    assert_eq!(daemon.audit("kind=activated").len(), 0);
+
+    let lax = format!("{none}orchestrator: {{security: {{sandbox_required: false}}}}\n");
+    let daemon = started_by(Home::new().config(&lax), &words).start();
+    daemon.deploy(&relaxed("echo"));
+    assert_eq!(
+        daemon.output("echo", &json!({"works": true})),
+        json!({"works": true})
+    );
+    let recorded = &daemon.audit("kind=activated&agent=echo")[0]["payload"]["sandbox"];
+    let shown = daemon.client().get("/v1/agents/echo/sandbox").ok(200);
+    for view in [recorded, &shown] {
+        for (control, level) in [
+            ("cpu", "none"),
+            ("memory", "advisory"),
+            ("pids", "advisory"),
+            ("filesystem", "kernel"),
+        ] {
+            let all = view["controls"].as_array().unwrap();
+            let one = all.iter().find(|one| one["control"] == control);
+            assert_eq!(one.unwrap()["level"], level, "{control}: {view}");
+            let degraded = view["degraded"].as_array().unwrap();
+            assert_eq!(
+                degraded.contains(&json!(control)),
+                level != "kernel",
+                "{view}"
+            );
+        }
+    }
+    saw("no control groups and no user namespaces: runs where that may be, and says so");
 }

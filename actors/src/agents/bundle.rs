@@ -16,6 +16,7 @@ use mesh_messages::manifest::{
     bundle_files_digest, parse_manifest, verify_manifest_signature,
 };
 use mesh_messages::problem::{Problem, ProblemKind};
+use mesh_messages::schema::FieldError;
 
 use crate::operations::BundleSource;
 
@@ -25,6 +26,11 @@ const ENTRIES_MAX: usize = 10_000;
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Longest path within a bundle, in bytes: what tar's oldest form holds.
 const PATH_MAX: usize = 255;
+/// Where Python's packages are listed.
+const REQUIREMENTS: &str = "requirements.txt";
+/// Nothing is fetched in an agent's name, least of all what could run while it is installed.
+const REQUIREMENTS_NOTICE: &str = "meshd installs no packages; put them into the bundle (`pip install -r requirements.txt --target .`), or \
+     install them for the host's python3";
 /// Names under which a manifest is looked for, in this order.
 const MANIFEST_NAMES: [&str; 3] = MANIFEST_FILES;
 
@@ -68,7 +74,7 @@ pub(crate) fn manifest_name(bundle: &Path) -> &'static str {
 /// # Errors
 /// A [`Problem`] that names the entry or the manifest's field; nothing was stored.
 pub(crate) fn store(data: &Path, source: BundleSource) -> Result<Bundle, Problem> {
-    let (manifest, entries) = match source {
+    let (mut manifest, entries) = match source {
         BundleSource::Tar(bytes) => {
             let entries = from_tar(&bytes)?;
             (manifest_of(&entries)?, entries)
@@ -77,6 +83,10 @@ pub(crate) fn store(data: &Path, source: BundleSource) -> Result<Bundle, Problem
     };
     check_entry(&manifest, &entries)?;
     let signer = signer(&manifest, &entries)?;
+    if entries.contains_key(REQUIREMENTS) {
+        let not_done = FieldError::new(REQUIREMENTS, REQUIREMENTS_NOTICE);
+        manifest.notices.push(not_done);
+    }
     let digest = digest(&entries);
     write(&bundle_dir(data, &digest), &entries).map_err(|error| match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::ReadOnlyFilesystem => {

@@ -45,6 +45,10 @@ pub(super) fn allowed_paths(
                        sandbox.files.as_owner";
             return Err(refused(why.to_owned(), false));
         }
+        if as_owner {
+            let tried = ctx.launcher.stands_for_owner(&path);
+            tried.map_err(|why| refused(why, false))?;
+        }
         let note = if root && !as_owner {
             unusable(&path, grant.rights.changes())
         } else {

@@ -116,6 +116,10 @@ fn examine(config: &Config) -> Result<Diagnosis, Failure> {
         )],
     };
     findings.push(cgroups(&probe));
+    if probe.root {
+        let paths = &config.sandbox.files.as_owner;
+        findings.extend(paths.iter().map(|path| owner(&launcher, path)));
+    }
     findings.push(host::vault(config));
     findings.push(host::encryption(config));
     findings.extend(host::findings(&config.data));
@@ -301,6 +305,24 @@ fn first_line(fd: OwnedFd, until: Instant) -> anyhow::Result<String> {
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Whether agents can stand for the owner of what lies there.
+fn owner(launcher: &Launcher, path: &str) -> Finding {
+    match launcher.stands_for_owner(Path::new(path)) {
+        Ok(()) => finding(
+            "sandbox",
+            "as_owner",
+            Verdict::Good,
+            format!("{path}: agents can stand for its owner"),
+        ),
+        Err(why) => finding(
+            "sandbox",
+            "as_owner",
+            Verdict::Weak,
+            format!("{path}: {why}"),
+        ),
     }
 }
 

@@ -99,6 +99,15 @@ pub(super) fn build(
     Ok(())
 }
 
+/// Shows `path` with another user in its owner's place, in a mount that is nowhere and ends here.
+pub(super) fn try_owner(path: &Path, owners: BorrowedFd<'_>) -> io::Result<()> {
+    let strict = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), strict)?;
+    let tree = clone_mount(file.as_fd(), attr::NOSUID | attr::NODEV)?;
+    sys::mount_owners(tree.as_fd(), owners)
+}
+
 /// Opens what `bind` names, makes sure it is what the launcher saw, and detaches a mount of it.
 fn detach(bind: &Bind, owners: &Owners) -> Result<OwnedFd, StepError> {
     let attempt = || -> io::Result<OwnedFd> {

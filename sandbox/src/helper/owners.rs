@@ -52,7 +52,7 @@ impl Owners {
 }
 
 /// A user namespace with a map and without a process.
-fn namespace(agent: Ids, owner: Ids) -> io::Result<OwnedFd> {
+pub(super) fn namespace(agent: Ids, owner: Ids) -> io::Result<OwnedFd> {
     let (ready, tell) = pipe_with(PipeFlags::CLOEXEC)?;
     let (wait, hold) = pipe_with(PipeFlags::CLOEXEC)?;
     match sys::fork()? {

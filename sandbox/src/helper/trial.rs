@@ -1,14 +1,16 @@
 //! Tries each thing that a sandbox needs, for real, each in a process of its own that is then thrown away.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, geteuid, waitpid};
 use rustix::thread::UnshareFlags;
 
-use super::owners::Owners;
+use super::owners::{self, Owners};
 use super::{At, EXIT_FAILED, StepError, die_with, identity, landlock, mounts};
 use crate::probe::Trials;
 use crate::spec::Ids;
@@ -44,6 +46,31 @@ pub(super) fn run(launcher: Pid) -> i32 {
         seccomp: apart(seccomp),
     };
     let told = serde_json::to_vec(&trials).map(|bytes| io::stdout().write_all(&bytes));
+    if matches!(told, Ok(Ok(()))) {
+        0
+    } else {
+        EXIT_FAILED
+    }
+}
+
+/// Tries whether an agent can stand for the owner of a path, and prints the answer.
+pub(super) fn owner(launcher: Pid, path: Option<OsString>) -> i32 {
+    let Some(path) = path else {
+        return EXIT_FAILED;
+    };
+    if die_with(launcher).is_err() || sys::close_from(3).is_err() {
+        return EXIT_FAILED;
+    }
+    let answer = apart(|| {
+        // Who it is makes no difference to whether it can be done.
+        let owner = Ids { uid: 1, gid: 1 };
+        let map = owners::namespace(NOBODY, owner)
+            .at(Stage::UserNamespace, "standing for another user")?;
+        sys::unshare(UnshareFlags::NEWNS).at(Stage::Namespaces, "mounts")?;
+        mounts::try_owner(Path::new(&path), map.as_fd())
+            .at(Stage::Mounts, path.display().to_string())
+    });
+    let told = serde_json::to_vec(&answer).map(|bytes| io::stdout().write_all(&bytes));
     if matches!(told, Ok(Ok(()))) {
         0
     } else {

@@ -150,3 +150,37 @@ fn one_that_speaks_before_its_handshake_is_told_so_and_may_go_on() {
     );
     fleet.others_are_unaffected();
 }
+
+#[test]
+fn packages_come_with_the_bundle_and_a_list_of_them_is_said_to_install_none() {
+    let test = "packages_come_with_the_bundle_and_a_list_of_them_is_said_to_install_none";
+    if !has_python(test) {
+        return;
+    }
+    let daemon = Home::new().start();
+    let main = "import json, sys\nimport packed\n\
+        print(json.dumps({'type': 'HANDSHAKE', 'payload': {'name': 'packer', 'version': '1.0.0', 'capabilities': ['packer']}}), flush=True)\n\
+        for line in sys.stdin:\n    \
+            m = json.loads(line)\n    \
+            if m['type'] == 'TASK_REQUEST':\n        \
+                print(json.dumps({'type': 'TASK_RESULT', 'task_id': m['task_id'], 'payload': {'ok': True, 'output': packed.WORD}}), flush=True)\n";
+    let bundle = Bundle::new("packer")
+        .set("version", json!("1.0.0"))
+        .set("entry", json!("main.py"))
+        .set("capabilities", json!(["packer"]))
+        .file("main.py", main)
+        .file("requirements.txt", "packed==1.0\n")
+        // What `pip install --target .` leaves.
+        .file("packed/__init__.py", "WORD = 'installed'\n");
+    let headers = [("content-type", "application/x-tar")];
+    let answer = daemon
+        .client()
+        .send("POST", "/v1/agents", &headers, Some(&bundle.tar()))
+        .ok(201);
+    let notices = answer["notices"].to_string();
+    assert!(
+        notices.contains("requirements.txt") && notices.contains("installs no packages"),
+        "{answer}"
+    );
+    assert_eq!(daemon.output("packer", &json!(1)), json!("installed"));
+}
