@@ -340,6 +340,13 @@ fn cgroups(probe: &Probe) -> Finding {
     }
 }
 
+/// The groups of findings, in the order in which they are shown.
+const GROUPS: [(&str, &str); 3] = [
+    ("sandbox", "Sandbox"),
+    ("host", "Host"),
+    ("secrets", "Secrets"),
+];
+
 impl std::fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let who = if self.root {
@@ -348,7 +355,7 @@ impl std::fmt::Display for Diagnosis {
             "as an ordinary user"
         };
         writeln!(f, "meshd {} on Linux {}, {who}", self.version, self.kernel)?;
-        for (group, title) in [("sandbox", "Sandbox"), ("host", "Host")] {
+        for (group, title) in GROUPS {
             writeln!(f, "\n{title}")?;
             for finding in self
                 .findings

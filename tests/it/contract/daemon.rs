@@ -160,6 +160,16 @@ fn it_explains_itself_without_running() {
         doctor.out.contains("seccomp") || doctor.out.contains("Landlock"),
         "{doctor:?}"
     );
+    // Whatever it finds, it shows to people, too.
+    let told = run(&["doctor", "-o", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    for finding in told["findings"].as_array().unwrap() {
+        let name = finding["name"].as_str().unwrap();
+        assert!(
+            doctor.out.contains(&format!(" {name} ")),
+            "{finding} {doctor:?}"
+        );
+    }
     run(&["--help"]).exits(0);
     run(&["frobnicate"]).exits(2);
     assert!(
