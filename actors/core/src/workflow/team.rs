@@ -6,8 +6,8 @@
 //! | peer | `peer-1` … `peer-n`, in each round | majority or all; else a person |
 //! | cross-functional | a part per member, at once | every part has to succeed |
 //! | swarm | rounds of tries at once | the best score |
-//! | [debate](contest) | `side-1` … `side-n`, in each round → `decide` | the judge |
-//! | [auction](contest) | `bid-1` … `bid-n` → the winner's `work-…` | the lowest bid |
+//! | debate | `side-1` … `side-n`, in each round → `decide` | the judge |
+//! | auction | `bid-1` … `bid-n` → the winner's `work-…` | the lowest bid |
 //!
 //! Members of a hierarchical or cross-functional team are found by greedy set cover (Chvátal, 1979): again and again the
 //! agent that has most of what is still needed; of equal ones the one that stands best by [what was measured](merit), and
