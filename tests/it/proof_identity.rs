@@ -47,6 +47,14 @@ pub(crate) fn new_key(daemon: &Daemon, name: &str) -> (String, String) {
     (fs::read_to_string(&path).unwrap().trim().to_owned(), did)
 }
 
+/// Makes a key and registers it as this owner's; its secret and its name.
+pub(crate) fn key_of(daemon: &Daemon, owner: &str) -> (String, String) {
+    let (secret, did) = new_key(daemon, &format!("{owner}.key"));
+    let register = ["key", "register", &did, "--owner", owner];
+    daemon.ctl(&register).exits(0);
+    (secret, did)
+}
+
 /// An envelope with the signature of this secret's key.
 pub(crate) fn signed(secret: &str, envelope: &Value) -> Value {
     let program = "import sys,json;sys.path.insert(0,sys.argv[1]);import klp;print(json.dumps(klp.sign(json.loads(sys.argv[2]),bytes.fromhex(sys.argv[3]))))";
@@ -87,10 +95,7 @@ fn an_agent_of_the_second_implementation_proves_its_key_works_and_asks() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    daemon
-        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
-        .exits(0);
+    let (secret, did) = key_of(&daemon, "agent:interop");
     daemon.deploy(&bundle("interop", Some(&secret), false));
     assert_eq!(
         daemon.output("interop", &json!({"text": "hé€😀", "n": 0.1})),

@@ -7,7 +7,7 @@ use mesh_tests::{Bundle, Daemon, eventually, has_python};
 use serde_json::{Value, json};
 
 use crate::proof_audit::interop;
-use crate::proof_identity::{bundle, foreign_key, new_key, python, signed};
+use crate::proof_identity::{bundle, foreign_key, key_of, new_key, python, signed};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -39,10 +39,7 @@ fn what_an_agent_signed_on_its_own_channel_cannot_be_posted_by_anybody() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    daemon
-        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
-        .exits(0);
+    let (secret, did) = key_of(&daemon, "agent:interop");
     daemon.deploy(&bundle("interop", Some(&secret), false));
     daemon.deploy(&listener());
     let said = json!({"tell": "agent:listener", "text": "sell at noon"});
@@ -127,10 +124,7 @@ fn an_agent_knows_the_node_by_its_key_and_a_stranger_what_the_agent_signed() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    daemon
-        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
-        .exits(0);
+    let (secret, did) = key_of(&daemon, "agent:interop");
     // It proves its key, and has the node prove its own; one that does not ends.
     let signs = json!({"security": {"crypto_required": true}});
     daemon.deploy(&bundle("interop", Some(&secret), false).set("policy", signs));
@@ -172,13 +166,8 @@ fn who_had_a_task_done_is_shown_by_their_own_signature() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    let (ada, adas) = new_key(&daemon, "ada.key");
-    for (key, owner) in [(&did, "agent:interop"), (&adas, "user:ada")] {
-        daemon
-            .ctl(&["key", "register", key, "--owner", owner])
-            .exits(0);
-    }
+    let (secret, did) = key_of(&daemon, "agent:interop");
+    let (ada, adas) = key_of(&daemon, "user:ada");
     daemon.deploy(&bundle("interop", Some(&secret), false));
     daemon.deploy(&Bundle::echo("echo"));
     // An agent has another one do it; a person does with a message that she signed, and with one that she did not.
@@ -261,10 +250,7 @@ fn in_the_name_of_an_agent_nothing_is_taken_that_it_may_not_say_now() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    daemon
-        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
-        .exits(0);
+    let (secret, _) = key_of(&daemon, "agent:interop");
     daemon.deploy(&bundle("interop", Some(&secret), false));
     daemon.deploy(&listener());
     let said = |daemon: &Daemon, id: &str, more: Value| {
@@ -347,10 +333,7 @@ fn whoever_has_to_sign_does_so_under_every_name_that_reaches_it() {
         return;
     }
     let daemon = Daemon::start();
-    let (secret, did) = new_key(&daemon, "agent.key");
-    daemon
-        .ctl(&["key", "register", &did, "--owner", "agent:interop"])
-        .exits(0);
+    let (secret, _) = key_of(&daemon, "agent:interop");
     let signs = json!({"security": {"crypto_required": true}});
     daemon.deploy(&bundle("interop", Some(&secret), false).set("policy", signs));
     daemon.deploy(&listener());

@@ -257,6 +257,10 @@ fn answered(answer: WitnessAnswer) -> Answer {
 async fn export(call: Call) -> Answer {
     let agent = call.query.read(&AGENT)?;
     let witnessed = call.query.integer(&WITNESSED)?;
+    if witnessed.is_some() && agent.is_none() {
+        let detail = "goes with `agent` only: of the whole log its records show that it continues";
+        return Err(invalid(WITNESSED.name, detail));
+    }
     let of = agent.map(|agent| ExportOf { agent, witnessed });
     let permit = place(&call.shared)?;
     let chunks = call

@@ -154,6 +154,10 @@ async fn an_export_ends_with_its_checkpoint_or_breaks_off() {
             .unwrap()
             .contains("such as 2025-06-20T22:04:00Z")
     );
+    ask("GET", "/v1/audit/export?witnessed=3")
+        .send(&fake)
+        .await
+        .refused(400, "invalid_query", Some("witnessed"));
     ask("GET", "/v1/audit/export?agent=ghost")
         .send(&fake)
         .await
