@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p mesh-benches --no-default-features --features sandbox --bench sandbox`, as root, on an idle machine, with
 //! `bwrap` installed. Each start is measured from the call until the first byte of `echo` is there; the kinds take turns, so
-//! that what disturbs one disturbs all. `MESH_BENCH_STARTS` says how many of each.
+//! that what disturbs one disturbs all. `MESH_BENCH_STARTS` says how many of each. A start soon after another finds a helper
+//! waiting; the first of all does not, and is measured apart.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -21,6 +22,9 @@ use tokio::net::unix::pipe;
 
 /// Starts of each kind, unless `MESH_BENCH_STARTS` says otherwise.
 const STARTS: usize = 300;
+
+/// Starts with nothing prepared; each needs a launcher of its own.
+const FIRST: usize = 30;
 
 /// Sandboxes that are started at once.
 const AT_ONCE: usize = 100;
@@ -47,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn run() -> Result<(), Box<dyn Error>> {
     let starts = std::env::var("MESH_BENCH_STARTS").map_or(Ok(STARTS), |text| text.parse())?;
     let dir = tempfile::tempdir()?;
-    let bench = Bench::new(dir.path())?;
+    let bench = Bench::new(dir.path(), "bench")?;
     println!("{}\n{}", machine(), bench.describe());
     let wrapped = Path::new("/usr/bin/bwrap").exists();
     let (mut ours, mut bwrap, mut plain) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,6 +90,21 @@ fn run() -> Result<(), Box<dyn Error>> {
             goal(Goal::AtMost),
         );
     }
+    let mut first = (0..FIRST + 3)
+        .map(|number| {
+            let fresh = Bench::new(dir.path(), &format!("first-{number}"))?;
+            let took = fresh.start(20_000 + number);
+            fresh.launcher.close();
+            took
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    report.row(
+        "the first start, no helper waiting, p50",
+        Unit::Micros,
+        at(&mut first, 50),
+        ("one that waits", at(&mut ours, 50)),
+        Goal::None,
+    );
     report.row(
         "a hundred at once, until all run",
         Unit::Micros,
@@ -149,11 +168,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(dir: &Path) -> Result<Self, Box<dyn Error>> {
+    fn new(dir: &Path, tag: &str) -> Result<Self, Box<dyn Error>> {
         let launcher = Launcher::start(LauncherConfig {
             run_dir: dir.join("run"),
             run_id: "bench".to_owned(),
-            tag: format!("bench-{}", std::process::id()),
+            tag: format!("{tag}-{}", std::process::id()),
             helper: None,
         })?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::launch::{LaunchError, NOFILE_DEFAULT};
 use crate::plan::Plan;
-use crate::seccomp;
 use crate::spec::{HOME_INSIDE, NetworkAccess, PROXY_PORT, Program, SandboxSpec, TempAccess};
 use crate::wire::{LandlockOrder, Limit, Order};
 
@@ -47,11 +46,6 @@ pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
         Program::Path(path) => Some(path.clone()),
         Program::Image => None,
     };
-    let filters = seccomp::filters(spec.execution).map_err(|error| LaunchError::Prepare {
-        what: "the system call filters".to_owned(),
-        source: io::Error::other(error),
-    })?;
-    let instruction = |i: &seccompiler::sock_filter| [i.code.into(), i.jt.into(), i.jf.into(), i.k];
     Ok(Order {
         hostname: hostname(&spec.label),
         ids: spec.ids,
@@ -70,10 +64,7 @@ pub(crate) fn build(plan: &Plan) -> Result<Order, LaunchError> {
         },
         root: layout.finish(),
         limits: limits(plan),
-        filters: filters
-            .iter()
-            .map(|filter| filter.iter().map(instruction).collect())
-            .collect(),
+        execution: spec.execution,
         program,
         args: std::iter::once(name)
             .chain(spec.args.iter().cloned())

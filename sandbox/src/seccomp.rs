@@ -5,6 +5,7 @@
 //! have besides is not there at all, until somebody has looked at it here.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Cmp, SeccompCondition,
@@ -29,8 +30,22 @@ pub(crate) enum FilterError {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The filters in the order to install them; the kernel takes the strictest answer of all.
-pub(crate) fn filters(execution: Execution) -> Result<Vec<BpfProgram>, FilterError> {
+/// Parts that the long list of refused calls is cut into, by their numbers.
+const PARTS: usize = 8;
+
+/// The filters in the order to install them; the kernel takes the strictest answer of all. Compiled once.
+pub(crate) fn filters(execution: Execution) -> Result<&'static [BpfProgram], FilterError> {
+    static OPEN: OnceLock<Vec<BpfProgram>> = OnceLock::new();
+    static CLOSED: OnceLock<Vec<BpfProgram>> = OnceLock::new();
+    let compiled = if execution.is_open() { &OPEN } else { &CLOSED };
+    if let Some(filters) = compiled.get() {
+        return Ok(filters);
+    }
+    let filters = compile(execution)?;
+    Ok(compiled.get_or_init(|| filters))
+}
+
+fn compile(execution: Execution) -> Result<Vec<BpfProgram>, FilterError> {
     let arch = std::env::consts::ARCH;
     let compile = || -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         let target = arch.try_into()?;
@@ -47,12 +62,49 @@ pub(crate) fn filters(execution: Execution) -> Result<Vec<BpfProgram>, FilterErr
         ]);
         Ok(vec![
             program(missing, libc::ENOSYS)?,
-            program(refused(execution)?, libc::EPERM)?,
+            in_parts(refused(execution)?, |rules| program(rules, libc::EPERM))?,
         ])
     };
     let mut filters = compile().map_err(|source| FilterError::Compile { arch, source })?;
     filters.push(no_new_calls());
     Ok(filters)
+}
+
+// BPF_LD|BPF_W|BPF_ABS of the call's number, BPF_JMP|BPF_JGE|BPF_K, BPF_JMP|BPF_JA and BPF_RET|BPF_K in the field's own width.
+const LOAD: u16 = 0x20;
+const NUMBER: u32 = 0;
+const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP: u16 = 0x05;
+const ANSWER: u16 = 0x06;
+
+const fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// One program out of several, each for the calls of a range of numbers, so that none is compared with the whole list: the
+/// compiler makes one comparison after the other, and the kernel runs them for every number when a filter is installed.
+/// A part is a whole program that ends with its answer; before each but the last stands a jump over it for higher numbers.
+fn in_parts<E>(
+    rules: Rules,
+    program: impl Fn(Rules) -> Result<BpfProgram, E>,
+) -> Result<BpfProgram, E> {
+    let size = rules.len().div_ceil(PARTS).max(1);
+    let mut left = rules.into_iter().peekable();
+    let mut parts = Vec::new();
+    while let Some((first, _)) = left.peek() {
+        let first = u32::try_from(*first).unwrap_or(u32::MAX);
+        parts.push((first, program(left.by_ref().take(size).collect())?));
+    }
+    let mut whole = vec![op(LOAD, 0, 0, NUMBER)];
+    let nexts: Vec<u32> = parts.iter().skip(1).map(|(first, _)| *first).collect();
+    for (index, (_, part)) in parts.into_iter().enumerate() {
+        if let Some(next) = nexts.get(index) {
+            let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+            whole.extend([op(JUMP_AT_LEAST, 0, 1, *next), op(JUMP, 0, 0, length)]);
+        }
+        whole.extend(part);
+    }
+    Ok(whole)
 }
 
 /// The first call that this list does not know: `setxattrat`, and behind it `open_tree_attr`, which mounts. The numbers are
@@ -62,14 +114,9 @@ const UNKNOWN_FROM: u32 = 463;
 /// Calls from [`UNKNOWN_FROM`] on do not exist. Nor do those of x32: their numbers are the usual ones with a high bit set,
 /// and would pass every rule by number.
 fn no_new_calls() -> BpfProgram {
-    // BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JGE|BPF_K and BPF_RET|BPF_K in the field's own width.
-    const LOAD_NUMBER: u16 = 0x20;
-    const JUMP_AT_LEAST: u16 = 0x35;
-    const ANSWER: u16 = 0x06;
     let missing = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    let op = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     vec![
-        op(LOAD_NUMBER, 0, 0, 0),
+        op(LOAD, 0, 0, NUMBER),
         op(JUMP_AT_LEAST, 0, 1, UNKNOWN_FROM),
         op(ANSWER, 0, 0, missing),
         op(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
@@ -317,6 +364,69 @@ mod tests {
                 filter.len()
             );
         }
+    }
+
+    /// What the kernel would answer to a call, and after how many steps.
+    fn answer(program: &[sock_filter], number: i64, args: [u64; 6]) -> (u32, usize) {
+        const AUDIT_ARCH: u32 = if cfg!(target_arch = "x86_64") {
+            0xC000_003E
+        } else {
+            0xC000_00B7
+        };
+        let mut data = vec![u32::try_from(number).unwrap(), AUDIT_ARCH, 0, 0];
+        data.extend(
+            args.into_iter()
+                .flat_map(|arg| [arg & 0xffff_ffff, arg >> 32])
+                .map(|half| u32::try_from(half).unwrap()),
+        );
+        let (mut at, mut held, mut steps) = (0, 0_u32, 0);
+        loop {
+            let op = &program[at];
+            steps += 1;
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { op.jt } else { op.jf });
+            match op.code {
+                LOAD => held = data[op.k as usize / 4],
+                JUMP => at += op.k as usize,
+                0x15 => at += jump(held == op.k),
+                0x25 => at += jump(held > op.k),
+                JUMP_AT_LEAST => at += jump(held >= op.k),
+                0x45 => at += jump(held & op.k != 0),
+                0x54 => held &= op.k,
+                ANSWER => return (op.k, steps),
+                code => panic!("instruction {code:#x} is new here"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_in_parts_answers_as_one_that_compares_with_the_whole_list() {
+        let target = std::env::consts::ARCH.try_into().unwrap();
+        let program = |rules: Rules| -> Result<BpfProgram, seccompiler::BackendError> {
+            let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+            SeccompFilter::new(rules, SeccompAction::Allow, refuse, target)?.try_into()
+        };
+        let (mut asked, mut refusals, mut longest) = (0, 0, [0, 0]);
+        for execution in [Execution::Anything, Execution::Installed] {
+            let whole = program(refused(execution).unwrap()).unwrap();
+            let parts = in_parts(refused(execution).unwrap(), program).unwrap();
+            let bits = (0..32).map(|bit| 1_u64 << bit);
+            let values: Vec<u64> = bits.chain([0, 3, 0xffff_ffff, 0x5413, 0o4755]).collect();
+            for number in (0..=700).chain([0x4000_0000, 0x4000_0065, i64::from(u32::MAX)]) {
+                for (index, value) in values.iter().enumerate() {
+                    let other = values[(index * 7 + 3) % values.len()];
+                    let args = [*value, other, *value, other, 0, *value];
+                    let (one, long) = answer(&whole, number, args);
+                    let (same, short) = answer(&parts, number, args);
+                    assert_eq!(one, same, "call {number} with {args:?}");
+                    asked += 1;
+                    refusals += usize::from(same != libc::SECCOMP_RET_ALLOW);
+                    longest = [longest[0].max(long), longest[1].max(short)];
+                }
+            }
+        }
+        assert!(refusals > 1000 && refusals < asked / 2);
+        assert!(longest[1] * 2 < longest[0], "steps at most: {longest:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //! launcher ── control socket (the helper's stdin), one message each ─────────────► helper
 //!   order  + descriptors [plan, status, stdin, stdout, stderr, image, secrets?]
+//!   fork     (its groups have the helper: now pid 1 may exist, and is born in them)
 //!            ◄── init <pid> + descriptor [pidfd]      (the outer process; it then leaves the socket)
 //!   go       (recorded for the sweep: now the agent may exist)
 //!            ◄── listener + descriptor                 (pid 1, when the sandbox has a way out)
@@ -24,7 +25,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Ids, Rights};
+use crate::spec::{Execution, Ids, Rights};
 
 /// The helper's `argv[0]`.
 pub(crate) const HELPER_NAME: &str = "meshd-sandbox";
@@ -43,6 +44,8 @@ pub(crate) const ORDER_MAX: u64 = 4 << 20;
 pub(crate) enum Control {
     /// Launcher to helper: set up the sandbox described by the descriptors that come along.
     Order,
+    /// Launcher to helper: it is in its control groups and on record, and may make pid 1.
+    Fork,
     /// Helper to launcher: pid 1 of the sandbox, as seen by the helper, with its pidfd.
     Init(i32),
     /// Launcher to pid 1: the agent may start.
@@ -127,8 +130,8 @@ pub(crate) struct Order {
     pub(crate) root: Root,
     pub(crate) limits: Vec<(Limit, u64)>,
     pub(crate) landlock: LandlockOrder,
-    /// BPF programs in the order to install them, an instruction being `[code, jt, jf, k]`.
-    pub(crate) filters: Vec<Vec<[u32; 4]>>,
+    /// What may be executed, by which the system call filters differ.
+    pub(crate) execution: Execution,
     pub(crate) program: Option<PathBuf>,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<String>,
@@ -331,7 +334,7 @@ mod tests {
                 rules: vec![("/tmp".into(), Access::Data)],
                 image: false,
             },
-            filters: vec![vec![[6, 0, 0, 0]]],
+            execution: Execution::Anything,
             program: Some("/bin/true".into()),
             args: vec!["true".to_owned()],
             env: vec!["A=b".to_owned()],

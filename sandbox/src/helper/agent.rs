@@ -7,16 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use super::{At, Descriptors, StepError, identity, landlock, redirect};
+use crate::seccomp::filters;
+use crate::spec::Ids;
+use crate::sys::{self, Image, Target};
+use crate::wire::{Limit, Order, Stage, Status, UserNamespace};
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_dumpable_behavior, setrlimit, setsid,
 };
-use seccompiler::sock_filter;
-
-use super::{At, Descriptors, StepError, identity, landlock, redirect};
-use crate::spec::Ids;
-use crate::sys::{self, Image, Target};
-use crate::wire::{Limit, Order, Stage, Status, UserNamespace};
 
 /// Becomes the agent, or tells why not and returns the exit code.
 pub(super) fn run(order: &Order, mut descriptors: Descriptors) -> i32 {
@@ -31,7 +30,9 @@ fn transform(order: &Order, descriptors: &mut Descriptors) -> Result<(), StepErr
     redirect(&descriptors.stdio).at(Stage::Fork, "standard streams")?;
     sys::reset_signals().at(Stage::Fork, "signals")?;
     let image = image(order, &descriptors.image).at(Stage::Order, "text for execve")?;
-    let filters = filters(order).at(Stage::Order, "system call filters")?;
+    let filters = filters(order.execution)
+        .map_err(io::Error::other)
+        .at(Stage::Seccomp, "system call filters")?;
 
     if let Some(ids) = order.ids {
         // Root made the pipes, and `/dev/stderr` opens them anew, which needs their owner.
@@ -53,7 +54,7 @@ fn transform(order: &Order, descriptors: &mut Descriptors) -> Result<(), StepErr
         .status
         .tell(&Status::Ready)
         .at(Stage::Exec, "status")?;
-    for filter in &filters {
+    for filter in filters {
         let installed = seccompiler::apply_filter(filter).map_err(io::Error::other);
         installed.at(Stage::Seccomp, "filter")?;
     }
@@ -86,25 +87,6 @@ fn image<'a>(order: &Order, own: &'a OwnedFd) -> io::Result<Image<'a>> {
         args: text(&order.args)?,
         env: text(&order.env)?,
     })
-}
-
-fn filters(order: &Order) -> io::Result<Vec<Vec<sock_filter>>> {
-    let instruction =
-        |[code, jt, jf, k]: &[u32; 4]| -> Result<sock_filter, std::num::TryFromIntError> {
-            Ok(sock_filter {
-                code: u16::try_from(*code)?,
-                jt: u8::try_from(*jt)?,
-                jf: u8::try_from(*jf)?,
-                k: *k,
-            })
-        };
-    let filter = |filter: &Vec<[u32; 4]>| filter.iter().map(instruction).collect::<Result<_, _>>();
-    order
-        .filters
-        .iter()
-        .map(filter)
-        .collect::<Result<_, _>>()
-        .map_err(io::Error::other)
 }
 
 /// Sets both the soft and the hard limit, never above what is allowed already.

@@ -181,6 +181,7 @@ fn obey(agent: Pid, control: &OwnedFd) -> io::Result<bool> {
         Control::Stop => sys::kill_all(Signal::STOP).ok(),
         Control::Continue => sys::kill_all(Signal::CONT).ok(),
         Control::Order
+        | Control::Fork
         | Control::Init(_)
         | Control::Go
         | Control::Listener

@@ -16,6 +16,7 @@ use super::owners::Owners;
 use super::{
     At, Descriptors, EXIT_FAILED, Handover, StatusPipe, StepError, die_with, identity, init,
 };
+use crate::spec::Execution;
 use crate::sys::{self, Fork};
 use crate::wire::{self, Control, ORDER_MAX, Order, Stage, UserNamespace};
 
@@ -36,6 +37,13 @@ pub(super) fn run(launcher: Pid) -> i32 {
     if let Err(error) = separate(&order, launcher) {
         return descriptors.status.fail(error);
     }
+    // Meanwhile the launcher made the control groups and moved this process in.
+    if !matches!(wire::receive(control.as_fd()), Ok(Some((Control::Fork, _)))) {
+        return EXIT_FAILED;
+    }
+    if let Err(error) = hide_groups() {
+        return descriptors.status.fail(error);
+    }
     match spawn(order, descriptors, control, owners) {
         Ok(code) | Err(code) => code,
     }
@@ -52,6 +60,8 @@ fn prepare(launcher: Pid) -> io::Result<(OwnedFd, Order, Descriptors)> {
     let control = sys::take_stdin()?;
     let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
     rustix::stdio::dup2_stdin(null.as_fd())?;
+    // While there is time, if there is: most helpers wait for their order. Whoever needs it hears why it cannot be.
+    crate::seccomp::filters(Execution::Anything).ok();
     let gone = || io::Error::other("the launcher is gone");
     let (Control::Order, fds) = wire::receive(control.as_fd())?.ok_or_else(gone)? else {
         return Err(io::Error::other("expected an order"));
@@ -92,24 +102,27 @@ fn read_order(plan: OwnedFd) -> io::Result<Order> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Leaves every namespace of the host.
+/// Leaves every namespace of the host but that of control groups, whose top is where a process is when it is made.
 fn separate(order: &Order, launcher: Pid) -> Result<(), StepError> {
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).at(Stage::Limits, "oom_score_adj")?;
     if order.user_namespace == UserNamespace::First {
         identity::enter_user_namespace().at(Stage::UserNamespace, "as an ordinary user")?;
         die_with(launcher).at(Stage::UserNamespace, "after changing it")?;
     }
-    let mut flags = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
+    let mut flags =
+        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     if order.own_network {
         flags |= UnshareFlags::NEWNET;
     }
     sys::unshare(flags).at(Stage::Namespaces, format!("{flags:?}"))?;
     // From here on nobody of the agent's user may look into the helper or trace it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Privileges, "not dumpable")
+}
+
+/// Shows the sandbox its own control groups as the top of all.
+fn hide_groups() -> Result<(), StepError> {
+    let flag = UnshareFlags::NEWCGROUP;
+    sys::unshare(flag).at(Stage::Namespaces, format!("{flag:?}"))
 }
 
 /// Starts pid 1, hands everything to it and waits for its end.

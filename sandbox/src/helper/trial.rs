@@ -193,7 +193,7 @@ fn seccomp() -> Result<(), StepError> {
         .map_err(io::Error::other)
         .at(Stage::Seccomp, "compile")?
     {
-        seccompiler::apply_filter(&filter)
+        seccompiler::apply_filter(filter)
             .map_err(io::Error::other)
             .at(Stage::Seccomp, "install")?;
     }

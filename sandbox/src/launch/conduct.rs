@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
+use super::spawner::Helper;
 use super::{Inner, LaunchError};
 use crate::cgroup::{self, Group, wait_readable};
 use crate::child::{Child, ExitStatus, Shared, Strain};
@@ -70,12 +70,14 @@ fn conduct(inner: &Arc<Inner>, plan: &Plan, answer: Answer) {
     child.listener = listener;
     // A caller that is gone drops the child, and a dropped child is ended.
     answer.send(Ok(child)).ok();
+    inner.spawner.began();
     let status = sandbox.wait();
     let strain = remains.group.as_ref().map(Strain::of).unwrap_or_default();
     // Set once, here.
     sandbox.shared.strain.set(strain).ok();
     let oom = strain.oom_kills > 0;
     remains.clear();
+    inner.spawner.ended();
     publish.send_replace(Some(ExitStatus { oom, ..status }));
 }
 
@@ -159,48 +161,19 @@ fn set_up(
 ) -> Result<(Running, [OwnedFd; 3], Option<OwnedFd>), LaunchError> {
     let spec = &plan.spec;
     order::prepare_home(spec)?;
+    let asked = inner.spawner.helper();
+    let asked = asked.map_err(prepare("the helper process"))?;
     let sealed = seal(&order::build(plan)?).map_err(prepare("the sealed order"))?;
     let secrets = contents(&spec.secrets).map_err(prepare("the agent's secrets"))?;
-    let name = format!("{}.{}", spec.run_id, spec.name);
-    let group = Group::create(&inner.hierarchies, &name, disks(spec))
-        .map_err(prepare("the control groups"))?;
-    remains.group = Some(group.clone());
-    group
-        .limit(&spec.limits)
-        .map_err(prepare("the control groups' limits"))?;
-
     let Streams {
         inside,
         outside,
         status_inside,
         status,
     } = Streams::new().map_err(prepare("the agent's pipes"))?;
-    let pair = || {
-        socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let (control, theirs) = pair().map_err(|errno| prepare("the control socket")(errno.into()))?;
-
-    let helper = inner
-        .spawner
-        .helper(theirs)
-        .map_err(prepare("the helper process"))?;
-    let helper_pid = helper.id();
-    remains.helper = Some(helper);
-    // Before it has its order: so everything it will ever start is born inside.
-    group
-        .add(helper_pid)
-        .map_err(prepare("the control groups' members"))?;
-    let mut record = Record::new(&inner.run_dir, &name, group.clone());
-    record
-        .add(helper_pid)
-        .map_err(prepare("the record for the sweep"))?;
-    remains.record = Some(record);
-
+    let Helper { process, control } = asked.wait().map_err(prepare("the helper process"))?;
+    let helper_pid = process.id();
+    remains.helper = Some(process);
     let [stdin, stdout, stderr] = &inside;
     let image = inner.image.as_fd();
     let mut fds = vec![
@@ -220,6 +193,19 @@ fn set_up(
     if told.is_err() {
         return Err(status.failure(spec));
     }
+    // While it leaves the host's namespaces. It has no child until it is told, so everything it will ever start is born inside.
+    let group = match enrol(inner, spec, helper_pid, remains) {
+        Ok(group) => group,
+        Err(error) => {
+            // It may have failed by itself just then, and know better why.
+            remains.clear();
+            return Err(status.reason(spec).unwrap_or(error));
+        }
+    };
+    wire::send(control.as_fd(), &Control::Fork, &[]).map_err(|_| status.failure(spec))?;
+    group
+        .limit(&spec.limits)
+        .map_err(prepare("the control groups' limits"))?;
     let Some((init_pid, init)) = await_init(&control)? else {
         return Err(status.failure(spec));
     };
@@ -246,6 +232,28 @@ fn set_up(
         strain: OnceLock::new(),
     });
     Ok((Running { shared }, outside, listener))
+}
+
+/// Makes the sandbox's control groups, puts the helper into them and both on record.
+fn enrol(
+    inner: &Inner,
+    spec: &SandboxSpec,
+    helper: u32,
+    remains: &mut Remains,
+) -> Result<Group, LaunchError> {
+    let name = format!("{}.{}", spec.run_id, spec.name);
+    let group = Group::create(&inner.hierarchies, &name, disks(spec))
+        .map_err(prepare("the control groups"))?;
+    remains.group = Some(group.clone());
+    group
+        .add(helper)
+        .map_err(prepare("the control groups' members"))?;
+    let mut record = Record::new(&inner.run_dir, &name, group.clone());
+    record
+        .add(helper)
+        .map_err(prepare("the record for the sweep"))?;
+    remains.record = Some(record);
+    Ok(group)
 }
 
 /// The disks behind what it may use.
@@ -356,6 +364,14 @@ impl Reports {
             None if told.contains(&Status::Ready) => Ok(()),
             // The end of the pipe alone is no success: a killed helper closes it too.
             None => Err(LaunchError::Died),
+        }
+    }
+
+    /// Why the helper failed, if it did; it is gone by now.
+    fn reason(&mut self, spec: &crate::spec::SandboxSpec) -> Option<LaunchError> {
+        match self.ready(spec) {
+            Err(LaunchError::Died) | Ok(()) => None,
+            Err(error) => Some(error),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Nothing outlives a sandbox, however it ends.
 
+use std::fs;
 use std::process::Command;
 
 use mesh_sandbox::{Launcher, Level, SandboxSpec};
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("nothing_is_left_of_a_finished_sandbox", nothing_left),
     ("many_sandboxes_start_and_end_at_once", many),
     ("ended_orphans_are_reaped", orphans),
+    ("one_helper_waits_while_sandboxes_are_about", spare),
 ];
 
 /// An argument for `sleep` that marks the processes of one test.
@@ -207,5 +209,59 @@ fn orphans() -> Verdict {
     eventually("only the shell is left", || child.usage().pids <= 3);
     drop(child.stdin.take());
     wait(&child);
+    Verdict::Passed
+}
+
+/// Helpers of this process that have no child, and so no order.
+fn waiting() -> Vec<u32> {
+    let children = |of: u32| -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{of}/task"))
+            .into_iter()
+            .flatten();
+        let lists = tasks
+            .flatten()
+            .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        lists
+            .flat_map(|list| {
+                list.split_whitespace()
+                    .filter_map(|pid| pid.parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let idle = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let ended = stat.contains(") Z ");
+        stat.contains("(meshd-sandbox)") && !ended && children(*pid).is_empty()
+    };
+    children(std::process::id())
+        .into_iter()
+        .filter(idle)
+        .collect()
+}
+
+fn spare() -> Verdict {
+    let bench = Bench::new();
+    assert_eq!(waiting(), Vec::<u32>::new(), "before the first start");
+    let mut first = bench.start(&bench.shell("read line"));
+    eventually("one waits", || waiting().len() == 1);
+    let spare = waiting();
+    let mut second = bench.start(&bench.shell("read line"));
+    eventually("another took its place", || {
+        waiting().len() == 1 && waiting() != spare
+    });
+    // One that is gone keeps nobody from starting.
+    let killed = Command::new("kill")
+        .args(["-9", &waiting()[0].to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    eventually("it is gone", || waiting().is_empty());
+    assert_eq!(bench.run(&bench.shell("exit 3")).status.code, Some(3));
+    eventually("one waits again", || waiting().len() == 1);
+    for child in [&mut first, &mut second] {
+        drop(child.stdin.take());
+        wait(child);
+    }
+    eventually("none waits after the last", || waiting().is_empty());
     Verdict::Passed
 }
