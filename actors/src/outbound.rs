@@ -29,6 +29,7 @@ use crate::agents::policy::WayOut;
 use crate::agents::services::Services;
 use crate::clock::now;
 use crate::context::{Context, Settings};
+use crate::secrets::Blotter;
 
 /// The header of a credential whose manifest names none.
 const BEARER: &str = "Authorization: Bearer {secret}";
@@ -274,6 +275,7 @@ fn prepare(
         ctx: Arc::clone(ctx),
         services: Arc::clone(services),
         who: who.clone(),
+        blotter: Blotter::new(&ctx.secrets, manifest),
         digest: Mutex::default(),
         begun: tokio::sync::Notify::new(),
     });
@@ -454,6 +456,8 @@ struct Watch {
     ctx: Arc<Context>,
     services: Arc<dyn Services>,
     who: Traveller,
+    /// The agent chose the names that are recorded.
+    blotter: Blotter,
     digest: Mutex<Digest>,
     /// A window of the digest has begun.
     begun: tokio::sync::Notify,
@@ -465,7 +469,11 @@ impl Observer for Watch {
         if !denial.code.is_refusal() {
             return;
         }
-        let noted = self.digest().note(now().as_millis(), denial.clone());
+        let mut denial = denial.clone();
+        for text in [&mut denial.host, &mut denial.reason] {
+            self.blotter.text(text);
+        }
+        let noted = self.digest().note(now().as_millis(), denial);
         if let Some(noted) = noted {
             self.tell(noted);
             self.begun.notify_one();

@@ -135,7 +135,7 @@ impl SecretShelf {
     }
 }
 
-/// What an agent may have as a file, and must not be seen in its log.
+/// What an agent may have as a file, and must not be seen in its log, nor in what meshd says and records of it.
 #[derive(Default)]
 pub(crate) struct Blotter {
     // Name and value, the longest first: one may begin with another.
@@ -226,6 +226,22 @@ impl Blotter {
         word.or_else(|| token().filter(|_| self.tokens))
     }
 
+    /// Takes them out of a text for people, in whatever case: names of hosts are lowered on their way.
+    pub(crate) fn text(&self, text: &mut String) {
+        for (name, word) in &self.words {
+            let same = |part: &[u8]| part.eq_ignore_ascii_case(word);
+            let mark = format!("[secret {name}]");
+            if let Some(without) = replace_where(text.as_bytes(), word.len(), same, mark.as_bytes())
+            {
+                *text = String::from_utf8_lossy(&without).into_owned();
+            }
+        }
+        if self.tokens && token_in(text.as_bytes()).is_some() {
+            let without = self.blot(std::mem::take(text).into_bytes());
+            *text = String::from_utf8_lossy(&without).into_owned();
+        }
+    }
+
     /// The line without them.
     pub(crate) fn blot(&self, line: Vec<u8>) -> Vec<u8> {
         let mut line = self.words.iter().fold(line, |line, (name, word)| {
@@ -249,18 +265,28 @@ fn token_in(text: &[u8]) -> Option<(usize, usize)> {
 
 /// The text with each occurrence of `word` replaced.
 pub(crate) fn replace(line: Vec<u8>, word: &[u8], mark: &[u8]) -> Vec<u8> {
+    replace_where(&line, word.len(), |part| part == word, mark).unwrap_or(line)
+}
+
+/// The text with each part of this length that is one replaced; `None` when there is none.
+fn replace_where(
+    text: &[u8],
+    length: usize,
+    is_one: impl Fn(&[u8]) -> bool,
+    mark: &[u8],
+) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    let mut rest = line.as_slice();
-    while let Some(at) = rest.windows(word.len()).position(|part| part == word) {
+    let mut rest = text;
+    while let Some(at) = rest.windows(length).position(&is_one) {
         out.extend_from_slice(&rest[..at]);
         out.extend_from_slice(mark);
-        rest = &rest[at + word.len()..];
+        rest = &rest[at + length..];
     }
-    if out.is_empty() && rest.len() == line.len() {
-        return line;
+    if rest.len() == text.len() {
+        return None;
     }
     out.extend_from_slice(rest);
-    out
+    Some(out)
 }
 
 fn open(data: &Path, key: Option<&KeySource>) -> Result<Vault, VaultError> {

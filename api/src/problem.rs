@@ -75,6 +75,15 @@ impl Refusal {
         self
     }
 
+    /// The same without what was sent, when that is what is wrong: the usual words would repeat it.
+    pub(crate) fn discreet(mut self, instead: &str) -> Self {
+        if self.code == "invalid_value" {
+            instead.clone_into(&mut self.detail);
+        }
+        self.errors.clear();
+        self
+    }
+
     /// The same, saying when to try again.
     pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);

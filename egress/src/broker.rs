@@ -125,6 +125,12 @@ impl Binding {
             .any(|pattern| pattern.matches(host))
     }
 
+    /// Whether it is for some methods or paths alone.
+    #[must_use]
+    pub const fn is_narrowed(&self) -> bool {
+        self.requests.methods.is_some() || self.requests.paths.is_some()
+    }
+
     /// The hosts, for messages.
     #[must_use]
     pub fn hosts(&self) -> &[Pattern] {

@@ -20,8 +20,9 @@ pub struct Noted {
     pub count: u64,
 }
 
-/// What tells refusals apart: the kind, the host, the port, and the rule, which names a permission that is missing.
-type Key = (Code, String, u16, Option<String>);
+/// What tells refusals apart: the kind, the host, the port, the rule, which names a permission that is missing, and the
+/// reason, as what cannot be read has only that.
+type Key = (Code, String, u16, Option<String>, String);
 
 /// Refusals of one window.
 #[derive(Debug, Default)]
@@ -40,6 +41,7 @@ impl Digest {
             denial.host.clone(),
             denial.port,
             denial.rule.clone(),
+            denial.reason.clone(),
         );
         if let Some(noted) = self.repeated.get_mut(&key) {
             noted.count = noted.count.saturating_add(1);

@@ -68,6 +68,8 @@ pub struct Verdict<'a> {
     pub port: u16,
     /// Whether the tunnel has to begin as TLS does.
     pub tls_only: bool,
+    /// Whether the method or the path decided, so that no header may change them behind the proxy.
+    pub literal: bool,
 }
 
 /// The rule that names protocols.
@@ -107,8 +109,10 @@ impl Policy {
         verdict.tls_only = self
             .protocol(ask, verdict.credential)
             .map_err(|denial| denial.at(host, port))?;
-        self.request(host, ask)
+        let narrowed = self
+            .request(host, ask)
             .map_err(|denial| denial.at(host, port))?;
+        verdict.literal = narrowed || verdict.credential.is_some_and(Binding::is_narrowed);
         if let Some(permits) = &self.permits {
             permit::check(permits, host, ask).map_err(|denial| denial.at(host, port))?;
         }
@@ -140,6 +144,7 @@ impl Policy {
                 credential: None,
                 port,
                 tls_only: false,
+                literal: false,
             };
         };
         let path = without_query(path);
@@ -158,6 +163,7 @@ impl Policy {
             credential,
             port,
             tls_only: false,
+            literal: false,
         }
     }
 
@@ -185,7 +191,8 @@ impl Policy {
         Err(Denial::new(Code::ProtocolNotAllowed, reason).by(PROTOCOLS))
     }
 
-    fn request(&self, host: &Host, ask: Ask<'_>) -> Result<(), Denial> {
+    /// Whether single requests to this host are bound, when this one may go.
+    fn request(&self, host: &Host, ask: Ask<'_>) -> Result<bool, Denial> {
         let about: Vec<&RequestRule> = self
             .requests
             .iter()
@@ -193,7 +200,7 @@ impl Policy {
             .collect();
         let rule = "security.networkAccess.requests";
         if about.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let Ask::Request { method, path } = ask else {
             let reason = "only some requests are allowed on this host, and a tunnel hides which: send them in plain HTTP \
@@ -209,7 +216,7 @@ impl Policy {
             .iter()
             .any(|rule| rule.takes_method(method) && rule.takes_path(path))
         {
-            return Ok(());
+            return Ok(true);
         }
         if about.iter().any(|rule| rule.takes_method(method)) {
             return Err(Denial::new(

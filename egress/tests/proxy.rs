@@ -99,7 +99,9 @@ async fn echo(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Un
             return;
         }
     }
-    let text = if heard.starts_with(b"GET /redirect") {
+    let text = if heard.starts_with(b"GET /switch") {
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: raw\r\nConnection: upgrade\r\n\r\n".to_vec()
+    } else if heard.starts_with(b"GET /redirect") {
         b"HTTP/1.1 301 Moved\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n"
             .to_vec()
     } else {
@@ -262,6 +264,8 @@ fn refused(answer: &str, status: u16, code: &str) {
     let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(body["code"], code, "{body}");
     assert!(!body["reason"].as_str().unwrap().is_empty());
+    let line = answer.lines().next().unwrap();
+    assert!(line.ends_with(&format!("({code})")), "{line}");
 }
 
 #[tokio::test]
@@ -920,6 +924,55 @@ async fn a_bound_credential_is_added_and_replaces_the_agents_own() {
     );
     let told = format!("{:?}", bench.seen.0.lock().unwrap());
     assert!(!told.contains("s3cr3t"), "{told}");
+}
+
+#[tokio::test]
+async fn no_header_changes_a_bound_request_behind_the_proxy() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    let other = "X-HTTP-Method-Override: DELETE\r\nx-original-url: /v2\r\nX-Kept: 1\r\n";
+    let bound = bench.get("api.test", port, "/v1/models", other).await;
+    let bound = bound.to_ascii_lowercase();
+    assert!(
+        bound.contains("x-kept") && !bound.contains("delete") && !bound.contains("/v2"),
+        "{bound}"
+    );
+    // Where any method may be used, the header is the agent's affair.
+    let free = bench.get("allowed.test", port, "/", other).await;
+    assert!(free.contains("DELETE"), "{free}");
+}
+
+#[tokio::test]
+async fn a_server_that_changes_the_protocol_is_not_followed() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    refused(
+        &bench.get("allowed.test", port, "/switch", "").await,
+        502,
+        "unreachable",
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_with_its_host_as_written() {
+    let port = echo_server().await;
+    let bench = Bench::with(port).await;
+    for (target, host) in [
+        (
+            "http://me:sekrit@allowed.test:1/x?token=sekrit",
+            "allowed.test:1",
+        ),
+        ("http://a_b.test/p", "a_b.test"),
+        ("http://0x7f.1/p", "0x7f.1"),
+        ("/v1/sekrit", ""),
+    ] {
+        bench
+            .ask(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"))
+            .await;
+        let told = bench.seen.0.lock().unwrap().pop().unwrap();
+        assert_eq!(told.host, host, "{target}");
+        assert!(!format!("{told:?}").contains("sekrit"), "{told:?}");
+    }
 }
 
 #[tokio::test]

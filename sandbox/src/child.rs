@@ -1,10 +1,13 @@
 //! A running sandbox.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,12 @@ use crate::plan as control;
 use crate::plan::{Level, SandboxReport};
 use crate::spec::Limits;
 use crate::wire::{self, Control};
+
+/// Longest wait for processes that were told to stop; on a machine in trouble the rest stop when they get to run.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at them.
+const STOP_LOOK: Duration = Duration::from_millis(5);
 
 /// How an agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,12 +259,29 @@ impl ChildHandle {
         if self.shared.group.freeze(frozen)? {
             return Ok(Level::Kernel);
         }
-        self.tell(if frozen {
-            &Control::Stop
+        if frozen {
+            self.stop_all()?;
         } else {
-            &Control::Continue
-        })?;
+            self.tell(&Control::Continue)?;
+        }
         Ok(Level::Advisory)
+    }
+
+    /// Stops by signals, and returns when all have stopped: one that has its signal does no more work, but may have to wait
+    /// for a processor to take it.
+    fn stop_all(&self) -> io::Result<()> {
+        let until = Instant::now() + STOP_MAX;
+        loop {
+            self.tell(&Control::Stop)?;
+            let pid1 = self.shared.init_pid;
+            let runs = |pid: &u32| {
+                *pid != pid1 && state(*pid).is_some_and(|state| !"TtZX".contains(state))
+            };
+            if !family(pid1).iter().any(runs) || Instant::now() >= until {
+                return Ok(());
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
     }
 
     /// Changes the limits of processor, memory, processes and use of disks while it runs, each on its own: one that cannot be
@@ -316,6 +342,17 @@ impl ChildHandle {
         }
     }
 
+    /// Bytes on the disk of this directory that its processes hold in open files without a name, which nobody finds by
+    /// looking there. What a process of meshd's own user hides from it (`PR_SET_DUMPABLE`), or maps without having it
+    /// open, is not seen.
+    ///
+    /// # Errors
+    /// When the directory is not there.
+    pub fn nameless_bytes(&self, directory: &Path) -> io::Result<u64> {
+        let device = fs::metadata(directory)?.dev();
+        Ok(nameless(&family(self.shared.init_pid), device))
+    }
+
     fn tell(&self, message: &Control) -> io::Result<()> {
         match wire::send(self.shared.control.as_fd(), message, &[]) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -324,10 +361,32 @@ impl ChildHandle {
     }
 }
 
-/// Adds up pid 1 and all its descendants, as far as they can be seen.
-fn summed(init: u32) -> Usage {
+/// Pid 1 and all its descendants, as far as they can be seen.
+fn family(init: u32) -> Vec<u32> {
     /// More processes than any sandbox should have; a bound for the walk, not a limit.
     const WALK_MAX: usize = 65_536;
+    let mut family = Vec::new();
+    let mut open = vec![init];
+    while let Some(pid) = open.pop() {
+        if family.len() >= WALK_MAX || Pid::from_raw(pid.cast_signed()).is_none() {
+            break;
+        }
+        family.push(pid);
+        // A child is that of a thread, and any thread may have some.
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten();
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let pids = children.split_whitespace();
+            open.extend(pids.filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    family
+}
+
+/// Adds up pid 1 and all its descendants.
+fn summed(init: u32) -> Usage {
     let page = rustix::param::page_size() as u64;
     let tick = 1000 / rustix::param::clock_ticks_per_second().max(1);
     let mut usage = Usage {
@@ -335,28 +394,35 @@ fn summed(init: u32) -> Usage {
         memory_bytes: 0,
         pids: 0,
     };
-    let mut open = vec![init];
-    let mut walked = 0;
-    while let Some(pid) = open.pop() {
-        walked += 1;
-        if walked > WALK_MAX || Pid::from_raw(pid.cast_signed()).is_none() {
-            break;
-        }
-        let Some((ticks, threads, pages)) = stat(pid) else {
-            continue;
-        };
+    for (ticks, threads, pages) in family(init).into_iter().filter_map(stat) {
         usage.cpu_ms += ticks * tick;
         usage.memory_bytes += pages * page;
         usage.pids += threads;
-        let children =
-            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        open.extend(
-            children
-                .split_whitespace()
-                .filter_map(|child| child.parse::<u32>().ok()),
-        );
     }
     usage
+}
+
+/// Bytes on the disk of files that have no name any more and that these processes hold open, on this device.
+fn nameless(family: &[u32], device: u64) -> u64 {
+    /// The kernel counts blocks of this size, whatever the file system's are.
+    const BLOCK_BYTES: u64 = 512;
+    let open = family.iter().flat_map(|pid| {
+        // Of another's, or of one that is just gone: nothing to be seen.
+        let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+        entries.into_iter().flatten().flatten()
+    });
+    let files: BTreeMap<u64, u64> = open
+        .filter_map(|entry| fs::metadata(entry.path()).ok())
+        .filter(|meta| meta.is_file() && meta.nlink() == 0 && meta.dev() == device)
+        .map(|meta| (meta.ino(), meta.blocks() * BLOCK_BYTES))
+        .collect();
+    files.into_values().sum()
+}
+
+/// What a process does just now, in the kernel's letter.
+fn state(pid: u32) -> Option<char> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// Processor ticks (its own and its ended children's), threads and resident pages of a process.

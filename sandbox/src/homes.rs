@@ -34,7 +34,7 @@ pub struct HomeUsage {
     pub bytes: u64,
     /// Files, directories and links.
     pub entries: u64,
-    /// Whether there is more than was looked at: nested too deeply, or too many.
+    /// Whether there is more than was looked at: nested too deeply, too many, or closed to meshd, where it is not root.
     pub more: bool,
 }
 
@@ -43,7 +43,15 @@ pub struct HomeUsage {
 /// # Errors
 /// When the home itself cannot be read.
 pub fn home_usage(home: &Path) -> io::Result<HomeUsage> {
-    let top = open_dir(CWD, home)?;
+    let top = match open_dir(CWD, home) {
+        Err(error) if is_closed(&error) => {
+            return Ok(HomeUsage {
+                more: true,
+                ..HomeUsage::default()
+            });
+        }
+        top => top?,
+    };
     let device = fstat(&top)?.st_dev;
     let mut usage = HomeUsage::default();
     let mut linked = BTreeSet::new();
@@ -57,8 +65,13 @@ pub fn home_usage(home: &Path) -> io::Result<HomeUsage> {
         if name == c"." || name == c".." {
             continue;
         }
-        let Ok(meta) = statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
-            continue;
+        let meta = match statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(meta) => meta,
+            // Closed, or vanished.
+            Err(errno) => {
+                usage.more |= is_closed(&errno.into());
+                continue;
+            }
         };
         usage.entries += 1;
         if usage.entries > ENTRIES_MAX {
@@ -81,14 +94,18 @@ pub fn home_usage(home: &Path) -> io::Result<HomeUsage> {
             continue;
         }
         let (_, dir) = open.last().ok_or(io::ErrorKind::NotFound)?;
-        // One that is closed even to meshd, or has vanished, cannot be looked into.
-        if let Ok(below) = open_dir(dir, name)
-            && let Ok(entries) = Dir::read_from(&below)
-        {
-            open.push((entries, below));
+        // One that has vanished cannot be looked into, nor one that is closed even to meshd.
+        match open_dir(dir, name).and_then(|below| Ok((Dir::read_from(&below)?, below))) {
+            Ok(opened) => open.push(opened),
+            Err(error) => usage.more |= is_closed(&error),
         }
     }
     Ok(usage)
+}
+
+/// Whether it is a matter of rights: whoever runs there can close directories to meshd when both have one user.
+fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// Removes a home with all that is in it, however deeply it is nested: what lies below a directory is moved up before
@@ -99,12 +116,16 @@ pub fn home_usage(home: &Path) -> io::Result<HomeUsage> {
 pub fn remove_home(home: &Path) -> io::Result<()> {
     /// Where directories wait for their turn; no entry of the agent's can be in the way, as it is new.
     const WAITING: &str = ".meshd-removing";
-    let top = match open_dir(CWD, home) {
-        Ok(top) => top,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    match fs::symlink_metadata(home) {
+        Ok(meta) if meta.is_dir() => {}
         // A link, or a file: it goes as what it is.
-        Err(_) => return fs::remove_file(home),
-    };
+        Ok(_) => return fs::remove_file(home),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    // An agent may have closed its own home to its owner.
+    rustix::fs::chmodat(CWD, home, Mode::RWXU, AtFlags::empty()).ok();
+    let top = open_dir(CWD, home)?;
     let mut waiting_name = WAITING.to_owned();
     while let Err(errno) = mkdirat(&top, &waiting_name, Mode::RWXU) {
         if errno != rustix::io::Errno::EXIST || waiting_name.len() > 200 {
@@ -173,6 +194,20 @@ mod tests {
             mkdirat(&at, "d", Mode::RWXU).unwrap();
             at = open_dir(&at, "d").unwrap();
         }
+    }
+
+    #[test]
+    fn a_home_that_was_closed_to_its_owner_goes_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        fs::create_dir_all(home.join("a/b")).unwrap();
+        fs::write(home.join("a/b/c"), "x").unwrap();
+        for closed in ["a/b", "a", ""] {
+            fs::set_permissions(home.join(closed), fs::Permissions::from_mode(0)).unwrap();
+        }
+        remove_home(&home).unwrap();
+        assert!(!home.exists());
     }
 
     /// res-13.

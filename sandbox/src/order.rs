@@ -145,9 +145,9 @@ fn limits(plan: &Plan) -> Vec<(Limit, u64)> {
     limits
 }
 
-/// Makes the agent's home when it is missing and sees to it that it is the agent's.
+/// Makes the agent's home when it is missing and sees to it that it is the agent's, and closed to everybody else.
 pub(crate) fn prepare_home(spec: &SandboxSpec) -> Result<(), LaunchError> {
-    use std::os::unix::fs::{DirBuilderExt, chown};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt as _, chown};
     let home = &spec.home;
     let error = |source| LaunchError::Path {
         path: home.clone(),
@@ -158,11 +158,15 @@ pub(crate) fn prepare_home(spec: &SandboxSpec) -> Result<(), LaunchError> {
         .mode(0o700)
         .create(home)
         .map_err(error)?;
-    let Some(ids) = spec.ids else { return Ok(()) };
     let meta = fs::symlink_metadata(home).map_err(error)?;
     if !meta.is_dir() {
         return Err(error(io::ErrorKind::NotADirectory.into()));
     }
+    if meta.mode() & 0o7777 != 0o700 {
+        // An earlier incarnation opened it to others, or closed it to itself.
+        fs::set_permissions(home, fs::Permissions::from_mode(0o700)).map_err(error)?;
+    }
+    let Some(ids) = spec.ids else { return Ok(()) };
     if meta.uid() == ids.uid {
         return Ok(());
     }

@@ -240,16 +240,20 @@ fn modes() -> Result<Rules, seccompiler::BackendError> {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()
     };
-    // Without this flag the mode says nothing, and may be anything.
-    let create = u64::from(libc::O_CREAT.unsigned_abs());
+    // Without one of these flags the mode says nothing, and may be anything. A file without a name may get one by a link.
+    let unnamed = libc::O_TMPFILE & !libc::O_DIRECTORY;
+    let making = [libc::O_CREAT, unnamed].map(|flag| u64::from(flag.unsigned_abs()));
     let created = |flags: u8, mode: u8| {
-        let rule = |bit| {
+        let rule = |flag, bit| {
             SeccompRule::new(vec![
-                SeccompCondition::new(flags, Len::Dword, Cmp::MaskedEq(create), create)?,
+                SeccompCondition::new(flags, Len::Dword, Cmp::MaskedEq(flag), flag)?,
                 SeccompCondition::new(mode, Len::Dword, Cmp::MaskedEq(bit), bit)?,
             ])
         };
-        bits.map(rule).into_iter().collect::<Result<Vec<_>, _>>()
+        making
+            .into_iter()
+            .flat_map(|flag| bits.map(|bit| rule(flag, bit)))
+            .collect::<Result<Vec<_>, _>>()
     };
     let mut rules = Rules::from([
         (libc::SYS_fchmod, given(1)?),

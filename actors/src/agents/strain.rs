@@ -169,7 +169,7 @@ fn held(limit: Limit, allowed: Option<u64>, seen: u64, detail: &str) -> Breach {
 fn too_much(usage: HomeUsage, limits: &Limits) -> Option<Breach> {
     let allowed = limits.disk_bytes?;
     let detail = if usage.more {
-        "its home is nested too deeply, or holds too many files, to be added up".to_owned()
+        "its home cannot be added up: it is nested too deeply, holds too many files, or has directories that are closed to meshd".to_owned()
     } else if usage.bytes > allowed {
         format!(
             "its home holds {} bytes; the limit is {allowed}",

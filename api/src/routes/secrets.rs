@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::page_of;
-use crate::problem::Answer;
+use crate::problem::{Answer, Refusal};
 use crate::query::{CURSOR, LIMIT};
 use crate::route::{BodySize, Call, Route, ok};
 
@@ -56,7 +56,11 @@ async fn list(call: Call) -> Answer {
 }
 
 async fn set(call: Call) -> Answer {
-    let secret: SecretWrite = call.json()?;
+    // An answer may end in a log, and the secret with it.
+    let form = "needs the form {\"value\": TEXT, \"agents\": [NAMES], \"domains\": [NAMES]}; what was sent is not repeated";
+    let secret: SecretWrite = call
+        .json()
+        .map_err(|refusal: Refusal| refusal.discreet(form))?;
     ok(&call
         .ops()
         .set_secret(&call.caller, call.param("name"), secret)

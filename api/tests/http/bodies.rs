@@ -262,3 +262,32 @@ fn each_was_only_refused(fake: &Fake) {
         assert!(told, "{calls:?}");
     }
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_secret_is_said_without_it() {
+    let fake = Fake::new();
+    for (body, field) in [
+        (json!({"value": 88_231_177}), Some("value")),
+        (json!({"value": ["sekrit-88231177"]}), Some("value")),
+        (json!("sekrit-88231177"), None),
+        (
+            json!({"value": "sekrit-88231177", "agents": 88_231_177}),
+            Some("agents"),
+        ),
+        (
+            json!({"value": {"a": "88231177"}, "agents": "88231177"}),
+            None,
+        ),
+    ] {
+        let answer = ask("PUT", "/v1/secrets/x")
+            .json(body.to_string())
+            .send(&fake)
+            .await;
+        assert_eq!(answer.status, 422, "{body}: {}", answer.text);
+        assert!(!answer.text.contains("88231177"), "{}", answer.text);
+        assert!(answer.text.contains("needs the form"), "{}", answer.text);
+        if field.is_some() {
+            answer.refused(422, "invalid_value", field);
+        }
+    }
+}

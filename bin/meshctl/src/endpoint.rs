@@ -131,11 +131,12 @@ pub(crate) fn is_named(flags: Flags<'_>, env: &Environment) -> bool {
 
 /// The data directory: `--data`, else `MESH_DATA`, else `./.mesh`.
 pub(crate) fn data_dir(flags: Flags<'_>, env: &Environment) -> PathBuf {
-    flags
-        .data
-        .or(env.data.as_deref())
-        .unwrap_or_else(|| Path::new(DATA_DEFAULT))
-        .to_path_buf()
+    named_data(flags, env).unwrap_or_else(|| DATA_DEFAULT.into())
+}
+
+/// The data directory, if the user named one: `--data`, else `MESH_DATA`.
+pub(crate) fn named_data(flags: Flags<'_>, env: &Environment) -> Option<PathBuf> {
+    flags.data.or(env.data.as_deref()).map(Path::to_path_buf)
 }
 
 /// Finds the daemon: `--url`, else `MESH_URL`, else `<data>/endpoint`, else the default; and the token:

@@ -52,6 +52,11 @@ impl Session {
         endpoint::data_dir(self.flags(), &self.env)
     }
 
+    /// The data directory that the user named, if any.
+    pub(crate) fn named_data(&self) -> Option<PathBuf> {
+        endpoint::named_data(self.flags(), &self.env)
+    }
+
     /// Whether the user named a daemon, which then need not be the one of this machine.
     pub(crate) fn is_named(&self) -> bool {
         endpoint::is_named(self.flags(), &self.env)

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::ext::ReasonPhrase;
 use hyper::header::{
     CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
     UPGRADE,
 };
 use hyper::service::service_fn;
-use hyper::{Request, Response, Uri};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -32,6 +33,16 @@ use crate::policy::Ask;
 
 /// Largest head of an answer.
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Headers by which some servers take another method or path than the request's line says.
+const OVERRIDING: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+];
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -133,12 +144,17 @@ impl Proxy {
             &head.host,
             (verdict.port, default_port),
             credential,
+            verdict.literal,
         )
         .map_err(at)?;
         let mut response = sender
             .send_request(outward)
             .await
             .map_err(|error| failed("the server did not answer", error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let reason = "the server changed the protocol, which nobody asked it to";
+            return Err(at(Denial::new(Code::Unreachable, reason)));
+        }
         strip(response.headers_mut());
         Ok(response.map(BodyExt::boxed))
     }
@@ -201,6 +217,7 @@ fn outward(
     host: &Host,
     (port, default_port): (u16, u16),
     credential: Option<(&Binding, HeaderValue)>,
+    literal: bool,
 ) -> Result<Request<Incoming>, Denial> {
     let bad = |what: &str| Denial::new(Code::BadRequest, format!("the {what} cannot be sent on"));
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| bad("path"))?;
@@ -212,6 +229,11 @@ fn outward(
     };
     let headers = request.headers_mut();
     strip(headers);
+    if literal {
+        for name in OVERRIDING {
+            headers.remove(name);
+        }
+    }
     headers.insert(
         HOST,
         HeaderValue::from_str(&authority).map_err(|_| bad("host"))?,
@@ -257,9 +279,13 @@ fn refusal(denial: &Denial) -> Response<Body> {
         .map_err(|never| match never {})
         .boxed();
     let mut response = Response::new(body);
-    let (status, _) = denial.code.status();
-    *response.status_mut() =
-        hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::FORBIDDEN);
+    let (status, phrase) = denial.code.status();
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    // Some clients show nothing else.
+    let phrase = format!("{phrase} ({})", denial.code.name()).into_bytes();
+    if let Ok(phrase) = ReasonPhrase::try_from(phrase) {
+        response.extensions_mut().insert(phrase);
+    }
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("cache-control", HeaderValue::from_static("no-store"));

@@ -25,7 +25,10 @@ impl Proxy {
         };
         let head = match read {
             Ok(head) => head,
-            Err(error) => return self.answer(stream, malformed(&error)).await,
+            Err(error) => {
+                let denial = malformed(&error).at(written_host(&bytes), 0);
+                return self.answer(stream, denial).await;
+            }
         };
         match &head.path {
             None => self.connect(stream, &head, bytes).await,
@@ -76,6 +79,19 @@ impl Proxy {
         refuse(stream, &denial.response()).await;
         Ok(())
     }
+}
+
+/// The host of a head that cannot be read, as it is written: without user, path and query, which may hold what is
+/// nobody's business.
+fn written_host(bytes: &[u8]) -> String {
+    let line = bytes.split(|byte| byte.is_ascii_control()).next();
+    let line = String::from_utf8_lossy(line.unwrap_or_default());
+    let target = line.split(' ').nth(1).unwrap_or_default();
+    let rest = target.split_once("://").map_or(target, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    let host = authority.rsplit_once('@');
+    host.map_or(authority, |(_, host)| host).to_owned()
 }
 
 fn malformed(error: &HeadError) -> Denial {

@@ -111,7 +111,7 @@ pub struct NetworkPolicy {
     pub max_connections: Option<u32>,
     /// Ports that it may reach, out of those that the operator opens; absent: all of those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(range(min = 1)))]
     pub allowed_ports: Option<Vec<u16>>,
     /// Hosts of which only these requests are allowed, sent in plain HTTP through the proxy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

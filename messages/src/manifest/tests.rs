@@ -204,6 +204,19 @@ fn unknown_keys_are_refused_but_under_extensions() {
 }
 
 #[test]
+fn a_port_is_one_that_can_be_dialled() {
+    let ports = |ports: Value| {
+        let access = json!({"networkAccess": {"allowOutbound": true, "allowedDomains": ["a.test"], "allowedPorts": ports}});
+        parse(&with("security", access))
+    };
+    assert!(ports(json!([1, 443, 65_535])).is_ok());
+    for wrong in [0, 65_536, -1] {
+        let error = ports(json!([443, wrong])).unwrap_err().to_string();
+        assert!(error.contains("allowedPorts[1]"), "{error}");
+    }
+}
+
+#[test]
 fn both_spellings_of_the_policy_are_one() {
     let flat = json!({ "maxCrashes": 2, "autoRestart": false, "memoryLimit": 256, "cpuLimit": 50, "sandbox": true,
         "networkLimit": { "maxConnections": 4, "bandwidthLimit": 100, "allowedProtocols": ["https"] } });

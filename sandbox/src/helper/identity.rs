@@ -33,6 +33,20 @@ pub(super) fn enter_user_namespace() -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
 }
 
+/// What the kernel counts by user over all namespaces: an agent that runs as meshd's own user gets half of it, and the
+/// other half is left to everything else that this user runs. Where `/proc/sys` is read-only, as in many containers, it
+/// stays one account; nobody asks for it, so nothing is refused for that.
+pub(super) fn share_watches() {
+    for name in ["instances", "watches"] {
+        let host = fs::read_to_string(format!("/proc/sys/fs/inotify/max_user_{name}"));
+        let most = host.ok().and_then(|text| text.trim().parse::<u64>().ok());
+        if let Some(most) = most {
+            let own = format!("/proc/sys/user/max_inotify_{name}");
+            fs::write(own, (most / 2).max(1).to_string()).ok();
+        }
+    }
+}
+
 /// Becomes the given user for good, with no other group.
 pub(super) fn become_user(ids: Ids) -> io::Result<()> {
     // While there is still the right to: it is lost with user 0.

@@ -108,6 +108,7 @@ fn separate(order: &Order, launcher: Pid) -> Result<(), StepError> {
     if order.user_namespace == UserNamespace::First {
         identity::enter_user_namespace().at(Stage::UserNamespace, "as an ordinary user")?;
         die_with(launcher).at(Stage::UserNamespace, "after changing it")?;
+        identity::share_watches();
     }
     let mut flags =
         UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;

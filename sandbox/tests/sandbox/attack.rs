@@ -5,12 +5,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process, pidfd_open, test_kill_process};
 
 use crate::say;
@@ -137,6 +139,44 @@ pub(crate) const ATTEMPTS: &[(&str, Attempt)] = &[
     ("write to /dev", |_| fs::write("/dev/made", "")),
     ("old root", |_| old_root()),
     ("device nodes", |_| device_nodes()),
+    ("lending rights: a new file", |_| {
+        lent(|mode| open_with(OFlags::CREATE | OFlags::RDWR, "lent", mode))
+    }),
+    ("lending rights: a file without a name", |_| {
+        lent(|mode| open_with(OFlags::TMPFILE | OFlags::RDWR, ".", mode))
+    }),
+    ("lending rights: an old file", |_| {
+        lent(|mode| {
+            let file = File::create("lent")?;
+            rustix::fs::fchmod(&file, mode)?;
+            Ok(file)
+        })
+    }),
+    ("lending rights: an old file by its name", |_| {
+        lent(|mode| {
+            let file = File::create("lent")?;
+            rustix::fs::chmod("lent", mode)?;
+            Ok(file)
+        })
+    }),
+    ("lending rights: a node", |_| {
+        lent(|mode| {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                "node",
+                rustix::fs::FileType::RegularFile,
+                mode,
+                0,
+            )?;
+            File::open("node")
+        })
+    }),
+    ("lending rights: a directory", |_| {
+        lent(|mode| {
+            rustix::fs::mkdir("made", mode)?;
+            File::open("made")
+        })
+    }),
     ("leftover descriptors", |_| leftovers()),
     ("other processes", |_| strangers()),
     ("x32 calls", |_| {
@@ -357,6 +397,27 @@ fn device_nodes() -> io::Result<()> {
         }
     }
     Err(held("only harmless ones"))
+}
+
+fn open_with(flags: OFlags, path: &str, mode: Mode) -> io::Result<File> {
+    Ok(rustix::fs::open(path, flags, mode)?.into())
+}
+
+/// Whether a file can be made that lends its owner's or its group's rights.
+fn lent(make: impl Fn(Mode) -> io::Result<File>) -> io::Result<()> {
+    let mut last = held("nothing was tried");
+    for bits in [0o4755, 0o2755] {
+        for path in ["lent", "node"] {
+            fs::remove_file(path).ok();
+        }
+        fs::remove_dir("made").ok();
+        match make(Mode::from_raw_mode(bits)) {
+            Ok(file) if file.metadata()?.mode() & 0o6000 != 0 => return Ok(()),
+            Ok(_) => last = held("without the bit"),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Descriptors above the standard three, besides the one that lists them.

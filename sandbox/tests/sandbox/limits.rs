@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mesh_sandbox::{Level, Limits, SandboxSpec};
 
-use crate::bench::{Bench, await_text, eventually, finish};
+use crate::bench::{Bench, await_text, eventually, finish, interpreter, is_root, wait};
 use crate::{Test, Verdict};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -18,6 +18,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("processor_time_is_dealt_out", cpu),
     ("usage_is_told", usage),
     ("files_stay_below_the_disk_limit", file_size),
+    ("removed_files_that_are_open_are_found", removed_and_open),
+    ("watches_are_left_to_others_of_the_same_user", watches),
+    ("closed_directories_cannot_be_added_up", closed_directories),
     (
         "disks_are_used_no_faster_than_allowed_and_that_can_change",
         io,
@@ -69,7 +72,7 @@ fn fork_bomb() -> Verdict {
         ..Limits::default()
     };
     let spec = limited(
-        bench.shell("echo up; bomb() { bomb | bomb & }; bomb; sleep 1000"),
+        bench.shell("echo up; bomb() { bomb | bomb & }; (bomb) & exec sleep 1000"),
         limits,
     );
     // The gate: a bomb only where the limit is seen to be the kernel's.
@@ -104,6 +107,57 @@ fn finish_quietly(mut child: mesh_sandbox::Child, stdout: std::os::fd::OwnedFd) 
     child.stdout = Some(stdout);
     let outcome = finish(child);
     assert_eq!(outcome.status.signal, Some(libc::SIGKILL), "{outcome:?}");
+}
+
+/// A file without a name is found by who holds it open.
+fn removed_and_open() -> Verdict {
+    let bench = Bench::new();
+    let script = "exec 3>gone; rm gone; head -c 3000000 /dev/zero >&3; echo up; read line";
+    let mut child = bench.start(&bench.shell(script));
+    await_text(child.stdout.as_ref().unwrap(), "up");
+    let home = bench.dir.path().join("home");
+    let held = child.handle().nameless_bytes(&home).unwrap();
+    assert!((3_000_000..4_000_000).contains(&held), "{held}");
+    assert!(mesh_sandbox::home_usage(&home).unwrap().bytes < 100_000);
+    drop(child.stdin.take());
+    wait(&child);
+    Verdict::Passed
+}
+
+/// Where meshd and the agent have one user, the agent can close its directories to meshd.
+fn closed_directories() -> Verdict {
+    let bench = Bench::new();
+    let script = "mkdir a b; echo x >a/x; echo x >b/x; chmod 0300 a; chmod 0400 b; echo done";
+    let outcome = bench.run(&bench.shell(script));
+    assert_eq!(outcome.stdout, "done\n");
+    let home = bench.dir.path().join("home");
+    assert_eq!(mesh_sandbox::home_usage(&home).unwrap().more, !is_root());
+    Verdict::Passed
+}
+
+/// As meshd's own user an agent shares the kernel's account of what watches files.
+fn watches() -> Verdict {
+    if is_root() {
+        return Verdict::Skipped("each agent of root's has a user of its own".to_owned());
+    }
+    let bench = Bench::new();
+    let most: usize = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let script = "import ctypes\nlibc = ctypes.CDLL(None)\nprint(sum(libc.inotify_init() >= 0 for _ in range(1000)))";
+    let Some(spec) = interpreter(&bench, "python3", &["-c", script]) else {
+        return Verdict::Skipped("there is no python3".to_owned());
+    };
+    let limits = Limits {
+        nofile: Some(1000),
+        ..spec.limits.clone()
+    };
+    let outcome = bench.run(&limited(spec, limits));
+    let taken: usize = outcome.stdout.trim().parse().unwrap();
+    assert!(taken <= most / 2, "{taken} of {most}");
+    Verdict::Passed
 }
 
 fn descriptors() -> Verdict {

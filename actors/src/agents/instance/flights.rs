@@ -142,7 +142,8 @@ impl Session {
         let (result, error) = match payload {
             Ok(TaskResult::Done { output, .. }) => (Ok(output), None),
             Ok(TaskResult::Failed { error, .. }) => {
-                let failure = own_word(error);
+                let mut failure = own_word(error);
+                self.blotter.text(&mut failure.message);
                 self.hook_error(Some(task.clone()), told(&failure));
                 (Err(failure), None)
             }

@@ -439,8 +439,22 @@ impl Session {
         self.control(ControlVerb::Health, Value::Null, None, Some(ttl));
     }
 
+    /// Takes its secrets out of what it says for people: that is shown, logged and recorded.
+    fn blot(&self, update: &mut StatusUpdate) {
+        let health = update.health.as_mut();
+        let texts = [
+            update.note.as_mut(),
+            update.error.as_mut(),
+            health.and_then(|health| health.message.as_mut()),
+        ];
+        for text in texts.into_iter().flatten() {
+            self.blotter.text(text);
+        }
+    }
+
     fn status_update(&mut self, envelope: &Envelope) -> Result<(), KlpError> {
-        let update: StatusUpdate = envelope.payload_as()?;
+        let mut update: StatusUpdate = envelope.payload_as()?;
+        self.blot(&mut update);
         if let Some(health) = &update.health {
             self.condition.reported(now(), health);
             self.settle_condition();

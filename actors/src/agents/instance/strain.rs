@@ -102,7 +102,7 @@ impl Session {
 fn look(live: &InstanceLive, bell: &Bell, walker: &mut Walker) {
     look_at_counts(live, bell);
     // This may take a while, so it comes after the rest, and limits may be others when it is done.
-    if let Some(usage) = walker.walk() {
+    if let Some(usage) = walker.walk(live) {
         let limits = live.limits().unwrap_or_default().kernel;
         bell.ring(live.ledger().home(usage, &limits, Instant::now()));
     }
@@ -129,12 +129,18 @@ struct Walker {
 }
 
 impl Walker {
-    fn walk(&mut self) -> Option<HomeUsage> {
+    fn walk(&mut self, live: &InstanceLive) -> Option<HomeUsage> {
         let begun = Instant::now();
         if self.next.is_some_and(|next| begun < next) {
             return None;
         }
-        let usage = home_usage(Path::new(&self.home));
+        let usage = home_usage(Path::new(&self.home)).map(|mut usage| {
+            // What was removed and is still open takes its place on the disk, too.
+            let held = live.numbered().into_iter();
+            let held = held.filter_map(|(_, process)| process.nameless_bytes(&self.home).ok());
+            usage.bytes = usage.bytes.saturating_add(held.sum());
+            usage
+        });
         self.next = Some(Instant::now() + begun.elapsed() * WALK_SHARE);
         usage.ok()
     }

@@ -14,7 +14,8 @@ use crate::output::{Cell, Format, Screen, Table, compact, megabytes, percent, sp
 use crate::session::Session;
 
 pub(crate) const DOCTOR_HELP: &str = "\
-Examines this machine with `meshd doctor`. With --url or MESH_URL, with -o json or yaml, and where no
+Examines this machine with `meshd doctor`, and tells what the running daemon warns of, where one answers:
+whoever started it may have held it more tightly than you are. With --url or MESH_URL, with -o json or yaml, and where no
 meshd is installed, it asks the running daemon instead.
 
 Examples:
@@ -147,28 +148,39 @@ pub(super) fn nodes(session: &mut Session) -> Result<(), Failure> {
 
 pub(super) fn doctor(session: &mut Session) -> Result<(), Failure> {
     let local = session.out.format() == Format::Table && !session.is_named();
-    if local && let Some(result) = local_doctor() {
+    if local && let Some(result) = local_doctor(session.named_data()) {
+        // Nobody has to run, and whoever does may not know the user.
+        if let Ok(answer) = session.send(&Request::get(&["status"])) {
+            session.out.show(&answer, || warnings(&answer.read()?))?;
+        }
         return result;
     }
     let answer = session.send(&Request::get(&["status"]))?;
-    session.out.show(&answer, || {
-        let status: SystemStatus = answer.read()?;
-        if status.warnings.is_empty() {
-            return Ok(Screen::new().line("the running daemon has no warnings"));
-        }
-        Ok(status.warnings.iter().fold(Screen::new(), Screen::line))
-    })
+    session.out.show(&answer, || warnings(&answer.read()?))
+}
+
+fn warnings(status: &SystemStatus) -> Result<Screen, Failure> {
+    if status.warnings.is_empty() {
+        return Ok(Screen::new().line("the running daemon has no warnings"));
+    }
+    let screen = Screen::new().line("the running daemon warns:");
+    Ok(status.warnings.iter().fold(screen, Screen::line))
 }
 
 /// Runs the doctor of the meshd that is installed with us; `None` when there is none.
-fn local_doctor() -> Option<Result<(), Failure>> {
+fn local_doctor(data: Option<PathBuf>) -> Option<Result<(), Failure>> {
     let beside: Option<PathBuf> = std::env::current_exe()
         .ok()
         .map(|path| path.with_file_name("meshd"));
     let meshd = beside
         .filter(|path| path.is_file())
         .unwrap_or_else(|| PathBuf::from("meshd"));
-    match Process::new(&meshd).arg("doctor").status() {
+    let mut doctor = Process::new(&meshd);
+    doctor.arg("doctor");
+    if let Some(data) = data {
+        doctor.arg("--data").arg(data);
+    }
+    match doctor.status() {
         Ok(status) if status.success() => Some(Ok(())),
         // It has told why already.
         Ok(_) => Some(Err(Failure::silent(Exit::Failed))),
