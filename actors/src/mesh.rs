@@ -71,6 +71,7 @@ mod refusals;
 mod schedules;
 mod secrets;
 mod services;
+mod signal;
 mod split;
 mod succession;
 mod talk;

@@ -46,6 +46,7 @@ mod plans;
 mod profiles;
 mod refusals;
 mod services;
+mod signal;
 mod split;
 mod trust;
 mod upgrade;
@@ -63,6 +64,7 @@ pub use plans::{PlanOperations, PlanOrder, PlanWork};
 pub use profiles::ProfileOperations;
 pub use refusals::RefusalOperations;
 pub use services::ServiceOperations;
+pub use signal::SignalOperations;
 pub use split::SplitOperations;
 pub use trust::TrustOperations;
 pub use upgrade::{UpgradeRequest, UpgradeResult, UpgradeType};
@@ -296,6 +298,7 @@ pub trait Operations:
     + ServiceOperations
     + SplitOperations
     + LimitOperations
+    + SignalOperations
     + ProfileOperations
     + BudgetOperations
 {

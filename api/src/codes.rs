@@ -82,6 +82,8 @@ pub const CODES: &[ProblemCode] = &[
     code("method_not_allowed", 405, "The path does not take this method", "Use one of the methods that the `Allow` header names."),
     code("request_timeout", 408, "The request came too slowly", "Send it again, faster or in smaller pieces."),
     code("agent_needed", 409, "Agents that run need this one", "Stop them first, or say what becomes of them: `dependents` of `stop` is `stop` or `leave` (`meshctl agent stop --with-dependents`, `--alone`)."),
+    code("agent_not_running", 409, "No process of the agent runs", "Start it, or look at `meshctl agent show ID`; agents that are part of meshd have no process of their own."),
+    code("agent_paused", 409, "The agent's processes are frozen", "Let them go on first: `meshctl agent resume ID`."),
     code("agent_terminated", 409, "The agent has ended for good", "Register it again, or address another agent."),
     code("already_running", 409, "The agent runs already", "Nothing, or `restart` it."),
     code("chaos_missed", 409, "The blow was recorded and missed", "Nothing: its target ended by itself before, or the kernel refused, as `detail` says."),

@@ -36,6 +36,7 @@ pub mod schedule;
 pub mod schema;
 pub mod secret;
 pub mod service;
+pub mod signal;
 pub mod split;
 pub mod system;
 pub mod task;

@@ -224,6 +224,14 @@ impl ChildHandle {
         self.tell(&Control::Terminate)
     }
 
+    /// Sends a signal to its first process. No error when that has ended.
+    ///
+    /// # Errors
+    /// When the sandbox does not take messages although it lives.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.tell(&Control::Signal(signal.as_raw()))
+    }
+
     /// Ends every process of the sandbox. Returns at once; [`ChildHandle::wait`] says when it is done. May be called
     /// any number of times.
     ///

@@ -204,7 +204,7 @@ mod tests {
         fs::create_dir_all(home.join("a/b")).unwrap();
         fs::write(home.join("a/b/c"), "x").unwrap();
         for closed in ["a/b", "a", ""] {
-            fs::set_permissions(home.join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(home.join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_home(&home).unwrap();
         assert!(!home.exists());

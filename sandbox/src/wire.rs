@@ -8,7 +8,7 @@
 //!   go       (recorded for the sweep: now the agent may exist)
 //!            ◄── listener + descriptor                 (pid 1, when the sandbox has a way out)
 //!            ◄── exited | signaled                    (pid 1 inside)
-//!   terminate | stop | continue                       (to pid 1 inside, any time after `go`)
+//!   terminate | signal | stop | continue                       (to pid 1 inside, any time after `go`)
 //! helper ── status pipe, one line each ──► ready, then end of file: the program runs; failed: it never did
 //! ```
 //!
@@ -52,6 +52,8 @@ pub(crate) enum Control {
     Go,
     /// Launcher to pid 1: ask the agent to end.
     Terminate,
+    /// Launcher to pid 1: this signal to the agent's own process.
+    Signal(i32),
     /// Launcher to pid 1: stop every process.
     Stop,
     /// Launcher to pid 1: let them go on.

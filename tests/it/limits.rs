@@ -382,3 +382,99 @@ fn a_file_beyond_the_limit_of_disk_ends_its_writer_with_a_record() {
     let record = breach(&daemon, "disk");
     assert_eq!(record["payload"]["breach"]["allowed"], 2 << 20, "{record}");
 }
+
+/// Answers tasks, and counts the signals that it gets; a result tells of them.
+const LISTENS: &str = r#"
+import json, os, signal, sys
+
+got = []
+for name in ("HUP", "USR1", "WINCH"):
+    signal.signal(getattr(signal, "SIG" + name), lambda number, _: got.append(signal.Signals(number).name))
+
+def send(kind, payload, **head):
+    print(json.dumps({"type": kind, "payload": payload, **head}), flush=True)
+
+send("HANDSHAKE", {"name": "listens", "version": "1.0.0", "capabilities": ["listens"]})
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["type"] == "TASK_REQUEST":
+        send("TASK_RESULT", {"ok": True, "output": {"pid": os.getpid(), "got": got}}, task_id=message["task_id"])
+"#;
+
+#[test]
+fn signals_reach_the_agents_own_process_and_are_on_record() {
+    if !has_python("signals_reach_the_agents_own_process_and_are_on_record") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let bundle = Bundle::new("listens")
+        .set("entry", json!("main.py"))
+        .set("runtime", json!({"command": "python3"}))
+        .file("main.py", LISTENS);
+    daemon.deploy(&bundle);
+    let got = || daemon.output("listens", &json!("now"))["got"].clone();
+    assert_eq!(got(), json!([]));
+    daemon.ctl(&["agent", "signal", "listens", "HUP"]).exits(0);
+    eventually("it got HUP", SOON, || {
+        let seen = got();
+        (seen == json!(["SIGHUP"]))
+            .then_some(())
+            .ok_or_else(|| seen.to_string())
+    });
+    let sent = daemon
+        .client()
+        .post(
+            "/v1/agents/listens/signal",
+            &json!({"signal": "USR1", "instance": 0}),
+        )
+        .ok(200);
+    assert_eq!(
+        sent,
+        json!({"agentId": "listens", "signal": "USR1", "instances": [{"instance": 0, "epoch": 1}]})
+    );
+    eventually("it got USR1", SOON, || {
+        let seen = got();
+        (seen == json!(["SIGHUP", "SIGUSR1"]))
+            .then_some(())
+            .ok_or_else(|| seen.to_string())
+    });
+    let allowed = daemon.audit("kind=access.allowed");
+    let resources: Vec<&Value> = allowed
+        .iter()
+        .map(|one| &one["payload"]["resource"])
+        .collect();
+    let expected = [
+        json!("/v1/agents/listens/signal/HUP"),
+        json!("/v1/agents/listens/signal/USR1/0"),
+    ];
+    assert!(
+        expected.iter().all(|one| resources.contains(&one)),
+        "{resources:?}"
+    );
+    // What has an order of its own is none, and who is not there or stands still takes none.
+    let post = |agent: &str, body: Value| {
+        daemon
+            .client()
+            .post(&format!("/v1/agents/{agent}/signal"), &body)
+    };
+    post("listens", json!({"signal": "KILL"})).problem(422, "invalid_value");
+    post("listens", json!({"signal": "HUP", "instance": 7})).problem(409, "agent_not_running");
+    post("nobody", json!({"signal": "HUP"})).problem(404, "agent_not_found");
+    let wrong = daemon.ctl(&["agent", "signal", "listens", "kill"]).exits(2);
+    assert!(
+        format!("{wrong:?}").contains("meshctl agent restart"),
+        "{wrong:?}"
+    );
+    daemon.ctl(&["agent", "pause", "listens"]).exits(0);
+    post("listens", json!({"signal": "HUP"})).problem(409, "agent_paused");
+    daemon.ctl(&["agent", "resume", "listens"]).exits(0);
+    // One that it does not handle ends it, and the supervisor starts it again.
+    daemon
+        .ctl(&["agent", "signal", "listens", "SIGTERM"])
+        .exits(0);
+    eventually("it runs again", SOON, || {
+        let status = daemon.status("listens");
+        let again = status["epoch"] == 2 && status["lifecycle"] == "executing";
+        again.then_some(()).ok_or_else(|| status.to_string())
+    });
+}

@@ -11,7 +11,7 @@ use mesh_tests::{Answer, Bundle, Client, Daemon, eventually};
 use serde_json::{Value, json};
 
 /// Method, path, and who may: `v`iewer, `o`perator, `a`dmin, a`g`ent, `p`ublisher; `*` is for everybody.
-const TABLE: [(&str, &str, &str); 126] = [
+const TABLE: [(&str, &str, &str); 127] = [
     ("GET", "/healthz", "*"),
     ("GET", "/openapi.json", "*"),
     ("GET", "/status", "voap"),
@@ -42,6 +42,7 @@ const TABLE: [(&str, &str, &str); 126] = [
     ("POST", "/v1/agents/{id}/resume", "oa"),
     ("POST", "/v1/agents/{id}/scale", "oa"),
     ("POST", "/v1/agents/{id}/limit", "a"),
+    ("POST", "/v1/agents/{id}/signal", "oa"),
     ("POST", "/v1/agents/{id}/quarantine", "a"),
     ("POST", "/v1/agents/{id}/recover", "a"),
     ("POST", "/v1/agents/{id}/upgrade", "a"),

@@ -6,6 +6,7 @@ use mesh_actors::operations::{
 use mesh_messages::agent::{AgentStatus, RecoveryResult};
 use mesh_messages::dependency::{StartOrder, StopOrder};
 use mesh_messages::limits::{LimitChange, LimitsInForce};
+use mesh_messages::signal::{SignalOrder, SignalSent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
     let mut all = plain_verbs();
     all.extend(verbs_of_size());
     all.extend(verbs_with_orders());
+    all.push(signal_route());
     all
 }
 
@@ -113,6 +115,20 @@ fn verbs_of_size() -> Vec<Route> {
             "The limits from now on. It is durable; `limits.changed` says what only holds from an instance's next start on.",
         ),
     ]
+}
+
+/// What any process can be sent.
+fn signal_route() -> Route {
+    Route::post(
+        "/v1/agents/{id}/signal",
+        "signalAgent",
+        "Sends a signal to an agent's own process",
+        signal,
+    )
+    .needs(Action::AgentControl)
+    .takes::<SignalOrder>(BodySize::Small)
+    .answers::<SignalSent>(200, "Who got it.")
+    .refuses(&[409])
 }
 
 /// Those that go on with an order, or may.
@@ -201,6 +217,12 @@ async fn limit(call: Call) -> Answer {
     let change: LimitChange = call.json()?;
     let id = call.param("id");
     ok(&call.ops().change_limits(&call.caller, id, change).await?)
+}
+
+async fn signal(call: Call) -> Answer {
+    let order: SignalOrder = call.json()?;
+    let id = call.param("id");
+    ok(&call.ops().signal_agent(&call.caller, id, order).await?)
 }
 
 async fn quarantine(call: Call) -> Answer {

@@ -31,6 +31,7 @@ use mesh_messages::profile::{ProfileDiff, SecurityProfile};
 use mesh_messages::schedule::*;
 use mesh_messages::secret::{SecretInfo, SecretWrite};
 use mesh_messages::service::*;
+use mesh_messages::signal::{SignalOrder, SignalSent};
 use mesh_messages::split::SplitOrder;
 use mesh_messages::system::*;
 use mesh_messages::task::*;
@@ -343,6 +344,28 @@ impl LimitOperations for Fake {
         Self::known(id)?;
         self.note(format!("change_limits {} {id}", caller.name));
         Ok(LimitsInForce::default())
+    }
+}
+
+#[async_trait]
+impl SignalOperations for Fake {
+    async fn signal_agent(
+        &self,
+        caller: &Caller,
+        id: &str,
+        order: SignalOrder,
+    ) -> Result<SignalSent, Problem> {
+        Self::known(id)?;
+        self.note(format!(
+            "signal {} {id} {}",
+            caller.name,
+            order.signal.name()
+        ));
+        Ok(SignalSent {
+            agent_id: id.parse().unwrap(),
+            signal: order.signal,
+            instances: Vec::new(),
+        })
     }
 }
 

@@ -84,7 +84,7 @@ impl Proxy {
 /// The host of a head that cannot be read, as it is written: without user, path and query, which may hold what is
 /// nobody's business.
 fn written_host(bytes: &[u8]) -> String {
-    let line = bytes.split(|byte| byte.is_ascii_control()).next();
+    let line = bytes.split(u8::is_ascii_control).next();
     let line = String::from_utf8_lossy(line.unwrap_or_default());
     let target = line.split(' ').nth(1).unwrap_or_default();
     let rest = target.split_once("://").map_or(target, |(_, rest)| rest);

@@ -178,6 +178,9 @@ fn obey(agent: Pid, control: &OwnedFd) -> io::Result<bool> {
     // A process that is just gone needs no signal, hence `ok`.
     match message {
         Control::Terminate => kill_process(agent, Signal::TERM).ok(),
+        Control::Signal(number) => {
+            Signal::from_named_raw(number).and_then(|signal| kill_process(agent, signal).ok())
+        }
         Control::Stop => sys::kill_all(Signal::STOP).ok(),
         Control::Continue => sys::kill_all(Signal::CONT).ok(),
         Control::Order

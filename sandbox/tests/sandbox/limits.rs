@@ -152,7 +152,7 @@ fn watches() -> Verdict {
     };
     let limits = Limits {
         nofile: Some(1000),
-        ..spec.limits.clone()
+        ..spec.limits
     };
     let outcome = bench.run(&limited(spec, limits));
     let taken: usize = outcome.stdout.trim().parse().unwrap();

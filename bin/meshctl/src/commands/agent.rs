@@ -7,6 +7,7 @@ mod limit;
 mod logs;
 mod show;
 mod sign;
+mod signal;
 
 pub(super) use show::policy;
 
@@ -141,6 +142,12 @@ pub(crate) enum Command {
         record limits.changed names: it holds from the next start on."
     )]
     Limit(limit::Limit),
+    /// Send a signal to an agent's own process
+    #[command(
+        after_help = "Examples:\n  meshctl agent signal echo HUP\n  meshctl agent signal echo SIGUSR1 --instance 0\n\n\
+        What ends, freezes and thaws processes has orders of its own: restart, stop, pause, resume."
+    )]
+    Signal(signal::Signal),
     /// End an agent for good; its persistent memory is sealed
     #[command(after_help = "Example:\n  meshctl agent terminate echo")]
     Terminate(Id),
@@ -254,6 +261,7 @@ pub(crate) fn run(command: &Command, session: &mut Session) -> Result<(), Failur
         Command::Resume(agent) => control::order(&agent.id, Verb::Resume, session),
         Command::Terminate(agent) => control::order(&agent.id, Verb::Terminate, session),
         Command::Limit(limits) => limit::limit(limits, session),
+        Command::Signal(order) => signal::signal(order, session),
         Command::Scale { agent, replicas } => control::order(
             &agent.id,
             Verb::Scale {
