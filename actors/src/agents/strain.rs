@@ -112,6 +112,7 @@ impl Ledger {
             refused_tasks: now.refused_tasks.saturating_sub(before.refused_tasks),
             periods: now.periods.saturating_sub(before.periods),
             throttled: now.throttled.saturating_sub(before.throttled),
+            home_full: now.home_full,
         }
     }
 
@@ -144,6 +145,14 @@ fn counted(fresh: Strain, limits: &Limits) -> Vec<Breach> {
             "the kernel refused it processes or threads",
         ));
     }
+    if fresh.home_full > 0 {
+        breaches.push(held(
+            Limit::Disk,
+            limits.disk_bytes,
+            fresh.home_full,
+            "its home is full, and the kernel refuses it more",
+        ));
+    }
     breaches
 }
 
@@ -153,6 +162,7 @@ fn sum(one: Strain, other: Strain) -> Strain {
         refused_tasks: one.refused_tasks + other.refused_tasks,
         periods: one.periods + other.periods,
         throttled: one.throttled + other.throttled,
+        home_full: one.home_full.max(other.home_full),
     }
 }
 
@@ -213,6 +223,7 @@ mod tests {
             refused_tasks,
             periods: 0,
             throttled: 0,
+            home_full: 0,
         }
     }
 

@@ -161,6 +161,7 @@ pub(crate) fn config(dir: &Path, run_id: &str) -> LauncherConfig {
         run_id: run_id.into(),
         tag,
         helper: None,
+        images: false,
     }
 }
 
@@ -195,6 +196,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         workdir: None,
         bundle: None,
         home: dir.join("home").join(name),
+        home_form: mesh_sandbox::HomeForm::default(),
         state: dir.join("state"),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
