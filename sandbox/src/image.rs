@@ -21,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, fchmod, fstat, fstatvfs, openat, renameat_with,
@@ -51,6 +52,10 @@ const FULL_BLOCKS: u64 = 4;
 /// ext4 keeps so much for itself unless told otherwise: a fiftieth, and this many blocks at most.
 const OWN_BLOCKS_MAX: u64 = 4096;
 
+/// So long a start waits at most for an earlier life's mounts to go, if they are in its way, and looks so often.
+const RELEASE_MAX: Duration = Duration::from_secs(1);
+const RELEASE_STEP: Duration = Duration::from_millis(5);
+
 /// Where the programs that make and mend file systems are; no search path of anybody's.
 const PROGRAM_DIRS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
 
@@ -64,6 +69,8 @@ pub(crate) struct Image {
     device: LoopDevice,
     /// The top of its file system.
     top: OwnedFd,
+    /// Blocks of the file system, as far as is known.
+    blocks: AtomicU64,
 }
 
 impl Image {
@@ -77,10 +84,7 @@ impl Image {
             }
             file => (file?, false),
         };
-        // Only while nobody uses it; and whoever does has seen to it.
-        if is_damaged(&file)? && LoopDevice::found(&file)?.is_none() {
-            mend(path)?;
-        }
+        let state = await_release(path, &file, bytes / BLOCK_BYTES)?;
         let device = LoopDevice::of(&file)?;
         let mount = attach(&device)?;
         let top = openat(
@@ -99,25 +103,40 @@ impl Image {
             // What mkfs makes for repairs, and the agent could not remove.
             unlinkat(&top, "lost+found", AtFlags::REMOVEDIR).ok();
         }
-        let image = Self { file, device, top };
-        image.set_bytes(bytes)?;
+        let image = Self {
+            file,
+            device,
+            top,
+            blocks: AtomicU64::new(state.blocks),
+        };
+        match image.set_bytes(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(image = %path.display(), %error, "a home stays as large as it was until nobody uses it");
+            }
+            set => set?,
+        }
         Ok((image, mount))
     }
 
     /// Lets the agent have so many bytes from now on. What lies there beyond stays, and more is refused.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when it is to be larger and meshd may not do that while it is used, for want of `CAP_SYS_RESOURCE`.
     pub(crate) fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         let wanted = bytes / BLOCK_BYTES;
-        let mut blocks = self.file.metadata()?.len() / BLOCK_BYTES;
+        let blocks = self.blocks.load(Ordering::Relaxed);
         if wanted > blocks {
-            self.file.set_len(wanted * BLOCK_BYTES)?;
+            if self.file.metadata()?.len() < wanted * BLOCK_BYTES {
+                self.file.set_len(wanted * BLOCK_BYTES)?;
+            }
             self.device.grown()?;
-            blocks = wanted;
+            sys::ext4_resize(self.top.as_fd(), wanted)?;
+            self.blocks.store(wanted, Ordering::Relaxed);
         }
-        // Also where it has the size: an earlier growth may have come only so far.
-        sys::ext4_resize(self.top.as_fd(), blocks)?;
         // What is there without ext4's own tables.
         let beyond = fstatvfs(&self.top)?.f_blocks.saturating_sub(wanted);
-        self.keep((blocks / 50).min(OWN_BLOCKS_MAX) + beyond, beyond > 0)
+        let own = (blocks.max(wanted) / 50).min(OWN_BLOCKS_MAX);
+        self.keep(own + beyond, beyond > 0)
     }
 
     /// Has ext4 keep so many blocks from everybody.
@@ -235,20 +254,68 @@ fn format(draft: &Path, bytes: u64, owner: Ids) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether the kernel has noted that something in it is wrong.
-fn is_damaged(image: &File) -> io::Result<bool> {
-    // `s_state` of ext4's superblock.
-    const STATE: u64 = 1024 + 0x3A;
-    const ERRORS: u16 = 2;
-    let mut state = [0; 2];
-    image.read_exact_at(&mut state, STATE)?;
-    Ok(u16::from_le_bytes(state) & ERRORS != 0)
+/// What ext4's superblock says.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// How large it is, in blocks of its own, which are [`BLOCK_BYTES`] in what is made here.
+    blocks: u64,
+    /// Whether the kernel met errors in it.
+    damaged: bool,
 }
 
-/// Mends what can be mended without losing anything.
-fn mend(path: &Path) -> io::Result<()> {
-    tracing::warn!(image = %path.display(), "a home is damaged, as by a full disk below it, and is being repaired");
-    tool("e2fsck", &["-p", "-f"], path, 1)
+impl State {
+    /// Whether something has to be done while nobody uses it.
+    const fn suits(self, wanted: u64) -> bool {
+        !self.damaged && self.blocks >= wanted
+    }
+}
+
+fn state(image: &File) -> io::Result<State> {
+    const SUPERBLOCK: u64 = 1024;
+    const ERRORS: u8 = 2;
+    let mut block = [0; 0x154];
+    image.read_exact_at(&mut block, SUPERBLOCK)?;
+    let word = |at: usize| u64::from(block[at]) | u64::from(block[at + 1]) << 8;
+    let number = |at: usize| word(at) | word(at + 2) << 16;
+    Ok(State {
+        // `s_blocks_count_lo`, `s_blocks_count_hi`, `s_state`.
+        blocks: number(0x4) | number(0x150) << 32,
+        damaged: block[0x3A] & ERRORS != 0,
+    })
+}
+
+/// Mends it and has it grow, if that is needed and as soon as nobody uses it; an earlier life's mounts go in the kernel's own time.
+fn await_release(path: &Path, image: &File, wanted: u64) -> io::Result<State> {
+    let begun = Instant::now();
+    loop {
+        let now = state(image)?;
+        if now.suits(wanted) {
+            return Ok(now);
+        }
+        if LoopDevice::found(image)?.is_none() {
+            return adjust(path, image, now, wanted);
+        }
+        // Whoever uses it may have seen to it; if not, the kernel is asked while it is used.
+        if begun.elapsed() > RELEASE_MAX {
+            return Ok(now);
+        }
+        std::thread::sleep(RELEASE_STEP);
+    }
+}
+
+/// Mends what can be mended without losing anything, and has the file system be as large as its file is to be.
+fn adjust(path: &Path, image: &File, now: State, wanted: u64) -> io::Result<State> {
+    if now.damaged {
+        tracing::warn!(image = %path.display(), "a home is damaged, as by a full disk below it, and is being repaired");
+    }
+    tool("e2fsck", &["-p", "-f"], path, 1)?;
+    if now.blocks < wanted {
+        if image.metadata()?.len() < wanted * BLOCK_BYTES {
+            image.set_len(wanted * BLOCK_BYTES)?;
+        }
+        tool("resize2fs", &[], path, 0)?;
+    }
+    state(image)
 }
 
 /// Runs a program of e2fsprogs on an image.
@@ -296,7 +363,7 @@ pub(crate) fn trial(dir: &Path) -> Finding {
             "run meshd as root",
         );
     }
-    for name in ["mkfs.ext4", "e2fsck"] {
+    for name in ["mkfs.ext4", "e2fsck", "resize2fs"] {
         if program(name).is_none() {
             return missing(format!("{name} is not there"), "install e2fsprogs");
         }

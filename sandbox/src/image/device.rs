@@ -59,13 +59,17 @@ impl LoopDevice {
             let Some(number) = number.and_then(|number| number.parse().ok()) else {
                 continue;
             };
+            let path = format!("/dev/loop{number}");
             // What is gone by now shows nothing.
-            let Ok(device) = open(&format!("/dev/loop{number}")) else {
+            let Ok(device) = File::open(&path) else {
                 continue;
             };
             let same = sys::loop_info(device.as_fd())
                 .is_ok_and(|info| (info.device, info.inode) == (meta.dev(), meta.ino()));
             if same {
+                // Fails where somebody else has it read-only: no second device is made then. The first descriptor is held
+                // until there is this one.
+                let device = open(&path)?;
                 return Ok(Some(Self { device, number }));
             }
         }

@@ -44,11 +44,18 @@ pub(crate) struct Outcome {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// One that is started another way.
+    pub(crate) fn with(change: impl FnOnce(&mut LauncherConfig)) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("mesh-sandbox-")
             .tempdir()
             .unwrap();
-        let launcher = Launcher::start(config(dir.path(), "r1")).unwrap();
+        let mut config = config(dir.path(), "r1");
+        change(&mut config);
+        let launcher = Launcher::start(config).unwrap();
         Self {
             launcher,
             dir,
