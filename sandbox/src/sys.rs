@@ -359,16 +359,16 @@ impl LoopInfo {
 
 /// The number of a loop device that nobody uses, asked of `/dev/loop-control`. Somebody else may take it meanwhile.
 pub(crate) fn loop_free(control: BorrowedFd<'_>) -> io::Result<u32> {
-    const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+    const LOOP_CTL_GET_FREE: u32 = 0x4C82;
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: this request takes no argument.
-    let number = checked(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) })?;
+    let number = checked(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE.into()) })?;
     u32::try_from(number).map_err(io::Error::other)
 }
 
 /// Has a loop device show `file` until nobody uses the device any more. `EBUSY`: it has another already.
 pub(crate) fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
-    const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+    const LOOP_CONFIGURE: u32 = 0x4C0A;
     const AUTOCLEAR: u32 = 4;
     let config = LoopConfig {
         fd: file.as_raw_fd().unsigned_abs(),
@@ -384,7 +384,7 @@ pub(crate) fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io
     checked(unsafe {
         libc::ioctl(
             device.as_raw_fd(),
-            LOOP_CONFIGURE as _,
+            LOOP_CONFIGURE.into(),
             ptr::from_ref(&config),
         )
     })?;
@@ -393,14 +393,14 @@ pub(crate) fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io
 
 /// What a loop device shows. `ENXIO`: nothing.
 pub(crate) fn loop_info(device: BorrowedFd<'_>) -> io::Result<LoopInfo> {
-    const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
+    const LOOP_GET_STATUS64: u32 = 0x4C05;
     let mut info = LoopInfo::EMPTY;
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: `info` is laid out as the kernel's header says and lives during the call, which writes it.
     checked(unsafe {
         libc::ioctl(
             device.as_raw_fd(),
-            LOOP_GET_STATUS64 as _,
+            LOOP_GET_STATUS64.into(),
             ptr::from_mut(&mut info),
         )
     })?;
@@ -409,10 +409,10 @@ pub(crate) fn loop_info(device: BorrowedFd<'_>) -> io::Result<LoopInfo> {
 
 /// Has a loop device find out how large its file is now.
 pub(crate) fn loop_grown(device: BorrowedFd<'_>) -> io::Result<()> {
-    const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
+    const LOOP_SET_CAPACITY: u32 = 0x4C07;
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: this request takes no argument.
-    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY as _) })?;
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY.into()) })?;
     Ok(())
 }
 
@@ -421,6 +421,6 @@ pub(crate) fn ext4_resize(on: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     const RESIZE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u64>(b'f', 16);
     #[expect(unsafe_code, reason = "no safe wrapper exists")]
     // SAFETY: the request reads one `u64`, which lives during the call.
-    checked(unsafe { libc::ioctl(on.as_raw_fd(), RESIZE as _, ptr::from_ref(&blocks)) })?;
+    checked(unsafe { libc::ioctl(on.as_raw_fd(), RESIZE.into(), ptr::from_ref(&blocks)) })?;
     Ok(())
 }

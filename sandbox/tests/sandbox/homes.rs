@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use mesh_sandbox::{Child, Control, Execution, HomeForm, Level, Limits, SandboxSpec, image_usage};
 
-use crate::bench::{Bench, IDS, await_text, eventually, finish, is_root};
+use crate::bench::{Bench, IDS, await_text, eventually, finish};
 use crate::{Test, Verdict};
 
 const MIB: u64 = 1 << 20;
@@ -21,6 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("an_image_of_somebody_elses_is_not_mounted", strange),
     ("a_damaged_home_is_mended_or_refused", damaged),
+    (
+        "a_disk_that_is_full_below_a_home_is_told_and_gets_over",
+        full_below,
+    ),
+    ("how_fast_an_image_is_used_is_limited_like_any_disk", io),
 ];
 
 /// A bench whose homes can be images, or why there is none.
@@ -31,9 +37,6 @@ fn bench() -> Result<Bench, Verdict> {
         return Ok(bench);
     }
     assert!(found.remedy.is_some(), "{found:?}");
-    if is_root() {
-        eprintln!("no image can be mounted as root: {}", found.detail);
-    }
     Err(Verdict::Skipped(found.detail.clone()))
 }
 
@@ -304,5 +307,71 @@ fn damaged() -> Verdict {
         .launch_blocking(bench.plan(&shell(&bench, 32 * MIB, "true")));
     assert!(refused.is_err());
     nothing_is_left(&image(&bench));
+    Verdict::Passed
+}
+
+/// A file system in memory, which goes with this.
+struct Memory(PathBuf);
+
+impl Memory {
+    fn mount(place: &Path, options: &str) -> Self {
+        fs::create_dir_all(place).unwrap();
+        let memory = Self(place.to_owned());
+        memory.again(options);
+        memory
+    }
+
+    fn again(&self, options: &str) {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&self.0)
+            .status();
+        assert!(mounted.unwrap().success());
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _gone = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+fn full_below() -> Verdict {
+    let bench = bench!();
+    let images = Memory::mount(&bench.dir.path().join("images"), "size=12m");
+    let script = "echo kept > ~/note; sync; head -c 20971520 /dev/urandom > ~/a; sync ~/a && echo lied; echo end";
+    let outcome = bench.run(&shell(&bench, 64 * MIB, script));
+    assert_eq!(outcome.stdout, "end\n", "{outcome:?}");
+    nothing_is_left(&image(&bench));
+    images.again("remount,size=100m");
+    let again = "cat ~/note; echo more > ~/b && sync ~/b && echo written";
+    let outcome = bench.run(&shell(&bench, 64 * MIB, again));
+    assert_eq!(outcome.stdout, "kept\nwritten\n", "{outcome:?}");
+    nothing_is_left(&image(&bench));
+    Verdict::Passed
+}
+
+fn io() -> Verdict {
+    const BYTES_PER_SECOND: u64 = 2 * MIB;
+    let bench = bench!();
+    let found = &bench.launcher.probe().io.finding;
+    if !found.works {
+        return Verdict::Skipped(found.detail.clone());
+    }
+    let write = "dd if=/dev/zero of=$HOME/a bs=1M count=6 oflag=direct 2>/dev/null && echo done";
+    let mut spec = shell(&bench, 32 * MIB, write);
+    spec.limits.io_bytes_per_second = Some(BYTES_PER_SECOND);
+    let begun = Instant::now();
+    let outcome = bench.run(&spec);
+    assert_eq!(outcome.stdout, "done\n", "{outcome:?}");
+    // A burst goes first.
+    assert!(
+        begun.elapsed() > Duration::from_millis(1_500),
+        "{:?}",
+        begun.elapsed()
+    );
     Verdict::Passed
 }
