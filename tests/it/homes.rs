@@ -12,6 +12,9 @@ use mesh_tests::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+/// A user that no machine gives to anybody.
+const USER: u32 = 6_171;
+
 const SOON: Duration = Duration::from_secs(20);
 
 const IMAGES: &str = "sandbox:\n  homes: image\n";
@@ -290,7 +293,6 @@ fn a_directory_that_is_encrypted_holds_images_too() {
 #[test]
 fn without_root_a_home_is_a_directory_and_that_is_said() {
     let test = "without_root_a_home_is_a_directory_and_that_is_said";
-    const USER: u32 = 6_171;
     if !(is_root() && has_program(test, "setpriv")) {
         return skip(test, "only root can become an ordinary user");
     }
