@@ -271,6 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn a_full_home_is_told_as_held_once_a_minute_also_at_the_end_of_a_process() {
+        let (mut ledger, at) = (Ledger::default(), Instant::now());
+        let full = Strain {
+            home_full: 1 << 20,
+            ..Strain::default()
+        };
+        let told = ledger.look(&[(1, full), (2, full)], &LIMITS, at);
+        assert_eq!(told[0].action, BreachAction::Held);
+        assert_eq!(short(told), [(Limit::Disk, 1 << 20)]);
+        let told = ledger.last(1, full, end(Some(0), None, false), &LIMITS, at);
+        assert_eq!(short(told), []);
+        let later = at + TOLD_AGAIN;
+        let told = ledger.last(2, full, end(Some(1), None, false), &LIMITS, later);
+        assert_eq!(short(told), [(Limit::Disk, 1 << 20)]);
+    }
+
+    #[test]
     fn processor_time_is_short_only_when_it_is_so_for_long() {
         let (mut ledger, at) = (Ledger::default(), Instant::now());
         let mut strain = Strain::default();
