@@ -5,6 +5,7 @@ pub(crate) mod bounds;
 pub(crate) mod bundle;
 pub mod delivery;
 pub(crate) mod grants;
+pub(crate) mod home;
 pub(crate) mod instance;
 pub(crate) mod lines;
 pub mod live;

@@ -62,6 +62,8 @@ pub struct Settings {
     pub trust_threshold: TrustLevel,
     /// Whether an agent that cannot be sandboxed as asked is refused.
     pub sandbox_required: bool,
+    /// Whether homes that are made from now on are images, where the machine gives that.
+    pub home_images: bool,
     /// What the sandbox may degrade.
     pub sandbox: PlanPolicy,
     /// How strict the sandbox of an agent is whose manifest says nothing.

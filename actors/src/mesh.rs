@@ -16,6 +16,7 @@ use mesh_persistence::OpenError;
 use mesh_sandbox::{Launcher, LauncherConfig, StartError};
 use mesh_supervision::{Child, Ended, RequestError, Supervisor, SupervisorHandle};
 
+use crate::agents::home;
 use crate::agents::native::NativeAgents;
 use crate::agents::services::Services;
 use crate::agents::spawn::forget_unused_homes;
@@ -469,11 +470,13 @@ async fn prepare(options: MeshOptions) -> Result<Context, MeshStartError> {
         } = options;
         let node = Arc::new(crate::journal::identity(&settings.data, key).map_err(start_error)?);
         let tag = blake3::hash(settings.data.to_string_lossy().as_bytes()).to_hex();
+        home::remove_drafts(&settings.data);
         let launcher = Launcher::start(LauncherConfig {
             run_dir: settings.data.join(RUN_DIR),
             run_id: settings.run_id.clone(),
             tag: format!("meshd-{}", &tag.as_str()[..12]),
             helper: sandbox_helper,
+            images: settings.home_images || home::has_images(&settings.data),
         })?;
         let secrets = SecretShelf::open(&settings.data, settings.vault_key.as_ref());
         let mut ctx = Context {

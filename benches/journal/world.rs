@@ -164,6 +164,7 @@ fn settings(data: &Path) -> Settings {
             degradable: Vec::new(),
         },
         sandbox_level: SandboxLevel::Relaxed,
+        home_images: false,
         open_network: BTreeSet::new(),
         files: mesh_actors::context::FileBounds::default(),
         uids: (200_000, 1000),

@@ -184,6 +184,7 @@ fn settings(data: &Path, delay: Duration) -> Settings {
             degradable: Vec::new(),
         },
         sandbox_level: SandboxLevel::Relaxed,
+        home_images: false,
         open_network: BTreeSet::new(),
         files: mesh_actors::context::FileBounds::default(),
         egress: mesh_actors::outbound::EgressSettings::default(),

@@ -170,6 +170,7 @@ struct Bench {
 impl Bench {
     fn new(dir: &Path, tag: &str) -> Result<Self, Box<dyn Error>> {
         let launcher = Launcher::start(LauncherConfig {
+            images: false,
             run_dir: dir.join("run"),
             run_id: "bench".to_owned(),
             tag: format!("{tag}-{}", std::process::id()),
@@ -217,6 +218,7 @@ impl Bench {
             workdir: None,
             bundle: None,
             home: self.dir.join("home"),
+            home_form: mesh_sandbox::HomeForm::default(),
             state: self.dir.clone(),
             allowed_paths: Vec::<AllowedPath>::new(),
             runtime_paths: Vec::new(),

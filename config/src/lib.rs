@@ -16,8 +16,8 @@ pub use load::{ConfigErrors, config_schema};
 pub use origin::{Origin, OriginEntry, Origins};
 pub use sections::{
     AlertsConfig, ApiConfig, AuditConfig, ClusterConfig, ClusterMode, DefaultPolicy,
-    DefaultResourceLimits, Degradable, EgressConfig, FilesConfig, JournalConfig, LifecycleDefaults,
-    LivenessDefaults, LogFormat, NodeConfig, NothingToSet, OrchestratorConfig,
+    DefaultResourceLimits, Degradable, EgressConfig, FilesConfig, HomeKind, JournalConfig,
+    LifecycleDefaults, LivenessDefaults, LogFormat, NodeConfig, NothingToSet, OrchestratorConfig,
     OrchestratorPolicies, OrchestratorSecurity, OverrunDefaults, RateLimit, RepetitionDefaults,
     RetryConfig, SandboxConfig, SecurityDefaults, ServicesConfig, SilenceDefaults, StallDefaults,
     StorageConfig, StorageEncryption, SupervisionConfig, TelemetryConfig, TlsClient, TlsConfig,

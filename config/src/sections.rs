@@ -78,6 +78,8 @@ pub struct SandboxConfig {
     /// and privilege never degrade.
     #[schemars(extend("uniqueItems" = true))]
     pub degradable: Vec<Degradable>,
+    /// What the homes are made of that are made from now on.
+    pub homes: HomeKind,
     /// Users that agents run as, where meshd may switch users.
     pub uid_range: UidRange,
     /// Most processes and threads of an instance, when its manifest says nothing.
@@ -105,6 +107,7 @@ impl Default for SandboxConfig {
                 Degradable::Disk,
                 Degradable::User,
             ],
+            homes: HomeKind::default(),
             uid_range: UidRange::default(),
             pids: 256,
             open_files: 1024,
@@ -113,6 +116,18 @@ impl Default for SandboxConfig {
             egress: EgressConfig::default(),
         }
     }
+}
+
+/// What an agent's home is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HomeKind {
+    /// A directory. What lies in it is added up every few seconds.
+    #[default]
+    Directory,
+    /// A file system of its own, as large as the limit of disk, which the kernel holds. Where that cannot be had it is a directory,
+    /// and the report says so.
+    Image,
 }
 
 /// A control of the sandbox that may degrade.

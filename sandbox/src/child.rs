@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, pidfd_send_signal};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::cgroup::Group;
+use crate::image::Image;
 use crate::launch::Inner;
 use crate::plan as control;
 use crate::plan::{Level, SandboxReport};
@@ -79,6 +80,9 @@ pub struct Strain {
     pub periods: u64,
     /// Those of them in which its share was used up.
     pub throttled: u64,
+    /// Bytes in its home, when that is an image in which no more fits; else 0.
+    #[serde(default)]
+    pub home_full: u64,
 }
 
 impl Strain {
@@ -89,6 +93,7 @@ impl Strain {
             refused_tasks: group.refused_tasks(),
             periods,
             throttled,
+            home_full: 0,
         }
     }
 }
@@ -101,8 +106,24 @@ pub(crate) struct Shared {
     pub(crate) init: OwnedFd,
     pub(crate) init_pid: u32,
     pub(crate) group: Group,
+    /// Its home, where that is an image, as long as it lives.
+    pub(crate) home: Mutex<Option<Image>>,
     /// What it was kept from in all its life, once it has ended: its groups are gone then.
     pub(crate) strain: OnceLock<Strain>,
+}
+
+impl Shared {
+    pub(crate) fn home(&self) -> MutexGuard<'_, Option<Image>> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has been kept from so far.
+    pub(crate) fn strained(&self) -> Strain {
+        Strain {
+            home_full: self.home().as_ref().and_then(Image::full).unwrap_or(0),
+            ..Strain::of(&self.group)
+        }
+    }
 }
 
 /// A running sandbox. Dropping it ends the sandbox.
@@ -318,6 +339,9 @@ impl ChildHandle {
             };
             answers.push((control::Control::Io, answer));
         }
+        if let (Some(home), Some(bytes)) = (self.shared.home().as_ref(), limits.disk_bytes) {
+            answers.push((control::Control::Disk, home.set_bytes(bytes).map(|()| true)));
+        }
         answers.into_iter().map(set).collect()
     }
 
@@ -325,7 +349,7 @@ impl ChildHandle {
     #[must_use]
     pub fn strain(&self) -> Strain {
         let last = self.shared.strain.get().copied();
-        last.unwrap_or_else(|| Strain::of(&self.shared.group))
+        last.unwrap_or_else(|| self.shared.strained())
     }
 
     /// What it uses now. From the control groups, else summed over the processes that live.

@@ -152,6 +152,8 @@ struct Descriptors {
     image: OwnedFd,
     /// What the secrets hold; gone before the agent's process exists.
     secrets: Option<OwnedFd>,
+    /// The mount of a home that is a file system of its own; gone before the agent's process exists.
+    home: Option<OwnedFd>,
 }
 
 /// What pid 1 needs from its parent.

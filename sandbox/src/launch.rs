@@ -22,8 +22,9 @@ use std::sync::Arc;
 
 use crate::cgroup::{self, Ability, Hierarchies};
 use crate::child::Child;
+use crate::image;
 use crate::plan::Plan;
-use crate::probe::{HostSettings, Probe, Standing, Trials};
+use crate::probe::{Finding, HostSettings, Probe, Standing, Trials};
 use crate::sweep::{self, SweepReport};
 use crate::wire::Stage;
 
@@ -43,6 +44,8 @@ pub struct LauncherConfig {
     pub tag: String,
     /// The program that calls [`crate::sandbox_main`]; this process's own image when `None`.
     pub helper: Option<PathBuf>,
+    /// Whether to try if homes can be images ([`crate::HomeForm::Image`]), which takes some tens of milliseconds more.
+    pub images: bool,
 }
 
 /// Why no launcher could be started. meshd cannot run agents then.
@@ -193,7 +196,12 @@ impl Launcher {
         let spawner = Spawner::start(Arc::clone(&image)).map_err(StartError::Thread)?;
         let trials = spawner.probe().map_err(StartError::Probe)?;
         let hierarchies = Hierarchies::discover(&config.tag);
-        let probe = findings(trials, &hierarchies, &run_dir);
+        let images = if config.images {
+            image::trial(&run_dir)
+        } else {
+            Finding::unasked()
+        };
+        let probe = findings(trials, &hierarchies, &run_dir, images);
         let run_id = config.run_id;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -274,7 +282,7 @@ impl Launcher {
     }
 }
 
-fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
+fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path, images: Finding) -> Probe {
     let kernel = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -292,5 +300,6 @@ fn findings(trials: Trials, hierarchies: &Hierarchies, data: &Path) -> Probe {
         Standing::read(),
         &HostSettings::read(),
         [cpu, memory, pids, freezer, io],
+        images,
     )
 }

@@ -19,6 +19,7 @@ mod child;
 pub mod fscrypt;
 mod helper;
 mod homes;
+mod image;
 mod interpreter;
 mod launch;
 mod order;
@@ -35,6 +36,7 @@ pub use balloon::Balloon;
 pub use child::{Child, ChildHandle, ExitStatus, LimitSet, Strain, Usage};
 pub use helper::{is_helper_invocation, sandbox_main};
 pub use homes::{HomeUsage, home_usage, remove_home};
+pub use image::image_usage;
 pub use interpreter::{Interpreter, InterpreterError, interpreter_paths};
 pub use launch::{LaunchError, Launcher, LauncherConfig, StartError};
 pub use owned::owned_below;
@@ -44,9 +46,9 @@ pub use plan::{
 };
 pub use probe::{CgroupKind, Controller, Finding, Probe};
 pub use spec::{
-    AllowedPath, BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, Limits, Narrowed, NetworkAccess,
-    PROXY_PORT, Program, Rights, SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec, SecretFile,
-    SpecError, TempAccess,
+    AllowedPath, BUNDLE_INSIDE, Execution, HOME_INSIDE, HomeForm, Ids, Limits, Narrowed,
+    NetworkAccess, PROXY_PORT, Program, Rights, SECRETS_BYTES_MAX, SECRETS_INSIDE, SandboxSpec,
+    SecretFile, SpecError, TempAccess,
 };
 pub use sweep::SweepReport;
 pub use wire::Stage;

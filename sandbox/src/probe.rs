@@ -3,8 +3,11 @@
 //! Looking at versions and settings is not enough: some systems let a namespace be made and then refuse
 //! every mount in it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
+use crate::spec::HomeForm;
 use crate::wire::{Failure, Stage};
 
 /// What a sandbox can be built from here.
@@ -41,6 +44,23 @@ pub struct Probe {
     pub freezer: Controller,
     /// Limiting how fast disks are read and written.
     pub io: Controller,
+    /// Homes as file systems of their own, which hold the sum of what lies in them.
+    #[serde(default = "Finding::unasked")]
+    pub images: Finding,
+}
+
+impl Probe {
+    /// What a new home is made of here, where an image at `path` is wanted or not.
+    #[must_use]
+    pub fn new_home(&self, wanted: bool, path: PathBuf) -> HomeForm {
+        match (wanted, self.images.works) {
+            (true, true) => HomeForm::Image { path },
+            (true, false) => HomeForm::Directory {
+                note: format!("no image, as {}", self.images.detail),
+            },
+            (false, _) => HomeForm::default(),
+        }
+    }
 }
 
 /// One thing that was tried.
@@ -183,6 +203,7 @@ impl Trials {
         standing: Standing,
         settings: &HostSettings,
         cgroups: [Controller; 5],
+        images: Finding,
     ) -> Probe {
         let root = standing.root;
         let cure = |other: &str| format!("{}{other}", standing.unfiltered());
@@ -216,6 +237,7 @@ impl Trials {
             pids,
             freezer,
             io,
+            images,
         }
     }
 }

@@ -67,6 +67,9 @@ pub struct SandboxSpec {
     pub bundle: Option<PathBuf>,
     /// The agent's home on the host, shown writable as [`HOME_INSIDE`]. Created when missing.
     pub home: PathBuf,
+    /// What the home is made of.
+    #[serde(default)]
+    pub home_form: HomeForm,
     /// Directory of meshd's own state. No grant may hold it or reach into it.
     pub state: PathBuf,
     /// Host paths that the agent may use, shown under the same path.
@@ -89,6 +92,31 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// The unprivileged user to run as. Required when meshd is root, and only usable then.
     pub ids: Option<Ids>,
+}
+
+/// What a home is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HomeForm {
+    /// The directory itself, which the kernel bounds by no sum.
+    Directory {
+        /// Why it is one although an image was asked for; empty when none was.
+        note: String,
+    },
+    /// A file system of its own in a file, made when it is missing, as large as the limit of disk. The directory stays empty and
+    /// says whose the home is. Needs root, a user of its own and a limit of disk.
+    Image {
+        /// The file. No agent may ever reach it.
+        path: PathBuf,
+    },
+}
+
+impl Default for HomeForm {
+    fn default() -> Self {
+        Self::Directory {
+            note: String::new(),
+        }
+    }
 }
 
 /// What is executed inside.

@@ -313,3 +313,114 @@ pub(crate) fn kill_all(signal: rustix::process::Signal) -> io::Result<()> {
     // SAFETY: `kill` touches no memory.
     checked(unsafe { libc::kill(-1, signal.as_raw()) }).map(drop)
 }
+
+/// What the kernel is told and tells of a loop device, `struct loop_info64`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoopInfo {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encryption: [u32; 2],
+    pub(crate) flags: u32,
+    names: [[u8; 64]; 2],
+    key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+#[derive(Debug)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+impl LoopInfo {
+    const EMPTY: Self = Self {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encryption: [0; 2],
+        flags: 0,
+        names: [[0; 64]; 2],
+        key: [0; 32],
+        init: [0; 2],
+    };
+}
+
+/// The number of a loop device that nobody uses, asked of `/dev/loop-control`. Somebody else may take it meanwhile.
+pub(crate) fn loop_free(control: BorrowedFd<'_>) -> io::Result<u32> {
+    const LOOP_CTL_GET_FREE: u32 = 0x4C82;
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: this request takes no argument.
+    let number = checked(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE.into()) })?;
+    u32::try_from(number).map_err(io::Error::other)
+}
+
+/// Has a loop device show `file` until nobody uses the device any more. `EBUSY`: it has another already.
+pub(crate) fn loop_configure(device: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    const LOOP_CONFIGURE: u32 = 0x4C0A;
+    const AUTOCLEAR: u32 = 4;
+    let config = LoopConfig {
+        fd: file.as_raw_fd().unsigned_abs(),
+        block_size: 0,
+        info: LoopInfo {
+            flags: AUTOCLEAR,
+            ..LoopInfo::EMPTY
+        },
+        reserved: [0; 8],
+    };
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: `config` is laid out as the kernel's header says and lives during the call, which only reads it.
+    checked(unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            LOOP_CONFIGURE.into(),
+            ptr::from_ref(&config),
+        )
+    })?;
+    Ok(())
+}
+
+/// What a loop device shows. `ENXIO`: nothing.
+pub(crate) fn loop_info(device: BorrowedFd<'_>) -> io::Result<LoopInfo> {
+    const LOOP_GET_STATUS64: u32 = 0x4C05;
+    let mut info = LoopInfo::EMPTY;
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: `info` is laid out as the kernel's header says and lives during the call, which writes it.
+    checked(unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            LOOP_GET_STATUS64.into(),
+            ptr::from_mut(&mut info),
+        )
+    })?;
+    Ok(info)
+}
+
+/// Has a loop device find out how large its file is now.
+pub(crate) fn loop_grown(device: BorrowedFd<'_>) -> io::Result<()> {
+    const LOOP_SET_CAPACITY: u32 = 0x4C07;
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: this request takes no argument.
+    checked(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY.into()) })?;
+    Ok(())
+}
+
+/// Has the mounted ext4 file system of `on` be so many of its blocks large.
+pub(crate) fn ext4_resize(on: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
+    const RESIZE: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u64>(b'f', 16);
+    #[expect(unsafe_code, reason = "no safe wrapper exists")]
+    // SAFETY: the request reads one `u64`, which lives during the call.
+    checked(unsafe { libc::ioctl(on.as_raw_fd(), RESIZE.into(), ptr::from_ref(&blocks)) })?;
+    Ok(())
+}

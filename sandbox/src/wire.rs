@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! launcher ── control socket (the helper's stdin), one message each ─────────────► helper
-//!   order  + descriptors [plan, status, stdin, stdout, stderr, image, secrets?]
+//!   order  + descriptors [plan, status, stdin, stdout, stderr, image, secrets?, home?]
 //!   fork     (its groups have the helper: now pid 1 may exist, and is born in them)
 //!            ◄── init <pid> + descriptor [pidfd]      (the outer process; it then leaves the socket)
 //!   go       (recorded for the sweep: now the agent may exist)
@@ -34,7 +34,7 @@ pub(crate) const HELPER_NAME: &str = "meshd-sandbox";
 const MESSAGE_MAX: usize = 256;
 
 /// Descriptors that come with an order.
-pub(crate) const ORDER_FDS: usize = 7;
+pub(crate) const ORDER_FDS: usize = 8;
 
 /// Largest plan the helper reads; a manifest's argument and path lists stay far below.
 pub(crate) const ORDER_MAX: u64 = 4 << 20;
@@ -176,6 +176,8 @@ pub(crate) struct Bind {
     pub(crate) identity: (u64, u64),
     /// The owner for whom the agent's user stands there.
     pub(crate) owner: Option<Ids>,
+    /// Whether the mount comes along with the order, and `source` only says what it stands for.
+    pub(crate) brought: bool,
 }
 
 /// How a bind is mounted.

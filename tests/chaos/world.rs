@@ -235,6 +235,7 @@ fn settings(data: &Path, run_id: String) -> Settings {
             degradable: Vec::new(),
         },
         sandbox_level: SandboxLevel::Relaxed,
+        home_images: false,
         open_network: std::collections::BTreeSet::new(),
         files: mesh_actors::context::FileBounds::default(),
         egress: mesh_actors::outbound::EgressSettings::default(),

@@ -33,6 +33,7 @@ mod gates;
 mod governance;
 mod grants;
 mod handover;
+mod homes;
 mod hooks;
 mod inbox;
 mod limits;

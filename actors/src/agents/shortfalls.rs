@@ -1,7 +1,7 @@
 //! What this machine's sandboxes lack, said once at the start.
 
 use mesh_sandbox::{
-    Execution, Ids, Limits, Narrowed, NetworkAccess, Program, SandboxSpec, TempAccess, plan,
+    Execution, Ids, Limits, Narrowed, NetworkAccess, Probe, Program, SandboxSpec, TempAccess, plan,
 };
 
 use crate::context::{Context, Settings};
@@ -9,7 +9,7 @@ use crate::context::{Context, Settings};
 /// Says which controls are weaker than agents ask for by default, or that none could start.
 pub(crate) fn say(ctx: &Context) {
     let probe = ctx.launcher.probe();
-    let spec = usual(&ctx.settings, probe.root);
+    let spec = usual(&ctx.settings, probe);
     match plan(&spec, probe, &ctx.settings.sandbox) {
         Err(refused) => {
             let refused: &dyn std::error::Error = &refused;
@@ -38,7 +38,7 @@ pub(crate) fn say(ctx: &Context) {
 }
 
 /// The sandbox of an agent whose manifest says nothing but that it reaches out.
-fn usual(settings: &Settings, root: bool) -> SandboxSpec {
+fn usual(settings: &Settings, probe: &Probe) -> SandboxSpec {
     let limits = &settings.limits;
     let uid = settings.uids.0;
     SandboxSpec {
@@ -51,6 +51,7 @@ fn usual(settings: &Settings, root: bool) -> SandboxSpec {
         workdir: None,
         bundle: None,
         home: settings.data.join("home"),
+        home_form: probe.new_home(settings.home_images, settings.data.join("home/images")),
         state: settings.data.clone(),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
@@ -67,6 +68,6 @@ fn usual(settings: &Settings, root: bool) -> SandboxSpec {
             disk_bytes: Some(limits.disk_bytes),
             io_bytes_per_second: limits.io_bytes_per_second,
         },
-        ids: root.then_some(Ids { uid, gid: uid }),
+        ids: probe.root.then_some(Ids { uid, gid: uid }),
     }
 }

@@ -21,6 +21,7 @@ use mesh_sandbox::{
 
 use super::bundle::{bundle_dir, manifest_name};
 use super::grants::{allowed_paths, former_users, is_forgotten};
+use super::home;
 use super::policy::{InstanceBounds, degradable, execution, resolve};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
@@ -219,6 +220,7 @@ fn asked(ctx: &Context, start: Start<'_>, policy: &PolicyDocument) -> Result<Ask
         }),
         bundle: Some(bundle),
         ids: likely_user(ctx, &home)?,
+        home_form: home::form(ctx, &home)?,
         home,
         state: settings.data.clone(),
         allowed_paths: allowed_paths(ctx, manifest)?,
@@ -442,8 +444,13 @@ pub(crate) fn forget_unused_homes(data: &Path, known: impl Fn(&str) -> bool) {
         if known(name.split('#').next().unwrap_or(name)) {
             continue;
         }
-        // The kernel refuses for whatever holds anything.
-        match std::fs::remove_dir(&home) {
+        // The kernel refuses for whatever holds anything; that an image does is not looked into.
+        let removed = if home::is_image(data, &home) {
+            Err(std::io::ErrorKind::DirectoryNotEmpty.into())
+        } else {
+            std::fs::remove_dir(&home)
+        };
+        match removed {
             Ok(()) => tracing::info!(home = %home.display(), "an unused home is removed"),
             Err(error) => tracing::warn!(
                 home = %home.display(),

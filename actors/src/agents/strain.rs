@@ -112,6 +112,7 @@ impl Ledger {
             refused_tasks: now.refused_tasks.saturating_sub(before.refused_tasks),
             periods: now.periods.saturating_sub(before.periods),
             throttled: now.throttled.saturating_sub(before.throttled),
+            home_full: now.home_full,
         }
     }
 
@@ -144,6 +145,14 @@ fn counted(fresh: Strain, limits: &Limits) -> Vec<Breach> {
             "the kernel refused it processes or threads",
         ));
     }
+    if fresh.home_full > 0 {
+        breaches.push(held(
+            Limit::Disk,
+            limits.disk_bytes,
+            fresh.home_full,
+            "its home is full, and the kernel refuses it more",
+        ));
+    }
     breaches
 }
 
@@ -153,6 +162,7 @@ fn sum(one: Strain, other: Strain) -> Strain {
         refused_tasks: one.refused_tasks + other.refused_tasks,
         periods: one.periods + other.periods,
         throttled: one.throttled + other.throttled,
+        home_full: one.home_full.max(other.home_full),
     }
 }
 
@@ -213,6 +223,7 @@ mod tests {
             refused_tasks,
             periods: 0,
             throttled: 0,
+            home_full: 0,
         }
     }
 
@@ -257,6 +268,23 @@ mod tests {
         let told = ledger.last(3, strain(0, 0), end(None, Some(25), false), &LIMITS, at);
         assert_eq!(short(told), [(Limit::Disk, 1)]);
         assert!(ledger.counted.is_empty());
+    }
+
+    #[test]
+    fn a_full_home_is_told_as_held_once_a_minute_also_at_the_end_of_a_process() {
+        let (mut ledger, at) = (Ledger::default(), Instant::now());
+        let full = Strain {
+            home_full: 1 << 20,
+            ..Strain::default()
+        };
+        let told = ledger.look(&[(1, full), (2, full)], &LIMITS, at);
+        assert_eq!(told[0].action, BreachAction::Held);
+        assert_eq!(short(told), [(Limit::Disk, 1 << 20)]);
+        let told = ledger.last(1, full, end(Some(0), None, false), &LIMITS, at);
+        assert_eq!(short(told), []);
+        let later = at + TOLD_AGAIN;
+        let told = ledger.last(2, full, end(Some(1), None, false), &LIMITS, later);
+        assert_eq!(short(told), [(Limit::Disk, 1 << 20)]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::views::{status_kind, summary};
 use crate::agents::agent::AgentMessage;
 use crate::agents::bundle;
 use crate::agents::grants;
+use crate::agents::home;
 use crate::agents::native::behaviour;
 use crate::agents::policy::{effective, effective_default};
 use crate::agents::spawn::{Start, homes_of, plan_start, sandbox_view};
@@ -538,7 +539,7 @@ impl Mesh {
         let homes = tokio::task::spawn_blocking(move || {
             homes_of(&data, &agent)
                 .iter()
-                .try_for_each(|home| mesh_sandbox::remove_home(home))
+                .try_for_each(|home| home::remove(&data, home))
         });
         if let Ok(Err(error)) = homes.await {
             tracing::warn!(agent = id, %error, "its home could not be removed");

@@ -9,10 +9,14 @@ use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::Caller;
 use mesh_messages::{AgentId, Epoch, InstanceNo};
 
+use mesh_sandbox::Plan;
+
 use super::Mesh;
 use crate::agents::agent::shown;
+use crate::agents::home;
 use crate::agents::policy::effective;
-use crate::agents::spawn::{Start, plan_under};
+use crate::agents::spawn::{Start, homes_of, plan_under};
+use crate::context::Context;
 use crate::operations::{Action, LimitOperations};
 use crate::partition::Cause;
 use crate::registry::PolicyChange;
@@ -81,7 +85,7 @@ impl Mesh {
         let mut then = PolicyDocument::clone(&now);
         let held = then.agents.entry(agent.clone()).or_default();
         *held = change.onto(held);
-        let ctx = std::sync::Arc::clone(&self.ctx);
+        let (ctx, agent) = (std::sync::Arc::clone(&self.ctx), agent.clone());
         // It looks at the disk.
         let planned = tokio::task::spawn_blocking(move || {
             let start = Start {
@@ -91,16 +95,35 @@ impl Mesh {
                 epoch: Epoch(0),
                 process: 0,
             };
-            let refused = plan_under(&ctx, start, &then).err()?;
-            // What keeps it from starting as it is, is not for this change to mend.
-            plan_under(&ctx, start, &now).is_ok().then_some(refused)
+            let (then, now) = (
+                plan_under(&ctx, start, &then),
+                plan_under(&ctx, start, &now),
+            );
+            match (then, now) {
+                (Ok((then, _)), _) => too_full(&ctx, &agent, &then),
+                (Err(refused), Ok(_)) => Some(format!(
+                    "with these limits it could not start again: {refused}"
+                )),
+                // What keeps it from starting as it is, is not for this change to mend.
+                (Err(_), Err(_)) => None,
+            }
         });
         let refused = planned
             .await
             .map_err(|_| Problem::unavailable("shutting_down", "meshd is shutting down"))?;
-        refused.map_or(Ok(()), |refused| {
-            let text = format!("with these limits it could not start again: {refused}");
+        refused.map_or(Ok(()), |text| {
             Err(Problem::invalid("start_refused", "limits", text))
         })
     }
+}
+
+/// Whether a home of the agent holds more by now than it is to, where the kernel holds it to that.
+fn too_full(ctx: &Context, agent: &AgentId, then: &Plan) -> Option<String> {
+    let allowed = then.spec().limits.disk_bytes?;
+    let data = &ctx.settings.data;
+    let homes = homes_of(data, agent).into_iter();
+    let used = homes.filter_map(|home| home::held(data, &home)).max()?;
+    (used > allowed).then(|| {
+        format!("disk: its home holds {used} bytes, more than {allowed}; remove files there first, or allow more")
+    })
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use mesh_config::Config;
+use mesh_config::{Config, HomeKind};
 use mesh_sandbox::{
     ChildHandle, Ids, Launcher, LauncherConfig, Level, Limits, NetworkAccess, Plan, PlanPolicy,
     Probe, Program, SandboxSpec, Shortfall, TempAccess, plan,
@@ -92,6 +92,7 @@ fn examine(config: &Config) -> Result<Diagnosis, Failure> {
     let run_id = format!("doctor-{}", std::process::id());
     let launcher = Launcher::start(LauncherConfig {
         run_dir: scratch.path().join("run"),
+        images: config.sandbox.homes == HomeKind::Image,
         run_id: run_id.clone(),
         tag: run_id.clone(),
         helper: None,
@@ -164,6 +165,10 @@ fn trial_spec(config: &Config, probe: &Probe, scratch: &Path, run_id: String) ->
         workdir: None,
         bundle: None,
         home: scratch.join("home"),
+        home_form: probe.new_home(
+            config.sandbox.homes == HomeKind::Image,
+            scratch.join("home.ext4"),
+        ),
         state: scratch.to_owned(),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),

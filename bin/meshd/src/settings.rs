@@ -8,7 +8,7 @@ use mesh_actors::context::{DefaultLimits, FileBounds, KeySource, LivenessLimits,
 use mesh_actors::desk::unfit;
 use mesh_actors::outbound::{EgressSettings, ServiceSettings};
 use mesh_api::TlsFiles;
-use mesh_config::{Config, Degradable, Origin, Origins};
+use mesh_config::{Config, Degradable, HomeKind, Origin, Origins};
 use mesh_egress::{Limits as EgressLimits, Pattern, ServicePolicy, grants_from};
 use mesh_messages::certificate::KnownCertificate;
 use mesh_messages::schema::FieldError;
@@ -160,6 +160,7 @@ pub(crate) fn tree(
         max_parallel_tasks: orchestrator.policies.max_parallel_tasks,
         trust_threshold: trust_threshold(orchestrator.security.trust_threshold),
         sandbox_required: orchestrator.security.sandbox_required,
+        home_images: config.sandbox.homes == HomeKind::Image,
         sandbox: sandbox(config),
         sandbox_level: config.default_policy.security.sandbox_level,
         open_network: config.sandbox.open_network.iter().cloned().collect(),

@@ -30,6 +30,7 @@ pub(super) fn run(mut handover: Handover) -> i32 {
         return EXIT_FAILED;
     }
     handover.descriptors.secrets = None;
+    handover.descriptors.home = None;
     if let Some(listener) = listener
         && wire::send(
             handover.control.as_fd(),
@@ -98,7 +99,13 @@ fn build(handover: &Handover) -> Result<(OwnedFd, Option<TcpListener>), StepErro
             content: content.as_fd(),
             owner: handover.order.ids,
         });
-    mounts::build(&handover.order.root, secrets.as_ref(), &handover.owners)?;
+    let home = handover.descriptors.home.as_ref();
+    mounts::build(
+        &handover.order.root,
+        secrets.as_ref(),
+        home,
+        &handover.owners,
+    )?;
     let signals = sys::child_signals().at(Stage::Fork, "signals of ended children")?;
     Ok((signals, listener))
 }

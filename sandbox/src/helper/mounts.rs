@@ -51,6 +51,7 @@ const PROC_EMPTIED: [&str; 5] = ["acpi", "scsi", "asound", "bus", "fs"];
 pub(super) fn build(
     root: &Root,
     secrets: Option<&Secrets<'_>>,
+    home: Option<&OwnedFd>,
     owners: &Owners,
 ) -> Result<(), StepError> {
     mount_change(
@@ -62,7 +63,10 @@ pub(super) fn build(
     let binds = root
         .binds
         .iter()
-        .map(|bind| detach(bind, owners))
+        .map(|bind| match (bind.brought, home) {
+            (true, home) => brought(bind, home),
+            (false, _) => detach(bind, owners),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let null = null_device().at(Stage::Mounts, "/dev/null")?;
     let mask = umask(Mode::WGRP | Mode::WOTH);
@@ -108,6 +112,27 @@ pub(super) fn try_owner(path: &Path, owners: BorrowedFd<'_>) -> io::Result<()> {
     sys::mount_owners(tree.as_fd(), owners)
 }
 
+/// The mount that came along for `bind`.
+fn brought(bind: &Bind, mount: Option<&OwnedFd>) -> Result<OwnedFd, StepError> {
+    let attempt = || -> io::Result<OwnedFd> {
+        let missing = || io::Error::other("its mount did not come along");
+        let mount = mount.ok_or_else(missing)?.try_clone()?;
+        sys::mount_setattr(mount.as_fd(), attributes(bind.kind))?;
+        Ok(mount)
+    };
+    attempt().at(Stage::Mounts, bind.source.display().to_string())
+}
+
+const fn attributes(kind: BindKind) -> u64 {
+    match kind {
+        BindKind::ReadOnly => attr::RDONLY | attr::NOSUID | attr::NODEV,
+        BindKind::ReadOnlyData => attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
+        BindKind::Writable => attr::NOSUID | attr::NODEV,
+        BindKind::Data => attr::NOSUID | attr::NODEV | attr::NOEXEC,
+        BindKind::Device => attr::NOSUID | attr::NOEXEC,
+    }
+}
+
 /// Opens what `bind` names, makes sure it is what the launcher saw, and detaches a mount of it.
 fn detach(bind: &Bind, owners: &Owners) -> Result<OwnedFd, StepError> {
     let attempt = || -> io::Result<OwnedFd> {
@@ -120,14 +145,7 @@ fn detach(bind: &Bind, owners: &Owners) -> Result<OwnedFd, StepError> {
                 "it was exchanged while the sandbox started",
             ));
         }
-        let attributes = match bind.kind {
-            BindKind::ReadOnly => attr::RDONLY | attr::NOSUID | attr::NODEV,
-            BindKind::ReadOnlyData => attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
-            BindKind::Writable => attr::NOSUID | attr::NODEV,
-            BindKind::Data => attr::NOSUID | attr::NODEV | attr::NOEXEC,
-            BindKind::Device => attr::NOSUID | attr::NOEXEC,
-        };
-        let tree = clone_mount(file.as_fd(), attributes)?;
+        let tree = clone_mount(file.as_fd(), attributes(bind.kind))?;
         if let Some(owner) = bind.owner {
             if (seen.st_uid, seen.st_gid) != (owner.uid, owner.gid) {
                 return Err(io::Error::other(

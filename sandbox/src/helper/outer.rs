@@ -20,6 +20,9 @@ use crate::spec::Execution;
 use crate::sys::{self, Fork};
 use crate::wire::{self, Control, ORDER_MAX, Order, Stage, UserNamespace};
 
+/// Descriptors that come with every order.
+const ORDER_ALWAYS: usize = 6;
+
 /// How readily the kernel ends a sandbox rather than anything else when memory is short.
 const OOM_SCORE_ADJ: &str = "500";
 
@@ -67,23 +70,24 @@ fn prepare(launcher: Pid) -> io::Result<(OwnedFd, Order, Descriptors)> {
         return Err(io::Error::other("expected an order"));
     };
     let mut fds = fds;
-    // The seventh, when there is one.
-    let secrets = (fds.len() == wire::ORDER_FDS).then(|| fds.pop()).flatten();
+    // What not every sandbox has; the order says which of them they are.
+    let mut more = fds.split_off(fds.len().min(ORDER_ALWAYS)).into_iter();
     let [plan, status, stdin, stdout, stderr, image] = fds
         .try_into()
         .map_err(|_| io::Error::other("an order lacks descriptors"))?;
     let mut status = StatusPipe::new(status);
     match read_order(plan) {
-        Ok(order) => Ok((
-            control,
-            order,
-            Descriptors {
+        Ok(order) => {
+            let secrets = (!order.secrets.is_empty()).then(|| more.next()).flatten();
+            let descriptors = Descriptors {
                 status,
                 stdio: [stdin, stdout, stderr],
                 image,
                 secrets,
-            },
-        )),
+                home: more.next(),
+            };
+            Ok((control, order, descriptors))
+        }
         Err(error) => {
             let text = error.to_string();
             status.fail(StepError {

@@ -156,7 +156,7 @@ fn file_system() -> Result<(), StepError> {
         memory: vec![memory],
         ..Root::default()
     };
-    mounts::build(&root, None, &Owners::default())?;
+    mounts::build(&root, None, None, &Owners::default())?;
     std::fs::read("/proc/self/stat")
         .at(Stage::Mounts, "/proc/self")
         .map(drop)

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
@@ -16,10 +16,11 @@ use tokio::sync::{oneshot, watch};
 use super::spawner::Helper;
 use super::{Inner, LaunchError};
 use crate::cgroup::{self, Group, wait_readable};
-use crate::child::{Child, ExitStatus, Shared, Strain};
+use crate::child::{Child, ExitStatus, Shared};
+use crate::image::Image;
 use crate::order;
 use crate::plan::Plan;
-use crate::spec::{NetworkAccess, SandboxSpec, SecretFile};
+use crate::spec::{HomeForm, NetworkAccess, SandboxSpec, SecretFile};
 use crate::sweep::Record;
 use crate::wire::{self, Control, Failure, Stage, Status};
 
@@ -72,11 +73,13 @@ fn conduct(inner: &Arc<Inner>, plan: &Plan, answer: Answer) {
     answer.send(Ok(child)).ok();
     inner.spawner.began();
     let status = sandbox.wait();
-    let strain = remains.group.as_ref().map(Strain::of).unwrap_or_default();
+    let strain = sandbox.shared.strained();
     // Set once, here.
     sandbox.shared.strain.set(strain).ok();
     let oom = strain.oom_kills > 0;
     remains.clear();
+    // With it the file system is nobody's any more.
+    drop(sandbox.shared.home().take());
     inner.spawner.ended();
     publish.send_replace(Some(ExitStatus { oom, ..status }));
 }
@@ -161,6 +164,7 @@ fn set_up(
 ) -> Result<(Running, [OwnedFd; 3], Option<OwnedFd>), LaunchError> {
     let spec = &plan.spec;
     order::prepare_home(spec)?;
+    let home = mount_home(spec)?;
     let asked = inner.spawner.helper();
     let asked = asked.map_err(prepare("the helper process"))?;
     let sealed = seal(&order::build(plan)?).map_err(prepare("the sealed order"))?;
@@ -185,8 +189,10 @@ fn set_up(
         image,
     ];
     fds.extend(secrets.as_ref().map(AsFd::as_fd));
+    let (home, mount) = home.unzip();
+    fds.extend(mount.as_ref().map(AsFd::as_fd));
     let told = wire::send(control.as_fd(), &Control::Order, &fds);
-    drop((inside, status_inside, sealed, secrets));
+    drop((inside, status_inside, sealed, secrets, mount));
     let mut status = Reports {
         pipe: File::from(status),
     };
@@ -194,7 +200,7 @@ fn set_up(
         return Err(status.failure(spec));
     }
     // While it leaves the host's namespaces. It has no child until it is told, so everything it will ever start is born inside.
-    let group = match enrol(inner, spec, helper_pid, remains) {
+    let group = match enrol(inner, spec, home.as_ref(), helper_pid, remains) {
         Ok(group) => group,
         Err(error) => {
             // It may have failed by itself just then, and know better why.
@@ -229,6 +235,7 @@ fn set_up(
         init,
         init_pid,
         group,
+        home: Mutex::new(home),
         strain: OnceLock::new(),
     });
     Ok((Running { shared }, outside, listener))
@@ -238,11 +245,12 @@ fn set_up(
 fn enrol(
     inner: &Inner,
     spec: &SandboxSpec,
+    home: Option<&Image>,
     helper: u32,
     remains: &mut Remains,
 ) -> Result<Group, LaunchError> {
     let name = format!("{}.{}", spec.run_id, spec.name);
-    let group = Group::create(&inner.hierarchies, &name, disks(spec))
+    let group = Group::create(&inner.hierarchies, &name, disks(spec, home))
         .map_err(prepare("the control groups"))?;
     remains.group = Some(group.clone());
     group
@@ -257,10 +265,26 @@ fn enrol(
 }
 
 /// The disks behind what it may use.
-fn disks(spec: &SandboxSpec) -> Vec<String> {
+fn disks(spec: &SandboxSpec, home: Option<&Image>) -> Vec<String> {
     let allowed = spec.allowed_paths.iter().map(|one| one.path.as_path());
     let own = [spec.home.as_path(), Path::new("/usr")];
-    cgroup::devices(own.into_iter().chain(spec.bundle.as_deref()).chain(allowed))
+    let mut disks = cgroup::devices(own.into_iter().chain(spec.bundle.as_deref()).chain(allowed));
+    disks.extend(home.map(Image::device));
+    disks
+}
+
+/// Its home's image and the mount of it, where the home is one.
+fn mount_home(spec: &SandboxSpec) -> Result<Option<(Image, OwnedFd)>, LaunchError> {
+    let HomeForm::Image { path } = &spec.home_form else {
+        return Ok(None);
+    };
+    let (Some(bytes), Some(owner)) = (spec.limits.disk_bytes, spec.ids) else {
+        let error = io::Error::other("it needs a user of its own and a limit of disk");
+        return Err(prepare("a home that is an image")(error));
+    };
+    let what = format!("the home image {}", path.display());
+    let mounted = Image::mount(path, bytes, owner).map_err(prepare(&what))?;
+    Ok(Some(mounted))
 }
 
 /// Pid 1 of the sandbox, or nothing when the helper failed before it had one.

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, openat2};
 use super::hostname;
 use crate::launch::LaunchError;
 use crate::spec::{
-    BUNDLE_INSIDE, Execution, HOME_INSIDE, Ids, NetworkAccess, Rights, SECRETS_INSIDE,
+    BUNDLE_INSIDE, Execution, HOME_INSIDE, HomeForm, Ids, NetworkAccess, Rights, SECRETS_INSIDE,
     SYSTEM_TREES, SandboxSpec, TempAccess,
 };
 use crate::wire::{Access, Bind, BindKind, MemoryMount, Root};
@@ -169,6 +169,10 @@ impl Layout {
         let real = |path: &Path| fs::canonicalize(path).map_err(|source| path_error(path, source));
         let (kind, access) = place(spec.narrowed.home, spec.execution);
         self.bind(real(&spec.home)?, HOME_INSIDE, kind, access)?;
+        if let (HomeForm::Image { .. }, Some(home)) = (&spec.home_form, self.root.binds.last_mut())
+        {
+            home.brought = true;
+        }
         if let Some(bundle) = &spec.bundle {
             self.bind(
                 real(bundle)?,
@@ -269,6 +273,7 @@ impl Layout {
             kind,
             identity,
             owner: None,
+            brought: false,
         });
         let before = self.rules.entry(target.into()).or_insert(access);
         // The same path granted twice: writing wins, as it does in the mounts, where the later one is on top.

@@ -3,7 +3,7 @@
 use super::report::{Control, Enforcement, Level};
 use super::user_namespace;
 use crate::probe::{CgroupKind, Controller, Finding, Probe};
-use crate::spec::{NetworkAccess, SandboxSpec};
+use crate::spec::{HomeForm, NetworkAccess, SandboxSpec};
 use crate::wire::UserNamespace;
 
 /// A control as worked out, with the remedy when it falls short of what was asked.
@@ -35,7 +35,7 @@ pub(super) fn verdicts(spec: &SandboxSpec, probe: &Probe) -> Vec<Verdict> {
         cpu(spec, probe),
         memory(spec, probe),
         pids(spec, probe),
-        disk(spec),
+        disk(spec, probe),
         descriptors(spec),
         kernel(
             Control::Environment,
@@ -324,22 +324,39 @@ fn pids(spec: &SandboxSpec, probe: &Probe) -> Verdict {
     grouped(Control::Pids, &requested, &probe.pids, otherwise)
 }
 
-fn disk(spec: &SandboxSpec) -> Verdict {
+fn disk(spec: &SandboxSpec, probe: &Probe) -> Verdict {
     let Some(bytes) = spec.limits.disk_bytes else {
         return unlimited(Control::Disk);
     };
-    let detail =
-        "each file is bounded, their sum is not; memory file systems are bounded by the kernel";
-    verdict(
-        Control::Disk,
-        &format!("{bytes} bytes"),
-        "RLIMIT_FSIZE",
-        Level::Advisory,
-        detail.to_owned(),
-    )
-    .short(
-        "list `disk` in sandbox.degradable, or put the agents' homes on a file system of that size",
-    )
+    let requested = format!("{bytes} bytes");
+    let mut detail = String::new();
+    if let HomeForm::Directory { note } = &spec.home_form {
+        detail.push_str(
+            "each file is bounded, their sum is not; memory file systems are bounded by the kernel",
+        );
+        if !note.is_empty() {
+            detail = format!("{detail}; {note}");
+        }
+        let otherwise = match &probe.images.remedy {
+            Some(remedy) => remedy,
+            None if note.is_empty() => "set sandbox.homes to `image`",
+            None => "have the home become an image",
+        };
+        let remedy = format!("list `disk` in sandbox.degradable, or {otherwise}");
+        return verdict(
+            Control::Disk,
+            &requested,
+            "RLIMIT_FSIZE",
+            Level::Advisory,
+            detail,
+        )
+        .short(remedy);
+    }
+    detail = format!("its home is an ext4 image of {bytes} bytes, ext4's own tables among them");
+    if probe.images.works && spec.ids.is_some() {
+        return kernel(Control::Disk, &requested, "ext4 image", detail);
+    }
+    all_of(Control::Disk, &requested, &[&probe.images], "ext4 image")
 }
 
 fn io(bytes: u64, probe: &Probe) -> Verdict {

@@ -51,6 +51,7 @@ fn machine() -> Probe {
         pids: group(CgroupKind::V2),
         freezer: group(CgroupKind::V2),
         io: group(CgroupKind::V2),
+        images: works(),
     }
 }
 
@@ -79,6 +80,7 @@ fn spec() -> SandboxSpec {
         workdir: None,
         bundle: None,
         home: "/data/home/echo".into(),
+        home_form: crate::HomeForm::default(),
         state: "/data".into(),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),
@@ -317,7 +319,7 @@ fn limits_are_the_kernels_only_where_a_group_or_a_namespace_holds_them() {
 }
 
 #[test]
-fn a_disk_limit_is_never_claimed_to_be_the_kernels() {
+fn a_disk_limit_is_the_kernels_only_in_an_image() {
     let limits = Limits {
         disk_bytes: Some(1 << 30),
         ..Limits::default()
@@ -325,6 +327,29 @@ fn a_disk_limit_is_never_claimed_to_be_the_kernels() {
     let disk = SandboxSpec { limits, ..spec() };
     assert_eq!(level(&disk, &machine(), Control::Disk), Level::Advisory);
     assert_eq!(short(&disk, &machine(), &strict()), ["disk"]);
+    let path = std::path::PathBuf::from("/data/home/images/echo.ext4");
+    let image = SandboxSpec {
+        home_form: machine().new_home(true, path.clone()),
+        ..disk.clone()
+    };
+    assert_eq!(level(&image, &machine(), Control::Disk), Level::Kernel);
+    assert_eq!(short(&image, &machine(), &strict()), [""; 0]);
+    // Where none can be had, a new home is a directory and says why; an old image is never called the kernel's.
+    let missing = Probe {
+        images: missing("loop devices"),
+        ..machine()
+    };
+    assert_eq!(level(&image, &missing, Control::Disk), Level::None);
+    let directory = SandboxSpec {
+        home_form: missing.new_home(true, path.clone()),
+        ..disk
+    };
+    assert_eq!(level(&directory, &missing, Control::Disk), Level::Advisory);
+    let Err(Refused::Shortfalls(short)) = plan(&directory, &missing, &strict()) else {
+        panic!("it was accepted");
+    };
+    assert!(short[0].reason.contains("no loop devices"), "{short:?}");
+    assert_eq!(missing.new_home(false, path), crate::HomeForm::default());
 }
 
 #[test]
@@ -407,6 +432,7 @@ fn any_machine() -> impl Strategy<Value = Probe> {
             pids,
             freezer,
             io,
+            images: works(),
         }
     })
 }

@@ -13,6 +13,7 @@ pub(crate) fn spec() -> SandboxSpec {
         workdir: None,
         bundle: None,
         home: "/data/home/agents/echo/0".into(),
+        home_form: HomeForm::default(),
         state: "/data".into(),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),

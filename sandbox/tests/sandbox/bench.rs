@@ -44,11 +44,18 @@ pub(crate) struct Outcome {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// One that is started another way.
+    pub(crate) fn with(change: impl FnOnce(&mut LauncherConfig)) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("mesh-sandbox-")
             .tempdir()
             .unwrap();
-        let launcher = Launcher::start(config(dir.path(), "r1")).unwrap();
+        let mut config = config(dir.path(), "r1");
+        change(&mut config);
+        let launcher = Launcher::start(config).unwrap();
         Self {
             launcher,
             dir,
@@ -161,6 +168,7 @@ pub(crate) fn config(dir: &Path, run_id: &str) -> LauncherConfig {
         run_id: run_id.into(),
         tag,
         helper: None,
+        images: false,
     }
 }
 
@@ -195,6 +203,7 @@ fn spec(dir: &Path, run_id: &str, name: &str, program: &str, args: &[&str]) -> S
         workdir: None,
         bundle: None,
         home: dir.join("home").join(name),
+        home_form: mesh_sandbox::HomeForm::default(),
         state: dir.join("state"),
         allowed_paths: Vec::new(),
         runtime_paths: Vec::new(),

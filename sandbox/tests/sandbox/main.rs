@@ -13,6 +13,7 @@ mod balloon;
 mod bench;
 mod contained;
 mod escapes;
+mod homes;
 mod lifecycle;
 mod limits;
 mod programs;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         programs::TESTS,
         contained::TESTS,
         escapes::TESTS,
+        homes::TESTS,
         limits::TESTS,
         balloon::TESTS,
         lifecycle::TESTS,
