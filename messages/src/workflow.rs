@@ -72,7 +72,9 @@ fn unnamed() -> String {
     "workflow".to_owned()
 }
 
-/// The version of a document: a text or a number, kept as text.
+/// The version of a document: a text or a whole number, kept as text.
+///
+/// Documents with a fraction are refused, as its text is lost (1.10 is read as 1.1). Those of earlier logs are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct DocumentVersion(pub String);
@@ -106,7 +108,7 @@ impl JsonSchema for DocumentVersion {
         "DocumentVersion".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["string", "number"] })
+        json_schema!({ "type": ["string", "integer"] })
     }
 }
 

@@ -431,6 +431,17 @@ fn one_key_is_one_run_and_meshctl_waits_for_it() {
     assert_eq!((ran.code, ran.out.trim()), (0, "\"hello ann\""), "{ran:?}");
     let ran = daemon.ctl(&["workflow", "submit", file, "--check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
+    let fraction = daemon.home().scratch().join("fraction.yaml");
+    std::fs::write(&fraction, format!("version: 1.10\n{text}")).unwrap();
+    let refused = daemon.ctl(&["workflow", "submit", fraction.to_str().unwrap(), "--check"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(
+        refused.err.contains("version: 1.1 ") && refused.err.contains("put it in quotes"),
+        "{refused:?}"
+    );
+    std::fs::write(&fraction, format!("version: '1.10'\n{text}")).unwrap();
+    let fine = daemon.ctl(&["workflow", "submit", fraction.to_str().unwrap(), "--check"]);
+    assert!(fine.out.contains("yaml 1.10 is valid"), "{fine:?}");
     let listed = daemon.ctl(&["workflow", "list", "-o", "name"]);
     let id = listed.out.lines().next().unwrap().to_owned();
     let shown = daemon.ctl(&["workflow", "show", &id]);

@@ -16,11 +16,13 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 mod known;
+mod version;
 
 use super::plan::Plan;
 use super::team::{self, Candidate};
 use crate::task::json_len;
 use known::task_parts;
+use version::versions;
 
 /// Most errors that are told at once: nobody reads more.
 pub const ERRORS_MAX: usize = 64;
@@ -109,6 +111,14 @@ fn look(
             ));
         }
     }
+    if depth == 0 {
+        for error in versions(source) {
+            own.retain(|other| other.path != error.path);
+            own.push(error);
+        }
+    }
+    let refused: BTreeSet<String> = own.iter().map(|error| error.path.clone()).collect();
+    let by_schema = own.len();
     // What can be read is checked although other parts cannot, so that all errors come at once.
     let mut document = readable(source, rows, &own);
     let ids: Vec<&str> = rows
@@ -133,6 +143,10 @@ fn look(
         );
         own.push(FieldError::new("steps", message));
     }
+    // Of a value that the schema refuses, nothing else need be told.
+    let mut later = own.split_off(by_schema);
+    later.retain(|error| !refused.contains(&error.path));
+    own.append(&mut later);
     let fine = own.is_empty();
     for error in own {
         errors.push(FieldError::new(join(path, &error.path), error.message));

@@ -712,3 +712,89 @@ proptest! {
 mod plans;
 mod schedules;
 mod teams;
+
+#[test]
+fn what_the_schema_refuses_is_told_once() {
+    let step = |field: &str, value: Value| {
+        let mut step = json!({"id": "a", "requirements": ["x"]});
+        step[field] = value;
+        json!({"steps": [step]})
+    };
+    let cases = [
+        (step("timeoutMs", json!(0)), "steps[0].timeoutMs"),
+        (step("timeoutMs", json!("1s")), "steps[0].timeoutMs"),
+        (step("forEach", json!(5)), "steps[0].forEach"),
+        (step("when", json!(5)), "steps[0].when"),
+        (
+            step("repeat", json!({"max": 0, "until": "${true}"})),
+            "steps[0].repeat.max",
+        ),
+        (step("repeat", json!({"max": 0})), "steps[0].repeat.max"),
+        (
+            step("repeat", json!({"until": "${true}"})),
+            "steps[0].repeat.max",
+        ),
+        (
+            step("service", json!({"url": "http://x.test", "method": 5})),
+            "steps[0].service.method",
+        ),
+        (
+            step("compensate", json!({"requirements": ["y"], "timeoutMs": 0})),
+            "steps[0].compensate.timeoutMs",
+        ),
+        (
+            step("retry", json!({"maxRetries": -1})),
+            "steps[0].retry.maxRetries",
+        ),
+        (step("outputSchema", json!(5)), "steps[0].outputSchema"),
+        (step("id", json!(5)), "steps[0].id"),
+        (step("approval", json!(5)), "steps[0].approval"),
+        (
+            json!({"steps": [{"id": "a", "workflow": {"steps": [
+                {"id": "b", "requirements": ["x"], "timeoutMs": 0, "forEach": 5}]}}]}),
+            "steps[0].workflow.steps[0].timeoutMs",
+        ),
+    ];
+    for (document, path) in cases {
+        let errors = plan(&document).map(drop).unwrap_err();
+        let told: Vec<&str> = errors
+            .iter()
+            .filter_map(|error| Some(error.split_once(": ")?.0))
+            .collect();
+        let once: std::collections::BTreeSet<_> = told.iter().collect();
+        assert_eq!(once.len(), told.len(), "{errors:#?}");
+        assert!(told.contains(&path), "{path}: {errors:#?}");
+    }
+}
+
+#[test]
+fn a_version_is_a_text_or_a_whole_number() {
+    let document =
+        |version: Value| json!({"version": version, "steps": [{"id": "a", "requirements": ["x"]}]});
+    for (version, text) in [
+        (json!(2), "2"),
+        (json!("1.10"), "1.10"),
+        (json!(u64::MAX), "18446744073709551615"),
+    ] {
+        let plan = plan(&document(version)).unwrap();
+        assert_eq!(plan.document().version.0, text);
+    }
+    // What a YAML reader makes of 1.10, 2.0 and a number beyond 64 bits.
+    for version in [json!(1.1), json!(2.0), json!(1e30), json!(-0.5)] {
+        let wrong = document(version);
+        let inner = json!({"steps": [{"id": "b", "workflow": {"steps": [{"id": "c", "workflow": wrong}]}}]});
+        for (document, path) in [
+            (&wrong, "version: "),
+            (&inner, "steps[0].workflow.steps[0].workflow.version: "),
+        ] {
+            let errors = plan(document).map(drop).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:#?}");
+            assert!(errors[0].starts_with(path), "{errors:#?}");
+            assert!(errors[0].ends_with("put it in quotes"), "{errors:#?}");
+        }
+    }
+    let version = |value: Value| {
+        serde_json::from_value::<mesh_messages::workflow::DocumentVersion>(value).unwrap()
+    };
+    assert_eq!(version(json!(1.1)).0, "1.1", "earlier logs are read");
+}
