@@ -16,3 +16,4 @@ pub mod services;
 pub(crate) mod shortfalls;
 pub(crate) mod spawn;
 pub(crate) mod strain;
+mod users;

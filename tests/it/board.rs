@@ -445,3 +445,84 @@ done"#;
         );
     }
 }
+
+/// Columns of the tasks of these states, whatever they wait for.
+fn fits(state: &str, column: &str) -> bool {
+    let columns: &[&str] = match state {
+        "parked" => &["Backlog", "Blocked"],
+        "queued" => &["Ready"],
+        "assigned" | "retrying" => &["In progress"],
+        "running" => &["In progress", "Review"],
+        "blocked" => &["Blocked", "Review", "In progress"],
+        _ => &["Done"],
+    };
+    columns.contains(&column)
+}
+
+#[test]
+fn each_look_at_the_board_is_of_one_moment() {
+    let daemon = Daemon::start();
+    daemon.deploy(&Bundle::command(
+        "quick",
+        "cat > /dev/null; sleep 0.02; echo 1",
+    ));
+    let tasks: Vec<String> = (0..80)
+        .map(|number| daemon.ask("quick", &json!(number)))
+        .collect();
+    let (mut looks, mut busy) = (0, 0);
+    eventually("all are done", PATIENCE, || {
+        let board = daemon.client().get("/v1/board?cards=200").ok(200);
+        looks += 1;
+        let mut seen = std::collections::BTreeMap::new();
+        for column in board["columns"].as_array().unwrap() {
+            let (name, cards) = (
+                column["name"].as_str().unwrap(),
+                column["cards"].as_array().unwrap(),
+            );
+            assert_eq!(
+                column["total"],
+                cards.len(),
+                "{name} of look {looks}: {column}"
+            );
+            for card in cards {
+                let state = card["state"].as_str().unwrap();
+                assert!(fits(state, name), "{name} of look {looks}: {card}");
+                let before = seen.insert(card["id"].as_str().unwrap().to_owned(), card.clone());
+                assert!(
+                    before.is_none(),
+                    "two cards in look {looks}: {before:?} and {card} in {name}"
+                );
+            }
+        }
+        for id in &tasks {
+            assert!(
+                seen.contains_key(id),
+                "{id} is not on the board of look {looks}: {board}"
+            );
+        }
+        for instance in board["agents"][0]["instances"].as_array().unwrap() {
+            let own = instance["tasks"].as_array().unwrap();
+            assert!(
+                own.len() as u64 <= instance["wip"].as_u64().unwrap(),
+                "{instance}"
+            );
+            busy += own.len();
+            for task in own {
+                let card = &seen[task.as_str().unwrap()];
+                assert!(
+                    ["assigned", "running"].contains(&card["state"].as_str().unwrap()),
+                    "{card}"
+                );
+                assert_eq!(card["instance"], instance["instance"], "{card}");
+            }
+        }
+        let done = seen
+            .values()
+            .filter(|card| card["state"] == "succeeded")
+            .count();
+        (done == tasks.len())
+            .then_some(())
+            .ok_or_else(|| format!("{done} are done"))
+    });
+    assert!(looks > 3 && busy > 0, "{looks} looks, {busy} in hand");
+}

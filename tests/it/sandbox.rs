@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use mesh_tests::{Bundle, Daemon, Home, has_python};
+use mesh_tests::{Bundle, Daemon, Home, has_python, skip};
 use serde_json::{Map, Value, json};
 
 /// Has an agent try things; `{name: [act, argument]}` gives `{name: {ok, value | error}}`.
@@ -283,4 +283,26 @@ fn what_asks_for_more_than_is_granted_does_not_start_and_is_told_why() {
         "none",
         "as it is, not as it was wished: {sandbox}"
     );
+}
+
+#[test]
+fn daemons_of_one_host_give_no_user_twice() {
+    let range = "sandbox:\n  uid_range: {first: 741000, count: 60}\n";
+    let daemons = [(); 3].map(|()| Home::new().config(range).start());
+    let mut users = Vec::new();
+    for daemon in &daemons {
+        for agent in ["a", "b", "c"] {
+            daemon.deploy(&Bundle::echo(agent));
+            users.push(daemon.status(agent)["instances"][0]["uid"].as_u64());
+        }
+    }
+    if users.contains(&None) {
+        skip(
+            "daemons_of_one_host_give_no_user_twice",
+            "only root has users to give",
+        );
+        return;
+    }
+    let different: std::collections::BTreeSet<_> = users.iter().collect();
+    assert_eq!(different.len(), users.len(), "{users:?}");
 }

@@ -23,14 +23,12 @@ use super::bundle::{bundle_dir, manifest_name};
 use super::grants::{allowed_paths, former_users, is_forgotten};
 use super::home;
 use super::policy::{InstanceBounds, degradable, execution, resolve};
+use super::users::{next_uid, users_at_work, write_next_uid};
 use crate::context::{Context, Settings};
 use crate::outbound::policy_of;
 
 /// Where programs are looked for inside the sandbox.
 const PATH_INSIDE: &str = "/usr/local/bin:/usr/bin:/bin";
-
-/// The user that the next new home gets, below the data directory.
-const NEXT_UID: &str = "home/next-uid";
 
 /// Former users whose files are looked for in one start; a start does not wait for more.
 const LOOKED_FOR_MAX: usize = 4;
@@ -500,12 +498,14 @@ fn user_of(
             gid: meta.gid(),
         }));
     }
-    let taken: BTreeSet<u32> = all_homes(&settings.data)
+    let mut taken: BTreeSet<u32> = all_homes(&settings.data)
         .iter()
         .filter_map(|home| Some(std::fs::metadata(home).ok()?.uid()))
         .collect();
     let next = next_uid(&settings.data, &range, &taken);
     let former = former_users(&settings.data);
+    // Another meshd of this host may give out the same range.
+    taken.extend(users_at_work(&range));
     let free = || {
         let all = (next..range.end).chain(range.start..next);
         all.filter(|uid| !taken.contains(uid))
@@ -526,24 +526,6 @@ fn user_of(
         })?;
     take(uid).map_err(|error| SpawnRefusal::Home(format!("{}: {error}", home.display())))?;
     Ok(Some(Ids { uid, gid: uid }))
-}
-
-/// Where the range goes on. An agent may have left files where it was granted to write, which stay its user's when its
-/// home is gone; so a user is given again only when all others have been.
-fn next_uid(data: &Path, range: &std::ops::Range<u32>, taken: &BTreeSet<u32>) -> u32 {
-    let kept = std::fs::read_to_string(data.join(NEXT_UID));
-    let kept = kept.ok().and_then(|text| text.trim().parse::<u32>().ok());
-    let beyond = taken.range(range.clone()).next_back().map(|last| last + 1);
-    let next = kept.or(beyond).unwrap_or(range.start);
-    if range.contains(&next) {
-        next
-    } else {
-        range.start
-    }
-}
-
-fn write_next_uid(data: &Path, next: u32) -> std::io::Result<()> {
-    write_kept(&data.join(NEXT_UID), next.to_string().as_bytes())
 }
 
 /// Writes a small file of meshd's own, whole or not at all, and on the disk when this returns.
@@ -595,23 +577,5 @@ mod tests {
         let left = |name: &str| homes.join(name).exists();
         let all = ["kept", "kept#1", "gone", "gone#2", "wrote"].map(left);
         assert_eq!(all, [true, true, false, false, true]);
-    }
-
-    #[test]
-    fn a_user_is_given_again_only_when_all_others_have_been() {
-        let dir = tempfile::tempdir().unwrap();
-        let (range, none) = (100..104, BTreeSet::new());
-        assert_eq!(next_uid(dir.path(), &range, &none), 100);
-        // A directory of an earlier version has homes and no note.
-        assert_eq!(
-            next_uid(dir.path(), &range, &BTreeSet::from([100, 102])),
-            103
-        );
-        write_next_uid(dir.path(), 102).unwrap();
-        assert_eq!(next_uid(dir.path(), &range, &none), 102);
-        for beyond in [104, 7] {
-            write_next_uid(dir.path(), beyond).unwrap();
-            assert_eq!(next_uid(dir.path(), &range, &none), 100);
-        }
     }
 }

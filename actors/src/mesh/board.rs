@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_actors_core::projection::{self, EndedRow};
-use mesh_messages::AgentId;
-use mesh_messages::problem::Problem;
+use mesh_messages::problem::{Problem, ProblemKind};
 use mesh_messages::system::{Board, BoardAgent, BoardCard, BoardColumn, BoardFlow, BoardInstance};
 use mesh_messages::task::{Task, TaskState, WaitReason};
+use mesh_messages::{AgentId, InstanceNo, TaskId};
 
 use super::Mesh;
 use super::talk::{OF_CARD, messages_about};
 use super::views::instances;
 use crate::clock::now;
-use crate::operations::{Operations as _, PageRequest, TaskFilter};
+use crate::operations::Operations as _;
 use crate::reads::{self, LookupError, StoreReader};
 use crate::store::OpenStore;
 
@@ -34,24 +34,48 @@ const ENDED_MAX: usize = 10_000;
 /// Of them, those that one look into the view takes.
 const ENDED_PAGE: usize = 1000;
 
+/// What the read side has of the board, all read at once.
+struct Found {
+    totals: [u64; COLUMNS.len()],
+    /// Each with the place of the column in which it was found.
+    tasks: Vec<(usize, Task)>,
+    ended: Vec<EndedRow>,
+}
+
 impl Mesh {
+    /// The board of one moment: what the read side has of it is brought to how the tasks stand when the orchestrator is
+    /// asked for all of them at once. Each is one card, in the column of the state that the card shows, and the instances
+    /// have in hand what their cards say.
     pub(super) async fn board_of(&self, cards: usize) -> Result<Board, Problem> {
         let store = self.ctx.store.get()?;
         reads::caught_up(&store).await?;
         let since = now().minus(WINDOW);
-        let (totals, ended) = reads::blocking(Arc::clone(&store), move |store| {
-            let totals: Result<Vec<u64>, _> = COLUMNS
-                .iter()
-                .map(|name| projection::column_count(&StoreReader(store), name))
-                .collect();
-            Ok::<_, LookupError>((totals?, ended_since(store, since)?))
-        })
-        .await?;
-        let mut columns = Vec::new();
-        for (name, total) in COLUMNS.into_iter().zip(totals) {
+        let reading = move |store: &OpenStore| found(store, cards, since);
+        let found = reads::blocking(Arc::clone(&store), reading).await?;
+        let mut totals = found.totals;
+        let mut columns: [Vec<BoardCard>; COLUMNS.len()] = Default::default();
+        let mut in_hand: BTreeMap<TaskId, Option<(AgentId, InstanceNo)>> = BTreeMap::new();
+        for (from, task) in self.as_of_now(found.tasks).await? {
+            let column = task.column();
+            if let Some(to) = COLUMNS.iter().position(|name| *name == column) {
+                // It moved since it was counted.
+                totals[from] = totals[from].saturating_sub(1);
+                totals[to] = totals[to].saturating_add(1);
+                let holder = task
+                    .assignment
+                    .as_ref()
+                    .filter(|_| task.state.is_in_flight());
+                let holder = holder.map(|held| (held.agent_id.clone(), held.instance));
+                in_hand.insert(task.id.clone(), holder);
+                if columns[to].len() < cards {
+                    columns[to].push(card(task));
+                }
+            }
+        }
+        let mut shown = Vec::new();
+        for ((name, total), mut cards) in COLUMNS.into_iter().zip(totals).zip(columns) {
             let wip =
                 (name == "In progress").then(|| u64::from(self.ctx.settings.max_parallel_tasks));
-            let mut cards = self.cards_of(name, cards).await?;
             if name != "Done" {
                 let ids = cards.iter().map(|card| card.id.clone()).collect();
                 let said = messages_about(&store, ids, OF_CARD).await?;
@@ -59,44 +83,52 @@ impl Mesh {
                     card.messages = said;
                 }
             }
-            columns.push(BoardColumn {
+            shown.push(BoardColumn {
                 name: name.to_owned(),
                 wip,
+                // A card may stand for a task that the count had not seen yet.
+                total: total.max(cards.len() as u64),
                 cards,
-                total,
             });
         }
         Ok(Board {
-            columns,
-            agents: self.agents_of_board(&ended).await?,
-            flow: flow(ended.iter()),
+            columns: shown,
+            agents: self.agents_of_board(&found.ended, &in_hand).await?,
+            flow: flow(found.ended.iter()),
         })
     }
 
-    async fn cards_of(&self, column: &str, limit: usize) -> Result<Vec<BoardCard>, Problem> {
-        let filter = TaskFilter {
-            column: Some(column.to_owned()),
-            ..TaskFilter::default()
-        };
-        let page = PageRequest {
-            limit,
-            cursor: None,
-        };
-        let mut shown = Vec::new();
-        for task in self.task_page(filter, page).await?.items {
-            // What is held says why it waits, which the read side cannot know.
-            let task = match task.state {
-                TaskState::Queued | TaskState::Running | TaskState::Blocked => {
-                    self.orchestrator.view(&task.id).await?.unwrap_or(task)
+    /// How these tasks stand now, all at one moment.
+    async fn as_of_now(&self, found: Vec<(usize, Task)>) -> Result<Vec<(usize, Task)>, Problem> {
+        let open = found.iter().filter(|(_, task)| !task.state.is_terminal());
+        let ids = open.map(|(_, task)| task.id.clone());
+        let views = self.orchestrator.views(ids.collect()).await?;
+        let mut views = views.into_iter();
+        let mut tasks = Vec::new();
+        for (place, task) in found {
+            let task = if task.state.is_terminal() {
+                task
+            } else {
+                match views.next().flatten() {
+                    Some(view) => view,
+                    // It ended meanwhile, and is the read side's.
+                    None => match self.task(task.id.as_str()).await {
+                        Ok(ended) => ended,
+                        Err(gone) if gone.kind == ProblemKind::NotFound => continue,
+                        Err(problem) => return Err(problem),
+                    },
                 }
-                _ => task,
             };
-            shown.push(card(task));
+            tasks.push((place, task));
         }
-        Ok(shown)
+        Ok(tasks)
     }
 
-    async fn agents_of_board(&self, ended: &[EndedRow]) -> Result<Vec<BoardAgent>, Problem> {
+    async fn agents_of_board(
+        &self,
+        ended: &[EndedRow],
+        in_hand: &BTreeMap<TaskId, Option<(AgentId, InstanceNo)>>,
+    ) -> Result<Vec<BoardAgent>, Problem> {
         let mut by_agent: BTreeMap<&AgentId, Vec<&EndedRow>> = BTreeMap::new();
         for row in ended {
             if let Some(agent) = &row.agent {
@@ -118,7 +150,7 @@ impl Mesh {
                     .map(|shown| BoardInstance {
                         instance: shown.instance,
                         wip,
-                        tasks: shown.assigned_tasks,
+                        tasks: held_by((&entry.id, shown.instance), shown.assigned_tasks, in_hand),
                     })
                     .collect(),
                 attempts: record.attempts,
@@ -130,6 +162,55 @@ impl Mesh {
         }
         Ok(agents)
     }
+}
+
+/// What an instance has in hand: of tasks on the board, what their cards say, of others what it says itself.
+fn held_by(
+    holder: (&AgentId, InstanceNo),
+    own: Vec<TaskId>,
+    in_hand: &BTreeMap<TaskId, Option<(AgentId, InstanceNo)>>,
+) -> Vec<TaskId> {
+    let is_its = |with: &Option<(AgentId, InstanceNo)>| {
+        with.as_ref()
+            .is_some_and(|(agent, instance)| (agent, *instance) == holder)
+    };
+    let cards = in_hand.iter().filter(|(_, with)| is_its(with));
+    let others = own.into_iter().filter(|task| !in_hand.contains_key(task));
+    cards.map(|(task, _)| task.clone()).chain(others).collect()
+}
+
+/// The counts and the first cards of each column, and what ended lately.
+fn found(
+    store: &OpenStore,
+    cards: usize,
+    since: mesh_messages::Timestamp,
+) -> Result<Found, LookupError> {
+    let reader = StoreReader(store);
+    let mut totals = [0; COLUMNS.len()];
+    let mut tasks: BTreeMap<TaskId, (usize, Task)> = BTreeMap::new();
+    let mut order = Vec::new();
+    // In the order in which work goes on: what moves meanwhile is found twice rather than not at all.
+    for (place, name) in COLUMNS.into_iter().enumerate() {
+        let filter = projection::TaskFilter {
+            column: Some(name.to_owned()),
+            ..projection::TaskFilter::default()
+        };
+        totals[place] = projection::column_count(&reader, name)?;
+        for row in projection::task_page(&reader, &filter, None, cards)?.rows {
+            let task = row.record.task;
+            let id = task.id.clone();
+            match tasks.insert(id.clone(), (place, task)) {
+                Some((earlier, _)) => totals[earlier] = totals[earlier].saturating_sub(1),
+                None => order.push(id),
+            }
+        }
+    }
+    let tasks = order.iter().filter_map(|id| tasks.remove(id)).collect();
+    Ok(Found {
+        totals,
+        tasks,
+        ended: ended_since(store, since)?,
+    })
 }
 
 fn ended_since(

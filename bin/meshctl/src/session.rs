@@ -67,6 +67,11 @@ impl Session {
         Ok(Client::new(endpoint::find(self.flags(), &self.env)?)?)
     }
 
+    /// Finds the daemon anew with the next request: it may have come back elsewhere.
+    pub(crate) fn find_again(&mut self) {
+        self.client = OnceCell::new();
+    }
+
     /// The daemon.
     pub(crate) fn client(&self) -> Result<&Client, Failure> {
         if let Some(client) = self.client.get() {

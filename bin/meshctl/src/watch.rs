@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::client::{Client, EventReader, Request};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::session::Session;
 
 /// Shortest time between two looks: more often than this nobody can read, and a busy mesh reports all the time.
@@ -16,17 +16,37 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
 
 /// Runs `show` again and again until it fails. A terminal is redrawn; elsewhere, what did not change is not repeated.
+/// Once it was seen, a mesh that does not answer is waited for, wherever it comes back: restarts are to be watched, too.
 ///
 /// # Errors
-/// What `show` fails with.
+/// What `show` fails with, but for a mesh that was there and does not answer now.
 pub(crate) fn repeat(
     session: &mut Session,
     mut show: impl FnMut(&mut Session) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let wakeups = Wakeups::new(session)?;
+    let mut wakeups = Wakeups::new(session)?;
     let mut last = Vec::new();
+    let (mut seen, mut lost) = (false, false);
     loop {
-        show(session)?;
+        match show(session) {
+            Ok(()) => {}
+            Err(failure) if seen && is_away(&failure) => {
+                session.out.take();
+                if !lost {
+                    session.out.note("meshd does not answer; waiting for it");
+                }
+                lost = true;
+                session.find_again();
+                thread::sleep(LOOK_MAX);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        }
+        seen = true;
+        if std::mem::take(&mut lost) {
+            session.out.note("meshd is back");
+            wakeups = Wakeups::new(session)?;
+        }
         let shown = session.out.take();
         if shown != last {
             if session.out.style().terminal {
@@ -38,6 +58,14 @@ pub(crate) fn repeat(
         thread::sleep(LOOK_MIN);
         wakeups.wait(LOOK_MAX);
     }
+}
+
+/// Whether it is down, or on its way up or down.
+fn is_away(failure: &Failure) -> bool {
+    matches!(
+        failure.exit,
+        Exit::Unreachable | Exit::TryAgain | Exit::TimedOut
+    )
 }
 
 /// Tells when something happened in the mesh, so that a look is worth its while.
@@ -54,9 +82,11 @@ impl Wakeups {
         // One pending wake-up says all there is to say.
         let (send, receive) = sync_channel(1);
         thread::spawn(move || {
-            listen(&client, |()| {
-                !matches!(send.try_send(()), Err(TrySendError::Disconnected(())))
-            });
+            let mut wake = || !matches!(send.try_send(()), Err(TrySendError::Disconnected(())));
+            // Who was away for a while does not know what happened.
+            while listen(&client, &mut wake) && wake() {
+                thread::sleep(LOOK_MAX);
+            }
         });
         Ok(Self(receive))
     }
@@ -69,14 +99,17 @@ impl Wakeups {
     }
 }
 
-/// Ends when the stream does; whoever waits then goes by the clock.
-fn listen(client: &Client, mut wake: impl FnMut(()) -> bool) {
+/// Listens until the stream ends; false when nobody listens to us any more.
+fn listen(client: &Client, wake: &mut impl FnMut() -> bool) -> bool {
     let Ok(stream) = client.stream(&Request::get(&["v1", "events"])) else {
-        return;
+        return true;
     };
-    for event in EventReader::new(stream) {
-        if event.is_err() || !wake(()) {
-            return;
+    let mut events = EventReader::new(stream);
+    // A stream that broke off ends with an error.
+    while matches!(events.next(), Some(Ok(_))) {
+        if !wake() {
+            return false;
         }
     }
+    true
 }

@@ -151,21 +151,23 @@ pub(super) fn doctor(session: &mut Session) -> Result<(), Failure> {
     if local && let Some(result) = local_doctor(session.named_data()) {
         // Nobody has to run, and whoever does may not know the user.
         if let Ok(answer) = session.send(&Request::get(&["status"])) {
+            let screen = Screen::new().line("").line("the daemon that runs here:");
             session
                 .out
-                .show(&answer, || Ok(warnings(&answer.read()?)))?;
+                .show(&answer, || Ok(warnings(&answer.read()?, screen)))?;
         }
         return result;
     }
     let answer = session.send(&Request::get(&["status"]))?;
-    session.out.show(&answer, || Ok(warnings(&answer.read()?)))
+    session
+        .out
+        .show(&answer, || Ok(warnings(&answer.read()?, Screen::new())))
 }
 
-fn warnings(status: &SystemStatus) -> Screen {
+fn warnings(status: &SystemStatus, screen: Screen) -> Screen {
     if status.warnings.is_empty() {
-        return Screen::new().line("the running daemon has no warnings");
+        return screen.line("the running daemon has no warnings");
     }
-    let screen = Screen::new().line("the running daemon warns:");
     status.warnings.iter().fold(screen, Screen::line)
 }
 

@@ -195,11 +195,19 @@ fn watching_repeats_what_changed_only() {
     let stub = Stub::new(move |seen, before| match (seen.route().1, before) {
         ("/v1/events", _) => Reply::Text("text/event-stream", "data: {}\n\n".into()),
         (_, 0 | 1) => list("running"),
-        (_, 2) => list("open"),
-        (_, _) => Reply::Problem(503, "busy"),
+        (_, 2 | 5) => list("open"),
+        // It is away for a moment, which whoever watches lives through.
+        (_, 3 | 4) => Reply::Problem(503, "shutting_down"),
+        (_, _) => Reply::Problem(403, "forbidden"),
     });
     let ran = Meshctl::at(&stub.url).run(&["agent", "list", "--watch"]);
-    assert_eq!(ran.code, 75, "{}", ran.err);
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    let told = ["meshd does not answer; waiting for it", "meshd is back"];
+    assert!(
+        told.iter().all(|text| ran.err.matches(text).count() == 1),
+        "{}",
+        ran.err
+    );
     let rows: Vec<&str> = ran
         .out
         .lines()
