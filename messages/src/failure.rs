@@ -1,5 +1,7 @@
 //! One vocabulary of failure, for retry, trust, breaker, quarantine, budgets and every screen.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Why an attempt, an instance or a request failed.
@@ -65,6 +67,9 @@ pub enum TaskConsequence {
 
 /// How often a task may be lost before it counts as poisonous to its host.
 pub const LOST_RETRIES_MAX: u32 = 20;
+
+/// Longest pause before an attempt that follows a lost one: the agent is not at fault, and what took it is back by then.
+pub const LOST_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How bad a failure is; orders quarantine and recovery.
 #[derive(

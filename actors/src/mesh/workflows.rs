@@ -155,7 +155,7 @@ impl Mesh {
             name: document.name.clone(),
             version: document.version.0.clone(),
             steps: plan.size(),
-            mermaid: mermaid(document, None),
+            mermaid: mermaid(&plan.drawn(), None),
         })
     }
 

@@ -189,3 +189,53 @@ fn a_repeated_team_changes_its_members_by_what_was_measured_and_says_why() {
     daemon.ctl(&["agent", "stop", "beta"]).exits(0);
     assert_eq!(member(&daemon, &document).0, "alpha");
 }
+
+#[test]
+fn a_step_that_only_several_can_do_is_accepted_and_is_a_teams() {
+    let daemon = Daemon::start();
+    for name in ["fetch", "research"] {
+        daemon.deploy(&Bundle::command(name, "cat >/dev/null; echo 7"));
+    }
+    let asks = |needs: Value, more: Value| {
+        let mut step = json!({"id": "a", "requirements": needs, "input": "x"});
+        for (key, value) in more.as_object().unwrap() {
+            step[key] = value.clone();
+        }
+        json!({"workflow": {"steps": [step, {"id": "b", "requirements": ["fetch"], "input": "${steps.a.output}"}]}})
+    };
+    let client = daemon.client();
+    let run = client
+        .post(
+            "/v1/workflows",
+            &asks(json!(["fetch", "research"]), json!({})),
+        )
+        .ok(202);
+    let run = ended(&daemon, run["id"].as_str().unwrap());
+    assert_eq!(run["state"], "succeeded", "{run}");
+    // Nobody has one of them, or no team may form.
+    for (needs, more, named) in [
+        (
+            json!(["fetch", "nada"]),
+            json!({}),
+            "no registered agent has nada (",
+        ),
+        (json!(["fetch", "research"]), json!({"team": null}), ""),
+    ] {
+        let answer = client.post("/v1/workflows?check=true", &asks(needs, more));
+        if named.is_empty() {
+            // What is waited for by an expression is drawn, too.
+            let drawn = answer.ok(200)["mermaid"].as_str().unwrap().to_owned();
+            assert!(drawn.contains("s0 --> s1"), "{drawn}");
+        } else {
+            let problem = answer.problem(422, "invalid_workflow");
+            assert_eq!(
+                problem["field"], "workflow.steps[0].requirements",
+                "{problem}"
+            );
+            assert!(
+                problem["detail"].as_str().unwrap().contains(named),
+                "{problem}"
+            );
+        }
+    }
+}

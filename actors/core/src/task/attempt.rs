@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_messages::events::{AfterFailure, TaskEvent};
-use mesh_messages::failure::LOST_RETRIES_MAX;
+use mesh_messages::failure::{LOST_PAUSE_MAX, LOST_RETRIES_MAX};
 use mesh_messages::schema::Checker;
 use mesh_messages::task::{AcceptanceCheck, CheckReport, TASK_DATA_MAX, TaskState};
 use mesh_messages::{AgentId, AttemptNo, Failure, FailureClass, TaskConsequence, TaskId};
@@ -373,7 +373,7 @@ fn what_follows(tx: &mut Tx<'_>, id: &TaskId, failure: &mut Failure, solo: bool)
             // At once the first time; then with pauses, so that whatever loses it can find its feet.
             let pause = match record.lost {
                 0 => Duration::ZERO,
-                lost => record.retry.delay(lost, random),
+                lost => record.retry.delay(lost, random).min(LOST_PAUSE_MAX),
             };
             AfterFailure::Retry {
                 at: now.plus(pause),

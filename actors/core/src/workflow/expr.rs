@@ -437,6 +437,9 @@ impl Left {
     }
 }
 
+/// The largest whole number that every reader of JSON takes for the same; larger ones are refused wherever they come in.
+const EXACT_MAX: u64 = (1 << 53) - 1;
+
 fn json(value: &Cel, left: &mut Left) -> Result<Value, String> {
     left.take(match value {
         Cel::String(text) => text.len(),
@@ -445,8 +448,14 @@ fn json(value: &Cel, left: &mut Left) -> Result<Value, String> {
     Ok(match value {
         Cel::Null => Value::Null,
         Cel::Bool(value) => Value::Bool(*value),
-        Cel::Int(int) => Value::from(*int),
-        Cel::UInt(int) => Value::from(*int),
+        Cel::Int(int) if int.unsigned_abs() <= EXACT_MAX => Value::from(*int),
+        Cel::UInt(int) if *int <= EXACT_MAX => Value::from(*int),
+        Cel::Int(_) | Cel::UInt(_) => {
+            let text = format!(
+                "a whole number is beyond {EXACT_MAX}, up to which JSON carries them exactly; make it a text with string()"
+            );
+            return Err(text);
+        }
         Cel::Float(float) => Number::from_f64(*float)
             .map(Value::Number)
             .ok_or_else(|| format!("{float} is no number that JSON has"))?,

@@ -151,6 +151,16 @@ impl Plan {
         }
     }
 
+    /// The document as it is drawn: each step comes after all that it waits for, also those that its expressions name.
+    pub fn drawn(&self) -> WorkflowDocument {
+        let mut document = self.document().clone();
+        for (step, plan) in document.steps.iter_mut().zip(&self.steps) {
+            let ids = plan.deps.iter().filter_map(|dep| self.steps.get(*dep));
+            step.after = ids.map(|before| before.id.clone()).collect();
+        }
+        document
+    }
+
     /// Its document, named workflows written out.
     pub fn document(&self) -> &WorkflowDocument {
         &self.document

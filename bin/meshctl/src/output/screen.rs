@@ -6,6 +6,12 @@ use serde_json::Value;
 use super::Style;
 use super::text::{pairs, plain};
 
+/// Fewer columns than this no terminal has that people read.
+const COLUMNS_MIN: u16 = 20;
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS_USUAL: u16 = 80;
+
 /// Something to show, and the names in it.
 #[derive(Debug, Default)]
 pub(crate) struct Screen {
@@ -127,6 +133,10 @@ impl Table {
         if style.terminal {
             // Cells wrap, so that a narrow terminal shows all of them.
             table.set_content_arrangement(ContentArrangement::Dynamic);
+            if table.width().is_some_and(|columns| columns < COLUMNS_MIN) {
+                // A terminal that does not say how wide it is says 0.
+                table.set_width(COLUMNS_USUAL);
+            }
         }
         if style.colour {
             table.enforce_styling();

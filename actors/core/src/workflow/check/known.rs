@@ -3,6 +3,7 @@
 use mesh_messages::AgentId;
 use mesh_messages::schema::FieldError;
 use mesh_messages::task::TaskSpec;
+use mesh_messages::team::TeamWish;
 
 use super::{Surroundings, join};
 use crate::task::{Report, own_labels, validate};
@@ -22,13 +23,20 @@ pub(super) fn task_parts(
     own_labels(spec, &mut Report::new(None, &mut own));
     if own.is_empty() && spec.approval.is_none() {
         for (field, needs) in capabilities(spec) {
-            if around.offered.is_some_and(|offered| !offered(&needs)) {
-                let message = format!(
-                    "unknown capability: no registered agent has {} {HINT}",
-                    needs.join(" and ")
-                );
-                own.push(FieldError::new(field, message));
-            }
+            let Some(offered) = around.offered.filter(|offered| !offered(&needs)) else {
+                continue;
+            };
+            let alone = |need: &&String| !offered(std::slice::from_ref(*need));
+            let nobodys: Vec<&str> = needs.iter().filter(alone).map(String::as_str).collect();
+            // What several have between them, a team does, where one may form.
+            let may_team = field == "requirements" && spec.team != Some(TeamWish::Never);
+            let named = match (nobodys.is_empty(), may_team) {
+                (true, true) => continue,
+                (true, false) => needs.join(" and "),
+                (false, _) => nobodys.join(" or "),
+            };
+            let message = format!("unknown capability: no registered agent has {named} {HINT}");
+            own.push(FieldError::new(field, message));
         }
         for (field, agent) in agents(spec) {
             if around.registered.is_some_and(|known| !known(agent)) {

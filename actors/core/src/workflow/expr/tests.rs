@@ -60,6 +60,30 @@ fn values_keep_their_types() {
 }
 
 #[test]
+fn whole_numbers_that_json_does_not_carry_exactly_do_not_leave() {
+    assert_eq!(
+        value("9007199254740991").unwrap(),
+        json!(9_007_199_254_740_991_i64)
+    );
+    assert_eq!(
+        value("-9007199254740991").unwrap(),
+        json!(-9_007_199_254_740_991_i64)
+    );
+    for text in [
+        "9007199254740991 + 1",
+        "[-9007199254740992]",
+        "{'a': 9007199254740991u * 2u}",
+    ] {
+        let why = value(text).unwrap_err();
+        assert!(why.contains("9007199254740991"), "{text}: {why}");
+    }
+    assert_eq!(
+        value("string(9007199254740991 + 1)").unwrap(),
+        json!("9007199254740992")
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_with_the_reason() {
     let cases = [
         ("1 +", "not a CEL expression"),
